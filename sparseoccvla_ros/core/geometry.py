@@ -1,0 +1,98 @@
+"""Rigid transforms, their interpolation, and pinhole projection.
+
+A transform `a2b` is a float64 [4, 4] matrix that takes points of frame a to frame b. Quaternions are x, y, z, w
+(ROS order; nuScenes tables hold w, x, y, z and are turned where they are read).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation, Slerp
+
+from .errors import InvalidInput
+
+
+def transform(translation: np.ndarray, quaternion: np.ndarray, field: str = "transform") -> np.ndarray:
+    """float64 [4, 4] from translation [3] m and quaternion [4] x, y, z, w.
+
+    Raises InvalidInput when a number is not finite or the quaternion's norm is off 1 by more than 1e-2
+    (recorders round; anything further off is a wrong message).
+    """
+    t = np.asarray(translation, np.float64).reshape(3)
+    q = np.asarray(quaternion, np.float64).reshape(4)
+    if not (np.isfinite(t).all() and np.isfinite(q).all()):
+        raise InvalidInput(field, "holds a number that is not finite")
+    norm = float(np.linalg.norm(q))
+    if abs(norm - 1.0) > 1e-2:
+        raise InvalidInput(field, f"quaternion has norm {norm:.3f}, want 1")
+    out = np.eye(4)
+    out[:3, :3] = Rotation.from_quat(q / norm).as_matrix()
+    out[:3, 3] = t
+    return out
+
+
+def quaternion(matrix: np.ndarray) -> np.ndarray:
+    """float64 [4] x, y, z, w of the rotation in a transform [4, 4]."""
+    return Rotation.from_matrix(matrix[:3, :3]).as_quat()
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of rigid transforms float64 [..., 4, 4] (transpose, not elimination)."""
+    out = np.zeros_like(matrix)
+    rotation = np.swapaxes(matrix[..., :3, :3], -1, -2)
+    out[..., :3, :3] = rotation
+    out[..., :3, 3] = -(rotation @ matrix[..., :3, 3:])[..., 0]
+    out[..., 3, 3] = 1.0
+    return out
+
+
+def interpolate(first: np.ndarray, second: np.ndarray, fraction: float) -> np.ndarray:
+    """The transform at `fraction` (0..1) between two transforms [4, 4]: lerp and slerp, as tf2 does."""
+    if not 0.0 <= fraction <= 1.0:
+        raise InvalidInput("fraction", f"{fraction} would extrapolate")
+    out = np.eye(4)
+    out[:3, 3] = (1 - fraction) * first[:3, 3] + fraction * second[:3, 3]
+    pair = Rotation.from_matrix(np.stack([first[:3, :3], second[:3, :3]]))
+    out[:3, :3] = Slerp([0.0, 1.0], pair)([fraction]).as_matrix()[0]
+    return out
+
+
+def yaw_of(matrix: np.ndarray) -> float:
+    """Heading in radians of a transform [4, 4]: angle of its x axis in the xy plane, counter-clockwise."""
+    return float(np.arctan2(matrix[1, 0], matrix[0, 0]))
+
+
+def planar(x: float, y: float, yaw: float) -> np.ndarray:
+    """Transform float64 [4, 4] of a pose on the ground: x, y in metres, yaw in radians."""
+    out = np.eye(4)
+    c, s = np.cos(yaw), np.sin(yaw)
+    out[:2, :2] = ((c, -s), (s, c))
+    out[:2, 3] = (x, y)
+    return out
+
+
+def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points [..., 3] moved by a transform [4, 4]."""
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def camera_matrix(intrinsics: np.ndarray, ego2camera: np.ndarray) -> np.ndarray:
+    """ego2img float64 [4, 4]: homogeneous base_link points to (u * z, v * z, z, 1) pixels.
+
+    intrinsics: [3, 3] pixels; ego2camera: [4, 4], optical frame (z forward, x right, y down; REP-103).
+    """
+    out = np.eye(4)
+    out[:3] = intrinsics @ ego2camera[:3]
+    return out
+
+
+def project(ego2img: np.ndarray, points: np.ndarray, near: float = 1e-5) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels float64 [..., 2] (u right, v down) and depths [...] m of points [..., 3] in base_link.
+
+    Points at a depth below `near` get NaN pixels.
+    """
+    camera = points @ ego2img[:3, :3].T + ego2img[:3, 3]
+    depth = camera[..., 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pixels = np.where((depth > near)[..., None], camera[..., :2] / depth[..., None], np.nan)
+    return pixels, depth
