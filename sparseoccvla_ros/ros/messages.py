@@ -1,0 +1,409 @@
+"""Conversions between messages and the core's dataclasses: one pair of functions per message.
+
+Arrays travel as one little-endian block and are read without a copy; a message that does not hold what it declares
+raises InvalidInput naming the field, which the node turns into a diagnostic.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Pose, PoseStamped, Transform, Twist
+from nav_msgs.msg import OccupancyGrid, Odometry, Path
+from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from sparseoccvla_msgs import msg as own
+from std_msgs.msg import Header
+from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
+
+from sparseoccvla_ros.core import geometry
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.occ3d import DRIVABLE, OBSTACLES, PALETTE
+from sparseoccvla_ros.core.types import (
+    HORIZONS,
+    WAYPOINT_TIMES,
+    CameraFrames,
+    Command,
+    CommandSource,
+    EgoState,
+    Plan,
+    PlanStatus,
+    Reasoning,
+    SceneQueries,
+)
+from sparseoccvla_ros.core.voxels import SparseVoxels, VoxelGrid
+
+BASE_FRAME = "base_link"
+DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float64", "uint8", "int16", "int64", "bool")}
+
+
+def nanoseconds(stamp: Time) -> int:
+    """Integer nanoseconds of a stamp."""
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
+def time_msg(stamp: int) -> Time:
+    """Stamp of integer nanoseconds."""
+    sec, nanosec = divmod(int(stamp), 10**9)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def duration_msg(seconds: float) -> Duration:
+    """Duration of seconds."""
+    sec, nanosec = divmod(round(seconds * 1e9), 10**9)
+    return Duration(sec=sec, nanosec=nanosec)
+
+
+def header(stamp: int, frame_id: str = BASE_FRAME) -> Header:
+    """Header of integer nanoseconds in a frame."""
+    return Header(stamp=time_msg(stamp), frame_id=frame_id)
+
+
+def block(values: np.ndarray) -> array.array:
+    """The bytes of an array as array.array('B'): the only type rclpy takes without touching every element."""
+    out = array.array("B")
+    out.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return out
+
+
+def tensor_to_msg(values: np.ndarray) -> own.Tensor:
+    """Tensor of a numpy array of one of the DTYPES."""
+    return own.Tensor(dtype=values.dtype.name, shape=array.array("I", values.shape), data=block(values))
+
+
+def tensor_from_msg(message: own.Tensor, name: str) -> np.ndarray:
+    """Array of a Tensor, sharing its memory. Raises InvalidInput(name) when dtype, shape and length disagree."""
+    dtype = DTYPES.get(message.dtype)
+    if dtype is None:
+        raise InvalidInput(name, f"dtype '{message.dtype}' is none of {', '.join(DTYPES)}")
+    shape = tuple(message.shape)
+    want = math.prod(shape) * dtype.itemsize
+    if len(message.data) != want:
+        raise InvalidInput(name, f"{len(message.data)} bytes do not hold {message.dtype} {list(shape)} ({want} bytes)")
+    return np.frombuffer(message.data, dtype).reshape(shape)
+
+
+def pose_to_msg(matrix: np.ndarray) -> Pose:
+    """Pose of a transform [4, 4]."""
+    out = Pose()
+    out.position.x, out.position.y, out.position.z = (float(v) for v in matrix[:3, 3])
+    q = geometry.quaternion(matrix)
+    out.orientation.x, out.orientation.y, out.orientation.z, out.orientation.w = (float(v) for v in q)
+    return out
+
+
+def pose_from_msg(message: Pose, name: str = "pose") -> np.ndarray:
+    """Transform float64 [4, 4] of a Pose; InvalidInput when not finite or not a rotation."""
+    p, q = message.position, message.orientation
+    return geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), name)
+
+
+def transform_from_msg(message: Transform, name: str = "transform") -> np.ndarray:
+    """Transform float64 [4, 4] of a geometry_msgs/Transform."""
+    p, q = message.translation, message.rotation
+    return geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), name)
+
+
+def twist_to_msg(twist: np.ndarray) -> Twist:
+    """Twist of vx, vy, vz, wx, wy, wz."""
+    out = Twist()
+    out.linear.x, out.linear.y, out.linear.z = (float(v) for v in twist[:3])
+    out.angular.x, out.angular.y, out.angular.z = (float(v) for v in twist[3:])
+    return out
+
+
+def twist_from_msg(message: Twist, name: str = "twist") -> np.ndarray:
+    """float64 [6] of a Twist; InvalidInput when not finite."""
+    a, b = message.linear, message.angular
+    out = np.array((a.x, a.y, a.z, b.x, b.y, b.z), np.float64)
+    if not np.isfinite(out).all():
+        raise InvalidInput(name, "holds a number that is not finite")
+    return out
+
+
+def odometry_from_msg(message: Odometry) -> tuple[int, np.ndarray, np.ndarray, str]:
+    """(stamp ns, pose [4, 4] child in frame, twist [6] in the child frame, name of the fixed frame)."""
+    pose = pose_from_msg(message.pose.pose, "odometry.pose")
+    twist = twist_from_msg(message.twist.twist, "odometry.twist")
+    return nanoseconds(message.header.stamp), pose, twist, message.header.frame_id
+
+
+def camera_info_fields(message: CameraInfo) -> dict:
+    """The fields of a CameraInfo that camera_sync.calibration reads, as numpy arrays and plain numbers."""
+    return {
+        "width": int(message.width),
+        "height": int(message.height),
+        "model": message.distortion_model,
+        "d": np.array(message.d, np.float64),
+        "k": np.array(message.k, np.float64).reshape(3, 3),
+        "r": np.array(message.r, np.float64).reshape(3, 3),
+        "p": np.array(message.p, np.float64).reshape(3, 4),
+    }
+
+
+def ego_to_msg(ego: EgoState) -> own.EgoState:
+    """EgoState message."""
+    return own.EgoState(fixed_frame=ego.fixed_frame, pose=pose_to_msg(ego.pose), twist=twist_to_msg(ego.twist))
+
+
+def ego_from_msg(message: own.EgoState) -> EgoState:
+    """EgoState dataclass; InvalidInput when a number is not finite."""
+    return EgoState(
+        pose_from_msg(message.pose, "ego.pose"), twist_from_msg(message.twist, "ego.twist"), message.fixed_frame
+    )
+
+
+def frames_to_msg(frames: CameraFrames) -> own.CameraFrames:
+    """CameraFrames message."""
+    return own.CameraFrames(
+        header=header(frames.stamp),
+        epoch=frames.epoch,
+        names=list(frames.names),
+        stamps=[time_msg(s) for s in frames.stamps.tolist()],
+        valid=tensor_to_msg(frames.valid),
+        images=tensor_to_msg(frames.images),
+        ego2img=tensor_to_msg(frames.ego2img),
+        ego=ego_to_msg(frames.ego),
+    )
+
+
+def frames_from_msg(message: own.CameraFrames) -> CameraFrames:
+    """CameraFrames dataclass sharing the message's memory."""
+    return CameraFrames(
+        stamp=nanoseconds(message.header.stamp),
+        epoch=message.epoch,
+        names=tuple(message.names),
+        stamps=np.array([nanoseconds(s) for s in message.stamps], np.int64),
+        valid=tensor_from_msg(message.valid, "valid"),
+        images=tensor_from_msg(message.images, "images"),
+        ego2img=tensor_from_msg(message.ego2img, "ego2img"),
+        ego=ego_from_msg(message.ego),
+    )
+
+
+_QUERY_ARRAYS = ("features", "centres", "points", "labels", "scores", "view_features")
+
+
+def queries_to_msg(queries: SceneQueries) -> own.SceneQueries:
+    """SceneQueries message."""
+    out = own.SceneQueries(
+        header=header(queries.stamp), epoch=queries.epoch, ego=ego_to_msg(queries.ego), missing=list(queries.missing)
+    )
+    out.trained = queries.trained
+    for name in _QUERY_ARRAYS:
+        setattr(out, name, tensor_to_msg(getattr(queries, name)))
+    return out
+
+
+def queries_from_msg(message: own.SceneQueries) -> SceneQueries:
+    """SceneQueries dataclass sharing the message's memory."""
+    return SceneQueries(
+        stamp=nanoseconds(message.header.stamp),
+        epoch=message.epoch,
+        ego=ego_from_msg(message.ego),
+        missing=tuple(message.missing),
+        trained=message.trained,
+        **{name: tensor_from_msg(getattr(message, name), name) for name in _QUERY_ARRAYS},
+    )
+
+
+def voxels_to_msg(voxels: SparseVoxels, stamp: int) -> own.SparseVoxels:
+    """SparseVoxels message in base_link at a stamp."""
+    return own.SparseVoxels(
+        header=header(stamp),
+        lower=list(voxels.grid.lower),
+        upper=list(voxels.grid.upper),
+        size=voxels.grid.size,
+        indices=tensor_to_msg(voxels.indices),
+        labels=tensor_to_msg(voxels.labels),
+        scores=tensor_to_msg(voxels.scores),
+    )
+
+
+def voxels_from_msg(message: own.SparseVoxels) -> SparseVoxels:
+    """SparseVoxels dataclass sharing the message's memory."""
+    grid = VoxelGrid(tuple(map(float, message.lower)), tuple(map(float, message.upper)), message.size)
+    return SparseVoxels(
+        tensor_from_msg(message.indices, "indices"),
+        tensor_from_msg(message.labels, "labels"),
+        tensor_from_msg(message.scores, "scores"),
+        grid,
+    )
+
+
+def reasoning_to_msg(reasoning: Reasoning, latency: float = 0.0) -> own.Reasoning:
+    """Reasoning message; latency in seconds."""
+    return own.Reasoning(
+        header=header(reasoning.stamp),
+        epoch=reasoning.epoch,
+        token=tensor_to_msg(reasoning.token),
+        anchor_scores=tensor_to_msg(reasoning.anchor_scores),
+        fused_features=tensor_to_msg(reasoning.fused_features),
+        horizons=array.array("f", HORIZONS if reasoning.forecasts else ()),
+        forecasts=[voxels_to_msg(v, reasoning.stamp) for v in reasoning.forecasts],
+        forecast_motion=reasoning.forecast_motion,
+        text=reasoning.text,
+        trained=reasoning.trained,
+        latency=latency,
+    )
+
+
+def reasoning_from_msg(message: own.Reasoning) -> Reasoning:
+    """Reasoning dataclass sharing the message's memory."""
+    return Reasoning(
+        stamp=nanoseconds(message.header.stamp),
+        epoch=message.epoch,
+        token=tensor_from_msg(message.token, "token"),
+        anchor_scores=tensor_from_msg(message.anchor_scores, "anchor_scores"),
+        fused_features=tensor_from_msg(message.fused_features, "fused_features"),
+        forecasts=tuple(voxels_from_msg(v) for v in message.forecasts),
+        forecast_motion=message.forecast_motion,
+        text=message.text,
+        trained=message.trained,
+    )
+
+
+_PLAN_ARRAYS = ("waypoints", "heading", "speed", "acceleration", "candidates", "scores")
+
+
+def plan_to_msg(plan: Plan) -> own.Plan:
+    """Plan message."""
+    out = own.Plan(header=header(plan.stamp), epoch=plan.epoch, chosen=plan.chosen, reasons=list(plan.reasons))
+    out.command, out.command_source = plan.command.value, plan.command_source.value
+    out.status, out.score_source, out.trained = plan.status.value, plan.score_source, plan.trained
+    for name in _PLAN_ARRAYS:
+        setattr(out, name, tensor_to_msg(getattr(plan, name)))
+    return out
+
+
+def plan_from_msg(message: own.Plan) -> Plan:
+    """Plan dataclass sharing the message's memory; InvalidInput on an unknown enumeration value."""
+    try:
+        command, source = Command(message.command), CommandSource(message.command_source)
+        status = PlanStatus(message.status)
+    except ValueError as error:
+        raise InvalidInput("plan", str(error)) from None
+    return Plan(
+        stamp=nanoseconds(message.header.stamp),
+        epoch=message.epoch,
+        chosen=message.chosen,
+        command=command,
+        command_source=source,
+        status=status,
+        score_source=message.score_source,
+        reasons=tuple(message.reasons),
+        trained=message.trained,
+        **{name: tensor_from_msg(getattr(message, name), name) for name in _PLAN_ARRAYS},
+    )
+
+
+def path_to_msg(plan: Plan) -> Path:
+    """nav_msgs/Path: one pose per waypoint, each with its own future stamp, all in base_link at the plan's stamp."""
+    out = Path(header=header(plan.stamp))
+    for (x, y), yaw, t in zip(plan.waypoints.tolist(), plan.heading.tolist(), WAYPOINT_TIMES.tolist(), strict=False):
+        pose = PoseStamped(header=header(plan.stamp + round(t * 1e9)))
+        pose.pose.position.x, pose.pose.position.y = x, y
+        pose.pose.orientation.z, pose.pose.orientation.w = math.sin(yaw / 2), math.cos(yaw / 2)
+        out.poses.append(pose)
+    return out
+
+
+def path_from_msg(message: Path) -> tuple[int, np.ndarray, str]:
+    """(stamp ns, points float64 [M, 2] m, frame) of a path, as a route; InvalidInput when not finite or shorter than 2."""
+    points = np.array([(p.pose.position.x, p.pose.position.y) for p in message.poses], np.float64).reshape(-1, 2)
+    if len(points) < 2 or not np.isfinite(points).all():
+        raise InvalidInput("route", f"{len(points)} poses; want at least 2, all finite")
+    return nanoseconds(message.header.stamp), points, message.header.frame_id
+
+
+def trajectory_to_msg(plan: Plan) -> MultiDOFJointTrajectory:
+    """The plan with speeds and accelerations along the heading, and the time from its stamp."""
+    out = MultiDOFJointTrajectory(header=header(plan.stamp), joint_names=[BASE_FRAME])
+    columns = (plan.waypoints, plan.heading, plan.speed, plan.acceleration, WAYPOINT_TIMES)
+    for (x, y), yaw, speed, acceleration, t in zip(*(c.tolist() for c in columns), strict=False):
+        point = MultiDOFJointTrajectoryPoint(time_from_start=duration_msg(t))
+        place, velocity, change = Transform(), Twist(), Twist()
+        place.translation.x, place.translation.y = x, y
+        place.rotation.z, place.rotation.w = math.sin(yaw / 2), math.cos(yaw / 2)
+        velocity.linear.x, velocity.linear.y = speed * math.cos(yaw), speed * math.sin(yaw)
+        change.linear.x, change.linear.y = acceleration * math.cos(yaw), acceleration * math.sin(yaw)
+        point.transforms, point.velocities, point.accelerations = [place], [velocity], [change]
+        out.points.append(point)
+    return out
+
+
+_CLOUD = np.dtype(
+    {
+        "names": ["x", "y", "z", "rgb", "label", "confidence", "horizon"],
+        "formats": ["<f4", "<f4", "<f4", "<u4", "u1", "<f4", "<f4"],
+        "offsets": [0, 4, 8, 12, 16, 20, 24],
+        "itemsize": 28,
+    }
+)
+_FIELD_TYPES = {"label": PointField.UINT8}
+_PACKED = (PALETTE.astype(np.uint32) << np.array((16, 8, 0), np.uint32)).sum(1).astype(np.uint32)
+
+
+def cloud_to_msg(layers: Sequence[tuple[float, SparseVoxels]], stamp: int) -> PointCloud2:
+    """Voxel centres as PointCloud2 with fields x y z rgb label confidence horizon, base_link at the stamp.
+
+    layers: (horizon in seconds, voxels); the present has horizon 0.
+    """
+    rows = np.empty(sum(len(v) for _, v in layers), _CLOUD)
+    start = 0
+    for horizon, voxels in layers:
+        part = rows[start : start + len(voxels)]
+        start += len(voxels)
+        centres = voxels.centres()
+        part["x"], part["y"], part["z"] = centres[:, 0], centres[:, 1], centres[:, 2]
+        part["rgb"], part["label"] = _PACKED[voxels.labels], voxels.labels
+        part["confidence"], part["horizon"] = voxels.scores, horizon
+    fields = [
+        PointField(name=n, offset=_CLOUD.fields[n][1], datatype=_FIELD_TYPES.get(n, PointField.FLOAT32), count=1)
+        for n in _CLOUD.names
+    ]
+    return PointCloud2(
+        header=header(stamp),
+        height=1,
+        width=len(rows),
+        fields=fields,
+        point_step=_CLOUD.itemsize,
+        row_step=_CLOUD.itemsize * len(rows),
+        data=block(rows),
+        is_dense=True,
+    )
+
+
+def cloud_from_msg(message: PointCloud2) -> np.ndarray:
+    """Structured array [M] sharing the message's memory, one field per PointField of a scalar type."""
+    kinds = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 8: "<f8"}
+    dtype = np.dtype(
+        {
+            "names": [f.name for f in message.fields],
+            "formats": [kinds[f.datatype] for f in message.fields],
+            "offsets": [f.offset for f in message.fields],
+            "itemsize": message.point_step,
+        }
+    )
+    if len(message.data) != message.width * message.height * message.point_step:
+        raise InvalidInput("points", f"{len(message.data)} bytes are not {message.width} x {message.height} points")
+    return np.frombuffer(message.data, dtype)
+
+
+def grid_to_msg(voxels: SparseVoxels, stamp: int) -> OccupancyGrid:
+    """Top view: 100 where any obstacle class occupies the column, 0 where only drivable surface does, -1 elsewhere."""
+    nx, ny, _ = voxels.grid.shape
+    cells = np.full((ny, nx), -1, np.int8)  # rows run along y, columns along x (nav_msgs/OccupancyGrid)
+    x, y = voxels.indices[:, 0], voxels.indices[:, 1]
+    for value, classes in ((0, DRIVABLE), (100, OBSTACLES)):
+        chosen = np.isin(voxels.labels, classes)
+        cells[y[chosen], x[chosen]] = value
+    out = OccupancyGrid(header=header(stamp))
+    out.info.map_load_time = out.header.stamp
+    out.info.resolution, out.info.width, out.info.height = float(voxels.grid.size), nx, ny
+    out.info.origin.position.x, out.info.origin.position.y = voxels.grid.lower[0], voxels.grid.lower[1]
+    out.data = array.array("b", cells.tobytes())
+    return out

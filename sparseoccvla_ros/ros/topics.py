@@ -1,0 +1,88 @@
+"""Every topic, service and action of the graph: one table for nodes, docs, RViz and tests.
+
+Names without a leading slash are relative to the namespace (default /sparseoccvla) and can be remapped as usual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NAMESPACE = "/sparseoccvla"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One name of the graph.
+
+    node: who publishes it ("user" for inputs); type: package/kind/Name; qos: a profile of ros/qos.py; what: one line.
+    """
+
+    name: str
+    type: str
+    node: str
+    qos: str
+    what: str
+
+    @property
+    def full_name(self) -> str:
+        """Resolved in the default namespace."""
+        return self.name if self.name.startswith("/") else f"{NAMESPACE}/{self.name}"
+
+    @property
+    def file(self) -> str:
+        """The file whose code fills or reads the message."""
+        return FILES.get(self.node, "sparseoccvla_ros/ros/messages.py")
+
+
+FILES = {
+    "camera_sync": "sparseoccvla_ros/nodes/camera_sync.py",
+    "occupancy": "sparseoccvla_ros/nodes/occupancy.py",
+    "reasoning": "sparseoccvla_ros/nodes/reasoning.py",
+    "planning": "sparseoccvla_ros/nodes/planning.py",
+    "bag_player": "sparseoccvla_ros/nodes/bag_player.py",
+    "viewer": "sparseoccvla_ros/nodes/viewer.py",
+    "every": "sparseoccvla_ros/ros/diagnostics.py",
+    "user": "sparseoccvla_ros/camera_sync/profiles.py",
+}
+
+OUTPUTS: tuple[Topic, ...] = (
+    Topic("frames", "sparseoccvla_msgs/msg/CameraFrames", "camera_sync", "newest", "six cameras, synchronised, resized"),
+    Topic("camera_sync/mosaic", "sensor_msgs/msg/Image", "camera_sync", "newest", "the six prepared images in one"),
+    Topic("occupancy/queries", "sparseoccvla_msgs/msg/SceneQueries", "occupancy", "newest", "sparse occupancy queries"),
+    Topic("occupancy/points", "sensor_msgs/msg/PointCloud2", "occupancy", "output", "x y z rgb label confidence"),
+    Topic("occupancy/markers", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "the same as cubes, throttled"),
+    Topic("occupancy/grid", "nav_msgs/msg/OccupancyGrid", "occupancy", "output", "0 drivable, 100 obstacle, -1 unknown"),
+    Topic("reasoning/state", "sparseoccvla_msgs/msg/Reasoning", "reasoning", "newest", "reasoning token, anchor scores"),
+    Topic("reasoning/text", "std_msgs/msg/String", "reasoning", "output", "newest answer or description"),
+    Topic("reasoning/text_marker", "visualization_msgs/msg/Marker", "reasoning", "output", "the same for RViz"),
+    Topic("occupancy/forecast/points", "sensor_msgs/msg/PointCloud2", "reasoning", "output", "as points, with horizon"),
+    Topic("occupancy/forecast/markers", "visualization_msgs/msg/MarkerArray", "reasoning", "output", "+1, +2, +3 s"),
+    Topic("planning/plan", "sparseoccvla_msgs/msg/Plan", "planning", "output", "everything about the newest plan"),
+    Topic("planning/path", "nav_msgs/msg/Path", "planning", "output", "six poses, stamps in the future"),
+    Topic(
+        "planning/trajectory",
+        "trajectory_msgs/msg/MultiDOFJointTrajectory",
+        "planning",
+        "output",
+        "poses, speeds, accelerations, time from start",
+    ),
+    Topic("planning/candidates", "visualization_msgs/msg/MarkerArray", "planning", "output", "all, coloured by score"),
+    Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every", "output", "state and reasons, 1 Hz"),
+    Topic("/clock", "rosgraph_msgs/msg/Clock", "bag_player", "output", "bag time"),
+)
+
+INPUTS: tuple[Topic, ...] = (
+    Topic("/tf", "tf2_msgs/msg/TFMessage", "user", "transforms", "ego pose"),
+    Topic("/tf_static", "tf2_msgs/msg/TFMessage", "user", "latched", "camera extrinsics"),
+    Topic("/odom", "nav_msgs/msg/Odometry", "user", "sensor", "ego pose and twist; the name comes from the profile"),
+    Topic("reasoning/question", "std_msgs/msg/String", "user", "output", "a question about the scene"),
+    Topic("planning/command", "std_msgs/msg/String", "user", "output", "left, straight or right"),
+    Topic("planning/route", "nav_msgs/msg/Path", "user", "latched", "a route; commands are derived from it"),
+    Topic("planning/goal", "geometry_msgs/msg/PoseStamped", "user", "latched", "a goal; commands are derived from it"),
+)
+
+TOPICS: tuple[Topic, ...] = OUTPUTS + INPUTS
+ACTION = "reasoning/ask"
+"""AskScene action of the reasoning node."""
+
+BY_NAME = {topic.name: topic for topic in TOPICS}
