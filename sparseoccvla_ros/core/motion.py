@@ -1,0 +1,26 @@
+"""Carrying a trajectory from the frame of one moment to that of another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import geometry
+from .types import STEP_SECONDS, STEPS
+
+
+def carry_over(waypoints: np.ndarray, pose_then: np.ndarray, pose_now: np.ndarray, elapsed: float) -> np.ndarray | None:
+    """A trajectory planned `elapsed` seconds ago, seen from the present ego frame at the same six horizons.
+
+    waypoints: float32 [6, 2] m in the ego frame of `pose_then`; poses: float64 [4, 4] ego2fixed, the same fixed frame.
+    Between waypoints it is interpolated linearly, past its end it goes on at its last velocity. None when `elapsed` is
+    negative or beyond the trajectory's end.
+    """
+    if not 0.0 <= elapsed < STEPS * STEP_SECONDS:
+        return None
+    known = np.concatenate([np.zeros((1, 2)), waypoints.astype(np.float64)])
+    known = np.concatenate([known, known[-1:] + (known[-1:] - known[-2:-1]) * STEPS])
+    times = np.append(np.arange(STEPS + 1) * STEP_SECONDS, 2 * STEPS * STEP_SECONDS)
+    wanted = elapsed + np.arange(1, STEPS + 1) * STEP_SECONDS
+    moved = np.stack([np.interp(wanted, times, known[:, axis]) for axis in (0, 1)] + [np.zeros(STEPS)], -1)
+    then2now = geometry.inverse(pose_now) @ pose_then
+    return geometry.apply(then2now, moved)[:, :2].astype(np.float32)

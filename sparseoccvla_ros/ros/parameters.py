@@ -1,0 +1,226 @@
+"""The parameters of every node: one table for declaration, YAML files, docs and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    ParameterType,
+    SetParametersResult,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from sparseoccvla_ros.core.occ3d import CAMERAS
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter.
+
+    default decides the type; low/high: allowed range of a number (unit in `unit`); choices: allowed strings;
+    live: may change while the node is active, otherwise it is read only after start.
+    """
+
+    name: str
+    default: Any
+    what: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        """The descriptor that `ros2 param describe` shows."""
+        parts = [self.what]
+        if self.unit:
+            parts.append(f"[{self.unit}]")
+        if self.choices:
+            parts.append("one of: " + ", ".join(self.choices))
+        out = ParameterDescriptor(name=self.name, description=" ".join(parts), read_only=not self.live)
+        if isinstance(self.default, float) and self.low is not None:
+            out.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=float(self.high), step=0.0)]
+        elif isinstance(self.default, int) and not isinstance(self.default, bool) and self.low is not None:
+            out.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
+        out.additional_constraints = ", ".join(self.choices)
+        return out
+
+    def problem(self, value: Any) -> str | None:
+        """Why a value is refused, or None."""
+        if self.choices and value not in self.choices:
+            return f"{self.name} is '{value}', want one of: {', '.join(self.choices)}"
+        if self.low is not None and not self.low <= value <= self.high:
+            return f"{self.name} is {value}, want {self.low} .. {self.high} {self.unit}".rstrip()
+        return None
+
+
+COMMON = (
+    Param("preset", "tiny", "folder below models/, or a path to one, with config.yaml and weights"),
+    Param("autostart", True, "configure and activate without waiting for a lifecycle manager"),
+    Param("diagnostics_period", 1.0, "time between two /diagnostics messages", "s", 0.1, 10.0),
+    Param("stale_after", 1.5, "no input for this long makes the node STALE", "s", 0.1, 60.0, live=True),
+)
+_MODEL = (
+    Param("device", "auto", "where the model runs", choices=("auto", "cpu", "cuda")),
+    Param("threads", 1, "CPU threads of the model", "threads", 1, 64),
+)
+
+_CAMERA = tuple(
+    Param(f"{camera}.{key}", "", what)
+    for camera in CAMERAS
+    for key, what in (
+        ("image_topic", "image topic; empty takes the profile's"),
+        ("info_topic", "CameraInfo topic; empty takes the profile's"),
+        ("transport", "raw or compressed; empty takes the profile's"),
+        ("frame_id", "camera frame in tf; empty takes the profile's"),
+    )
+)
+
+TABLES: dict[str, tuple[Param, ...]] = {
+    "camera_sync": (
+        *COMMON,
+        Param(
+            "profile",
+            "nuscenes",
+            "names of topics and frames of a kind of bag or vehicle (config/profiles.yaml)",
+            choices=("nuscenes", "nuscenes_lower", "nuscenes2bag", "nuscenes_prefixed", "dataset_bridge", "autoware"),
+        ),
+        Param("reference_camera", "CAM_FRONT", "its stamp is the stamp of the frame set", choices=CAMERAS),
+        Param("tolerance", 0.06, "largest spread of the stamps in a frame set", "s", 0.0, 1.0),
+        Param("policy", "hold", "what to do when a camera is missing", choices=("strict", "hold", "black")),
+        Param("max_hold", 0.5, "policy hold: oldest image that stands in for a missing one", "s", 0.0, 5.0),
+        Param("max_rate", 12.0, "frame sets per second; more are dropped before decoding", "Hz", 0.1, 60.0, live=True),
+        Param("tf_timeout", 0.3, "how long a frame set waits for the pose at its stamp", "s", 0.0, 5.0),
+        Param("base_frame", "base_link", "vehicle frame in tf (REP-105)"),
+        Param("fixed_frames", [""], "fixed frames to try in this order; empty takes the profile's"),
+        Param("odometry_topic", "", "odometry used where tf has no pose; empty takes the profile's"),
+        Param("calibration_file", "", "YAML file with intrinsics and extrinsics; empty uses CameraInfo and tf"),
+        Param("mosaic_rate", 2.0, "how often the debug mosaic is published; 0 never", "Hz", 0.0, 30.0, live=True),
+        *_CAMERA,
+    ),
+    "occupancy": (
+        *COMMON,
+        *_MODEL,
+        Param("marker_rate", 1.0, "how often occupancy/markers is published; 0 never", "Hz", 0.0, 30.0, live=True),
+        Param("marker_limit", 20000, "most cubes in a marker", "cubes", 1, 200000, live=True),
+    ),
+    "reasoning": (
+        *COMMON,
+        *_MODEL,
+        Param("forecast_motion", "planned", "ego motion of forecasts", choices=("planned", "constant_velocity")),
+        Param("question_period", 10.0, "time between two questions to itself; 0 never", "s", 0.0, 3600.0, live=True),
+        Param("self_question", "Describe the scene in one sentence.", "what it asks itself", live=True),
+        Param("max_tokens", 48, "longest answer", "tokens", 1, 1000, live=True),
+        Param("time_limit", 15.0, "longest time to answer", "s", 0.1, 600.0, live=True),
+        Param("queue_limit", 4, "questions that may wait; more are refused", "questions", 1, 100),
+        Param("marker_rate", 1.0, "how often occupancy/forecast/markers is published", "Hz", 0.0, 30.0, live=True),
+        Param("marker_limit", 20000, "most cubes in a marker", "cubes", 1, 200000, live=True),
+    ),
+    "planning": (
+        *COMMON,
+        *_MODEL,
+        Param("command_timeout", 3.0, "older commands count as straight, with a warning", "s", 0.1, 600.0, live=True),
+        Param("reasoning_max_age", 1.5, "older reasoning is not used for scores", "s", 0.0, 10.0, live=True),
+        Param("reasoning_wait", 0.0, "how long a plan waits for the reasoning of its frame set", "s", 0.0, 2.0, live=True),
+        Param("on_reject", "brake", "when no candidate passes the gate", choices=("brake", "empty")),
+        Param("publish_empty_on_stop", True, "send one empty Path when inputs go stale or invalid", live=True),
+    ),
+    "bag_player": (
+        Param("autostart", True, "configure and activate without waiting for a lifecycle manager"),
+        Param("diagnostics_period", 1.0, "time between two /diagnostics messages", "s", 0.1, 10.0),
+        Param("bag", "", "rosbag2 folder or .mcap file"),
+        Param("rate", 1.0, "speed of playback", "times real time", 0.01, 100.0),
+        Param("loop", False, "start again at the end"),
+        Param("start_offset", 0.0, "skip this much at the start", "s", 0.0, 86400.0),
+        Param("duration", 0.0, "stop after this much of the bag; 0 plays all", "s", 0.0, 86400.0),
+        Param("start_paused", False, "wait for the ~/pause service"),
+        Param("clock_rate", 50.0, "how often /clock is published", "Hz", 1.0, 1000.0),
+        Param("wait_for", 1, "subscribers of every camera to wait for before starting", "subscribers", 0, 100),
+        Param("wait_timeout", 60.0, "longest wait for them", "s", 0.0, 600.0),
+        Param("exclude", [""], "topics not to play"),
+    ),
+    "viewer": (
+        *COMMON,
+        Param("out", "", "folder for the recording, the output bag, the picture and the summary; empty writes nothing"),
+        Param("serve", False, "show the stack live in a browser"),
+        Param("port", 9090, "port of the browser view on this machine", "", 1024, 65535),
+        Param("record", True, "write the outputs to a bag and a recording below out"),
+        Param("picture_at", 10.0, "take scene.png from the plan closest to this time after the first", "s", 0.0, 3600.0),
+        Param("label_topic", "/world/occupancy", "occupancy labels to show beside the prediction; empty for none"),
+    ),
+}
+
+STAGES = ("camera_sync", "occupancy", "reasoning", "planning")
+
+
+def declare(node: Node, table: Iterable[Param]) -> SimpleNamespace:
+    """Declare a table and return the values as attributes (dots in names become double underscores).
+
+    Raises rclpy's InvalidParameter* on a value outside its range; ValueError naming the parameter on a bad choice.
+    Live parameters keep the namespace up to date.
+    """
+    table = tuple(table)
+    values = SimpleNamespace()
+    for param in table:
+        kind = {"type": ParameterType.PARAMETER_STRING_ARRAY} if isinstance(param.default, list) else {}
+        descriptor = param.descriptor()
+        if kind:
+            descriptor.type = kind["type"]
+        value = node.declare_parameter(param.name, param.default, descriptor).value
+        problem = param.problem(value) if not isinstance(param.default, list) else None
+        if problem:
+            raise ValueError(problem)
+        setattr(values, param.name.replace(".", "__"), value)
+    by_name = {param.name: param for param in table}
+
+    def accept(changes: list[Parameter]) -> SetParametersResult:
+        for change in changes:
+            param = by_name.get(change.name)
+            problem = param.problem(change.value) if param else None
+            if problem:
+                return SetParametersResult(successful=False, reason=problem)
+        for change in changes:
+            if change.name in by_name:
+                setattr(values, change.name.replace(".", "__"), change.value)
+        return SetParametersResult(successful=True)
+
+    node.add_on_set_parameters_callback(accept)
+    return values
+
+
+def as_yaml(nodes: Iterable[str] = STAGES) -> str:
+    """The text of config/params.yaml: every parameter with its default, unit, range and meaning."""
+    lines = ["# Parameters of every node with their defaults. Made by `./run launch --print-params`; do not edit by hand."]
+    for node in nodes:
+        lines += ["", f"/**/{node}:", "  ros__parameters:"]
+        group = ""
+        for param in TABLES[node]:
+            indent, name = "    ", param.name
+            if "." in name:
+                head, name = name.split(".", 1)
+                if head != group:
+                    lines.append(f"    {head}:")
+                    group = head
+                indent = "      "
+            limits = f" {param.low:g} .. {param.high:g}" if param.low is not None else ""
+            choices = f" ({' | '.join(param.choices)})" if param.choices else ""
+            unit = f" [{param.unit}{';' if limits and param.unit else ''}{limits}]" if param.unit or limits else ""
+            lines.append(f"{indent}{name}: {_scalar(param.default)}  # {param.what}{unit}{choices}")
+    return "\n".join(lines) + "\n"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_scalar(v) for v in value) + "]"
+    return repr(value)

@@ -1,0 +1,61 @@
+"""One thread that works on the newest item; callbacks only hand items over."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Worker(Generic[T]):
+    """Runs `work(item)` in its own thread; an item that arrives while one waits replaces it (the newest wins).
+
+    `work` must not raise: the owner catches, counts and reports. Python's interpreter lock is released inside torch,
+    cv2 and numpy, so callbacks keep flowing meanwhile.
+    """
+
+    def __init__(self, name: str, work: Callable[[T], None]) -> None:
+        self._work = work
+        self._item: T | None = None
+        self._condition = threading.Condition()
+        self._running = True
+        self.replaced = 0
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, item: T) -> bool:
+        """Hand over an item; False when it replaced one that was never worked on."""
+        with self._condition:
+            fresh = self._item is None
+            if not fresh:
+                self.replaced += 1
+            self._item = item
+            self._condition.notify()
+        return fresh
+
+    def discard(self) -> None:
+        """Drop the waiting item, if any."""
+        with self._condition:
+            self._item = None
+
+    def stop(self, timeout: float = 30.0) -> bool:
+        """End the thread after the present item; False when it did not end in time."""
+        with self._condition:
+            self._running = False
+            self._item = None
+            self._condition.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _loop(self) -> None:
+        while True:
+            with self._condition:
+                while self._running and self._item is None:
+                    self._condition.wait()
+                if not self._running:
+                    return
+                item, self._item = self._item, None
+            self._work(item)

@@ -1,0 +1,122 @@
+"""Presets: models/<name>/config.yaml and its weights, as checked dataclasses.
+
+A preset is data, not code. Its sections are the configs of the stages; a key that no stage knows is an error, so a
+misspelt option never goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from sparseoccvla_ros.camera_sync.config import ImageConfig
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import share
+from sparseoccvla_ros.occupancy.config import OccupancyConfig
+from sparseoccvla_ros.planning.config import PlanningConfig
+from sparseoccvla_ros.reasoning.config import ReasoningConfig
+
+FORMAT_VERSION = 1
+"""Of config.yaml; a file of another version is refused."""
+SECTIONS = {
+    "image": ImageConfig,
+    "occupancy": OccupancyConfig,
+    "reasoning": ReasoningConfig,
+    "planning": PlanningConfig,
+}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A loaded preset.
+
+    folder: where its files lie; seed: of the random start of untrained weights; weights: safetensors file, or None while
+    the preset is untrained; anchors: the AnchorSet file.
+    """
+
+    name: str
+    folder: Path
+    seed: int
+    image: ImageConfig
+    occupancy: OccupancyConfig
+    reasoning: ReasoningConfig
+    planning: PlanningConfig
+    anchors: Path
+    weights: Path | None = None
+
+    @property
+    def trained(self) -> bool:
+        """True when weights belong to the preset."""
+        return self.weights is not None
+
+
+def _config(kind: type[T], section: str, values: dict[str, Any] | None) -> T:
+    values = values or {}
+    known = {f.name for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise InvalidInput(f"{section}.{unknown[0]}", f"is no option; known are {', '.join(sorted(known))}")
+    return kind(**{k: _tuples(v) for k, v in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def preset_names() -> tuple[str, ...]:
+    """Presets in the package's models folder."""
+    return tuple(sorted(p.parent.name for p in share("models").glob("*/config.yaml")))
+
+
+def load_preset(name: str) -> Preset:
+    """Load models/<name>, or the folder at a path.
+
+    Raises InvalidInput naming the option that is wrong, the file that is missing, or the weights whose sha256 differs.
+    """
+    folder = Path(name) if (Path(name) / "config.yaml").is_file() else share("models", name)
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise InvalidInput("preset", f"'{name}' is neither a folder with config.yaml nor one of {', '.join(preset_names())}")
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise InvalidInput("preset", f"{file} is not YAML: {error}") from None
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        version = content.get("format_version") if isinstance(content, dict) else None
+        raise InvalidInput("format_version", f"{file} has {version}, this package reads {FORMAT_VERSION}")
+    known = {"format_version", "name", "seed", "anchors", "weights", *SECTIONS}
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise InvalidInput(unknown[0], f"is no section of {file}; known are {', '.join(sorted(known))}")
+    anchors = folder / content.get("anchors", "anchors.npz")
+    if not anchors.is_file():
+        raise InvalidInput("anchors", f"{anchors} is missing")
+    return Preset(
+        name=content.get("name", folder.name),
+        folder=folder,
+        seed=int(content.get("seed", 0)),
+        anchors=anchors,
+        weights=_weights(folder, content.get("weights")),
+        **{section: _config(kind, section, content.get(section)) for section, kind in SECTIONS.items()},
+    )
+
+
+def _weights(folder: Path, entry: dict[str, str] | None) -> Path | None:
+    if not entry:
+        return None
+    file = folder / entry["file"]
+    if file.suffix != ".safetensors":
+        raise InvalidInput("weights", f"{file.name} is not safetensors; nothing else is loaded")
+    if not file.is_file():
+        raise InvalidInput("weights", f"{file} is missing")
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != entry.get("sha256"):
+        raise InvalidInput("weights", f"{file.name} has sha256 {digest}, the config says {entry.get('sha256')}")
+    return file

@@ -1,0 +1,67 @@
+"""Building the stages of a preset, with its weights or, while there are none, from its seed."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import cache_folder
+from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.planning.anchors import AnchorSet
+from sparseoccvla_ros.planning.planner import Planner
+from sparseoccvla_ros.reasoning.language_model import load_language_model
+from sparseoccvla_ros.reasoning.reasoner import Reasoner
+
+from .presets import Preset
+
+log = logging.getLogger(__name__)
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto" takes CUDA where there is one; InvalidInput when CUDA is asked for and missing."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("device", "cuda was asked for, but torch sees no GPU")
+    return torch.device(name)
+
+
+def _finish(stage: nn.Module, name: str, preset: Preset, device: torch.device) -> nn.Module:
+    """Load the stage's part of the weights, or keep the seeded start; then move and freeze it."""
+    stage.trained = preset.trained
+    if preset.weights is not None:
+        with safe_open(preset.weights, framework="pt") as file:
+            part = {k.removeprefix(f"{name}."): file.get_tensor(k) for k in file.keys() if k.startswith(f"{name}.")}
+        missing, unexpected = stage.load_state_dict(part, strict=False)
+        if missing or unexpected:
+            raise InvalidInput(
+                "weights", f"{preset.weights.name} does not fit {name}: missing {missing[:3]}, unexpected {unexpected[:3]}"
+            )
+    else:
+        log.warning("preset %s has no weights: %s runs untrained", preset.name, name)
+    return stage.to(device).eval().requires_grad_(False)
+
+
+def build_occupancy(preset: Preset, device: str = "cpu") -> OccupancyEncoder:
+    """The occupancy encoder of a preset."""
+    torch.manual_seed(preset.seed)
+    return _finish(OccupancyEncoder(preset.occupancy), "occupancy", preset, pick_device(device))
+
+
+def build_reasoning(preset: Preset, device: str = "cpu") -> Reasoner:
+    """The reasoner of a preset with its language model (converted into the cache on first use)."""
+    anchors = AnchorSet.load(preset.anchors)
+    model = load_language_model(preset.reasoning.language_model, cache_folder(), preset.reasoning.dtype)
+    torch.manual_seed(preset.seed + 1)
+    return _finish(Reasoner(preset.reasoning, model, anchors.flat), "reasoning", preset, pick_device(device))
+
+
+def build_planning(preset: Preset, device: str = "cpu") -> Planner:
+    """The planner of a preset with its anchors."""
+    anchors = AnchorSet.load(preset.anchors)
+    torch.manual_seed(preset.seed + 2)
+    return _finish(Planner(preset.planning, anchors), "planning", preset, pick_device(device))
