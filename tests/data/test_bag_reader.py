@@ -40,7 +40,8 @@ def test_folder_and_single_file_give_the_same_messages(drive, pattern):
     with BagReader(path) as reader:
         stamps = [m.stamp for m in reader.messages()]
         texts = [reader.decode(m.raw, m.type).data for m in reader.messages(["/count"])]
-    assert stamps == sorted(stamps) and len(stamps) == 23
+    assert stamps == sorted(stamps)
+    assert len(stamps) == 23
     assert texts == [str(k) for k in range(11)]
 
 
@@ -53,7 +54,8 @@ def test_window_is_half_open(drive):
 def test_interleaved_iterators_do_not_disturb_each_other(drive):
     with BagReader(drive(seconds=3)) as reader:
         pairs = list(zip(reader.messages(["/count"]), reader.messages([IMAGE]), strict=True))
-    assert len(pairs) == 31 and all(a.stamp == b.stamp for a, b in pairs)
+    assert len(pairs) == 31
+    assert all(a.stamp == b.stamp for a, b in pairs)
 
 
 def test_sqlite_bag_from_a_recorder_without_definitions(tmp_path):
@@ -104,7 +106,8 @@ def test_tf_static_without_profiles_is_latched_by_its_meaning(tmp_path):
         message = store.types["tf2_msgs/msg/TFMessage"](transforms=[])
         writer.write(connection, 5, store.serialize_cdr(message, "tf2_msgs/msg/TFMessage"))
     with BagReader(path) as reader:
-        assert reader.topics["/tf_static"].latched and reader.topics["/tf_static"].depth == 100
+        assert reader.topics["/tf_static"].latched
+        assert reader.topics["/tf_static"].depth == 100
 
 
 def test_summary_counts_bytes_rates_and_frames(drive):
@@ -112,7 +115,8 @@ def test_summary_counts_bytes_rates_and_frames(drive):
     with BagReader(path) as reader:
         summary = reader.summary()
     rows = {row.topic.name: row for row in summary.topics}
-    assert rows["/count"].rate == pytest.approx(10.0) and rows["/tf_static"].rate == 0.0
+    assert rows["/count"].rate == pytest.approx(10.0)
+    assert rows["/tf_static"].rate == 0.0
     assert rows[IMAGE].frames == ("CAM_FRONT",)
     assert rows["/tf_static"].frames == ("base_link -> CAM_FRONT",)
     assert summary.file_bytes == sum(f.stat().st_size for f in path.iterdir())
@@ -162,7 +166,8 @@ def test_interrupted_recording_without_metadata(drive, tmp_path):
     folder = tmp_path / "interrupted"
     shutil.copytree(drive(), folder)
     (folder / "metadata.yaml").unlink()
-    assert "interrupted" in refusal(folder) and ".mcap" in refusal(folder)
+    assert "interrupted" in refusal(folder)
+    assert ".mcap" in refusal(folder)
     (folder / "metadata.yaml").write_text("rosbag2_bagfile_information: {version: 9")
     assert "YAML" in refusal(folder)
     assert "no bag" in refusal(tmp_path)

@@ -54,7 +54,8 @@ def test_clock_ticks_at_the_callers_rate_and_never_lies(reader, rate):
     seen = run(Playback(reader, rate=rate, clock_hz=50.0))
     clocks = [(t, e.stamp) for t, e in seen if isinstance(e, Clock)]
     assert len(clocks) == pytest.approx(50.0 / rate + 1, abs=1)
-    assert clocks[0][1] == START and clocks[-1][1] == START + NS
+    assert clocks[0][1] == START
+    assert clocks[-1][1] == START + NS
     for time, stamp in clocks:
         assert stamp - START == pytest.approx((time - 50.0) * rate * NS, abs=2000)
     newest = 0
@@ -69,7 +70,8 @@ def test_clock_ticks_at_the_callers_rate_and_never_lies(reader, rate):
 
 def test_no_clock_when_not_wanted(reader):
     seen = run(Playback(reader, clock_hz=0.0))
-    assert len(seen) == reader.message_count and all(isinstance(e, Message) for _, e in seen)
+    assert len(seen) == reader.message_count
+    assert all(isinstance(e, Message) for _, e in seen)
 
 
 def test_late_caller_gets_everything_in_order_but_one_tick_between_messages(reader):
@@ -78,7 +80,8 @@ def test_late_caller_gets_everything_in_order_but_one_tick_between_messages(read
     events = list(playback.due(10.0))
     assert len([e for e in events if isinstance(e, Message)]) == reader.message_count
     assert not any(isinstance(a, Clock) and isinstance(b, Clock) for a, b in itertools.pairwise(events))
-    assert playback.finished and playback.next_time() is None
+    assert playback.finished
+    assert playback.next_time() is None
     assert list(playback.due(20.0)) == []
 
 
@@ -95,7 +98,8 @@ def test_loop_restarts_at_the_same_stamps_one_period_later(reader):
     backwards = [
         (a, b) for (_, a), (_, b) in itertools.pairwise(seen) if isinstance(b, Clock) and b.stamp == START and a != b
     ]
-    assert len(backwards) == 2 and all(a.stamp == START + NS for a, _ in backwards)
+    assert len(backwards) == 2
+    assert all(a.stamp == START + NS for a, _ in backwards)
     assert len(messages(seen, "/tf_static")) == 3, "the latched message comes once with every pass"
 
 
@@ -135,7 +139,8 @@ def test_pause_stops_time_and_resume_goes_on_where_it_stood(reader):
     playback.start(0.0)
     list(playback.due(0.25))
     playback.pause(0.25)
-    assert list(playback.due(100.0)) == [] and playback.next_time() is None
+    assert list(playback.due(100.0)) == []
+    assert playback.next_time() is None
     assert playback.position(100.0) == START + 250_000_000
     playback.resume(100.0)
     assert list(playback.due(100.04)), "ticks go on"
@@ -151,10 +156,13 @@ def test_step_gives_exactly_one_message(reader):
         playback.step()
         assert playback.next_time() is not None
         clock, message = playback.due(0.0)
-        assert clock == Clock(message.stamp) and message.stamp == START + k * 100_000_000
-        assert playback.next_time() is None and list(playback.due(0.0)) == []
+        assert clock == Clock(message.stamp)
+        assert message.stamp == START + k * 100_000_000
+        assert playback.next_time() is None
+        assert list(playback.due(0.0)) == []
     playback.step()
-    assert list(playback.due(0.0)) == [] and playback.finished
+    assert list(playback.due(0.0)) == []
+    assert playback.finished
 
 
 def test_step_wraps_around_in_a_loop_and_resume_follows_it(reader):
@@ -276,4 +284,5 @@ def test_whatever_the_controls_every_message_comes_once_in_order_and_never_early
                     told = event.stamp
                 else:
                     got.append((event.topic, event.stamp, event.raw))
-        assert got == expected and playback.finished
+        assert got == expected
+        assert playback.finished
