@@ -1,0 +1,450 @@
+"""Timed transform tree with tf2's contract, in pure Python.
+
+Same rules as tf2's BufferCore: every child has one parent, dynamic edges keep `cache_seconds` of history and are
+interpolated (lerp and slerp) at the stamp asked for, static edges hold at all times, time 0 means the newest time all
+edges share, and nothing is ever extrapolated. Scalars and not arrays are used inside: for a chain of two edges numpy's
+call overhead alone would cost more than the whole lookup.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from threading import RLock
+
+import numpy as np
+
+from .errors import InvalidInput
+
+Vector = tuple[float, float, float]
+Quaternion = tuple[float, float, float, float]
+Pose = tuple[Vector, Quaternion]
+
+_IDENTITY: Pose = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+_ROTATION_TOLERANCE = 1e-2
+
+
+class TransformError(Exception):
+    """A transform that cannot be given; the message names both frames and the times asked for and held."""
+
+    def __init__(self, target: str, source: str, stamp_ns: int, reason: str) -> None:
+        self.target = target
+        self.source = source
+        self.stamp_ns = stamp_ns
+        super().__init__(f"{target} <- {source} at {_seconds(stamp_ns)}: {reason}")
+
+
+class LookupFailed(TransformError):
+    """A frame that no transform ever named."""
+
+
+class NotConnected(TransformError):
+    """Both frames are known but no chain of transforms joins them."""
+
+
+class Extrapolation(TransformError):
+    """The stamp lies outside what an edge of the chain holds.
+
+    in_future: the stamp is newer than the edge's newest sample, so waiting can help.
+    """
+
+    def __init__(self, target: str, source: str, stamp_ns: int, reason: str, in_future: bool) -> None:
+        self.in_future = in_future
+        super().__init__(target, source, stamp_ns, reason)
+
+
+class _Edge:
+    """One parent <- child edge: sorted stamps with their translations and quaternions."""
+
+    __slots__ = ("child", "parent", "quaternions", "stamps", "static", "translations")
+
+    def __init__(self, parent: str, child: str, static: bool) -> None:
+        self.parent = parent
+        self.child = child
+        self.static = static
+        self.stamps: list[int] = []
+        self.translations: list[Vector] = []
+        self.quaternions: list[Quaternion] = []
+
+    def insert(self, stamp: int, translation: Vector, quaternion: Quaternion, cache_ns: int) -> bool:
+        if self.static:
+            self.stamps, self.translations, self.quaternions = [0], [translation], [quaternion]
+            return True
+        stamps = self.stamps
+        if stamps and stamp < stamps[-1] - cache_ns:
+            return False
+        at = bisect_left(stamps, stamp)
+        if at < len(stamps) and stamps[at] == stamp:
+            self.translations[at], self.quaternions[at] = translation, quaternion
+            return True
+        stamps.insert(at, stamp)
+        self.translations.insert(at, translation)
+        self.quaternions.insert(at, quaternion)
+        self.keep(bisect_left(stamps, stamps[-1] - cache_ns), len(stamps))
+        return True
+
+    def keep(self, first: int, last: int) -> None:
+        """Keep samples first..last-1."""
+        for samples in (self.stamps, self.translations, self.quaternions):
+            del samples[last:]
+            del samples[:first]
+
+    def at(self, stamp: int) -> Pose | None:
+        """The pose at a stamp; None outside the samples."""
+        if self.static:
+            return self.translations[0], self.quaternions[0]
+        stamps = self.stamps
+        after = bisect_left(stamps, stamp)
+        if after == len(stamps):
+            return None
+        if stamps[after] == stamp:
+            return self.translations[after], self.quaternions[after]
+        if after == 0:
+            return None
+        before = after - 1
+        fraction = (stamp - stamps[before]) / (stamps[after] - stamps[before])
+        x0, y0, z0 = self.translations[before]
+        x1, y1, z1 = self.translations[after]
+        translation = (x0 + fraction * (x1 - x0), y0 + fraction * (y1 - y0), z0 + fraction * (z1 - z0))
+        return translation, _slerp(self.quaternions[before], self.quaternions[after], fraction)
+
+
+class TransformBuffer:
+    """A tree of timed transforms; every method may be called from any thread.
+
+    cache_seconds: history kept per dynamic edge, counted back from that edge's newest stamp (tf2's default is 10).
+    """
+
+    def __init__(self, cache_seconds: float = 10.0) -> None:
+        if not (math.isfinite(cache_seconds) and cache_seconds > 0):
+            raise InvalidInput("cache_seconds", f"want a positive number, got {cache_seconds}")
+        self._cache_ns = round(cache_seconds * 1e9)
+        self._edges: dict[str, _Edge] = {}
+        self._known: set[str] = set()
+        self._paths: dict[tuple[str, str], tuple[list[_Edge], list[_Edge]]] = {}
+        self._lock = RLock()
+
+    def set(self, parent: str, child: str, stamp_ns: int, matrix: np.ndarray, static: bool = False) -> bool:
+        """Store child2parent (the pose of `child` in `parent`), float [4, 4], metres.
+
+        Returns False when the sample is older than the cache reaches and was not kept. A repeated stamp replaces the
+        sample; samples may come in any order. A new parent takes the child over and drops the old edge's history,
+        unless its stamp is older than what the old edge already holds. Raises InvalidInput for numbers that are not
+        finite, a matrix that is no rigid transform, an empty frame name, or an edge that would close a loop.
+        """
+        m = np.asarray(matrix)
+        if m.shape != (4, 4) or m.dtype.kind not in "fiu":
+            raise InvalidInput("transform", f"{parent} <- {child}: want numbers of shape [4, 4], got {m.shape}")
+        rows = m.tolist()
+        values = [value for row in rows for value in row]
+        if not all(map(math.isfinite, values)):
+            raise InvalidInput("transform", f"{parent} <- {child}: holds a number that is not finite")
+        if not _is_rigid(rows):
+            raise InvalidInput("transform", f"{parent} <- {child}: the matrix is no rigid transform")
+        return self.insert(
+            parent, child, stamp_ns, (rows[0][3], rows[1][3], rows[2][3]), _quaternion_of(rows), static=static
+        )
+
+    def insert(
+        self,
+        parent: str,
+        child: str,
+        stamp_ns: int,
+        translation: Sequence[float],
+        quaternion: Sequence[float],
+        static: bool = False,
+    ) -> bool:
+        """As `set`, from translation [3] m and quaternion [4] x, y, z, w as a message carries them.
+
+        Raises InvalidInput also when the quaternion's norm is off 1 by more than 1e-2.
+        """
+        parent, child = _frame(parent), _frame(child)
+        tx, ty, tz = (float(v) for v in translation)
+        qx, qy, qz, qw = (float(v) for v in quaternion)
+        if not all(map(math.isfinite, (tx, ty, tz, qx, qy, qz, qw))):
+            raise InvalidInput("transform", f"{parent} <- {child}: holds a number that is not finite")
+        norm = math.sqrt(qx * qx + qy * qy + qz * qz + qw * qw)
+        if abs(norm - 1.0) > _ROTATION_TOLERANCE:
+            raise InvalidInput("transform", f"{parent} <- {child}: quaternion has norm {norm:.3f}, want 1")
+        stamp = int(stamp_ns)
+        if stamp < 0:
+            raise InvalidInput("transform", f"{parent} <- {child}: stamp {stamp} ns is negative")
+        unit = (qx / norm, qy / norm, qz / norm, qw / norm)
+        with self._lock:
+            edge = self._edges.get(child)
+            if edge is None or edge.parent != parent or edge.static != static:
+                stale = edge is not None and not edge.static and edge.stamps and stamp < edge.stamps[-1]
+                if stale and not static:
+                    return False
+                self._refuse_loop(parent, child)
+                edge = self._edges[child] = _Edge(parent, child, static)
+                self._known.update((parent, child))
+                self._paths.clear()
+            return edge.insert(stamp, (tx, ty, tz), unit, self._cache_ns)
+
+    def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
+        """source2target at a stamp: float64 [4, 4], takes points of `source` to `target`.
+
+        stamp_ns 0 asks for the newest time all edges between the two share. Raises LookupFailed, NotConnected or
+        Extrapolation (all TransformError).
+        """
+        target, source = _frame(target), _frame(source)
+        with self._lock:
+            up, down = self._path(target, source, stamp_ns)
+            stamp = stamp_ns if stamp_ns else self._newest_common(up, down, target, source, stamp_ns)
+            return _matrix(self._evaluate(up, down, target, source, stamp))
+
+    def latest(self, target: str, source: str) -> tuple[int, np.ndarray]:
+        """The newest common stamp (ns; 0 where every edge is static) and source2target at it, float64 [4, 4]."""
+        target, source = _frame(target), _frame(source)
+        with self._lock:
+            up, down = self._path(target, source, 0)
+            stamp = self._newest_common(up, down, target, source, 0)
+            return stamp, _matrix(self._evaluate(up, down, target, source, stamp))
+
+    def newest_before(self, target: str, source: str, stamp_ns: int) -> int:
+        """Newest stamp at which every edge between the frames is known from samples at or before `stamp_ns`.
+
+        A pose looked up there uses nothing from after `stamp_ns`: this is what causal differentiation asks for.
+        `stamp_ns` itself where every edge is static. Raises TransformError, Extrapolation where an edge starts later.
+        """
+        target, source = _frame(target), _frame(source)
+        with self._lock:
+            up, down = self._path(target, source, stamp_ns)
+            newest = stamp_ns
+            for edge in (*up, *down):
+                if edge.static:
+                    continue
+                at = bisect_right(edge.stamps, stamp_ns)
+                if at == 0:
+                    raise _outside(edge, target, source, stamp_ns)
+                newest = min(newest, edge.stamps[at - 1])
+            return newest
+
+    def oldest_common(self, target: str, source: str) -> int:
+        """Oldest stamp at which every edge between the frames holds a sample; 0 where all are static."""
+        target, source = _frame(target), _frame(source)
+        with self._lock:
+            up, down = self._path(target, source, 0)
+            dynamic = [edge for edge in (*up, *down) if not edge.static]
+            for edge in dynamic:
+                if not edge.stamps:
+                    raise _outside(edge, target, source, 0)
+            return max((edge.stamps[0] for edge in dynamic), default=0)
+
+    def newest(self, parent: str, child: str) -> int | None:
+        """Newest stamp of one dynamic edge; None where there is no such edge or sample."""
+        with self._lock:
+            edge = self._edges.get(_frame(child))
+            if edge is None or edge.static or edge.parent != _frame(parent) or not edge.stamps:
+                return None
+            return edge.stamps[-1]
+
+    def frames(self) -> tuple[str, ...]:
+        """Every frame a transform named, sorted."""
+        with self._lock:
+            return tuple(sorted(self._known))
+
+    def clear(self, everything: bool = False) -> None:
+        """Drop all dynamic samples; static edges stay, as in tf2 (they are latched and would not come again).
+
+        everything: drop the static edges and the frame names too.
+        """
+        with self._lock:
+            if everything:
+                self._edges.clear()
+                self._known.clear()
+                self._paths.clear()
+            for edge in self._edges.values():
+                if not edge.static:
+                    edge.keep(0, 0)
+
+    def keep_only(self, oldest_ns: int, newest_ns: int) -> None:
+        """Drop dynamic samples outside oldest_ns..newest_ns: after a clock jump they belong to another run."""
+        with self._lock:
+            for edge in self._edges.values():
+                if not edge.static:
+                    edge.keep(bisect_left(edge.stamps, oldest_ns), bisect_right(edge.stamps, newest_ns))
+
+    def forget(self, child: str) -> None:
+        """Drop the samples of the dynamic edge above `child`: its publisher started anew."""
+        with self._lock:
+            edge = self._edges.get(_frame(child))
+            if edge is not None and not edge.static:
+                edge.keep(0, 0)
+
+    def _refuse_loop(self, parent: str, child: str) -> None:
+        frame = parent
+        while True:
+            if frame == child:
+                raise InvalidInput("transform", f"{parent} <- {child} would close a loop")
+            edge = self._edges.get(frame)
+            if edge is None:
+                return
+            frame = edge.parent
+
+    def _path(self, target: str, source: str, stamp: int) -> tuple[list[_Edge], list[_Edge]]:
+        """Edges from source up to the common ancestor, and from target up to it."""
+        known = self._paths.get((target, source))
+        if known is not None:
+            return known
+        for frame in (target, source):
+            if frame not in self._known:
+                held = ", ".join(sorted(self._known)) or "none"
+                raise LookupFailed(target, source, stamp, f"frame {frame} is unknown (frames held: {held})")
+        above_source = self._ancestors(source)
+        above_target = self._ancestors(target)
+        height = {frame: index for index, frame in enumerate([target, *(e.parent for e in above_target)])}
+        for index, frame in enumerate([source, *(e.parent for e in above_source)]):
+            if frame in height:
+                path = (above_source[:index], above_target[: height[frame]])
+                self._paths[target, source] = path
+                return path
+        raise NotConnected(target, source, stamp, "no chain of transforms joins the two frames")
+
+    def _ancestors(self, frame: str) -> list[_Edge]:
+        chain = []
+        while (edge := self._edges.get(frame)) is not None:
+            chain.append(edge)
+            frame = edge.parent
+        return chain
+
+    def _newest_common(self, up: list[_Edge], down: list[_Edge], target: str, source: str, stamp: int) -> int:
+        newest: int | None = None
+        for edge in (*up, *down):
+            if edge.static:
+                continue
+            if not edge.stamps:
+                raise _outside(edge, target, source, stamp)
+            newest = edge.stamps[-1] if newest is None else min(newest, edge.stamps[-1])
+        return newest or 0
+
+    @staticmethod
+    def _evaluate(up: list[_Edge], down: list[_Edge], target: str, source: str, stamp: int) -> Pose:
+        rising = _compose(up, target, source, stamp)
+        if not down:
+            return rising
+        return _multiply(_invert(_compose(down, target, source, stamp)), rising)
+
+
+def _compose(edges: Iterable[_Edge], target: str, source: str, stamp: int) -> Pose:
+    pose = _IDENTITY
+    for edge in edges:
+        step = edge.at(stamp)
+        if step is None:
+            raise _outside(edge, target, source, stamp)
+        pose = step if pose is _IDENTITY else _multiply(step, pose)
+    return pose
+
+
+def _outside(edge: _Edge, target: str, source: str, stamp: int) -> Extrapolation:
+    name = f"{edge.parent} <- {edge.child}"
+    if not edge.stamps:
+        return Extrapolation(target, source, stamp, f"{name} holds no sample", in_future=True)
+    span = f"{name} holds {_seconds(edge.stamps[0])} to {_seconds(edge.stamps[-1])}"
+    return Extrapolation(target, source, stamp, span, in_future=stamp > edge.stamps[-1])
+
+
+def _seconds(stamp_ns: int) -> str:
+    return f"{stamp_ns // 10**9}.{stamp_ns % 10**9:09d} s"
+
+
+def _frame(name: str) -> str:
+    """tf2 knows no leading slash; ROS 1 recordings still carry it."""
+    plain = name[1:] if name[:1] == "/" else name
+    if not plain:
+        raise InvalidInput("frame", "the frame name is empty")
+    return plain
+
+
+def _slerp(a: Quaternion, b: Quaternion, fraction: float) -> Quaternion:
+    """Shortest-arc slerp; lerp where the arc is too small for the sine to be trusted."""
+    ax, ay, az, aw = a
+    bx, by, bz, bw = b
+    dot = ax * bx + ay * by + az * bz + aw * bw
+    sign = 1.0
+    if dot < 0.0:
+        dot, sign = -dot, -1.0
+    if dot > 1.0 - 1e-10:
+        wa, wb = 1.0 - fraction, sign * fraction
+    else:
+        angle = math.acos(dot)
+        sine = math.sin(angle)
+        wa, wb = math.sin((1.0 - fraction) * angle) / sine, sign * math.sin(fraction * angle) / sine
+    x, y, z, w = wa * ax + wb * bx, wa * ay + wb * by, wa * az + wb * bz, wa * aw + wb * bw
+    norm = math.sqrt(x * x + y * y + z * z + w * w)
+    return x / norm, y / norm, z / norm, w / norm
+
+
+def _rotate(q: Quaternion, v: Vector) -> Vector:
+    x, y, z, w = q
+    vx, vy, vz = v
+    tx, ty, tz = 2.0 * (y * vz - z * vy), 2.0 * (z * vx - x * vz), 2.0 * (x * vy - y * vx)
+    return vx + w * tx + y * tz - z * ty, vy + w * ty + z * tx - x * tz, vz + w * tz + x * ty - y * tx
+
+
+def _multiply(a: Pose, b: Pose) -> Pose:
+    (ta, qa), (tb, qb) = a, b
+    rx, ry, rz = _rotate(qa, tb)
+    x1, y1, z1, w1 = qa
+    x2, y2, z2, w2 = qb
+    rotation = (
+        w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2,
+        w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2,
+        w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2,
+        w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2,
+    )
+    return (ta[0] + rx, ta[1] + ry, ta[2] + rz), rotation
+
+
+def _invert(pose: Pose) -> Pose:
+    (tx, ty, tz), (x, y, z, w) = pose
+    conjugate = (-x, -y, -z, w)
+    ix, iy, iz = _rotate(conjugate, (-tx, -ty, -tz))
+    return (ix, iy, iz), conjugate
+
+
+def _matrix(pose: Pose) -> np.ndarray:
+    (tx, ty, tz), (x, y, z, w) = pose
+    xx, yy, zz, xy, xz, yz, wx, wy, wz = x * x, y * y, z * z, x * y, x * z, y * z, w * x, w * y, w * z
+    rows = (
+        (1 - 2 * (yy + zz), 2 * (xy - wz), 2 * (xz + wy), tx),
+        (2 * (xy + wz), 1 - 2 * (xx + zz), 2 * (yz - wx), ty),
+        (2 * (xz - wy), 2 * (yz + wx), 1 - 2 * (xx + yy), tz),
+        (0.0, 0.0, 0.0, 1.0),
+    )
+    return np.array(rows)
+
+
+def _is_rigid(m: list[list[float]]) -> bool:
+    """Rows of the rotation orthonormal, determinant +1, last row 0 0 0 1."""
+    (a, b, c), (d, e, f), (g, h, i) = m[0][:3], m[1][:3], m[2][:3]
+    tolerance = _ROTATION_TOLERANCE
+    products = (
+        a * a + b * b + c * c - 1,
+        d * d + e * e + f * f - 1,
+        g * g + h * h + i * i - 1,
+        a * d + b * e + c * f,
+        a * g + b * h + c * i,
+        d * g + e * h + f * i,
+    )
+    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return max(map(abs, products)) < tolerance and determinant > 0 and m[3] == [0, 0, 0, 1]
+
+
+def _quaternion_of(m: list[list[float]]) -> Quaternion:
+    """x, y, z, w of a rotation matrix, on the branch with the largest divisor (Shepperd, 1978)."""
+    (a, b, c), (d, e, f), (g, h, i) = m[0][:3], m[1][:3], m[2][:3]
+    trace = a + e + i
+    best = max(trace, a, e, i)
+    if best == trace:
+        q = (h - f, c - g, d - b, 1 + trace)
+    elif best == a:
+        q = (1 + a - e - i, b + d, c + g, h - f)
+    elif best == e:
+        q = (b + d, 1 - a + e - i, f + h, c - g)
+    else:
+        q = (c + g, f + h, 1 - a - e + i, d - b)
+    norm = math.sqrt(q[0] ** 2 + q[1] ** 2 + q[2] ** 2 + q[3] ** 2)
+    return q[0] / norm, q[1] / norm, q[2] / norm, q[3] / norm
