@@ -1,0 +1,180 @@
+"""Settings of the occupancy encoder; the defaults are the `tiny` preset."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.errors import InvalidInput
+
+BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet50")
+STRIDES = (4, 8, 16, 32)
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+_OPUS: dict[str, dict[str, Any]] = {
+    "t": {"queries": 600, "points_per_group": 4, "points_per_layer": (1, 4, 16, 32, 64, 128)},
+    "s": {"queries": 1200, "points_per_group": 2, "points_per_layer": (1, 4, 8, 16, 32, 64)},
+    "m": {"queries": 2400, "points_per_group": 2, "points_per_layer": (1, 2, 4, 8, 16, 32)},
+    "l": {"queries": 4800, "points_per_group": 2, "points_per_layer": (1, 2, 4, 8, 16, 16)},
+}
+
+
+@dataclass(frozen=True)
+class OccupancyConfig:
+    """Image backbone, sparse decoder, temporal memory and post-processing.
+
+    The decoder is the one of OPUS (Wang et al., NeurIPS 2024): queries that carry growing sets of points. With both
+    switches `scale_weight_order` and `unseen_points` at "compatible" its arithmetic equals the public code's.
+    Raises InvalidInput naming the field when a value makes no sense.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    """efficientnet_lite0, efficientnet_lite1, efficientnet_lite2 or resnet50."""
+    backbone_width: int = 64
+    """Channels of the ResNet stem; 64 is ResNet-50. The EfficientNets ignore it."""
+    pretrained: bool = True
+    """Start the backbone from the ImageNet weights of its Python package, where one is installed."""
+    backbone_dtype: str = "float32"
+    """float32, or bfloat16 (autocast) for backbone and neck; everything behind them stays float32."""
+    image_mean: tuple[float, ...] = (127.0, 127.0, 127.0)
+    """Subtracted from RGB 0..255."""
+    image_std: tuple[float, ...] = (128.0, 128.0, 128.0)
+    """Divides RGB after the mean is subtracted."""
+    strides: tuple[int, ...] = (8, 16, 32)
+    """Strides of the feature levels the decoder samples, finest first."""
+    neck: str = "depthwise_fpn"
+    """fpn (3x3 output convolutions) or depthwise_fpn (3x3 depthwise, then 1x1)."""
+    embed_dims: int = 128
+    """Channels of features and queries."""
+    groups: int = 4
+    """Channel groups; each samples its own points."""
+    frames: int = 2
+    """Frames the decoder looks at: the present one and frames - 1 remembered ones."""
+    queries: int = 150
+    """Queries of a scene."""
+    points_per_group: int = 4
+    """Sampled points per group and frame."""
+    points_per_layer: tuple[int, ...] = (4, 16, 64)
+    """Points each query predicts in each decoder layer; the length is the number of layers."""
+    heads: int = 8
+    """Heads of the self-attention."""
+    ffn_dims: int = 256
+    """Hidden width of the feed-forward blocks."""
+    mixing_points: int = 16
+    """Points that leave the adaptive mixing."""
+    dropout: float = 0.1
+    """Dropout of attention weights and feed-forward blocks, in training only."""
+    offset_scale: float = 0.5
+    """Metres per unit of the point head."""
+    scale_weight_order: str = "clean"
+    """compatible repeats the pairing of level weights laid out (group, frame) with features laid out (frame, group)
+    that public OPUS and SparseBEV weights were trained with; clean pairs every group with its own weights."""
+    unseen_points: str = "zero"
+    """zero: a point that no camera sees reads nothing. compatible: it reads the first camera with zero padding, so
+    up to one feature pixel outside its border leaks in, as public OPUS weights expect."""
+    class_prior: float = 0.35
+    """Probability every class starts from (bias of the class head). OPUS trains from 0.01; the higher value lets an
+    untrained preset show some voxels."""
+    initial_height: tuple[float, float] = (-0.8, 1.2)
+    """Metres over base_link between which the initial query points lie; x and y cover the whole grid. OPUS spreads
+    them over the full height; near the ground is where most occupied voxels are."""
+    initial_spread: float = 1.0
+    """Metres by which the point head's initial bias scatters a query's points along each axis; 0 leaves the plain
+    initialisation of OPUS, where all points of a query start in one place."""
+    history_interval: float = 0.4
+    """Seconds that remembered frames lie apart at least; a faster stream refreshes the present frame only."""
+    max_gap: float = 1.5
+    """Seconds between two frames after which the memory is dropped."""
+    score_threshold: float = 0.5
+    """A point or voxel counts as occupied above this class probability."""
+    padding: bool = True
+    """Close holes of one voxel by a 3x3x3 morphological closing per class."""
+    max_point_distance: float = 3.0
+    """Metres from the query centre beyond which a point is dropped."""
+    max_points_per_voxel: int = 10
+    """Points averaged per voxel at most, in input order (full 17-class post-processing)."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_mean", "image_std", "strides", "points_per_layer", "initial_height"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _choice("backbone", self.backbone, BACKBONES)
+        _choice("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
+        _choice("neck", self.neck, ("fpn", "depthwise_fpn"))
+        _choice("scale_weight_order", self.scale_weight_order, ("compatible", "clean"))
+        _choice("unseen_points", self.unseen_points, ("compatible", "zero"))
+        for name in ("backbone_width", "embed_dims", "groups", "frames", "queries", "points_per_group", "heads"):
+            _positive(name, getattr(self, name))
+        for name in ("ffn_dims", "mixing_points", "max_points_per_voxel", "offset_scale", "max_gap"):
+            _positive(name, getattr(self, name))
+        _positive("max_point_distance", self.max_point_distance)
+        for name in ("groups", "heads"):
+            if self.embed_dims % getattr(self, name):
+                raise InvalidInput(name, f"{getattr(self, name)} does not divide embed_dims {self.embed_dims}")
+        if not self.strides or list(self.strides) != sorted(set(self.strides)) or set(self.strides) - set(STRIDES):
+            raise InvalidInput("strides", f"want a rising selection of {STRIDES}, got {self.strides}")
+        if not self.points_per_layer or min(self.points_per_layer) < 1:
+            raise InvalidInput("points_per_layer", f"want positive counts, got {self.points_per_layer}")
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) != 3:
+                raise InvalidInput(name, "want three numbers, R, G, B")
+        if min(self.image_std) <= 0:
+            raise InvalidInput("image_std", "want positive numbers")
+        if len(self.initial_height) != 2 or self.initial_height[0] >= self.initial_height[1]:
+            raise InvalidInput("initial_height", f"want (low, high), got {self.initial_height}")
+        for name in ("class_prior", "score_threshold"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise InvalidInput(name, f"want a probability between 0 and 1, got {getattr(self, name)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise InvalidInput("dropout", f"want 0 to below 1, got {self.dropout}")
+        if self.initial_spread < 0 or self.history_interval < 0:
+            raise InvalidInput("initial_spread" if self.initial_spread < 0 else "history_interval", "is negative")
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.points_per_layer)
+
+    @property
+    def mixing_inputs(self) -> int:
+        """Sampled points per group that enter the mixing: frames x points_per_group."""
+        return self.frames * self.points_per_group
+
+    @classmethod
+    def opus(cls, variant: str, **changes: Any) -> OccupancyConfig:
+        """The published OPUS variant "t", "s", "m" or "l" (ResNet-50, 8 frames, 256x704), with `changes` on top."""
+        _choice("variant", variant, tuple(_OPUS))
+        base: dict[str, Any] = {
+            "backbone": "resnet50",
+            "pretrained": False,
+            "image_mean": IMAGENET_MEAN,
+            "image_std": IMAGENET_STD,
+            "strides": (4, 8, 16, 32),
+            "neck": "fpn",
+            "embed_dims": 256,
+            "frames": 8,
+            "ffn_dims": 512,
+            "mixing_points": 32,
+            "scale_weight_order": "compatible",
+            "unseen_points": "compatible",
+            "class_prior": 0.01,
+            "initial_height": (-1.0, 5.4),
+            "initial_spread": 0.0,
+        }
+        return cls(**{**base, **_OPUS[variant], **changes})
+
+    def replace(self, **changes: Any) -> OccupancyConfig:
+        """A checked copy with `changes`."""
+        return dataclasses.replace(self, **changes)
+
+
+def _choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidInput(field, f"want one of {', '.join(allowed)}, got {value!r}")
+
+
+def _positive(field: str, value: float) -> None:
+    if not value > 0:
+        raise InvalidInput(field, f"want a positive number, got {value}")

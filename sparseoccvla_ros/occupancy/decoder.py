@@ -1,0 +1,138 @@
+"""Sparse occupancy decoder: queries that carry growing sets of semantic points (OPUS, Wang et al., NeurIPS 2024)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..core.occ3d import NUM_CLASSES
+from ..core.voxels import VoxelGrid
+from .attention import DistanceAttention
+from .config import OccupancyConfig
+from .mixing import AdaptiveMixing
+from .sampling import PointSampling, SceneViews
+
+
+@dataclass(frozen=True, eq=False)
+class LayerOutput:
+    """One decoder layer's result: features [B, Q, C]; logits [B, Q, R, 17]; points [B, Q, R, 3], normalised.
+
+    A normalised point p lies at lower + p * (upper - lower) metres of the grid; it is not clamped to 0..1.
+    """
+
+    features: Tensor
+    logits: Tensor
+    points: Tensor
+
+
+class DecoderLayer(nn.Module):
+    """Position encoding, sampling, mixing, distance-biased self-attention, feed-forward, heads."""
+
+    lower: Tensor
+    extent: Tensor
+
+    def __init__(self, config: OccupancyConfig, grid: VoxelGrid, input_points: int, output_points: int) -> None:
+        super().__init__()
+        c = config.embed_dims
+        self.output_points = output_points
+        self.offset_scale = config.offset_scale
+        self.position_encoder = nn.Sequential(
+            nn.Linear(3 * input_points, c),
+            nn.LayerNorm(c),
+            nn.ReLU(inplace=True),
+            nn.Linear(c, c),
+            nn.LayerNorm(c),
+            nn.ReLU(inplace=True),
+        )
+        self.sampling = PointSampling(
+            c,
+            config.groups,
+            config.points_per_group,
+            len(config.strides),
+            compatible=config.scale_weight_order == "compatible",
+            leak=config.unseen_points == "compatible",
+        )
+        self.mixing = AdaptiveMixing(c, config.groups, config.mixing_inputs, config.mixing_points)
+        self.self_attn = DistanceAttention(c, config.heads, config.dropout)
+        self.ffn = nn.Sequential(
+            nn.Linear(c, config.ffn_dims),
+            nn.ReLU(inplace=True),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.ffn_dims, c),
+            nn.Dropout(config.dropout),
+        )
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(c), nn.LayerNorm(c), nn.LayerNorm(c)
+        self.cls_branch = nn.Sequential(
+            nn.Linear(c, c),
+            nn.LayerNorm(c),
+            nn.ReLU(inplace=True),
+            nn.Linear(c, c),
+            nn.LayerNorm(c),
+            nn.ReLU(inplace=True),
+            nn.Linear(c, NUM_CLASSES * output_points),
+        )
+        self.reg_branch = nn.Sequential(
+            nn.Linear(c, c),
+            nn.ReLU(inplace=True),
+            nn.Linear(c, c),
+            nn.ReLU(inplace=True),
+            nn.Linear(c, 3 * output_points),
+        )
+        head, reg = self.cls_branch[-1], self.reg_branch[-1]
+        nn.init.constant_(head.bias, math.log(config.class_prior / (1 - config.class_prior)))
+        if config.initial_spread and output_points > 1:
+            reach = config.initial_spread / config.offset_scale
+            nn.init.uniform_(reg.bias, -reach, reach)
+        lower, upper = torch.tensor(grid.lower), torch.tensor(grid.upper)
+        self.register_buffer("lower", lower, persistent=False)
+        self.register_buffer("extent", upper - lower, persistent=False)
+
+    def forward(self, query: Tensor, points: Tensor, scene: SceneViews) -> LayerOutput:
+        """query [B, Q, C] and the previous layer's points [B, Q, R', 3], without gradient."""
+        b, q, count, _ = points.shape
+        metric = points * self.extent + self.lower
+        centres = metric.mean(2)
+        spread = metric.std(2) if count > 1 else torch.zeros_like(centres)
+        query = query + self.position_encoder(points.flatten(2))
+        samples = self.sampling(query, centres, spread, scene)
+        query = self.norm1(self.mixing(samples, query))
+        query = self.norm2(self.self_attn(query, centres))
+        query = self.norm3(query + self.ffn(query))
+        logits = self.cls_branch(query).view(b, q, self.output_points, NUM_CLASSES)
+        offset = self.reg_branch(query).view(b, q, self.output_points, 3)
+        moved = centres[:, :, None] + self.offset_scale * offset
+        return LayerOutput(query, logits, (moved - self.lower) / self.extent)
+
+
+class OccupancyDecoder(nn.Module):
+    """Learned initial points and a stack of DecoderLayer, each with its own weights.
+
+    Point coordinates carry no gradient from one layer to the next; features do.
+    """
+
+    def __init__(self, config: OccupancyConfig, grid: VoxelGrid) -> None:
+        super().__init__()
+        self.init_points = nn.Embedding(config.queries, 3)
+        nn.init.uniform_(self.init_points.weight, 0.0, 1.0)
+        height = grid.upper[2] - grid.lower[2]
+        low, high = ((z - grid.lower[2]) / height for z in config.initial_height)
+        with torch.no_grad():
+            self.init_points.weight[:, 2].mul_(high - low).add_(low)
+        counts = (1, *config.points_per_layer)
+        self.layers = nn.ModuleList(DecoderLayer(config, grid, counts[i], counts[i + 1]) for i in range(config.layers))
+        self.embed_dims = config.embed_dims
+
+    def forward(self, scene: SceneViews) -> list[LayerOutput]:
+        """One LayerOutput per layer."""
+        b = scene.ego2img.shape[0]
+        points = self.init_points.weight[None, :, None].expand(b, -1, -1, -1)
+        query = points.new_zeros((b, points.shape[1], self.embed_dims))
+        outputs: list[LayerOutput] = []
+        for layer in self.layers:
+            output = layer(query, points.detach(), scene)
+            query, points = output.features, output.points
+            outputs.append(output)
+        return outputs

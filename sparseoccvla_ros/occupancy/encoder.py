@@ -1,0 +1,187 @@
+"""The sparse occupancy encoder: camera images to scene queries."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.errors import InvalidInput
+from ..core.occ3d import CAMERAS
+from ..core.types import CameraFrames, SceneQueries
+from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
+from .backbone import EfficientNetLite, build_backbone, package_weights
+from .config import OccupancyConfig
+from .decoder import LayerOutput, OccupancyDecoder
+from .memory import FrameMemory
+from .neck import FeaturePyramid
+from .postprocess import occupied_voxels
+from .sampling import SceneViews, to_atlas
+
+PIXEL_MULTIPLE = 32
+"""Images are padded with zeros at the bottom and right to multiples of this (the coarsest stride)."""
+
+
+class OccupancyEncoder(nn.Module):
+    """Camera images to queries with semantic points (OPUS decoder, any backbone of OccupancyConfig).
+
+    `encode` is the on-line path: one frame set after the other, with a memory of past features. `forward` is the
+    batch path for training and evaluation. Built in evaluation mode.
+
+    trained: False until weights from a checkpoint are loaded; it travels with every result. warnings: what is not as
+    configured, e.g. that the backbone's weights were not found. memory: the FrameMemory of the on-line path.
+    """
+
+    pixel_mean: Tensor
+    pixel_scale: Tensor
+
+    def __init__(self, config: OccupancyConfig, grid: VoxelGrid = OCC3D_GRID) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = grid
+        self.trained = False
+        self.warnings: tuple[str, ...] = ()
+        self.backbone = build_backbone(config.backbone, config.strides, config.backbone_width)
+        self.neck = FeaturePyramid(self.backbone.channels, config.embed_dims, config.neck == "depthwise_fpn")
+        self.decoder = OccupancyDecoder(config, grid)
+        self.register_buffer("pixel_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_scale", 1 / torch.tensor(config.image_std).view(1, 3, 1, 1), persistent=False)
+        self.memory = FrameMemory(config)
+        if config.pretrained:
+            self._load_backbone()
+        self.eval()
+
+    def reset(self) -> None:
+        """Drop the temporal memory."""
+        self.memory.reset()
+
+    def image_features(self, images: Tensor) -> list[Tensor]:
+        """Features of single images.
+
+        images: RGB 0..255, uint8 or float [M, H, W, 3]; returns per level float32 [M, C, H' / stride, W' / stride] with
+        H', W' = H, W rounded up to multiples of 32.
+        """
+        x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last, copy=True)
+        x = x.sub_(self.pixel_mean).mul_(self.pixel_scale)
+        height, width = padded_size(x.shape[-2:])
+        if (height, width) != tuple(x.shape[-2:]):
+            x = F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
+        half = self.config.backbone_dtype == "bfloat16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            levels = self.neck(self.backbone(x))
+        return [level.float() for level in levels]
+
+    def forward(self, images: Tensor, ego2img: Tensor, usable: Tensor | None = None) -> list[LayerOutput]:
+        """Batch path: all frames at once, the present one first.
+
+        images: RGB uint8 or float [B, T, N, H, W, 3]; ego2img float32 [B, T, N, 4, 4], present base_link to pixels of
+        each frame's images; usable bool [B, T, N], all cameras when left out. One LayerOutput per decoder layer.
+        """
+        b, t, n, h, w, _ = images.shape
+        if t != self.config.frames:
+            raise InvalidInput("images", f"want {self.config.frames} frames, got {t}")
+        atlases = []
+        for level in self.image_features(images.flatten(0, 2)):
+            atlas = to_atlas(level.reshape(b * t, n, *level.shape[1:]), self.config.groups)
+            atlases.append(atlas.view(b, t, *atlas.shape[1:]))
+        if usable is None:
+            usable = torch.ones((b, t, n), dtype=torch.bool, device=images.device)
+        return self.decode(SceneViews(atlases, ego2img.float(), usable, padded_size((h, w))))
+
+    def decode(self, scene: SceneViews) -> list[LayerOutput]:
+        """The decoder alone, in float32 whatever autocast surrounds it."""
+        with torch.autocast(scene.ego2img.device.type, enabled=False):
+            return self.decoder(scene)
+
+    @torch.inference_mode()
+    def encode(self, frames: CameraFrames) -> SceneQueries:
+        """On-line path: the newest frame set to scene queries, with the memory of earlier ones.
+
+        The memory is dropped on a new epoch, on a jump in time and on changed cameras (see FrameMemory). Cameras that
+        are invalid or entirely black contribute nothing and are named in `missing`. view_features holds the left and
+        right half of every camera (coarsest level, averaged), two rows per camera in the order of CAMERAS, zero for
+        a missing one. Raises InvalidInput("images", ...) when no camera is left and InvalidInput("occupancy", ...)
+        when a result is not finite; both drop the memory.
+        """
+        frames = in_view_order(frames)
+        usable = frames.valid & frames.images.any((1, 2, 3))
+        if not usable.any():
+            self.reset()
+            raise InvalidInput("images", "every camera is missing or black")
+        if self.training:
+            self.eval()
+            try:
+                return self.encode(frames)
+            finally:
+                self.train()
+        device = self.pixel_mean.device
+        features = self.image_features(torch.from_numpy(frames.images).to(device))
+        self.memory.write(frames, usable, features)
+        last = self.decode(self.memory.views(padded_size(frames.images.shape[1:3])))[-1]
+
+        lower, extent = self.decoder.layers[-1].lower, self.decoder.layers[-1].extent
+        points = last.points[0] * extent + lower
+        best, labels = last.logits[0].max(-1)
+        halves = F.adaptive_avg_pool2d(features[-1], (1, 2))[:, :, 0].transpose(1, 2)
+        halves = halves.masked_fill(torch.from_numpy(~usable).to(device)[:, None, None], 0.0).flatten(0, 1)
+        results = {
+            "features": last.features[0],
+            "centres": points.mean(1),
+            "points": points,
+            "scores": best.sigmoid(),
+            "view_features": halves,
+        }
+        arrays = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in results.items()}
+        # Every class, not only the best one: a NaN among the logits may lose the comparison for the best class.
+        finite = bool(last.logits.isfinite().all()) and all(np.isfinite(a).all() for a in arrays.values())
+        if not finite:
+            self.reset()
+            raise InvalidInput("occupancy", "the network's output holds a number that is not finite")
+        return SceneQueries(
+            stamp=frames.stamp,
+            epoch=frames.epoch,
+            ego=frames.ego,
+            labels=labels.to(torch.uint8).cpu().numpy(),
+            missing=tuple(name for name, use in zip(frames.names, usable, strict=True) if not use),
+            trained=self.trained,
+            **arrays,
+        )
+
+    def voxels(self, queries: SceneQueries) -> SparseVoxels:
+        """Occupied voxels of a scene (see `postprocess.occupied_voxels`)."""
+        return occupied_voxels(queries, self.grid, self.config)
+
+    def _load_backbone(self) -> None:
+        state = package_weights(self.config.backbone)
+        if state is None or not isinstance(self.backbone, EfficientNetLite):
+            self.warnings += (f"no package with weights for {self.config.backbone} is installed: random backbone",)
+            return
+        self.backbone.load_package(state)
+
+
+def padded_size(size: tuple[int, ...] | torch.Size) -> tuple[int, int]:
+    """(H, W) rounded up to multiples of PIXEL_MULTIPLE."""
+    height, width = (-(-s // PIXEL_MULTIPLE) * PIXEL_MULTIPLE for s in size)
+    return height, width
+
+
+def in_view_order(frames: CameraFrames) -> CameraFrames:
+    """Cameras in the order of core.occ3d.CAMERAS, unknown names behind them in the order given.
+
+    The order decides which camera a point is read from where two overlap, so it must not depend on the sender.
+    """
+    rank = {name: index for index, name in enumerate(CAMERAS)}
+    order = sorted(range(len(frames.names)), key=lambda i: rank.get(frames.names[i], len(rank)))
+    if order == list(range(len(order))):
+        return frames
+    return CameraFrames(
+        stamp=frames.stamp,
+        epoch=frames.epoch,
+        names=tuple(frames.names[i] for i in order),
+        stamps=frames.stamps[order],
+        valid=frames.valid[order],
+        images=np.ascontiguousarray(frames.images[order]),
+        ego2img=frames.ego2img[order],
+        ego=frames.ego,
+    )

@@ -1,0 +1,157 @@
+"""Short-term memory of the encoder: features of past frames and where the vehicle was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core import geometry
+from ..core.types import CameraFrames
+from .config import OccupancyConfig
+from .sampling import SceneViews
+
+
+@dataclass(eq=False)
+class _Remembered:
+    """Geometry of one frame; `usable` bool [N] says which cameras to read."""
+
+    stamp: int
+    ego2img: np.ndarray
+    pose: np.ndarray
+    usable: np.ndarray
+
+
+class FrameMemory:
+    """A ring of feature atlases, one slot per frame, and the projection of each old frame into the present.
+
+    Only the newest frame's features are written; for the others nothing but matrices changes from step to step:
+    ego2img(old frame, present base_link) = ego2img(old) x inv(pose(old)) x pose(present).
+    Frames enter by `write`; `views` gives the decoder's input. A frame that comes less than `history_interval` after
+    the newest remembered one replaces the present frame without entering the history. The first frame after a reset
+    fills every slot, as OPUS repeats the present frame at the start of a scene.
+    """
+
+    def __init__(self, config: OccupancyConfig) -> None:
+        self._frames = config.frames
+        self._interval = round(config.history_interval * 1e9)
+        self._max_gap = round(config.max_gap * 1e9)
+        self._groups = config.groups
+        self._atlases: list[Tensor] = []
+        self._entries: list[_Remembered] = []
+        self._slots: list[int] = []
+        self._last: CameraFrames | None = None
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._atlases, self._entries, self._slots, self._last = [], [], [], None
+
+    @property
+    def history(self) -> tuple[int, ...]:
+        """Stamps (ns) of the frames the decoder would see, by age; the first is the present one."""
+        return tuple(self._entries[s].stamp for s in self._slots)
+
+    def write(self, frames: CameraFrames, usable: np.ndarray, features: list[Tensor]) -> str:
+        """Take in the newest frame set.
+
+        usable: bool [N]; features: per level [N, C, H_l, W_l]. Returns why the memory was dropped before, "" if it
+        was kept: "start", "epoch", "time", "gap", "cameras", "image size", "frame of reference" or "calibration".
+        """
+        reason = self._break(frames, features)
+        entry = _Remembered(frames.stamp, frames.ego2img, frames.ego.pose, usable)
+        if reason:
+            self._allocate(features)
+            self._entries = [entry] * self._frames
+            self._slots = list(range(self._frames))
+        else:
+            self._advance()
+            self._entries[self._slots[0]] = entry
+        written = range(self._frames) if reason else (self._slots[0],)
+        for atlas, level in zip(self._atlases, features, strict=True):
+            n, c, h, w = level.shape
+            slots = atlas.view(self._frames, self._groups, c // self._groups, n, h + 1, w)
+            maps = level.view(n, self._groups, c // self._groups, h, w).permute(1, 2, 0, 3, 4)
+            for slot in written:
+                slots[slot, :, :, :, :h] = maps
+        self._last = frames
+        return reason
+
+    def views(self, image_size: tuple[int, int]) -> SceneViews:
+        """The decoder's input for the newest frame, batch size 1; call `write` first."""
+        present = self._entries[self._slots[0]].pose
+        matrices = [e.ego2img @ geometry.inverse(e.pose) @ present for e in self._entries]
+        # Exactly what was given, not a product that is equal up to rounding.
+        matrices[self._slots[0]] = self._entries[self._slots[0]].ego2img
+        device = self._atlases[0].device
+        ages = np.argsort(self._slots)
+        in_order = self._slots == list(range(self._frames))
+        return SceneViews(
+            atlases=[a[None] for a in self._atlases],
+            ego2img=torch.from_numpy(np.stack(matrices)[None].astype(np.float32)).to(device),
+            usable=torch.from_numpy(np.stack([e.usable for e in self._entries])[None]).to(device),
+            image_size=image_size,
+            slots=None if in_order else torch.tensor(self._slots, device=device),
+            ages=None if in_order else torch.from_numpy(ages).to(device),
+        )
+
+    def _allocate(self, features: list[Tensor]) -> None:
+        shapes = []
+        for level in features:
+            n, c, h, w = level.shape
+            shapes.append((self._frames, self._groups, c // self._groups, n * (h + 1), w))
+        if [tuple(a.shape) for a in self._atlases] != shapes:
+            # The separating rows stay zero for good: nothing ever writes to them.
+            self._atlases = [f.new_zeros(s) for f, s in zip(features, shapes, strict=True)]
+
+    def _advance(self) -> None:
+        """Let the present frame enter the history, if it is far enough from the newest there, and free a slot."""
+        if self._frames == 1:
+            return
+        present, newest = (self._entries[s].stamp for s in self._slots[:2])
+        if present - newest >= self._interval:
+            self._slots = [self._slots[-1], *self._slots[:-1]]
+
+    def _break(self, frames: CameraFrames, features: list[Tensor]) -> str:
+        last = self._last
+        if last is None or not self._atlases:
+            return "start"
+        if frames.epoch != last.epoch:
+            return "epoch"
+        if frames.stamp < last.stamp:
+            return "time"
+        if frames.stamp - last.stamp > self._max_gap:
+            return "gap"
+        if frames.names != last.names:
+            return "cameras"
+        if frames.images.shape != last.images.shape:
+            return "image size"
+        if frames.ego.fixed_frame != last.ego.fixed_frame:
+            return "frame of reference"
+        if self._atlases[0].device != features[0].device:
+            return "start"
+        return "calibration" if _recalibrated(last, frames) else ""
+
+
+def _recalibrated(before: CameraFrames, after: CameraFrames) -> bool:
+    """Whether a camera's intrinsics or mount changed between two frame sets.
+
+    ego2img folds in the vehicle's motion between a camera's stamp and the set's, so the mount may appear to move by
+    speed times that offset; the tolerances (0.5 m and 0.1 rad, plus 0.1 s of motion) leave room for it. Intrinsics
+    show in K K^T, which no motion changes.
+    """
+    old, new = before.ego2img[:, :3, :3], after.ego2img[:, :3, :3]
+    old_kk, new_kk = old @ old.swapaxes(1, 2), new @ new.swapaxes(1, 2)
+    if not np.allclose(old_kk, new_kk, rtol=1e-3, atol=1e-3 * float(np.abs(old_kk).max())):
+        return True
+    try:
+        moved = np.linalg.solve(old, before.ego2img[:, :3, 3:]) - np.linalg.solve(new, after.ego2img[:, :3, 3:])
+    except np.linalg.LinAlgError:
+        return True
+    twist = np.maximum(np.abs(before.ego.twist), np.abs(after.ego.twist))
+    if np.linalg.norm(moved[..., 0], axis=-1).max() > 0.5 + 0.1 * float(np.linalg.norm(twist[:3])):
+        return True
+    axes = [m[:, 2] / np.linalg.norm(m[:, 2], axis=-1, keepdims=True) for m in (old, new)]
+    turned = np.arccos(np.clip((axes[0] * axes[1]).sum(-1), -1, 1))
+    return bool(turned.max() > 0.1 + 0.1 * float(np.linalg.norm(twist[3:])))

@@ -1,0 +1,215 @@
+"""From predicted points to sparse semantic voxels.
+
+Two entrances. `voxels_from_scores` is the post-processing of OPUS on all 17 class scores, for evaluation;
+`occupied_voxels` works from a SceneQueries (best class and its score per point) and gives every node that holds the
+message the same voxels.
+
+The morphological closing runs on bit masks, one bit per class: closing a score volume and comparing it with a
+threshold gives the same set as comparing first and closing the binary volume, so all 17 classes take a dozen passes
+over one integer grid instead of a dozen over 17 float grids.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from ..core.errors import InvalidInput
+from ..core.occ3d import FREE, NUM_CLASSES
+from ..core.types import SceneQueries
+from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
+from .config import OccupancyConfig
+
+_BITS = np.uint32(1) << np.arange(NUM_CLASSES, dtype=np.uint32)
+_CUBE = np.array(list(product((-1, 0, 1), repeat=3)), np.int64)
+"""int64 [27, 3]: a voxel and its neighbours."""
+
+
+def occupied_voxels(
+    queries: SceneQueries, grid: VoxelGrid = OCC3D_GRID, config: OccupancyConfig | None = None
+) -> SparseVoxels:
+    """Voxels of a scene from the best class and score of each point.
+
+    A point counts when its score exceeds `config.score_threshold`, it lies within `config.max_point_distance` of its
+    query's centre and inside the grid. A voxel takes the class with the highest summed score among its points, and
+    that class's mean score. With `config.padding` each class is closed by 3x3x3 voxels; a hole filled so takes,
+    among the classes that fill it, the one with the highest summed score among its neighbours, and their mean score.
+    """
+    config = config or OccupancyConfig()
+    q, r, _ = queries.points.shape
+    if queries.labels.size and queries.labels.max() >= NUM_CLASSES:
+        raise InvalidInput("labels", f"label {int(queries.labels.max())} is not an occupied class")
+    distance = np.square(queries.points - queries.centres[:, None]).sum(-1)
+    keep = (queries.scores > config.score_threshold) & (distance < config.max_point_distance**2)
+    points, labels, scores = queries.points[keep], queries.labels[keep], queries.scores[keep]
+    flat, inside = _flat_index(points, grid)
+    flat, labels, scores = flat[inside], labels[inside], scores[inside].astype(np.float64)
+    if not len(flat):
+        return SparseVoxels.empty(grid)
+
+    pair, where = np.unique(flat * NUM_CLASSES + labels, return_inverse=True)
+    total = np.bincount(where, scores)
+    mean = total / np.bincount(where)
+    voxel, label = pair // NUM_CLASSES, pair % NUM_CLASSES
+    # Within a voxel the highest total comes first; lexsort is stable, so the lower class wins a tie.
+    order = np.lexsort((-total, voxel))
+    first = order[np.flatnonzero(np.diff(voxel[order], prepend=-1))]
+    flat, labels, scores = voxel[first], label[first].astype(np.uint8), mean[first].astype(np.float32)
+    if config.padding:
+        filled = _fill_holes(flat, labels, scores, grid)
+        flat, labels, scores = (np.concatenate(pair) for pair in zip((flat, labels, scores), filled, strict=True))
+    return SparseVoxels(_unflatten(flat, grid), labels, scores, grid)
+
+
+def voxels_from_scores(
+    points: np.ndarray,
+    scores: np.ndarray,
+    grid: VoxelGrid = OCC3D_GRID,
+    config: OccupancyConfig | None = None,
+) -> SparseVoxels:
+    """The post-processing of OPUS, voxel for voxel.
+
+    points float32 [Q, R, 3] m, scores float32 [Q, R, 17] probabilities. Points far from their query's mean or below
+    the threshold in every class are dropped; each voxel averages the scores of its first `max_points_per_voxel`
+    points in input order; with padding, a voxel keeps its own mean where that exceeds the threshold in some class, all
+    others take the scores after a 3x3x3 closing per class, and voxels below the threshold in every class are free;
+    without padding every voxel that holds a point is occupied. The label is the class with the highest score.
+    """
+    config = config or OccupancyConfig()
+    if points.ndim != 3 or points.shape[2] != 3 or scores.shape != (*points.shape[:2], NUM_CLASSES):
+        raise InvalidInput("scores", f"want points [Q, R, 3] and scores [Q, R, 17], got {points.shape}, {scores.shape}")
+    points, scores = points.astype(np.float32, copy=False), scores.astype(np.float32, copy=False)
+    threshold = np.float32(config.score_threshold)
+    distance = np.linalg.norm(points - points.mean(1, keepdims=True), axis=-1)
+    keep = (distance < config.max_point_distance) & (scores.max(-1) > threshold)
+    points, scores = points[keep], scores[keep]
+    flat, inside = _flat_index(points, grid)
+    flat, scores = flat[inside], scores[inside]
+    if not len(flat):
+        return SparseVoxels.empty(grid)
+
+    order = np.argsort(flat, kind="stable")
+    flat, scores = flat[order], scores[order]
+    start = np.flatnonzero(np.diff(flat, prepend=-1))
+    rank = np.arange(len(flat)) - np.repeat(start, np.diff(start, append=len(flat)))
+    counted = rank < config.max_points_per_voxel
+    flat, scores = flat[counted], scores[counted]
+    start = np.flatnonzero(np.diff(flat, prepend=-1))
+    count = np.diff(start, append=len(flat)).astype(np.float32)
+    means = np.add.reduceat(scores, start, axis=0) / count[:, None]
+    voxel = flat[start]
+    if config.padding:
+        voxel, means = _closed_scores(voxel, means, threshold, grid)
+    order = np.argsort(_x_major(voxel, grid))
+    voxel, means = voxel[order], means[order]
+    return SparseVoxels(_unflatten(voxel, grid), means.argmax(1).astype(np.uint8), means.max(1), grid)
+
+
+def _flat_index(points: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Flat z-major index int64 [M] of points float32 [M, 3], and which of them lie inside the grid.
+
+    float32 all the way: OPUS bins in float32, and float64 would move points that lie on a border.
+    """
+    scaled = np.floor((points - np.asarray(grid.lower, np.float32)) / np.float32(grid.size))
+    inside = ((scaled >= 0) & (scaled < np.asarray(grid.shape, np.float32))).all(-1)
+    x, y, z = np.where(inside[:, None], scaled, 0).astype(np.int64).T
+    return (z * grid.shape[0] + x) * grid.shape[1] + y, inside
+
+
+def _unflatten(flat: np.ndarray, grid: VoxelGrid) -> np.ndarray:
+    """int16 [M, 3] voxel indices of flat z-major ones."""
+    z, x, y = np.unravel_index(flat, _volume_shape(grid))
+    return np.stack((x, y, z), -1).astype(np.int16)
+
+
+def _volume_shape(grid: VoxelGrid) -> tuple[int, int, int]:
+    """(Z, X, Y): numpy's inner loops want the long axis last."""
+    x, y, z = grid.shape
+    return z, x, y
+
+
+def _x_major(flat: np.ndarray, grid: VoxelGrid) -> np.ndarray:
+    """Sort key that lists voxels by x, then y, then z."""
+    z, x, y = np.unravel_index(flat, _volume_shape(grid))
+    return (x * grid.shape[1] + y) * grid.shape[2] + z
+
+
+def _spread(bits: np.ndarray, combine: np.ufunc) -> np.ndarray:
+    """Combine every voxel of [Z, X, Y] with its 26 neighbours; what lies outside the grid has no say."""
+    for axis in range(3):
+        source = np.moveaxis(bits, axis, 0)
+        bits = bits.copy()
+        target = np.moveaxis(bits, axis, 0)
+        combine(target[1:], source[:-1], out=target[1:])
+        combine(target[:-1], source[1:], out=target[:-1])
+    return bits
+
+
+def _close(bits: np.ndarray) -> np.ndarray:
+    """3x3x3 morphological closing of every bit of a uint32 [Z, X, Y] volume."""
+    return _spread(_spread(bits, np.bitwise_or), np.bitwise_and)
+
+
+def _neighbours(flat: np.ndarray, grid: VoxelGrid, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flat index [M, K] at (z, x, y) `offsets` int64 [K, 3] from each voxel, and whether it lies inside the grid."""
+    shape = _volume_shape(grid)
+    index = [axis[:, None] + offset for axis, offset in zip(np.unravel_index(flat, shape), offsets.T, strict=True)]
+    inside = np.ones(index[0].shape, bool)
+    for axis, size in zip(index, shape, strict=True):
+        inside &= (axis >= 0) & (axis < size)
+        np.clip(axis, 0, size - 1, out=axis)
+    return (index[0] * shape[1] + index[1]) * shape[2] + index[2], inside
+
+
+def _fill_holes(
+    flat: np.ndarray, labels: np.ndarray, scores: np.ndarray, grid: VoxelGrid
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Voxels that closing each class adds: flat index, label and score, see `occupied_voxels`."""
+    size = int(np.prod(grid.shape))
+    bits = np.zeros(size, np.uint32)
+    bits[flat] = _BITS[labels]
+    closed = _close(bits.reshape(_volume_shape(grid))).reshape(-1)
+    closed[flat] = 0
+    holes = np.flatnonzero(closed)
+    label_volume = np.full(size, FREE, np.uint8)
+    label_volume[flat] = labels
+    score_volume = np.zeros(size, np.float32)
+    score_volume[flat] = scores
+    around, inside = _neighbours(holes, grid, _CUBE)
+    label = np.where(inside, label_volume[around], FREE)
+    slot = (np.arange(len(holes)) * (FREE + 1))[:, None] + label
+    total = np.bincount(slot.ravel(), score_volume[around].ravel(), len(holes) * (FREE + 1))
+    count = np.bincount(slot.ravel(), minlength=len(holes) * (FREE + 1))
+    total, count = total.reshape(-1, FREE + 1)[:, :FREE], count.reshape(-1, FREE + 1)[:, :FREE]
+    allowed = (closed[holes, None] & _BITS) != 0
+    best = np.where(allowed, total, -1.0).argmax(1)
+    row = np.arange(len(holes))
+    mean = total[row, best] / np.maximum(count[row, best], 1)
+    return holes, best.astype(np.uint8), mean.astype(np.float32)
+
+
+def _closed_scores(
+    voxel: np.ndarray, means: np.ndarray, threshold: np.float32, grid: VoxelGrid
+) -> tuple[np.ndarray, np.ndarray]:
+    """Occupied voxels and their 17 scores after the closing, see `voxels_from_scores`."""
+    size = int(np.prod(grid.shape))
+    over = means > threshold
+    own = over.any(1)
+    bits = np.zeros(size, np.uint32)
+    bits[voxel] = over @ _BITS
+    closed = _close(bits.reshape(_volume_shape(grid))).reshape(-1)
+    closed[voxel[own]] = 0
+    lifted = np.flatnonzero(closed)
+    # The scores of the few lifted voxels: maximum, then minimum, over windows of their 5x5x5 surroundings.
+    row = np.zeros(size, np.int64)
+    row[voxel] = np.arange(1, len(voxel) + 1)
+    table = np.concatenate((np.zeros((1, NUM_CLASSES), np.float32), means))
+    around, inside = _neighbours(lifted, grid, np.array(list(product(range(-2, 3), repeat=3)), np.int64))
+    window = np.where(inside[..., None], table[row[around]], -np.inf).reshape(-1, 5, 5, 5, NUM_CLASSES)
+    inside = inside.reshape(-1, 5, 5, 5)[:, 1:4, 1:4, 1:4]
+    for axis in (1, 2, 3):
+        parts = [window.take(range(i, i + 3), axis) for i in range(3)]
+        window = np.maximum(np.maximum(parts[0], parts[1]), parts[2])
+    scores = np.where(inside[..., None], window, np.inf).min((1, 2, 3))
+    return np.concatenate((voxel[own], lifted)), np.concatenate((means[own], scores.astype(np.float32)))
