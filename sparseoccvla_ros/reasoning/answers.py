@@ -1,0 +1,104 @@
+"""Greedy decoding of one answer, token by token, beside planning."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ..core.errors import InvalidInput
+from .answer_text import TextStream
+from .language_model import CacheLayers, LanguageModel
+from .turns import Turns
+
+QUESTION_CHUNK = 16
+"""Question tokens per model call: about as long as one decoding step, so a prefill never waits longer than that."""
+
+Reason = Literal["complete", "token_limit", "time_limit", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and how it ended.
+
+    text: at most max_answer_chars characters, control characters escaped; reason: "complete" (the model ended it),
+    "token_limit" (tokens or characters ran out), "time_limit" or "cancelled"; tokens: generated, without the ending
+    one; seconds: wall clock from the call on; stamp: ns of the scene that was asked about; trained: False while the
+    bridge from scene to language is random, so that the words are the bare language model's.
+    """
+
+    text: str
+    reason: Reason
+    tokens: int
+    seconds: float
+    stamp: int = 0
+    trained: bool = False
+
+
+def check_limits(max_tokens: int, time_limit: float, most_tokens: int, most_seconds: float) -> None:
+    """Raise InvalidInput unless 1 <= max_tokens <= most_tokens and 0 < time_limit <= most_seconds."""
+    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or not 1 <= max_tokens <= most_tokens:
+        raise InvalidInput("max_tokens", f"want 1..{most_tokens}, got {max_tokens!r}")
+    if not isinstance(time_limit, int | float) or not math.isfinite(time_limit) or not 0 < time_limit <= most_seconds:
+        raise InvalidInput("time_limit", f"want above 0 and at most {most_seconds} s, got {time_limit!r}")
+
+
+@torch.inference_mode()
+def decode(
+    language_model: LanguageModel,
+    past: CacheLayers,
+    ids: list[int],
+    stream: TextStream,
+    on_text: Callable[[str], None],
+    cancel: threading.Event,
+    turns: Turns,
+    max_tokens: int,
+    deadline: float,
+) -> tuple[Reason, int]:
+    """Continue `past` with the question's `ids`, then answer greedily; returns (reason, tokens).
+
+    Runs in the caller's thread. The model is held for one chunk of the question or one token at a time (`turns`);
+    `on_text` is called in between, never while it is held. deadline: on time.monotonic(). `past` is only read.
+    """
+
+    def ended() -> Reason | None:
+        if cancel.is_set():
+            return "cancelled"
+        return "time_limit" if time.monotonic() >= deadline else None
+
+    hidden = None
+    for start in range(0, len(ids), QUESTION_CHUNK):
+        if reason := ended():
+            return reason, 0
+        with turns.patient():
+            hidden, past = language_model.forward(language_model.embed(ids[start : start + QUESTION_CHUNK]), past)
+    if hidden is None:
+        raise InvalidInput("question", "has no tokens")
+
+    stop = language_model.stop_ids
+    count = 0
+    with turns.patient():
+        token = int(language_model.logits(hidden[0, -1]).argmax())
+    while token not in stop:
+        count += 1
+        if piece := stream.push(token):
+            on_text(piece)
+        if count == max_tokens or stream.full:
+            return _finish(stream, on_text, "token_limit"), count
+        if reason := ended():
+            return _finish(stream, on_text, reason), count
+        with turns.patient():
+            hidden, past = language_model.forward(language_model.embed([token]), past)
+            token = int(language_model.logits(hidden[0, -1]).argmax())
+    return _finish(stream, on_text, "complete"), count
+
+
+def _finish(stream: TextStream, on_text: Callable[[str], None], reason: Reason) -> Reason:
+    if piece := stream.finish():
+        on_text(piece)
+    return reason

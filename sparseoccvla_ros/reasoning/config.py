@@ -1,0 +1,126 @@
+"""Parameters of the language half of the system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.errors import InvalidInput
+
+DTYPES = ("bfloat16", "float16", "float32")
+TOKEN_SCORES = ("mean", "max")
+
+
+@dataclass(frozen=True)
+class ReasoningConfig:
+    """Connector, language model, read-outs and forecaster; the defaults are the tiny preset.
+
+    Raises InvalidInput naming the field when a value is out of range.
+    """
+
+    query_dims: int = 128
+    """Channels C of an occupancy query."""
+    llm: str = "smollm2-135m-instruct"
+    """Language model: "smollm2-135m-instruct" (from its Python package), "random-tiny" (untrained, for tests), or the
+    folder of any transformers causal language model."""
+    dtype: str = "bfloat16"
+    """Number format of the language model; the bridge around it is always float32."""
+    occupancy_tokens: int = 100
+    """At most this many queries become tokens: the ones with the highest occupancy score."""
+    token_score: str = "mean"
+    """How the scores of a query's points make the query's occupancy score: "mean" or "max"."""
+    global_tokens: int = 12
+    """Learned queries for what occupancy cannot carry (weather, light, signs); the paper uses 12."""
+    global_heads: int = 4
+    """Attention heads of the global tokens; divides query_dims."""
+    max_prefill_tokens: int = 150
+    """Bound on prefix + global + occupancy + scoring tokens: it bounds the latency of a frame."""
+    system_prompt: str = "You drive a car. The tokens show the scene."
+    """System turn of every prompt."""
+    scene_prompt: str = "Scene:"
+    """Opens the user turn, before the global and occupancy tokens."""
+    scoring_prompt: str = "Score the trajectory anchors from observations and reasoning."
+    """Asks for the reasoning token (paper, overview figure)."""
+    anchor_dims: int = 128
+    """Width of the anchor scorer."""
+    lora_r: int = 16
+    """Rank of the low-rank adapters; 0 keeps the language model frozen. The paper uses 128."""
+    lora_alpha: int = 16
+    """Adapter scale is lora_alpha / lora_r. The paper uses 16."""
+    lora_dropout: float = 0.05
+    """Dropout inside the adapters, in training."""
+    forecaster_dims: int = 128
+    """Width of the forecaster's layers."""
+    forecaster_layers: int = 2
+    """Attention blocks of the forecaster."""
+    forecaster_heads: int = 4
+    """Attention heads of the forecaster; divides forecaster_dims."""
+    max_object_speed: float = 25.0
+    """m/s; bounds how far the forecaster may move a query per second."""
+    occupancy_threshold: float = 0.3
+    """A forecast voxel is occupied when its score reaches this (0..1)."""
+    max_question_chars: int = 500
+    """Longer questions are refused."""
+    max_answer_chars: int = 2000
+    """An answer ends here at the latest."""
+    max_tokens: int = 64
+    """Default number of tokens of an answer."""
+    max_tokens_limit: int = 1000
+    """A caller may ask for at most this many tokens."""
+    time_limit: float = 10.0
+    """Default seconds for an answer."""
+    time_limit_limit: float = 300.0
+    """A caller may ask for at most this many seconds."""
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "query_dims": 1,
+            "occupancy_tokens": 1,
+            "global_tokens": 1,
+            "global_heads": 1,
+            "max_prefill_tokens": 1,
+            "anchor_dims": 1,
+            "lora_r": 0,
+            "lora_alpha": 1,
+            "forecaster_dims": 1,
+            "forecaster_layers": 1,
+            "forecaster_heads": 1,
+            "max_question_chars": 1,
+            "max_answer_chars": 1,
+            "max_tokens": 1,
+            "max_tokens_limit": 1,
+        }
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InvalidInput(f"reasoning.{name}", f"want an integer >= {least}, got {value!r}")
+        ranges = {
+            "lora_dropout": (0.0, 0.99),
+            "occupancy_threshold": (0.0, 1.0),
+            "max_object_speed": (0.0, 150.0),
+            "time_limit_limit": (0.001, 3600.0),
+            "time_limit": (0.001, self.time_limit_limit),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+                raise InvalidInput(f"reasoning.{name}", f"want {low}..{high}, got {value!r}")
+        for name, allowed in (("dtype", DTYPES), ("token_score", TOKEN_SCORES)):
+            if getattr(self, name) not in allowed:
+                raise InvalidInput(f"reasoning.{name}", f"want one of {list(allowed)}, got {getattr(self, name)!r}")
+        for name in ("llm", "scoring_prompt"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+                raise InvalidInput(f"reasoning.{name}", "is empty")
+        for name in ("system_prompt", "scene_prompt"):
+            if not isinstance(getattr(self, name), str):
+                raise InvalidInput(f"reasoning.{name}", "want a string")
+        for heads, dims in (("global_heads", "query_dims"), ("forecaster_heads", "forecaster_dims")):
+            if getattr(self, dims) % getattr(self, heads):
+                raise InvalidInput(f"reasoning.{heads}", f"does not divide {dims} {getattr(self, dims)}")
+        if self.max_tokens > self.max_tokens_limit:
+            raise InvalidInput("reasoning.max_tokens", f"{self.max_tokens} is above {self.max_tokens_limit}")
+        if self.occupancy_tokens + self.global_tokens >= self.max_prefill_tokens:
+            raise InvalidInput(
+                "reasoning.max_prefill_tokens",
+                f"{self.max_prefill_tokens} leaves no room for a prompt beside "
+                f"{self.occupancy_tokens} occupancy and {self.global_tokens} global tokens",
+            )

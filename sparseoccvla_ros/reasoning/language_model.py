@@ -1,0 +1,248 @@
+"""Loading a causal language model, and the few operations that the bridge needs from it.
+
+Any causal model of the transformers library works. Nothing is ever fetched: weights come from an installed package or
+a local folder, as safetensors only, and code inside a model folder is never run.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Read by huggingface_hub when it is imported: nothing below may reach for the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.errors import InvalidInput
+from . import random_model, smollm2
+from .config import DTYPES, ReasoningConfig
+
+CacheLayers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+"""Keys and values [B, heads, T, d] of each layer; never written to, so any number of continuations may share them."""
+
+_SCENE = "\u241fscene\u241f"
+_QUESTION = "\u241fquestion\u241f"
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $SPARSEOCCVLA_CACHE, else $XDG_CACHE_HOME or ~/.cache, + sparseoccvla_ros."""
+    own = os.environ.get("SPARSEOCCVLA_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sparseoccvla_ros"
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A causal language model with its tokenizer.
+
+    model: transformers causal model in eval mode (or a peft model around one); tokenizer: its fast tokenizer; name: as
+    it was asked for.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        """The transformer without its vocabulary head: prefill needs hidden states only."""
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return model.get_decoder()
+
+    @property
+    def config(self) -> Any:
+        """transformers configuration of the text model."""
+        return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def dims(self) -> int:
+        """Width D of the hidden states."""
+        return int(self.config.hidden_size)
+
+    @property
+    def context(self) -> int:
+        """Longest sequence the positions reach."""
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding_weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding_weight.device
+
+    @property
+    def embedding_weight(self) -> torch.Tensor:
+        """Token embeddings [vocabulary, D]."""
+        return self.model.get_input_embeddings().weight
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids of the tokens that end an answer."""
+        found: set[int] = set()
+        for holder in (getattr(self.model, "generation_config", None), self.config, self.tokenizer):
+            ids = getattr(holder, "eos_token_id", None)
+            found.update([ids] if isinstance(ids, int) else ids or ())
+        return frozenset(int(i) for i in found)
+
+    def to(self, device: torch.device | str) -> LanguageModel:
+        """The same model on another device."""
+        return replace(self, model=self.model.to(device))
+
+    def embed(self, ids: list[int] | torch.Tensor) -> torch.Tensor:
+        """Embeddings [1, T, D] of token ids."""
+        tensor = torch.as_tensor(ids, dtype=torch.long, device=self.device)
+        return self.model.get_input_embeddings()(tensor.reshape(1, -1))
+
+    def forward(self, embeddings: torch.Tensor, past: CacheLayers | None = None) -> tuple[torch.Tensor, CacheLayers]:
+        """Run embeddings [B, T, D] behind `past`.
+
+        Returns the last hidden states [B, T, D] (after the final norm) and keys and values of past + T tokens. `past`
+        is only read: the model's cache appends by making new tensors.
+        """
+        from transformers import DynamicCache
+
+        cache = DynamicCache(past, config=self.config) if past else DynamicCache(config=self.config)
+        out = self.decoder(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+        return out.last_hidden_state, tuple((layer.keys, layer.values) for layer in cache.layers)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Vocabulary logits [..., vocabulary] of last hidden states [..., D]."""
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return model.get_output_embeddings()(hidden)
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of plain text; control tokens written in the text are split into ordinary ones (no prompt injection)."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        special = set(self.tokenizer.all_special_ids)
+        return [i for i in ids if i not in special]
+
+    def prompt_parts(self, system: str, scene: str) -> tuple[list[int], list[int]]:
+        """Ids around a user turn in the model's own chat template.
+
+        Returns (from the start of the conversation to where the scene tokens go, from the end of the question to
+        where the answer starts). A template that refuses a system turn gets it at the head of the user turn; a model
+        without a template gets a plain one.
+        """
+        user = f"{scene}{_SCENE}{_QUESTION}"
+        with_system = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        merged = [{"role": "user", "content": f"{system}\n{user}" if system else user}]
+        if not getattr(self.tokenizer, "chat_template", None):
+            text = f"{system}\nUser: {user}\nAssistant:"
+        else:
+            from jinja2 import TemplateError
+
+            try:
+                text = self._render(with_system if system else merged)
+            except TemplateError:
+                text = self._render(merged)
+        before, found, after = text.partition(_SCENE + _QUESTION)
+        if not found:
+            raise InvalidInput("llm", f"the chat template of {self.name} drops or changes the user's text")
+        return tuple(self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))  # type: ignore[return-value]
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def cropped(layers: CacheLayers, length: int) -> CacheLayers:
+    """The first `length` tokens of cached keys and values, as copies: the rest can be freed."""
+    return tuple((k[..., :length, :].clone(), v[..., :length, :].clone()) for k, v in layers)
+
+
+def load_language_model(
+    name_or_path: str,
+    cache_dir: Path | str | None = None,
+    dtype: str = "bfloat16",
+    progress: Callable[[str], None] = lambda message: None,
+) -> LanguageModel:
+    """A language model ready for inference, on the CPU.
+
+    name_or_path: "smollm2-135m-instruct", "random-tiny", or a local transformers folder with safetensors.
+    cache_dir: where converted models live (default `cache_folder()`). progress: called with one line per slow step.
+    Raises InvalidInput("llm") when there is no such model, or it cannot be read.
+    """
+    if dtype not in DTYPES:
+        raise InvalidInput("dtype", f"want one of {list(DTYPES)}, got {dtype!r}")
+    kind = getattr(torch, dtype)
+    if name_or_path == random_model.NAME:
+        model, tokenizer = random_model.build()
+        return LanguageModel(model.to(kind).eval().requires_grad_(False), tokenizer, name_or_path)
+    if name_or_path == smollm2.NAME:
+        cache = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()
+        with _no_progress_bars():
+            folder = smollm2.converted_folder(cache, progress)
+    else:
+        folder = Path(name_or_path).expanduser()
+        if not (folder / "config.json").is_file():
+            raise InvalidInput(
+                "llm", f"{name_or_path!r} is neither {smollm2.NAME}, {random_model.NAME} nor a transformers folder"
+            )
+    model, tokenizer = _from_folder(folder, kind)
+    return LanguageModel(model, tokenizer, name_or_path)
+
+
+def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    local = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with _no_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InvalidInput("llm", f"cannot read {folder.name}: {str(error).splitlines()[0]}") from error
+    return model.eval().requires_grad_(False), tokenizer
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Nodes log lines; the library's terminal bars would garble them."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> LanguageModel:
+    """The model with trainable low-rank adapters on every linear layer of the decoder; its base stays frozen.
+
+    lora_r 0 returns the model unchanged. The base model object is changed in place (peft does that).
+    Raises InvalidInput("llm") when peft is not installed.
+    """
+    if config.lora_r == 0:
+        return language_model
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise InvalidInput("llm", "adapters need the Python package peft") from error
+    settings = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return replace(language_model, model=get_peft_model(language_model.model, settings))
+
+
+def merge(language_model: LanguageModel) -> LanguageModel:
+    """The model with its adapters folded into the weights; unchanged where it has none."""
+    if not hasattr(language_model.model, "merge_and_unload"):
+        return language_model
+    return replace(language_model, model=language_model.model.merge_and_unload().eval().requires_grad_(False))

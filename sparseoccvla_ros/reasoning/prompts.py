@@ -1,0 +1,86 @@
+"""Question templates and the trajectory text format.
+
+Families follow OmniDrive (Wang et al., CVPR 2025): description, attention, conversation, keywords, action,
+counterfactual and planning. A trajectory in text is `[PT, (+x.xx, +y.yy), ...]`: metres, base_link, 0.5 s apart.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import lru_cache
+from importlib.resources import files
+from string import Formatter
+
+import numpy as np
+import yaml
+
+from ..core.errors import InvalidInput
+
+FORMAT_VERSION = 1
+MAX_PARSED_POINTS = 64
+MAX_COORDINATE = 1e4
+"""Metres; a larger number in text is no waypoint."""
+
+# Quantifiers are bounded, so that hostile text cannot make the search slow.
+_NUMBER = r"[+-]?(?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})"
+_POINT = re.compile(rf"\(\s{{0,8}}({_NUMBER})\s{{0,8}},\s{{0,8}}({_NUMBER})\s{{0,8}}\)", re.ASCII)
+
+
+@lru_cache(maxsize=1)
+def templates() -> dict[str, tuple[str, ...]]:
+    """Template strings per question family, from prompts.yaml beside this file."""
+    data = yaml.safe_load(files(__package__).joinpath("prompts.yaml").read_text(encoding="utf-8"))
+    if data["format_version"] != FORMAT_VERSION:
+        raise InvalidInput("prompts.format_version", f"want {FORMAT_VERSION}, got {data['format_version']!r}")
+    return {family: tuple(texts) for family, texts in data["families"].items()}
+
+
+def render(family: str, variant: int = 0, **fields: str) -> str:
+    """The question of a family; `variant` counts modulo the family's templates, `fields` fill its places.
+
+    Raises InvalidInput for an unknown family, or fields that are missing or that the template does not have.
+    """
+    known = templates()
+    if family not in known:
+        raise InvalidInput("family", f"want one of {sorted(known)}, got {family!r}")
+    template = known[family][variant % len(known[family])]
+    wanted = {name for _, name, _, _ in Formatter().parse(template) if name}
+    if wanted != set(fields):
+        raise InvalidInput("fields", f"{family} {variant} wants {sorted(wanted)}, got {sorted(fields)}")
+    return template.format(**fields)
+
+
+def trajectory_text(waypoints: np.ndarray) -> str:
+    """`[PT, (+1.00, +0.00), ...]` of waypoints [S, 2] m in base_link.
+
+    Two decimals with a sign; values within 0.01 m of zero are written as +0.00 (OmniDrive writes 0.0).
+    """
+    points = np.asarray(waypoints, np.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+        raise InvalidInput("waypoints", f"want finite [S, 2], got {list(points.shape)}")
+    points = np.where(np.abs(points) <= 0.01, 0.0, points)
+    return "[PT, " + ", ".join(f"({x:+.2f}, {y:+.2f})" for x, y in points) + "]"
+
+
+def parse_trajectory(text: str) -> list[tuple[float, float]]:
+    """Waypoints (x, y) in metres found in text, in order; empty where there is none. Never raises.
+
+    Reads from the first "PT" on where there is one, else from the start, up to the closing bracket or the first point
+    out of bounds. Signs, decimals and blanks are optional: OmniDrive's own reader breaks on "(1, 0)".
+    """
+    if not isinstance(text, str):
+        return []
+    start = text.find("PT")
+    if start >= 0:
+        end = text.find("]", start)
+        text = text[start : end if end >= 0 else len(text)]
+    out: list[tuple[float, float]] = []
+    for match in _POINT.finditer(text):
+        x, y = float(match[1]), float(match[2])
+        if not (math.isfinite(x) and math.isfinite(y)) or max(abs(x), abs(y)) > MAX_COORDINATE:
+            break
+        out.append((x, y))
+        if len(out) == MAX_PARSED_POINTS:
+            break
+    return out

@@ -1,0 +1,269 @@
+"""The language half for one frame: one prefill, three read-outs, and answers beside it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.errors import InvalidInput
+from ..core.types import STEPS, Reasoning, SceneQueries, check_array
+from ..core.voxelise import voxelise
+from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
+from .anchor_head import AnchorHead
+from .answer_text import TextStream, check_question
+from .answers import Answer, check_limits, decode
+from .config import ReasoningConfig
+from .connector import Connector, choose_queries, query_scores
+from .forecaster import Forecast, Forecaster, apply_forecast
+from .fusion import ResidualFusion
+from .global_tokens import GlobalTokens
+from .language_model import CacheLayers, LanguageModel, cropped
+from .motion import SOURCES, check_motion, constant_velocity
+from .turns import Turns
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """Everything one prefill gives, with gradients where they are enabled.
+
+    token: float32 [B, D], T_r; anchor_logits: float32 [B, A]; fused: float32 [B, Q, C]; forecast: see `Forecast`;
+    scene: [B, G + K, D], the tokens as they went in; chosen: int64 [B, K], the query of each occupancy token.
+    """
+
+    token: torch.Tensor
+    anchor_logits: torch.Tensor
+    fused: torch.Tensor
+    forecast: Forecast
+    scene: torch.Tensor
+    chosen: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """What questions continue from; never changed, so an answer keeps its scene while newer ones arrive."""
+
+    stamp: int
+    layers: CacheLayers
+
+
+class Reasoner(nn.Module):
+    """Connector, global tokens, language model, anchor head, residual fusion and forecaster.
+
+    Sequence: [template prefix, T_g, T_o, scoring prompt, reasoning token]; T_r is the last hidden state at the
+    reasoning token, T_o' the last hidden states at T_o. The reasoning token is a row of this module and not of the
+    vocabulary, so weights and adapters stay small. `state_dict()` holds the bridge only, never the language model.
+
+    config: parameters; language_model: from `load_language_model`; anchors: float32 [A, 6, 2] m, base_link;
+    grid: where forecasts are voxelised. `trained`: set by whoever loads trained weights; it goes into every output.
+    `reason` and `ask` may run in different threads. Raises InvalidInput when the prompt exceeds max_prefill_tokens.
+    """
+
+    def __init__(
+        self,
+        config: ReasoningConfig,
+        language_model: LanguageModel,
+        anchors: np.ndarray,
+        grid: VoxelGrid = OCC3D_GRID,
+    ) -> None:
+        super().__init__()
+        check_array("anchors", anchors, np.float32, (None, STEPS, 2))
+        self.config = config
+        self.grid = grid
+        self.trained = False
+        # A dataclass, not a module: its weights belong to its own files.
+        self.language_model = language_model
+        weight = language_model.embedding_weight.detach().float()
+        scale = float(weight.pow(2).mean().sqrt())
+        dims = language_model.dims
+        self.register_buffer("anchors", torch.from_numpy(anchors.copy()))
+        self.connector = Connector(config, dims, scale)
+        self.global_tokens = GlobalTokens(config, dims, scale)
+        self.anchor_head = AnchorHead(config, dims)
+        self.fusion = ResidualFusion(config.query_dims, dims)
+        self.forecaster = Forecaster(config)
+
+        self._prefix_ids, self._turn_end_ids = language_model.prompt_parts(config.system_prompt, config.scene_prompt)
+        self._scoring_ids = language_model.tokens("\n" + config.scoring_prompt) + self._turn_end_ids
+        # Starts as the mean of its own prompt: close to words the model knows in this place.
+        mean = weight[self._scoring_ids].mean(0)
+        self.reasoning_token = nn.Parameter(mean * (scale / mean.pow(2).mean().sqrt().clamp_min(1e-8)))
+        length = len(self._prefix_ids) + config.global_tokens + config.occupancy_tokens + len(self._scoring_ids) + 1
+        limit = min(config.max_prefill_tokens, language_model.context)
+        if length > limit:
+            raise InvalidInput("reasoning.max_prefill_tokens", f"the sequence has {length} tokens, at most {limit} fit")
+
+        self._turns = Turns()
+        self._prefix: CacheLayers | None = None
+        self._scene: _Scene | None = None
+
+    def forget(self) -> None:
+        """Drop the newest scene and the cached prefix (after a time jump, or when the language model changed)."""
+        with self._turns.urgent():
+            self._scene = None
+            self._prefix = None
+
+    def scene_tokens(
+        self, features: torch.Tensor, centres: torch.Tensor, scores: torch.Tensor, view_features: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """([B, G + K, D] tokens T_g and T_o, int64 [B, K] the query of each T_o).
+
+        features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] of the queries' points; view_features [B, V, C].
+        """
+        per_query = query_scores(scores, self.config.token_score)
+        chosen = choose_queries(centres, per_query, self.config.occupancy_tokens)
+
+        def pick(x: torch.Tensor) -> torch.Tensor:
+            return x.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1]))
+
+        occupancy = self.connector(pick(features), pick(centres))
+        return torch.cat([self.global_tokens(view_features, features, centres), occupancy], dim=1), chosen
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        centres: torch.Tensor,
+        scores: torch.Tensor,
+        view_features: torch.Tensor,
+        motion: torch.Tensor,
+    ) -> Readout:
+        """The read-outs of a batch from a fresh prefill, differentiable (training; `reason` reuses the prefix).
+
+        Arguments as in `scene_tokens`; motion: [B, 6, 2] m, the ego's future waypoints.
+        """
+        scene, chosen = self.scene_tokens(features, centres, scores, view_features)
+        prefix = self.language_model.embed(self._prefix_ids).expand(len(scene), -1, -1)
+        hidden, _ = self.language_model.forward(torch.cat([prefix, self._sequence(scene)], dim=1))
+        return self._read(hidden[:, len(self._prefix_ids) :], features, centres, motion, scene, chosen)
+
+    @torch.inference_mode()
+    def reason(
+        self,
+        queries: SceneQueries,
+        future_motion: np.ndarray | None = None,
+        motion_source: str = "planned",
+    ) -> Reasoning:
+        """Reasoning token, anchor scores, fused features and forecasts of one frame.
+
+        future_motion: [6, 2] m, waypoints in base_link at the stamp; None takes constant velocity from the twist.
+        motion_source: what `future_motion` is, "planned" or "oracle". Forecasts are in base_link at the stamp (the
+        current ego frame). Raises InvalidInput for queries of another width or numbers that do not fit.
+        """
+        if queries.features.shape[1] != self.config.query_dims:
+            raise InvalidInput("features", f"want {self.config.query_dims} channels, got {queries.features.shape[1]}")
+        if queries.points.shape[1] == 0:
+            raise InvalidInput("points", "a query has no points")
+        if motion_source not in SOURCES:
+            raise InvalidInput("motion_source", f"want one of {list(SOURCES)}, got {motion_source!r}")
+        if future_motion is None:
+            motion, motion_source = constant_velocity(queries.ego.twist), "constant_velocity"
+        else:
+            motion = check_motion(future_motion)
+
+        arrays = (queries.features, queries.centres, queries.scores, queries.view_features, motion)
+        device = self.anchors.device
+        features, centres, scores, views, path = (torch.from_numpy(a).to(device)[None] for a in arrays)
+        scene, chosen = self.scene_tokens(features, centres, scores, views)
+        sequence = self._sequence(scene)
+        with self._turns.urgent():
+            if self._prefix is None:
+                _, self._prefix = self.language_model.forward(self.language_model.embed(self._prefix_ids))
+            hidden, layers = self.language_model.forward(sequence, self._prefix)
+            self._scene = _Scene(queries.stamp, cropped(layers, len(self._prefix_ids) + scene.shape[1]))
+        out = self._read(hidden, features, centres, path, scene, chosen)
+        return Reasoning(
+            stamp=queries.stamp,
+            epoch=queries.epoch,
+            token=out.token[0].cpu().numpy(),
+            anchor_scores=out.anchor_logits[0].cpu().numpy(),
+            fused_features=out.fused[0].cpu().numpy(),
+            forecasts=self._forecast_voxels(queries, out.forecast),
+            forecast_motion=motion_source,
+            trained=self.trained and queries.trained,
+        )
+
+    def ask(
+        self,
+        question: str,
+        on_text: Callable[[str], None] = lambda piece: None,
+        cancel: threading.Event | None = None,
+        max_tokens: int | None = None,
+        time_limit: float | None = None,
+    ) -> Answer:
+        """Answer a question about the newest reasoned scene; blocks the calling thread, streams into `on_text`.
+
+        question: 1..max_question_chars printable characters; on_text: called with each piece of valid text, the
+        pieces together are the answer; cancel: set it to end early; max_tokens, time_limit (s): default to the config.
+        Raises InvalidInput("question" | "max_tokens" | "time_limit"), and InvalidInput("scene") before the first
+        `reason`.
+        """
+        began = time.monotonic()
+        config = self.config
+        max_tokens = config.max_tokens if max_tokens is None else max_tokens
+        time_limit = config.time_limit if time_limit is None else time_limit
+        check_limits(max_tokens, time_limit, config.max_tokens_limit, config.time_limit_limit)
+        text = check_question(question, config.max_question_chars)
+        scene = self._scene
+        if scene is None:
+            raise InvalidInput("scene", "no scene has been reasoned about yet")
+        ids = self.language_model.tokens("\n" + text) + self._turn_end_ids
+        room = self.language_model.context - scene.layers[0][0].shape[-2] - len(ids)
+        if room < 1:
+            raise InvalidInput("question", f"is {1 - room} tokens too long for {self.language_model.name}")
+        stream = TextStream(self.language_model.tokenizer, config.max_answer_chars)
+        reason, tokens = decode(
+            self.language_model,
+            scene.layers,
+            ids,
+            stream,
+            on_text,
+            cancel or threading.Event(),
+            self._turns,
+            min(max_tokens, room),
+            began + time_limit,
+        )
+        return Answer(stream.text, reason, tokens, time.monotonic() - began, scene.stamp, self.trained)
+
+    def _sequence(self, scene: torch.Tensor) -> torch.Tensor:
+        """What follows the prefix, [B, T, D] in the language model's number format."""
+        kind = self.language_model.dtype
+        prompt = self.language_model.embed(self._scoring_ids).expand(len(scene), -1, -1)
+        token = self.reasoning_token.expand(len(scene), 1, -1)
+        return torch.cat([scene.to(kind), prompt, token.to(kind)], dim=1)
+
+    def _read(
+        self,
+        hidden: torch.Tensor,
+        features: torch.Tensor,
+        centres: torch.Tensor,
+        motion: torch.Tensor,
+        scene: torch.Tensor,
+        chosen: torch.Tensor,
+    ) -> Readout:
+        """Read-outs from the hidden states [B, T, D] behind the prefix."""
+        token = hidden[:, -1].float()
+        fused = self.fusion(features, hidden[:, self.config.global_tokens : scene.shape[1]], chosen)
+        return Readout(
+            token=token,
+            anchor_logits=self.anchor_head(token, self.anchors),
+            fused=fused,
+            forecast=self.forecaster(fused, centres, motion),
+            scene=scene,
+            chosen=chosen,
+        )
+
+    def _forecast_voxels(self, queries: SceneQueries, forecast: Forecast) -> tuple[SparseVoxels, ...]:
+        parts = [x[0].cpu().numpy() for x in (forecast.shift, forecast.turn, forecast.class_change)]
+        out = []
+        for shift, turn, change in zip(*parts, strict=True):
+            points, labels, scores = apply_forecast(
+                queries.points, queries.centres, queries.labels, queries.scores, shift, turn, change
+            )
+            flat = points.reshape(-1, 3), labels.reshape(-1), scores.reshape(-1)
+            out.append(voxelise(*flat, self.grid, self.config.occupancy_threshold))
+        return tuple(out)
