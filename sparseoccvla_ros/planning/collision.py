@@ -1,0 +1,122 @@
+"""Does the swept ego footprint touch occupied voxels, now or as forecast?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.occ3d import FLAT, LABEL, MOVABLE
+from ..core.voxels import SparseVoxels, VoxelGrid
+from .config import PlanningConfig
+from .trajectory import SWEEP_TIMES, sweep
+
+GROUND_BLOCK = 4.0
+"""m, edge of the blocks in which the height of the ground is averaged."""
+MAX_GROUND_OFFSET = 1.5
+"""m the ground may lie above or below the plane under the vehicle."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Voxels expected `seconds` after the stamp, with the transform float64 [4, 4] of their frame to base_link at the
+    stamp (identity when they were forecast from this very frame)."""
+
+    seconds: float
+    voxels: SparseVoxels
+    to_ego: np.ndarray
+
+
+class ObstacleMap:
+    """Bird's-eye obstacle layers of one scene; `touches` then costs the same however many voxels there are.
+
+    Layer 0 is the present, one more layer follows per forecast. What cannot move counts for the whole horizon; what
+    can move counts until the first forecast takes over, or for config.movable_hold seconds when there is none. A pose
+    is tested against the layer nearest in time.
+    """
+
+    def __init__(self, config: PlanningConfig, voxels: SparseVoxels, forecasts: tuple[Forecast, ...] = ()) -> None:
+        self._config = config
+        self._grid = voxels.grid
+        self._classes = np.zeros(256, bool)
+        self._classes[[LABEL[name] for name in config.obstacle_classes]] = True
+        movable = np.zeros(256, bool)
+        movable[list(MOVABLE)] = True
+        present = self._obstacles(voxels)
+        moving = movable[voxels.labels]
+        static = self._rasterise(voxels.centres()[present & ~moving])
+        now = static | self._rasterise(voxels.centres()[present & moving])
+        layers, times = [now], [0.0]
+        for forecast in forecasts:
+            hit = self._obstacles(forecast.voxels)
+            centres = forecast.voxels.centres()[hit] @ forecast.to_ego[:3, :3].T + forecast.to_ego[:3, 3]
+            layers.append(static | self._rasterise(centres))
+            times.append(forecast.seconds)
+        if not forecasts:
+            layers.append(static)
+            times.append(2 * config.movable_hold)
+        self._layers = np.stack(layers)
+        self._layer_of_step = np.abs(SWEEP_TIMES[:, None] - np.array(times)).argmin(1)
+        self._body = _footprint(config, config.collision_margin, config.collision_margin, self._grid.size)
+        # the vehicle stands where it stands: what its own outline covers now (and what touches its flanks) is no
+        # reason to refuse to move
+        x, y, inside = self._cells(_footprint(config, 0.0, config.collision_margin, self._grid.size))
+        self._layers[:, x[inside], y[inside]] = False
+
+    def _obstacles(self, voxels: SparseVoxels) -> np.ndarray:
+        """bool [M]: obstacle class, sure enough, and at a height the vehicle would hit."""
+        centres = voxels.centres()
+        height = centres[:, 2] - _ground(voxels, centres)
+        band = (height >= self._config.min_obstacle_height) & (height <= self._config.max_obstacle_height)
+        return self._classes[voxels.labels] & (voxels.scores >= self._config.obstacle_score) & band
+
+    def _cells(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cell columns of points [..., 2] m and whether they lie on the grid."""
+        scaled = np.floor((points - self._grid.lower[:2]) / self._grid.size)
+        x, y = np.clip(scaled, -1, 1_000_000).astype(np.int32).transpose(-1, *range(scaled.ndim - 1))
+        columns, rows, _ = self._grid.shape
+        return x, y, (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
+
+    def _rasterise(self, centres: np.ndarray) -> np.ndarray:
+        layer = np.zeros(self._grid.shape[:2], bool)
+        x, y, inside = self._cells(centres[:, :2])
+        layer[x[inside], y[inside]] = True
+        return layer
+
+    def touches(self, waypoints: np.ndarray) -> np.ndarray:
+        """bool [K]: whether trajectories [K, 6, 2] m bring the footprint onto an obstacle. Off the grid is free."""
+        return self.touches_poses(sweep(waypoints))
+
+    def touches_poses(self, poses: np.ndarray) -> np.ndarray:
+        """The same for poses [K, 30, 3] (x, y, yaw) at SWEEP_TIMES."""
+        cos, sin = np.cos(poses[..., 2:]), np.sin(poses[..., 2:])
+        along, across = self._body.T
+        points = np.stack(
+            [poses[..., :1] + cos * along - sin * across, poses[..., 1:2] + sin * along + cos * across], axis=-1
+        )
+        x, y, inside = self._cells(points)
+        layer = np.broadcast_to(self._layer_of_step[:, None], x.shape)
+        hit = self._layers[layer, np.where(inside, x, 0), np.where(inside, y, 0)] & inside
+        return hit.any(axis=(1, 2))
+
+
+def _footprint(config: PlanningConfig, ends: float, flanks: float, cell: float) -> np.ndarray:
+    """Points [S, 2] m in the vehicle frame, half a cell apart, over the footprint widened by `ends` and `flanks`."""
+    half_length, half_width = config.ego_length / 2 + ends, config.ego_width / 2 + flanks
+    along = np.linspace(-half_length, half_length, int(np.ceil(4 * half_length / cell)) + 1) + config.ego_centre
+    across = np.linspace(-half_width, half_width, int(np.ceil(4 * half_width / cell)) + 1)
+    return np.stack(np.meshgrid(along, across, indexing="ij"), -1).reshape(-1, 2)
+
+
+def _ground(voxels: SparseVoxels, centres: np.ndarray) -> np.ndarray:
+    """Height [M] m of the ground under each voxel: mean of the flat classes in its block, 0 where none is seen."""
+    grid: VoxelGrid = voxels.grid
+    edge = max(round(GROUND_BLOCK / grid.size), 1)
+    rows = grid.shape[1] // edge + 1
+    block = voxels.indices[:, 0].astype(np.int64) // edge * rows + voxels.indices[:, 1] // edge
+    blocks = (grid.shape[0] // edge + 1) * rows
+    flat = np.isin(voxels.labels, FLAT)
+    count = np.bincount(block[flat], minlength=blocks)
+    total = np.bincount(block[flat], centres[flat, 2], minlength=blocks)
+    height = np.clip(total / np.maximum(count, 1), -MAX_GROUND_OFFSET, MAX_GROUND_OFFSET)
+    return height[block]

@@ -1,0 +1,46 @@
+"""Training losses of the planner (llm_planner.md 4.4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .diffusion import deltas_of
+
+
+def nearest_anchor(anchors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """int64 [B], the positive anchor: least mean distance of cumulative waypoints over the valid steps.
+
+    anchors [A, 6, 2] m; truth [B, 6, 2] m; valid bool [B, 6]. The first of equals wins.
+    """
+    distance = torch.linalg.vector_norm(anchors[None] - truth[:, None], dim=-1)
+    weight = valid[:, None].to(distance.dtype)
+    return ((distance * weight).sum(-1) / weight.sum(-1).clamp(min=1.0)).argmin(1)
+
+
+def score_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
+    """Binary cross entropy over all A anchors, the positive weighted A - 1 so both sides count alike.
+
+    logits [B, A]; positive int64 [B]; valid bool [B, 6]: rows without a valid step do not count. Scalar.
+    """
+    count = logits.shape[1]
+    target = F.one_hot(positive, count).to(logits.dtype)
+    loss = F.binary_cross_entropy_with_logits(
+        logits, target, pos_weight=logits.new_tensor(float(count - 1)), reduction="none"
+    ).mean(1)
+    rows = valid.any(1).to(loss.dtype)
+    return (loss * rows).sum() / rows.sum().clamp(min=1.0)
+
+
+def trajectory_loss(waypoints: Tensor, truth: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
+    """Mean L1 in metres on the per-step deltas of the positive anchor's trajectory, over valid steps.
+
+    waypoints [B, A, 6, 2] m, cumulative; truth [B, 6, 2] m; positive int64 [B]; valid bool [B, 6]. A step counts when
+    both its ends are valid. Scalar.
+    """
+    chosen = waypoints[torch.arange(len(truth), device=truth.device), positive]
+    error = (deltas_of(chosen) - deltas_of(truth)).abs().sum(-1)
+    both = valid & torch.cat([torch.ones_like(valid[:, :1]), valid[:, :-1]], dim=1)
+    weight = both.to(error.dtype)
+    return (torch.where(both, error, torch.zeros_like(error)) * weight).sum() / weight.sum().clamp(min=1.0)

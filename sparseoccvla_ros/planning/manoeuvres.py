@@ -1,0 +1,62 @@
+"""Kinematic urban manoeuvres: the trajectories from which anchors are fitted when there is no recorded driving."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from ..core.types import STEP_SECONDS, STEPS
+
+SUBSTEPS = 25
+"""Integration steps per waypoint interval (20 ms)."""
+SPEEDS = np.arange(0.0, 13.5, 0.5)
+"""m/s at the start."""
+ACCELERATIONS = (-3.0, -1.5, -0.5, 0.0, 0.5, 1.0, 2.0)
+"""m/s^2, held until the vehicle stands or reaches TOP_SPEED."""
+CURVATURES = tuple(np.round(np.concatenate([[0.0], np.geomspace(0.002, 0.2, 14)]), 5))
+"""1/m to the left; the right is the mirror image."""
+TOP_SPEED = 14.0
+MAX_LATERAL = 3.5
+"""m/s^2, what drivers accept in town."""
+TURN_OFFSET = 2.0
+"""m of lateral offset after 3 s from which a trajectory counts as a turn (llm_planner.md 4.7)."""
+COMMAND_INDEX = {"left": 0, "straight": 1, "right": 2}
+
+
+def drive(speed: np.ndarray, acceleration: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Waypoints float64 [N, 6, 2] m in base_link at 0.5 .. 3.0 s of a kinematic bicycle.
+
+    speed [N] m/s, acceleration [N] m/s^2, first and last [N]: curvature in 1/m at 0 s and 3 s, linear in between
+    (a steering wheel turned at a constant rate). The lateral acceleration is held below MAX_LATERAL.
+    """
+    count = STEPS * SUBSTEPS
+    dt = STEP_SECONDS / SUBSTEPS
+    middle = (np.arange(count) + 0.5) * dt
+    v = np.clip(speed[:, None] + acceleration[:, None] * middle, 0.0, np.maximum(speed, TOP_SPEED)[:, None])
+    curvature = first[:, None] + (last - first)[:, None] * middle / (count * dt)
+    limit = MAX_LATERAL / np.maximum(v, 0.1) ** 2
+    turn = np.clip(curvature, -limit, limit) * v * dt
+    yaw = np.cumsum(turn, axis=1) - 0.5 * turn
+    step = np.stack([v * np.cos(yaw), v * np.sin(yaw)], axis=-1) * dt
+    return np.cumsum(step, axis=1)[:, SUBSTEPS - 1 :: SUBSTEPS]
+
+
+def command_of(trajectories: np.ndarray) -> np.ndarray:
+    """int64 [N] index of the command (0 left, 1 straight, 2 right) that trajectories [N, 6, 2] carry out."""
+    lateral = trajectories[:, -1, 1]
+    return np.where(lateral >= TURN_OFFSET, 0, np.where(lateral <= -TURN_OFFSET, 2, 1)).astype(np.int64)
+
+
+def urban() -> tuple[np.ndarray, np.ndarray]:
+    """Every manoeuvre of the tables above and its mirror image.
+
+    Returns trajectories float64 [N, 6, 2] and commands int64 [N]. No randomness: the set is a grid.
+    """
+    ramps = [(k, k) for k in CURVATURES] + [(0.0, k) for k in CURVATURES[1:]] + [(k, 0.0) for k in CURVATURES[1:]]
+    grid = np.array([(v, a, k0, k1) for v, a, (k0, k1) in product(SPEEDS, ACCELERATIONS, ramps)])
+    left = drive(*grid.T)
+    # standing still is one manoeuvre, however many rows of the table lead to it
+    left = np.unique(np.round(left, 6).reshape(len(left), -1), axis=0).reshape(-1, STEPS, 2)
+    both = np.concatenate([left, left * (1.0, -1.0)])
+    return both, command_of(both)

@@ -1,0 +1,376 @@
+"""The planning stage: score the anchors, denoise them, let the gate choose, and say how far the plan can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import InvalidInput
+from ..core.geometry import apply, inverse
+from ..core.types import (
+    HORIZONS,
+    STEPS,
+    WAYPOINT_TIMES,
+    Command,
+    CommandSource,
+    EgoState,
+    Plan,
+    PlanStatus,
+    Reasoning,
+    SceneQueries,
+)
+from ..core.voxels import SparseVoxels
+from . import gate
+from .anchors import AnchorSet
+from .collision import Forecast, ObstacleMap
+from .config import PlanningConfig
+from .decoder import TrajectoryDecoder
+from .diffusion import DeltaNormaliser, DiffusionSchedule, denoise, start_noise
+from .ego import FEATURE_NAMES, EgoHistory
+from .reasons import PlanReason, missing_camera, rejected, skipped
+from .scorer import AnchorScorer, command_mask
+from .trajectory import Motion, braking, motion_of
+
+
+@dataclass(frozen=True, eq=False)
+class _Previous:
+    """What the next plan must be continuous with; waypoints is None after a plan nobody should follow."""
+
+    stamp: int
+    epoch: int
+    ego: EgoState
+    waypoints: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What a plan repeats of its input, and the candidates once there are any."""
+
+    queries: SceneQueries
+    command: Command
+    source: CommandSource
+    candidates: np.ndarray = field(default_factory=lambda: np.zeros((0, STEPS, 2), np.float32))
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    score_source: str = "ego"
+
+
+class Planner(nn.Module):
+    """Plans three seconds ahead from sparse queries, with or without the language model's opinion.
+
+    Every plan is either OK, or carries the reasons why not; a scene that cannot be planned on gives a braking or an
+    empty plan, never an unflagged one. Equal inputs give bit-equal plans. Not thread safe.
+    """
+
+    def __init__(self, config: PlanningConfig, anchors: AnchorSet) -> None:
+        super().__init__()
+        self.config = config
+        self.anchors = anchors
+        self.trained = False
+        """Set by whoever loads weights."""
+        self.normaliser = DeltaNormaliser(config.forward_range, config.lateral_range)
+        self.schedule = DiffusionSchedule(tuple(config.timesteps), config.schedule == "spaced")
+        self.scorer = AnchorScorer(config)
+        self.decoder = TrajectoryDecoder(config, self.normaliser)
+        deltas = torch.from_numpy(anchors.deltas)
+        if bool(self.normaliser.clipped(deltas).any()):
+            raise InvalidInput("anchors", "an anchor leaves forward_range or lateral_range of the planning config")
+        self.register_buffer("anchor_waypoints", torch.from_numpy(anchors.flat.copy()), persistent=False)
+        self.register_buffer("anchor_deltas", self.normaliser.normalise(deltas), persistent=False)
+        self.register_buffer("noise", start_noise(deltas.shape, config.seed), persistent=False)
+        self.last_gate: gate.GateReport | None = None
+        """Verdict on every candidate of the newest plan, for diagnostics and markers; None when none was decoded."""
+        self._previous: _Previous | None = None
+
+    def reset(self) -> None:
+        """Forget the previous plan."""
+        self._previous = None
+        self.last_gate = None
+
+    def forward(
+        self,
+        features: Tensor,
+        centres: Tensor,
+        ego: Tensor,
+        token: Tensor | None = None,
+        anchor_scores: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Score and denoise the anchors for a batch.
+
+        features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D]; anchor_scores [B, A] logits of the language
+        model, added to the scorer's; noise [A, 6, 2], default the seeded one. Returns logits [B, A] and waypoints
+        [B, A, 6, 2] m, cumulative, base_link.
+        """
+        logits = self.scorer(self.anchor_waypoints, features, centres, ego, token)
+        if anchor_scores is not None:
+            logits = logits + anchor_scores
+        memory, condition = self.decoder.encode(features, centres, ego, token)
+        batch = len(features)
+        clean = self.anchor_deltas.expand(batch, -1, -1, -1)
+        # the decoder is trained by regression; its error must not steer the ranking
+        scores = logits.detach().sigmoid()
+
+        def network(sample: Tensor, time: int) -> Tensor:
+            times = torch.full((batch,), time, device=sample.device)
+            return self.decoder(sample, times, clean, scores, memory, condition)[-1]
+
+        start = (self.noise if noise is None else noise).expand(batch, -1, -1, -1)
+        x0 = denoise(self.schedule, clean, start, self.config.noise_step, network)
+        return logits, self.normaliser.metres(x0).cumsum(-2)
+
+    def plan(
+        self,
+        queries: SceneQueries,
+        voxels: SparseVoxels,
+        reasoning: Reasoning | None,
+        history: EgoHistory,
+        command: Command,
+        command_source: CommandSource,
+    ) -> Plan:
+        """Plan from one scene.
+
+        reasoning: the newest one that is not too old, or None; it may stem from an earlier frame of the same epoch.
+        Raises InvalidInput only for arguments of a wrong type; wrong values give a flagged plan.
+        """
+        for name, value, kind in (
+            ("queries", queries, SceneQueries),
+            ("voxels", voxels, SparseVoxels),
+            ("reasoning", reasoning, Reasoning | None),
+            ("history", history, EgoHistory),
+            ("command", command, Command),
+            ("command_source", command_source, CommandSource),
+        ):
+            if not isinstance(value, kind):
+                raise InvalidInput(name, f"got {type(value).__name__}")
+        previous = self._previous if self._previous and self._previous.epoch == queries.epoch else None
+        request = _Request(queries, command, command_source)
+        self.last_gate = None
+        reasons = self._input_reasons(queries, command_source)
+        if not _usable_ego(queries.ego):
+            return self._reject(request, [PlanReason.EGO_INVALID, *reasons])
+        if abs(queries.ego.speed) > self.config.absurd_speed:
+            return self._reject(request, [PlanReason.EGO_SPEED_ABSURD, *reasons])
+        refusal = self._refusal(queries, previous)
+        reverse = refusal is PlanReason.STAMP_REVERSED
+        if refusal is not None:
+            # a frame from the past does not replace the newer plan's memory
+            return self._stop(request, [refusal, *reasons], None, remember=not reverse)
+        try:
+            ego = self._ego_features(queries.stamp, history, command)
+        except InvalidInput:
+            return self._stop(request, [PlanReason.EGO_HISTORY_MISSING, *reasons], None)
+        if self.config.ego == "causal" and ego[FEATURE_NAMES.index("has_velocity")] == 0:
+            reasons.append(PlanReason.EGO_HISTORY_MISSING)
+        reasoning, why = self._usable_reasoning(queries, reasoning)
+        reasons += why
+        logits, candidates = self._infer(queries, ego, reasoning)
+        group = torch.from_numpy(self.anchors.group(command))
+        masked = command_mask(logits, group) if self.config.command_mask else logits
+        obstacles = None
+        if queries.trained:
+            forecasts, why = self._forecasts(queries, reasoning, history)
+            obstacles = ObstacleMap(self.config, voxels, forecasts)
+            reasons += why
+            if len(voxels) == 0:
+                reasons.append(PlanReason.VOXELS_EMPTY)
+        else:
+            reasons.append(PlanReason.COLLISION_UNCHECKED)
+        report = gate.choose(
+            self.config,
+            candidates,
+            masked.numpy(),
+            queries.ego.speed,
+            self._expected(queries, previous),
+            None if obstacles is None else obstacles.touches,
+        )
+        self.last_gate = report
+        finite = np.isfinite(candidates).all((1, 2))
+        if not finite.all():
+            reasons.append(PlanReason.MODEL_NOT_FINITE)
+        scores = np.where(finite, torch.nan_to_num(logits.sigmoid(), nan=0.0).numpy(), 0.0).astype(np.float32)
+        # a plan holds finite numbers only; a candidate that is not finite shows as its anchor, scored 0
+        shown = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
+        request = _Request(
+            queries, command, command_source, shown, scores, "ego" if reasoning is None else "language+ego"
+        )
+        if report.chosen < 0:
+            causes = [rejected(reason) for reason in report.passed_over]
+            return self._stop(request, [*causes, *reasons], obstacles)
+        motion = motion_of(candidates[report.chosen], queries.ego.speed)
+        passed = [skipped(reason) for reason in report.passed_over]
+        status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
+        return self._finish(request, motion, report.chosen, status, [*reasons, *passed])
+
+    def _input_reasons(self, queries: SceneQueries, source: CommandSource) -> list[str]:
+        reasons = [missing_camera(name) for name in queries.missing]
+        if not (queries.trained and self.trained):
+            reasons.append(PlanReason.UNTRAINED_WEIGHTS)
+        if source is CommandSource.TIMEOUT:
+            reasons.append(PlanReason.COMMAND_TIMEOUT)
+        return reasons
+
+    def _refusal(self, queries: SceneQueries, previous: _Previous | None) -> PlanReason | None:
+        """Why this scene cannot be planned on at all, None if it can."""
+        if previous is not None:
+            seconds = (queries.stamp - previous.stamp) / 1e9
+            if seconds < 0:
+                return PlanReason.STAMP_REVERSED
+            top = max(abs(queries.ego.speed), abs(previous.ego.speed)) + self.config.max_deceleration * seconds
+            moved = float(np.linalg.norm(queries.ego.pose[:3, 3] - previous.ego.pose[:3, 3]))
+            if moved > top * seconds + self.config.start_error:
+                return PlanReason.EGO_TELEPORT
+        if len(queries.features) == 0:
+            return PlanReason.QUERIES_EMPTY
+        if queries.features.shape[1] != self.config.query_dims:
+            return PlanReason.QUERIES_INVALID
+        if not (np.isfinite(queries.features).all() and np.isfinite(queries.centres).all()):
+            return PlanReason.QUERIES_INVALID
+        return None
+
+    def _usable_reasoning(
+        self, queries: SceneQueries, reasoning: Reasoning | None
+    ) -> tuple[Reasoning | None, list[str]]:
+        if reasoning is None:
+            return None, [PlanReason.REASONING_LATE]
+        if reasoning.epoch != queries.epoch:
+            return None, [PlanReason.REASONING_EPOCH]
+        if reasoning.stamp > queries.stamp:
+            return None, [PlanReason.REASONING_FUTURE]
+        shapes = reasoning.token.shape == (self.config.reasoning_dims,) and reasoning.anchor_scores.shape == (
+            len(self.anchor_waypoints),
+        )
+        if not (shapes and np.isfinite(reasoning.token).all() and np.isfinite(reasoning.anchor_scores).all()):
+            return None, [PlanReason.REASONING_INVALID]
+        return reasoning, [] if reasoning.trained else [PlanReason.REASONING_UNTRAINED]
+
+    def _ego_features(self, stamp: int, history: EgoHistory, command: Command) -> np.ndarray:
+        if self.config.ego == "causal":
+            return history.features(stamp)
+        return history.paper_features(stamp, command) if self.config.ego == "paper" else np.zeros(0, np.float32)
+
+    @torch.inference_mode()
+    def _infer(self, queries: SceneQueries, ego: np.ndarray, reasoning: Reasoning | None) -> tuple[Tensor, np.ndarray]:
+        device = self.anchor_waypoints.device
+
+        def row(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device)[None]
+
+        logits, waypoints = self(
+            row(queries.features),
+            row(queries.centres),
+            row(ego),
+            None if reasoning is None else row(reasoning.token),
+            None if reasoning is None else row(reasoning.anchor_scores),
+        )
+        return logits[0].cpu(), waypoints[0].cpu().numpy()
+
+    def _forecasts(
+        self, queries: SceneQueries, reasoning: Reasoning | None, history: EgoHistory
+    ) -> tuple[tuple[Forecast, ...], list[str]]:
+        """Forecast voxels moved from the reasoning's frame and clock to this one's, none unless they mean something."""
+        if reasoning is None or not reasoning.trained or not reasoning.forecasts:
+            return (), [PlanReason.FORECAST_MISSING]
+        to_ego = np.eye(4)
+        if reasoning.stamp != queries.stamp:
+            try:
+                then = history.pose_at(reasoning.stamp, queries.stamp)
+                now = history.pose_at(queries.stamp, queries.stamp)
+            except InvalidInput:
+                then = now = None
+            if then is None or now is None:
+                return (), [PlanReason.FORECAST_MISSING]
+            to_ego = inverse(now) @ then
+        age = (queries.stamp - reasoning.stamp) / 1e9
+        ahead = zip(HORIZONS, reasoning.forecasts, strict=True)
+        usable = tuple(Forecast(horizon - age, voxels, to_ego) for horizon, voxels in ahead if horizon > age)
+        return usable, [] if usable else [PlanReason.FORECAST_MISSING]
+
+    def _expected(self, queries: SceneQueries, previous: _Previous | None) -> np.ndarray | None:
+        """Where the previous plan puts the vehicle 0.5 s and 1 s from now, float64 [2, 2] m in base_link now.
+
+        None without a plan to be continuous with: none, too old, or one the vehicle evidently does not follow (another
+        driver is at the wheel, as in every recording).
+        """
+        if previous is None or previous.waypoints is None:
+            return None
+        elapsed = (queries.stamp - previous.stamp) / 1e9
+        if elapsed > self.config.continuity_age:
+            return None
+        knots = np.concatenate([[0.0], WAYPOINT_TIMES])
+        path = np.concatenate([np.zeros((1, 3)), np.pad(previous.waypoints, ((0, 0), (0, 1)))])
+        path = apply(inverse(queries.ego.pose) @ previous.ego.pose, path)
+        times = elapsed + np.array([0.0, 0.5, 1.0])
+        at = np.stack([np.interp(times, knots, path[:, axis]) for axis in (0, 1)], axis=1)
+        if np.linalg.norm(at[0]) > self.config.max_lateral_shift:
+            return None
+        at[times > knots[-1]] = np.nan
+        return at[1:]
+
+    def _stop(
+        self, request: _Request, reasons: list[str], obstacles: ObstacleMap | None, remember: bool = True
+    ) -> Plan:
+        """No candidate may be followed: brake, or nothing, as configured."""
+        if self.config.on_reject == "empty":
+            return self._reject(request, reasons, remember)
+        ego, config = request.queries.ego, self.config
+        for deceleration in (config.comfortable_deceleration, config.max_deceleration):
+            motion = braking(
+                ego.speed,
+                float(ego.twist[5]),
+                deceleration,
+                config.max_curvature,
+                config.max_lateral_acceleration,
+            )
+            if obstacles is None or not obstacles.touches(motion.waypoints[None])[0]:
+                break
+        return self._finish(request, motion, -1, PlanStatus.BRAKING, reasons, remember)
+
+    def _reject(self, request: _Request, reasons: list[str], remember: bool = True) -> Plan:
+        none = np.zeros(0, np.float32)
+        motion = Motion(np.zeros((0, 2), np.float32), none, none, none)
+        return self._finish(
+            request, motion, -1, PlanStatus.REJECTED, reasons, remember and _usable_ego(request.queries.ego)
+        )
+
+    def _finish(
+        self,
+        request: _Request,
+        motion: Motion,
+        chosen: int,
+        status: PlanStatus,
+        reasons: list[str],
+        remember: bool = True,
+    ) -> Plan:
+        queries = request.queries
+        if remember:
+            follow = motion.waypoints if chosen >= 0 else None
+            self._previous = _Previous(queries.stamp, queries.epoch, queries.ego, follow)
+        return Plan(
+            stamp=queries.stamp,
+            epoch=queries.epoch,
+            waypoints=motion.waypoints,
+            heading=motion.heading,
+            speed=motion.speed,
+            acceleration=motion.acceleration,
+            candidates=request.candidates,
+            scores=request.scores,
+            chosen=chosen,
+            command=request.command,
+            command_source=request.source,
+            status=status,
+            score_source=request.score_source,
+            reasons=tuple(dict.fromkeys(r.value if isinstance(r, PlanReason) else r for r in reasons)),
+            trained=queries.trained and self.trained,
+        )
+
+
+def _usable_ego(ego: EgoState) -> bool:
+    """Finite numbers, and a pose that is a rigid transform to 1e-2."""
+    if not (np.isfinite(ego.pose).all() and np.isfinite(ego.twist).all()):
+        return False
+    rotation = ego.pose[:3, :3]
+    rigid = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-2 and np.linalg.det(rotation) > 0
+    return bool(rigid and np.abs(ego.pose[3] - (0, 0, 0, 1)).max() < 1e-6)
