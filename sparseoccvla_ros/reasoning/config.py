@@ -19,7 +19,7 @@ class ReasoningConfig:
 
     query_dims: int = 128
     """Channels C of an occupancy query."""
-    llm: str = "smollm2-135m-instruct"
+    language_model: str = "smollm2-135m-instruct"
     """Language model: "smollm2-135m-instruct" (from its Python package), "random-tiny" (untrained, for tests), or the
     folder of any transformers causal language model."""
     dtype: str = "bfloat16"
@@ -56,8 +56,10 @@ class ReasoningConfig:
     """Attention heads of the forecaster; divides forecaster_dims."""
     max_object_speed: float = 25.0
     """m/s; bounds how far the forecaster may move a query per second."""
-    occupancy_threshold: float = 0.3
-    """A forecast voxel is occupied when its score reaches this (0..1)."""
+    score_threshold: float = 0.5
+    """A forecast point counts above this class probability, as in the encoder's post-processing."""
+    max_point_distance: float = 3.0
+    """m; points farther from their query's centre are dropped, as in the encoder's post-processing."""
     max_question_chars: int = 500
     """Longer questions are refused."""
     max_answer_chars: int = 2000
@@ -95,7 +97,8 @@ class ReasoningConfig:
                 raise InvalidInput(f"reasoning.{name}", f"want an integer >= {least}, got {value!r}")
         ranges = {
             "lora_dropout": (0.0, 0.99),
-            "occupancy_threshold": (0.0, 1.0),
+            "score_threshold": (0.0, 1.0),
+            "max_point_distance": (0.0, 1000.0),
             "max_object_speed": (0.0, 150.0),
             "time_limit_limit": (0.001, 3600.0),
             "time_limit": (0.001, self.time_limit_limit),
@@ -107,7 +110,7 @@ class ReasoningConfig:
         for name, allowed in (("dtype", DTYPES), ("token_score", TOKEN_SCORES)):
             if getattr(self, name) not in allowed:
                 raise InvalidInput(f"reasoning.{name}", f"want one of {list(allowed)}, got {getattr(self, name)!r}")
-        for name in ("llm", "scoring_prompt"):
+        for name in ("language_model", "scoring_prompt"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise InvalidInput(f"reasoning.{name}", "is empty")
         for name in ("system_prompt", "scene_prompt"):
