@@ -12,9 +12,11 @@ from typing import Literal
 import torch
 
 from ..core.errors import InvalidInput
-from .answer_text import TextStream
+from .answer_text import TextStream, check_question
 from .language_model import CacheLayers, LanguageModel
 from .turns import Turns
+
+__all__ = ["Answer", "check_limits", "check_question", "decode"]
 
 QUESTION_CHUNK = 16
 """Question tokens per model call: about as long as one decoding step, so a prefill never waits longer than that."""

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ..core.errors import InvalidInput
+from ..core.paths import cache_folder
 from . import random_model, smollm2
 from .config import DTYPES, ReasoningConfig
 
@@ -29,15 +30,6 @@ CacheLayers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 _SCENE = "\u241fscene\u241f"
 _QUESTION = "\u241fquestion\u241f"
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $SPARSEOCCVLA_CACHE, else $XDG_CACHE_HOME or ~/.cache, + sparseoccvla_ros."""
-    own = os.environ.get("SPARSEOCCVLA_CACHE")
-    if own:
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sparseoccvla_ros"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +140,7 @@ class LanguageModel:
                 text = self._render(merged)
         before, found, after = text.partition(_SCENE + _QUESTION)
         if not found:
-            raise InvalidInput("llm", f"the chat template of {self.name} drops or changes the user's text")
+            raise InvalidInput("language_model", f"the chat template of {self.name} drops or changes the user's text")
         return tuple(self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))  # type: ignore[return-value]
 
     def _render(self, messages: list[dict[str, str]]) -> str:
@@ -170,7 +162,7 @@ def load_language_model(
 
     name_or_path: "smollm2-135m-instruct", "random-tiny", or a local transformers folder with safetensors.
     cache_dir: where converted models live (default `cache_folder()`). progress: called with one line per slow step.
-    Raises InvalidInput("llm") when there is no such model, or it cannot be read.
+    Raises InvalidInput("language_model") when there is no such model, or it cannot be read.
     """
     if dtype not in DTYPES:
         raise InvalidInput("dtype", f"want one of {list(DTYPES)}, got {dtype!r}")
@@ -186,7 +178,8 @@ def load_language_model(
         folder = Path(name_or_path).expanduser()
         if not (folder / "config.json").is_file():
             raise InvalidInput(
-                "llm", f"{name_or_path!r} is neither {smollm2.NAME}, {random_model.NAME} nor a transformers folder"
+                "language_model",
+                f"{name_or_path!r} is neither {smollm2.NAME}, {random_model.NAME} nor a transformers folder",
             )
     model, tokenizer = _from_folder(folder, kind)
     return LanguageModel(model, tokenizer, name_or_path)
@@ -201,7 +194,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InvalidInput("llm", f"cannot read {folder.name}: {str(error).splitlines()[0]}") from error
+        raise InvalidInput("language_model", f"cannot read {folder.name}: {str(error).splitlines()[0]}") from error
     return model.eval().requires_grad_(False), tokenizer
 
 
@@ -223,14 +216,14 @@ def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> Languag
     """The model with trainable low-rank adapters on every linear layer of the decoder; its base stays frozen.
 
     lora_r 0 returns the model unchanged. The base model object is changed in place (peft does that).
-    Raises InvalidInput("llm") when peft is not installed.
+    Raises InvalidInput("language_model") when peft is not installed.
     """
     if config.lora_r == 0:
         return language_model
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise InvalidInput("llm", "adapters need the Python package peft") from error
+        raise InvalidInput("language_model", "adapters need the Python package peft") from error
     settings = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,

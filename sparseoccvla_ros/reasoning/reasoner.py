@@ -102,11 +102,23 @@ class Reasoner(nn.Module):
         self._prefix: CacheLayers | None = None
         self._scene: _Scene | None = None
 
-    def forget(self) -> None:
-        """Drop the newest scene and the cached prefix (after a time jump, or when the language model changed)."""
+    def reset(self) -> None:
+        """Drop the newest scene (after a time jump, or when the node stops); running answers keep theirs."""
+        self._scene = None
+
+    def use(self, language_model: LanguageModel) -> None:
+        """Continue with another state of the same language model (adapters added or merged, another device)."""
         with self._turns.urgent():
+            self.language_model = language_model
             self._scene = None
             self._prefix = None
+
+    def _apply(self, fn, recurse=True):
+        # `to(device)` moves the bridge; the language model follows it, but keeps its own number format.
+        super()._apply(fn, recurse)
+        if self.language_model.device != self.anchors.device:
+            self.use(self.language_model.to(self.anchors.device))
+        return self
 
     def scene_tokens(
         self, features: torch.Tensor, centres: torch.Tensor, scores: torch.Tensor, view_features: torch.Tensor
@@ -258,12 +270,14 @@ class Reasoner(nn.Module):
         )
 
     def _forecast_voxels(self, queries: SceneQueries, forecast: Forecast) -> tuple[SparseVoxels, ...]:
+        distance = np.square(queries.points - queries.centres[:, None]).sum(-1)
+        near = distance < self.config.max_point_distance**2
         parts = [x[0].cpu().numpy() for x in (forecast.shift, forecast.turn, forecast.class_change)]
         out = []
         for shift, turn, change in zip(*parts, strict=True):
             points, labels, scores = apply_forecast(
                 queries.points, queries.centres, queries.labels, queries.scores, shift, turn, change
             )
-            flat = points.reshape(-1, 3), labels.reshape(-1), scores.reshape(-1)
-            out.append(voxelise(*flat, self.grid, self.config.occupancy_threshold))
+            keep = near & (scores > self.config.score_threshold)
+            out.append(voxelise(points[keep], labels[keep], scores[keep], self.grid))
         return tuple(out)

