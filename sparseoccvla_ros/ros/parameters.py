@@ -127,6 +127,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
         *COMMON,
         *_MODEL,
         Param("command_timeout", 3.0, "older commands count as straight, with a warning", "s", 0.1, 600.0, live=True),
+        Param("max_age", 2.0, "queries older than this by the node's clock are refused", "s", 0.1, 60.0, live=True),
         Param("reasoning_max_age", 1.5, "older reasoning is not used for scores", "s", 0.0, 10.0, live=True),
         Param("reasoning_wait", 0.0, "how long a plan waits for the reasoning of its frame set", "s", 0.0, 2.0, live=True),
         Param("on_reject", "brake", "when no candidate passes the gate", choices=("brake", "empty")),
@@ -195,7 +196,7 @@ def declare(node: Node, table: Iterable[Param]) -> SimpleNamespace:
     return values
 
 
-def as_yaml(nodes: Iterable[str] = STAGES) -> str:
+def as_yaml(nodes: Iterable[str] = tuple(TABLES)) -> str:
     """The text of config/params.yaml: every parameter with its default, unit, range and meaning."""
     lines = ["# Parameters of every node with their defaults. Made by `./run launch --print-params`; do not edit by hand."]
     for node in nodes:

@@ -1,0 +1,119 @@
+"""The verbs of ./run. Each imports what it needs when it runs, so that --help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="./run",
+    help="SparseOccVLA for ROS 2: six cameras in; occupancy, language and a planned path out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for picture, recording, bag of outputs and summary")] = Path("out/demo"),
+    bag: Annotated[Path | None, typer.Option(help="bag to play; the bundled world if not given")] = None,
+    rate: Annotated[float, typer.Option(min=0.05, max=10.0, help="speed of playback, times real time")] = 1.0,
+    preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
+    profile: Annotated[str, typer.Option(help="names of camera topics and frames in the bag")] = "nuscenes",
+    duration: Annotated[float, typer.Option(min=0.0, help="play only this much of the bag [s]; 0 plays all")] = 0.0,
+    composed: Annotated[bool, typer.Option(help="run the four stages in one process")] = False,
+    min_paths: Annotated[int, typer.Option(min=0, help="fewer paths than this count as a failure")] = 30,
+) -> None:
+    """Play a bag through every node and show the result."""
+    from .demo import run_demo
+
+    raise typer.Exit(run_demo(out, bag, rate, preset, profile, duration, composed, min_paths))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context) -> None:
+    """Run the test suite; further arguments go to pytest."""
+    from sparseoccvla_ros.core.paths import share
+
+    os.chdir(share())
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("ROS_LOG_DIR", str(share("out", "test_logs")))
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *context.args])
+
+
+@app.command(context_settings={"allow_extra_args": True})
+def launch(
+    context: typer.Context,
+    show_args: Annotated[bool, typer.Option("--show-args", help="list the arguments and end")] = False,
+    print_params: Annotated[bool, typer.Option("--print-params", help="print config/params.yaml and end")] = False,
+) -> None:
+    """Start the nodes live, or on a bag: ./run launch [bag:=FOLDER] [NAME:=VALUE ...]. Ctrl-C ends."""
+    from .launch import run_launch
+
+    raise typer.Exit(run_launch(context.args, show_args, print_params))
+
+
+@app.command()
+def view(
+    out: Annotated[Path | None, typer.Option(help="folder for the recording; nothing is written if not given")] = None,
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="port of the browser view on this machine")] = 9090,
+    namespace: Annotated[str, typer.Option(help="namespace of the running stack")] = "/sparseoccvla",
+) -> None:
+    """Show the running stack live in a browser and record it. Ctrl-C ends."""
+    from sparseoccvla_ros.nodes.viewer import main
+
+    arguments = ["--ros-args", "-r", f"__ns:={namespace}", "-p", "serve:=true", "-p", f"port:={port}"]
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        arguments += ["-p", f"out:='{out}'"]
+    raise typer.Exit(main(arguments))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing and what will be used."""
+    from .doctor import run_doctor
+
+    raise typer.Exit(run_doctor())
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="end_to_end, messages or occupancy")] = "end_to_end",
+    bag: Annotated[Path | None, typer.Option(help="bag to play; the bundled world if not given")] = None,
+    rate: Annotated[float, typer.Option(min=0.05, max=10.0, help="speed of playback, times real time")] = 1.0,
+    preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
+    json: Json = None,
+) -> None:
+    """Measure latencies and rates."""
+    from .bench import run_bench
+
+    raise typer.Exit(run_bench(what, bag, rate, preset, json))
+
+
+def main() -> int:
+    """Entry point; a wrong input is one line, not a traceback."""
+    from sparseoccvla_ros.core.errors import InvalidInput
+    from sparseoccvla_ros.data.commands import app as bag_app
+
+    app.add_typer(bag_app, name="bag", help="Make, convert, inspect and play bags.")
+    try:
+        return app(standalone_mode=True) or 0
+    except InvalidInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

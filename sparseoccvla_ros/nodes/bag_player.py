@@ -1,0 +1,172 @@
+"""bag_player node: a rosbag2 bag as live topics with /clock; pause, step and loop like `ros2 bag play`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+from rosgraph_msgs.msg import Clock as ClockMsg
+from std_srvs.srv import SetBool, Trigger
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.data.bag_reader import BagReader
+from sparseoccvla_ros.data.playback import Clock, Message, Playback
+from sparseoccvla_ros.ros.diagnostics import State
+from sparseoccvla_ros.ros.messages import time_msg
+from sparseoccvla_ros.ros.qos import PROFILES
+from sparseoccvla_ros.ros.stage_node import StageNode, message_class, run
+from sparseoccvla_ros.ros.topics import BY_NAME
+
+IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+
+
+class BagPlayerNode(StageNode):
+    """Publishes the raw messages of a bag at their record times."""
+
+    waiting_for = "playback"
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__("bag_player", **kwargs)
+        self.finished = threading.Event()
+        self._running = False
+
+    def setup(self) -> None:
+        """Open the bag and create a publisher for every topic whose message is installed."""
+        self._reader = BagReader(self.values.bag)
+        excluded = {topic for topic in self.values.exclude if topic}
+        self._outputs: dict[str, Any] = {}
+        skipped = []
+        for topic in self._reader.topics.values():
+            if topic.name in excluded or topic.name == "/clock":
+                continue
+            try:
+                kind = message_class(topic.type)
+            except (ImportError, AttributeError):
+                skipped.append(f"{topic.name} ({topic.type})")
+                continue
+            qos = PROFILES["latched" if topic.latched else "output"]
+            publisher = self.create_lifecycle_publisher(kind, topic.name, qos)
+            self._publishers.append(publisher)
+            self._outputs[topic.name] = publisher
+        if skipped:
+            self.get_logger().warning(f"not played, message not installed: {', '.join(skipped)}")
+        self._images = [t.name for t in self._reader.topics.values() if t.type in IMAGES and t.name in self._outputs]
+        self._clock = self.output("/clock")
+        values = self.values
+        self._playback = Playback(
+            self._reader,
+            rate=values.rate,
+            loop=values.loop,
+            start_offset=values.start_offset,
+            duration=values.duration or None,
+            clock_hz=values.clock_rate,
+            topics=tuple(self._outputs),
+        )
+        self._lock = threading.Lock()
+        self._services = [
+            self.create_service(SetBool, "~/pause", self._on_pause),
+            self.create_service(Trigger, "~/step", self._on_step),
+        ]
+        info = self._reader
+        self.get_logger().info(f"{info.path.name}: {info.message_count} messages, {info.duration:.1f} s")
+
+    def started(self) -> None:
+        """Play in a thread of its own, so that services and diagnostics stay alive."""
+        self._running = True
+        self.finished.clear()
+        self._thread = threading.Thread(target=lambda: self.attempt(self._play), name="playback", daemon=True)
+        self._thread.start()
+
+    def stopped(self) -> None:
+        """End playback."""
+        self._running = False
+        if getattr(self, "_thread", None) is not None and self._thread is not threading.current_thread():
+            self._thread.join(5.0)
+
+    def teardown(self) -> None:
+        """Close the bag."""
+        for service in getattr(self, "_services", ()):
+            self.destroy_service(service)
+        self._services = []
+        if getattr(self, "_reader", None) is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _subscribers_there(self) -> bool:
+        wanted = self.values.wait_for
+        return all(self._outputs[name].get_subscription_count() >= wanted for name in self._images)
+
+    def _play(self) -> None:
+        until = time.monotonic() + self.values.wait_timeout
+        while self._running and not self._subscribers_there():
+            if time.monotonic() > until:
+                raise InvalidInput("wait_for", f"no {self.values.wait_for} subscribers on every camera within the limit")
+            time.sleep(0.05)
+        # Latched and tf subscribers match a little later than the cameras'.
+        time.sleep(0.3)
+        with self._lock:
+            self._playback.start(time.monotonic(), paused=self.values.start_paused)
+        late = 0.0
+        while self._running:
+            now = time.monotonic()
+            with self._lock:
+                if self._playback.finished:
+                    break
+                events = list(self._playback.due(now))
+                next_time = self._playback.next_time()
+            for event in events:
+                self._publish(event)
+            if next_time is not None:
+                late = max(late, time.monotonic() - next_time)
+            self.monitor.received()
+            wait = 0.02 if next_time is None else next_time - time.monotonic()
+            if wait > 0:
+                time.sleep(min(wait, 0.05))
+        if self._running:
+            self.get_logger().info("end of the bag")
+            self.monitor.show(position="end", latest_s=late)
+            self.monitor.forced = State.OK
+            self.finished.set()
+
+    def _publish(self, event: Clock | Message) -> None:
+        if isinstance(event, Clock):
+            self._clock.publish(ClockMsg(clock=time_msg(event.stamp)))
+            self.monitor.show(position=f"{(event.stamp - self._reader.start) / 1e9:.2f} s")
+        else:
+            self._outputs[event.topic].publish(event.raw)
+            self.monitor.count("published")
+
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        with self._lock:
+            (self._playback.pause if request.data else self._playback.resume)(time.monotonic())
+        response.success, response.message = True, "paused" if request.data else "playing"
+        return response
+
+    def _on_step(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        try:
+            with self._lock:
+                self._playback.step()
+        except InvalidInput as error:
+            response.success, response.message = False, str(error)
+            return response
+        response.success = True
+        return response
+
+
+class _PlayOnce(BagPlayerNode):
+    """Ends its process when the bag ends, so that a launch can end with it."""
+
+    def watch(self) -> None:
+        if self.finished.is_set():
+            raise KeyboardInterrupt
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros bag_player`: ends when the bag ends."""
+    return run(_PlayOnce, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""The four stages in one process, each with its own executor thread."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+import rclpy
+
+from sparseoccvla_ros.ros.stage_node import StageNode, spin
+
+from .camera_sync import CameraSyncNode
+from .occupancy import OccupancyNode
+from .planning import PlanningNode
+from .reasoning import ReasoningNode
+
+NODES: tuple[type[StageNode], ...] = (CameraSyncNode, OccupancyNode, ReasoningNode, PlanningNode)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros composed`."""
+    rclpy.init(args=args, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: ended.set())
+    nodes = [make() for make in NODES]
+    threads = []
+    for node in nodes:
+        node.publish_diagnostics()
+        node.autostart()
+        thread = threading.Thread(target=spin, args=([node],), name=node.get_name(), daemon=True)
+        thread.start()
+        threads.append(thread)
+    ended.wait()
+    rclpy.try_shutdown()
+    for thread in threads:
+        thread.join(5.0)
+    for node in nodes:
+        node.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""occupancy node: CameraFrames in, sparse occupancy queries and pictures of the occupancy out."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import torch
+from sparseoccvla_msgs.msg import CameraFrames
+
+from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
+from sparseoccvla_ros.ros import markers, messages
+from sparseoccvla_ros.ros.stage_node import StageNode, run
+from sparseoccvla_ros.ros.throttle import Throttle
+from sparseoccvla_ros.ros.worker import Worker
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.runtime.stages import build_occupancy
+
+
+class OccupancyNode(StageNode):
+    """Runs the occupancy encoder on the newest frame set."""
+
+    waiting_for = "frames from camera_sync"
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__("occupancy", **kwargs)
+
+    def setup(self) -> None:
+        """Load the encoder and create the topics."""
+        torch.set_num_threads(self.values.threads)
+        self._encoder = build_occupancy(load_preset(self.values.preset), self.values.device)
+        self._queries = self.output("occupancy/queries")
+        self._points = self.output("occupancy/points")
+        self._markers = self.output("occupancy/markers")
+        self._grid = self.output("occupancy/grid")
+        self._marker_throttle = Throttle(lambda: self.values.marker_rate)
+        self._worker: Worker[CameraFrames] = Worker("occupancy", lambda m: self.attempt(lambda: self._encode(m)))
+        self.input("frames", self._on_frames)
+        self.monitor.show(weights="trained" if self._encoder.trained else "untrained", preset=self.values.preset)
+
+    def stopped(self) -> None:
+        """Forget the waiting frame set and the past."""
+        self._worker.discard()
+        self._encoder.reset()
+
+    def teardown(self) -> None:
+        """End the worker and free the model."""
+        worker = getattr(self, "_worker", None)
+        if worker is not None:
+            worker.stop()
+            del self._worker, self._encoder
+
+    def _on_frames(self, message: CameraFrames) -> None:
+        self.monitor.received()
+        if not self._worker.submit(message):
+            self.monitor.count("replaced_by_newer")
+
+    def _encode(self, message: CameraFrames) -> None:
+        began = time.monotonic()
+        frames = messages.frames_from_msg(message)
+        queries = self._encoder.encode(frames)
+        if not self.active:
+            return
+        self._queries.publish(messages.queries_to_msg(queries))
+        latency = time.monotonic() - began
+        self._show(queries)
+        reasons = tuple(f"missing_camera:{name}" for name in queries.missing)
+        if not queries.trained:
+            reasons += ("untrained_weights",)
+        self.monitor.finished(latency, reasons)
+
+    def _show(self, queries) -> None:
+        wants_markers = self._marker_throttle.due() and self._markers.get_subscription_count() > 0
+        wants_points = self._points.get_subscription_count() > 0
+        wants_grid = self._grid.get_subscription_count() > 0
+        if not (wants_markers or wants_points or wants_grid):
+            return
+        voxels = occupied_voxels(queries, self._encoder.grid, self._encoder.config)
+        self.monitor.show(voxels=len(voxels))
+        if wants_points:
+            self._points.publish(messages.cloud_to_msg([(0.0, voxels)], queries.stamp))
+        if wants_grid:
+            self._grid.publish(messages.grid_to_msg(voxels, queries.stamp))
+        if wants_markers:
+            self._markers.publish(markers.cubes(voxels, queries.stamp, "occupancy", self.values.marker_limit))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros occupancy`."""
+    return run(OccupancyNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""planning node: queries and reasoning in, a path out; silent or stopping when its inputs cannot be trusted."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import numpy as np
+import torch
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Path
+from sparseoccvla_msgs.msg import Reasoning as ReasoningMsg
+from sparseoccvla_msgs.msg import SceneQueries as SceneQueriesMsg
+from std_msgs.msg import String
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.types import CommandSource, Plan, PlanStatus, Reasoning, SceneQueries
+from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
+from sparseoccvla_ros.planning.command import RouteCommand, parse_command
+from sparseoccvla_ros.planning.ego import EgoHistory
+from sparseoccvla_ros.ros import markers, messages
+from sparseoccvla_ros.ros.diagnostics import State
+from sparseoccvla_ros.ros.stage_node import StageNode, run
+from sparseoccvla_ros.ros.worker import Worker
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.runtime.stages import build_planning
+
+CLOCKS_APART = 3600 * 10**9
+"""ns between stamp and node clock beyond which they are different clocks (a bag played without use_sim_time)."""
+
+
+class PlanningNode(StageNode):
+    """Plans from the newest queries, with the newest reasoning that is not too old.
+
+    The ego state is the one the queries carry (camera_sync took it from tf or odometry at the image stamps), so a plan
+    never rests on a pose from another moment than its occupancy.
+    """
+
+    waiting_for = "occupancy/queries from occupancy"
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__("planning", **kwargs)
+
+    def setup(self) -> None:
+        """Load the planner and create the topics."""
+        torch.set_num_threads(self.values.threads)
+        preset = load_preset(self.values.preset)
+        self._planner = build_planning(preset, self.values.device)
+        self._planner.on_reject = self.values.on_reject
+        self._occupancy = preset.occupancy
+        self._history = EgoHistory()
+        self._route = RouteCommand(timeout=self.values.command_timeout)
+        self._reasoning: Reasoning | None = None
+        self._epoch: int | None = None
+        self._ego: tuple[np.ndarray, str] | None = None
+        self._last_path: int | None = None
+        self._arrived = threading.Condition()
+        self._plan = self.output("planning/plan")
+        self._path = self.output("planning/path")
+        self._trajectory = self.output("planning/trajectory")
+        self._candidates = self.output("planning/candidates")
+        self._worker: Worker[SceneQueriesMsg] = Worker("planning", lambda m: self.attempt(lambda: self._work(m)))
+        self.input("occupancy/queries", self._on_queries)
+        self.input("reasoning/state", self._on_reasoning)
+        self.input("planning/command", self._on_command)
+        self.input("planning/route", self._on_route)
+        self.input("planning/goal", self._on_goal)
+        self.monitor.show(weights="trained" if self._planner.trained else "untrained", preset=self.values.preset)
+
+    def stopped(self) -> None:
+        """Forget everything that belongs to the drive so far, and stop whoever follows the path."""
+        self._worker.discard()
+        self._stop_followers()
+        self._forget()
+
+    def teardown(self) -> None:
+        """End the worker and free the model."""
+        worker = getattr(self, "_worker", None)
+        if worker is not None:
+            worker.stop()
+            del self._worker, self._planner
+
+    def watch(self) -> None:
+        """Tell followers to stop once the queries stop coming."""
+        state, reason = self.monitor.state(self.values.stale_after)
+        if state is State.STALE:
+            self._stop_followers(reason)
+
+    # --- inputs
+
+    def _on_queries(self, message: SceneQueriesMsg) -> None:
+        self.monitor.received()
+        if not self._worker.submit(message):
+            self.monitor.count("replaced_by_newer")
+
+    def _on_reasoning(self, message: ReasoningMsg) -> None:
+        reasoning = messages.reasoning_from_msg(message)
+        with self._arrived:
+            self._reasoning = reasoning
+            self._arrived.notify_all()
+
+    def _on_command(self, message: String) -> None:
+        self._route.set_command(self.get_clock().now().nanoseconds, parse_command(message.data))
+
+    def _on_route(self, message: Path) -> None:
+        _, points, frame = messages.path_from_msg(message)
+        self._in_fixed_frame(frame)
+        self._route.set_route(points)
+
+    def _on_goal(self, message: PoseStamped) -> None:
+        pose = messages.pose_from_msg(message.pose, "goal")
+        ego = self._in_fixed_frame(message.header.frame_id)
+        self._route.set_goal(ego, pose[:2, 3])
+
+    def _in_fixed_frame(self, frame: str) -> np.ndarray:
+        if self._ego is None:
+            raise InvalidInput("route", "came before the first ego pose")
+        if frame != self._ego[1]:
+            raise InvalidInput("route", f"is in frame '{frame}', the ego pose is in '{self._ego[1]}'")
+        return self._ego[0]
+
+    # --- work
+
+    def _work(self, message: SceneQueriesMsg) -> None:
+        began = time.monotonic()
+        queries = messages.queries_from_msg(message)
+        now = self.get_clock().now().nanoseconds
+        age = now - queries.stamp
+        if abs(age) < CLOCKS_APART and age > self.values.max_age * 1e9:
+            raise InvalidInput("queries", f"are {age / 1e9:.2f} s old, max_age is {self.values.max_age} s")
+        self.monitor.show(clock="apart from stamps: use_sim_time?" if abs(age) >= CLOCKS_APART else "same as stamps")
+        if queries.epoch != self._epoch:
+            self._forget()
+            self._epoch = queries.epoch
+        self._ego = (queries.ego.pose, queries.ego.fixed_frame)
+        self._history.add(queries.stamp, queries.ego.pose, queries.ego.twist)
+        choice = self._route.choose(now, queries.ego.pose, queries.ego.speed)
+        voxels = occupied_voxels(queries, config=self._occupancy)
+        plan = self._planner.plan(
+            queries, voxels, self._usable_reasoning(queries), self._history, choice.command, choice.source
+        )
+        if self.active:
+            self._publish(plan, choice.source, time.monotonic() - began)
+
+    def _usable_reasoning(self, queries: SceneQueries) -> Reasoning | None:
+        """The newest reasoning of this drive that is not older than reasoning_max_age; waits for its own if asked to."""
+
+        def matches() -> bool:
+            return self._reasoning is not None and self._reasoning.stamp >= queries.stamp
+
+        with self._arrived:
+            if self.values.reasoning_wait > 0:
+                self._arrived.wait_for(matches, self.values.reasoning_wait)
+            reasoning = self._reasoning
+        if reasoning is None or reasoning.epoch != queries.epoch or reasoning.stamp > queries.stamp:
+            return None
+        age = (queries.stamp - reasoning.stamp) / 1e9
+        self.monitor.show(reasoning_age_s=age)
+        return reasoning if age <= self.values.reasoning_max_age else None
+
+    def _publish(self, plan: Plan, source: CommandSource, latency: float) -> None:
+        self._plan.publish(messages.plan_to_msg(plan))
+        if plan.status is PlanStatus.REJECTED:
+            self._stop_followers("; ".join(plan.reasons), plan.stamp)
+        else:
+            self._path.publish(messages.path_to_msg(plan))
+            self._trajectory.publish(messages.trajectory_to_msg(plan))
+            self._last_path = plan.stamp
+        if self._candidates.get_subscription_count():
+            self._candidates.publish(markers.candidates(plan))
+        reasons = plan.reasons
+        if plan.status is PlanStatus.BRAKING:
+            reasons = ("braking", *reasons)
+            self.get_logger().warning(f"braking: {', '.join(plan.reasons)}", throttle_duration_sec=5.0)
+        elif source is CommandSource.TIMEOUT:
+            self.get_logger().warning("command timed out: going straight", throttle_duration_sec=5.0)
+        if plan.status is PlanStatus.REJECTED:
+            self.monitor.refused("; ".join(plan.reasons))
+        else:
+            self.monitor.finished(latency, () if plan.status is PlanStatus.OK else reasons)
+        self.monitor.show(
+            command=plan.command.value,
+            command_source=plan.command_source.value,
+            score_source=plan.score_source,
+            plan_status=plan.status.value,
+        )
+
+    def _stop_followers(self, why: str = "deactivated", stamp: int | None = None) -> None:
+        """One empty path after the last one, so that a follower stops instead of driving on an old plan."""
+        if self._last_path is None:
+            return
+        stamp, self._last_path = stamp or self._last_path, None
+        self.get_logger().warning(f"stopping: {why}")
+        if self.values.publish_empty_on_stop:
+            self._path.publish(Path(header=messages.header(stamp)))
+            self._candidates.publish(markers.delete_all(stamp, "candidates"))
+
+    def _forget(self) -> None:
+        self._history.clear()
+        self._planner.reset()
+        self._ego = None
+        with self._arrived:
+            if self._reasoning is not None and self._reasoning.epoch == self._epoch:
+                self._reasoning = None
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros planning`."""
+    return run(PlanningNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""reasoning node: queries in; reasoning state, forecasts and answers out. Answers never delay the state."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from sparseoccvla_msgs.msg import Plan as PlanMsg
+from sparseoccvla_msgs.msg import SceneQueries as SceneQueriesMsg
+from std_msgs.msg import String
+
+from sparseoccvla_ros.core.motion import carry_over
+from sparseoccvla_ros.core.types import HORIZONS, PlanStatus, SceneQueries
+from sparseoccvla_ros.reasoning.answers import check_question
+from sparseoccvla_ros.ros import markers, messages
+from sparseoccvla_ros.ros.questions import Questions
+from sparseoccvla_ros.ros.stage_node import StageNode, run
+from sparseoccvla_ros.ros.throttle import Throttle
+from sparseoccvla_ros.ros.worker import Worker
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.runtime.stages import build_reasoning
+
+POSES_KEPT = 32
+"""Ego poses of past queries kept to carry the last plan over to the present frame."""
+
+
+class ReasoningNode(StageNode):
+    """One prefill per frame set; questions are answered beside it in their own thread."""
+
+    waiting_for = "occupancy/queries from occupancy"
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__("reasoning", **kwargs)
+
+    def setup(self) -> None:
+        """Load the language model and create topics, action and threads."""
+        torch.set_num_threads(self.values.threads)
+        self.get_logger().info("loading the language model (the first time it is converted, which takes a while)")
+        self._reasoner = build_reasoning(load_preset(self.values.preset), self.values.device)
+        self._poses: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._plan: tuple[int, int, np.ndarray] | None = None
+        self._epoch: int | None = None
+        self._text = ""
+        self._text_lock = threading.Lock()
+        self._state = self.output("reasoning/state")
+        self._points = self.output("occupancy/forecast/points")
+        self._markers = self.output("occupancy/forecast/markers")
+        self._texts = self.output("reasoning/text")
+        self._text_marker = self.output("reasoning/text_marker")
+        self._marker_throttle = Throttle(lambda: self.values.marker_rate)
+        self._self_throttle = Throttle(lambda: 1 / self.values.question_period if self.values.question_period else 0.0)
+        self._worker: Worker[SceneQueriesMsg] = Worker("reasoning", lambda m: self.attempt(lambda: self._work(m)))
+        self._questions = Questions(self, self._reasoner, self._on_answer)
+        self.input("occupancy/queries", self._on_queries)
+        self.input("planning/plan", self._on_plan)
+        self.input("reasoning/question", self._on_question)
+        self.monitor.show(
+            weights="trained" if self._reasoner.trained else "untrained", preset=self.values.preset
+        )
+
+    def stopped(self) -> None:
+        """Forget the waiting queries and the scene; cancel answers."""
+        self._worker.discard()
+        self._questions.cancel_all()
+        self._reasoner.reset()
+        self._poses.clear()
+        self._plan = None
+
+    def teardown(self) -> None:
+        """End the threads and free the model."""
+        worker = getattr(self, "_worker", None)
+        if worker is not None:
+            self._questions.stop()
+            worker.stop()
+            del self._worker, self._questions, self._reasoner
+
+    # --- inputs
+
+    def _on_queries(self, message: SceneQueriesMsg) -> None:
+        self.monitor.received()
+        if not self._worker.submit(message):
+            self.monitor.count("replaced_by_newer")
+
+    def _on_plan(self, message: PlanMsg) -> None:
+        plan = messages.plan_from_msg(message)
+        if plan.status is not PlanStatus.REJECTED:
+            self._plan = (plan.stamp, plan.epoch, plan.waypoints)
+
+    def _on_question(self, message: String) -> None:
+        self._questions.enqueue(check_question(message.data))
+
+    # --- work
+
+    def _work(self, message: SceneQueriesMsg) -> None:
+        began = time.monotonic()
+        queries = messages.queries_from_msg(message)
+        if queries.epoch != self._epoch:
+            self._poses.clear()
+            self._reasoner.reset()
+            self._epoch = queries.epoch
+        self._poses[queries.stamp] = queries.ego.pose
+        while len(self._poses) > POSES_KEPT:
+            self._poses.popitem(last=False)
+        reasoning = self._reasoner.reason(queries, self._planned_motion(queries))
+        if not self.active:
+            return
+        with self._text_lock:
+            reasoning = _with_text(reasoning, self._text)
+        latency = time.monotonic() - began
+        self._state.publish(messages.reasoning_to_msg(reasoning, latency))
+        self._show(reasoning)
+        self.monitor.finished(latency, () if reasoning.trained else ("untrained_weights",))
+        self.monitor.show(forecast_motion=reasoning.forecast_motion)
+        if self.values.self_question and self._self_throttle.due():
+            self._questions.enqueue(self.values.self_question, from_itself=True)
+
+    def _planned_motion(self, queries: SceneQueries) -> np.ndarray | None:
+        plan = self._plan
+        if self.values.forecast_motion != "planned" or plan is None or plan[1] != queries.epoch:
+            return None
+        pose_then = self._poses.get(plan[0])
+        if pose_then is None:
+            return None
+        return carry_over(plan[2], pose_then, queries.ego.pose, (queries.stamp - plan[0]) / 1e9)
+
+    def _show(self, reasoning) -> None:
+        if self._points.get_subscription_count():
+            layers = list(zip(HORIZONS, reasoning.forecasts, strict=False))
+            self._points.publish(messages.cloud_to_msg(layers, reasoning.stamp))
+        if self._markers.get_subscription_count() and self._marker_throttle.due():
+            for horizon, voxels in zip(HORIZONS, reasoning.forecasts, strict=False):
+                name = f"forecast/{horizon:.0f}s"
+                # Later forecasts are fainter, so that the three can be told apart when shown together.
+                alpha = 0.7 - 0.2 * (horizon - 1.0)
+                limit = self.values.marker_limit
+                self._markers.publish(markers.cubes(voxels, reasoning.stamp, name, limit, alpha))
+
+    def _on_answer(self, text: str, stamp: int) -> None:
+        with self._text_lock:
+            self._text = text
+        self._texts.publish(String(data=text))
+        self._text_marker.publish(markers.text(text, stamp))
+
+
+def _with_text(reasoning, text: str):
+    if not text:
+        return reasoning
+    return type(reasoning)(**{n: getattr(reasoning, n) for n in reasoning.__dataclass_fields__} | {"text": text})
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros reasoning`."""
+    return run(ReasoningNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""At most so many times a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class Throttle:
+    """`due()` is True at most `rate()` times a second of wall time; a rate of 0 means never."""
+
+    def __init__(self, rate: Callable[[], float]) -> None:
+        self._rate = rate
+        self._last = float("-inf")
+
+    def due(self) -> bool:
+        """True, and counted as used, when enough time passed since the last True."""
+        rate, now = self._rate(), time.monotonic()
+        if rate <= 0 or now - self._last < 1.0 / rate:
+            return False
+        self._last = now
+        return True
