@@ -1,0 +1,117 @@
+"""The planned path as a strip on the ground, and the body of the vehicle that drives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from ..core.errors import InvalidInput
+from ..core.occ3d import FLAT
+from ..core.types import Plan, PlanStatus
+from ..core.voxels import SparseVoxels
+from .canvas import BAD, GOOD, WARNING, Colour
+
+
+@dataclass(frozen=True)
+class VehicleBody:
+    """Size of the vehicle, metres; rear_overhang is from the rear axle (base_link) back to the bumper.
+
+    The defaults are the car of nuScenes, 4.084 x 1.85 m as the open-loop metrics take it (ST-P3, ECCV 2022).
+    """
+
+    length: float = 4.084
+    width: float = 1.85
+    height: float = 1.56
+    rear_overhang: float = 0.56
+
+    def __post_init__(self) -> None:
+        if min(self.length, self.width, self.height) <= 0 or not 0 <= self.rear_overhang < self.length:
+            raise InvalidInput("body", f"{self} is no vehicle")
+
+    @property
+    def front(self) -> float:
+        """x of the front bumper in base_link, m."""
+        return self.length - self.rear_overhang
+
+    def footprint(self) -> np.ndarray:
+        """float64 [4, 2] m, corners in base_link, counter-clockwise from front left."""
+        half = self.width / 2
+        return np.array(
+            [(self.front, half), (-self.rear_overhang, half), (-self.rear_overhang, -half), (self.front, -half)]
+        )
+
+
+NUSCENES_CAR = VehicleBody()
+
+STATUS_COLOURS: dict[PlanStatus, Colour] = {
+    PlanStatus.OK: GOOD,
+    PlanStatus.DEGRADED: WARNING,
+    PlanStatus.BRAKING: BAD,
+    PlanStatus.REJECTED: BAD,
+}
+
+
+def centre_line(waypoints: np.ndarray, spacing: float = 0.25) -> np.ndarray:
+    """The path as a dense line float64 [P, 2] m from the origin through every waypoint [S, 2].
+
+    Monotone cubic pieces over time (PCHIP): smooth, through the waypoints, and without overshoot, so the picture
+    shows no manoeuvre that the plan does not hold. [0, 2] where the path is empty or shorter than 5 cm.
+    """
+    waypoints = np.asarray(waypoints, np.float64).reshape(-1, 2)
+    knots = np.concatenate([np.zeros((1, 2)), waypoints])
+    length = float(np.linalg.norm(np.diff(knots, axis=0), axis=1).sum())
+    if not np.isfinite(length) or length < 0.05:
+        return np.zeros((0, 2))
+    # A wild plan is drawn coarser, not longer: the work per picture stays bounded.
+    per_piece = int(np.clip(np.ceil(length / spacing / len(waypoints)), 2, 200))
+    times = np.linspace(0, len(waypoints), per_piece * len(waypoints) + 1)
+    return PchipInterpolator(np.arange(len(knots)), knots)(times)
+
+
+def ribbon(waypoints: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Left and right edge, each float64 [P, 2] m, of the strip of `width` metres along a path [S, 2]."""
+    line = centre_line(waypoints)
+    if not len(line):
+        return line, line
+    tangent = np.gradient(line, axis=0)
+    speed = np.linalg.norm(tangent, axis=1, keepdims=True)
+    # Where the car stands still the line has no direction of its own: keep the last one (forward at the start).
+    moving = np.flatnonzero(speed[:, 0] > 1e-6)
+    last = np.searchsorted(moving, np.arange(len(line)), side="right") - 1
+    direction = np.where(last[:, None] >= 0, (tangent / np.maximum(speed, 1e-9))[moving[last]], (1.0, 0.0))
+    normal = np.stack([-direction[:, 1], direction[:, 0]], axis=1) * (width / 2)
+    return line + normal, line - normal
+
+
+def path_colour(plan: Plan) -> Colour:
+    """Green while the plan holds, amber when degraded, red when braking."""
+    return STATUS_COLOURS[plan.status]
+
+
+def score_colours(scores: np.ndarray) -> list[Colour]:
+    """RGB per candidate: slate for the least likely to yellow for the likeliest of this set."""
+    if not len(scores):
+        return []
+    low, high = float(scores.min()), float(scores.max())
+    share = (scores - low) / (high - low) if high > low else np.ones_like(scores)
+    ramp = np.array([(112, 130, 168), (110, 178, 214), (255, 220, 100)], np.float64)
+    colours = np.stack([np.interp(share, (0, 0.5, 1), ramp[:, c]) for c in range(3)], axis=1)
+    return [(int(r), int(g), int(b)) for r, g, b in colours]
+
+
+def ground_height(*scenes: SparseVoxels | None, radius: float = 12.0) -> float:
+    """z in metres of the road around the ego in voxels: the median top of flat voxels within `radius`; 0 without any.
+
+    Occ3D's labels hold the road about 0.6 m below base_link's z = 0, so a model trained on them does too; a path drawn
+    over voxels at z = 0 would float. Camera images use z = 0, where the road truly is.
+    """
+    for scene in scenes:
+        if scene is None or not len(scene):
+            continue
+        centres = scene.centres()
+        near = np.isin(scene.labels, FLAT) & (np.abs(centres[:, :2]).max(axis=1) < radius)
+        if near.any():
+            return float(np.median(centres[near, 2])) + scene.grid.size / 2
+    return 0.0
