@@ -1,0 +1,138 @@
+"""Why images and frame sets are dropped, and the counters that say how synchronisation is doing."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from enum import StrEnum
+
+import numpy as np
+
+
+class DropReason(StrEnum):
+    """Every way an image or a frame set can be lost; the strings are the ones in logs, diagnostics and docs."""
+
+    DUPLICATE = "duplicate"
+    """Image: this camera already delivered this stamp."""
+    LATE = "late"
+    """Image: a set with a newer stamp was already formed."""
+    FOREIGN_CLOCK = "foreign_clock"
+    """Image: its stamp belongs to another clock: from before a jump, or of a camera whose clock is off."""
+    QUEUE_FULL = "queue_full"
+    """Image: the camera's queue overflowed, the oldest went."""
+    UNMATCHED = "unmatched"
+    """Image: no set needed it; normal where cameras run at different rates."""
+    CLOCK_BACKWARD = "clock_backward"
+    """Image: flushed because the clock jumped back."""
+    CLOCK_FORWARD = "clock_forward"
+    """Image: flushed because the clock jumped ahead."""
+    RESET = "reset"
+    """Image or set: flushed because a reset was asked for."""
+    MISSING_CAMERA = "missing_camera"
+    """Set: a camera had no image for it (policy strict)."""
+    SPREAD = "spread"
+    """Set: all cameras had an image, but their stamps spread further than the tolerance (policy strict)."""
+    OVERLOAD = "overload"
+    """Set: a newer complete set was ready before this one was taken."""
+    POSE_TIMEOUT = "pose_timeout"
+    """Set: neither tf nor odometry reached its stamps in time."""
+    POSE_TOO_OLD = "pose_too_old"
+    """Set: older than what tf and odometry hold."""
+    MOUNT_UNKNOWN = "mount_unknown"
+    """Set: the pose of a camera on the vehicle is not known."""
+    MOUNT_IMPLAUSIBLE = "mount_implausible"
+    """Set: a camera's frame is no optical frame (image rows do not run downwards)."""
+    NO_CALIBRATION = "no_calibration"
+    """Set: a camera has no intrinsics yet."""
+    CALIBRATION_MISMATCH = "calibration_mismatch"
+    """Image: its size is not the one its camera was calibrated for."""
+    DECODE = "decode"
+    """Image: it cannot be decoded."""
+    NO_IMAGE = "no_image"
+    """Set: after decoding, no camera (policy strict: not every camera) has an image left."""
+    NO_TWIST = "no_twist"
+    """Set: the ego's velocity is not known: no odometry twist and no earlier pose to differentiate from."""
+    IMPLAUSIBLE_MOTION = "implausible_motion"
+    """Set: the poses move faster than any vehicle."""
+
+
+SPREAD_EDGES_MS = (0, 5, 10, 20, 30, 40, 50, 60, 80, 100, 150)
+"""Lower edges of the spread histogram's bins; the last is open."""
+
+
+class SyncStatistics:
+    """Counters of a synchroniser since its start; resets of the clock do not clear them."""
+
+    def __init__(self, cameras: tuple[str, ...]) -> None:
+        self.sets = 0
+        """Frame sets formed."""
+        self.incomplete_sets = 0
+        """Of these, sets with a held or missing camera."""
+        self.resets = 0
+        self.drops: Counter[DropReason] = Counter()
+        self.last_stamp: dict[str, int | None] = dict.fromkeys(cameras)
+        """Per camera: newest stamp taken in, ns."""
+        self.missing: tuple[str, ...] = ()
+        """Cameras that are silent now."""
+        self._steps: dict[str, deque[int]] = {c: deque(maxlen=16) for c in cameras}
+        self._spreads: deque[int] = deque(maxlen=512)
+        self._histogram = np.zeros(len(SPREAD_EDGES_MS), np.int64)
+
+    def arrived(self, camera: str, stamp: int) -> None:
+        """Note an image that was taken in."""
+        last = self.last_stamp[camera]
+        if last is not None and stamp > last:
+            self._steps[camera].append(stamp - last)
+        self.last_stamp[camera] = stamp if last is None else max(last, stamp)
+
+    def turned(self) -> None:
+        """The clock jumped: steps between stamps across it mean nothing."""
+        self.resets += 1
+        for camera, steps in self._steps.items():
+            steps.clear()
+            self.last_stamp[camera] = None
+
+    def formed(self, spread_ns: int, complete: bool) -> None:
+        """Note a frame set."""
+        self.sets += 1
+        self.incomplete_sets += not complete
+        self._spreads.append(spread_ns)
+        self._histogram[int(np.searchsorted(SPREAD_EDGES_MS, spread_ns / 1e6, "right")) - 1] += 1
+
+    def period(self, camera: str) -> int | None:
+        """Median step between a camera's recent stamps, ns; None before the second image."""
+        steps = sorted(self._steps[camera])
+        return steps[len(steps) // 2] if steps else None
+
+    def rate(self, camera: str) -> float:
+        """Images per second from recent stamps; 0 before the second image."""
+        period = self.period(camera)
+        return 1e9 / period if period else 0.0
+
+    def spread_histogram(self) -> dict[float, int]:
+        """Frame sets per spread bin, keyed by the bin's lower edge in ms."""
+        return {edge: int(n) for edge, n in zip(SPREAD_EDGES_MS, self._histogram, strict=True)}
+
+    def spread_p50(self) -> float:
+        """Median spread of recent sets in ms; 0 before the first."""
+        return float(np.median(self._spreads)) / 1e6 if self._spreads else 0.0
+
+    def spread_max(self) -> float:
+        """Largest spread of recent sets in ms; 0 before the first."""
+        return max(self._spreads) / 1e6 if self._spreads else 0.0
+
+    def flat(self) -> dict[str, float | int | str]:
+        """Everything as one flat dictionary, for diagnostics."""
+        out: dict[str, float | int | str] = {
+            "sets": self.sets,
+            "incomplete_sets": self.incomplete_sets,
+            "resets": self.resets,
+            "missing": " ".join(self.missing),
+            "spread_p50_ms": round(self.spread_p50(), 3),
+            "spread_max_ms": round(self.spread_max(), 3),
+        }
+        out.update({f"spread_from_{edge}_ms": n for edge, n in self.spread_histogram().items()})
+        for camera, stamp in self.last_stamp.items():
+            out[f"{camera}.last_stamp_ns"] = stamp or 0
+            out[f"{camera}.rate_hz"] = round(self.rate(camera), 2)
+        out.update({f"dropped.{reason.value}": self.drops[reason] for reason in DropReason})
+        return out
