@@ -186,6 +186,7 @@ def load_language_model(
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local = {"local_files_only": True, "trust_remote_code": False}
@@ -193,7 +194,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         with _no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InvalidInput("language_model", f"cannot read {folder.name}: {str(error).splitlines()[0]}") from error
     return model.eval().requires_grad_(False), tokenizer
 

@@ -33,7 +33,11 @@ def templates() -> dict[str, tuple[str, ...]]:
     data = yaml.safe_load(files(__package__).joinpath("prompts.yaml").read_text(encoding="utf-8"))
     if data["format_version"] != FORMAT_VERSION:
         raise InvalidInput("prompts.format_version", f"want {FORMAT_VERSION}, got {data['format_version']!r}")
-    return {family: tuple(texts) for family, texts in data["families"].items()}
+    families = {family: tuple(texts) for family, texts in data["families"].items()}
+    for family, texts in families.items():
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise InvalidInput(f"prompts.families.{family}", "want a list of strings")
+    return families
 
 
 def render(family: str, variant: int = 0, **fields: str) -> str:

@@ -64,13 +64,15 @@ def test_order_of_points_does_not_matter(seed):
 def test_largest_sum_wins_over_largest_mean():
     points = np.zeros((3, 3), np.float32)
     got = voxelise(points, np.array([4, 4, 7], np.uint8), np.array([0.5, 0.5, 0.75], np.float32), SMALL)
-    assert got.labels.tolist() == [4] and got.scores.tolist() == [0.5]
+    assert got.labels.tolist() == [4]
+    assert got.scores.tolist() == [0.5]
 
 
 def test_points_outside_and_not_finite_are_dropped():
     points = np.array([[0, 0, 0], [99, 0, 0], [np.nan, 0, 0], [0, np.inf, 0]], np.float32)
     got = voxelise(points, np.full(4, 4, np.uint8), np.ones(4, np.float32))
-    assert len(got) == 1 and got.grid == OCC3D_GRID
+    assert len(got) == 1
+    assert got.grid == OCC3D_GRID
     assert len(voxelise(points[1:], np.full(3, 4, np.uint8), np.ones(3, np.float32))) == 0
 
 
