@@ -65,6 +65,7 @@ class DecoderLayer(nn.Module):
             nn.Dropout(config.dropout),
         )
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(c), nn.LayerNorm(c), nn.LayerNorm(c)
+        class_head, point_head = nn.Linear(c, NUM_CLASSES * output_points), nn.Linear(c, 3 * output_points)
         self.cls_branch = nn.Sequential(
             nn.Linear(c, c),
             nn.LayerNorm(c),
@@ -72,20 +73,19 @@ class DecoderLayer(nn.Module):
             nn.Linear(c, c),
             nn.LayerNorm(c),
             nn.ReLU(inplace=True),
-            nn.Linear(c, NUM_CLASSES * output_points),
+            class_head,
         )
         self.reg_branch = nn.Sequential(
             nn.Linear(c, c),
             nn.ReLU(inplace=True),
             nn.Linear(c, c),
             nn.ReLU(inplace=True),
-            nn.Linear(c, 3 * output_points),
+            point_head,
         )
-        head, reg = self.cls_branch[-1], self.reg_branch[-1]
-        nn.init.constant_(head.bias, math.log(config.class_prior / (1 - config.class_prior)))
+        nn.init.constant_(class_head.bias, math.log(config.class_prior / (1 - config.class_prior)))
         if config.initial_spread and output_points > 1:
             reach = config.initial_spread / config.offset_scale
-            nn.init.uniform_(reg.bias, -reach, reach)
+            nn.init.uniform_(point_head.bias, -reach, reach)
         lower, upper = torch.tensor(grid.lower), torch.tensor(grid.upper)
         self.register_buffer("lower", lower, persistent=False)
         self.register_buffer("extent", upper - lower, persistent=False)
@@ -113,6 +113,9 @@ class OccupancyDecoder(nn.Module):
     Point coordinates carry no gradient from one layer to the next; features do.
     """
 
+    lower: Tensor
+    extent: Tensor
+
     def __init__(self, config: OccupancyConfig, grid: VoxelGrid) -> None:
         super().__init__()
         self.init_points = nn.Embedding(config.queries, 3)
@@ -124,6 +127,13 @@ class OccupancyDecoder(nn.Module):
         counts = (1, *config.points_per_layer)
         self.layers = nn.ModuleList(DecoderLayer(config, grid, counts[i], counts[i + 1]) for i in range(config.layers))
         self.embed_dims = config.embed_dims
+        lower, upper = torch.tensor(grid.lower), torch.tensor(grid.upper)
+        self.register_buffer("lower", lower, persistent=False)
+        self.register_buffer("extent", upper - lower, persistent=False)
+
+    def metric(self, points: Tensor) -> Tensor:
+        """Normalised points [..., 3] to metres in base_link."""
+        return points * self.extent + self.lower
 
     def forward(self, scene: SceneViews) -> list[LayerOutput]:
         """One LayerOutput per layer."""

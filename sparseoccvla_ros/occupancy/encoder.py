@@ -120,8 +120,7 @@ class OccupancyEncoder(nn.Module):
         self.memory.write(frames, usable, features)
         last = self.decode(self.memory.views(padded_size(frames.images.shape[1:3])))[-1]
 
-        lower, extent = self.decoder.layers[-1].lower, self.decoder.layers[-1].extent
-        points = last.points[0] * extent + lower
+        points = self.decoder.metric(last.points[0])
         best, labels = last.logits[0].max(-1)
         halves = F.adaptive_avg_pool2d(features[-1], (1, 2))[:, :, 0].transpose(1, 2)
         halves = halves.masked_fill(torch.from_numpy(~usable).to(device)[:, None, None], 0.0).flatten(0, 1)

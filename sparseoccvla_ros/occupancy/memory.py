@@ -135,23 +135,27 @@ class FrameMemory:
 
 
 def _recalibrated(before: CameraFrames, after: CameraFrames) -> bool:
-    """Whether a camera's intrinsics or mount changed between two frame sets.
+    """Whether the intrinsics or the mount of a camera that is valid in both frame sets changed.
 
-    ego2img folds in the vehicle's motion between a camera's stamp and the set's, so the mount may appear to move by
-    speed times that offset; the tolerances (0.5 m and 0.1 rad, plus 0.1 s of motion) leave room for it. Intrinsics
-    show in K K^T, which no motion changes.
+    ego2img folds in the vehicle's motion between a camera's stamp and the set's, so a mount may appear to move; the
+    tolerances (0.5 m and 0.1 rad, plus twice the motion in that time) leave room for it. Intrinsics show in K K^T,
+    which no motion changes.
     """
-    old, new = before.ego2img[:, :3, :3], after.ego2img[:, :3, :3]
-    old_kk, new_kk = old @ old.swapaxes(1, 2), new @ new.swapaxes(1, 2)
+    both = before.valid & after.valid
+    old, new = before.ego2img[both, :3], after.ego2img[both, :3]
+    old_kk, new_kk = (m[..., :3] @ m[..., :3].swapaxes(1, 2) for m in (old, new))
+    if not both.any():
+        return False
     if not np.allclose(old_kk, new_kk, rtol=1e-3, atol=1e-3 * float(np.abs(old_kk).max())):
         return True
     try:
-        moved = np.linalg.solve(old, before.ego2img[:, :3, 3:]) - np.linalg.solve(new, after.ego2img[:, :3, 3:])
+        moved = np.linalg.solve(old[..., :3], old[..., 3:]) - np.linalg.solve(new[..., :3], new[..., 3:])
     except np.linalg.LinAlgError:
         return True
+    offsets = np.abs(before.stamps - before.stamp) + np.abs(after.stamps - after.stamp)
+    seconds = 2e-9 * offsets[both]
     twist = np.maximum(np.abs(before.ego.twist), np.abs(after.ego.twist))
-    if np.linalg.norm(moved[..., 0], axis=-1).max() > 0.5 + 0.1 * float(np.linalg.norm(twist[:3])):
-        return True
-    axes = [m[:, 2] / np.linalg.norm(m[:, 2], axis=-1, keepdims=True) for m in (old, new)]
+    axes = [m[:, 2, :3] / np.linalg.norm(m[:, 2, :3], axis=-1, keepdims=True) for m in (old, new)]
     turned = np.arccos(np.clip((axes[0] * axes[1]).sum(-1), -1, 1))
-    return bool(turned.max() > 0.1 + 0.1 * float(np.linalg.norm(twist[3:])))
+    far = np.linalg.norm(moved[..., 0], axis=-1) > 0.5 + seconds * np.linalg.norm(twist[:3])
+    return bool((far | (turned > 0.1 + seconds * np.linalg.norm(twist[3:]))).any())

@@ -24,6 +24,8 @@ from .config import OccupancyConfig
 _BITS = np.uint32(1) << np.arange(NUM_CLASSES, dtype=np.uint32)
 _CUBE = np.array(list(product((-1, 0, 1), repeat=3)), np.int64)
 """int64 [27, 3]: a voxel and its neighbours."""
+_SURROUNDINGS = np.array(list(product(range(-2, 3), repeat=3)), np.int64)
+"""int64 [125, 3]: what a closing of a voxel depends on."""
 
 
 def occupied_voxels(
@@ -37,7 +39,6 @@ def occupied_voxels(
     among the classes that fill it, the one with the highest summed score among its neighbours, and their mean score.
     """
     config = config or OccupancyConfig()
-    q, r, _ = queries.points.shape
     if queries.labels.size and queries.labels.max() >= NUM_CLASSES:
         raise InvalidInput("labels", f"label {int(queries.labels.max())} is not an occupied class")
     distance = np.square(queries.points - queries.centres[:, None]).sum(-1)
@@ -112,7 +113,8 @@ def _flat_index(points: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.nda
     float32 all the way: OPUS bins in float32, and float64 would move points that lie on a border.
     """
     scaled = np.floor((points - np.asarray(grid.lower, np.float32)) / np.float32(grid.size))
-    inside = ((scaled >= 0) & (scaled < np.asarray(grid.shape, np.float32))).all(-1)
+    inside = np.logical_and(scaled >= 0, scaled < np.asarray(grid.shape, np.float32)).all(axis=-1)
+    inside = np.asarray(inside)
     x, y, z = np.where(inside[:, None], scaled, 0).astype(np.int64).T
     return (z * grid.shape[0] + x) * grid.shape[1] + y, inside
 
@@ -201,15 +203,22 @@ def _closed_scores(
     closed = _close(bits.reshape(_volume_shape(grid))).reshape(-1)
     closed[voxel[own]] = 0
     lifted = np.flatnonzero(closed)
-    # The scores of the few lifted voxels: maximum, then minimum, over windows of their 5x5x5 surroundings.
     row = np.zeros(size, np.int64)
     row[voxel] = np.arange(1, len(voxel) + 1)
     table = np.concatenate((np.zeros((1, NUM_CLASSES), np.float32), means))
-    around, inside = _neighbours(lifted, grid, np.array(list(product(range(-2, 3), repeat=3)), np.int64))
+    blocks = [_windowed_scores(lifted[i : i + 2048], row, table, grid) for i in range(0, len(lifted), 2048)]
+    return np.concatenate((voxel[own], lifted)), np.concatenate((means[own], *blocks))
+
+
+def _windowed_scores(voxels: np.ndarray, row: np.ndarray, table: np.ndarray, grid: VoxelGrid) -> np.ndarray:
+    """Closed scores float32 [M, 17] of a few voxels: maximum, then minimum, over windows of their 5x5x5 surroundings.
+
+    row: int64, flat, the row of `table` float32 [rows, 17] that holds each voxel's scores (row 0: zeros).
+    """
+    around, inside = _neighbours(voxels, grid, _SURROUNDINGS)
     window = np.where(inside[..., None], table[row[around]], -np.inf).reshape(-1, 5, 5, 5, NUM_CLASSES)
     inside = inside.reshape(-1, 5, 5, 5)[:, 1:4, 1:4, 1:4]
     for axis in (1, 2, 3):
         parts = [window.take(range(i, i + 3), axis) for i in range(3)]
         window = np.maximum(np.maximum(parts[0], parts[1]), parts[2])
-    scores = np.where(inside[..., None], window, np.inf).min((1, 2, 3))
-    return np.concatenate((voxel[own], lifted)), np.concatenate((means[own], scores.astype(np.float32)))
+    return np.where(inside[..., None], window, np.inf).min((1, 2, 3)).astype(np.float32)

@@ -1,0 +1,178 @@
+"""Weights of the occupancy encoder: our own files and the public OPUS checkpoints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..core.errors import InvalidInput
+from ..core.voxels import VoxelGrid
+from .config import OccupancyConfig
+from .encoder import OccupancyEncoder
+
+FORMAT_VERSION = 1
+
+_OPUS_NAMES = (
+    ("img_backbone.", "backbone."),
+    ("img_neck.lateral_convs.", "neck.lateral."),
+    ("img_neck.fpn_convs.", "neck.output."),
+    ("pts_bbox_head.transformer.decoder.decoder_layers.", "decoder.layers."),
+    ("pts_bbox_head.", "decoder."),
+)
+_OPUS_PARTS = (
+    (".self_attn.attention.attn.in_proj_", ".self_attn.in_proj."),
+    (".self_attn.attention.attn.", ".self_attn."),
+    (".ffn.layers.0.0.", ".ffn.0."),
+    (".ffn.layers.1.", ".ffn.3."),
+)
+_OPUS_GRID = ("decoder.pc_range", "decoder.scene_size", "decoder.voxel_size", "decoder.voxel_num")
+
+
+def save(encoder: OccupancyEncoder, path: Path, trained: bool = True) -> None:
+    """Write the weights as safetensors; configuration, format version and `trained` go into its metadata."""
+    state = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    metadata = {
+        "stage": "occupancy",
+        "format_version": str(FORMAT_VERSION),
+        "config": json.dumps(asdict(encoder.config)),
+        "trained": json.dumps(trained),
+    }
+    save_file(state, path, metadata)
+
+
+def load(encoder: OccupancyEncoder, path: Path) -> None:
+    """Take the weights that `save` wrote, drop the memory, and set `encoder.trained`.
+
+    Raises InvalidInput("occupancy.weights", ...) when the file is damaged, of another stage or format version, or does
+    not fit the encoder's configuration name by name and shape by shape.
+    """
+    state, metadata = read_state(path)
+    if metadata.get("stage") != "occupancy":
+        raise InvalidInput("occupancy.weights", f"{path.name} holds no occupancy weights")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        got = metadata.get("format_version")
+        raise InvalidInput("occupancy.weights", f"{path.name} has format {got}, this version reads {FORMAT_VERSION}")
+    _assign(encoder, state, path.name)
+    encoder.trained = json.loads(metadata.get("trained", "false")) is True
+
+
+def load_opus(encoder: OccupancyEncoder, path: Path) -> None:
+    """Take the weights of a public OPUS checkpoint (.pth of an mmcv runner, or safetensors with its names).
+
+    Build the encoder with `opus_config(read_state(path)[0])`. Raises InvalidInput("occupancy.weights", ...) when
+    names, shapes or the grid do not fit.
+    """
+    state = opus_state(read_state(path)[0])
+    check_opus_grid(state, encoder.grid)
+    _assign(encoder, {k: v for k, v in state.items() if k not in _OPUS_GRID}, path.name)
+    encoder.trained = True
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name and metadata of a weight file (safetensors, or a PyTorch file read without unpickling objects).
+
+    Raises InvalidInput("occupancy.weights", ...) when it cannot be read.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise InvalidInput("occupancy.weights", f"cannot read {path.name}: {error}") from error
+    except Exception as error:  # pickle.UnpicklingError and its kin: what weights_only refuses
+        raise InvalidInput("occupancy.weights", f"{path.name} holds more than plain weights: {error}") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InvalidInput("occupancy.weights", f"{path.name} holds no state dict")
+    return {name.removeprefix("module."): value for name, value in state.items()}, {}
+
+
+def opus_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An OPUS state dict under this encoder's names; names it does not know stay as they are."""
+    renamed = {}
+    for name, value in state.items():
+        for old, new in _OPUS_NAMES:
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
+                break
+        for old, new in _OPUS_PARTS:
+            name = name.replace(old, new)
+        if name.startswith("neck."):
+            name = name.replace(".conv.", ".")
+        renamed[name] = value
+    return renamed
+
+
+def opus_config(state: dict[str, Tensor], **changes: Any) -> OccupancyConfig:
+    """The configuration of an OPUS state dict, read off its shapes (four channel groups, as in all of OPUS).
+
+    Raises InvalidInput("occupancy.weights", ...) when names are missing or the shapes contradict each other.
+    """
+    state = opus_state(state)
+    groups = 4
+
+    def rows(name: str) -> int:
+        if name not in state:
+            raise InvalidInput("occupancy.weights", f"this is no OPUS state dict: it lacks {name}")
+        return int(state[name].shape[0])
+
+    queries, dims = rows("decoder.init_points.weight"), rows("decoder.layers.0.norm1.weight")
+    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("decoder.layers."))
+    points = rows("decoder.layers.0.sampling.sampling_offset.bias") // (3 * groups)
+    levels = rows("decoder.layers.0.sampling.scale_weights.bias") // (groups * points)
+    mixed = state["decoder.layers.0.mixing.out_proj.weight"].shape[1] // dims
+    generated = rows("decoder.layers.0.mixing.parameter_generator.bias") // groups - (dims // groups) ** 2
+    frames, rest = divmod(generated, mixed * points)
+    if rest or not 1 <= levels <= 4:
+        raise InvalidInput("occupancy.weights", "the shapes of sampling and mixing contradict each other")
+    found = {
+        "queries": queries,
+        "embed_dims": dims,
+        "groups": groups,
+        "frames": frames,
+        "points_per_group": points,
+        "points_per_layer": tuple(rows(f"decoder.layers.{i}.reg_branch.4.bias") // 3 for i in range(layers)),
+        "heads": rows("decoder.layers.0.self_attn.gen_tau.bias"),
+        "ffn_dims": rows("decoder.layers.0.ffn.0.bias"),
+        "mixing_points": int(mixed),
+        "strides": (4, 8, 16, 32)[-levels:],
+    }
+    if "backbone.conv1.weight" in state:
+        found["backbone_width"] = rows("backbone.conv1.weight")
+    return OccupancyConfig.opus("t", **{**found, **changes})
+
+
+def check_opus_grid(state: dict[str, Tensor], grid: VoxelGrid) -> None:
+    """Raise InvalidInput unless the grid stored in a renamed OPUS state dict is `grid`."""
+    expected = {"decoder.pc_range": (*grid.lower, *grid.upper), "decoder.voxel_size": (grid.size,) * 3}
+    for name, want in expected.items():
+        if name in state and not torch.allclose(state[name].double(), torch.tensor(want, dtype=torch.float64)):
+            raise InvalidInput("occupancy.weights", f"{name} is {state[name].tolist()}, the grid has {list(want)}")
+
+
+def _assign(encoder: OccupancyEncoder, state: dict[str, Tensor], name: str) -> None:
+    want = encoder.state_dict()
+    # Batch norm's step counters are not used here and absent from some files.
+    counters = {k for k in want if k.endswith("num_batches_tracked")}
+    missing, surplus = sorted(want.keys() - state.keys() - counters), sorted(state.keys() - want.keys() - counters)
+    if missing or surplus:
+        raise InvalidInput(
+            "occupancy.weights",
+            f"{name} lacks {missing[:3]} ({len(missing)}), has unknown {surplus[:3]} ({len(surplus)})",
+        )
+    wrong = [k for k in want if k in state and state[k].shape != want[k].shape]
+    if wrong:
+        k = wrong[0]
+        raise InvalidInput("occupancy.weights", f"{k} is {list(state[k].shape)} in {name}, want {list(want[k].shape)}")
+    if not all(bool(v.isfinite().all()) for v in state.values() if v.is_floating_point()):
+        raise InvalidInput("occupancy.weights", f"{name} holds a number that is not finite")
+    encoder.load_state_dict(state, strict=False)
+    encoder.reset()

@@ -1,0 +1,210 @@
+"""Numerical parity with the public OPUS code, on recorded tensors kept outside the repository.
+
+SPARSEOCCVLA_FIXTURES names the folder (default: shared/fixtures beside the checkout); without it every test skips.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.occupancy.backbone import ResNet50
+from sparseoccvla_ros.occupancy.checkpoints import opus_config, opus_state
+from sparseoccvla_ros.occupancy.config import OccupancyConfig
+from sparseoccvla_ros.occupancy.decoder import OccupancyDecoder
+from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.occupancy.neck import FeaturePyramid
+from sparseoccvla_ros.occupancy.postprocess import voxels_from_scores
+from sparseoccvla_ros.occupancy.sampling import SceneViews, to_atlas
+
+FIXTURES = Path(os.environ.get("SPARSEOCCVLA_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
+
+
+def recorded(pattern: str) -> list:
+    """Parameters for what is there, or one that skips."""
+    found = sorted(FIXTURES.glob(pattern))
+    if not found:
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no {pattern} under SPARSEOCCVLA_FIXTURES"))]
+    return [pytest.param(path, id=path.stem) for path in found]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def decoder_of(folder: Path, **changes: object) -> tuple[OccupancyDecoder, OccupancyConfig]:
+    state = load_file(folder / "state_dict.safetensors")
+    config = opus_config(state, **changes)
+    decoder = OccupancyDecoder(config, OCC3D_GRID).eval()
+    weights = part(opus_state(state), "decoder.")
+    grid = {k: weights.pop(k) for k in ("pc_range", "scene_size", "voxel_size", "voxel_num")}
+    assert grid["voxel_num"].tolist() == list(OCC3D_GRID.shape)
+    decoder.load_state_dict(weights)
+    return decoder, config
+
+
+def views_of(folder: Path, config: OccupancyConfig) -> SceneViews:
+    inputs = load_file(folder / "inputs.safetensors")
+    height, width, _ = json.loads((folder / "config.json").read_text())["image_shape_hwc"]
+    batch, total = inputs["lidar2img"].shape[:2]
+    frames, views = config.frames, total // config.frames
+    atlases = []
+    for level in range(len(config.strides)):
+        maps = inputs[f"mlvl_feats.{level}"].float()
+        atlas = to_atlas(maps.reshape(batch * frames, views, *maps.shape[2:]), config.groups)
+        atlases.append(atlas.view(batch, frames, *atlas.shape[1:]))
+    ego2img = (inputs["lidar2img"] @ inputs["ego2lidar"][:, None]).view(batch, frames, views, 4, 4)
+    return SceneViews(atlases, ego2img, torch.ones(batch, frames, views, dtype=torch.bool), (height, width))
+
+
+@pytest.mark.parametrize("folder", recorded("opus_decoder_*"))
+def test_configuration_is_read_off_the_shapes(folder):
+    decoder, config = decoder_of(folder)
+    stated = json.loads((folder / "config.json").read_text())
+    assert config.queries == stated["num_query"]
+    assert config.embed_dims == stated["embed_dims"]
+    assert config.groups == stated["num_groups"]
+    assert config.heads == stated["num_heads"]
+    assert config.frames == stated["num_frames"]
+    assert config.points_per_group == stated["num_points"]
+    assert config.points_per_layer == tuple(stated["num_refines"])
+    assert config.mixing_points == stated["out_points"]
+    assert config.ffn_dims == stated["ffn_channels"]
+    assert len(decoder.layers) == stated["num_layers"]
+
+
+@pytest.mark.parametrize("folder", recorded("opus_decoder_*"))
+def test_decoder(folder):
+    decoder, config = decoder_of(folder)
+    expected = load_file(folder / "outputs.safetensors")
+    samples: list[torch.Tensor] = []
+    for layer in decoder.layers:
+        layer.sampling.register_forward_hook(lambda _module, _inputs, out: samples.append(out))
+    with torch.no_grad():
+        outputs = decoder(views_of(folder, config))
+    metres = torch.tensor(OCC3D_GRID.upper) - torch.tensor(OCC3D_GRID.lower)
+    for index, out in enumerate(outputs):
+        # In the order of computation, so that the first failure names the step that differs.
+        for name, got, want, scale in (
+            ("sampled_feat", samples[index], expected[f"layer{index}.sampled_feat"], 1.0),
+            ("query_feat", out.features, expected[f"layer{index}.query_feat"], 1.0),
+            ("cls_scores", out.logits, expected[f"layer{index}.cls_scores"], 1.0),
+            ("refine_pts", out.points, expected[f"layer{index}.refine_pts"], metres),
+        ):
+            error = float(((got - want).abs() * scale).max())
+            assert error < 1e-4, f"layer {index} {name}: {error:.2e}"
+
+
+@pytest.mark.parametrize("folder", recorded("opus_decoder_*"))
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [
+        ({"scale_weight_order": "clean"}, "group_weight_pairing_fixed"),
+        ({"unseen_points": "zero"}, "zero_features_when_not_visible"),
+    ],
+)
+def test_clean_switches_move_the_result_as_recorded(folder, change, mistake):
+    decoder, config = decoder_of(folder, **change)
+    expected = load_file(folder / "outputs.safetensors")
+    stated = json.loads((folder / "config.json").read_text())["largest_shift_caused_by_typical_mistakes"][mistake]
+    with torch.no_grad():
+        outputs = decoder(views_of(folder, config))
+    for index, shift in enumerate(stated["max_logit_shift_per_layer"]):
+        got = float((outputs[index].logits - expected[f"layer{index}.cls_scores"]).abs().max())
+        assert got == pytest.approx(shift, abs=2e-4)
+
+
+@pytest.mark.parametrize("folder", recorded("opus_decoder_*"))
+def test_ring_order_gives_the_same(folder):
+    decoder, config = decoder_of(folder)
+    scene = views_of(folder, config)
+    ages = torch.randperm(config.frames, generator=torch.Generator().manual_seed(1))
+    slots = torch.argsort(ages)
+    ring = SceneViews(
+        [a[:, ages] for a in scene.atlases],
+        scene.ego2img[:, ages],
+        scene.usable[:, ages],
+        scene.image_size,
+        slots,
+        ages,
+    )
+    with torch.no_grad():
+        plain, turned = decoder(scene)[-1], decoder(ring)[-1]
+    torch.testing.assert_close(turned.logits, plain.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(turned.points, plain.points, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("folder", recorded("opus_image_encoder*"))
+def test_image_encoder(folder):
+    stated = json.loads((folder / "config.json").read_text())
+    state = opus_state(load_file(folder / "state_dict.safetensors"))
+    encoder = OccupancyEncoder(
+        OccupancyConfig.opus(
+            "t",
+            queries=1,
+            points_per_layer=(1,),
+            embed_dims=stated["fpn_out_channels"],
+            backbone_width=stated["base_channels"],
+            image_mean=stated["mean"],
+            image_std=stated["std"],
+        )
+    )
+    assert isinstance(encoder.backbone, ResNet50)
+    assert isinstance(encoder.neck, FeaturePyramid)
+    encoder.backbone.load_state_dict(part(state, "backbone."))
+    encoder.neck.load_state_dict(part(state, "neck."))
+    bgr = load_file(folder / "inputs.safetensors")["img_bgr_uint8"][0]
+    expected = load_file(folder / "outputs.safetensors")
+    with torch.no_grad():
+        levels = encoder.image_features(bgr.flip(1).permute(0, 2, 3, 1))
+    for index, level in enumerate(levels):
+        want = expected[f"mlvl_feats.{index}"][0]
+        assert level.shape == want.shape
+        error = float((level - want).abs().max())
+        assert error < 1e-3, f"level {index}: {error:.2e}"
+
+
+@pytest.mark.parametrize("path", recorded("opus_postprocess/*.npz"))
+def test_postprocess(path):
+    case = np.load(path)
+    lower, upper = np.float32(OCC3D_GRID.lower), np.float32(OCC3D_GRID.upper)
+    points = case["refine_pts"][0] * (upper - lower) + lower
+    scores = torch.from_numpy(case["cls_logits"][0]).float().sigmoid().numpy()
+    config = OccupancyConfig(
+        score_threshold=float(case["score_thr"]),
+        padding=bool(case["padding"]),
+        max_point_distance=float(case["ctr_dist_thr"]),
+    )
+    voxels = voxels_from_scores(points, scores, OCC3D_GRID, config)
+    np.testing.assert_array_equal(voxels.dense(), case["dense"])
+    key = np.lexsort(case["occ_loc"].T[::-1])
+    np.testing.assert_array_equal(voxels.indices, case["occ_loc"][key])
+    np.testing.assert_array_equal(voxels.labels, case["sem_pred"][key])
+
+
+@pytest.mark.parametrize("path", recorded("opus_checkpoint_keys.json"))
+@pytest.mark.parametrize("variant", ["t", "s", "m", "l"])
+def test_public_checkpoints_fit(path, variant):
+    """Names and shapes of the released models, and the preset read off them, without allocating any weight."""
+    keys = json.loads(path.read_text())["variants"][f"OPUS-{variant.upper()}"]["keys"]
+    state = opus_state({name: torch.empty(shape, device="meta") for name, (shape, _) in keys.items()})
+    config = opus_config({name: torch.empty(shape, device="meta") for name, (shape, _) in keys.items()})
+    assert config == OccupancyConfig.opus(variant)
+    with torch.device("meta"):
+        encoder = OccupancyEncoder(config)
+    grid = {f"decoder.{k}" for k in ("pc_range", "scene_size", "voxel_size", "voxel_num")}
+    assert {k: tuple(v.shape) for k, v in state.items() if k not in grid} == {
+        k: tuple(v.shape) for k, v in encoder.state_dict().items()
+    }
