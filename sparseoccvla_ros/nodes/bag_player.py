@@ -48,12 +48,12 @@ class BagPlayerNode(StageNode):
                 continue
             qos = PROFILES["latched" if topic.latched else "output"]
             publisher = self.create_lifecycle_publisher(kind, topic.name, qos)
-            self._publishers.append(publisher)
+            self._made_publishers.append(publisher)
             self._outputs[topic.name] = publisher
         if skipped:
             self.get_logger().warning(f"not played, message not installed: {', '.join(skipped)}")
         self._images = [t.name for t in self._reader.topics.values() if t.type in IMAGES and t.name in self._outputs]
-        self._clock = self.output("/clock")
+        self._clock_output = self.output("/clock")
         values = self.values
         self._playback = Playback(
             self._reader,
@@ -65,7 +65,7 @@ class BagPlayerNode(StageNode):
             topics=tuple(self._outputs),
         )
         self._lock = threading.Lock()
-        self._services = [
+        self._control_services = [
             self.create_service(SetBool, "~/pause", self._on_pause),
             self.create_service(Trigger, "~/step", self._on_step),
         ]
@@ -87,9 +87,9 @@ class BagPlayerNode(StageNode):
 
     def teardown(self) -> None:
         """Close the bag."""
-        for service in getattr(self, "_services", ()):
+        for service in getattr(self, "_control_services", ()):
             self.destroy_service(service)
-        self._services = []
+        self._control_services = []
         if getattr(self, "_reader", None) is not None:
             self._reader.close()
             self._reader = None
@@ -132,7 +132,7 @@ class BagPlayerNode(StageNode):
 
     def _publish(self, event: Clock | Message) -> None:
         if isinstance(event, Clock):
-            self._clock.publish(ClockMsg(clock=time_msg(event.stamp)))
+            self._clock_output.publish(ClockMsg(clock=time_msg(event.stamp)))
             self.monitor.show(position=f"{(event.stamp - self._reader.start) / 1e9:.2f} s")
         else:
             self._outputs[event.topic].publish(event.raw)

@@ -29,15 +29,15 @@ def main(args: list[str] | None = None) -> int:
     for node in nodes:
         node.publish_diagnostics()
         node.autostart()
-        thread = threading.Thread(target=spin, args=([node],), name=node.get_name(), daemon=True)
+        thread = threading.Thread(target=spin, args=([node], None, ended), name=node.get_name(), daemon=True)
         thread.start()
         threads.append(thread)
     ended.wait()
-    rclpy.try_shutdown()
     for thread in threads:
         thread.join(5.0)
     for node in nodes:
         node.close()
+    rclpy.try_shutdown()
     return 0
 
 

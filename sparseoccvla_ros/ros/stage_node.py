@@ -69,8 +69,8 @@ class StageNode(LifecycleNode):
         self.active = False
         self._failures = 0
         self._faulted = threading.Event()
-        self._publishers: list[Any] = []
-        self._subscriptions_made: list[Any] = []
+        self._made_publishers: list[Any] = []
+        self._made_subscriptions: list[Any] = []
         self._peers: dict[str, float] = {}
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         array_type = message_class(BY_NAME["/diagnostics"].type)
@@ -107,7 +107,7 @@ class StageNode(LifecycleNode):
         """Lifecycle publisher of a topic of ros/topics.py: silent while the node is inactive."""
         topic = BY_NAME[name]
         publisher = self.create_lifecycle_publisher(message_class(topic.type), name, PROFILES[topic.qos])
-        self._publishers.append(publisher)
+        self._made_publishers.append(publisher)
         return publisher
 
     def input(self, name: str, callback: Callable[[Any], None], *, topic: str | None = None) -> None:
@@ -126,7 +126,7 @@ class StageNode(LifecycleNode):
             except InvalidInput as error:
                 self.refuse(str(error))
 
-        self._subscriptions_made.append(self.create_subscription(kind, topic, guarded, PROFILES[qos]))
+        self._made_subscriptions.append(self.create_subscription(kind, topic, guarded, PROFILES[qos]))
 
     # --- outcome of work
 
@@ -217,12 +217,12 @@ class StageNode(LifecycleNode):
         self._destroy_topics()
 
     def _destroy_topics(self) -> None:
-        for publisher in self._publishers:
+        for publisher in self._made_publishers:
             self.destroy_publisher(publisher)
-        for subscription in self._subscriptions_made:
+        for subscription in self._made_subscriptions:
             self.destroy_subscription(subscription)
-        self._publishers.clear()
-        self._subscriptions_made.clear()
+        self._made_publishers.clear()
+        self._made_subscriptions.clear()
 
     # --- diagnostics
 
@@ -260,15 +260,17 @@ class StageNode(LifecycleNode):
             self.watch()
 
 
-def spin(nodes: Sequence[StageNode], context: Context | None = None) -> None:
-    """Spin nodes in this thread until shutdown; a refused lifecycle transition is logged and survived."""
+def spin(
+    nodes: Sequence[StageNode], context: Context | None = None, ended: threading.Event | None = None
+) -> None:
+    """Spin nodes in this thread until shutdown or `ended`; a refused lifecycle transition is logged and survived."""
     executor = SingleThreadedExecutor(context=context)
     for node in nodes:
         executor.add_node(node)
     try:
-        while rclpy.ok(context=context):
+        while rclpy.ok(context=context) and not (ended is not None and ended.is_set()):
             try:
-                executor.spin_once(timeout_sec=0.5)
+                executor.spin_once(timeout_sec=0.5 if ended is None else 0.1)
             except (KeyboardInterrupt, ExternalShutdownException):
                 return
             except Exception as error:

@@ -1,0 +1,150 @@
+"""package.xml, setup.py, parameter file, launch graph and topic table agree with each other."""
+
+import importlib
+import runpy
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sparseoccvla_ros.ros import graph
+from sparseoccvla_ros.ros.parameters import TABLES, as_yaml
+from sparseoccvla_ros.ros.topics import TOPICS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_parameter_file_is_the_table() -> None:
+    assert (ROOT / "config" / "params.yaml").read_text() == as_yaml()
+
+
+def test_parameter_file_holds_every_default() -> None:
+    content = yaml.safe_load(as_yaml())
+    for node, table in TABLES.items():
+        section = content[f"/**/{node}"]["ros__parameters"]
+        for param in table:
+            value = section
+            for part in param.name.split("."):
+                value = value[part]
+            assert value == param.default, param.name
+            assert type(value) is type(param.default), param.name
+
+
+def test_every_parameter_says_what_it_is() -> None:
+    for table in TABLES.values():
+        assert len({p.name for p in table}) == len(table)
+        for param in table:
+            assert len(param.what) > 8, param.name
+            number = isinstance(param.default, (int, float)) and not isinstance(param.default, bool)
+            assert (param.low is not None) == number, f"{param.name}: a number needs a range, nothing else has one"
+            if number:
+                assert param.low <= param.default <= param.high, param.name
+            if param.choices:
+                assert param.default in param.choices, param.name
+
+
+def test_every_topic_type_is_installed() -> None:
+    for topic in TOPICS:
+        package, kind, name = topic.type.split("/")
+        assert hasattr(importlib.import_module(f"{package}.{kind}"), name), topic.type
+        assert (ROOT / topic.file).is_file(), topic.file
+
+
+def test_every_node_has_module_parameters_and_entry_point() -> None:
+    scripts = _setup_arguments()["entry_points"]["console_scripts"]
+    for entry in (*graph.NODES, graph.BAG_PLAYER, graph.VIEWER, graph.COMPOSED):
+        module = importlib.import_module(entry.module)
+        assert callable(module.main)
+        assert any(s.startswith(f"{entry.name} = {entry.module}:main") for s in scripts), entry.name
+        if entry is not graph.COMPOSED:
+            known = {p.name for p in TABLES[entry.name]}
+            assert set(entry.parameters) <= known, entry.name
+
+
+def _setup_arguments() -> dict:
+    import setuptools
+
+    seen: dict = {}
+    original, setuptools.setup = setuptools.setup, lambda **kwargs: seen.update(kwargs)
+    try:
+        import os
+
+        here = os.getcwd()
+        os.chdir(ROOT)
+        runpy.run_path(str(ROOT / "setup.py"))
+    finally:
+        os.chdir(here)
+        setuptools.setup = original
+    return seen
+
+
+def test_everything_in_the_shared_folders_is_installed() -> None:
+    arguments = _setup_arguments()
+    installed = {file for _, files in arguments["data_files"] for file in files}
+    for folder in ("launch", "config", "rviz", "models", "bags"):
+        files = {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob("*") if p.is_file()}
+        files = {f for f in files if "__pycache__" not in f}
+        assert files, folder
+        assert files <= installed, files - installed
+    packages = set(arguments["packages"])
+    for module in (ROOT / "sparseoccvla_ros").rglob("*.py"):
+        assert ".".join(module.relative_to(ROOT).parent.parts) in packages, module
+
+
+def test_package_xml_names_what_we_import() -> None:
+    tree = ElementTree.parse(ROOT / "package.xml").getroot()
+    assert tree.get("format") == "3"
+    depends = {e.text for e in tree.iter() if e.tag.endswith("depend")}
+    wanted = {t.type.split("/")[0] for t in TOPICS} | {
+        "rclpy", "launch_ros", "tf2_ros", "cv_bridge", "sensor_msgs_py", "std_srvs", "lifecycle_msgs", "rcl_interfaces",
+    }  # fmt: skip
+    assert wanted <= depends, wanted - depends
+
+
+def test_launch_arguments_resolve_and_refuse() -> None:
+    values = graph.resolve({"rate": "2.0"}, with_bag=True)
+    assert values["use_sim_time"] == "true"
+    assert values["rate"] == "2.0"
+    names = [e.name for e in graph.process_entries(values, with_bag=True)]
+    assert names == ["camera_sync", "occupancy", "reasoning", "planning", "bag_player"]
+    composed = graph.resolve({"composed": "true", "view": "true"}, with_bag=False)
+    assert [e.name for e in graph.process_entries(composed, False)] == ["composed", "viewer"]
+    with pytest.raises(ValueError, match="profile"):
+        graph.resolve({"profile": "nope"}, with_bag=False)
+    with pytest.raises(ValueError, match="speed"):
+        graph.resolve({"speed": "1"}, with_bag=True)
+    with pytest.raises(ValueError, match="rate"):
+        graph.resolve({"rate": "1"}, with_bag=False)
+
+
+@pytest.mark.parametrize("name", ["bringup", "nuscenes_bag"])
+def test_launch_file_builds_where_launch_is_installed(name: str) -> None:
+    pytest.importorskip("launch_ros", reason="launch_ros is not in the wheels")
+    description = runpy.run_path(str(ROOT / "launch" / f"{name}.launch.py"))["generate_launch_description"]()
+    declared = {e.name for e in description.entities if hasattr(e, "default_value")}
+    assert {a.name for a in graph.ARGUMENTS} <= declared
+
+
+@pytest.mark.parametrize("name", ["bringup", "nuscenes_bag"])
+def test_launch_file_by_construction(name: str) -> None:
+    text = (ROOT / "launch" / f"{name}.launch.py").read_text()
+    compile(text, name, "exec")
+    assert f"description(with_bag={name == 'nuscenes_bag'})" in text
+
+
+@pytest.mark.parametrize("verb", ["", "demo", "test", "launch", "bag", "view", "doctor", "bench"])
+def test_every_verb_has_help(verb: str) -> None:
+    command = [sys.executable, "-m", "sparseoccvla_ros.cli", *([verb] if verb else []), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_links_of_the_workspace() -> None:
+    link = ROOT / "ros2_ws" / "src" / "sparseoccvla_ros"
+    assert link.is_symlink()
+    assert link.resolve() == ROOT
+    assert not (ROOT / "ros2_ws" / "src" / "tf2_msgs").exists(), "it would hide a real tf2_msgs"
