@@ -1,0 +1,95 @@
+"""Questions through the topic and the action: streaming, cancelling, refusing, never blocking the state."""
+
+import pytest
+from rclpy.action import ActionClient
+from sparseoccvla_msgs.action import AskScene
+from std_msgs.msg import String
+
+from sparseoccvla_ros.nodes.occupancy import OccupancyNode
+from sparseoccvla_ros.nodes.reasoning import ReasoningNode
+from sparseoccvla_ros.ros import messages
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def scene(graph, preset, frames, until):
+    graph.add(OccupancyNode, preset=preset)
+    node = graph.add(ReasoningNode, preset=preset, question_period=0.0, time_limit=30.0)
+    states = graph.probe.listen("reasoning/state")
+    graph.probe.send("frames", messages.frames_to_msg(frames(0)))
+    assert until(lambda: states, 20)
+    client = ActionClient(graph.probe, AskScene, "reasoning/ask")
+    assert client.wait_for_server(timeout_sec=10)
+    return graph, node, client, states
+
+
+def ask(client, until, question, **kwargs):
+    pieces = []
+    sent = client.send_goal_async(AskScene.Goal(question=question, **kwargs), lambda f: pieces.append(f.feedback.text))
+    assert until(sent.done, 10)
+    return sent.result(), pieces
+
+
+def test_answer_streams_and_completes(scene, frames, until):
+    _, _, client, _ = scene
+    goal, pieces = ask(client, until, "What is ahead?", max_tokens=12)
+    assert goal.accepted
+    result = goal.get_result_async()
+    assert until(result.done, 30)
+    answer = result.result().result
+    assert answer.reason in ("token_limit", "complete")
+    assert until(lambda: "".join(pieces) == answer.answer, 5)
+    assert messages.nanoseconds(answer.stamp) == frames(0).stamp
+    assert not answer.trained
+    assert result.result().status == 4  # SUCCEEDED
+
+
+def test_cancel_ends_the_answer(scene, until):
+    _, node, client, _ = scene
+    goal, pieces = ask(client, until, "Tell a long story.", max_tokens=900)
+    assert until(lambda: pieces, 20)
+    goal.cancel_goal_async()
+    result = goal.get_result_async()
+    assert until(result.done, 10)
+    assert result.result().result.reason == "cancelled"
+    assert result.result().status == 5  # CANCELED
+    assert node.active
+
+
+@pytest.mark.parametrize("question", ["", "   ", "x" * 501, "ring\x07 the bell"])
+def test_odd_questions_are_refused(scene, until, question):
+    _, node, client, _ = scene
+    goal, _ = ask(client, until, question)
+    assert not goal.accepted
+    assert "question" in node.monitor.state(1e9)[1]
+
+
+def test_topic_question_is_answered_on_the_text_topic(scene, until):
+    graph, _, _, _ = scene
+    texts = graph.probe.listen("reasoning/text")
+    marker = graph.probe.listen("reasoning/text_marker")
+    graph.probe.send("reasoning/question", String(data="Is the road free?"))
+    assert until(lambda: texts and marker, 30)
+    assert marker[-1].text == texts[-1].data
+    assert marker[-1].header.frame_id == "base_link"
+
+
+def test_state_keeps_coming_while_an_answer_streams(scene, frames, until):
+    graph, _, client, states = scene
+    goal, pieces = ask(client, until, "Tell a long story.", max_tokens=900)
+    assert until(lambda: pieces, 20)
+    for i in range(3):
+        done = len(states)
+        graph.probe.send("frames", messages.frames_to_msg(frames(i + 1)))
+        assert until(lambda done=done: len(states) > done, 10)
+    goal.cancel_goal_async()
+    assert until(goal.get_result_async().done, 10)
+
+
+def test_queue_is_bounded(scene, until):
+    graph, node, _, _ = scene
+    for i in range(12):
+        graph.probe.send("reasoning/question", String(data=f"Question {i}?"))
+    assert until(lambda: node.monitor._counts.get("questions_refused", 0) > 0, 10)
+    assert node.active
