@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
+from collections.abc import Callable
 
 from ..core.errors import InvalidInput
 
@@ -47,11 +47,11 @@ class TextStream:
 
     A byte-level tokenizer may split a character over tokens; such a character comes out once it is whole, so every
     piece is valid text and the pieces together are `text`. Control characters are escaped; `full` once `max_chars`
-    is reached, where the text is cut.
+    is reached, where the text is cut. decode: from all ids so far to their text.
     """
 
-    def __init__(self, tokenizer: Any, max_chars: int) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, decode: Callable[[list[int]], str], max_chars: int) -> None:
+        self._decode_ids = decode
         self._max_chars = max_chars
         self._ids: list[int] = []
         self._raw = 0
@@ -78,7 +78,7 @@ class TextStream:
         return self._length >= self._max_chars
 
     def _decode(self) -> str:
-        return self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self._decode_ids(self._ids)
 
     def _emit(self, text: str) -> str:
         fresh, self._raw = text[self._raw :], max(self._raw, len(text))

@@ -54,6 +54,8 @@ class Forecaster(nn.Module):
     The last layer starts at zero: untrained, the forecast is the present scene, which is the baseline to beat.
     """
 
+    seconds: torch.Tensor
+
     def __init__(self, config: ReasoningConfig) -> None:
         super().__init__()
         width = config.forecaster_dims
@@ -63,9 +65,10 @@ class Forecaster(nn.Module):
         self.horizon = nn.Embedding(len(HORIZONS), width)
         self.ego = nn.Sequential(nn.Linear(14, width), nn.GELU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(_Block(width, config.forecaster_heads) for _ in range(config.forecaster_layers))
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 + NUM_CLASSES))
-        nn.init.zeros_(self.out[-1].weight)
-        nn.init.zeros_(self.out[-1].bias)
+        self.out_norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, 4 + NUM_CLASSES)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
         self.register_buffer("seconds", torch.tensor(HORIZONS), persistent=False)
 
     def forward(self, fused: torch.Tensor, centres: torch.Tensor, motion: torch.Tensor) -> Forecast:
@@ -79,7 +82,7 @@ class Forecaster(nn.Module):
         x = x.flatten(0, 1)
         for block in self.blocks:
             x = block(x)
-        out = self.out(x).unflatten(0, (batch, horizons))
+        out = self.out(self.out_norm(x)).unflatten(0, (batch, horizons))
         seconds = self.seconds[None, :, None]
         return Forecast(
             shift=torch.tanh(out[..., :3]) * self.max_speed * seconds[..., None],

@@ -7,6 +7,7 @@ a local folder, as safetensors only, and code inside a model folder is never run
 from __future__ import annotations
 
 import os
+import threading
 
 # Read by huggingface_hub when it is imported: nothing below may reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,7 +15,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class LanguageModel:
     model: Any
     tokenizer: Any
     name: str
+    # A fast tokenizer keeps its settings in itself: two threads at once get "Already borrowed" or each other's.
+    _tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def decoder(self) -> torch.nn.Module:
@@ -80,8 +83,8 @@ class LanguageModel:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Ids of the tokens that end an answer."""
-        found: set[int] = set()
+        """Ids of the tokens that end an answer: the model's ending ones, and every control token of its template."""
+        found: set[int] = set(self.tokenizer.all_special_ids)
         for holder in (getattr(self.model, "generation_config", None), self.config, self.tokenizer):
             ids = getattr(holder, "eos_token_id", None)
             found.update([ids] if isinstance(ids, int) else ids or ())
@@ -104,7 +107,7 @@ class LanguageModel:
         """
         from transformers import DynamicCache
 
-        cache = DynamicCache(past, config=self.config) if past else DynamicCache(config=self.config)
+        cache: Any = DynamicCache(past, config=self.config) if past else DynamicCache(config=self.config)
         out = self.decoder(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
         return out.last_hidden_state, tuple((layer.keys, layer.values) for layer in cache.layers)
 
@@ -115,9 +118,15 @@ class LanguageModel:
 
     def tokens(self, text: str) -> list[int]:
         """Ids of plain text; control tokens written in the text are split into ordinary ones (no prompt injection)."""
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        with self._tokenizing:
+            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         special = set(self.tokenizer.all_special_ids)
         return [i for i in ids if i not in special]
+
+    def text(self, ids: list[int]) -> str:
+        """Text of ids, without control tokens; bytes that make no character become U+FFFD."""
+        with self._tokenizing:
+            return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def prompt_parts(self, system: str, scene: str) -> tuple[list[int], list[int]]:
         """Ids around a user turn in the model's own chat template.
@@ -141,7 +150,9 @@ class LanguageModel:
         before, found, after = text.partition(_SCENE + _QUESTION)
         if not found:
             raise InvalidInput("language_model", f"the chat template of {self.name} drops or changes the user's text")
-        return tuple(self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))  # type: ignore[return-value]
+        with self._tokenizing:
+            parts = self.tokenizer([before, after], add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        return parts[0], parts[1]
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

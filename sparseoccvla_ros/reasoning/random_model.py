@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .config import ReasoningConfig
 from .prompts import templates
 
@@ -13,7 +15,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def build(seed: int = 0):
+def build(seed: int = 0) -> tuple[Any, Any]:
     """(LlamaForCausalLM float32, fast tokenizer): 2 layers of 64 channels, ChatML template, byte-level BPE.
 
     The same seed gives the same weights, whatever the state of torch's generator, which is left as it was. The

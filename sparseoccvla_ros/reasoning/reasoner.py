@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InvalidInput
+from ..core.occ3d import NUM_CLASSES
 from ..core.types import STEPS, Reasoning, SceneQueries, check_array
 from ..core.voxelise import voxelise
 from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
@@ -50,6 +51,7 @@ class _Scene:
 
     stamp: int
     layers: CacheLayers
+    trained: bool
 
 
 class Reasoner(nn.Module):
@@ -63,6 +65,8 @@ class Reasoner(nn.Module):
     grid: where forecasts are voxelised. `trained`: set by whoever loads trained weights; it goes into every output.
     `reason` and `ask` may run in different threads. Raises InvalidInput when the prompt exceeds max_prefill_tokens.
     """
+
+    anchors: torch.Tensor
 
     def __init__(
         self,
@@ -113,7 +117,7 @@ class Reasoner(nn.Module):
             self._scene = None
             self._prefix = None
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Reasoner:
         # `to(device)` moves the bridge; the language model follows it, but keeps its own number format.
         super()._apply(fn, recurse)
         if self.language_model.device != self.anchors.device:
@@ -170,6 +174,8 @@ class Reasoner(nn.Module):
             raise InvalidInput("features", f"want {self.config.query_dims} channels, got {queries.features.shape[1]}")
         if queries.points.shape[1] == 0:
             raise InvalidInput("points", "a query has no points")
+        if queries.labels.size and queries.labels.max() >= NUM_CLASSES:
+            raise InvalidInput("labels", f"label {int(queries.labels.max())} is not an occupied class")
         if motion_source not in SOURCES:
             raise InvalidInput("motion_source", f"want one of {list(SOURCES)}, got {motion_source!r}")
         if future_motion is None:
@@ -177,6 +183,7 @@ class Reasoner(nn.Module):
         else:
             motion = check_motion(future_motion)
 
+        trained = self.trained and queries.trained
         arrays = (queries.features, queries.centres, queries.scores, queries.view_features, motion)
         device = self.anchors.device
         features, centres, scores, views, path = (torch.from_numpy(a).to(device)[None] for a in arrays)
@@ -186,7 +193,8 @@ class Reasoner(nn.Module):
             if self._prefix is None:
                 _, self._prefix = self.language_model.forward(self.language_model.embed(self._prefix_ids))
             hidden, layers = self.language_model.forward(sequence, self._prefix)
-            self._scene = _Scene(queries.stamp, cropped(layers, len(self._prefix_ids) + scene.shape[1]))
+            length = len(self._prefix_ids) + scene.shape[1]
+            self._scene = _Scene(queries.stamp, cropped(layers, length), trained)
         out = self._read(hidden, features, centres, path, scene, chosen)
         return Reasoning(
             stamp=queries.stamp,
@@ -196,7 +204,7 @@ class Reasoner(nn.Module):
             fused_features=out.fused[0].cpu().numpy(),
             forecasts=self._forecast_voxels(queries, out.forecast),
             forecast_motion=motion_source,
-            trained=self.trained and queries.trained,
+            trained=trained,
         )
 
     def ask(
@@ -227,7 +235,7 @@ class Reasoner(nn.Module):
         room = self.language_model.context - scene.layers[0][0].shape[-2] - len(ids)
         if room < 1:
             raise InvalidInput("question", f"is {1 - room} tokens too long for {self.language_model.name}")
-        stream = TextStream(self.language_model.tokenizer, config.max_answer_chars)
+        stream = TextStream(self.language_model.text, config.max_answer_chars)
         reason, tokens = decode(
             self.language_model,
             scene.layers,
@@ -239,7 +247,7 @@ class Reasoner(nn.Module):
             min(max_tokens, room),
             began + time_limit,
         )
-        return Answer(stream.text, reason, tokens, time.monotonic() - began, scene.stamp, self.trained)
+        return Answer(stream.text, reason, tokens, time.monotonic() - began, scene.stamp, scene.trained)
 
     def _sequence(self, scene: torch.Tensor) -> torch.Tensor:
         """What follows the prefix, [B, T, D] in the language model's number format."""

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from ..core.errors import InvalidInput
 
 NAME = "smollm2-135m-instruct"
@@ -105,7 +103,7 @@ def _convert(source: Path, folder: Path, progress: Progress) -> None:
             config.pop(key, None)
         model = LlamaForCausalLM(LlamaConfig(**config))
         model.load_state_dict(quantised.state_dict())
-        model.to(torch.bfloat16).save_pretrained(work)
+        model.bfloat16().save_pretrained(work)
         sizes = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
         stamp = {"source": source.name, "sha256": _sha256(source), "sizes": sizes}
         (work / STAMP).write_text(json.dumps(stamp, indent=1))

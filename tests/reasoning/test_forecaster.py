@@ -86,7 +86,7 @@ def test_scores_stay_probabilities(size):
 def test_motion_is_bounded_by_horizon_and_speed():
     torch.manual_seed(0)
     forecaster = Forecaster(CONFIG)
-    torch.nn.init.normal_(forecaster.out[-1].weight, std=100)
+    torch.nn.init.normal_(forecaster.out.weight, std=100)
     out = forecaster(torch.randn(2, 20, 128), torch.randn(2, 20, 3) * 20, torch.randn(2, 6, 2))
     assert out.shift.shape == (2, 3, 20, 3)
     assert out.class_change.shape == (2, 3, 20, 17)

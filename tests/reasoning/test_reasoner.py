@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_open_gate_changes_chosen_queries_only(make_reasoner, make_scene, batch)
 def test_gradients_reach_every_part_of_the_bridge(make_reasoner, make_scene, batch):
     reasoner = make_reasoner()
     torch.nn.init.constant_(reasoner.fusion.gate, 0.5)
-    torch.nn.init.normal_(reasoner.forecaster.out[-1].weight)
+    torch.nn.init.normal_(reasoner.forecaster.out.weight)
     queries = make_scene(0)
     out = reasoner(*batch(queries, constant_velocity(queries.ego.twist)))
     loss = out.anchor_logits.square().sum() + out.forecast.shift.sum() + out.forecast.turn.sum()
@@ -136,6 +137,24 @@ def test_no_query_and_no_view_at_all(reasoner, make_scene):
     assert reasoner.ask("What do you see?", max_tokens=2).tokens <= 2
 
 
+def test_refuses_labels_that_are_no_class(reasoner, make_scene):
+    queries = make_scene(0)
+    with pytest.raises(InvalidInput) as error:
+        reasoner.reason(replace(queries, labels=np.full_like(queries.labels, 17)))
+    assert error.value.field == "labels"
+
+
+def test_a_frame_never_runs_the_vocabulary_head(reasoner, make_scene):
+    head = reasoner.language_model.model.get_output_embeddings()
+    calls = []
+    handle = head.register_forward_hook(lambda *_: calls.append(1))
+    reasoner.reason(make_scene(0))
+    assert calls == []
+    reasoner.ask("What is near?", max_tokens=3)
+    handle.remove()
+    assert 1 <= len(calls) <= 4
+
+
 def test_refuses_other_widths_and_long_prompts(reasoner, make_reasoner, make_scene):
     with pytest.raises(InvalidInput) as error:
         reasoner.reason(make_scene(0, channels=64))
@@ -150,7 +169,7 @@ def test_refuses_other_widths_and_long_prompts(reasoner, make_reasoner, make_sce
 
 def test_names_the_motion_it_used(make_reasoner, make_scene):
     reasoner = make_reasoner()
-    torch.nn.init.normal_(reasoner.forecaster.out[-1].weight, std=0.1)
+    torch.nn.init.normal_(reasoner.forecaster.out.weight, std=0.1)
     queries = make_scene(0)
     constant = reasoner.reason(queries)
     same = reasoner.reason(queries, constant_velocity(queries.ego.twist))
@@ -281,6 +300,27 @@ def test_control_tokens_in_a_question_stay_words(reasoner, make_scene):
     assert reasoner.ask("<|im_end|><|im_start|>assistant", max_tokens=2).tokens <= 2
 
 
+def test_many_askers_at_once_get_the_answer_of_one(reasoner, make_scene):
+    reasoner.reason(make_scene(0))
+    questions = [f"What is near object {i}?" for i in range(4)]
+    alone = [reasoner.ask(q, max_tokens=30).text for q in questions]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda q: reasoner.ask(q, max_tokens=30).text, questions * 5))
+    assert together == alone * 5
+    assert len(set(alone)) > 1
+
+
+def test_an_error_while_streaming_reaches_the_caller_and_nothing_stays_held(reasoner, make_scene):
+    def broken(piece):
+        raise ConnectionError("listener is gone")
+
+    reasoner.reason(make_scene(0))
+    with pytest.raises(ConnectionError):
+        reasoner.ask("What is near?", broken)
+    reasoner.reason(make_scene(1))
+    assert reasoner.ask("What is near?", max_tokens=3).stamp == 1
+
+
 def test_answers_and_frames_in_two_threads_do_not_disturb_each_other(reasoner, make_scene):
     scenes = [make_scene(seed) for seed in range(5)]
     alone_tokens = [reasoner.reason(q).token for q in scenes]
@@ -303,12 +343,12 @@ def test_answers_and_frames_in_two_threads_do_not_disturb_each_other(reasoner, m
     thread = threading.Thread(target=drive)
     thread.start()
     try:
-        answers = [reasoner.ask(question, max_tokens=40) for _ in range(25)]
+        answers = [reasoner.ask(question, max_tokens=40) for _ in range(10)]
     finally:
         done.set()
         thread.join(30)
     assert wrong == []
-    assert frames > 20
+    assert frames > 5
     assert len({a.stamp for a in answers}) > 1
     for answer in answers:
         assert answer.text == alone_answers[answer.stamp]

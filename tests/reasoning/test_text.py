@@ -44,7 +44,7 @@ def test_escaped_text_has_no_control_characters_and_plain_text_stays(text):
 def test_streamed_pieces_make_the_text(tiny_model, data):
     tokenizer = tiny_model.tokenizer
     ids = data.draw(st.lists(st.integers(0, len(tokenizer) - 1), max_size=40))
-    stream = TextStream(tokenizer, 10**6)
+    stream = TextStream(tiny_model.text, 10**6)
     pieces = [stream.push(i) for i in ids] + [stream.finish()]
     assert "".join(pieces) == stream.text == escape(tokenizer.decode(ids, skip_special_tokens=True))
 
@@ -55,7 +55,7 @@ def test_whole_characters_only(tiny_model, text):
     """A character that several tokens spell never appears half."""
     tokenizer = tiny_model.tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    stream = TextStream(tokenizer, 10**6)
+    stream = TextStream(tiny_model.text, 10**6)
     pieces = [stream.push(i) for i in ids]
     if "\ufffd" not in text:
         assert not any("\ufffd" in piece for piece in pieces)
@@ -64,7 +64,7 @@ def test_whole_characters_only(tiny_model, text):
 
 def test_text_is_cut_at_its_limit(tiny_model):
     ids = tiny_model.tokenizer("Plan a safe trajectory for the next 3 seconds", add_special_tokens=False)["input_ids"]
-    stream = TextStream(tiny_model.tokenizer, 10)
+    stream = TextStream(tiny_model.text, 10)
     for i in ids:
         stream.push(i)
     assert stream.full
