@@ -23,7 +23,9 @@ Json = Annotated[Path | None, typer.Option("--json", help="also write the number
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="folder for picture, recording, bag of outputs and summary")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="folder for picture, recording, bag of outputs and summary")] = Path(
+        "out/demo"
+    ),
     bag: Annotated[Path | None, typer.Option(help="bag to play; the bundled world if not given")] = None,
     rate: Annotated[float, typer.Option(min=0.05, max=10.0, help="speed of playback, times real time")] = 1.0,
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -51,17 +51,23 @@ def _ros() -> Iterator[Finding]:
     try:
         import rclpy
     except ImportError as error:
-        yield Finding("problem", "rclpy", f"cannot be imported: {error}", "start through ./run, or source a ROS 2 install")
+        yield Finding(
+            "problem", "rclpy", f"cannot be imported: {error}", "start through ./run, or source a ROS 2 install"
+        )
         return
     where = "wheels (Kilted)" if source == "wheels" else f"the sourced ROS 2 {source.removeprefix('install-')}"
     yield Finding("ok", "ROS 2", f"from {where}: {rclpy.__file__}")
     yield Finding("ok", "middleware", rclpy.get_rmw_implementation_identifier())
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
     reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
-    yield Finding("ok", "discovery", f"domain {domain}, range {reach} (demo and test use LOCALHOST and a domain of their own)")
+    yield Finding(
+        "ok", "discovery", f"domain {domain}, range {reach} (demo and test use LOCALHOST and a domain of their own)"
+    )
     for name in ("launch_ros", "tf2_ros", "cv_bridge", "sensor_msgs_py"):
         if importlib.util.find_spec(name) is None:
-            yield Finding("note", name, "not installed: ours is used instead (./run launch, tf, image decoding, clouds)")
+            yield Finding(
+                "note", name, "not installed: ours is used instead (./run launch, tf, image decoding, clouds)"
+            )
         else:
             yield Finding("ok", name, "installed")
 
@@ -72,7 +78,9 @@ def _messages() -> Iterator[Finding]:
             module = importlib.import_module(f"{package}.msg")
             yield Finding("ok", package, os.path.dirname(module.__file__ or ""))
         except ImportError as error:
-            yield Finding("problem", package, str(error), "./run doctor builds the messages when started from the source tree")
+            yield Finding(
+                "problem", package, str(error), "./run doctor builds the messages when started from the source tree"
+            )
 
 
 def _packages() -> Iterator[Finding]:
@@ -82,11 +90,17 @@ def _packages() -> Iterator[Finding]:
             yield Finding("problem", package, "missing", "rm -r .venv and run the same command again")
         else:
             yield Finding("ok", package, version)
-    for package, use in (("rerun-sdk", "./run view and recordings"), ("peft", "training"), ("openvino", "a faster CPU")):
+    for package, use in (
+        ("rerun-sdk", "./run view and recordings"),
+        ("peft", "training"),
+        ("openvino", "a faster CPU"),
+    ):
         version = _version(package)
         yield Finding("ok" if version else "note", package, version or f"missing: no {use}")
     if _version("torchvision"):
-        yield Finding("problem", "torchvision", "breaks transformers on a CPU torch", ".venv/bin/pip uninstall torchvision")
+        yield Finding(
+            "problem", "torchvision", "breaks transformers on a CPU torch", ".venv/bin/pip uninstall torchvision"
+        )
 
 
 def _models() -> Iterator[Finding]:
@@ -110,14 +124,18 @@ def _models() -> Iterator[Finding]:
         yield Finding("ok" if version else "problem", package, version or f"missing: {use} of preset tiny", "")
     yield Finding("ok", "cache", str(cache_folder()))
     bag = share("bags", "world_demo")
-    yield Finding("ok" if bag.is_dir() else "problem", "bundled bag", str(bag), "" if bag.is_dir() else "./run bag make")
+    yield Finding(
+        "ok" if bag.is_dir() else "problem", "bundled bag", str(bag), "" if bag.is_dir() else "./run bag make"
+    )
 
 
 def _machine() -> Iterator[Finding]:
     import torch
 
     cores = len(os.sched_getaffinity(0))
-    yield Finding("ok" if cores > 1 else "note", "cores", f"{cores}" + ("" if cores > 1 else ": expect less than 2 plans/s"))
+    yield Finding(
+        "ok" if cores > 1 else "note", "cores", f"{cores}" + ("" if cores > 1 else ": expect less than 2 plans/s")
+    )
     if torch.cuda.is_available():
         yield Finding("ok", "GPU", torch.cuda.get_device_name())
     else:

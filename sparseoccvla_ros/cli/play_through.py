@@ -63,7 +63,8 @@ class Outcome:
     """What a playback brought.
 
     rates in Hz of wall time; latencies by name ("camera -> path" is from the arrival of the reference camera's image to
-    the arrival of the path with its stamp); cpu: share of one core per process; ready_seconds: until every node was active.
+    the arrival of the path with its stamp); cpu: share of one core per process; ready_seconds: until every node was
+    active.
     """
 
     bag: str
@@ -113,7 +114,7 @@ def play_through(
     """Start the graph, wait until every node is active, play the bag, wait for the last outputs, stop everything.
 
     out: folder for logs and, with `view`, the viewer's files; duration: bag seconds to play (0 = all); during: called
-    while the bag plays, once; observe: called with the observer before it closes. Raises InvalidInput when the bag or an
+    once while the bag plays; observe: called with the observer before it closes. Raises InvalidInput when the bag or an
     argument is wrong, RuntimeError with the node's last lines when a node does not become active.
     """
     with BagReader(bag) as reader:
@@ -193,7 +194,9 @@ def _wait_active(supervisor: Supervisor, observer: Observer, wanted: set[str], o
     raise RuntimeError(f"not active within 300 s: {', '.join(sorted(wanted - set(ready)))}")
 
 
-def _wait_end(supervisor: Supervisor, observer: Observer, outcome: Outcome, expected: float, on_progress: Callable) -> None:
+def _wait_end(
+    supervisor: Supervisor, observer: Observer, outcome: Outcome, expected: float, on_progress: Callable
+) -> None:
     began = time.monotonic()
     while True:
         supervisor.poll()

@@ -17,7 +17,6 @@ from sparseoccvla_ros.ros.diagnostics import State
 from sparseoccvla_ros.ros.messages import time_msg
 from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.stage_node import StageNode, message_class, run
-from sparseoccvla_ros.ros.topics import BY_NAME
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
@@ -102,7 +101,9 @@ class BagPlayerNode(StageNode):
         until = time.monotonic() + self.values.wait_timeout
         while self._running and not self._subscribers_there():
             if time.monotonic() > until:
-                raise InvalidInput("wait_for", f"no {self.values.wait_for} subscribers on every camera within the limit")
+                raise InvalidInput(
+                    "wait_for", f"no {self.values.wait_for} subscribers on every camera within the limit"
+                )
             time.sleep(0.05)
         # Latched and tf subscribers match a little later than the cameras'.
         time.sleep(0.3)

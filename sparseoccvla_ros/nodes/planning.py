@@ -144,7 +144,7 @@ class PlanningNode(StageNode):
             self._publish(plan, choice.source, time.monotonic() - began)
 
     def _usable_reasoning(self, queries: SceneQueries) -> Reasoning | None:
-        """The newest reasoning of this drive that is not older than reasoning_max_age; waits for its own if asked to."""
+        """The newest reasoning of this drive within reasoning_max_age; waits for its own where asked to."""
 
         def matches() -> bool:
             return self._reasoning is not None and self._reasoning.stamp >= queries.stamp

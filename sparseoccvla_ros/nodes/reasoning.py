@@ -58,9 +58,7 @@ class ReasoningNode(StageNode):
         self.input("occupancy/queries", self._on_queries)
         self.input("planning/plan", self._on_plan)
         self.input("reasoning/question", self._on_question)
-        self.monitor.show(
-            weights="trained" if self._reasoner.trained else "untrained", preset=self.values.preset
-        )
+        self.monitor.show(weights="trained" if self._reasoner.trained else "untrained", preset=self.values.preset)
 
     def stopped(self) -> None:
         """Forget the waiting queries and the scene; cancel answers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -13,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from .messages import time_msg
 
 
-class State(str, Enum):
+class State(StrEnum):
     """What a node is doing; the message of its DiagnosticStatus starts with it."""
 
     UNCONFIGURED = "UNCONFIGURED"

@@ -101,7 +101,9 @@ def resolve(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
         values[name] = value
     for argument in arguments:
         if argument.choices and values[argument.name] not in argument.choices:
-            raise InvalidInput(argument.name, f"is '{values[argument.name]}', want one of {', '.join(argument.choices)}")
+            raise InvalidInput(
+                argument.name, f"is '{values[argument.name]}', want one of {', '.join(argument.choices)}"
+            )
     return values
 
 

@@ -78,7 +78,9 @@ def candidates(plan: Plan) -> MarkerArray:
         marker.pose.orientation.w = 1.0
         marker.scale.x = 0.25 if chosen else 0.06
         share = score / best
-        marker.color = ColorRGBA(r=1.0 - share, g=share, b=1.0 if chosen else 0.2, a=1.0 if chosen else 0.2 + 0.6 * share)
+        marker.color = ColorRGBA(
+            r=1.0 - share, g=share, b=1.0 if chosen else 0.2, a=1.0 if chosen else 0.2 + 0.6 * share
+        )
         marker.points = [Point(z=0.1)] + [Point(x=x, y=y, z=0.1) for x, y in points]
         marker.lifetime = duration_msg(LIFETIME)
         out.markers.append(marker)

@@ -312,7 +312,7 @@ def path_to_msg(plan: Plan) -> Path:
 
 
 def path_from_msg(message: Path) -> tuple[int, np.ndarray, str]:
-    """(stamp ns, points float64 [M, 2] m, frame) of a path, as a route; InvalidInput when not finite or shorter than 2."""
+    """(stamp ns, points float64 [M, 2] m, frame) of a path, as a route; InvalidInput when shorter than 2."""
     points = np.array([(p.pose.position.x, p.pose.position.y) for p in message.poses], np.float64).reshape(-1, 2)
     if len(points) < 2 or not np.isfinite(points).all():
         raise InvalidInput("route", f"{len(points)} poses; want at least 2, all finite")

@@ -129,7 +129,9 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("command_timeout", 3.0, "older commands count as straight, with a warning", "s", 0.1, 600.0, live=True),
         Param("max_age", 2.0, "queries older than this by the node's clock are refused", "s", 0.1, 60.0, live=True),
         Param("reasoning_max_age", 1.5, "older reasoning is not used for scores", "s", 0.0, 10.0, live=True),
-        Param("reasoning_wait", 0.0, "how long a plan waits for the reasoning of its frame set", "s", 0.0, 2.0, live=True),
+        Param(
+            "reasoning_wait", 0.0, "how long a plan waits for the reasoning of its frame set", "s", 0.0, 2.0, live=True
+        ),
         Param("on_reject", "brake", "when no candidate passes the gate", choices=("brake", "empty")),
         Param("publish_empty_on_stop", True, "send one empty Path when inputs go stale or invalid", live=True),
     ),
@@ -153,7 +155,9 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("serve", False, "show the stack live in a browser"),
         Param("port", 9090, "port of the browser view on this machine", "", 1024, 65535),
         Param("record", True, "write the outputs to a bag and a recording below out"),
-        Param("picture_at", 10.0, "take scene.png from the plan closest to this time after the first", "s", 0.0, 3600.0),
+        Param(
+            "picture_at", 10.0, "take scene.png from the plan closest to this time after the first", "s", 0.0, 3600.0
+        ),
         Param("label_topic", "/world/occupancy", "occupancy labels to show beside the prediction; empty for none"),
     ),
 }
@@ -198,7 +202,9 @@ def declare(node: Node, table: Iterable[Param]) -> SimpleNamespace:
 
 def as_yaml(nodes: Iterable[str] = tuple(TABLES)) -> str:
     """The text of config/params.yaml: every parameter with its default, unit, range and meaning."""
-    lines = ["# Parameters of every node with their defaults. Made by `./run launch --print-params`; do not edit by hand."]
+    lines = [
+        "# Parameters of every node with their defaults. Made by `./run launch --print-params`; do not edit by hand."
+    ]
     for node in nodes:
         lines += ["", f"/**/{node}:", "  ros__parameters:"]
         group = ""

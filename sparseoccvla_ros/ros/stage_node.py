@@ -160,7 +160,9 @@ class StageNode(LifecycleNode):
             self.setup()
         except Exception as error:
             self.monitor.show(last_error=f"{type(error).__name__}: {error}")
-            self.get_logger().error(f"configure failed: {type(error).__name__}: {error}\n{traceback.format_exc(limit=6)}")
+            self.get_logger().error(
+                f"configure failed: {type(error).__name__}: {error}\n{traceback.format_exc(limit=6)}"
+            )
             self._destroy_topics()
             return TransitionCallbackReturn.FAILURE
         self.monitor.forced = State.INACTIVE
@@ -260,9 +262,7 @@ class StageNode(LifecycleNode):
             self.watch()
 
 
-def spin(
-    nodes: Sequence[StageNode], context: Context | None = None, ended: threading.Event | None = None
-) -> None:
+def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: threading.Event | None = None) -> None:
     """Spin nodes in this thread until shutdown or `ended`; a refused lifecycle transition is logged and survived."""
     executor = SingleThreadedExecutor(context=context)
     for node in nodes:

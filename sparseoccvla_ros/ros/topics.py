@@ -46,13 +46,21 @@ FILES = {
 }
 
 OUTPUTS: tuple[Topic, ...] = (
-    Topic("frames", "sparseoccvla_msgs/msg/CameraFrames", "camera_sync", "newest", "six cameras, synchronised, resized"),
+    Topic(
+        "frames", "sparseoccvla_msgs/msg/CameraFrames", "camera_sync", "newest", "six cameras, synchronised, resized"
+    ),
     Topic("camera_sync/mosaic", "sensor_msgs/msg/Image", "camera_sync", "newest", "the six prepared images in one"),
     Topic("occupancy/queries", "sparseoccvla_msgs/msg/SceneQueries", "occupancy", "newest", "sparse occupancy queries"),
     Topic("occupancy/points", "sensor_msgs/msg/PointCloud2", "occupancy", "output", "x y z rgb label confidence"),
-    Topic("occupancy/markers", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "the same as cubes, throttled"),
-    Topic("occupancy/grid", "nav_msgs/msg/OccupancyGrid", "occupancy", "output", "0 drivable, 100 obstacle, -1 unknown"),
-    Topic("reasoning/state", "sparseoccvla_msgs/msg/Reasoning", "reasoning", "newest", "reasoning token, anchor scores"),
+    Topic(
+        "occupancy/markers", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "the same as cubes, throttled"
+    ),
+    Topic(
+        "occupancy/grid", "nav_msgs/msg/OccupancyGrid", "occupancy", "output", "0 drivable, 100 obstacle, -1 unknown"
+    ),
+    Topic(
+        "reasoning/state", "sparseoccvla_msgs/msg/Reasoning", "reasoning", "newest", "reasoning token, anchor scores"
+    ),
     Topic("reasoning/text", "std_msgs/msg/String", "reasoning", "output", "newest answer or description"),
     Topic("reasoning/text_marker", "visualization_msgs/msg/Marker", "reasoning", "output", "the same for RViz"),
     Topic("occupancy/forecast/points", "sensor_msgs/msg/PointCloud2", "reasoning", "output", "as points, with horizon"),

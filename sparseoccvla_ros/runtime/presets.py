@@ -36,8 +36,8 @@ T = TypeVar("T")
 class Preset:
     """A loaded preset.
 
-    folder: where its files lie; seed: of the random start of untrained weights; weights: safetensors file, or None while
-    the preset is untrained; anchors: the AnchorSet file.
+    folder: where its files lie; seed: of the random start of untrained weights; weights: safetensors file, or None
+    while the preset is untrained; anchors: the AnchorSet file.
     """
 
     name: str
@@ -82,7 +82,9 @@ def load_preset(name: str) -> Preset:
     folder = Path(name) if (Path(name) / "config.yaml").is_file() else share("models", name)
     file = folder / "config.yaml"
     if not file.is_file():
-        raise InvalidInput("preset", f"'{name}' is neither a folder with config.yaml nor one of {', '.join(preset_names())}")
+        raise InvalidInput(
+            "preset", f"'{name}' is neither a folder with config.yaml nor one of {', '.join(preset_names())}"
+        )
     try:
         content = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" takes CUDA where there is one; InvalidInput when CUDA is asked for and missing."""
+    """ "auto" takes CUDA where there is one; InvalidInput when CUDA is asked for and missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
@@ -35,11 +35,12 @@ def _finish(stage: nn.Module, name: str, preset: Preset, device: torch.device) -
     stage.trained = preset.trained
     if preset.weights is not None:
         with safe_open(preset.weights, framework="pt") as file:
-            part = {k.removeprefix(f"{name}."): file.get_tensor(k) for k in file.keys() if k.startswith(f"{name}.")}
+            part = {k.removeprefix(f"{name}."): file.get_tensor(k) for k in file if k.startswith(f"{name}.")}
         missing, unexpected = stage.load_state_dict(part, strict=False)
         if missing or unexpected:
             raise InvalidInput(
-                "weights", f"{preset.weights.name} does not fit {name}: missing {missing[:3]}, unexpected {unexpected[:3]}"
+                "weights",
+                f"{preset.weights.name} does not fit {name}: missing {missing[:3]}, unexpected {unexpected[:3]}",
             )
     else:
         log.warning("preset %s has no weights: %s runs untrained", preset.name, name)

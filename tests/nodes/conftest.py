@@ -45,7 +45,9 @@ class Probe(Node):
             entry = BY_NAME.get(name)
             profile = PROFILES[qos or ("output" if entry is None or entry.qos == "sensor" else entry.qos)]
             self._outputs[name] = self.create_publisher(type(message), name, profile)
-            assert wait(lambda: self._outputs[name].get_subscription_count() >= receivers, 20), f"nobody listens to {name}"
+            assert wait(lambda: self._outputs[name].get_subscription_count() >= receivers, 20), (
+                f"nobody listens to {name}"
+            )
         self._outputs[name].publish(message)
 
 

@@ -24,7 +24,13 @@ def stack(graph, preset):
         "planning": graph.add(PlanningNode, preset=preset),
     }
     names = ("occupancy/queries", "occupancy/points", "occupancy/grid", "occupancy/markers", "reasoning/state")
-    names += ("occupancy/forecast/points", "planning/plan", "planning/path", "planning/trajectory", "planning/candidates")
+    names += (
+        "occupancy/forecast/points",
+        "planning/plan",
+        "planning/path",
+        "planning/trajectory",
+        "planning/candidates",
+    )
     names += ("reasoning/text",)
     return graph, nodes, {name: graph.probe.listen(name) for name in (*names, "/diagnostics")}
 

@@ -1,0 +1,80 @@
+"""./run demo: a bag through every node, and what came out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from sparseoccvla_ros.runtime.presets import load_preset
+
+from .play_through import Outcome, bundled_bag, isolated_domain, play_through
+from .tables import latency_table, node_table
+
+
+def run_demo(
+    out: Path,
+    bag: Path | None,
+    rate: float,
+    preset: str,
+    profile: str,
+    duration: float,
+    composed: bool,
+    min_paths: int,
+) -> int:
+    """0 when at least `min_paths` paths with matching stamps came out and every node was active; else 1."""
+    isolated_domain()
+    console = Console()
+    trained = load_preset(preset).trained
+    bag = bag or bundled_bag()
+    out.mkdir(parents=True, exist_ok=True)
+    outcome = _play(console, out, bag, rate, preset, profile, duration, composed)
+    summary = {"preset": preset, "trained": trained, **outcome.as_dict()}
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    console.print(latency_table(outcome), node_table(outcome))
+    for event in outcome.events:
+        console.print(f"[yellow]{event}[/]")
+    problems = [f"{n} was not active" for n, active in sorted(outcome.active.items()) if not active]
+    if outcome.paths < min_paths:
+        problems.append(f"{outcome.paths} paths came out, want {min_paths}")
+    if outcome.stamps_matched < outcome.paths:
+        problems.append(f"{outcome.paths - outcome.stamps_matched} paths carry a stamp that no camera image has")
+    console.print(
+        f"{outcome.paths} paths, {outcome.stamps_matched} with the stamp of a camera image; "
+        f"{outcome.camera_sets} camera images of the front camera in {outcome.bag_seconds:.1f} s of bag"
+    )
+    for name, what in (
+        ("scene.png", "six images, occupancy, path"),
+        ("recording.rrd", "open with: .venv/bin/rerun FILE"),
+        ("outputs", "rosbag2 bag of all outputs"),
+        ("summary.json", "these numbers"),
+    ):
+        path = out / name
+        if path.exists():
+            console.print(f"  {path}  ({what})", highlight=False)
+        else:
+            problems.append(f"{path} was not written")
+    if not trained:
+        console.print(
+            f"[bold yellow]UNTRAINED[/]: preset {preset} has no weights yet. Occupancy, scores and answers come from "
+            "random weights; what you see is the wiring, not understanding."
+        )
+    for problem in problems:
+        console.print(f"[bold red]problem:[/] {problem}")
+    return 1 if problems else 0
+
+
+def _play(
+    console: Console, out: Path, bag: Path, rate: float, preset: str, profile: str, duration: float, composed: bool
+) -> Outcome:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=1.0)
+
+        def show(text: str, fraction: float) -> None:
+            progress.update(task, description=text, completed=fraction)
+
+        arguments = {"preset": preset, "profile": profile, "composed": str(composed).lower()}
+        return play_through(bag, rate=rate, duration=duration, arguments=arguments, out=out, on_progress=show)

@@ -1,0 +1,212 @@
+"""viewer node: shows the running stack in a browser and keeps a recording, a bag of all outputs and a picture."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.serialization import deserialize_message
+from sparseoccvla_msgs.msg import SparseVoxels as SparseVoxelsMsg
+from std_msgs.msg import String
+
+from sparseoccvla_ros.data.recorder import BagRecorder
+from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
+from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.observer import stamp_of
+from sparseoccvla_ros.ros.qos import PROFILES
+from sparseoccvla_ros.ros.stage_node import StageNode, message_class, run
+from sparseoccvla_ros.ros.topics import BY_NAME, OUTPUTS
+from sparseoccvla_ros.ros.worker import Worker
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.view.recording import SceneRecording
+from sparseoccvla_ros.view.scene_picture import save_png, scene_picture
+
+NOT_RECORDED = ("frames", "camera_sync/mosaic", "/clock")
+"""Images are in the input already; the bag of outputs leaves them out."""
+KEPT = 24
+"""Messages per topic kept until the plan of their stamp arrives."""
+LABEL_REACH = 0.3
+"""Labels at most this many seconds from the frame set are shown beside it."""
+STAMPED = ("frames", "occupancy/queries", "reasoning/state", "planning/plan")
+
+
+class ViewerNode(StageNode):
+    """Collects the messages of a stamp and draws them when its plan arrives; nothing waits for it."""
+
+    waiting_for = "planning/plan from planning"
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__("viewer", **kwargs)
+
+    def setup(self) -> None:
+        """Open the sinks and subscribe to every output."""
+        self._occupancy = load_preset(self.values.preset).occupancy
+        self._raw: dict[str, OrderedDict[int, tuple[bytes, float]]] = {n: OrderedDict() for n in (*STAMPED, "labels")}
+        self._raw_lock = threading.Lock()
+        self._first_plan: int | None = None
+        self._picture_done = False
+        self._scene: dict[str, Any] | None = None
+        self._out = Path(self.values.out) if self.values.out else None
+        record = self.values.record and self._out is not None
+        if self._out is not None:
+            self._out.mkdir(parents=True, exist_ok=True)
+        self._bag = BagRecorder(self._out / "outputs", force=True) if record else None
+        self._recording = None
+        if record or self.values.serve:
+            self._recording = SceneRecording(
+                path=self._out / "recording.rrd" if record else None,
+                port=self.values.port if self.values.serve else None,
+            )
+            if self.values.serve:
+                self.get_logger().info(f"open {self._recording.url} in a browser on this machine")
+        self._worker: Worker[int] = Worker("viewer", lambda stamp: self.attempt(lambda: self._draw(stamp)))
+        for topic in OUTPUTS:
+            if topic.name != "/clock":
+                self._listen_raw(topic.name, topic.full_name)
+        if self.values.label_topic:
+            self.listen(self.values.label_topic, SparseVoxelsMsg, self._on_labels, "sensor")
+        self.input("reasoning/text", self._on_text)
+        self.input("/diagnostics", self._on_states)
+
+    def stopped(self) -> None:
+        """Finish the files, so that they are complete when the process ends."""
+        self._worker.discard()
+
+    def teardown(self) -> None:
+        """Draw the picture if its time never came, then close every sink."""
+        worker = getattr(self, "_worker", None)
+        if worker is None:
+            return
+        worker.stop()
+        if not self._picture_done and self._scene is not None:
+            self.attempt(self._save_picture)
+        if self._bag is not None:
+            self._bag.close()
+        if self._recording is not None:
+            self._recording.close()
+        del self._worker
+
+    # --- inputs
+
+    def _listen_raw(self, name: str, full_name: str) -> None:
+        entry = BY_NAME[name]
+        self._made_subscriptions.append(
+            self.create_subscription(
+                message_class(entry.type), name, partial(self._on_raw, name, full_name), PROFILES[entry.qos], raw=True
+            )
+        )
+
+    def _on_raw(self, name: str, full_name: str, raw: bytes) -> None:
+        if not self.active:
+            return
+        if self._bag is not None and name not in NOT_RECORDED:
+            self._bag.write(full_name, BY_NAME[name].type, self.get_clock().now().nanoseconds, raw)
+        if name in STAMPED:
+            self._keep(name, stamp_of(raw), raw)
+            if name == "planning/plan":
+                self.monitor.received()
+                self._worker.submit(stamp_of(raw))
+
+    def _keep(self, name: str, stamp: int, raw: Any) -> None:
+        with self._raw_lock:
+            kept = self._raw[name]
+            kept[stamp] = (raw, time.monotonic())
+            while len(kept) > KEPT:
+                kept.popitem(last=False)
+
+    def _on_labels(self, message: SparseVoxelsMsg) -> None:
+        self._keep("labels", messages.nanoseconds(message.header.stamp), message)
+
+    def _on_text(self, message: String) -> None:
+        if self._recording is not None and self._scene is not None:
+            self._recording.log_text(self._scene["frames"].stamp, message.data)
+
+    def _on_states(self, message: DiagnosticArray) -> None:
+        if self._recording is None or self._scene is None:
+            return
+        for status in message.status:
+            level = ("INFO", "WARN", "ERROR", "ERROR")[int.from_bytes(status.level, "little")]
+            if level != "INFO":
+                self._recording.log_text(
+                    self._scene["frames"].stamp, status.message, status.name.removesuffix(": state"), level
+                )
+
+    # --- drawing
+
+    def _draw(self, stamp: int) -> None:
+        began = time.monotonic()
+        scene = self._collect(stamp)
+        if scene is None:
+            self.monitor.count("incomplete")
+            return
+        self._scene = scene
+        if self._recording is not None:
+            self._recording.log_scene(**{k: v for k, v in scene.items() if k != "delays"})
+            self._recording.log_scalars(stamp, {k: 1e3 * v for k, v in scene["delays"].items()})
+        if self._first_plan is None or stamp < self._first_plan:
+            self._first_plan = stamp
+        if not self._picture_done and stamp - self._first_plan >= self.values.picture_at * 1e9:
+            self._save_picture()
+        self.monitor.finished(time.monotonic() - began)
+
+    def _collect(self, stamp: int) -> dict[str, Any] | None:
+        """Everything about a stamp, or None when frames or queries of it were missed."""
+        with self._raw_lock:
+            raw = {name: kept.get(stamp) for name, kept in self._raw.items()}
+            reasoning = max((s for s in self._raw["reasoning/state"] if s <= stamp), default=None)
+            if reasoning is not None:
+                raw["reasoning/state"] = self._raw["reasoning/state"][reasoning]
+            label = min(self._raw["labels"], key=lambda s: abs(s - stamp), default=None)
+            near = label is not None and abs(label - stamp) <= LABEL_REACH * 1e9
+            raw["labels"] = self._raw["labels"][label] if near else None
+        if raw["frames"] is None or raw["occupancy/queries"] is None or raw["planning/plan"] is None:
+            return None
+        frames = messages.frames_from_msg(_decode("frames", raw["frames"][0]))
+        queries = messages.queries_from_msg(_decode("occupancy/queries", raw["occupancy/queries"][0]))
+        plan = messages.plan_from_msg(_decode("planning/plan", raw["planning/plan"][0]))
+        state = None
+        if raw["reasoning/state"] is not None:
+            state = messages.reasoning_from_msg(_decode("reasoning/state", raw["reasoning/state"][0]))
+        delays = {"frames to queries": raw["occupancy/queries"][1] - raw["frames"][1]}
+        delays["frames to plan"] = raw["planning/plan"][1] - raw["frames"][1]
+        notes = {"latency": f"{1e3 * delays['frames to plan']:.0f} ms from frames to plan"}
+        if state is not None and state.text:
+            notes["says"] = state.text
+        if not queries.trained:
+            notes["weights"] = "untrained"
+        return {
+            "frames": frames,
+            "voxels": occupied_voxels(queries, config=self._occupancy),
+            "plan": plan,
+            "forecasts": state.forecasts if state is not None else (),
+            "labels": messages.voxels_from_msg(raw["labels"][0]) if raw["labels"] is not None else None,
+            "notes": notes,
+            "trained": queries.trained,
+            "delays": delays,
+        }
+
+    def _save_picture(self) -> None:
+        self._picture_done = True
+        if self._out is not None:
+            page = scene_picture(**{k: v for k, v in self._scene.items() if k != "delays"})
+            save_png(self._out / "scene.png", page)
+            self.get_logger().info(f"wrote {self._out / 'scene.png'}")
+
+
+def _decode(name: str, raw: bytes) -> Any:
+    return deserialize_message(raw, message_class(BY_NAME[name].type))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros viewer`."""
+    return run(ViewerNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
