@@ -114,6 +114,7 @@ class BagReader:
             self.topics: dict[str, BagTopic] = {
                 name: _topic(self.path, name, group) for name, group in sorted(self._connections.items())
             }
+            self._refuse_disagreement()
         except BaseException:
             self.close()
             raise
@@ -238,6 +239,18 @@ class BagReader:
             return [f"{t.header.frame_id} -> {t.child_frame_id}" for t in decoded.transforms]
         frame = getattr(getattr(decoded, "header", None), "frame_id", "")
         return [frame] if frame else []
+
+    def _refuse_disagreement(self) -> None:
+        """The bag library would leave out, without a word, topics whose profiles metadata.yaml tells differently."""
+        storages = getattr(self._reader.storage, "storages", None)
+        if storages is None:
+            return
+        stored = [(c.topic, c.msgtype, c.ext) for storage in storages for c in storage.connections]
+        for group in self._connections.values():
+            for c in group:
+                if c.msgcount and (c.topic, c.msgtype, c.ext) not in stored:
+                    text = f"{self.path}: metadata.yaml and the file disagree about {c.topic}; open the file itself"
+                    raise InvalidInput("bag", text)
 
     def _select(self, topics: Collection[str] | None) -> list[Connection]:
         if topics is None:

@@ -197,9 +197,10 @@ def _differentiated(poses: dict[int, np.ndarray]) -> Iterable[tuple[int, np.ndar
         seconds = span / NANOSECONDS
         pose = poses[stamp]
         step = geometry.inverse(poses[stamps[earlier]]) @ pose
-        # Chord and rotation of the step, turned from the earlier base_link into the present one.
-        linear = step[:3, :3].T @ step[:3, 3] / seconds
-        angular = Rotation.from_matrix(step[:3, :3]).as_rotvec() / seconds
+        # Under a constant twist the chord points half the turn away from the body's own direction.
+        turn = Rotation.from_matrix(step[:3, :3]).as_rotvec()
+        linear = Rotation.from_rotvec(-turn / 2).apply(step[:3, 3]) / seconds
+        angular = turn / seconds
         yield stamp, pose, np.concatenate([linear, angular])
 
 

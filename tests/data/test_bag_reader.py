@@ -173,6 +173,15 @@ def test_interrupted_recording_without_metadata(drive, tmp_path):
     assert "no bag" in refusal(tmp_path)
 
 
+def test_metadata_that_contradicts_the_file_is_no_silent_loss(drive):
+    path = drive()
+    text = (path / "metadata.yaml").read_text()
+    (path / "metadata.yaml").write_text(text.replace("depth: 10", "depth: 11"))
+    assert "disagree about /count" in refusal(path)
+    with BagReader(next(path.glob("*.mcap"))) as reader:
+        assert len(list(reader.messages())) == 23
+
+
 def test_missing_and_foreign_paths(tmp_path):
     assert "does not exist" in refusal(tmp_path / "nowhere")
     assert "ROS 1" in refusal_of_bytes(tmp_path / "old.bag", b"#ROSBAG V2.0")

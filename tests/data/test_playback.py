@@ -103,6 +103,18 @@ def test_loop_restarts_at_the_same_stamps_one_period_later(reader):
     assert len(messages(seen, "/tf_static")) == 3, "the latched message comes once with every pass"
 
 
+def test_a_late_caller_does_not_make_loops_drift(reader):
+    playback = Playback(reader, loop=True, clock_hz=100.0)
+    playback.start(0.0)
+    for k in range(1, 300):
+        list(playback.due(k * 0.037))
+    # Passes begin every 1.01 s, whenever the caller happens to look.
+    now = 299 * 0.037
+    expected = now - 1.01 * (playback.passes - 1)
+    assert playback.passes == 11
+    assert (playback.position(now) - START) / NS == pytest.approx(min(expected, 1.0), abs=1e-6)
+
+
 def test_one_message_bag_loops_without_spinning(tmp_path):
     with BagWriter(tmp_path / "one") as bag:
         bag.string("/count", START, "0")
@@ -143,6 +155,7 @@ def test_pause_stops_time_and_resume_goes_on_where_it_stood(reader):
     assert playback.next_time() is None
     assert playback.position(100.0) == START + 250_000_000
     playback.resume(100.0)
+    assert playback.position(100.04) == pytest.approx(START + 290_000_000, abs=300)
     assert list(playback.due(100.04)), "ticks go on"
     late = [e for e in playback.due(100.06) if isinstance(e, Message)]
     assert {e.stamp for e in late} == {START + 300_000_000}
