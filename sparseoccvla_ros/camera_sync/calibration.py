@@ -1,0 +1,254 @@
+"""Camera models from sensor_msgs/CameraInfo fields or a calibration file, with the defects real bags show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+
+from ..core import geometry
+from ..core.errors import InvalidInput
+
+PLUMB_BOB = "plumb_bob"
+RATIONAL = "rational_polynomial"
+EQUIDISTANT = "equidistant"
+_COEFFICIENTS = {PLUMB_BOB: (4, 5), RATIONAL: (8, 12, 14), EQUIDISTANT: (4,)}
+_ALIASES = {"fisheye": EQUIDISTANT, "kannala_brandt4": EQUIDISTANT, "radtan": PLUMB_BOB}
+_FORMAT = "cameras-1"
+
+
+class CalibrationMismatch(InvalidInput):
+    """An image that does not have the size its camera was calibrated for."""
+
+
+@dataclass(frozen=True, eq=False)
+class CameraModel:
+    """Intrinsics and mounting of one camera.
+
+    name: its name in frame sets; frame_id: its optical frame (z forward, x right, y down; REP-103) in tf, may be
+    empty where camera2ego is given; width, height: native pixels, 0 where the source does not say; intrinsics:
+    float64 [3, 3], pixels, (0, 0) is the centre of the top left pixel; camera2ego: float64 [4, 4] or None, in which
+    case tf has to know it; distortion: float64 [n] coefficients, empty where images are undistorted;
+    distortion_model: plumb_bob, rational_polynomial or equidistant; rectification: float64 [3, 3], turns the optical
+    frame into the one the (rectified) image was made in.
+    """
+
+    name: str
+    frame_id: str
+    width: int
+    height: int
+    intrinsics: np.ndarray
+    camera2ego: np.ndarray | None = None
+    distortion: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    distortion_model: str = PLUMB_BOB
+    rectification: np.ndarray = field(default_factory=lambda: np.eye(3))
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidInput("camera", "has no name")
+        sizes = (self.width, self.height)
+        integers = all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in sizes)
+        if not integers or min(sizes) < 0 or (min(sizes) == 0) != (max(sizes) == 0) or max(sizes) > 2**16:
+            raise InvalidInput(self.name, f"{sizes[0]}x{sizes[1]} is no image size")
+        object.__setattr__(self, "intrinsics", _intrinsics(self.intrinsics, self.name, *sizes))
+        object.__setattr__(self, "distortion", np.asarray(self.distortion, np.float64).ravel())
+        if self.distortion.size and not np.isfinite(self.distortion).all():
+            raise InvalidInput(self.name, "distortion holds a number that is not finite")
+        if not _is_rotation(self.rectification):
+            raise InvalidInput(self.name, "the rectification is no rotation")
+        if self.camera2ego is not None:
+            matrix = np.asarray(self.camera2ego, np.float64)
+            if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not _is_rotation(matrix[:3, :3]):
+                raise InvalidInput(self.name, "camera2ego is no rigid transform")
+            object.__setattr__(self, "camera2ego", matrix)
+
+    @property
+    def distorted(self) -> bool:
+        """Images have to be undistorted."""
+        return bool(self.distortion.any())
+
+    def same_as(self, other: CameraModel | None) -> bool:
+        """Equal in every field; CameraInfo repeats itself with every image."""
+        if other is None:
+            return False
+        ours, theirs = self.camera2ego, other.camera2ego
+        plain = ("name", "frame_id", "width", "height", "distortion_model")
+        arrays = ("intrinsics", "distortion", "rectification")
+        return (
+            all(getattr(self, n) == getattr(other, n) for n in plain)
+            and all(np.array_equal(getattr(self, n), getattr(other, n)) for n in arrays)
+            and (ours is theirs or (ours is not None and theirs is not None and np.array_equal(ours, theirs)))
+        )
+
+    def mounted(self, camera2ego: np.ndarray) -> CameraModel:
+        """The same camera with its pose on the vehicle, float64 [4, 4]."""
+        return replace(self, camera2ego=camera2ego)
+
+
+def from_fields(
+    name: str,
+    frame_id: str,
+    width: int,
+    height: int,
+    k: Sequence[float],
+    p: Sequence[float] = (),
+    r: Sequence[float] = (),
+    d: Sequence[float] = (),
+    model: str = "",
+    rectified: bool = False,
+) -> CameraModel:
+    """Camera model from the fields of a sensor_msgs/CameraInfo.
+
+    k: 9 numbers, p: 12, r: 9, d: distortion coefficients of `model`. rectified: the image topic carries rectified
+    images, so P (turned by R) describes them; otherwise K does and D is undone. Tolerated as published recordings
+    have them: R or P of zeros or left out, D or the model's name empty (then the image is taken as undistorted).
+    Raises InvalidInput for a K that is zero or not finite, wrong lengths, and distortion of an unknown model.
+    """
+    matrix = _numbers(k, (9,), name, "K").reshape(3, 3)
+    projection = _numbers(p, (0, 12), name, "P").reshape(-1, 4)
+    rotation = _numbers(r, (0, 9), name, "R").reshape(-1, 3)
+    distortion = _numbers(d, None, name, "D")
+    if rectified and projection.any():
+        turned = rotation if rotation.any() else np.eye(3)
+        if not _is_rotation(turned):
+            raise InvalidInput(name, "R is no rotation")
+        return CameraModel(name, frame_id, width, height, projection[:, :3], rectification=turned)
+    if rectified and distortion.any():
+        raise InvalidInput(name, "the image is said to be rectified but P is empty")
+    if not distortion.any():
+        return CameraModel(name, frame_id, width, height, matrix)
+    known = _ALIASES.get(model, model)
+    if known not in _COEFFICIENTS:
+        raise InvalidInput(
+            name, f"distortion model {str(model)[:40]!r} is not supported; these are: {', '.join(_COEFFICIENTS)}"
+        )
+    if distortion.size not in _COEFFICIENTS[known]:
+        wanted = " or ".join(map(str, _COEFFICIENTS[known]))
+        raise InvalidInput(name, f"{known} has {wanted} coefficients, got {distortion.size}")
+    return CameraModel(name, frame_id, width, height, matrix, distortion=distortion, distortion_model=known)
+
+
+def rectifying_maps(
+    model: CameraModel, scaling: np.ndarray, ida: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps for cv2.remap from a scaled, distorted image to the prepared, undistorted one, float32 [H, W] each.
+
+    scaling, ida: [3, 3], native to scaled and to prepared pixels; size: (H, W). Distortion acts on directions, not
+    on pixels, so it is enough to give both ends the intrinsics of their own pixels.
+    """
+    source, target = scaling @ model.intrinsics, ida @ model.intrinsics
+    shape = (size[1], size[0])
+    if model.distortion_model == EQUIDISTANT:
+        maps = cv2.fisheye.initUndistortRectifyMap(
+            source, model.distortion.reshape(4, 1), np.eye(3), target, shape, cv2.CV_32FC1
+        )
+    else:
+        maps = cv2.initUndistortRectifyMap(source, model.distortion, np.eye(3), target, shape, cv2.CV_32FC1)
+    return maps[0], maps[1]
+
+
+def load_calibration(path: str | Path) -> dict[str, CameraModel]:
+    """Camera models of a calibration file, by name.
+
+    YAML: `format: cameras-1`, then `cameras: NAME: {width, height, k [9], translation [3] m, rotation_xyzw [4],
+    frame_id, d [n], model}`; translation and rotation are the optical frame's pose in the ego frame and may be left
+    out together (tf then gives it), frame_id, d and model may be left out. Raises InvalidInput with camera and key.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InvalidInput("calibration", f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput("calibration", f"{path}: {error}") from None
+    cameras = content.get("cameras") if isinstance(content, dict) else None
+    if not isinstance(cameras, dict) or not cameras:
+        raise InvalidInput("calibration", f"{path} has no `cameras`")
+    if content.get("format", _FORMAT) != _FORMAT:
+        raise InvalidInput("calibration", f"{path} has format {content['format']!r}, want {_FORMAT}")
+    return {str(name): _from_entry(str(name), entry) for name, entry in cameras.items()}
+
+
+def save_calibration(path: str | Path, cameras: Mapping[str, CameraModel]) -> None:
+    """Write a calibration file that `load_calibration` reads back without a loss."""
+    entries = {}
+    for name, model in cameras.items():
+        if not np.array_equal(model.rectification, np.eye(3)):
+            raise InvalidInput(name, "a rectifying rotation has no place in the file; fold it into camera2ego")
+        entry: dict[str, Any] = {"width": int(model.width), "height": int(model.height)}
+        entry["k"] = model.intrinsics.ravel().tolist()
+        if model.camera2ego is not None:
+            entry["translation"] = model.camera2ego[:3, 3].tolist()
+            entry["rotation_xyzw"] = geometry.quaternion(model.camera2ego).tolist()
+        if model.frame_id:
+            entry["frame_id"] = model.frame_id
+        if model.distorted:
+            entry["d"] = model.distortion.tolist()
+            entry["model"] = model.distortion_model
+        entries[name] = entry
+    text = yaml.safe_dump({"format": _FORMAT, "cameras": entries}, sort_keys=False, default_flow_style=None)
+    Path(path).write_text(text)
+
+
+_KEYS = {"width", "height", "k", "translation", "rotation_xyzw", "frame_id", "d", "model"}
+
+
+def _from_entry(name: str, entry: Any) -> CameraModel:
+    if not isinstance(entry, dict):
+        raise InvalidInput(name, "want a mapping of calibration values")
+    unknown = sorted(map(str, set(entry) - _KEYS))
+    if unknown:
+        raise InvalidInput(name, f"unknown keys {', '.join(unknown)}; these are known: {', '.join(sorted(_KEYS))}")
+    for key in ("width", "height", "k"):
+        if key not in entry:
+            raise InvalidInput(name, f"{key} is missing")
+    if ("translation" in entry) != ("rotation_xyzw" in entry):
+        raise InvalidInput(name, "translation and rotation_xyzw belong together")
+    frame_id, model = entry.get("frame_id", ""), entry.get("model", PLUMB_BOB)
+    if not isinstance(frame_id, str) or not isinstance(model, str):
+        raise InvalidInput(name, "frame_id and model are names")
+    camera = from_fields(name, frame_id, entry["width"], entry["height"], entry["k"], d=entry.get("d", ()), model=model)
+    if "translation" not in entry:
+        if not frame_id:
+            raise InvalidInput(name, "has neither a pose nor a frame_id to look one up")
+        return camera
+    translation = _numbers(entry["translation"], (3,), name, "translation")
+    rotation = _numbers(entry["rotation_xyzw"], (4,), name, "rotation_xyzw")
+    return camera.mounted(geometry.transform(translation, rotation, field=f"{name}.rotation_xyzw"))
+
+
+def _numbers(values: Any, lengths: tuple[int, ...] | None, name: str, what: str) -> np.ndarray:
+    try:
+        array = np.asarray(values, np.float64).ravel()
+    except (TypeError, ValueError):
+        raise InvalidInput(name, f"{what} holds something that is no number") from None
+    if lengths is not None and array.size not in lengths:
+        raise InvalidInput(name, f"{what} has {array.size} numbers, want {max(lengths)}")
+    if not np.isfinite(array).all():
+        raise InvalidInput(name, f"{what} holds a number that is not finite")
+    return array
+
+
+def _intrinsics(matrix: Any, name: str, width: int, height: int) -> np.ndarray:
+    """A pinhole matrix: positive focal lengths, last row 0 0 1, principal point not far outside the image."""
+    k = _numbers(matrix, (9,), name, "K").reshape(3, 3)
+    if not k.any():
+        raise InvalidInput(name, "K is zero: the camera is not calibrated")
+    if min(k[0, 0], k[1, 1]) <= 0 or k[1, 0] != 0 or not np.allclose(k[2], (0, 0, 1)):
+        raise InvalidInput(name, "K is no pinhole matrix (fx, fy > 0; last row 0 0 1)")
+    if width and not (-width < k[0, 2] < 2 * width and -height < k[1, 2] < 2 * height):
+        raise InvalidInput(name, f"K has its centre at {k[0, 2]:.0f}, {k[1, 2]:.0f}, far outside {width}x{height}")
+    return k
+
+
+def _is_rotation(matrix: np.ndarray) -> bool:
+    m = np.asarray(matrix)
+    if m.shape != (3, 3) or not np.isfinite(m).all() or np.abs(m).max() > 1.5:
+        return False
+    return bool(np.abs(m @ m.T - np.eye(3)).max() < 1e-2 and math.isclose(np.linalg.det(m), 1.0, abs_tol=5e-2))
