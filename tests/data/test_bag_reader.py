@@ -1,7 +1,10 @@
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mcap.writer import Writer as McapWriter
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -221,3 +224,26 @@ def test_messages_written_out_of_order_are_read_in_order(tmp_path):
             bag.string("/count", START + k, str(k))
     with BagReader(path) as reader:
         assert [reader.decode(m.raw, m.type).data for m in reader.messages()] == ["0", "1", "2", "3"]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("small") / "bag"
+    with BagWriter(path) as bag:
+        for k in range(5):
+            bag.string("/count", START + k, str(k))
+    return next(path.glob("*.mcap")).read_bytes()
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_flipped_bytes_never_surprise(small, tmp_path_factory, data):
+    damaged = bytearray(small)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(small) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("flip") / "bag.mcap"
+    path.write_bytes(damaged)
+    with suppress(InvalidInput), BagReader(path) as reader:
+        reader.summary()
+        for message in reader.messages():
+            reader.decode(message.raw, message.type)
