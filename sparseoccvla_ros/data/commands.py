@@ -34,11 +34,15 @@ def make(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of the world: the same number gives the same bag")] = 1,
     seconds: Annotated[float, typer.Option(min=0.5, max=3600.0, help="length in s")] = 20.0,
-    rate: Annotated[float, typer.Option(min=0.5, max=30.0, help="images per camera, in Hz")] = 4.0,
-    height: Annotated[int, typer.Option(min=32, max=2160, help="image height in px")] = 198,
-    width: Annotated[int, typer.Option(min=32, max=3840, help="image width in px")] = 352,
+    rate: Annotated[float, typer.Option(min=0.5, max=30.0, help="images per camera, in Hz")] = 12.0,
+    height: Annotated[int, typer.Option(min=32, max=2160, help="image height in px")] = 396,
+    width: Annotated[int, typer.Option(min=32, max=3840, help="image width in px")] = 704,
     jpeg_quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality, 1 to 100")] = 90,
     rig: Annotated[str, typer.Option(help="camera rig: n015 (Singapore car) or n008 (Boston car)")] = "n015",
+    samples: Annotated[int, typer.Option(min=1, max=8, help="rays along each side of a pixel")] = 2,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="processes that render")] = 1,
+    device: Annotated[str, typer.Option(help="where to render: cpu or cuda")] = "cpu",
+    force: Force = False,
 ) -> None:
     """Drive through a made-up world and record six cameras, poses and labels."""
     with one_line_errors():
@@ -55,7 +59,11 @@ def make(
                 width=width,
                 jpeg_quality=jpeg_quality,
                 rig=rig,
-                on_progress=report,
+                samples=samples,
+                workers=workers,
+                device=device,
+                force=force,
+                on_progress=lambda share_done: report(round(100 * share_done), 100),
             )
         _print_written(path, {})
 

@@ -1,3 +1,4 @@
+import inspect
 import json
 import subprocess
 import sys
@@ -5,6 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from sparseoccvla_ros.data.bag_reader import BagReader
 from sparseoccvla_ros.data.commands import app
 
 
@@ -79,3 +81,23 @@ def test_help_does_not_wait_for_heavy_imports():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_make_offers_every_setting_of_the_world_with_the_same_defaults():
+    from sparseoccvla_ros.data.commands import make
+    from sparseoccvla_ros.data.world_bag import make_world_bag
+
+    wanted = {n: p.default for n, p in inspect.signature(make_world_bag).parameters.items()}
+    del wanted["path"], wanted["on_progress"]
+    offered = {n: p.default for n, p in inspect.signature(make).parameters.items() if n != "out"}
+    assert offered == wanted
+
+
+def test_make_writes_a_bag_and_does_not_overwrite_it(call, tmp_path):
+    words = ("make", "bag", "--seconds", 0.5, "--rate", 2, "--height", 32, "--width", 57, "--samples", 1)
+    assert call(*words).exit_code == 0
+    with BagReader(tmp_path / "bag") as reader:
+        assert reader.topics["/CAM_FRONT/image_rect_compressed"].count >= 1
+    again = call(*words)
+    assert again.exit_code == 2
+    assert "exists" in again.stderr
