@@ -93,8 +93,9 @@ def test_make_offers_every_setting_of_the_world_with_the_same_defaults():
     assert offered == wanted
 
 
+@pytest.mark.slow
 def test_make_writes_a_bag_and_does_not_overwrite_it(call, tmp_path):
-    words = ("make", "bag", "--seconds", 0.5, "--rate", 2, "--height", 32, "--width", 57, "--samples", 1)
+    words = ("make", "bag", "--seconds", 1, "--rate", 2, "--height", 32, "--width", 57, "--samples", 1)
     assert call(*words).exit_code == 0
     with BagReader(tmp_path / "bag") as reader:
         assert reader.topics["/CAM_FRONT/image_rect_compressed"].count >= 1
