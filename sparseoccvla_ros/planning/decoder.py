@@ -23,12 +23,12 @@ class DecoderLayer(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
         self.film = nn.Linear(width, 2 * width)
-        self.head = nn.Sequential(nn.LayerNorm(width), mlp(width, width, 2 * STEPS))
+        residual = mlp(width, width, 2 * STEPS)
+        self.head = nn.Sequential(nn.LayerNorm(width), residual)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
-        last = self.head[-1][-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in residual[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor, memory: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """tokens [B, K, W]; memory [B, M, W]; condition [B, W]. Returns tokens and a residual [B, K, 6, 2]."""

@@ -70,6 +70,8 @@ class SceneCondition(nn.Module):
     attend to all three. Where the reasoning is missing a learned null token stands in.
     """
 
+    ego_scale: Tensor
+
     def __init__(self, config: PlanningConfig) -> None:
         super().__init__()
         width = config.hidden

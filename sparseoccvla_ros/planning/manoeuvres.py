@@ -10,11 +10,11 @@ from ..core.types import STEP_SECONDS, STEPS
 
 SUBSTEPS = 25
 """Integration steps per waypoint interval (20 ms)."""
-SPEEDS = np.arange(0.0, 13.5, 0.5)
+SPEEDS = np.arange(0.0, 14.0, 1.0)
 """m/s at the start."""
 ACCELERATIONS = (-3.0, -1.5, -0.5, 0.0, 0.5, 1.0, 2.0)
 """m/s^2, held until the vehicle stands or reaches TOP_SPEED."""
-CURVATURES = tuple(np.round(np.concatenate([[0.0], np.geomspace(0.002, 0.2, 14)]), 5))
+CURVATURES = tuple(np.round(np.concatenate([[0.0], np.geomspace(0.002, 0.2, 12)]), 5))
 """1/m to the left; the right is the mirror image."""
 TOP_SPEED = 14.0
 MAX_LATERAL = 3.5

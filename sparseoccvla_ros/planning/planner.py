@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,10 @@ class Planner(nn.Module):
     empty plan, never an unflagged one. Equal inputs give bit-equal plans. Not thread safe.
     """
 
+    anchor_waypoints: Tensor
+    anchor_deltas: Tensor
+    noise: Tensor
+
     def __init__(self, config: PlanningConfig, anchors: AnchorSet) -> None:
         super().__init__()
         self.config = config
@@ -82,11 +86,12 @@ class Planner(nn.Module):
         self.register_buffer("noise", start_noise(deltas.shape, config.seed), persistent=False)
         self.last_gate: gate.GateReport | None = None
         """Verdict on every candidate of the newest plan, for diagnostics and markers; None when none was decoded."""
-        self._previous: _Previous | None = None
+        self._newest: _Previous | None = None
+        self._before: _Previous | None = None
 
     def reset(self) -> None:
         """Forget the previous plan."""
-        self._previous = None
+        self._newest = self._before = None
         self.last_gate = None
 
     def forward(
@@ -145,14 +150,14 @@ class Planner(nn.Module):
         ):
             if not isinstance(value, kind):
                 raise InvalidInput(name, f"got {type(value).__name__}")
-        previous = self._previous if self._previous and self._previous.epoch == queries.epoch else None
+        previous = self._previous_to(queries)
         request = _Request(queries, command, command_source)
         self.last_gate = None
         reasons = self._input_reasons(queries, command_source)
         if not _usable_ego(queries.ego):
-            return self._reject(request, [PlanReason.EGO_INVALID, *reasons])
+            return self._reject(request, [PlanReason.EGO_INVALID, *reasons], remember=False)
         if abs(queries.ego.speed) > self.config.absurd_speed:
-            return self._reject(request, [PlanReason.EGO_SPEED_ABSURD, *reasons])
+            return self._reject(request, [PlanReason.EGO_SPEED_ABSURD, *reasons], remember=False)
         refusal = self._refusal(queries, previous)
         reverse = refusal is PlanReason.STAMP_REVERSED
         if refusal is not None:
@@ -203,6 +208,14 @@ class Planner(nn.Module):
         passed = [skipped(reason) for reason in report.passed_over]
         status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
         return self._finish(request, motion, report.chosen, status, [*reasons, *passed])
+
+    def _previous_to(self, queries: SceneQueries) -> _Previous | None:
+        """The plan before this scene. Planning a stamp again replaces its plan, so it is judged against the one before
+        it and comes out the same."""
+        newest = self._newest
+        if newest is not None and (newest.stamp, newest.epoch) == (queries.stamp, queries.epoch):
+            newest = self._before
+        return newest if newest is not None and newest.epoch == queries.epoch else None
 
     def _input_reasons(self, queries: SceneQueries, source: CommandSource) -> list[str]:
         reasons = [missing_camera(name) for name in queries.missing]
@@ -347,7 +360,12 @@ class Planner(nn.Module):
         queries = request.queries
         if remember:
             follow = motion.waypoints if chosen >= 0 else None
-            self._previous = _Previous(queries.stamp, queries.epoch, queries.ego, follow)
+            newest = self._newest
+            if newest is None or (newest.stamp, newest.epoch) != (queries.stamp, queries.epoch):
+                self._before = newest
+            # the caller's arrays may be reused for the next scene
+            ego = replace(queries.ego, pose=queries.ego.pose.copy(), twist=queries.ego.twist.copy())
+            self._newest = _Previous(queries.stamp, queries.epoch, ego, follow)
         return Plan(
             stamp=queries.stamp,
             epoch=queries.epoch,
