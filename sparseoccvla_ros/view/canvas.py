@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -69,7 +69,7 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
 
 
 @lru_cache(maxsize=1)
-def _typeface() -> object | None:
+def _typeface() -> Any:
     """OpenCV 5 carries a TrueType face with weights; OpenCV 4 (Ubuntu's own) does not, Pillow's then serves."""
     return cv2.FontFace("sans") if hasattr(cv2, "FontFace") else None
 
