@@ -29,8 +29,8 @@ PAPER_DIMS = 21 + 18
 """Length of `EgoHistory.paper_features`."""
 WINDOW_NS = 3_000_000_000
 """Memory; one second longer than the features reach back."""
-MAX_GAP_NS = 750_000_000
-"""Poses are not interpolated across a longer gap (keyframes come every 500 ms)."""
+MAX_GAP_NS = 1_100_000_000
+"""Poses are not interpolated across a longer gap (a slow machine sees a frame set a second)."""
 MAX_AGE_NS = 250_000_000
 """The newest sample must not be older than this when features are asked for."""
 MAX_SPEED = 70.0

@@ -74,6 +74,8 @@ class Planner(nn.Module):
         self.anchors = anchors
         self.trained = False
         """Set by whoever loads weights."""
+        self.on_reject = config.on_reject
+        """brake or empty; a node may override the preset's choice."""
         self.normaliser = DeltaNormaliser(config.forward_range, config.lateral_range)
         self.schedule = DiffusionSchedule(tuple(config.timesteps), config.schedule == "spaced")
         self.scorer = AnchorScorer(config)
@@ -326,7 +328,7 @@ class Planner(nn.Module):
         self, request: _Request, reasons: list[str], obstacles: ObstacleMap | None, remember: bool = True
     ) -> Plan:
         """No candidate may be followed: brake, or nothing, as configured."""
-        if self.config.on_reject == "empty":
+        if self.on_reject == "empty":
             return self._reject(request, reasons, remember)
         ego, config = request.queries.ego, self.config
         for deceleration in (config.comfortable_deceleration, config.max_deceleration):

@@ -297,3 +297,24 @@ def test_many_voxels_cost_no_more_per_lookup_and_batches_agree(make_voxels):
     batch = np.stack([arc(5.0, k) for k in (0.01, -0.02, 0.1, -0.15)])
     assert obstacles.touches(batch).tolist() == [bool(obstacles.touches(one[None])[0]) for one in batch]
     assert len(SWEEP_TIMES) == 30
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_left_and_right_are_judged_alike(seed: int):
+    """Mirroring candidates and obstacles mirrors nothing in the verdict."""
+    rng = np.random.default_rng(seed)
+    speed = float(rng.uniform(0, 12))
+    steps = np.column_stack([np.full(6, speed / 2) + rng.normal(0, 0.4, 6), rng.normal(0, 0.3, 6)])
+    candidates = np.cumsum(np.stack([steps, steps * rng.uniform(0.5, 1.5)]), axis=1).astype(np.float32)
+    mirrored = candidates * np.float32([1, -1])
+    ours, theirs = (kinematic_failures(CONFIG, c, speed) for c in (candidates, mirrored))
+    for reason in ours:
+        assert ours[reason].tolist() == theirs[reason].tolist()
+    index = np.column_stack([rng.integers(105, 160, 20), rng.integers(60, 140, 20), rng.integers(3, 7, 20)])
+    flipped = index * (1, -1, 1) + (0, 199, 0)
+    hits = []
+    for cells, paths in ((index, candidates), (flipped, mirrored)):
+        voxels = SparseVoxels(cells.astype(np.int16), np.full(20, LABEL["manmade"], np.uint8), np.ones(20, np.float32))
+        hits.append(ObstacleMap(CONFIG, voxels).touches(paths).tolist())
+    assert hits[0] == hits[1]

@@ -269,6 +269,11 @@ def test_nothing_passes_is_empty_by_configuration(
     assert plan.status is PlanStatus.REJECTED
     assert plan.waypoints.shape == (0, 2)
     assert len(plan.candidates) == 18
+    planner.on_reject = "brake"
+    plan = planner.plan(
+        queries, wall_ahead(make_voxels, 9.0), make_reasoning(), make_history(queries), Command.LEFT, TOPIC
+    )
+    assert plan.status is PlanStatus.BRAKING
 
 
 def test_no_queries(make_planner, make_queries, make_history, make_reasoning, road):
