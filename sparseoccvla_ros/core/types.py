@@ -8,7 +8,7 @@ Each class checks itself on construction and raises InvalidInput naming the fiel
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 
@@ -159,7 +159,7 @@ class Reasoning:
             raise InvalidInput("forecasts", f"want {len(HORIZONS)} horizons, got {len(self.forecasts)}")
 
 
-class Command(str, Enum):
+class Command(StrEnum):
     """Navigation command: what the route asks for next."""
 
     LEFT = "left"
@@ -167,7 +167,7 @@ class Command(str, Enum):
     RIGHT = "right"
 
 
-class CommandSource(str, Enum):
+class CommandSource(StrEnum):
     """Where the command came from; it travels with every plan."""
 
     TOPIC = "topic"
@@ -180,7 +180,7 @@ class CommandSource(str, Enum):
     """From the future ground truth; evaluation only."""
 
 
-class PlanStatus(str, Enum):
+class PlanStatus(StrEnum):
     """How far a plan can be trusted."""
 
     OK = "ok"

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import array
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Pose, PoseStamped, Transform, Twist
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
-from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from sparseoccvla_msgs import msg as own
 from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
 
 from sparseoccvla_ros.core import geometry
@@ -101,10 +102,12 @@ def pose_from_msg(message: Pose, name: str = "pose") -> np.ndarray:
     return geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), name)
 
 
-def transform_from_msg(message: Transform, name: str = "transform") -> np.ndarray:
-    """Transform float64 [4, 4] of a geometry_msgs/Transform."""
-    p, q = message.translation, message.rotation
-    return geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), name)
+def transforms_from_msg(message: TFMessage) -> Iterator[tuple[str, str, int, tuple[float, ...], tuple[float, ...]]]:
+    """(parent, child, stamp ns, translation x y z, quaternion x y z w) of each transform, as they are."""
+    for item in message.transforms:
+        t, q = item.transform.translation, item.transform.rotation
+        parent, child = item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/")
+        yield parent, child, nanoseconds(item.header.stamp), (t.x, t.y, t.z), (q.x, q.y, q.z, q.w)
 
 
 def twist_to_msg(twist: np.ndarray) -> Twist:
@@ -138,9 +141,9 @@ def camera_info_fields(message: CameraInfo) -> dict:
         "height": int(message.height),
         "model": message.distortion_model,
         "d": np.array(message.d, np.float64),
-        "k": np.array(message.k, np.float64).reshape(3, 3),
-        "r": np.array(message.r, np.float64).reshape(3, 3),
-        "p": np.array(message.p, np.float64).reshape(3, 4),
+        "k": np.array(message.k, np.float64),
+        "r": np.array(message.r, np.float64),
+        "p": np.array(message.p, np.float64),
     }
 
 
@@ -182,6 +185,26 @@ def frames_from_msg(message: own.CameraFrames) -> CameraFrames:
         ego2img=tensor_from_msg(message.ego2img, "ego2img"),
         ego=ego_from_msg(message.ego),
     )
+
+
+_MOSAIC = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
+
+
+def mosaic_to_msg(frames: CameraFrames) -> Image:
+    """The prepared images as one rgb8 Image of three columns: front row above, rear row below, left to right."""
+    order = sorted(range(len(frames.names)), key=lambda i: _rank(frames.names[i]))
+    n, h, w, _ = frames.images.shape
+    rows = -(-n // 3)
+    page = np.zeros((rows, h, 3, w, 3), np.uint8)
+    for place, index in enumerate(order):
+        page[place // 3, :, place % 3] = frames.images[index]
+    return Image(
+        header=header(frames.stamp), height=rows * h, width=3 * w, encoding="rgb8", step=9 * w, data=block(page)
+    )
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (_MOSAIC.index(name), "") if name in _MOSAIC else (len(_MOSAIC), name)
 
 
 _QUERY_ARRAYS = ("features", "centres", "points", "labels", "scores", "view_features")

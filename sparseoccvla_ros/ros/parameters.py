@@ -96,7 +96,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("tolerance", 0.06, "largest spread of the stamps in a frame set", "s", 0.0, 1.0),
         Param("policy", "hold", "what to do when a camera is missing", choices=("strict", "hold", "black")),
         Param("max_hold", 0.5, "policy hold: oldest image that stands in for a missing one", "s", 0.0, 5.0),
-        Param("max_rate", 12.0, "frame sets per second; more are dropped before decoding", "Hz", 0.1, 60.0, live=True),
+        Param("max_rate", 30.0, "frame sets per second; more are dropped before decoding", "Hz", 0.1, 60.0, live=True),
         Param("tf_timeout", 0.3, "how long a frame set waits for the pose at its stamp", "s", 0.0, 5.0),
         Param("base_frame", "base_link", "vehicle frame in tf (REP-105)"),
         Param("fixed_frames", [""], "fixed frames to try in this order; empty takes the profile's"),

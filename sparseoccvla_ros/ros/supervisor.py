@@ -24,8 +24,9 @@ RESPAWN_SECONDS = 1.0
 def big_message_environment() -> dict[str, str]:
     """Variables that give a process the Fast DDS profile for images; one that the user set is kept."""
     profile = str(share("config", "fastdds_big_messages.xml"))
-    names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-    return {name: os.environ.get(name, profile) for name in names}
+    old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
+    return {name: os.environ.get(name, profile)}
 
 
 def ros_arguments(values: Mapping[str, str], parameters: Mapping[str, str], extra: Sequence[str] = ()) -> list[str]:

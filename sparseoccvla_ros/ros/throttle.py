@@ -11,12 +11,16 @@ class Throttle:
 
     def __init__(self, rate: Callable[[], float]) -> None:
         self._rate = rate
-        self._last = float("-inf")
+        self._last = self._before = float("-inf")
 
     def due(self) -> bool:
         """True, and counted as used, when enough time passed since the last True."""
         rate, now = self._rate(), time.monotonic()
         if rate <= 0 or now - self._last < 1.0 / rate:
             return False
-        self._last = now
+        self._before, self._last = self._last, now
         return True
+
+    def undo(self) -> None:
+        """What was due did not happen: the next call may be due at once."""
+        self._last = self._before

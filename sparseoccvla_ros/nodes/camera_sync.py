@@ -1,0 +1,189 @@
+"""camera_sync node: six camera topics, calibration and ego motion in, one synchronised frame set out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
+
+from sparseoccvla_ros.camera_sync import calibration, images
+from sparseoccvla_ros.camera_sync.assemble import CameraSync
+from sparseoccvla_ros.camera_sync.config import SyncConfig
+from sparseoccvla_ros.camera_sync.profiles import CameraInput, profile
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.bridge import cv_bridge_fallback
+from sparseoccvla_ros.ros.stage_node import StageNode, run
+from sparseoccvla_ros.ros.throttle import Throttle
+from sparseoccvla_ros.ros.worker import Worker
+from sparseoccvla_ros.runtime.presets import load_preset
+
+
+class CameraSyncNode(StageNode):
+    """Feeds a CameraSync from topics and publishes the frame sets it makes; decoding runs in the worker thread."""
+
+    waiting_for = "camera images"
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__("camera_sync", **kwargs)
+
+    def setup(self) -> None:
+        """Read profile and calibration, create the topics."""
+        values = self.values
+        chosen = profile(values.profile)
+        fixed = tuple(f for f in values.fixed_frames if f) or chosen.fixed_frames
+        self._sync = CameraSync(
+            SyncConfig(
+                reference=values.reference_camera,
+                tolerance=values.tolerance,
+                policy=values.policy,
+                max_hold=values.max_hold,
+                tf_timeout=values.tf_timeout,
+                base_frame=values.base_frame,
+                fixed_frames=fixed,
+            ),
+            load_preset(values.preset).image,
+            fallback=cv_bridge_fallback(),
+        )
+        self._mounts = {}
+        if values.calibration_file:
+            models = calibration.load_calibration(values.calibration_file)
+            self._mounts = {name: m.camera2ego for name, m in models.items() if m.camera2ego is not None}
+            for model in models.values():
+                self._sync.set_camera(model)
+        elif chosen.needs_calibration_file:
+            raise InvalidInput("calibration_file", f"profile {chosen.name} needs one: {chosen.description}")
+        self._frames = self.output("frames")
+        self._mosaic = self.output("camera_sync/mosaic")
+        self._set_throttle = Throttle(lambda: values.max_rate)
+        self._mosaic_throttle = Throttle(lambda: values.mosaic_rate)
+        self._worker: Worker[bool] = Worker("camera_sync", lambda _: self.attempt(self._take))
+        for camera in chosen.cameras.values():
+            self._listen_to(camera)
+        self.input("/tf", partial(self._on_transforms, static=False))
+        self.input("/tf_static", partial(self._on_transforms, static=True))
+        odometry = values.odometry_topic or chosen.odometry_topic
+        if odometry:
+            self.input("/odom", self._on_odometry, topic=odometry)
+        self.monitor.show(profile=chosen.name, preset=values.preset)
+
+    def stopped(self) -> None:
+        """Forget images and poses; calibrations stay."""
+        self._worker.discard()
+        self._sync.reset()
+
+    def teardown(self) -> None:
+        """End the threads."""
+        worker = getattr(self, "_worker", None)
+        if worker is not None:
+            worker.stop()
+            self._sync.close()
+            del self._worker, self._sync
+
+    def watch(self) -> None:
+        """Sets that wait for a silent camera or a late pose end by time, not by the next image."""
+        self._worker.submit(True)
+
+    # --- inputs
+
+    def _listen_to(self, camera: CameraInput) -> None:
+        def chosen(key: str) -> str:
+            return getattr(self.values, f"{camera.name}__{key}") or getattr(camera, key)
+
+        frame = chosen("frame_id")
+        compressed = chosen("transport") == "compressed"
+        kind, callback = (CompressedImage, self._on_compressed) if compressed else (Image, self._on_raw)
+        self.listen(chosen("image_topic"), kind, partial(callback, camera.name), "sensor")
+        if chosen("info_topic"):
+            callback = partial(self._on_camera_info, camera.name, frame)
+            self.listen(chosen("info_topic"), CameraInfo, callback, "sensor")
+
+    def _on_compressed(self, camera: str, message: CompressedImage) -> None:
+        self._add(camera, message, images.CompressedImage(message.data, message.format))
+
+    def _on_raw(self, camera: str, message: Image) -> None:
+        image = images.RawImage(
+            message.data, message.height, message.width, message.step, message.encoding, message.is_bigendian
+        )
+        self._add(camera, message, image)
+
+    def _add(self, camera: str, message: Image | CompressedImage, image: images.Source) -> None:
+        self.monitor.received()
+        # Some converters leave the stamp 0; the time of receipt is then the best there is.
+        stamp = messages.nanoseconds(message.header.stamp) or self.get_clock().now().nanoseconds
+        if self._sync.add_image(camera, stamp, image):
+            self._worker.submit(True)
+
+    def _on_camera_info(self, camera: str, frame: str, message: CameraInfo) -> None:
+        model = calibration.from_fields(
+            camera, message.header.frame_id.lstrip("/") or frame, **messages.camera_info_fields(message)
+        )
+        mount = self._mounts.get(camera)
+        self._sync.set_camera(model if mount is None else model.mounted(mount))
+
+    def _on_transforms(self, message: TFMessage, static: bool) -> None:
+        problem: InvalidInput | None = None
+        for parent, child, stamp, translation, rotation in messages.transforms_from_msg(message):
+            try:
+                self._sync.add_transform(parent, child, stamp, translation, rotation, static)
+            except InvalidInput as error:
+                problem = error
+        if problem is not None:
+            raise problem
+
+    def _on_odometry(self, message: Odometry) -> None:
+        stamp, pose, twist, frame = messages.odometry_from_msg(message)
+        # All zeros while moving means a recorder that fills no twist (nuScenes converters); poses tell the truth.
+        self._sync.add_odometry(stamp, pose, twist if twist.any() else None, frame or "odom")
+
+    # --- work
+
+    def _take(self) -> None:
+        if not self._set_throttle.due():
+            return
+        began = time.monotonic()
+        frames = self._sync.take(self.get_clock().now().nanoseconds)
+        for reason, text in self._sync.messages():
+            self.monitor.count(f"dropped.{reason.value}")
+            self.get_logger().warning(f"{reason.value}: {text}", throttle_duration_sec=5.0)
+            if reason.value in _REFUSALS:
+                self.monitor.refused(f"{reason.value}: {text}")
+        self.monitor.show(**{k: v for k, v in self._sync.statistics().items() if not k.startswith("dropped.")})
+        if frames is None or not self.active:
+            if frames is None:
+                self._set_throttle.undo()
+            return
+        self._frames.publish(messages.frames_to_msg(frames))
+        self.monitor.finished(time.monotonic() - began, tuple(f"missing_camera:{name}" for name in frames.missing))
+        if self._mosaic_throttle.due() and self._mosaic.get_subscription_count():
+            self._mosaic.publish(messages.mosaic_to_msg(frames))
+
+
+_REFUSALS = {
+    "missing_camera",
+    "spread",
+    "pose_timeout",
+    "pose_too_old",
+    "mount_unknown",
+    "mount_implausible",
+    "no_calibration",
+    "calibration_mismatch",
+    "decode",
+    "no_image",
+    "no_twist",
+    "implausible_motion",
+}
+"""Losses that somebody has to mend; the others (overload, a jump of the clock) pass by themselves."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros camera_sync`."""
+    return run(CameraSyncNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

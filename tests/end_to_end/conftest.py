@@ -1,0 +1,92 @@
+"""The whole stack as processes over real DDS, on the bundled bag."""
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sparseoccvla_ros.cli.play_through import WATCHED, bundled_bag
+from sparseoccvla_ros.ros import graph
+from sparseoccvla_ros.ros.observer import Observer
+from sparseoccvla_ros.ros.parameters import STAGES
+from sparseoccvla_ros.ros.supervisor import Supervisor
+
+ROOT = Path(__file__).resolve().parents[2]
+_domains = itertools.count(80)
+
+
+@pytest.fixture(scope="session")
+def bag() -> Path:
+    return bundled_bag()
+
+
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny preset with a small random language model, so that fault tests are about faults."""
+    folder = tmp_path_factory.mktemp("presets") / "small"
+    folder.mkdir()
+    (folder / "anchors.npz").write_bytes((ROOT / "models" / "tiny" / "anchors.npz").read_bytes())
+    (folder / "config.yaml").write_text(
+        "format_version: 1\nname: small\nseed: 1\nreasoning: {language_model: random-tiny, dtype: float32}\n"
+        "planning: {reasoning_dims: 64}\n"
+    )
+    return str(folder)
+
+
+class Stack:
+    """Running processes and somebody who watches them."""
+
+    def __init__(self, supervisor: Supervisor, observer: Observer, bag: Path) -> None:
+        self.supervisor = supervisor
+        self.observer = observer
+        self.bag = bag
+
+    def play(self, **parameters: object) -> None:
+        """Start the bag player with parameters."""
+        texts = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in parameters.items()}
+        self.supervisor.start(graph.BAG_PLAYER, texts)
+
+    def state(self, name: str) -> str:
+        """What a node says of itself."""
+        return self.observer.states.get(name, "")
+
+    def wait(self, condition: Callable[[], object], timeout: float, what: str) -> float:
+        """Seconds until the condition holds; fails naming what was awaited and what every node says."""
+        began = time.monotonic()
+        while time.monotonic() - began < timeout:
+            self.supervisor.poll()
+            if condition():
+                return time.monotonic() - began
+            time.sleep(0.05)
+        raise AssertionError(f"not within {timeout} s: {what}; states: {self.observer.states}")
+
+    def active(self, name: str) -> bool:
+        """Configured and activated, whatever its inputs are."""
+        return self.state(name).split(":")[0] in ("OK", "DEGRADED", "STALE", "REJECTING")
+
+
+@pytest.fixture
+def start(tmp_path: Path, bag: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stack]]:
+    """Start the stack with launch arguments and per-node parameters; everything ends with the test."""
+    domain = next(_domains)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    with contextlib.ExitStack() as ends:
+
+        def go(parameters: dict[str, dict[str, str]] | None = None, **arguments: str) -> Stack:
+            values = graph.resolve({"preset": preset, "bag": str(bag), **arguments}, with_bag=True)
+            observer = ends.enter_context(Observer(WATCHED, domain_id=domain))
+            supervisor = ends.enter_context(Supervisor(values, tmp_path / "logs"))
+            stack = Stack(supervisor, observer, bag)
+            for entry in graph.process_entries(values, with_bag=False):
+                supervisor.start(entry, (parameters or {}).get(entry.name))
+            stack.wait(lambda: all(stack.active(n) for n in STAGES), 90, "every node active")
+            return stack
+
+        yield go
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE",):
+        os.environ.pop(name, None)

@@ -1,0 +1,130 @@
+"""./run demo, as a user runs it, and what it leaves behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rclpy.serialization import deserialize_message
+
+from sparseoccvla_ros.core.types import PlanStatus
+from sparseoccvla_ros.data.bag_reader import BagReader
+from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.parameters import STAGES
+from sparseoccvla_ros.ros.stage_node import message_class
+from sparseoccvla_ros.ros.topics import OUTPUTS
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """One run of the demo with the real preset, shared by every test here."""
+    out = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "demo", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    return done, out, json.loads((out / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def recorded(demo):
+    """Every recorded output, decoded, by topic."""
+    by_topic: dict[str, list] = {}
+    with BagReader(demo[1] / "outputs") as reader:
+        for message in reader.messages():
+            decoded = deserialize_message(bytes(message.raw), message_class(message.type))
+            by_topic.setdefault(message.topic, []).append(decoded)
+    return by_topic
+
+
+def test_ends_well_and_says_what_it_is(demo):
+    done, _, summary = demo
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("UNTRAINED" in done.stdout) == (not summary["trained"])
+    assert "camera -> path" in done.stdout
+
+
+def test_paths_come_with_camera_stamps_from_active_nodes(demo):
+    _, _, summary = demo
+    assert summary["paths"] >= 30
+    assert summary["stamps_matched"] == summary["paths"]
+    assert {*STAGES, "viewer"} == set(summary["active"])
+    assert all(summary["active"].values())
+    assert summary["latencies"]["camera -> path"]["p50"] < 3000
+    assert not summary["events"]
+
+
+def test_every_output_keeps_frame_and_monotone_camera_stamps(recorded):
+    for topic in OUTPUTS:
+        got = recorded.get(topic.full_name, [])
+        if topic.name in ("/clock", "/diagnostics", "frames", "camera_sync/mosaic", "reasoning/text"):
+            continue
+        if topic.name.endswith(("markers", "candidates")):
+            headers = [m.markers[0].header for m in got]
+        else:
+            headers = [m.header for m in got]
+        assert len(headers) >= 1, topic.name
+        stamps = [messages.nanoseconds(h.stamp) for h in headers]
+        assert stamps == sorted(stamps), f"{topic.name}: stamps run backwards"
+        assert all(h.frame_id == "base_link" for h in headers), topic.name
+
+
+def test_paths_are_timed_and_within_bounds(recorded):
+    paths = recorded["/sparseoccvla/planning/path"]
+    assert len(paths) >= 30
+    for path in paths:
+        if not path.poses:  # one empty path at the end of the bag tells followers to stop
+            continue
+        start = messages.nanoseconds(path.header.stamp)
+        assert [messages.nanoseconds(p.header.stamp) - start for p in path.poses] == [
+            k * 500_000_000 for k in range(1, 7)
+        ]
+        points = np.array([(p.pose.position.x, p.pose.position.y) for p in path.poses])
+        steps = np.diff(np.concatenate([np.zeros((1, 2)), points]), axis=0)
+        assert np.isfinite(points).all()
+        assert np.linalg.norm(steps, axis=1).max() <= 10.5, "faster than 21 m/s"
+        assert (steps[:, 0] > -0.5).all(), "drives backwards"
+    assert len({messages.nanoseconds(p.header.stamp) for p in paths if p.poses}) == sum(bool(p.poses) for p in paths)
+
+
+def test_plans_say_how_they_were_made(recorded):
+    plans = [messages.plan_from_msg(m) for m in recorded["/sparseoccvla/planning/plan"]]
+    assert {p.command_source.value for p in plans} <= {"topic", "default"}
+    assert sum(p.command_source.value == "topic" for p in plans) > len(plans) / 2
+    assert len({p.command for p in plans}) >= 2, "the bundled drive turns"
+    assert any(p.score_source == "language+ego" for p in plans)
+    assert all(p.status in (PlanStatus.DEGRADED, PlanStatus.BRAKING) or p.trained for p in plans)
+    assert all("untrained_weights" in p.reasons or p.trained for p in plans)
+    for plan in plans:
+        assert plan.candidates.shape == (18, 6, 2)
+        assert ((plan.scores >= 0) & (plan.scores <= 1)).all()
+
+
+def test_clouds_and_forecasts_are_labelled_voxels(recorded):
+    clouds = recorded["/sparseoccvla/occupancy/points"]
+    assert len(clouds) >= 30
+    for message in clouds[::10]:
+        cloud = messages.cloud_from_msg(message)
+        assert len(cloud) > 0
+        assert cloud["label"].max() < 17
+        assert np.abs(cloud["x"]).max() <= 40
+        assert np.abs(cloud["y"]).max() <= 40
+        assert ((cloud["z"] > -1) & (cloud["z"] < 5.4)).all()
+    forecast = messages.cloud_from_msg(recorded["/sparseoccvla/occupancy/forecast/points"][-1])
+    assert set(np.unique(forecast["horizon"])) <= {1.0, 2.0, 3.0}
+    states = [messages.reasoning_from_msg(m) for m in recorded["/sparseoccvla/reasoning/state"]]
+    assert all(s.token.shape == (576,) and s.anchor_scores.shape == (18,) for s in states)
+    assert any(s.forecast_motion == "planned" for s in states)
+    assert any(t.data for t in recorded["/sparseoccvla/reasoning/text"])
+
+
+def test_picture_and_recording_are_there(demo):
+    _, out, _ = demo
+    picture = cv2.imread(str(out / "scene.png"))
+    assert picture.shape[1] == 1920
+    assert picture.std() > 20, "a flat picture shows nothing"
+    assert (out / "recording.rrd").stat().st_size > 100_000
