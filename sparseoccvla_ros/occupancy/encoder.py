@@ -132,7 +132,7 @@ class OccupancyEncoder(nn.Module):
             "view_features": halves,
         }
         arrays = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in results.items()}
-        # Every class, not only the best one: a NaN among the logits may lose the comparison for the best class.
+        # Every class, not only the best one: minus infinity loses that comparison and would pass unseen.
         finite = bool(last.logits.isfinite().all()) and all(np.isfinite(a).all() for a in arrays.values())
         if not finite:
             self.reset()

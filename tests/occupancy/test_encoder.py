@@ -227,14 +227,15 @@ def test_fast_stream_keeps_frames_apart(make_frames, make_encoder, small):
     assert all(0.3 <= gap <= 1.2 for gap in np.diff(ages))
 
 
-def test_not_finite_is_refused_and_forgotten(make_frames, make_encoder, small):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_not_finite_is_refused_and_forgotten(make_frames, make_encoder, small, value):
     encoder = make_encoder(small)
     expected = encoder.encode(make_frames(3))
     encoder.reset()
     bias = encoder.decoder.layers[-1].cls_branch[-1].bias
     kept = bias.detach().clone()
     with torch.no_grad():
-        bias[5] = float("nan")
+        bias[5] = value
     with pytest.raises(InvalidInput, match="occupancy"):
         encoder.encode(make_frames(2))
     with torch.no_grad():
