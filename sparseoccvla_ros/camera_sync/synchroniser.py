@@ -159,7 +159,7 @@ class Synchroniser:
         """
         newest = self._guard.newest
         stamps = sorted((newest[c] for c in self._guard.delivering() if c in newest), reverse=True)
-        return stamps[(len(stamps) - 1) // 2] if stamps else max(newest.values(), default=None)
+        return stamps[(len(stamps) - 1) // 2] if stamps else self._guard.newest_all
 
     @property
     def _comparable(self) -> int:
