@@ -152,9 +152,15 @@ class CameraSync:
     def messages(self) -> list[tuple[DropReason, str]]:
         """What was dropped since the last call, for the log: reason and a sentence."""
         with self._lock:
-            found = list(self._messages)
+            found = [*self.synchroniser.events, *self._messages]
+            self.synchroniser.events.clear()
             self._messages.clear()
             return found
+
+    @property
+    def waiting(self) -> int:
+        """Complete sets that wait for tf or odometry: while there are some, a transform is a reason to `take`."""
+        return len(self._pending)
 
     @property
     def epoch(self) -> int:

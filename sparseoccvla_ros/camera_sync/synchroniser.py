@@ -9,6 +9,7 @@ Per image the work is a few comparisons per camera; there is no product over que
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,8 @@ class Synchroniser:
         self.config = config or SyncConfig()
         self.epoch = 0
         self.statistics = SyncStatistics(self.config.cameras)
+        self.events: deque[tuple[DropReason, str]] = deque(maxlen=64)
+        """Sets dropped and jumps of the clock, for the log; whoever reads them empties it."""
         self._tolerance = round(self.config.tolerance * 1e9)
         self._patience = round(self.config.patience * 1e9)
         self._max_hold = round(self.config.max_hold * 1e9)
@@ -175,6 +178,7 @@ class Synchroniser:
             queue.cut(len(queue.stamps))
             queue.last = None
         self.epoch += 1
+        self.events.append((reason, f"queues emptied, epoch {self.epoch} begins"))
         self._last_set = None
         self._started = None
         self._base = None
@@ -324,8 +328,11 @@ class Synchroniser:
         valid = [images[c][0] for c in chosen]
         spread = max(valid) - min(valid)
         if not complete and self.config.policy is MissingPolicy.STRICT:
-            apart = all(c in chosen or self._near(self._queues[c].stamps, stamp) for c in self._order if c != leader)
-            self._drop(DropReason.SPREAD if apart else DropReason.MISSING_CAMERA)
+            near = [c for c in self._order if c in chosen or self._near(self._queues[c].stamps, stamp)]
+            reason = DropReason.SPREAD if len(near) == len(self._order) else DropReason.MISSING_CAMERA
+            absent = " ".join(c for c in self.config.cameras if c not in chosen)
+            self.events.append((reason, f"set at {stamp} ns: nothing within {self.config.tolerance} s of {absent}"))
+            self._drop(reason)
             self._queues[leader].cut(1)
             return None
         for camera, index in chosen.items():

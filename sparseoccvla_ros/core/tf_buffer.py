@@ -16,13 +16,19 @@ from threading import RLock
 import numpy as np
 
 from .errors import InvalidInput
-
-Vector = tuple[float, float, float]
-Quaternion = tuple[float, float, float, float]
-Pose = tuple[Vector, Quaternion]
-
-_IDENTITY: Pose = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
-_ROTATION_TOLERANCE = 1e-2
+from .scalar_pose import (
+    IDENTITY,
+    ROTATION_TOLERANCE,
+    Pose,
+    Quaternion,
+    Vector,
+    invert,
+    is_rigid,
+    matrix_of,
+    multiply,
+    quaternion_of,
+    slerp,
+)
 
 
 class TransformError(Exception):
@@ -107,7 +113,7 @@ class _Edge:
         x0, y0, z0 = self.translations[before]
         x1, y1, z1 = self.translations[after]
         translation = (x0 + fraction * (x1 - x0), y0 + fraction * (y1 - y0), z0 + fraction * (z1 - z0))
-        return translation, _slerp(self.quaternions[before], self.quaternions[after], fraction)
+        return translation, slerp(self.quaternions[before], self.quaternions[after], fraction)
 
 
 class TransformBuffer:
@@ -140,10 +146,10 @@ class TransformBuffer:
         values = [value for row in rows for value in row]
         if not all(map(math.isfinite, values)):
             raise InvalidInput("transform", f"{parent} <- {child}: holds a number that is not finite")
-        if not _is_rigid(rows):
+        if not is_rigid(rows):
             raise InvalidInput("transform", f"{parent} <- {child}: the matrix is no rigid transform")
         return self.insert(
-            parent, child, stamp_ns, (rows[0][3], rows[1][3], rows[2][3]), _quaternion_of(rows), static=static
+            parent, child, stamp_ns, (rows[0][3], rows[1][3], rows[2][3]), quaternion_of(rows), static=static
         )
 
     def insert(
@@ -165,7 +171,7 @@ class TransformBuffer:
         if not all(map(math.isfinite, (tx, ty, tz, qx, qy, qz, qw))):
             raise InvalidInput("transform", f"{parent} <- {child}: holds a number that is not finite")
         norm = math.sqrt(qx * qx + qy * qy + qz * qz + qw * qw)
-        if abs(norm - 1.0) > _ROTATION_TOLERANCE:
+        if abs(norm - 1.0) > ROTATION_TOLERANCE:
             raise InvalidInput("transform", f"{parent} <- {child}: quaternion has norm {norm:.3f}, want 1")
         stamp = int(stamp_ns)
         if stamp < 0:
@@ -193,7 +199,7 @@ class TransformBuffer:
         with self._lock:
             up, down = self._path(target, source, stamp_ns)
             stamp = stamp_ns if stamp_ns else self._newest_common(up, down, target, source, stamp_ns)
-            return _matrix(self._evaluate(up, down, target, source, stamp))
+            return matrix_of(self._evaluate(up, down, target, source, stamp))
 
     def latest(self, target: str, source: str) -> tuple[int, np.ndarray]:
         """The newest common stamp (ns; 0 where every edge is static) and source2target at it, float64 [4, 4]."""
@@ -201,7 +207,7 @@ class TransformBuffer:
         with self._lock:
             up, down = self._path(target, source, 0)
             stamp = self._newest_common(up, down, target, source, 0)
-            return stamp, _matrix(self._evaluate(up, down, target, source, stamp))
+            return stamp, matrix_of(self._evaluate(up, down, target, source, stamp))
 
     def newest_before(self, target: str, source: str, stamp_ns: int) -> int:
         """Newest stamp at which every edge between the frames is known from samples at or before `stamp_ns`.
@@ -325,16 +331,16 @@ class TransformBuffer:
         rising = _compose(up, target, source, stamp)
         if not down:
             return rising
-        return _multiply(_invert(_compose(down, target, source, stamp)), rising)
+        return multiply(invert(_compose(down, target, source, stamp)), rising)
 
 
 def _compose(edges: Iterable[_Edge], target: str, source: str, stamp: int) -> Pose:
-    pose = _IDENTITY
+    pose = IDENTITY
     for edge in edges:
         step = edge.at(stamp)
         if step is None:
             raise _outside(edge, target, source, stamp)
-        pose = step if pose is _IDENTITY else _multiply(step, pose)
+        pose = step if pose is IDENTITY else multiply(step, pose)
     return pose
 
 
@@ -356,95 +362,3 @@ def _frame(name: str) -> str:
     if not plain:
         raise InvalidInput("frame", "the frame name is empty")
     return plain
-
-
-def _slerp(a: Quaternion, b: Quaternion, fraction: float) -> Quaternion:
-    """Shortest-arc slerp; lerp where the arc is too small for the sine to be trusted."""
-    ax, ay, az, aw = a
-    bx, by, bz, bw = b
-    dot = ax * bx + ay * by + az * bz + aw * bw
-    sign = 1.0
-    if dot < 0.0:
-        dot, sign = -dot, -1.0
-    if dot > 1.0 - 1e-10:
-        wa, wb = 1.0 - fraction, sign * fraction
-    else:
-        angle = math.acos(dot)
-        sine = math.sin(angle)
-        wa, wb = math.sin((1.0 - fraction) * angle) / sine, sign * math.sin(fraction * angle) / sine
-    x, y, z, w = wa * ax + wb * bx, wa * ay + wb * by, wa * az + wb * bz, wa * aw + wb * bw
-    norm = math.sqrt(x * x + y * y + z * z + w * w)
-    return x / norm, y / norm, z / norm, w / norm
-
-
-def _rotate(q: Quaternion, v: Vector) -> Vector:
-    x, y, z, w = q
-    vx, vy, vz = v
-    tx, ty, tz = 2.0 * (y * vz - z * vy), 2.0 * (z * vx - x * vz), 2.0 * (x * vy - y * vx)
-    return vx + w * tx + y * tz - z * ty, vy + w * ty + z * tx - x * tz, vz + w * tz + x * ty - y * tx
-
-
-def _multiply(a: Pose, b: Pose) -> Pose:
-    (ta, qa), (tb, qb) = a, b
-    rx, ry, rz = _rotate(qa, tb)
-    x1, y1, z1, w1 = qa
-    x2, y2, z2, w2 = qb
-    rotation = (
-        w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2,
-        w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2,
-        w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2,
-        w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2,
-    )
-    return (ta[0] + rx, ta[1] + ry, ta[2] + rz), rotation
-
-
-def _invert(pose: Pose) -> Pose:
-    (tx, ty, tz), (x, y, z, w) = pose
-    conjugate = (-x, -y, -z, w)
-    ix, iy, iz = _rotate(conjugate, (-tx, -ty, -tz))
-    return (ix, iy, iz), conjugate
-
-
-def _matrix(pose: Pose) -> np.ndarray:
-    (tx, ty, tz), (x, y, z, w) = pose
-    xx, yy, zz, xy, xz, yz, wx, wy, wz = x * x, y * y, z * z, x * y, x * z, y * z, w * x, w * y, w * z
-    rows = (
-        (1 - 2 * (yy + zz), 2 * (xy - wz), 2 * (xz + wy), tx),
-        (2 * (xy + wz), 1 - 2 * (xx + zz), 2 * (yz - wx), ty),
-        (2 * (xz - wy), 2 * (yz + wx), 1 - 2 * (xx + yy), tz),
-        (0.0, 0.0, 0.0, 1.0),
-    )
-    return np.array(rows)
-
-
-def _is_rigid(m: list[list[float]]) -> bool:
-    """Rows of the rotation orthonormal, determinant +1, last row 0 0 0 1."""
-    (a, b, c), (d, e, f), (g, h, i) = m[0][:3], m[1][:3], m[2][:3]
-    tolerance = _ROTATION_TOLERANCE
-    products = (
-        a * a + b * b + c * c - 1,
-        d * d + e * e + f * f - 1,
-        g * g + h * h + i * i - 1,
-        a * d + b * e + c * f,
-        a * g + b * h + c * i,
-        d * g + e * h + f * i,
-    )
-    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-    return max(map(abs, products)) < tolerance and determinant > 0 and m[3] == [0, 0, 0, 1]
-
-
-def _quaternion_of(m: list[list[float]]) -> Quaternion:
-    """x, y, z, w of a rotation matrix, on the branch with the largest divisor (Shepperd, 1978)."""
-    (a, b, c), (d, e, f), (g, h, i) = m[0][:3], m[1][:3], m[2][:3]
-    trace = a + e + i
-    best = max(trace, a, e, i)
-    if best == trace:
-        q = (h - f, c - g, d - b, 1 + trace)
-    elif best == a:
-        q = (1 + a - e - i, b + d, c + g, h - f)
-    elif best == e:
-        q = (b + d, 1 - a + e - i, f + h, c - g)
-    else:
-        q = (c + g, f + h, 1 - a - e + i, d - b)
-    norm = math.sqrt(q[0] ** 2 + q[1] ** 2 + q[2] ** 2 + q[3] ** 2)
-    return q[0] / norm, q[1] / norm, q[2] / norm, q[3] / norm
