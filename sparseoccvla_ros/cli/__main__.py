@@ -30,7 +30,7 @@ def demo(
     rate: Annotated[float, typer.Option(min=0.05, max=10.0, help="speed of playback, times real time")] = 1.0,
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     profile: Annotated[str, typer.Option(help="names of camera topics and frames in the bag")] = "nuscenes",
-    duration: Annotated[float, typer.Option(min=0.0, help="play only this much of the bag [s]; 0 plays all")] = 0.0,
+    duration: Annotated[float, typer.Option(min=0.0, help="play only this much of the bag, in s; 0 plays all")] = 0.0,
     composed: Annotated[bool, typer.Option(help="run the four stages in one process")] = False,
     min_paths: Annotated[int, typer.Option(min=0, help="fewer paths than this count as a failure")] = 30,
 ) -> None:

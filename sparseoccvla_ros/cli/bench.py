@@ -18,7 +18,7 @@ from rich.table import Table
 from sparseoccvla_ros.core.errors import InvalidInput
 
 from .play_through import bundled_bag, isolated_domain, play_through
-from .tables import latency_table, node_table
+from .tables import latency_table, node_table, state_lines
 
 
 def run_bench(what: str, bag: Path | None, rate: float, preset: str, file: Path | None) -> int:
@@ -53,6 +53,8 @@ def _end_to_end(console: Console, bag: Path | None, rate: float, preset: str) ->
         on_progress=lambda text, fraction: None,
     )
     console.print(latency_table(outcome), node_table(outcome))
+    for line in state_lines(outcome):
+        console.print(f"  {line}", highlight=False)
     return outcome.as_dict()
 
 

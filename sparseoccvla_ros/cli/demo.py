@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from sparseoccvla_ros.runtime.presets import load_preset
 
 from .play_through import Outcome, bundled_bag, isolated_domain, play_through
-from .tables import latency_table, node_table
+from .tables import latency_table, node_table, state_lines
 
 
 def run_demo(
@@ -34,6 +34,8 @@ def run_demo(
     summary = {"preset": preset, "trained": trained, **outcome.as_dict()}
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     console.print(latency_table(outcome), node_table(outcome))
+    for line in state_lines(outcome):
+        console.print(f"  {line}", highlight=False)
     for event in outcome.events:
         console.print(f"[yellow]{event}[/]")
     problems = [f"{n} was not active" for n, active in sorted(outcome.active.items()) if not active]

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from nav_msgs.msg import Path as PathMsg
+from rclpy.serialization import deserialize_message
 
 from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.core.errors import InvalidInput
@@ -62,8 +64,8 @@ class Spread:
 class Outcome:
     """What a playback brought.
 
-    rates in Hz of wall time; latencies by name ("camera -> path" is from the arrival of the reference camera's image to
-    the arrival of the path with its stamp); cpu: share of one core per process; ready_seconds: until every node was
+    paths: with poses; empty_paths: those that tell followers to stop; rates in Hz of wall time; latencies by name
+    ("camera -> path" is from the arrival of the reference camera's image to the arrival of the path with its stamp); cpu: share of one core per process; ready_seconds: until every node was
     active.
     """
 
@@ -74,7 +76,7 @@ class Outcome:
     ready_seconds: float = 0.0
     camera_sets: int = 0
     paths: int = 0
-    paths_with_poses: int = 0
+    empty_paths: int = 0
     stamps_matched: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
@@ -125,9 +127,10 @@ def play_through(
     image_type = IMAGE_TYPES[camera.transport]
     logs = out / "logs" if out else None
     began = time.monotonic()
-    extra = [(camera.image_topic, image_type, "sensor")]
+    # Reliable, so that no image is lost to the count; the bag player offers it.
+    extra = [(camera.image_topic, image_type, "output")]
     with (
-        Observer(watched, extra, keep, namespace=values["namespace"]) as observer,
+        Observer(watched, extra, {*keep, "planning/path"} & set(watched), namespace=values["namespace"]) as observer,
         Supervisor(values, logs, lambda text: outcome.events.append(text)) as supervisor,
     ):
         chosen = [e for e in graph.process_entries(values, with_bag=False) if e is not graph.VIEWER]
@@ -235,8 +238,9 @@ def _measure(observer: Observer, outcome: Outcome, image_topic: str) -> None:
     images = set(observer.stamps(image_topic))
     outcome.camera_sets = len(images)
     if "planning/path" in observer.arrivals:
-        paths = observer.stamps("planning/path")
-        outcome.paths = len(paths)
+        received = observer.messages["planning/path"]
+        paths = [stamp for stamp, _, raw in received if deserialize_message(raw, PathMsg).poses]
+        outcome.paths, outcome.empty_paths = len(paths), len(received) - len(paths)
         outcome.stamps_matched = sum(s in images for s in paths)
     pairs = {
         "camera -> frames": (image_topic, "frames"),

@@ -19,6 +19,11 @@ def latency_table(outcome: Outcome) -> Table:
     return table
 
 
+def state_lines(outcome: Outcome) -> list[str]:
+    """Why a node is not OK, in its own words."""
+    return [f"{name}: {state}" for name, state in sorted(outcome.states.items()) if state != "OK"]
+
+
 def node_table(outcome: Outcome) -> Table:
     """Rates of topics, and state, CPU and memory of nodes."""
     table = Table("node", "state", "CPU cores", "memory MB", "topic", "messages", "Hz", title="Nodes and topics")
@@ -32,7 +37,7 @@ def node_table(outcome: Outcome) -> Table:
         topic = rows.get(name, "")
         table.add_row(
             name,
-            outcome.states.get(name, "")[:60],
+            outcome.states.get(name, "").split(":")[0],
             f"{outcome.cpu[name]:.2f}" if name in outcome.cpu else "",
             f"{outcome.memory_mb[name]:.0f}" if name in outcome.memory_mb else "",
             topic,

@@ -132,6 +132,8 @@ class CameraSyncNode(StageNode):
                 self._sync.add_transform(parent, child, stamp, translation, rotation, static)
             except InvalidInput as error:
                 problem = error
+        if self._sync.waiting:
+            self._worker.submit(True)
         if problem is not None:
             raise problem
 

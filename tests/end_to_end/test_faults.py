@@ -1,5 +1,6 @@
 """Killed nodes, missing cameras, looping bags: visible, survived, never a confident lie."""
 
+import itertools
 import os
 import signal
 import time
@@ -19,8 +20,10 @@ def test_killed_node_is_noticed_and_returns(start, victim):
     os.killpg(stack.supervisor.processes[victim].popen.pid, signal.SIGKILL)
     others = [n for n in STAGES if n != victim]
     noticed = stack.wait(
-        lambda: all("gone" in stack.state(n) or stack.state(n).startswith("STALE") for n in others if n != "x")
-        or any(f"{victim} is gone" in s for _, n, s in stack.observer.history if n in others),
+        lambda: (
+            all("gone" in stack.state(n) or stack.state(n).startswith("STALE") for n in others if n != "x")
+            or any(f"{victim} is gone" in s for _, n, s in stack.observer.history if n in others)
+        ),
         8,
         f"the others say that {victim} is gone",
     )
@@ -37,9 +40,7 @@ def test_missing_camera_shows_as_the_policy_says(start, policy, expected):
     stack = start({"camera_sync": {"policy": policy}})
     stack.play(loop=True, exclude="['/CAM_BACK/image_rect_compressed']", wait_for="1")
     if policy == "strict":
-        stack.wait(
-            lambda: "missing_camera" in stack.state("camera_sync"), 30, "camera_sync names the missing camera"
-        )
+        stack.wait(lambda: "missing_camera" in stack.state("camera_sync"), 30, "camera_sync names the missing camera")
         time.sleep(1.0)
         assert stack.observer.count("frames") == 0
         assert stack.observer.count("planning/path") == 0
@@ -57,7 +58,7 @@ def test_looping_bag_starts_anew_without_old_stamps(start):
 
     def loops() -> int:
         stamps = stack.observer.stamps("frames")
-        return sum(b < a for a, b in zip(stamps, stamps[1:], strict=False))
+        return sum(b < a for a, b in itertools.pairwise(stamps))
 
     stack.wait(lambda: loops() >= 2, 60, "two jumps back")
     first = stack.observer.stamps("frames")[0]

@@ -1,6 +1,7 @@
 """camera_sync as a node: every input profile, and the defects of published recordings."""
 
 import array
+import itertools
 
 import cv2
 import numpy as np
@@ -241,7 +242,7 @@ def test_jump_back_starts_a_new_epoch(drive, until):
         car.step(START + k * 500_000_000)
     assert until(lambda: messages.frames_from_msg(got[-1]).epoch > before.epoch, 20)
     after = [messages.frames_from_msg(m) for m in got]
-    for earlier, later in zip(after, after[1:], strict=False):
+    for earlier, later in itertools.pairwise(after):
         assert later.epoch > earlier.epoch or later.stamp > earlier.stamp
 
 
