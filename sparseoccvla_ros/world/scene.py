@@ -28,6 +28,8 @@ EGO_LENGTH, EGO_WIDTH, EGO_CENTRE = 4.08, 1.73, 1.39
 COMMAND_SECONDS = 3.0
 COMMAND_OFFSET = 2.0
 COMMAND_SPEED = 5.0
+LONGEST = 30.0
+"""Seconds after which the ego may leave the built-up part of the world."""
 LEAD_SECONDS = 2.0
 """Motion is known this long before the drive starts."""
 TAIL_SECONDS = 6.0
@@ -127,12 +129,12 @@ class Scene:
     def generate(cls, seed: int, seconds: float = 20.0, maneuver: str | None = None) -> Scene:
         """The world of a seed; maneuver: left, straight or right, by the seed where None.
 
-        Raises InvalidInput for a negative seed, a duration under a second or an unknown maneuver.
+        Raises InvalidInput for a negative seed, a duration outside 1..LONGEST seconds or an unknown maneuver.
         """
         if seed < 0:
             raise InvalidInput("seed", f"{seed} is negative")
-        if seconds < 1.0:
-            raise InvalidInput("seconds", f"{seconds} is too short for a drive")
+        if not 1.0 <= seconds <= LONGEST:
+            raise InvalidInput("seconds", f"{seconds} is not within 1..{LONGEST:.0f}, then the built-up streets end")
         rng = np.random.default_rng(seed)
         drawn = str(rng.choice(MANEUVERS, p=[0.4, 0.25, 0.35]))
         maneuver = maneuver or drawn

@@ -137,7 +137,12 @@ def test_only_moving_things_move(scene):
 
 @pytest.mark.parametrize(
     ("arguments", "field"),
-    [({"seed": -1}, "seed"), ({"seed": 1, "seconds": 0.1}, "seconds"), ({"seed": 1, "maneuver": "up"}, "maneuver")],
+    [
+        ({"seed": -1}, "seed"),
+        ({"seed": 1, "seconds": 0.1}, "seconds"),
+        ({"seed": 1, "seconds": 90.0}, "seconds"),
+        ({"seed": 1, "maneuver": "up"}, "maneuver"),
+    ],
 )
 def test_bad_requests_are_named(arguments, field):
     with pytest.raises(InvalidInput) as caught:
