@@ -29,7 +29,7 @@ _PRIORITY = (
 
 
 def _rank() -> torch.Tensor:
-    rank = torch.zeros(FREE + 1, dtype=torch.int16)
+    rank = torch.zeros(FREE + 1, dtype=torch.int32)
     for place, group in enumerate(_PRIORITY):
         rank[list(group)] = len(_PRIORITY) - place
     return rank
@@ -92,17 +92,17 @@ def dense_labels(
     depth = (p.half[hit, :2] - local[hit, :2].abs()).amin(-1)
     label = torch.where(house & (depth > SHELL), torch.full_like(p.label[hit], FREE), p.label[hit])
     # Rank above, label below: the maximum per voxel is the winner, whatever the order.
-    key = (_rank().to(device)[label.long()] << 8) | label.to(torch.int16)
+    key = (_rank().to(device)[label.long()] << 8) | label.to(torch.int32)
     flat = (index[hit, 0] * shape[1] + index[hit, 1]) * shape[2] + index[hit, 2]
 
-    keys = torch.full(grid.shape, FREE, dtype=torch.int16, device=device)  # rank 0
+    keys = torch.full(grid.shape, FREE, dtype=torch.int32, device=device)  # rank 0
     level = int(np.floor((0.0 - grid.lower[2]) / size))
     if 0 <= level < grid.shape[2]:
         i, j = torch.meshgrid(*(torch.arange(n, device=device) for n in grid.shape[:2]), indexing="ij")
         gx, gy = (i + 0.5) * size + grid.lower[0], (j + 0.5) * size + grid.lower[1]
         points = torch.stack([gx, gy, torch.zeros_like(gx)], -1).reshape(-1, 3)
         points = to_local(points, torch.full_like(points[:, 0], -turn)) + frame
-        keys[:, :, level] = scene.streets.label(points[:, 0], points[:, 1]).to(torch.int16).reshape(grid.shape[:2])
+        keys[:, :, level] = scene.streets.label(points[:, 0], points[:, 1]).to(torch.int32).reshape(grid.shape[:2])
     keys.view(-1).scatter_reduce_(0, flat, key, "amax")
     return (keys & 0xFF).to(torch.uint8).cpu().numpy()
 

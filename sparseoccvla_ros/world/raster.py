@@ -59,7 +59,8 @@ def _covering(low: torch.Tensor, high: torch.Tensor, empty: torch.Tensor, width:
 class PinholeRays:
     """Rays of a camera, `samples` x `samples` per pixel; ray parameters are depths along the optical axis in metres.
 
-    intrinsics [3, 3] (integer coordinates are pixel centres), camera2map [4, 4], on any device after `to`.
+    intrinsics float64 [3, 3] (integer coordinates are pixel centres); camera2map float64 [4, 4], optical frame to map;
+    device: where directions and position are made, that of the primitives to be seen.
     """
 
     intrinsics: np.ndarray
