@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -101,14 +102,40 @@ def bench(
     raise typer.Exit(run_bench(what, bag, rate, preset, json))
 
 
+def play(
+    bag: Annotated[Path, typer.Argument(help="rosbag2 folder, or a single .mcap or .db3 file")],
+    rate: Annotated[float, typer.Option(min=0.01, max=100.0, help="speed, times real time")] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", help="start again at the end")] = False,
+    start_offset: Annotated[float, typer.Option(min=0.0, help="skip this much at the start, in s")] = 0.0,
+    duration: Annotated[float, typer.Option(min=0.0, help="stop after this much of the bag, in s; 0 plays all")] = 0.0,
+    paused: Annotated[bool, typer.Option("--start-paused", help="wait for the ~/pause service")] = False,
+) -> None:
+    """Play a bag as live topics with /clock. Ctrl-C ends; ~/pause and ~/step are services."""
+    from sparseoccvla_ros.data.bag_reader import BagReader
+    from sparseoccvla_ros.data.commands import one_line_errors
+    from sparseoccvla_ros.nodes.bag_player import main as player
+    from sparseoccvla_ros.ros.supervisor import big_message_environment
+
+    with one_line_errors():
+        BagReader(bag).close()
+    os.environ.update(big_message_environment())
+    values = {"bag": f"'{bag}'", "rate": rate, "loop": loop, "start_offset": start_offset, "duration": duration}
+    values |= {"start_paused": paused, "wait_for": 0}
+    arguments = [w for k, v in values.items() for w in ("-p", f"{k}:={str(v).lower() if isinstance(v, bool) else v}")]
+    raise typer.Exit(player(["--ros-args", *arguments]))
+
+
 def main() -> int:
     """Entry point; a wrong input is one line, not a traceback."""
     from sparseoccvla_ros.core.errors import InvalidInput
     from sparseoccvla_ros.data.commands import app as bag_app
 
+    bag_app.command("play")(play)
+    # Told to end, unwind as for Ctrl-C, so that every process that was started is stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app.add_typer(bag_app, name="bag", help="Make, convert, inspect and play bags.")
     try:
-        return app(standalone_mode=True) or 0
+        return app(prog_name="./run") or 0
     except InvalidInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

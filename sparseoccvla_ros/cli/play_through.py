@@ -65,8 +65,8 @@ class Outcome:
     """What a playback brought.
 
     paths: with poses; empty_paths: those that tell followers to stop; rates in Hz of wall time; latencies by name
-    ("camera -> path" is from the arrival of the reference camera's image to the arrival of the path with its stamp); cpu: share of one core per process; ready_seconds: until every node was
-    active.
+    ("camera -> path" is from the arrival of the reference camera's image to the arrival of the path with its stamp);
+    cpu: share of one core per process; ready_seconds: until every node was active.
     """
 
     bag: str
@@ -102,22 +102,17 @@ def play_through(
     bag: Path,
     *,
     rate: float = 1.0,
-    loop: bool = False,
     duration: float = 0.0,
     arguments: Mapping[str, str] | None = None,
     out: Path | None = None,
     view: bool = True,
     on_progress: Callable[[str, float], None] = lambda text, fraction: None,
-    during: Callable[[Supervisor, Observer], None] | None = None,
-    watched: tuple[str, ...] = WATCHED,
-    keep: tuple[str, ...] = (),
-    observe: Callable[[Observer], None] | None = None,
 ) -> Outcome:
     """Start the graph, wait until every node is active, play the bag, wait for the last outputs, stop everything.
 
-    out: folder for logs and, with `view`, the viewer's files; duration: bag seconds to play (0 = all); during: called
-    once while the bag plays; observe: called with the observer before it closes. Raises InvalidInput when the bag or an
-    argument is wrong, RuntimeError with the node's last lines when a node does not become active.
+    out: folder for logs and, with `view`, the viewer's files; duration: bag seconds to play (0 = all). Raises
+    InvalidInput when the bag or an argument is wrong, RuntimeError with the node's last lines when a node does not
+    become active.
     """
     with BagReader(bag) as reader:
         seconds = min(duration or reader.duration, reader.duration)
@@ -130,7 +125,7 @@ def play_through(
     # Reliable, so that no image is lost to the count; the bag player offers it.
     extra = [(camera.image_topic, image_type, "output")]
     with (
-        Observer(watched, extra, {*keep, "planning/path"} & set(watched), namespace=values["namespace"]) as observer,
+        Observer(WATCHED, extra, ["planning/path"], namespace=values["namespace"]) as observer,
         Supervisor(values, logs, lambda text: outcome.events.append(text)) as supervisor,
     ):
         chosen = [e for e in graph.process_entries(values, with_bag=False) if e is not graph.VIEWER]
@@ -142,15 +137,12 @@ def play_through(
             wanted.add("viewer")
         _wait_active(supervisor, observer, wanted, on_progress)
         outcome.ready_seconds = time.monotonic() - began
-        supervisor.start(
-            graph.BAG_PLAYER, {"rate": str(float(rate)), "loop": str(loop).lower(), "duration": str(float(duration))}
-        )
+        player = {"rate": float(rate), "duration": float(duration)}
+        supervisor.start(graph.BAG_PLAYER, {name: str(value) for name, value in player.items()})
         usage = {n: psutil.Process(p.popen.pid) for n, p in supervisor.processes.items()}
         for process in usage.values():
             process.cpu_percent()
         played = time.monotonic()
-        if during is not None:
-            during(supervisor, observer)
         _wait_end(supervisor, observer, outcome, seconds / rate, on_progress)
         outcome.wall_seconds = time.monotonic() - played
         _drain(observer)
@@ -164,8 +156,6 @@ def play_through(
         if view:
             supervisor.stop(["viewer"])
         _measure(observer, outcome, camera.image_topic)
-        if observe is not None:
-            observe(observer)
     return outcome
 
 

@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.errors import InvalidInput
-from ..core.paths import share
 
 if TYPE_CHECKING:
     from .bag_reader import BagSummary
@@ -28,12 +27,9 @@ Force = Annotated[bool, typer.Option("--force", help="replace a bag that is at O
 
 @app.command()
 def make(
-    out: Annotated[
-        Path | None,
-        typer.Argument(help="bag folder to write; the bundled bags/world_demo if not given", show_default=False),
-    ] = None,
+    out: Annotated[Path, typer.Argument(help="bag folder to write")],
     seed: Annotated[int, typer.Option(min=0, help="seed of the world: the same number gives the same bag")] = 1,
-    seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="length in s")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1.0, max=30.0, help="length in s")] = 20.0,
     rate: Annotated[float, typer.Option(min=0.5, max=30.0, help="images per camera, in Hz")] = 12.0,
     height: Annotated[int, typer.Option(min=32, max=2160, help="image height in px")] = 396,
     width: Annotated[int, typer.Option(min=32, max=3840, help="image width in px")] = 704,
@@ -48,10 +44,9 @@ def make(
     with one_line_errors():
         from .world_bag import make_world_bag
 
-        path = share("bags", "world_demo") if out is None else out
-        with progress(f"making {path.name}") as report:
+        with progress(f"making {out.name}") as report:
             make_world_bag(
-                path,
+                out,
                 seed=seed,
                 seconds=seconds,
                 rate=rate,
@@ -65,18 +60,18 @@ def make(
                 force=force,
                 on_progress=lambda share_done: report(round(100 * share_done), 100),
             )
-        _print_written(path, {})
+        _print_written(out, {})
 
 
 @app.command()
 def nuscenes(
-    dataroot: Annotated[Path, typer.Argument(help="nuScenes folder: the one that holds v1.0-*, samples and sweeps")],
+    dataroot: Annotated[Path, typer.Option(help="nuScenes folder: the one that holds v1.0-*, samples and sweeps")],
     scene: Annotated[
         str | None,
-        typer.Argument(help="scene name such as scene-0061; lists the scenes if not given", show_default=False),
+        typer.Option(help="scene name such as scene-0061; lists the scenes if not given", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Argument(help="bag folder to write; ./SCENE if not given", show_default=False)
+        Path | None, typer.Option(help="bag folder to write; ./SCENE if not given", show_default=False)
     ] = None,
     version: Annotated[
         str, typer.Option(help="table folder such as v1.0-mini; auto takes the one with the scene")

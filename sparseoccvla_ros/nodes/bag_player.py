@@ -101,12 +101,14 @@ class BagPlayerNode(StageNode):
         until = time.monotonic() + self.values.wait_timeout
         while self._running and not self._subscribers_there():
             if time.monotonic() > until:
-                raise InvalidInput(
-                    "wait_for", f"no {self.values.wait_for} subscribers on every camera within the limit"
+                self.get_logger().error(
+                    f"no {self.values.wait_for} subscribers on every camera within {self.values.wait_timeout:g} s"
                 )
+                self.exit_code = 1
+                self.finished.set()
+                return
             time.sleep(0.05)
-        # Latched and tf subscribers match a little later than the cameras'.
-        time.sleep(0.3)
+        time.sleep(self.values.settle)
         with self._lock:
             self._playback.start(time.monotonic(), paused=self.values.start_paused)
         late = 0.0

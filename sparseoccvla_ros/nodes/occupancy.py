@@ -15,6 +15,7 @@ from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.stages import build_occupancy
+from sparseoccvla_ros.runtime.warm_up import warm_up_occupancy
 
 
 class OccupancyNode(StageNode):
@@ -28,7 +29,9 @@ class OccupancyNode(StageNode):
     def setup(self) -> None:
         """Load the encoder and create the topics."""
         torch.set_num_threads(self.values.threads)
-        self._encoder = build_occupancy(load_preset(self.values.preset), self.values.device)
+        preset = load_preset(self.values.preset)
+        self._encoder = build_occupancy(preset, self.values.device)
+        warm_up_occupancy(self._encoder, preset)
         self._queries = self.output("occupancy/queries")
         self._points = self.output("occupancy/points")
         self._markers = self.output("occupancy/markers")

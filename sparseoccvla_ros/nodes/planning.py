@@ -25,6 +25,7 @@ from sparseoccvla_ros.ros.stage_node import StageNode, run
 from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.stages import build_planning
+from sparseoccvla_ros.runtime.warm_up import warm_up_planning
 
 CLOCKS_APART = 3600 * 10**9
 """ns between stamp and node clock beyond which they are different clocks (a bag played without use_sim_time)."""
@@ -48,6 +49,7 @@ class PlanningNode(StageNode):
         preset = load_preset(self.values.preset)
         self._planner = build_planning(preset, self.values.device)
         self._planner.on_reject = self.values.on_reject
+        warm_up_planning(self._planner, preset)
         self._occupancy = preset.occupancy
         self._history = EgoHistory()
         self._route = RouteCommand(timeout=self.values.command_timeout)

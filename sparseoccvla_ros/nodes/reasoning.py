@@ -23,6 +23,7 @@ from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.stages import build_reasoning
+from sparseoccvla_ros.runtime.warm_up import warm_up_reasoning
 
 POSES_KEPT = 32
 """Ego poses of past queries kept to carry the last plan over to the present frame."""
@@ -40,7 +41,9 @@ class ReasoningNode(StageNode):
         """Load the language model and create topics, action and threads."""
         torch.set_num_threads(self.values.threads)
         self.get_logger().info("loading the language model (the first time it is converted, which takes a while)")
-        self._reasoner = build_reasoning(load_preset(self.values.preset), self.values.device)
+        preset = load_preset(self.values.preset)
+        self._reasoner = build_reasoning(preset, self.values.device)
+        warm_up_reasoning(self._reasoner, preset)
         self._poses: OrderedDict[int, np.ndarray] = OrderedDict()
         self._plan: tuple[int, int, np.ndarray] | None = None
         self._epoch: int | None = None

@@ -147,6 +147,9 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("clock_rate", 50.0, "how often /clock is published", "Hz", 1.0, 1000.0),
         Param("wait_for", 1, "subscribers of every camera to wait for before starting", "subscribers", 0, 100),
         Param("wait_timeout", 60.0, "longest wait for them", "s", 0.0, 600.0),
+        Param(
+            "settle", 1.0, "from the last camera's subscriber to the first message: others match later", "s", 0.0, 60.0
+        ),
         Param("exclude", [""], "topics not to play"),
     ),
     "viewer": (

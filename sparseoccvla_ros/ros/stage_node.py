@@ -50,6 +50,8 @@ class StageNode(LifecycleNode):
     """
 
     waiting_for = "input"
+    exit_code = 0
+    """What the node's process ends with after a normal end."""
 
     def __init__(
         self,
@@ -307,4 +309,4 @@ def run(make: Callable[[], StageNode], args: Sequence[str] | None = None) -> int
                 node.close()
         rclpy.try_shutdown()
         signal.alarm(0)
-    return 0
+    return node.exit_code

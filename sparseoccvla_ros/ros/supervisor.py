@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -39,7 +40,9 @@ def ros_arguments(values: Mapping[str, str], parameters: Mapping[str, str], extr
 
 
 def _yaml_text(value: str) -> str:
-    """Numbers and booleans stay as they are, anything else is quoted so that YAML reads a string."""
+    """Numbers, booleans and lists stay as they are, anything else is quoted so that YAML reads a string."""
+    if value.startswith("["):
+        return value
     return "'" + value.replace("'", "''") + "'" if isinstance(graph.typed(value), str) else value
 
 
@@ -137,12 +140,20 @@ class Supervisor:
             self.processes.pop(process.entry.name, None)
 
     def _spawn(self, command: list[str], environment: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
+        common = {"env": environment, "start_new_session": True, "preexec_fn": _end_with_parent}
         if log is None:
-            return subprocess.Popen(command, env=environment, start_new_session=True)
+            return subprocess.Popen(command, **common)
         with log.open("ab") as stream:
-            return subprocess.Popen(
-                command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, **common)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Linux ends the child when whoever started it is killed, so that no node drives on unsupervised."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _tail(log: Path | None, lines: int = 4) -> str:

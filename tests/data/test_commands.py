@@ -34,8 +34,8 @@ def test_info_lists_every_topic_in_full(call, drive):
     ("words", "expected"),
     [
         (("info", "nowhere"), "does not exist"),
-        (("nuscenes", "nowhere", "scene-0061"), "does not exist"),
-        (("nuscenes", "."), "v1.0-"),
+        (("nuscenes", "--dataroot", "nowhere", "--scene", "scene-0061"), "does not exist"),
+        (("nuscenes", "--dataroot", "."), "v1.0-"),
         (("foxglove", "nowhere.mcap"), "no file"),
     ],
 )
@@ -60,7 +60,7 @@ def test_scenes_are_listed_when_none_is_given(call, tmp_path):
     (tmp_path / "v1.0-mini").mkdir()
     row = {"name": "scene-0061", "nbr_samples": 39, "description": "Parked truck [bold]"}
     (tmp_path / "v1.0-mini" / "scene.json").write_text(json.dumps([row]))
-    result = call("nuscenes", tmp_path)
+    result = call("nuscenes", "--dataroot", tmp_path)
     assert result.exit_code == 0
     for word in ("scene-0061", "39", "Parked truck [bold]"):
         assert word in result.output
