@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from nav_msgs.msg import Path as PathMsg
 from rclpy.serialization import deserialize_message
+from std_srvs.srv import SetBool
 
 from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.core.errors import InvalidInput
@@ -129,16 +130,18 @@ def play_through(
         Supervisor(values, logs, lambda text: outcome.events.append(text)) as supervisor,
     ):
         chosen = [e for e in graph.process_entries(values, with_bag=False) if e is not graph.VIEWER]
-        for entry in chosen:
+        # The slowest to load goes first.
+        for entry in sorted(chosen, key=lambda e: e.name != "reasoning"):
             supervisor.start(entry)
+        player = {"rate": float(rate), "duration": float(duration), "start_paused": "true", "settle": 0.0}
+        supervisor.start(graph.BAG_PLAYER, {name: str(value) for name, value in player.items()})
         wanted = set(STAGES)
         if view:
             supervisor.start(graph.VIEWER, {"out": str(out) if out else ""})
             wanted.add("viewer")
         _wait_active(supervisor, observer, wanted, on_progress)
         outcome.ready_seconds = time.monotonic() - began
-        player = {"rate": float(rate), "duration": float(duration)}
-        supervisor.start(graph.BAG_PLAYER, {name: str(value) for name, value in player.items()})
+        observer.call(SetBool, "bag_player/pause", SetBool.Request(data=False), 20.0)
         usage = {n: psutil.Process(p.popen.pid) for n, p in supervisor.processes.items()}
         for process in usage.values():
             process.cpu_percent()

@@ -110,6 +110,19 @@ class Observer:
             time.sleep(poll)
         return bool(condition())
 
+    def call(self, kind: type, service: str, request: Any, timeout: float) -> Any:
+        """Call a service and wait for its answer; RuntimeError naming it when it does not answer in time."""
+        client = self.node.create_client(kind, service)
+        try:
+            until = time.monotonic() + timeout
+            if client.wait_for_service(timeout_sec=timeout):
+                answer = client.call_async(request)
+                if self.wait_for(answer.done, max(0.1, until - time.monotonic())):
+                    return answer.result()
+            raise RuntimeError(f"{service} did not answer within {timeout:g} s")
+        finally:
+            self.node.destroy_client(client)
+
     def _listen(self, key: str, topic: str, kind: str, qos: str) -> None:
         arrivals = self.arrivals[key] = Arrivals()
 

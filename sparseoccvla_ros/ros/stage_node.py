@@ -180,6 +180,7 @@ class StageNode(LifecycleNode):
         self.monitor.forced = None
         self.active = True
         self.started()
+        self.publish_diagnostics()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -188,6 +189,7 @@ class StageNode(LifecycleNode):
         self.stopped()
         if self.monitor.forced is not State.FAULT:
             self.monitor.forced = State.INACTIVE
+        self.publish_diagnostics()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -232,9 +234,9 @@ class StageNode(LifecycleNode):
 
     def publish_diagnostics(self) -> None:
         """Publish the present state."""
-        self.monitor.show(peers_missing=", ".join(self.missing_peers()))
-        status = self.monitor.status(getattr(self.values, "stale_after", float("inf")))
         missing = self.missing_peers()
+        self.monitor.show(peers_missing=", ".join(missing))
+        status = self.monitor.status(getattr(self.values, "stale_after", float("inf")))
         if missing and status.level == b"\x00":
             status.level = b"\x01"
             status.message = f"{State.DEGRADED.value}: {', '.join(missing)} is gone"

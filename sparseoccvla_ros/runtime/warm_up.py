@@ -64,9 +64,8 @@ def warm_up_occupancy(encoder: OccupancyEncoder, preset: Preset) -> None:
 
 
 def warm_up_reasoning(reasoner: Reasoner, preset: Preset) -> None:
-    """Two prefills: the first fills the cache of the constant prompt."""
-    for _ in range(2):
-        reasoner.reason(_queries(preset), None)
+    """One prefill: it also fills the cache of the constant prompt."""
+    reasoner.reason(_queries(preset), None)
     reasoner.reset()
 
 
