@@ -175,7 +175,7 @@ class ViewerNode(StageNode):
             state = messages.reasoning_from_msg(_decode("reasoning/state", raw["reasoning/state"][0]))
         delays = {"frames to queries": raw["occupancy/queries"][1] - raw["frames"][1]}
         delays["frames to plan"] = raw["planning/plan"][1] - raw["frames"][1]
-        notes = {"latency": f"{1e3 * delays['frames to plan']:.0f} ms from frames to plan"}
+        notes = {"latency": f"{1e3 * delays['frames to plan']:.0f} ms to plan"}
         if state is not None and state.text:
             notes["says"] = state.text
         if not queries.trained:

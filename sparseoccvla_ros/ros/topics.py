@@ -29,21 +29,32 @@ class Topic:
         return self.name if self.name.startswith("/") else f"{NAMESPACE}/{self.name}"
 
     @property
+    def owner(self) -> str:
+        """The node that fills it, or for an input the node that reads it."""
+        return READERS.get(self.name, self.node)
+
+    @property
     def file(self) -> str:
-        """The file whose code fills or reads the message."""
-        return FILES.get(self.node, "sparseoccvla_ros/ros/messages.py")
+        """The file of that node."""
+        return "sparseoccvla_ros/ros/diagnostics.py" if self.owner == "every" else f"sparseoccvla_ros/nodes/{self.owner}.py"
+
+    @property
+    def room(self) -> str:
+        """The folder of the core that makes the content, or takes it in."""
+        rooms = {"every": "ros", "bag_player": "data", "viewer": "view"}
+        return f"sparseoccvla_ros/{rooms.get(self.owner, self.owner)}/"
 
 
-FILES = {
-    "camera_sync": "sparseoccvla_ros/nodes/camera_sync.py",
-    "occupancy": "sparseoccvla_ros/nodes/occupancy.py",
-    "reasoning": "sparseoccvla_ros/nodes/reasoning.py",
-    "planning": "sparseoccvla_ros/nodes/planning.py",
-    "bag_player": "sparseoccvla_ros/nodes/bag_player.py",
-    "viewer": "sparseoccvla_ros/nodes/viewer.py",
-    "every": "sparseoccvla_ros/ros/diagnostics.py",
-    "user": "sparseoccvla_ros/camera_sync/profiles.py",
+READERS = {
+    "/tf": "camera_sync",
+    "/tf_static": "camera_sync",
+    "/odom": "camera_sync",
+    "reasoning/question": "reasoning",
+    "planning/command": "planning",
+    "planning/route": "planning",
+    "planning/goal": "planning",
 }
+"""Who reads the inputs that come from outside."""
 
 OUTPUTS: tuple[Topic, ...] = (
     Topic(
@@ -94,3 +105,14 @@ ACTION = "reasoning/ask"
 """AskScene action of the reasoning node."""
 
 BY_NAME = {topic.name: topic for topic in TOPICS}
+
+
+def markdown() -> str:
+    """The topic table of the README."""
+    lines = ["| topic | message | node | room of the content | what |", "|---|---|---|---|---|"]
+    for topic in TOPICS:
+        direction = "reads" if topic.name in READERS else "all nodes" if topic.owner == "every" else "publishes"
+        node = f"[{topic.owner}]({topic.file}) {direction}" if topic.owner != "every" else f"[{direction}]({topic.file})"
+        kind = topic.type.replace("/msg/", "/")
+        lines.append(f"| `{topic.name}` | {kind} | {node} | [{topic.room}]({topic.room}) | {topic.what} |")
+    return "\n".join(lines) + "\n"

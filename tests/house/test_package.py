@@ -12,7 +12,7 @@ import yaml
 
 from sparseoccvla_ros.ros import graph
 from sparseoccvla_ros.ros.parameters import TABLES, as_yaml
-from sparseoccvla_ros.ros.topics import TOPICS
+from sparseoccvla_ros.ros.topics import TOPICS, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -148,3 +148,12 @@ def test_links_of_the_workspace() -> None:
     assert link.is_symlink()
     assert link.resolve() == ROOT
     assert not (ROOT / "ros2_ws" / "src" / "tf2_msgs").exists(), "it would hide a real tf2_msgs"
+
+
+def test_readme_holds_the_topic_table() -> None:
+    assert markdown() in (ROOT / "README.md").read_text(), "paste the output of sparseoccvla_ros.ros.topics.markdown()"
+
+
+def test_rooms_of_the_topic_table_exist() -> None:
+    for topic in TOPICS:
+        assert (ROOT / topic.room).is_dir(), topic.room
