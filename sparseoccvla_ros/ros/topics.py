@@ -36,7 +36,11 @@ class Topic:
     @property
     def file(self) -> str:
         """The file of that node."""
-        return "sparseoccvla_ros/ros/diagnostics.py" if self.owner == "every" else f"sparseoccvla_ros/nodes/{self.owner}.py"
+        return (
+            "sparseoccvla_ros/ros/diagnostics.py"
+            if self.owner == "every"
+            else f"sparseoccvla_ros/nodes/{self.owner}.py"
+        )
 
     @property
     def room(self) -> str:
@@ -112,7 +116,9 @@ def markdown() -> str:
     lines = ["| topic | message | node | room of the content | what |", "|---|---|---|---|---|"]
     for topic in TOPICS:
         direction = "reads" if topic.name in READERS else "all nodes" if topic.owner == "every" else "publishes"
-        node = f"[{topic.owner}]({topic.file}) {direction}" if topic.owner != "every" else f"[{direction}]({topic.file})"
+        node = (
+            f"[{topic.owner}]({topic.file}) {direction}" if topic.owner != "every" else f"[{direction}]({topic.file})"
+        )
         kind = topic.type.replace("/msg/", "/")
         lines.append(f"| `{topic.name}` | {kind} | {node} | [{topic.room}]({topic.room}) | {topic.what} |")
     return "\n".join(lines) + "\n"
