@@ -28,7 +28,7 @@ setup(
         *(entry for folder in ("launch", "config", "rviz", "models", "bags") for entry in installed(folder)),
     ],
     install_requires=["setuptools"],
-    extras_require={"test": ["pytest"]},
+    extras_require={"test": ["pytest"], "viz": ["rerun-sdk"]},
     zip_safe=False,
     maintainer="sparseoccvla_ros maintainers",
     maintainer_email="maintainers@sparseoccvla.org",

@@ -75,8 +75,15 @@ def _play(
     with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=1.0)
 
+        told = ""
+
         def show(text: str, fraction: float) -> None:
+            nonlocal told
             progress.update(task, description=text, completed=fraction)
+            step = text.split(":")[0] if fraction else text
+            if step != told and not console.is_terminal:
+                told = step
+                console.print(step, highlight=False)
 
         arguments = {"preset": preset, "profile": profile, "composed": str(composed).lower()}
         return play_through(bag, rate=rate, duration=duration, arguments=arguments, out=out, on_progress=show)

@@ -177,7 +177,8 @@ def _wait_active(supervisor: Supervisor, observer: Observer, wanted: set[str], o
     while time.monotonic() < until:
         ready = [n for n in wanted if _active(observer, n)]
         missing = sorted(wanted - set(ready))
-        on_progress(f"starting nodes: waiting for {', '.join(missing) or 'nobody'}", 0.0)
+        slow = " (the first time it converts the language model, about a minute)" if missing == ["reasoning"] else ""
+        on_progress(f"starting nodes: waiting for {', '.join(missing) or 'nobody'}{slow}", 0.0)
         if not missing:
             return
         for process in supervisor.poll():

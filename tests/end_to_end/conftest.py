@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,5 +87,3 @@ def start(tmp_path: Path, bag: Path, preset: str, monkeypatch: pytest.MonkeyPatc
             return stack
 
         yield go
-    for name in ("FASTDDS_DEFAULT_PROFILES_FILE",):
-        os.environ.pop(name, None)

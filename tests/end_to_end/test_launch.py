@@ -1,0 +1,62 @@
+"""./run launch as a process: starts the graph, ends it however it is ended itself."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def launched(tmp_path, preset, monkeypatch):
+    """`./run launch` with the small preset, once all of its node processes run."""
+    monkeypatch.setenv("ROS_DOMAIN_ID", "77")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "launch", f"preset:={preset}"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+    nodes: list[psutil.Process] = []
+    until = time.monotonic() + 30
+    while len(nodes) < 4 and time.monotonic() < until:
+        nodes = [p for p in psutil.Process(process.pid).children() if "nodes." in " ".join(p.cmdline())]
+        time.sleep(0.1)
+    assert len(nodes) == 4, (tmp_path / "log").read_text()
+    yield process, nodes
+    for child in (*nodes, psutil.Process(process.pid) if process.poll() is None else None):
+        if child is not None and child.is_running():
+            child.kill()
+    process.wait(5)
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_nodes_end_with_the_launcher(launched, kind, code):
+    process, nodes = launched
+    os.kill(process.pid, kind)
+    assert process.wait(20) == code
+    _, alive = psutil.wait_procs(nodes, timeout=15)
+    assert not alive, [p.cmdline() for p in alive]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["speed:=3"], "speed"),
+        (["profile:=tesla"], "tesla"),
+        (["rubbish"], "NAME:=VALUE"),
+        (["bag:=no/such/bag"], "no/such/bag"),
+    ],
+)
+def test_wrong_arguments_are_one_line(words, expected):
+    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "launch", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr

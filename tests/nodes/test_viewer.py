@@ -1,0 +1,70 @@
+"""The viewer beside a running stack: a page in a browser, a recording, a bag of outputs, a picture."""
+
+import socket
+import urllib.request
+
+import cv2
+import numpy as np
+import pytest
+from std_msgs.msg import String
+
+from sparseoccvla_ros.core.voxels import SparseVoxels
+from sparseoccvla_ros.data.bag_reader import BagReader
+from sparseoccvla_ros.nodes.occupancy import OccupancyNode
+from sparseoccvla_ros.nodes.planning import PlanningNode
+from sparseoccvla_ros.nodes.viewer import ViewerNode
+from sparseoccvla_ros.ros import messages
+
+pytestmark = pytest.mark.ros
+
+
+def free_port() -> int:
+    """A port whose successor is free too: the page takes one, the data the next."""
+    for port in range(19090, 19990, 10):
+        try:
+            for number in (port, port + 1):
+                with socket.socket() as probe:
+                    probe.bind(("0.0.0.0", number))
+            return port
+        except OSError:
+            continue
+    raise AssertionError("no free port")
+
+
+def test_viewer_serves_and_writes(graph, preset, frames, until, tmp_path):
+    port = free_port()
+    graph.add(OccupancyNode, preset=preset)
+    graph.add(PlanningNode, preset=preset)
+    viewer = graph.add(ViewerNode, preset=preset, out=str(tmp_path / "out"), serve=True, port=port, picture_at=0.5)
+    plans = graph.probe.listen("planning/plan")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
+        assert page.status == 200
+        assert b"rerun" in page.read().lower()
+    labels = SparseVoxels(np.array([[120, 100, 4]], np.int16), np.array([4], np.uint8), np.ones(1, np.float32))
+    for i in range(4):
+        made = frames(i)
+        graph.probe.send("/world/occupancy", messages.voxels_to_msg(labels, made.stamp), "output")
+        graph.probe.send("reasoning/text", String(data="a car is ahead"))
+        graph.probe.send("frames", messages.frames_to_msg(made), receivers=2)
+        assert until(lambda i=i: len(plans) > i, 20)
+    assert until(lambda: viewer.monitor._counts.get("published", 0) >= 3, 20), viewer.monitor.state(9)
+    assert until(lambda: (tmp_path / "out" / "scene.png").exists(), 10)
+    viewer.trigger_deactivate()
+    viewer.trigger_cleanup()
+    assert cv2.imread(str(tmp_path / "out" / "scene.png")).shape[1] == 1920
+    assert (tmp_path / "out" / "recording.rrd").stat().st_size > 10_000
+    with BagReader(tmp_path / "out" / "outputs") as bag:
+        assert bag.topics["/sparseoccvla/planning/path"].count == 4
+        assert "/sparseoccvla/frames" not in bag.topics
+
+
+def test_viewer_without_a_place_to_write_writes_nothing(graph, preset, frames, until, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    graph.add(OccupancyNode, preset=preset)
+    graph.add(PlanningNode, preset=preset)
+    viewer = graph.add(ViewerNode, preset=preset)
+    graph.probe.send("frames", messages.frames_to_msg(frames(0)), receivers=2)
+    assert until(lambda: viewer.monitor._counts.get("published", 0) >= 1, 20)
+    viewer.trigger_deactivate()
+    viewer.trigger_cleanup()
+    assert list(tmp_path.iterdir()) == []
