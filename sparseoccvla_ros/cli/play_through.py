@@ -146,15 +146,15 @@ def play_through(
         for process in usage.values():
             process.cpu_percent()
         played = time.monotonic()
-        _wait_end(supervisor, observer, outcome, seconds / rate, on_progress)
+        _wait_end(supervisor, observer, outcome, seconds / rate, camera.image_topic, on_progress)
         outcome.wall_seconds = time.monotonic() - played
         _drain(observer)
         for name, process in usage.items():
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 outcome.cpu[name] = process.cpu_percent() / 100
                 outcome.memory_mb[name] = process.memory_info().rss / 1e6
-        outcome.states = {n: s for n, s in observer.states.items() if n in wanted}
-        outcome.active = {n: _active(observer, n) or _was_active(observer, n) for n in wanted}
+        outcome.states = {n: s for n, s in (outcome.states or observer.states).items() if n in wanted}
+        outcome.active = {n: _active(observer, n) for n in sorted(wanted)}
         on_progress("writing the pictures and recordings" if view else "stopping", 1.0)
         if view:
             supervisor.stop(["viewer"])
@@ -163,13 +163,9 @@ def play_through(
 
 
 def _active(observer: Observer, name: str) -> bool:
+    """Configured and activated; STALE after the end of the bag is still an active node."""
     state = observer.states.get(name, "")
     return bool(state) and not state.startswith(("UNCONFIGURED", "INACTIVE", "FAULT"))
-
-
-def _was_active(observer: Observer, name: str) -> bool:
-    """STALE after the end of the bag is still an active node."""
-    return observer.states.get(name, "").startswith("STALE")
 
 
 def _wait_active(supervisor: Supervisor, observer: Observer, wanted: set[str], on_progress: Callable) -> None:
@@ -192,11 +188,20 @@ def _wait_active(supervisor: Supervisor, observer: Observer, wanted: set[str], o
 
 
 def _wait_end(
-    supervisor: Supervisor, observer: Observer, outcome: Outcome, expected: float, on_progress: Callable
+    supervisor: Supervisor,
+    observer: Observer,
+    outcome: Outcome,
+    expected: float,
+    image_topic: str,
+    on_progress: Callable[[str, float], None],
 ) -> None:
-    began = time.monotonic()
+    began, images = time.monotonic(), 0
     while True:
         supervisor.poll()
+        # After the last image every node rightly goes STALE; what counts is its state while images came.
+        if observer.count(image_topic) > images:
+            images = observer.count(image_topic)
+            outcome.states = dict(observer.states)
         player = supervisor.processes.get("bag_player")
         if player is None or player.popen.poll() is not None:
             if player is not None and player.popen.returncode not in (0, -2):

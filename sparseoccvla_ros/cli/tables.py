@@ -26,7 +26,9 @@ def state_lines(outcome: Outcome) -> list[str]:
 
 def node_table(outcome: Outcome) -> Table:
     """Rates of topics, and state, CPU and memory of nodes."""
-    table = Table("node", "state", "CPU cores", "memory MB", "topic", "messages", "Hz", title="Nodes and topics")
+    table = Table(title="Nodes and topics")
+    for name in ("node", "state", "cores", "MB", "topic", "n", "Hz"):
+        table.add_column(name, no_wrap=name in ("node", "state", "topic"))
     rows = {
         "camera_sync": "frames",
         "occupancy": "occupancy/queries",

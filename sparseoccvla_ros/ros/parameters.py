@@ -128,7 +128,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
         *_MODEL,
         Param("command_timeout", 3.0, "older commands count as straight, with a warning", "s", 0.1, 600.0, live=True),
         Param("max_age", 2.0, "queries older than this by the node's clock are refused", "s", 0.1, 60.0, live=True),
-        Param("reasoning_max_age", 1.5, "older reasoning is not used for scores", "s", 0.0, 10.0, live=True),
+        Param("reasoning_max_age", 2.0, "older reasoning is not used for scores", "s", 0.0, 10.0, live=True),
         Param(
             "reasoning_wait", 0.0, "how long a plan waits for the reasoning of its frame set", "s", 0.0, 2.0, live=True
         ),
@@ -159,7 +159,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("port", 9090, "port of the browser view on this machine", "", 1024, 65535),
         Param("record", True, "write the outputs to a bag and a recording below out"),
         Param(
-            "picture_at", 10.0, "take scene.png from the plan closest to this time after the first", "s", 0.0, 3600.0
+            "picture_at", 15.0, "take scene.png from the plan closest to this time after the first", "s", 0.0, 3600.0
         ),
         Param("label_topic", "/world/occupancy", "occupancy labels to show beside the prediction; empty for none"),
     ),
