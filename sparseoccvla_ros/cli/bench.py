@@ -71,46 +71,11 @@ def _clock(work: Callable[[], Any], seconds: float = 1.5) -> float:
 
 def _messages(console: Console, bag: Path | None, rate: float, preset: str) -> dict[str, Any]:
     """Building and reading the large messages, next to the plain way of doing it in the same run."""
-    import numpy as np
-    from geometry_msgs.msg import Point
-    from rclpy.serialization import deserialize_message, serialize_message
-    from std_msgs.msg import ColorRGBA
-    from visualization_msgs.msg import Marker, MarkerArray
+    from sparseoccvla_ros.ros.message_cases import message_cases
 
-    from sparseoccvla_ros.core.occ3d import PALETTE
-    from sparseoccvla_ros.core.voxels import SparseVoxels
-    from sparseoccvla_ros.ros import markers, messages
-
-    rng = np.random.default_rng(0)
-    count = 10_000
-    index = rng.permutation(200 * 200 * 16)[:count]
-    indices = np.stack(np.unravel_index(index, (200, 200, 16)), -1).astype(np.int16)
-    voxels = SparseVoxels(indices, rng.integers(0, 17, count).astype(np.uint8), rng.random(count, np.float32))
-    images = rng.integers(0, 255, (6, 128, 352, 3), dtype=np.uint8)
-
-    def typed_cubes() -> bytes:
-        marker = Marker(type=Marker.CUBE_LIST)
-        marker.points = [Point(x=x, y=y, z=z) for x, y, z in voxels.centres().astype(float).tolist()]
-        colours = (PALETTE[voxels.labels] / 255.0).tolist()
-        marker.colors = [ColorRGBA(r=r, g=g, b=b, a=1.0) for r, g, b in colours]
-        return serialize_message(MarkerArray(markers=[marker]))
-
-    tensor = serialize_message(messages.tensor_to_msg(images))
-    rows = {
-        "10k voxels as CUBE_LIST": (lambda: markers.cubes(voxels, 1, "o", count), typed_cubes),
-        "10k voxels as PointCloud2": (lambda: serialize_message(messages.cloud_to_msg([(0.0, voxels)], 1)), None),
-        "10k voxels as OccupancyGrid": (lambda: serialize_message(messages.grid_to_msg(voxels, 1)), None),
-        "six 128x352 images out": (lambda: serialize_message(messages.tensor_to_msg(images)), None),
-        "six 128x352 images in": (
-            lambda: messages.tensor_from_msg(
-                deserialize_message(tensor, type(messages.tensor_to_msg(images[:1, :1]))), "i"
-            ),
-            None,
-        ),
-    }
     table = Table("message", "ours ms", "typed fields ms", "ratio", title="Message path, median of one process")
     numbers: dict[str, Any] = {}
-    for name, (ours, plain) in rows.items():
+    for name, (ours, plain) in message_cases().items():
         fast = _clock(ours)
         slow = _clock(plain) if plain else None
         numbers[name] = {"ours_ms": fast, "plain_ms": slow}

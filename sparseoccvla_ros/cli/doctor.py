@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -49,7 +50,7 @@ def _ros() -> Iterator[Finding]:
     if not source:
         source = f"install-{os.environ['ROS_DISTRO']}" if "ROS_DISTRO" in os.environ else "wheels"
     try:
-        import rclpy
+        rclpy = importlib.import_module("rclpy")
     except ImportError as error:
         yield Finding(
             "problem", "rclpy", f"cannot be imported: {error}", "start through ./run, or source a ROS 2 install"

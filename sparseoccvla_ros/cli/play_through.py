@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from nav_msgs.msg import Path as PathMsg
-from rclpy.serialization import deserialize_message
-from std_srvs.srv import SetBool
 
 from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.data.bag_reader import BagReader
 from sparseoccvla_ros.ros import graph
-from sparseoccvla_ros.ros.observer import Observer
+from sparseoccvla_ros.ros.observer import Observer, has_poses
 from sparseoccvla_ros.ros.parameters import STAGES
 from sparseoccvla_ros.ros.supervisor import Supervisor
 
@@ -141,7 +138,7 @@ def play_through(
             wanted.add("viewer")
         _wait_active(supervisor, observer, wanted, on_progress)
         outcome.ready_seconds = time.monotonic() - began
-        observer.call(SetBool, "bag_player/pause", SetBool.Request(data=False), 20.0)
+        observer.unpause_player()
         usage = {n: psutil.Process(p.popen.pid) for n, p in supervisor.processes.items()}
         for process in usage.values():
             process.cpu_percent()
@@ -238,7 +235,7 @@ def _measure(observer: Observer, outcome: Outcome, image_topic: str) -> None:
     outcome.camera_sets = len(images)
     if "planning/path" in observer.arrivals:
         received = observer.messages["planning/path"]
-        paths = [stamp for stamp, _, raw in received if deserialize_message(raw, PathMsg).poses]
+        paths = [stamp for stamp, _, raw in received if has_poses(raw)]
         outcome.paths, outcome.empty_paths = len(paths), len(received) - len(paths)
         outcome.stamps_matched = sum(s in images for s in paths)
     pairs = {

@@ -11,12 +11,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Pose, PoseStamped, Transform, Twist
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from sparseoccvla_msgs import msg as own
-from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
 
@@ -37,54 +35,16 @@ from sparseoccvla_ros.core.types import (
 )
 from sparseoccvla_ros.core.voxels import SparseVoxels, VoxelGrid
 
-BASE_FRAME = "base_link"
-DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float64", "uint8", "int16", "int64", "bool")}
-
-
-def nanoseconds(stamp: Time) -> int:
-    """Integer nanoseconds of a stamp."""
-    return stamp.sec * 10**9 + stamp.nanosec
-
-
-def time_msg(stamp: int) -> Time:
-    """Stamp of integer nanoseconds."""
-    sec, nanosec = divmod(int(stamp), 10**9)
-    return Time(sec=sec, nanosec=nanosec)
-
-
-def duration_msg(seconds: float) -> Duration:
-    """Duration of seconds."""
-    sec, nanosec = divmod(round(seconds * 1e9), 10**9)
-    return Duration(sec=sec, nanosec=nanosec)
-
-
-def header(stamp: int, frame_id: str = BASE_FRAME) -> Header:
-    """Header of integer nanoseconds in a frame."""
-    return Header(stamp=time_msg(stamp), frame_id=frame_id)
-
-
-def block(values: np.ndarray) -> array.array:
-    """The bytes of an array as array.array('B'): the only type rclpy takes without touching every element."""
-    out = array.array("B")
-    out.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-    return out
-
-
-def tensor_to_msg(values: np.ndarray) -> own.Tensor:
-    """Tensor of a numpy array of one of the DTYPES."""
-    return own.Tensor(dtype=values.dtype.name, shape=array.array("I", values.shape), data=block(values))
-
-
-def tensor_from_msg(message: own.Tensor, name: str) -> np.ndarray:
-    """Array of a Tensor, sharing its memory. Raises InvalidInput(name) when dtype, shape and length disagree."""
-    dtype = DTYPES.get(message.dtype)
-    if dtype is None:
-        raise InvalidInput(name, f"dtype '{message.dtype}' is none of {', '.join(DTYPES)}")
-    shape = tuple(message.shape)
-    want = math.prod(shape) * dtype.itemsize
-    if len(message.data) != want:
-        raise InvalidInput(name, f"{len(message.data)} bytes do not hold {message.dtype} {list(shape)} ({want} bytes)")
-    return np.frombuffer(message.data, dtype).reshape(shape)
+from .fields import (
+    BASE_FRAME,
+    block,
+    duration_msg,
+    header,
+    nanoseconds,
+    tensor_from_msg,
+    tensor_to_msg,
+    time_msg,
+)
 
 
 def pose_to_msg(matrix: np.ndarray) -> Pose:

@@ -11,9 +11,12 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Path
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from std_srvs.srv import SetBool
 
 from .qos import PROFILES
 from .stage_node import message_class
@@ -33,6 +36,11 @@ def stamp_of(raw: bytes) -> int:
     """Stamp in ns of a serialised message that starts with a Header (CDR, little endian)."""
     sec, nanosec = struct.unpack_from("<iI", raw, 4)
     return sec * 10**9 + nanosec
+
+
+def has_poses(raw: bytes) -> bool:
+    """Whether a serialised nav_msgs/Path holds a pose; an empty one tells followers to stop."""
+    return bool(deserialize_message(raw, Path).poses)
 
 
 class Observer:
@@ -110,16 +118,16 @@ class Observer:
             time.sleep(poll)
         return bool(condition())
 
-    def call(self, kind: type, service: str, request: Any, timeout: float) -> Any:
-        """Call a service and wait for its answer; RuntimeError naming it when it does not answer in time."""
-        client = self.node.create_client(kind, service)
+    def unpause_player(self, timeout: float = 20.0) -> None:
+        """Let a bag player that was started paused begin; RuntimeError when it does not answer in time."""
+        client = self.node.create_client(SetBool, "bag_player/pause")
         try:
             until = time.monotonic() + timeout
             if client.wait_for_service(timeout_sec=timeout):
-                answer = client.call_async(request)
+                answer = client.call_async(SetBool.Request(data=False))
                 if self.wait_for(answer.done, max(0.1, until - time.monotonic())):
-                    return answer.result()
-            raise RuntimeError(f"{service} did not answer within {timeout:g} s")
+                    return
+            raise RuntimeError(f"bag_player/pause did not answer within {timeout:g} s")
         finally:
             self.node.destroy_client(client)
 
