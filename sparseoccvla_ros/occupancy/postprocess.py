@@ -18,6 +18,7 @@ import numpy as np
 from ..core.errors import InvalidInput
 from ..core.occ3d import FREE, NUM_CLASSES
 from ..core.types import SceneQueries
+from ..core.voxelise import voxelise
 from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
 from .config import OccupancyConfig
 
@@ -34,33 +35,26 @@ def occupied_voxels(
     """Voxels of a scene from the best class and score of each point.
 
     A point counts when its score exceeds `config.score_threshold`, it lies within `config.max_point_distance` of its
-    query's centre and inside the grid. A voxel takes the class with the highest summed score among its points, and
-    that class's mean score. With `config.padding` each class is closed by 3x3x3 voxels; a hole filled so takes,
-    among the classes that fill it, the one with the highest summed score among its neighbours, and their mean score.
+    query's centre and inside the grid; core.voxelise says what voxels they make. With `config.padding` each class is
+    closed by 3x3x3 voxels; a hole filled so takes, among the classes that fill it, the one with the highest summed
+    score among its neighbours, and their mean score.
     """
     config = config or OccupancyConfig()
     if queries.labels.size and queries.labels.max() >= NUM_CLASSES:
         raise InvalidInput("labels", f"label {int(queries.labels.max())} is not an occupied class")
     distance = np.square(queries.points - queries.centres[:, None]).sum(-1)
     keep = (queries.scores > config.score_threshold) & (distance < config.max_point_distance**2)
-    points, labels, scores = queries.points[keep], queries.labels[keep], queries.scores[keep]
-    flat, inside = _flat_index(points, grid)
-    flat, labels, scores = flat[inside], labels[inside], scores[inside].astype(np.float64)
-    if not len(flat):
-        return SparseVoxels.empty(grid)
-
-    pair, where = np.unique(flat * NUM_CLASSES + labels, return_inverse=True)
-    total = np.bincount(where, scores)
-    mean = total / np.bincount(where)
-    voxel, label = pair // NUM_CLASSES, pair % NUM_CLASSES
-    # Within a voxel the highest total comes first; lexsort is stable, so the lower class wins a tie.
-    order = np.lexsort((-total, voxel))
-    first = order[np.flatnonzero(np.diff(voxel[order], prepend=-1))]
-    flat, labels, scores = voxel[first], label[first].astype(np.uint8), mean[first].astype(np.float32)
-    if config.padding:
-        filled = _fill_holes(flat, labels, scores, grid)
-        flat, labels, scores = (np.concatenate(pair) for pair in zip((flat, labels, scores), filled, strict=True))
-    return SparseVoxels(_unflatten(flat, grid), labels, scores, grid)
+    own = voxelise(queries.points[keep], queries.labels[keep], queries.scores[keep], grid)
+    if not (config.padding and len(own)):
+        return own
+    x, y, z = own.indices.T.astype(np.int64)
+    flat, labels, scores = _fill_holes((z * grid.shape[0] + x) * grid.shape[1] + y, own.labels, own.scores, grid)
+    return SparseVoxels(
+        np.concatenate((own.indices, _unflatten(flat, grid))),
+        np.concatenate((own.labels, labels)),
+        np.concatenate((own.scores, scores)),
+        grid,
+    )
 
 
 def voxels_from_scores(
