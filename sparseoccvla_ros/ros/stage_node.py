@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.context import Context
@@ -237,9 +237,10 @@ class StageNode(LifecycleNode):
         missing = self.missing_peers()
         self.monitor.show(peers_missing=", ".join(missing))
         status = self.monitor.status(getattr(self.values, "stale_after", float("inf")))
-        if missing and status.level == b"\x00":
-            status.level = b"\x01"
-            status.message = f"{State.DEGRADED.value}: {', '.join(missing)} is gone"
+        if missing:
+            status.level = max(status.level, DiagnosticStatus.WARN)
+            ok = status.message == State.OK.value
+            status.message = (f"{State.DEGRADED.value}: " if ok else f"{status.message}; ") + gone(missing)
         self._diagnostics.publish(diagnostic_array([status], self.get_clock().now().nanoseconds))
 
     def missing_peers(self) -> tuple[str, ...]:
@@ -264,6 +265,11 @@ class StageNode(LifecycleNode):
             self.trigger_deactivate()
         elif self.active:
             self.watch()
+
+
+def gone(peers: Sequence[str]) -> str:
+    """What a node says of peers that fell silent."""
+    return f"{' and '.join(peers)} {'is' if len(peers) == 1 else 'are'} gone"
 
 
 def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: threading.Event | None = None) -> None:

@@ -30,9 +30,13 @@ def workspace(tmp_path_factory):
 
 
 def environment(install: Path) -> dict[str, str]:
-    """The environment after sourcing the install, without our source tree on the path."""
+    """The environment after sourcing the install, without our source tree on the path.
+
+    The overlay that ./run built stays: with the wheels, tf2_msgs comes from there.
+    """
     names = "PATH|PYTHONPATH|AMENT_PREFIX_PATH|LD_LIBRARY_PATH|CMAKE_PREFIX_PATH"
-    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() != ROOT]
+    clean = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = f". {install}/local_setup.bash >/dev/null 2>&1; env | grep -E '^({names})='"
     shown = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=clean, timeout=60, check=True)
     return {**clean, **dict(line.split("=", 1) for line in shown.stdout.splitlines())}

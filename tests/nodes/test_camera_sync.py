@@ -160,12 +160,13 @@ def test_stamp_zero_takes_the_time_of_receipt(drive, until):
     car, node, got = drive("nuscenes2bag")
     now = node.get_clock().now().nanoseconds
     car.transforms(now)
-    for at in range(now - 10**9, now + 8 * 10**9, 100_000_000):
-        car.odometry(at)
-    for _ in range(3):
+    for _ in range(100):
+        car.odometry(node.get_clock().now().nanoseconds)
         for camera in CAMERAS:
             car.image(camera, 0, header_stamp=0)
-    assert until(lambda: got, 10), node.monitor.state(9)
+        if until(lambda: got, 0.1):
+            break
+    assert got, (node.monitor.state(9), node.monitor.status(9).values)
     assert messages.frames_from_msg(got[0]).stamp >= now
 
 
