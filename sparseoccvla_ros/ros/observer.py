@@ -69,6 +69,7 @@ class Observer:
         self.details: dict[str, dict[str, str]] = {}
         self.history: list[tuple[float, str, str]] = []
         self._lock = threading.Lock()
+        self._ended = threading.Event()
         for topic in topics:
             entry = BY_NAME[topic]
             self._listen(topic, topic, entry.type, entry.qos)
@@ -88,8 +89,9 @@ class Observer:
 
     def close(self) -> None:
         """Stop listening."""
-        self._executor.shutdown(timeout_sec=2.0)
+        self._ended.set()
         self._thread.join(5.0)
+        self._executor.shutdown(timeout_sec=2.0)
         self.node.destroy_node()
         self.context.try_shutdown()
 
@@ -156,7 +158,7 @@ class Observer:
                 self.details[name] = {v.key: v.value for v in status.values}
 
     def _spin(self) -> None:
-        while self.context.ok():
+        while not self._ended.is_set() and self.context.ok():
             try:
                 self._executor.spin_once(timeout_sec=0.2)
             except (ExternalShutdownException, KeyboardInterrupt):

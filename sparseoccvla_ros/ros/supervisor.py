@@ -131,6 +131,8 @@ class Supervisor:
             if not alive:
                 break
             for process in alive:
+                if kind is not signal.SIGINT:
+                    self._on_event(f"{process.entry.name} did not end in time: sending {kind.name}")
                 process.popen.send_signal(kind)
             until = time.monotonic() + patience
             while time.monotonic() < until and any(p.popen.poll() is None for p in alive):

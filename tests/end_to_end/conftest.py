@@ -79,7 +79,7 @@ def start(tmp_path: Path, bag: Path, preset: str, monkeypatch: pytest.MonkeyPatc
         def go(parameters: dict[str, dict[str, str]] | None = None, **arguments: str) -> Stack:
             values = graph.resolve({"preset": preset, "bag": str(bag), **arguments}, with_bag=True)
             observer = ends.enter_context(Observer(WATCHED, domain_id=domain))
-            supervisor = ends.enter_context(Supervisor(values, tmp_path / "logs"))
+            supervisor = ends.enter_context(Supervisor(values, tmp_path / "logs", print))
             stack = Stack(supervisor, observer, bag)
             for entry in graph.process_entries(values, with_bag=False):
                 supervisor.start(entry, (parameters or {}).get(entry.name))
