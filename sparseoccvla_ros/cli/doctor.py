@@ -94,10 +94,10 @@ def _packages() -> Iterator[Finding]:
     for package, use in (
         ("rerun-sdk", "./run view and recordings"),
         ("peft", "training"),
-        ("openvino", "a faster CPU"),
+        ("openvino", "a faster CPU runtime"),
     ):
         version = _version(package)
-        yield Finding("ok" if version else "note", package, version or f"missing: no {use}")
+        yield Finding("ok" if version else "note", package, version or f"missing: needed for {use}")
     if _version("torchvision"):
         yield Finding(
             "problem", "torchvision", "breaks transformers on a CPU torch", ".venv/bin/pip uninstall torchvision"
