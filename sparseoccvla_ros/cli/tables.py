@@ -6,8 +6,6 @@ from rich.table import Table
 
 from .play_through import Outcome
 
-SHOWN = ("frames", "occupancy/queries", "occupancy/points", "reasoning/state", "planning/path")
-
 
 def latency_table(outcome: Outcome) -> Table:
     """Latencies between stages, wall time from arrival to arrival."""

@@ -40,6 +40,8 @@ class OccupancyNode(StageNode):
         self._worker: Worker[CameraFrames] = Worker("occupancy", lambda m: self.attempt(lambda: self._encode(m)))
         self.input("frames", self._on_frames)
         self.monitor.show(weights="trained" if self._encoder.trained else "untrained", preset=self.values.preset)
+        for warning in self._encoder.warnings:
+            self.get_logger().warning(warning)
 
     def stopped(self) -> None:
         """Forget the waiting frame set and the past."""

@@ -21,7 +21,6 @@ class Worker(Generic[T]):
         self._item: T | None = None
         self._condition = threading.Condition()
         self._running = True
-        self.replaced = 0
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
@@ -29,8 +28,6 @@ class Worker(Generic[T]):
         """Hand over an item; False when it replaced one that was never worked on."""
         with self._condition:
             fresh = self._item is None
-            if not fresh:
-                self.replaced += 1
             self._item = item
             self._condition.notify()
         return fresh
