@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import bundled_bag
 
-from .play_through import bundled_bag, isolated_domain, play_through
+from .play_through import isolated_domain, play_through
 from .tables import latency_table, node_table, state_lines
 
 

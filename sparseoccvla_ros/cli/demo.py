@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.runtime.presets import load_preset
 
-from .play_through import Outcome, bundled_bag, isolated_domain, play_through
+from .play_through import Outcome, isolated_domain, play_through
 from .tables import latency_table, node_table, state_lines
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.ros import graph
 from sparseoccvla_ros.ros.parameters import as_yaml
 from sparseoccvla_ros.ros.supervisor import Supervisor
@@ -40,8 +41,6 @@ def run_launch(words: Sequence[str], show_args: bool, print_params: bool) -> int
     with_bag = "bag" in given
     values = graph.resolve(given, with_bag)
     if with_bag and not values["bag"]:
-        from .play_through import bundled_bag
-
         values["bag"] = str(bundled_bag())
     if with_bag and not Path(values["bag"]).exists():
         raise InvalidInput("bag", f"{values['bag']} does not exist")

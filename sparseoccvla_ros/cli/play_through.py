@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 
 from sparseoccvla_ros.camera_sync.profiles import profile
-from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.data.bag_reader import BagReader
 from sparseoccvla_ros.ros import graph
 from sparseoccvla_ros.ros.observer import Observer, has_poses
@@ -250,13 +249,3 @@ def _measure(observer: Observer, outcome: Outcome, image_topic: str) -> None:
             spread = Spread.of(observer.latencies(first, last))
             if spread is not None:
                 outcome.latencies[name] = spread
-
-
-def bundled_bag() -> Path:
-    """The bag that comes with the package; InvalidInput where it is missing."""
-    from sparseoccvla_ros.core.paths import share
-
-    bag = share("bags", "world_demo")
-    if not bag.is_dir():
-        raise InvalidInput("bag", f"the bundled bag {bag} is missing; make it with ./run bag make {bag}")
-    return bag

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .errors import InvalidInput
+
 PACKAGE = "sparseoccvla_ros"
 
 
@@ -21,6 +23,14 @@ def _root() -> Path:
 def share(*parts: str) -> Path:
     """Path of a file the package installs, as in share("config", "profiles.yaml"). It need not exist."""
     return _root().joinpath(*parts)
+
+
+def bundled_bag() -> Path:
+    """The bag that comes with the package; InvalidInput where it is missing."""
+    bag = share("bags", "world_demo")
+    if not bag.is_dir():
+        raise InvalidInput("bag", f"the bundled bag {bag} is missing; bags/README.md tells how it is made")
+    return bag
 
 
 def message_folder() -> Path:

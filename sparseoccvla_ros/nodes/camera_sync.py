@@ -88,6 +88,10 @@ class CameraSyncNode(StageNode):
         """Sets that wait for a silent camera or a late pose end by time, not by the next image."""
         self._worker.submit(True)
 
+    def report(self) -> None:
+        """Statistics of the synchroniser; its drops are counted as they happen."""
+        self.monitor.show(**{k: v for k, v in self._sync.statistics().items() if not k.startswith("dropped.")})
+
     # --- inputs
 
     def _listen_to(self, camera: CameraInput) -> None:
@@ -154,7 +158,6 @@ class CameraSyncNode(StageNode):
             self.get_logger().warning(f"{reason.value}: {text}", throttle_duration_sec=5.0)
             if reason.value in _REFUSALS:
                 self.monitor.refused(f"{reason.value}: {text}")
-        self.monitor.show(**{k: v for k, v in self._sync.statistics().items() if not k.startswith("dropped.")})
         if frames is None or not self.active:
             if frames is None:
                 self._set_throttle.undo()

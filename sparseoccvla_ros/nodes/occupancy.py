@@ -56,9 +56,7 @@ class OccupancyNode(StageNode):
             del self._worker, self._encoder
 
     def _on_frames(self, message: CameraFrames) -> None:
-        self.monitor.received()
-        if not self._worker.submit(message):
-            self.monitor.count("replaced_by_newer")
+        self.hand_over(self._worker, message)
 
     def _encode(self, message: CameraFrames) -> None:
         began = time.monotonic()

@@ -92,9 +92,7 @@ class PlanningNode(StageNode):
     # --- inputs
 
     def _on_queries(self, message: SceneQueriesMsg) -> None:
-        self.monitor.received()
-        if not self._worker.submit(message):
-            self.monitor.count("replaced_by_newer")
+        self.hand_over(self._worker, message)
 
     def _on_reasoning(self, message: ReasoningMsg) -> None:
         reasoning = messages.reasoning_from_msg(message)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -82,9 +83,7 @@ class ReasoningNode(StageNode):
     # --- inputs
 
     def _on_queries(self, message: SceneQueriesMsg) -> None:
-        self.monitor.received()
-        if not self._worker.submit(message):
-            self.monitor.count("replaced_by_newer")
+        self.hand_over(self._worker, message)
 
     def _on_plan(self, message: PlanMsg) -> None:
         plan = messages.plan_from_msg(message)
@@ -110,7 +109,7 @@ class ReasoningNode(StageNode):
         if not self.active:
             return
         with self._text_lock:
-            reasoning = _with_text(reasoning, self._text)
+            reasoning = replace(reasoning, text=self._text)
         latency = time.monotonic() - began
         self._state.publish(messages.reasoning_to_msg(reasoning, latency))
         self._show(reasoning)
@@ -145,12 +144,6 @@ class ReasoningNode(StageNode):
             self._text = text
         self._texts.publish(String(data=text))
         self._text_marker.publish(markers.text(text, stamp))
-
-
-def _with_text(reasoning, text: str):
-    if not text:
-        return reasoning
-    return type(reasoning)(**{n: getattr(reasoning, n) for n in reasoning.__dataclass_fields__} | {"text": text})
 
 
 def main(args: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
 from launch import LaunchContext, LaunchDescription
-from sparseoccvla_ros.core.paths import share
+from sparseoccvla_ros.core.paths import bundled_bag, share
 
 from . import graph
 from .supervisor import big_message_environment
@@ -30,7 +30,7 @@ def _nodes(context: LaunchContext, with_bag: bool) -> list:
     arguments = graph.ARGUMENTS + (graph.BAG_ARGUMENTS if with_bag else ())
     values = graph.resolve({a.name: LaunchConfiguration(a.name).perform(context) for a in arguments}, with_bag)
     if with_bag and not values["bag"]:
-        values["bag"] = str(share("bags", "world_demo"))
+        values["bag"] = str(bundled_bag())
     actions: list = []
     for entry in graph.process_entries(values, with_bag):
         common = {

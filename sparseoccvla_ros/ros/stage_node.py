@@ -27,6 +27,7 @@ from .diagnostics import Monitor, State, diagnostic_array
 from .parameters import STAGES, TABLES, declare
 from .qos import PROFILES
 from .topics import BY_NAME, NAMESPACE
+from .worker import Worker
 
 PEER_TIMEOUT = 3.0
 """Seconds without a peer's diagnostics after which it counts as gone."""
@@ -103,6 +104,9 @@ class StageNode(LifecycleNode):
     def watch(self) -> None:
         """Called every WATCH_PERIOD while active."""
 
+    def report(self) -> None:
+        """Called before each diagnostics message while active: the place for statistics that cost something."""
+
     # --- topics
 
     def output(self, name: str) -> Any:
@@ -129,6 +133,12 @@ class StageNode(LifecycleNode):
                 self.refuse(str(error))
 
         self._made_subscriptions.append(self.create_subscription(kind, topic, guarded, PROFILES[qos]))
+
+    def hand_over(self, worker: Worker[Any], message: Any) -> None:
+        """Give an input to the worker; one that was still waiting is replaced, and counted."""
+        self.monitor.received()
+        if not worker.submit(message):
+            self.monitor.count("replaced_by_newer")
 
     # --- outcome of work
 
@@ -234,6 +244,8 @@ class StageNode(LifecycleNode):
 
     def publish_diagnostics(self) -> None:
         """Publish the present state."""
+        if self.active:
+            self.report()
         missing = self.missing_peers()
         self.monitor.show(peers_missing=", ".join(missing))
         status = self.monitor.status(getattr(self.values, "stale_after", float("inf")))

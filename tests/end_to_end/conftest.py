@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sparseoccvla_ros.cli.play_through import WATCHED, bundled_bag
+from sparseoccvla_ros.cli.play_through import WATCHED
+from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.ros import graph
 from sparseoccvla_ros.ros.observer import Observer
 from sparseoccvla_ros.ros.parameters import STAGES
@@ -21,19 +22,6 @@ _domains = itertools.count(80)
 @pytest.fixture(scope="session")
 def bag() -> Path:
     return bundled_bag()
-
-
-@pytest.fixture(scope="session")
-def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tiny preset with a small random language model, so that fault tests are about faults."""
-    folder = tmp_path_factory.mktemp("presets") / "small"
-    folder.mkdir()
-    (folder / "anchors.npz").write_bytes((ROOT / "models" / "tiny" / "anchors.npz").read_bytes())
-    (folder / "config.yaml").write_text(
-        "format_version: 1\nname: small\nseed: 1\nreasoning: {language_model: random-tiny, dtype: float32}\n"
-        "planning: {reasoning_dims: 64}\n"
-    )
-    return str(folder)
 
 
 class Stack:

@@ -5,7 +5,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,20 +105,6 @@ def graph() -> Iterator[Graph]:
     graph = Graph(20 + (next(_domains) + 20 * worker) % 60)
     yield graph
     graph.close()
-
-
-@pytest.fixture(scope="session")
-def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tiny preset with a small random language model: the same code, seconds faster."""
-    folder = tmp_path_factory.mktemp("presets") / "small"
-    folder.mkdir()
-    tiny = Path(__file__).resolve().parents[2] / "models" / "tiny"
-    (folder / "anchors.npz").write_bytes((tiny / "anchors.npz").read_bytes())
-    (folder / "config.yaml").write_text(
-        "format_version: 1\nname: small\nseed: 1\nreasoning: {language_model: random-tiny, dtype: float32}\n"
-        "planning: {reasoning_dims: 64}\n"
-    )
-    return str(folder)
 
 
 def make_frames(index: int = 0, epoch: int = 0, speed: float = 5.0, step: float = 0.4, seed: int = 0) -> CameraFrames:

@@ -6,7 +6,7 @@ import pytest
 from std_srvs.srv import SetBool, Trigger
 from tf2_msgs.msg import TFMessage
 
-from sparseoccvla_ros.cli.play_through import bundled_bag
+from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.data.bag_reader import BagReader
 from sparseoccvla_ros.nodes.bag_player import BagPlayerNode
 from sparseoccvla_ros.ros import messages
