@@ -6,8 +6,6 @@ Topic names are those of the default input profile `nuscenes`.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -25,6 +23,7 @@ from ..world.renderer import Renderer
 from ..world.rig import Camera, load_rig
 from ..world.scene import Scene
 from .bag_writer import NANOSECONDS, BagWriter
+from .processes import end_with_parent
 
 START = 1_700_000_000 * NANOSECONDS
 """Stamp of the start of every drive, ns."""
@@ -107,25 +106,13 @@ def _photographs(jobs: list[_Job], workers: int) -> Generator[bytes, None, None]
         for job in jobs:
             yield from _photograph(job)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
     try:
         for result in pool.map(_photograph, jobs):
             yield from result
     finally:
         # Also when the consumer stops half-way: what was not begun is not done.
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Let this worker end when the process that started it is gone, however that ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def make_world_bag(
