@@ -1,0 +1,346 @@
+"""Training losses of the occupancy decoder: set-to-set distance of points and voxels, and focal classification.
+
+After OPUS (Wang et al., NeurIPS 2024), with smooth L1 (Girshick, Fast R-CNN, ICCV 2015) and the sigmoid focal loss
+(Lin et al., ICCV 2017). Points p_k (k = 1..N) of one decoder layer meet the centres g_j (j = 1..V) of all voxels that
+are not free, both in metres in base_link. a(j) is the point nearest to voxel j, b(k) the voxel nearest to point k:
+
+    h(x)   = x^2 / (2 beta) for |x| < beta, |x| - beta / 2 beyond, summed over x, y, z
+    L_pts  = points * [ 1/V sum_j w_j h(g_j - p_a(j)) + 1/N sum_k h(p_k - g_b(k)) ]
+    w_j    = 1; far where voxel j is visible and |g_j - p_a(j)| > far_distance; at least rare where it is visible and of
+             a rare class
+    t_kc   = 1 where c is the class of voxel b(k), else 0;   s_kc = sigmoid(logit_kc)
+    FL_kc  = -alpha (1 - s_kc)^gamma log s_kc where t_kc = 1, -(1 - alpha) s_kc^gamma log(1 - s_kc) where t_kc = 0
+    L_cls  = classification * 1/N sum_k d_k sum_c channels_c FL_kc,   d_k = 1 + |xy of g_b(k)| / range_scale
+
+The decoder's initial points are supervised by L_pts alone, every layer by L_cls + L_pts, all against the whole truth.
+In a batch the sums and the counts V and N each run over all its elements. An element without an occupied voxel gives
+no L_pts and does not count there; its points are negatives of every class, with d_k = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core.errors import InvalidInput
+from ..core.occ3d import FREE, LABEL, NUM_CLASSES
+from ..core.voxels import OCC3D_GRID, VoxelGrid
+from .decoder import LayerOutput
+
+IGNORED = 255
+"""Dense label of voxels that are neither free nor occupied for training: nothing is known there."""
+_CHUNK = 1 << 25
+_EPS = torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Constants of the losses; the defaults are those of OPUS. The module docstring has the formulas.
+
+    Raises InvalidInput naming the field when a value makes no sense.
+    """
+
+    points: float = 0.5
+    """Factor of L_pts."""
+    classification: float = 2.0
+    """Factor of L_cls."""
+    beta: float = 0.2
+    """Metres where smooth L1 turns from squared to linear: half a voxel of 0.4 m."""
+    far: float = 5.0
+    """Weight of a visible voxel that no point has reached yet."""
+    far_distance: float = 0.2
+    """Metres beyond which a voxel counts as not reached."""
+    rare: float = 10.0
+    """Least weight of a visible voxel of a rare class."""
+    rare_classes: tuple[int, ...] = tuple(
+        LABEL[name] for name in ("others", "bicycle", "construction_vehicle", "traffic_cone")
+    )
+    """Labels 0, 2, 5, 8."""
+    channels: tuple[float, ...] = (10, 5, 10, 5, 5, 10, 10, 5, 10, 5, 5, 1, 5, 1, 1, 2, 1)
+    """Weight per output channel, 17 numbers: it scales that channel's loss at every point, negatives included, and not
+    by the class of the point's voxel."""
+    gamma: float = 2.0
+    """Focusing exponent of the focal loss."""
+    alpha: float = 0.25
+    """Weight of positives in the focal loss; negatives have 1 - alpha."""
+    range_scale: float = 113.137
+    """Metres at which the classification weight has doubled: the diagonal of the 80 m x 80 m grid."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rare_classes", tuple(self.rare_classes))
+        object.__setattr__(self, "channels", tuple(self.channels))
+        for name in ("points", "classification", "far", "far_distance", "rare"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise InvalidInput(name, f"want a finite number from 0, got {getattr(self, name)}")
+        for name in ("beta", "range_scale"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise InvalidInput(name, f"want a finite number above 0, got {getattr(self, name)}")
+        # In between, the gradient at a score of exactly 0 or 1 is infinite.
+        if self.gamma != 0.0 and not 1.0 <= self.gamma < float("inf"):
+            raise InvalidInput("gamma", f"want 0 or a finite number from 1, got {self.gamma}")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise InvalidInput("alpha", f"want 0..1, got {self.alpha}")
+        if len(self.channels) != NUM_CLASSES or not all(0.0 <= c < float("inf") for c in self.channels):
+            raise InvalidInput("channels", f"want {NUM_CLASSES} finite numbers from 0, got {self.channels}")
+        if set(self.rare_classes) - set(range(NUM_CLASSES)):
+            raise InvalidInput("rare_classes", f"want labels 0..{NUM_CLASSES - 1}, got {self.rare_classes}")
+
+
+class Neighbours:
+    """Exact Euclidean nearest neighbours in one reference set, for any number of query sets.
+
+    On the CPU a k-d tree in float64; elsewhere float32 distances from coordinate differences, in chunks, because the
+    cheaper expansion |q|^2 - 2 q.r + |r|^2 loses the millimetres at 40 m. Of references equally near, within the
+    rounding of those types, any one may be returned. Raises InvalidInput for a `reference` or `query` that is not
+    [N, 3] or holds numbers that are not finite, and for an empty reference.
+    """
+
+    def __init__(self, reference: Tensor) -> None:
+        self._reference = _checked_points("reference", reference)
+        if not len(reference):
+            raise InvalidInput("reference", "is empty, so nothing is nearest")
+        on_cpu = reference.device.type == "cpu"
+        # Sliding midpoints instead of medians: voxel centres share coordinates, which makes medians slow to find.
+        self._tree = cKDTree(self._reference.double().numpy(), balanced_tree=False) if on_cpu else None
+
+    def __call__(self, query: Tensor) -> Tensor:
+        """int64 [N]: index of the reference point nearest to each query [N, 3]; no gradient."""
+        query = _checked_points("query", query)
+        if self._tree is None:
+            return nearest_in_chunks(query, self._reference)
+        return torch.from_numpy(self._tree.query(query.double().numpy())[1])
+
+
+def nearest(query: Tensor, reference: Tensor) -> Tensor:
+    """int64 [N]: index of the point of `reference` [M, 3] nearest to each of `query` [N, 3]; see Neighbours."""
+    return Neighbours(reference)(query)
+
+
+def nearest_in_chunks(query: Tensor, reference: Tensor, elements: int = _CHUNK) -> Tensor:
+    """What Neighbours does on an accelerator: query [N, 3], reference [M, 3] to int64 [N].
+
+    elements: distances held at once; 2 x 4 bytes each (268 MB by default), or 2 rows of M where that is more.
+    """
+    parts = []
+    for part in query.split(max(1, elements // len(reference))):
+        squared = (part[:, None, 0] - reference[:, 0]).square_()
+        for axis in (1, 2):
+            squared += (part[:, None, axis] - reference[:, axis]).square_()
+        parts.append(squared.argmin(1))
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class OccupancyTargets:
+    """Truth of one batch element: every voxel that is neither free nor ignored, all on one device.
+
+    centres: float32 [V, 3] m, base_link; labels: uint8 or int64 [V], 0..16, kept as int64; visible: bool [V], seen by
+    a camera. V may be 0. The search tree over the centres is built once, at first use. Raises InvalidInput naming the
+    field.
+    """
+
+    centres: Tensor
+    labels: Tensor
+    visible: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.centres)
+        if self.centres.dtype != torch.float32:
+            raise InvalidInput("centres", f"want float32, got {self.centres.dtype}")
+        _checked_points("centres", self.centres)
+        if self.labels.shape != (count,) or self.labels.dtype not in (torch.uint8, torch.int64):
+            raise InvalidInput("labels", f"want uint8 or int64 [{count}], got {_kind(self.labels)}")
+        if self.visible.shape != (count,) or self.visible.dtype != torch.bool:
+            raise InvalidInput("visible", f"want bool [{count}], got {_kind(self.visible)}")
+        for name in ("labels", "visible"):
+            if getattr(self, name).device != self.centres.device:
+                raise InvalidInput(name, f"is on {getattr(self, name).device}, centres on {self.centres.device}")
+        if count and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < NUM_CLASSES:
+            raise InvalidInput("labels", f"{int(self.labels.min())}..{int(self.labels.max())} leave 0..16")
+        object.__setattr__(self, "labels", self.labels.long())
+
+    def __len__(self) -> int:
+        return len(self.centres)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """Search among the centres. Raises InvalidInput when there are none."""
+        return Neighbours(self.centres)
+
+    def to(self, device: torch.device | str) -> OccupancyTargets:
+        """The same truth on `device`."""
+        return OccupancyTargets(self.centres.to(device), self.labels.to(device), self.visible.to(device))
+
+    @classmethod
+    def from_dense(
+        cls, semantics: np.ndarray, camera_mask: np.ndarray | None = None, grid: VoxelGrid = OCC3D_GRID
+    ) -> OccupancyTargets:
+        """From dense labels, on the CPU.
+
+        semantics: integers [X, Y, Z] of the grid: 0..16 occupied, 17 free, 255 ignored (left out, as if free);
+        camera_mask: bool or 0/1 [X, Y, Z], True where a camera sees the voxel; without it every voxel counts as seen.
+        """
+        if semantics.shape != grid.shape or semantics.dtype.kind not in "ui":
+            raise InvalidInput("semantics", f"want integers {list(grid.shape)}, got {_kind(semantics)}")
+        if ((semantics < 0) | ((semantics > FREE) & (semantics != IGNORED))).any():
+            raise InvalidInput("semantics", f"holds a label that is none of 0..{FREE} and {IGNORED}")
+        if camera_mask is not None and (camera_mask.shape != grid.shape or camera_mask.dtype.kind not in "bui"):
+            raise InvalidInput("camera_mask", f"want bool {list(grid.shape)}, got {_kind(camera_mask)}")
+        index = np.argwhere(semantics < FREE)
+        where = tuple(index.T)
+        visible = np.ones(len(index), bool) if camera_mask is None else camera_mask[where].astype(bool)
+        labels = semantics[where].astype(np.int64)
+        return cls(torch.from_numpy(grid.centre_of(index)), torch.from_numpy(labels), torch.from_numpy(visible))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """One layer's points of one batch element, float32 [N, 3] m, their truth, and who is nearest to whom.
+
+    point_of int64 [V], nearest point of each voxel; voxel_of int64 [N], nearest voxel of each point; both None where
+    the truth is empty.
+    """
+
+    points: Tensor
+    truth: OccupancyTargets
+    point_of: Tensor | None
+    voxel_of: Tensor | None
+
+    @classmethod
+    def match(cls, points: Tensor, truth: OccupancyTargets) -> _Pairs:
+        if not len(truth):
+            return cls(points, truth, None, None)
+        return cls(points, truth, nearest(truth.centres, points), truth.neighbours(points))
+
+
+def occupancy_loss(
+    outputs: Sequence[LayerOutput],
+    init_points: Tensor,
+    targets: Sequence[OccupancyTargets],
+    grid: VoxelGrid = OCC3D_GRID,
+    weights: LossWeights | None = None,
+) -> dict[str, Tensor]:
+    """Named loss terms, float32 scalars with gradient; the names are those of the public OPUS code.
+
+    outputs: one LayerOutput per decoder layer; init_points: [B, Q, 1, 3], normalised to the grid as LayerOutput.points
+    are; targets: B of them, on the device of the outputs. Terms: `init_loss_pts`; `d{i}.loss_cls` and `d{i}.loss_pts`
+    of every layer i but the last, whose terms are `loss_cls` and `loss_pts`. See total_loss.
+
+    Computed in float32 whatever the inputs' precision; no operation in here is one that autocast lowers. Raises
+    InvalidInput naming the field for shapes that do not fit, another device, and numbers that are not finite.
+    """
+    weights = weights or LossWeights()
+    if not outputs:
+        raise InvalidInput("outputs", "is empty")
+    batch = len(targets)
+    _check("init_points", init_points, (batch, 1, 3))
+    for i, output in enumerate(outputs):
+        _check(f"outputs[{i}].points", output.points, (batch, None, 3))
+        _check(f"outputs[{i}].logits", output.logits, (batch, output.points.shape[2], NUM_CLASSES))
+        if output.logits.shape[1] != output.points.shape[1]:
+            raise InvalidInput(f"outputs[{i}].logits", "has another number of queries than points")
+    for i, truth in enumerate(targets):
+        if truth.centres.device != init_points.device:
+            raise InvalidInput(f"targets[{i}]", f"is on {truth.centres.device}, predictions on {init_points.device}")
+
+    terms: dict[str, Tensor] = {}
+    terms["init_loss_pts"] = _point_loss(_pairs(init_points, targets, grid), weights)
+    for i, output in enumerate(outputs):
+        prefix = "" if i == len(outputs) - 1 else f"d{i}."
+        pairs = _pairs(output.points, targets, grid)
+        terms[f"{prefix}loss_cls"] = _class_loss(output.logits, pairs, weights)
+        terms[f"{prefix}loss_pts"] = _point_loss(pairs, weights)
+    return terms
+
+
+def total_loss(terms: dict[str, Tensor]) -> Tensor:
+    """Scalar to call backward on: the plain sum of the terms, which carry their weights already."""
+    return torch.stack(list(terms.values())).sum()
+
+
+def _pairs(points: Tensor, targets: Sequence[OccupancyTargets], grid: VoxelGrid) -> list[_Pairs]:
+    """Normalised points [B, Q, R, 3] matched in metres, one entry per batch element."""
+    lower, upper = points.new_tensor([grid.lower, grid.upper], dtype=torch.float32)
+    metric = points.float().flatten(1, 2) * (upper - lower) + lower
+    return [_Pairs.match(p, truth) for p, truth in zip(metric, targets, strict=True)]
+
+
+def _point_loss(batch: list[_Pairs], weights: LossWeights) -> Tensor:
+    """L_pts, scalar."""
+    # Tied to every point, so that a batch without truth still backpropagates (zeros) into the points.
+    to_voxels = to_points = 0.0 * torch.stack([pairs.points.sum() for pairs in batch]).sum()
+    voxels = points = 0
+    for pairs in batch:
+        if pairs.point_of is None or pairs.voxel_of is None:
+            continue
+        truth = pairs.truth
+        chosen = pairs.points[pairs.point_of]
+        with torch.no_grad():
+            rare = torch.isin(truth.labels, truth.labels.new_tensor(weights.rare_classes))
+            far = torch.linalg.vector_norm(truth.centres - chosen, dim=1) > weights.far_distance
+            w = torch.where(truth.visible & far, weights.far, 1.0)
+            w = torch.where(truth.visible & rare, w.clamp(min=weights.rare), w)
+        to_voxels = to_voxels + (w * _smooth_l1(chosen, truth.centres, weights.beta)).sum()
+        to_points = to_points + _smooth_l1(pairs.points, truth.centres[pairs.voxel_of], weights.beta).sum()
+        voxels += len(truth)
+        points += len(pairs.points)
+    return weights.points * (to_voxels / (voxels + _EPS) + to_points / (points + _EPS))
+
+
+def _class_loss(logits: Tensor, batch: list[_Pairs], weights: LossWeights) -> Tensor:
+    """L_cls, scalar, of logits [B, Q, R, 17]."""
+    labels, ranges = [], []
+    for pairs in batch:
+        if pairs.voxel_of is None:
+            labels.append(torch.full((len(pairs.points),), FREE, device=logits.device))
+            ranges.append(torch.ones(len(pairs.points), device=logits.device))
+        else:
+            labels.append(pairs.truth.labels[pairs.voxel_of])
+            away = torch.linalg.vector_norm(pairs.truth.centres[pairs.voxel_of, :2], dim=1)
+            ranges.append(1 + away / weights.range_scale)
+    x = logits.float().flatten(0, 2)
+    positive = F.one_hot(torch.cat(labels), NUM_CLASSES + 1)[:, :NUM_CLASSES].to(x.dtype)
+    score = x.sigmoid()
+    missed = positive * (1 - score) + (1 - positive) * score
+    balance = positive * weights.alpha + (1 - positive) * (1 - weights.alpha)
+    # Cross entropy straight from the logits: log(sigmoid) of a confident mistake would be -inf.
+    focal = balance * missed**weights.gamma * F.binary_cross_entropy_with_logits(x, positive, reduction="none")
+    per_point = (focal * x.new_tensor(weights.channels)).sum(1) * torch.cat(ranges)
+    return weights.classification * per_point.sum() / (len(x) + _EPS)
+
+
+def _smooth_l1(a: Tensor, b: Tensor, beta: float) -> Tensor:
+    """[N] of [N, 3]: smooth L1 in metres, summed over x, y, z."""
+    return F.smooth_l1_loss(a, b, beta=beta, reduction="none").sum(1)
+
+
+def _kind(array: Tensor | np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def _checked_points(name: str, points: Tensor) -> Tensor:
+    """float32 [N, 3] without gradient, or InvalidInput."""
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise InvalidInput(name, f"want [N, 3], got {list(points.shape)}")
+    if not bool(points.isfinite().all()):
+        raise InvalidInput(name, "holds a number that is not finite")
+    return points.detach().float()
+
+
+def _check(name: str, value: Tensor, shape: tuple[int, int | None, int]) -> None:
+    """InvalidInput unless `value` is finite and [B, Q, R, C] with (B, R, C) = shape, None = any, and not empty."""
+    fits = value.ndim == 4 and all(
+        w in (None, g) for w, g in zip(shape, (value.shape[i] for i in (0, 2, 3)), strict=True)
+    )
+    if not fits or not value.numel():
+        b, r, c = ("any" if w is None else w for w in shape)
+        raise InvalidInput(name, f"want [{b}, any, {r}, {c}] with at least one point, got {list(value.shape)}")
+    if not bool(value.isfinite().all()):
+        raise InvalidInput(name, "holds a number that is not finite")

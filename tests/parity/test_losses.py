@@ -1,0 +1,81 @@
+"""Parity of the occupancy training losses with the public OPUS code, on recorded terms and gradients.
+
+SPARSEOCCVLA_FIXTURES names the folder (default: shared/fixtures beside the checkout); without it every test skips.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sparseoccvla_ros.occupancy.decoder import LayerOutput
+from sparseoccvla_ros.occupancy.losses import LossWeights, OccupancyTargets, occupancy_loss, total_loss
+
+FIXTURES = Path(os.environ.get("SPARSEOCCVLA_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
+
+
+def recorded(pattern: str) -> list:
+    """Parameters for what is there, or one that skips."""
+    found = sorted(FIXTURES.glob(pattern))
+    if not found:
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no {pattern} under SPARSEOCCVLA_FIXTURES"))]
+    return [pytest.param(path, id=path.stem) for path in found]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def computed(folder: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Our terms on a folder's inputs, and those inputs by recorded name, as leaves of the graph."""
+    names = [n for n in arrays if n == "init_points" or n.endswith((".cls_scores", ".refine_pts"))]
+    leaves = {n: torch.from_numpy(arrays[n]).float().requires_grad_() for n in names}
+    layers = sum(n.endswith(".refine_pts") for n in names)
+    outputs = []
+    for i in range(layers):
+        logits, points = leaves[f"layer{i}.cls_scores"], leaves[f"layer{i}.refine_pts"]
+        outputs.append(LayerOutput(points.new_zeros(*points.shape[:2], 1), logits, points))
+    targets = [
+        OccupancyTargets.from_dense(semantics, mask)
+        for semantics, mask in zip(arrays["voxel_semantics"], arrays["mask_camera"], strict=True)
+    ]
+    return occupancy_loss(outputs, leaves["init_points"], targets), leaves
+
+
+@pytest.mark.parametrize("folder", recorded("opus_loss*"))
+def test_default_weights_are_those_of_the_record(folder: Path) -> None:
+    stated, ours = json.loads((folder / "losses.json").read_text()), LossWeights()
+    assert list(ours.channels) == stated["cls_channel_weights"]
+    focal, points = stated["loss_cls"], stated["loss_pts"]
+    assert (ours.gamma, ours.alpha, ours.classification) == (focal["gamma"], focal["alpha"], focal["weight"])
+    assert (ours.beta, ours.points) == (points["beta"], points["weight"])
+
+
+@pytest.mark.parametrize("folder", recorded("opus_loss*"))
+def test_terms_and_gradients(folder: Path) -> None:
+    arrays = dict(np.load(folder / "loss.npz"))
+    stated = json.loads((folder / "losses.json").read_text())
+    terms, leaves = computed(folder, arrays)
+    assert set(terms) == set(stated["losses"])
+    for name, want in stated["losses"].items():
+        assert terms[name].item() == pytest.approx(want, rel=1e-5), name
+    total = total_loss(terms)
+    assert total.item() == pytest.approx(stated["total"], rel=1e-5)
+    total.backward()
+    for name, leaf in leaves.items():
+        stem, _, last = name.rpartition(".")
+        want = torch.from_numpy(arrays[f"{stem}.grad_{last}" if stem else f"grad_{last}"])
+        assert leaf.grad is not None
+        scale = float(want.abs().max())
+        # Against the tensor's largest entry: small entries are differences of larger ones, rounded in float32.
+        torch.testing.assert_close(leaf.grad, want, rtol=1e-4, atol=1e-5 * scale, msg=lambda m, n=name: f"{n}: {m}")
+        norm = math.sqrt(float(leaf.grad.double().square().sum()))
+        assert norm == pytest.approx(stated["grad_l2_norm_of_total"][name], rel=1e-4), name
