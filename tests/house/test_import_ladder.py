@@ -17,6 +17,8 @@ BELOW = {
 }
 BELOW["world"] = BELOW["view"] = BELOW["runtime"] | {"runtime", "data", "world"}
 BELOW["data"] = BELOW["runtime"] | {"runtime", "world"}
+BELOW["eval"] = BELOW["runtime"] | {"runtime", "data", "world"}
+BELOW["train"] = BELOW["eval"] | {"eval"}
 ROS_FREE = tuple(BELOW)
 ROS_NAMES = ("rclpy", "builtin_interfaces", "launch", "launch_ros", "tf2_ros", "cv_bridge", "rcl_interfaces")
 

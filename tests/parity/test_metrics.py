@@ -1,0 +1,166 @@
+"""Occupancy metrics against numbers of the public OPUS, SparseOcc, SparseWorld and OccWorld code.
+
+SPARSEOCCVLA_FIXTURES names the folder (default: shared/fixtures beside the checkout); without it every test skips.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparseoccvla_ros.core import geometry
+from sparseoccvla_ros.core.occ3d import CLASSES
+from sparseoccvla_ros.eval.forecast import ForecastMeter, Protocol
+from sparseoccvla_ros.eval.occupancy import AbsentRule, OccupancyMeter
+from sparseoccvla_ros.eval.ray_iou import RayMeter, cast, lidar_origins, ray_directions, rays_from
+
+FIXTURES = Path(os.environ.get("SPARSEOCCVLA_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
+MASKS = {"camera_mask": "mask_camera", "lidar_mask": "mask_lidar", "no_mask": None}
+
+
+def recorded(pattern: str) -> list:
+    """Parameters for what is there, or one that skips."""
+    found = sorted(FIXTURES.glob(pattern))
+    if not found:
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no {pattern} under SPARSEOCCVLA_FIXTURES"))]
+    return [pytest.param(path, id=path.stem) for path in found]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def expected_of(folder: Path) -> dict:
+    return json.loads((folder / "expected.json").read_text())
+
+
+def ious(stated: dict, names: tuple[str, ...]) -> np.ndarray:
+    return np.array([stated[n] for n in names], np.float64)  # null becomes NaN
+
+
+def assert_iou(got: np.ndarray, stated: dict, tolerance: float) -> None:
+    names = (*CLASSES, "free")[: len(got)]
+    np.testing.assert_allclose(got, ious(stated, names), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("folder", recorded("occ3d_miou*"))
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("rule", [AbsentRule.LEFT_OUT, AbsentRule.ZERO_IF_PREDICTED])
+def test_voxel_miou(folder, mask, rule):
+    frames = np.load(folder / "frames.npz")
+    stated = expected_of(folder)["results"][mask]
+    meter = OccupancyMeter(rule)
+    mask_grids = frames[MASKS[mask]] if MASKS[mask] else [None] * len(frames["pred"])
+    for pred, semantics, seen in zip(frames["pred"], frames["semantics"], mask_grids, strict=True):
+        meter.update(pred, semantics, seen)
+    got = meter.result()
+    np.testing.assert_array_equal(got.confusion, stated["confusion_rows_gt_cols_pred"])
+    np.testing.assert_array_equal(got.binary, stated["binary_confusion_rows_gt_cols_pred_order_nonfree_free"])
+    assert got.iou == pytest.approx(stated["binary_iou"]["nonfree"], abs=1e-9)
+    if rule is AbsentRule.LEFT_OUT:
+        assert got.miou == pytest.approx(stated["miou"], abs=1e-9)
+        assert round(100 * got.iou, 2) == stated["binary_iou_percent_2_decimals"]
+    else:
+        stated = stated["sparseworld_variant"]
+        assert round(100 * got.iou, 2) == stated["iou_occupied_percent_2_decimals"]
+    assert_iou(got.per_class, stated["per_class_iou"], 1e-9)
+    assert round(100 * got.miou, 2) == stated["miou_percent_2_decimals"]
+
+
+@pytest.mark.parametrize("folder", recorded("rayiou*"))
+def test_ray_iou(folder):
+    frames, stated = np.load(folder / "frames.npz"), expected_of(folder)
+    meter = RayMeter()
+    for f, (pred, semantics) in enumerate(zip(frames["pred"], frames["semantics"], strict=True)):
+        before = int(meter.truth.sum())
+        meter.update(pred, semantics, frames[f"origins.{f}"])
+        assert int(meter.truth.sum()) - before == stated["kept_rays_per_frame"][f]
+    assert meter.truth.tolist() == stated["kept_ray_label_counts"]["gt"]
+    assert meter.predicted.tolist() == stated["kept_ray_label_counts"]["pred"]
+    got = meter.result()
+    for row, threshold in enumerate(meter.thresholds):
+        assert_iou(got.per_class[row], stated["per_class_iou"][f"{threshold:g}m"], 1e-6)
+        assert got.at[threshold] == pytest.approx(stated[f"RayIoU@{threshold:g}"], abs=1e-6)
+    assert got.ray_iou == pytest.approx(stated["RayIoU"], abs=1e-6)
+
+
+@pytest.mark.parametrize("folder", recorded("rayiou*"))
+@pytest.mark.parametrize(("grid", "prefix"), [("pred", "pred"), ("semantics", "gt")])
+def test_every_ray(folder, grid, prefix):
+    frames = np.load(folder / "frames.npz")
+    hits = cast(frames[grid][0], rays_from(frames["origins.0"], frames["ray_directions"]))
+    np.testing.assert_array_equal(hits.labels, frames[f"rays.0.{prefix}_label"])
+    np.testing.assert_allclose(hits.distances, frames[f"rays.0.{prefix}_depth_m"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("folder", recorded("rayiou*"))
+def test_ray_directions(folder):
+    np.testing.assert_array_equal(ray_directions(), np.load(folder / "frames.npz")["ray_directions"])
+
+
+def pose(translation: list[float], wxyz: list[float]) -> np.ndarray:
+    return geometry.transform(np.array(translation), np.roll(wxyz, -1))
+
+
+@pytest.mark.parametrize("folder", recorded("rayiou*"))
+def test_lidar_origins(folder):
+    stated = json.loads((folder / "origins.json").read_text())["frames"]
+    for _, group in groupby(stated, lambda frame: frame["scene_name"]):
+        scene = list(group)
+        ego2global = np.stack([pose(f["ego2global_translation"], f["ego2global_rotation"]) for f in scene])
+        lidar2ego = np.stack([pose(f["lidar2ego_translation"], f["lidar2ego_rotation"]) for f in scene])
+        for index, frame in enumerate(scene):
+            got = lidar_origins(ego2global, lidar2ego, index)
+            # The official selection passes through float32 lidar coordinates.
+            np.testing.assert_allclose(got, frame["lidar_origins"], rtol=0, atol=1e-5)
+
+
+def sequences_of(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    files = [np.load(folder / f"sequence_{s}.npz") for s in range(expected_of(folder)["num_sequences"])]
+    return [(f["pred"], f["semantics"]) for f in files]
+
+
+@pytest.mark.parametrize("folder", recorded("forecasting*"))
+def test_sparseworld_forecast(folder):
+    stated = expected_of(folder)["sparseworld_protocol"]
+    meter = ForecastMeter(Protocol.SPARSEWORLD, Protocol.SPARSEWORLD.seconds)
+    for pred, semantics in sequences_of(folder):
+        meter.update(pred[::2], semantics[::2])
+    got = meter.result()
+    for row, (seconds, scores) in enumerate(got.at.items()):
+        per_horizon = stated["per_horizon"][f"{seconds:g}s"]
+        np.testing.assert_array_equal(scores.confusion, per_horizon["confusion_rows_gt_cols_pred"])
+        np.testing.assert_array_equal(
+            scores.binary[::-1, ::-1], per_horizon["binary_confusion_rows_gt_cols_pred_order_free_occupied"]
+        )
+        assert_iou(scores.per_class, per_horizon["per_class_iou"], 1e-9)
+        assert scores.miou == pytest.approx(per_horizon["miou"], abs=1e-9)
+        assert scores.iou == pytest.approx(per_horizon["iou_occupied"], abs=1e-9)
+        assert round(100 * scores.miou, 2) == stated["returned_miou_list"][row]
+        assert round(100 * scores.iou, 2) == stated["returned_iou_list"][row]
+    assert got.miou == pytest.approx(stated["average_1s_2s_3s"]["miou"], abs=1e-9)
+    assert got.iou == pytest.approx(stated["average_1s_2s_3s"]["iou_occupied"], abs=1e-9)
+
+
+@pytest.mark.parametrize("folder", recorded("forecasting*"))
+def test_occworld_forecast(folder):
+    stated = expected_of(folder)["occworld_protocol"]
+    meter = ForecastMeter(Protocol.OCCWORLD, Protocol.OCCWORLD.seconds)
+    for pred, semantics in sequences_of(folder):
+        meter.update(pred[stated["future_steps"]], semantics[stated["future_steps"]])
+    got = meter.result()
+    for row, scores in enumerate(got.at.values()):
+        per_class = stated["per_class_iou_per_step"][row]
+        np.testing.assert_allclose(scores.per_class[: len(per_class)], per_class, rtol=0, atol=1e-7)
+        assert 100 * scores.miou == pytest.approx(stated["miou_percent_per_step"][row], abs=1e-5)
+        assert 100 * scores.iou == pytest.approx(stated["iou_percent_per_step"][row], abs=1e-5)
+    average = stated["average_steps_2_4_6"]
+    assert 100 * got.miou == pytest.approx(average["miou_percent"], abs=1e-5)
+    assert 100 * got.iou == pytest.approx(average["iou_percent"], abs=1e-5)
