@@ -128,11 +128,13 @@ def play(
 def main() -> int:
     """Entry point; a wrong input is one line, not a traceback."""
     from sparseoccvla_ros.core.errors import InvalidInput
+    from sparseoccvla_ros.cli.train import app as train_app
     from sparseoccvla_ros.data.commands import app as bag_app
 
     bag_app.command("play")(play)
     # Told to end, unwind as for Ctrl-C, so that every process that was started is stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app.add_typer(train_app, name="train", help="Train a stage of a preset, or prepare the data for it.")
     app.add_typer(bag_app, name="bag", help="Make, convert, inspect and play bags.")
     try:
         return app(prog_name="./run") or 0

@@ -28,7 +28,6 @@ from ..camera_sync.config import ImageConfig
 from ..core import geometry
 from ..core.errors import InvalidInput
 from ..core.paths import cache_folder
-from ..core.types import Command
 from ..core.voxels import OCC3D_GRID
 from ..world.labels import dense_labels
 from ..world.renderer import Renderer
@@ -37,6 +36,7 @@ from ..world.scene import Scene
 from ..world.visibility import camera_visibility
 from .bag_writer import NANOSECONDS
 from .processes import end_with_parent
+from .samples import COMMANDS, FUTURE_SECONDS
 from .world_bag import JITTER, SWEEP
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 WORLD_VERSION = 1
 """Raise it when the world, its renderer or its labels change what a seed gives: cached scenes are then made anew."""
 RIGS = ("n015", "n008")
-FUTURE_SECONDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-COMMANDS = tuple(Command)
 
 
 @dataclass(frozen=True)
@@ -264,7 +262,9 @@ def read_scene(path: Path, settings: WorldSettings) -> WorldScene:
     return scene
 
 
-def prepare_scenes(seeds: Sequence[int], settings: WorldSettings, workers: int = 1, device: str = "cpu") -> Iterator[int]:
+def prepare_scenes(
+    seeds: Sequence[int], settings: WorldSettings, workers: int = 1, device: str = "cpu"
+) -> Iterator[int]:
     """Render the seeds that are not cached yet, `workers` processes at a time; gives each seed when it is there."""
     missing = []
     for seed in seeds:

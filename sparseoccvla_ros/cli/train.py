@@ -1,0 +1,184 @@
+"""The verb train: data for training, and training itself. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import logging
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.data.commands import one_line_errors
+
+if TYPE_CHECKING:
+    from sparseoccvla_ros.data.world_samples import WorldSamples
+    from sparseoccvla_ros.runtime.presets import Preset
+    from sparseoccvla_ros.train.occupancy_stage import OccupancyStage
+    from sparseoccvla_ros.train.trainer import Report
+
+app = typer.Typer(help="Train a stage of a preset, or prepare the data for it.")
+
+
+class Split(StrEnum):
+    """Seeds of the world."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+Preset_ = Annotated[str, typer.Option(help="model preset: decides the image size and the number of frames")]
+
+
+@app.command()
+def prepare(
+    scenes: Annotated[int, typer.Option(min=1, help="scenes to have in the cache: the first seeds of the split")] = 200,
+    split: Annotated[Split, typer.Option(help="which seeds")] = Split.TRAIN,
+    preset: Preset_ = "tiny",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="processes that render")] = 1,
+    device: Annotated[str, typer.Option(help="where to render: cpu or cuda")] = "cpu",
+) -> None:
+    """Render scenes of the synthetic world into the cache. Ctrl-C ends; what is done stays."""
+    with one_line_errors():
+        from sparseoccvla_ros.data.world_cache import prepare_scenes
+        from sparseoccvla_ros.data.world_samples import SPLITS, world_settings
+        from sparseoccvla_ros.runtime.presets import load_preset
+
+        found = load_preset(preset)
+        settings = world_settings(split, found.image.height, found.image.width, found.occupancy.frames)
+        seeds = SPLITS[split][:scenes]
+        console = Console(stderr=True)
+        with _bar(console) as bar:
+            task = bar.add_task(f"rendering {split}", total=len(seeds), note="")
+            for done, _ in enumerate(prepare_scenes(seeds, settings, workers, device), 1):
+                speed = bar.tasks[0].speed
+                bar.update(task, completed=done, note=f"{3600 * speed:.0f} scenes/h" if speed else "")
+        console.print(f"{len(seeds)} scenes lie in {settings.folder()}")
+
+
+@app.callback(invoke_without_command=True)
+def train(
+    context: typer.Context,
+    stage: Annotated[int, typer.Option(min=1, max=3, help="1: occupancy encoder")] = 1,
+    preset: Preset_ = "tiny",
+    data: Annotated[str, typer.Option(help="world: the synthetic world")] = "world",
+    out: Annotated[Path | None, typer.Option(help="folder of checkpoints, logs and pictures; out/train/STAGE")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run in OUT")] = False,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="minutes of training in all")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="optimizer steps in all")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="samples per step and process")] = 4,
+    rate: Annotated[float, typer.Option(min=0.0, help="peak learning rate")] = 3e-4,
+    scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on")] = 10_000,
+    validation: Annotated[int, typer.Option(min=1, help="seeds of the world to validate on")] = 20,
+    validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 200,
+    frozen: Annotated[
+        int, typer.Option(min=-1, help="first blocks of the backbone that stay as they are; -1: all")
+    ] = 5,
+    truth: Annotated[str, typer.Option(help="learn the voxels that are visible, or all")] = "visible",
+    history_gradient: Annotated[bool, typer.Option("--history-gradient", help="learn from past images too")] = False,
+    precision: Annotated[str, typer.Option(help="of backbone and neck: auto, float32 or bfloat16")] = "auto",
+    render: Annotated[
+        bool, typer.Option("--render", help="render missing scenes on the way (meant for a GPU)")
+    ] = False,
+    init: Annotated[Path | None, typer.Option(help="start from these exported weights")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of weights, order and augmentation")] = 1,
+) -> None:
+    """Train a stage. A run that was stopped or killed goes on with --resume."""
+    if context.invoked_subcommand is not None:
+        return
+    with one_line_errors():
+        import torch
+
+        from sparseoccvla_ros.data.samples import Augmentation
+        from sparseoccvla_ros.runtime.presets import load_preset
+        from sparseoccvla_ros.runtime.stages import pick_device
+        from sparseoccvla_ros.train.settings import TrainSettings
+        from sparseoccvla_ros.train.trainer import Trainer
+
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        torch.set_num_threads(threads or os.cpu_count() or 1)
+        settings = TrainSettings(
+            steps=steps, minutes=minutes, batch=batch, rate=rate, seed=seed, validate_every=validate_every,
+            loaders=1 if (os.cpu_count() or 1) < 8 else 8,
+        )  # fmt: skip
+        if stage != 1:
+            raise InvalidInput("stage", f"{stage} cannot be trained by this version, 1 can")
+        if data != "world":
+            raise InvalidInput("data", f"{data!r} is not known; want world")
+        found = load_preset(preset)
+        kind = pick_device(device).type
+        torch.manual_seed(seed)
+        trained = _occupancy_stage(found, _precision(precision, kind), frozen, truth, history_gradient, init)
+        console = Console(stderr=True)
+        folder = out or Path("out/train/occupancy")
+        with _bar(console) as bar:
+            task = bar.add_task("training", total=1000, note="")
+
+            def show(report: Report) -> None:
+                note = f"step {report.step} loss {report.loss:.3f} {report.samples_per_second:.2f} samples/s"
+                bar.update(task, completed=round(1000 * report.share), note=f"{note} {report.eta / 60:.0f} min left")
+                if report.validation is not None:
+                    numbers = report.validation.numbers
+                    text = " ".join(f"{k} {numbers[k]:.3f}" for k in ("miou", "iou", "loss") if k in numbers)
+                    console.print(f"step {report.step}: validation {text}")
+
+            learned = _world("train", scenes, found, kind, not render)
+            checked = _world("validation", validation, found, kind)
+            trainer = Trainer(trained, learned, checked, settings, folder, resume, Augmentation(), kind, show)
+            trainer.run()
+        console.print(f"{folder}: best.safetensors has validation {trainer.progress.best:.4f}")
+
+
+def _occupancy_stage(
+    preset: Preset, dtype: str, frozen: int, truth: str, history: bool, init: Path | None
+) -> OccupancyStage:
+    from sparseoccvla_ros.occupancy import checkpoints
+    from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+    from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
+
+    encoder = OccupancyEncoder(preset.occupancy.replace(backbone_dtype=dtype))
+    if init is not None:
+        checkpoints.load(encoder, init)
+    settings = OccupancyStageSettings(truth, frozen, history, "random" if init else "data")
+    return OccupancyStage(encoder, settings)
+
+
+def _world(split: str, count: int, preset: Preset, device: str, cached_only: bool = False) -> WorldSamples:
+    from sparseoccvla_ros.data.world_samples import SPLITS, WorldSamples, world_settings
+
+    frames = preset.occupancy.frames
+    settings = world_settings(split, preset.image.height, preset.image.width, frames)
+    found = WorldSamples(SPLITS[split][:count], settings, frames, device, cached_only)
+    if not len(found):
+        raise InvalidInput("data", f"no scene is in {settings.folder()}: run ./run train prepare first, or --render")
+    return found
+
+
+def _precision(wanted: str, device: str) -> str:
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    fast = device == "cuda" or (torch.backends.mkldnn.is_available() and _has_bf16())
+    return "bfloat16" if fast else "float32"
+
+
+def _has_bf16() -> bool:
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Staged training: what a stage trains, the loop, its checkpoints and logs."""

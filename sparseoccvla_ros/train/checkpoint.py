@@ -1,0 +1,109 @@
+"""Checkpoints to resume from: one safetensors file with weights, average, optimizer and random state; no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..core.errors import InvalidInput
+from .plan import Place
+
+FORMAT_VERSION = 1
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass
+class Progress:
+    """How far a run is: steps, seconds of training, the place in the data, and the best validation so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+    place: Place = field(default_factory=Place)
+    best: float = float("-inf")
+    samples: list[int] = field(default_factory=list)
+    """DrivingSamples.state of the epoch the place lies in."""
+
+
+def save(
+    path: Path, module: nn.Module, average: dict[str, Tensor], optimizer: torch.optim.Optimizer, progress: Progress,
+    settings: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write a checkpoint whole or not at all."""
+    tensors = {f"model.{k}": v for k, v in module.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.items()}
+    for name, parameter in module.named_parameters():
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{moment}.{name}"] = value
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    metadata = {
+        "format_version": str(FORMAT_VERSION),
+        "progress": json.dumps(asdict(progress)),
+        "settings": json.dumps(settings),
+    }
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, metadata)
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(
+    path: Path, module: nn.Module, average: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Any]]:
+    """Take everything a checkpoint holds into the given objects; returns the progress and the saved settings.
+
+    Raises InvalidInput("checkpoint", ...) naming the file when it is missing, truncated, of another format version, or
+    of another network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise InvalidInput("checkpoint", f"{path} does not exist") from None
+    except (OSError, SafetensorError) as error:
+        raise InvalidInput("checkpoint", f"{path} is damaged or truncated ({error})") from None
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise InvalidInput(
+            "checkpoint", f"{path} has format {metadata.get('format_version')}, this version reads {FORMAT_VERSION}"
+        )
+    model = _part(tensors, "model.")
+    wanted = module.state_dict()
+    if {k: v.shape for k, v in model.items()} != {k: v.shape for k, v in wanted.items()}:
+        raise InvalidInput("checkpoint", f"{path} belongs to another network or preset")
+    module.load_state_dict(model)
+    for name, value in _part(tensors, "average.").items():
+        if name in average:
+            average[name].copy_(value)
+    moments = {m: _part(tensors, f"optimizer.{m}.") for m in _MOMENTS}
+    for name, parameter in module.named_parameters():
+        found = {m: values[name] for m, values in moments.items() if name in values}
+        if found:
+            optimizer.state[parameter] = {
+                # The step counter stays where AdamW keeps it: on the CPU.
+                m: v if m == "step" else v.to(parameter.device)
+                for m, v in found.items()
+            }
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    values = json.loads(metadata["progress"])
+    progress = Progress(**{**values, "place": Place(**values["place"])})
+    return progress, json.loads(metadata["settings"])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

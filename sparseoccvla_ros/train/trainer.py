@@ -1,0 +1,182 @@
+"""The training loop, the same for every stage, data set and machine (CPU, one GPU, several by `accelerate launch`)."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..core.errors import InvalidInput
+from ..data.samples import Augmentation, DrivingSamples
+from . import checkpoint
+from .checkpoint import Progress
+from .logs import RunLog
+from .plan import Feed
+from .settings import TrainSettings
+from .stage import Stage, Validation
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+"""In the output folder: the checkpoint to resume from, and the exported weights of the best validation."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the loop tells its watcher after each step; validation where there was one."""
+
+    step: int
+    share: float
+    loss: float
+    samples_per_second: float
+    eta: float
+    validation: Validation | None = None
+
+
+class Trainer:
+    """Trains a stage. out: folder of checkpoints, logs and pictures; resume: continue from OUT/last.safetensors.
+
+    augment: None leaves the samples as they are. on_report: called after every step and validation.
+    """
+
+    def __init__(
+        self,
+        stage: Stage[Any],
+        train: DrivingSamples,
+        validation: DrivingSamples,
+        settings: TrainSettings,
+        out: Path,
+        resume: bool = False,
+        augment: Augmentation | None = None,
+        device: str = "auto",
+        on_report: Callable[[Report], None] | None = None,
+    ) -> None:
+        if not len(train):
+            raise InvalidInput("data", "there is no training sample yet")
+        self.settings, self.out = settings, out
+        self._train, self._validation, self._augment = train, validation, augment
+        self._report = on_report or (lambda report: None)
+        self.accelerator = Accelerator(cpu=device == "cpu")
+        torch.manual_seed(settings.seed)
+        if not resume:
+            stage.begin(train, settings.seed)
+        self.stage = stage.to(self.accelerator.device)
+        groups = stage.parameter_groups(settings.rate, settings.slow)
+        self._peaks = [group["lr"] for group in groups]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.rate, weight_decay=settings.weight_decay)
+        self.progress = Progress()
+        self.average = {k: v.detach().clone() for k, v in stage.state_dict().items()}
+        last = out / LAST
+        if resume:
+            self.progress, _ = checkpoint.load(last, stage, self.average, self.optimizer)
+            train.refresh(self.progress.samples)
+        elif last.exists():
+            raise InvalidInput("out", f"{out} holds a run already: add --resume, or choose another folder")
+        self._wrapped = self.accelerator.prepare(stage)
+        self._averaged: Stage[Any] | None = None
+
+    def run(self) -> Validation | None:
+        """Train to the end; returns the last validation."""
+        settings, progress, main = self.settings, self.progress, self.accelerator.is_main_process
+        log = RunLog(self.out) if main else None
+        feed = Feed(
+            self._train, self.stage.collate, self._augment, settings.batch, settings.seed, progress.place,
+            settings.loaders, self.accelerator.process_index, self.accelerator.num_processes,
+        )  # fmt: skip
+        last: Validation | None = None
+        mark, rate = time.monotonic(), 0.0
+        try:
+            while (share := settings.share(progress.step, progress.seconds)) < 1.0:
+                batch, place = next(feed)
+                began = time.monotonic()
+                values = self._step(self.stage.move(batch, self.accelerator.device), share)
+                progress.step += 1
+                progress.place, progress.samples = place, feed.samples
+                now = time.monotonic()
+                values["waited"], values["step_seconds"] = began - mark, now - mark
+                current = settings.batch * self.accelerator.num_processes / (now - mark)
+                rate = current if not rate else 0.95 * rate + 0.05 * current
+                progress.seconds += now - mark
+                mark = now
+                share = settings.share(progress.step, progress.seconds)
+                eta = progress.seconds * (1.0 - share) / max(share, 1e-9)
+                checked = None
+                if log is not None:
+                    values |= {"samples_per_second": rate, "seconds": progress.seconds, "epoch": place.epoch}
+                    log.write("train", progress.step, values)
+                    if progress.step % settings.validate_every == 0 or share >= 1.0:
+                        last = checked = self._validate(log)
+                self._report(Report(progress.step, share, values["loss"], rate, eta, checked))
+                progress.seconds += time.monotonic() - mark
+                mark = time.monotonic()
+                if main and (progress.step % settings.save_every == 0 or share >= 1.0 or checked is not None):
+                    self.save()
+        finally:
+            feed.close()
+            if log is not None:
+                log.close()
+        return last
+
+    def save(self) -> None:
+        """Write the checkpoint to resume from."""
+        checkpoint.save(self.out / LAST, self.stage, self.average, self.optimizer, self.progress, asdict(self.settings))
+
+    def averaged(self) -> Stage[Any]:
+        """The stage with the averaged weights, in evaluation mode."""
+        if self._averaged is None:
+            self._averaged = copy.deepcopy(self.stage)
+        self._averaged.load_state_dict(self.average)
+        return self._averaged.eval()
+
+    def _step(self, batch: Any, share: float) -> dict[str, float]:
+        settings, step = self.settings, self.progress.step
+        factor = settings.factor(step, share)
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        self.stage.train()
+        terms: dict[str, Tensor] = self._wrapped(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        if not bool(loss.isfinite()):
+            raise InvalidInput("loss", f"is not finite at step {step}: { ({k: float(v) for k, v in terms.items()}) }")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_([p for p in self.stage.parameters() if p.requires_grad], settings.clip)
+        self.optimizer.step()
+        self._update_average(step)
+        values = {k: float(v.detach()) for k, v in terms.items()}
+        return {"loss": float(loss.detach()), "gradient": float(norm), "rate": settings.rate * factor, **values}
+
+    @torch.no_grad()
+    def _update_average(self, step: int) -> None:
+        decay = min(self.settings.ema, (1.0 + step) / (10.0 + step))
+        for name, value in self.stage.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1.0 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    def _validate(self, log: RunLog) -> Validation:
+        stage, step = self.averaged(), self.progress.step
+        random = torch.get_rng_state()
+        began = time.monotonic()
+        found = stage.validate(self._validation_batches(stage))
+        torch.set_rng_state(random)
+        log.write("validation", step, {**found.numbers, "took": time.monotonic() - began})
+        if found.picture is not None:
+            log.picture(stage.name, step, found.picture)
+        if found.score > self.progress.best:
+            self.progress.best = found.score
+            part = self.out / f".{BEST}"
+            stage.export(part.with_suffix(".part.safetensors"))
+            part.with_suffix(".part.safetensors").replace(self.out / BEST)
+        return found
+
+    def _validation_batches(self, stage: Stage[Any]) -> Iterator[Any]:
+        for start in range(0, len(self._validation), self.settings.batch):
+            indices = range(start, min(start + self.settings.batch, len(self._validation)))
+            yield stage.move(stage.collate([self._validation[i] for i in indices]), self.accelerator.device)
