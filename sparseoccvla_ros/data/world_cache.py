@@ -164,24 +164,31 @@ def set_times(seed: int, settings: WorldSettings) -> np.ndarray:
     return begin[:, None] + np.concatenate([np.zeros((settings.clips, 1)), np.cumsum(steps, 1)], 1)
 
 
+def exposures(seed: int, settings: WorldSettings, rig: tuple[Camera, ...]) -> np.ndarray:
+    """float64 [S, 6]: when each camera of each set takes its image, seconds of the drive, whole nanoseconds."""
+    rng = np.random.default_rng([seed, 13])
+    begin = set_times(seed, settings).ravel()
+    offsets = np.array([c.sweep_offset for c in rig])
+    times = begin[:, None] + SWEEP + offsets + rng.uniform(-JITTER, JITTER, (len(begin), len(rig)))
+    return np.round(times * NANOSECONDS) / NANOSECONDS
+
+
 def render_scene(seed: int, settings: WorldSettings, device: torch.device | str = "cpu") -> WorldScene:
     """Everything that is taken from a seed. Raises InvalidInput for a negative seed."""
     scene = Scene.generate(seed, settings.seconds)
     renderer = Renderer(scene, device)
     rig = rig_of(seed, settings)
-    rng = np.random.default_rng([seed, 13])
     intrinsics = np.stack([prepared_intrinsics(c, settings.height, settings.width) for c in rig])
     out: dict[str, list] = {n: [] for n in ("png", "ego2img", "pose", "twist", "time", "future", "labels", "visible")}
     commands = []
-    for begin in set_times(seed, settings).ravel():
-        moments = [begin + SWEEP + c.sweep_offset + float(rng.uniform(-JITTER, JITTER)) for c in rig]
-        moments = [round(t * NANOSECONDS) / NANOSECONDS for t in moments]
-        present = moments[[c.name for c in rig].index("CAM_FRONT")]
+    front = [c.name for c in rig].index("CAM_FRONT")
+    for moments in exposures(seed, settings, rig):
+        present = float(moments[front])
         pose, twist = scene.ego.at(present)
         depths, camera2ego = [], []
         for camera, k, moment in zip(rig, intrinsics, moments, strict=True):
-            camera2map = scene.ego.at(moment)[0] @ camera.camera2ego
-            picture = renderer.render(k, camera2map, settings.height, settings.width, moment, settings.samples)
+            camera2map = scene.ego.at(float(moment))[0] @ camera.camera2ego
+            picture = renderer.render(k, camera2map, settings.height, settings.width, float(moment), settings.samples)
             camera2ego.append(geometry.inverse(pose) @ camera2map)
             depths.append(picture.depth)
             out["png"].append(_png(picture.rgb))

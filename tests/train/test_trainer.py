@@ -1,0 +1,129 @@
+"""The loop learns, resumes exactly, refuses broken checkpoints, and keeps the best by validation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.data.samples import Augmentation
+from sparseoccvla_ros.occupancy import checkpoints
+from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
+from sparseoccvla_ros.train.settings import TrainSettings
+from sparseoccvla_ros.train.trainer import BEST, LAST, Report, Trainer
+from tests.train.conftest import MICRO, Boxes
+
+
+def stage() -> OccupancyStage:
+    torch.manual_seed(3)
+    return OccupancyStage(OccupancyEncoder(MICRO), OccupancyStageSettings(frozen=2))
+
+
+def train(
+    out: Path, steps: int, resume: bool = False, stop: int | None = None, watch: Callable[[Report], None] | None = None
+) -> Trainer:
+    """Run; with `stop` it is interrupted after that many steps, as Ctrl-C would."""
+
+    def report(found: Report) -> None:
+        if watch is not None:
+            watch(found)
+        if stop is not None and found.step == stop:
+            raise KeyboardInterrupt
+
+    settings = TrainSettings(
+        steps=steps, batch=2, rate=2e-3, warmup=4, validate_every=1000, save_every=1, ema=0.9, seed=5
+    )
+    trainer = Trainer(stage(), Boxes(5), Boxes(2), settings, out, resume, Augmentation(photograph=0.3), "cpu", report)
+    try:
+        trainer.run()
+    except KeyboardInterrupt:
+        assert stop is not None
+    return trainer
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", 7)
+    # Interrupted inside the second epoch (two batches each); the step that was not saved is done again.
+    train(tmp_path / "parts", 7, stop=4)
+    resumed = train(tmp_path / "parts", 7, resume=True)
+    assert resumed.progress.step == whole.progress.step == 7
+    assert resumed.progress.place == whole.progress.place
+    for (name, a), b in zip(whole.stage.state_dict().items(), resumed.stage.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(whole.average[name], resumed.average[name], rtol=0, atol=0, msg=name)
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    losses: list[float] = []
+    train(tmp_path, 24, watch=lambda r: losses.append(r.loss))
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 25))
+    assert lines[-1]["kind"] == "validation"
+    assert lines[-1]["samples"] == 2
+    assert list((tmp_path / "pictures").glob("occupancy_*.png"))
+
+
+def test_the_best_is_exported_and_loads(tmp_path: Path) -> None:
+    trainer = train(tmp_path, 3)
+    encoder = OccupancyEncoder(MICRO)
+    checkpoints.load(encoder, tmp_path / BEST)
+    assert encoder.trained
+    average = trainer.average["encoder.decoder.init_points.weight"]
+    torch.testing.assert_close(encoder.decoder.init_points.weight.detach(), average)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, damage: str) -> None:
+    train(tmp_path, 2)
+    path = tmp_path / LAST
+    data = path.read_bytes()
+    path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "text": b"no checkpoint"}[damage])
+    with pytest.raises(InvalidInput, match=rf"checkpoint: .*{LAST} is damaged or truncated"):
+        train(tmp_path, 4, resume=True)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, 1)
+    other = OccupancyStage(OccupancyEncoder(MICRO.replace(queries=12)))
+    with pytest.raises(InvalidInput, match="another network"):
+        Trainer(other, Boxes(), Boxes(), TrainSettings(steps=2), tmp_path, resume=True, device="cpu")
+
+
+def test_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
+    train(tmp_path, 1)
+    with pytest.raises(InvalidInput, match="--resume"):
+        train(tmp_path, 2)
+    with pytest.raises(InvalidInput, match="does not exist"):
+        train(tmp_path / "nothing", 2, resume=True)
+
+
+def test_frozen_parts_keep_their_weights(tmp_path: Path) -> None:
+    before = stage().state_dict()
+    after = train(tmp_path, 2).stage.state_dict()
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    assert not any(k.startswith(("encoder.backbone.stem", "encoder.backbone.blocks.0.")) for k in moved)
+    assert any(k.startswith("encoder.backbone.blocks.10.") for k in moved)
+    assert not any("running" in k for k in moved)
+
+
+def test_the_schedule_follows_steps_or_time() -> None:
+    by_steps, by_time = TrainSettings(steps=100, warmup=10), TrainSettings(minutes=2, warmup=0)
+    assert by_steps.share(50, 1e9) == 0.5
+    assert by_time.share(10**9, 60) == 0.5
+    assert TrainSettings(steps=100, minutes=1).share(20, 30) == 0.5
+    assert by_steps.factor(0, 0.0) == pytest.approx(1 / 3)
+    assert by_steps.factor(10, 0.0) == pytest.approx(1.0)
+    assert by_time.factor(1, 1.0) == pytest.approx(by_time.final)
+    assert by_time.factor(1, 0.5) == pytest.approx(0.5 * (1 + by_time.final))
+    with pytest.raises(InvalidInput, match="steps"):
+        TrainSettings()
+    with pytest.raises(InvalidInput, match="rate"):
+        TrainSettings(steps=1, rate=math.nan)
