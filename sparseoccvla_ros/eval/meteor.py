@@ -1,0 +1,177 @@
+"""The two METEORs that papers on driving language quote, and the tokenisers that go with them.
+
+They are different metrics under one name and must not be compared:
+
+| name here | who quotes it | tokens | matching stages | corpus value |
+|---|---|---|---|---|
+| METEOR-nltk | HERMES (ICCV 2025) | Punkt sentences, Treebank words, lower case | exact, stem, synonym | mean |
+| METEOR-nltk-no-synonyms | nobody: what is left without WordNet | the same | exact, stem | mean |
+| METEOR-1.5 | COCO captioning | PTB, lower case, no punctuation | exact, stem, synonym, paraphrase | summed counts |
+
+METEOR-nltk: Lavie and Agarwal, WMT 2007, as nltk writes it (alpha 0.9, beta 3, gamma 0.5): its synonym stage gets the
+stems that the stem stage left over, so only words that are their own stem have synonyms ("car" and "auto", not
+"automobile"). METEOR-1.5: Denkowski and Lavie, WMT 2014.
+
+Nothing is downloaded. The Java programs come inside pycocoevalcap and need a Java runtime. WordNet is looked for in the
+folder WNSEARCHDIR, in `wordnet` of the XDG data folders (`sudo apt install wordnet-base` puts WordNet 3.0 there) and in
+nltk's own data. nltk's trained Punkt model is not used: without it the full stop of an abbreviation inside a text
+("approx. two") is a word of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+INSTALL = "not installed: pip install --no-deps -r requirements/eval.txt"
+
+
+class Unavailable(RuntimeError):
+    """A metric cannot be computed on this machine; the text says why."""
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks of any kind or lone surrogates: both Java programs read UTF-8 line by line."""
+    return " ".join(text.splitlines()).encode("utf-8", "replace").decode("utf-8")
+
+
+def nltk_tokens(text: str) -> list[str]:
+    """Words as in nltk's word_tokenize, with an untrained Punkt sentence splitter. Raises Unavailable without nltk."""
+    try:
+        from nltk.tokenize import NLTKWordTokenizer
+        from nltk.tokenize.punkt import PunktSentenceTokenizer
+    except ImportError as error:
+        raise Unavailable(f"nltk is {INSTALL}") from error
+    words = NLTKWordTokenizer()
+    return [word for sentence in PunktSentenceTokenizer().tokenize(text) for word in words.tokenize(sentence)]
+
+
+class _NoSynonyms:
+    """Stands in for WordNet where there is none."""
+
+    def synsets(self, word: str) -> list[Any]:
+        return []
+
+
+@lru_cache(maxsize=1)
+def wordnet() -> Any:
+    """nltk's reader on the WordNet that is found, or None where there is none. Raises Unavailable without nltk."""
+    try:
+        import nltk
+        from nltk.corpus import wordnet as own
+        from nltk.corpus.reader.wordnet import WordNetCorpusReader
+    except ImportError as error:
+        raise Unavailable(f"nltk is {INSTALL}") from error
+
+    class Reader(WordNetCorpusReader):
+        """Does without what METEOR has no use for: lexicographers' file names, which Debian leaves out, and the map
+        to other languages, which wants a second WordNet."""
+
+        def open(self, file: str) -> Any:
+            if file == "lexnames":
+                return io.StringIO("".join(f"{i:02d} file{i} 0\n" for i in range(45)))
+            return super().open(file)
+
+        def map_wn(self, version: str = "wordnet") -> None:
+            return None
+
+    shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
+    for folder in [os.environ.get("WNSEARCHDIR", ""), *(f"{share}/wordnet" for share in shared.split(":"))]:
+        if folder and Path(folder, "data.noun").is_file():
+            nltk.data.path.append(folder)  # nltk opens nothing outside the folders that its user has named
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that there is no other language
+                return Reader(folder, None)
+    try:
+        own.ensure_loaded()
+    except LookupError:
+        return None
+    return own
+
+
+def meteor_nltk(
+    hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], synonyms: bool = True
+) -> np.ndarray:
+    """METEOR-nltk of each tokenised answer, the best over its references: [n] in 0..1.
+
+    synonyms=False leaves the WordNet stage out. Raises Unavailable without nltk, and for synonyms=True without WordNet.
+    """
+    reader = wordnet() if synonyms else _NoSynonyms()
+    if reader is None:
+        raise Unavailable("WordNet was not found: sudo apt install wordnet-base, or set WNSEARCHDIR to its folder")
+    try:
+        from nltk.translate.meteor_score import meteor_score
+    except ImportError as error:
+        raise Unavailable(f"nltk is {INSTALL}") from error
+    pairs = zip(references, hypotheses, strict=True)
+    return np.array([meteor_score(refs, hypothesis, wordnet=reader) for refs, hypothesis in pairs], np.float64)
+
+
+def _java() -> str:
+    java = shutil.which("java")
+    if java is None:
+        raise Unavailable("no Java runtime on the PATH: sudo apt install default-jre-headless")
+    return java
+
+
+def ptb_tokens(texts: Sequence[str]) -> list[str]:
+    """Each text through the Stanford PTB tokeniser 3.4.1, lower-cased, without punctuation tokens, joined by blanks.
+
+    The recipe of pycocoevalcap, without its temporary file inside the package. The tokeniser reads all texts as one: a
+    full stop behind what looks like an abbreviation ("15 m.") stays or goes with the first word of the next text, so
+    the recipe wants one call for all references and one for all answers. Raises Unavailable without Java.
+    """
+    java = _java()
+    try:
+        from pycocoevalcap.tokenizer import ptbtokenizer as recipe
+    except ImportError as error:
+        raise Unavailable(f"pycocoevalcap is {INSTALL}") from error
+    jar = files("pycocoevalcap") / "tokenizer" / recipe.STANFORD_CORENLP_3_4_1_JAR
+    program = "edu.stanford.nlp.process.PTBTokenizer"
+    done = subprocess.run(
+        [java, "-cp", str(jar), program, "-preserveLines", "-lowerCase", "-encoding", "utf-8"],
+        input="\n".join(map(one_line, texts)).encode("utf-8"),
+        capture_output=True,
+        check=False,
+    )
+    lines = done.stdout.decode("utf-8", "replace").removesuffix("\n").split("\n")
+    # It leaves out lines without a token at the very end.
+    lines += [""] * sum(not any(map(str.isalnum, text)) for text in texts[len(lines) :])
+    if done.returncode or len(lines) != len(texts):
+        last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing on stderr"])[-1]
+        raise Unavailable(f"the PTB tokeniser returned {len(lines)} lines for {len(texts)} texts: {last}")
+    return [" ".join(word for word in line.split() if word not in recipe.PUNCTUATIONS) for line in lines]
+
+
+def meteor_java(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, np.ndarray]:
+    """METEOR 1.5 of PTB-tokenised texts: (corpus value, [n] of each answer), in 0..1.
+
+    Loads its paraphrase table first, some ten seconds and up to 2 GB. Raises Unavailable without Java.
+    """
+    _java()
+    try:
+        from pycocoevalcap.meteor.meteor import Meteor
+    except ImportError as error:
+        raise Unavailable(f"pycocoevalcap is {INSTALL}") from error
+
+    def clean(text: str) -> str:
+        return one_line(text).replace("|||", "")  # its field separator
+
+    try:
+        total, each = Meteor().compute_score(
+            {i: [clean(text) for text in refs] for i, refs in enumerate(references)},
+            {i: [clean(text)] for i, text in enumerate(hypotheses)},
+        )
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"METEOR 1.5 stopped in the middle: {error}") from error
+    return float(total), np.array(each, np.float64)
