@@ -26,8 +26,9 @@ _OPUS: dict[str, dict[str, Any]] = {
 class OccupancyConfig:
     """Image backbone, sparse decoder, temporal memory and post-processing.
 
-    The decoder is the one of OPUS (Wang et al., NeurIPS 2024): queries that carry growing sets of points. With both
-    switches `scale_weight_order` and `unseen_points` at "compatible" its arithmetic equals the public code's.
+    The decoder is the one of OPUS (Wang et al., NeurIPS 2024): queries that carry growing sets of points. With the
+    switches `scale_weight_order`, `unseen_points` and `feature_alignment` at "compatible" its arithmetic equals the
+    public code's.
     Raises InvalidInput naming the field when a value makes no sense.
     """
 
@@ -75,6 +76,9 @@ class OccupancyConfig:
     unseen_points: str = "zero"
     """zero: a point that no camera sees reads nothing. compatible: it reads the first camera with zero padding, so
     up to one feature pixel outside its border leaks in, as public OPUS weights expect."""
+    feature_alignment: str = "clean"
+    """clean: every pixel is read where its own features lie. compatible: image coordinates 0..W are laid on feature
+    columns 0..W_l - 1, as public OPUS weights expect; that is off by up to half a feature pixel at the borders."""
     class_prior: float = 0.35
     """Probability every class starts from (bias of the class head). OPUS trains from 0.01; the higher value lets an
     untrained preset show some voxels."""
@@ -84,10 +88,14 @@ class OccupancyConfig:
     initial_spread: float = 1.0
     """Metres by which the point head's initial bias scatters a query's points along each axis; 0 leaves the plain
     initialisation of OPUS, where all points of a query start in one place."""
-    history_interval: float = 0.4
-    """Seconds that remembered frames lie apart at least; a faster stream refreshes the present frame only."""
+    history_interval: float = 0.35
+    """Seconds that remembered frames lie apart at least; a faster stream refreshes the present frame only. Below the
+    0.4 s by which real nuScenes keyframes sometimes follow each other."""
     max_gap: float = 1.5
     """Seconds between two frames after which the memory is dropped."""
+    pose_jump: float = 5.0
+    """Metres the ego may move between two frames beyond three times what its speed explains; further is a relocation,
+    after which the memory is dropped."""
     score_threshold: float = 0.5
     """A point or voxel counts as occupied above this class probability."""
     padding: bool = True
@@ -105,9 +113,10 @@ class OccupancyConfig:
         _choice("neck", self.neck, ("fpn", "depthwise_fpn"))
         _choice("scale_weight_order", self.scale_weight_order, ("compatible", "clean"))
         _choice("unseen_points", self.unseen_points, ("compatible", "zero"))
+        _choice("feature_alignment", self.feature_alignment, ("compatible", "clean"))
         for name in ("backbone_width", "embed_dims", "groups", "frames", "queries", "points_per_group", "heads"):
             _positive(name, getattr(self, name))
-        for name in ("ffn_dims", "mixing_points", "max_points_per_voxel", "offset_scale", "max_gap"):
+        for name in ("ffn_dims", "mixing_points", "max_points_per_voxel", "offset_scale", "max_gap", "pose_jump"):
             _positive(name, getattr(self, name))
         _positive("max_point_distance", self.max_point_distance)
         for name in ("groups", "heads"):
@@ -159,6 +168,7 @@ class OccupancyConfig:
             "mixing_points": 32,
             "scale_weight_order": "compatible",
             "unseen_points": "compatible",
+            "feature_alignment": "compatible",
             "class_prior": 0.01,
             "initial_height": (-1.0, 5.4),
             "initial_spread": 0.0,

@@ -13,7 +13,7 @@ from ..core.voxels import VoxelGrid
 from .attention import DistanceAttention
 from .config import OccupancyConfig
 from .mixing import AdaptiveMixing
-from .sampling import PointSampling, SceneViews
+from .sampling import PointSampling, SamplingRules, SceneViews
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,8 @@ class DecoderLayer(nn.Module):
             config.groups,
             config.points_per_group,
             len(config.strides),
+            SamplingRules(leak=config.unseen_points == "compatible", corners=config.feature_alignment == "compatible"),
             compatible=config.scale_weight_order == "compatible",
-            leak=config.unseen_points == "compatible",
         )
         self.mixing = AdaptiveMixing(c, config.groups, config.mixing_inputs, config.mixing_points)
         self.self_attn = DistanceAttention(c, config.heads, config.dropout)

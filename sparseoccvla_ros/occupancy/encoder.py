@@ -17,7 +17,7 @@ from .decoder import LayerOutput, OccupancyDecoder
 from .memory import FrameMemory
 from .neck import FeaturePyramid
 from .postprocess import occupied_voxels
-from .sampling import SceneViews, to_atlas
+from .sampling import SceneViews
 
 PIXEL_MULTIPLE = 32
 """Images are padded with zeros at the bottom and right to multiples of this (the coarsest stride)."""
@@ -77,17 +77,18 @@ class OccupancyEncoder(nn.Module):
 
         images: RGB uint8 or float [B, T, N, H, W, 3]; ego2img float32 [B, T, N, 4, 4], present base_link to pixels of
         each frame's images; usable bool [B, T, N], all cameras when left out. One LayerOutput per decoder layer.
+        Raises InvalidInput("images" or "ego2img", ...) for another number of frames or a number that is not finite.
         """
         b, t, n, h, w, _ = images.shape
         if t != self.config.frames:
             raise InvalidInput("images", f"want {self.config.frames} frames, got {t}")
-        atlases = []
-        for level in self.image_features(images.flatten(0, 2)):
-            atlas = to_atlas(level.reshape(b * t, n, *level.shape[1:]), self.config.groups)
-            atlases.append(atlas.view(b, t, *atlas.shape[1:]))
+        for name, values in (("images", images), ("ego2img", ego2img)):
+            if values.is_floating_point() and not bool(values.isfinite().all()):
+                raise InvalidInput(name, "holds a number that is not finite")
+        levels = self.image_features(images.flatten(0, 2))
         if usable is None:
             usable = torch.ones((b, t, n), dtype=torch.bool, device=images.device)
-        return self.decode(SceneViews(atlases, ego2img.float(), usable, padded_size((h, w))))
+        return self.decode(SceneViews.of_levels(levels, ego2img.float(), usable, padded_size((h, w))))
 
     def decode(self, scene: SceneViews) -> list[LayerOutput]:
         """The decoder alone, in float32 whatever autocast surrounds it."""
@@ -101,14 +102,20 @@ class OccupancyEncoder(nn.Module):
         The memory is dropped on a new epoch, on a jump in time and on changed cameras (see FrameMemory). Cameras that
         are invalid or entirely black contribute nothing and are named in `missing`. view_features holds the left and
         right half of every camera (coarsest level, averaged), two rows per camera in the order of CAMERAS, zero for
-        a missing one. Raises InvalidInput("images", ...) when no camera is left and InvalidInput("occupancy", ...)
-        when a result is not finite; both drop the memory.
+        a missing one. Raises InvalidInput("images", ...) when no camera is left, InvalidInput("ego2img", ...) when a
+        camera's projection is singular (a focal length of zero, say) and InvalidInput("occupancy", ...) when a
+        result is not finite; all of them drop the memory.
         """
         frames = in_view_order(frames)
         usable = frames.valid & frames.images.any((1, 2, 3))
         if not usable.any():
             self.reset()
             raise InvalidInput("images", "every camera is missing or black")
+        flat = singular(frames.ego2img) & usable
+        if flat.any():
+            self.reset()
+            name = frames.names[int(flat.argmax())]
+            raise InvalidInput("ego2img", f"the projection of {name} is singular: no image belongs to such a camera")
         if self.training:
             self.eval()
             try:
@@ -163,6 +170,13 @@ def padded_size(size: tuple[int, ...] | torch.Size) -> tuple[int, int]:
     """(H, W) rounded up to multiples of PIXEL_MULTIPLE."""
     height, width = (-(-s // PIXEL_MULTIPLE) * PIXEL_MULTIPLE for s in size)
     return height, width
+
+
+def singular(ego2img: np.ndarray) -> np.ndarray:
+    """Whether each projection [N, 4, 4] collapses space: bool [N]. Measured against the lengths of its rows."""
+    rows = ego2img[:, :3, :3]
+    lengths = np.linalg.norm(rows, axis=-1).prod(-1)
+    return np.abs(np.linalg.det(rows)) <= 1e-6 * lengths
 
 
 def in_view_order(frames: CameraFrames) -> CameraFrames:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core import geometry
 from ..core.types import CameraFrames
 from .config import OccupancyConfig
-from .sampling import SceneViews
+from .sampling import SceneViews, level_starts
 
 
 @dataclass(eq=False)
@@ -25,7 +25,7 @@ class _Remembered:
 
 
 class FrameMemory:
-    """A ring of feature atlases, one slot per frame, and the projection of each old frame into the present.
+    """A ring of feature tables, one slot per frame, and the projection of each old frame into the present.
 
     Only the newest frame's features are written; for the others nothing but matrices changes from step to step:
     ego2img(old frame, present base_link) = ego2img(old) x inv(pose(old)) x pose(present).
@@ -38,15 +38,16 @@ class FrameMemory:
         self._frames = config.frames
         self._interval = round(config.history_interval * 1e9)
         self._max_gap = round(config.max_gap * 1e9)
-        self._groups = config.groups
-        self._atlases: list[Tensor] = []
+        self._pose_jump = config.pose_jump
+        self._table: Tensor | None = None
+        self._sizes: tuple[tuple[int, int], ...] = ()
         self._entries: list[_Remembered] = []
         self._slots: list[int] = []
         self._last: CameraFrames | None = None
 
     def reset(self) -> None:
         """Forget everything."""
-        self._atlases, self._entries, self._slots, self._last = [], [], [], None
+        self._entries, self._slots, self._last = [], [], None
 
     @property
     def history(self) -> tuple[int, ...]:
@@ -57,53 +58,54 @@ class FrameMemory:
         """Take in the newest frame set.
 
         usable: bool [N]; features: per level [N, C, H_l, W_l]. Returns why the memory was dropped before, "" if it
-        was kept: "start", "epoch", "time", "gap", "cameras", "image size", "frame of reference" or "calibration".
+        was kept: "start", "epoch", "time", "gap", "cameras", "image size", "frame of reference", "pose" or
+        "calibration".
         """
         reason = self._break(frames, features)
         entry = _Remembered(frames.stamp, frames.ego2img, frames.ego.pose, usable)
         if reason:
-            self._allocate(features)
             self._entries = [entry] * self._frames
             self._slots = list(range(self._frames))
         else:
             self._advance()
             self._entries[self._slots[0]] = entry
-        written = range(self._frames) if reason else (self._slots[0],)
-        for atlas, level in zip(self._atlases, features, strict=True):
-            n, c, h, w = level.shape
-            slots = atlas.view(self._frames, self._groups, c // self._groups, n, h + 1, w)
-            maps = level.view(n, self._groups, c // self._groups, h, w).permute(1, 2, 0, 3, 4)
-            for slot in written:
-                slots[slot, :, :, :, :h] = maps
+        table = self._room_for(features)
+        starts = level_starts(self._sizes, len(frames.names))
+        newest = table[self._slots[0]]
+        for level, first, last in zip(features, starts, starts[1:], strict=False):
+            newest[first:last].view(*level.permute(0, 2, 3, 1).shape).copy_(level.permute(0, 2, 3, 1))
+        for slot in self._slots[1:] if reason else ():
+            table[slot] = newest
         self._last = frames
         return reason
 
     def views(self, image_size: tuple[int, int]) -> SceneViews:
         """The decoder's input for the newest frame, batch size 1; call `write` first."""
-        present = self._entries[self._slots[0]].pose
-        matrices = [e.ego2img @ geometry.inverse(e.pose) @ present for e in self._entries]
+        assert self._table is not None
+        by_age = [self._entries[slot] for slot in self._slots]
+        present = by_age[0].pose
+        matrices = [e.ego2img @ geometry.inverse(e.pose) @ present for e in by_age]
         # Exactly what was given, not a product that is equal up to rounding.
-        matrices[self._slots[0]] = self._entries[self._slots[0]].ego2img
-        device = self._atlases[0].device
-        ages = np.argsort(self._slots)
+        matrices[0] = by_age[0].ego2img
+        device = self._table.device
         in_order = self._slots == list(range(self._frames))
         return SceneViews(
-            atlases=[a[None] for a in self._atlases],
+            table=self._table[None],
+            sizes=self._sizes,
             ego2img=torch.from_numpy(np.stack(matrices)[None].astype(np.float32)).to(device),
-            usable=torch.from_numpy(np.stack([e.usable for e in self._entries])[None]).to(device),
+            usable=torch.from_numpy(np.stack([e.usable for e in by_age])[None]).to(device),
             image_size=image_size,
             slots=None if in_order else torch.tensor(self._slots, device=device),
-            ages=None if in_order else torch.from_numpy(ages).to(device),
         )
 
-    def _allocate(self, features: list[Tensor]) -> None:
-        shapes = []
-        for level in features:
-            n, c, h, w = level.shape
-            shapes.append((self._frames, self._groups, c // self._groups, n * (h + 1), w))
-        if [tuple(a.shape) for a in self._atlases] != shapes:
-            # The separating rows stay zero for good: nothing ever writes to them.
-            self._atlases = [f.new_zeros(s) for f, s in zip(features, shapes, strict=True)]
+    def _room_for(self, features: list[Tensor]) -> Tensor:
+        """The table [frames, rows, C], made anew only when its size or device changes."""
+        self._sizes = tuple((level.shape[2], level.shape[3]) for level in features)
+        first = features[0]
+        shape = (self._frames, level_starts(self._sizes, len(first))[-1], first.shape[1])
+        if self._table is None or self._table.shape != shape or self._table.device != first.device:
+            self._table = first.new_empty(shape)
+        return self._table
 
     def _advance(self) -> None:
         """Let the present frame enter the history, if it is far enough from the newest there, and free a slot."""
@@ -115,7 +117,7 @@ class FrameMemory:
 
     def _break(self, frames: CameraFrames, features: list[Tensor]) -> str:
         last = self._last
-        if last is None or not self._atlases:
+        if last is None or self._table is None:
             return "start"
         if frames.epoch != last.epoch:
             return "epoch"
@@ -129,9 +131,18 @@ class FrameMemory:
             return "image size"
         if frames.ego.fixed_frame != last.ego.fixed_frame:
             return "frame of reference"
-        if self._atlases[0].device != features[0].device:
+        if self._jumped(last, frames):
+            return "pose"
+        if self._table.device != features[0].device:
             return "start"
         return "calibration" if _recalibrated(last, frames) else ""
+
+    def _jumped(self, before: CameraFrames, after: CameraFrames) -> bool:
+        """Whether the ego moved further than its speed explains (a relocation)."""
+        seconds = 1e-9 * (after.stamp - before.stamp)
+        speed = max(float(np.linalg.norm(f.ego.twist[:3])) for f in (before, after))
+        moved = float(np.linalg.norm(after.ego.pose[:3, 3] - before.ego.pose[:3, 3]))
+        return moved > self._pose_jump + 3.0 * speed * seconds
 
 
 def _recalibrated(before: CameraFrames, after: CameraFrames) -> bool:

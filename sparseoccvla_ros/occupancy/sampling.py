@@ -1,15 +1,21 @@
-"""Projection of query points into cameras and frames, and bilinear reading of their features.
+"""Sampling of image features at the 3-D points of queries: projection, choice of a camera, bilinear reading.
 
-All of it is float32 on purpose: half precision moves a projected point by pixels.
+Geometry is float32 on purpose: half precision moves a projected point by pixels. Three paths compute the same sum,
 
-The feature maps of all cameras of a frame lie on top of each other in one tall map (an atlas), with one row of zeros
-below each camera, so that one 4-D grid_sample per level reads every point from its own camera. That is plain PyTorch,
-exports to ONNX, and TensorRT documents GridSample for 4-D inputs only.
+    out[q, g, (t, p)] = sum over levels l of weight[t, g, q, p, l] * bilinear(map[t, l, camera], pixel of (q, g, p)),
+
+- `sample_plain` (this file) is the truth: plain PyTorch on any device, with gradients, and it exports to ONNX;
+- `sampling_bag.sample_bag` reads all levels and corners in one weighted gather: the fast path on a CPU;
+- `sampling_triton.sample_triton` fuses everything into one kernel: the fast path on CUDA.
+
+`PointSampling` picks the path; the tests hold each against the first.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -17,38 +23,82 @@ from torch import Tensor, nn
 
 NEAR = 1e-5
 """Metres in front of a camera below which a point is not visible."""
+PATHS = ("auto", "plain", "bag", "triton")
+
+
+@dataclass(frozen=True)
+class SamplingRules:
+    """How points are read from a camera; False everywhere is the clean way, True that of public OPUS weights.
+
+    leak: a point that no camera sees reads the first one with zero padding (up to one feature pixel outside its border
+    leaks in) instead of nothing. corners: image coordinates 0..W are laid on the feature columns 0..W_l - 1, which
+    pulls features up to half a feature pixel towards the image's middle, instead of each on the pixels it covers.
+    """
+
+    leak: bool = False
+    corners: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class SceneViews:
     """What the decoder samples from: T frames of N cameras.
 
-    atlases: per level float32 [B, T, G, C / G, N * (H_l + 1), W_l] (see `to_atlas`); ego2img float32 [B, T, N, 4, 4],
-    present base_link to pixels of the (padded) image; usable bool [B, T, N], False where a camera must not be read;
-    image_size: (H, W) of the padded image in pixels. Frames are ordered by age, the present one first. A memory that
-    keeps them in a ring instead gives `slots` int64 [T], the position of each age, and `ages` int64 [T], its inverse.
+    table: float [B, T, rows, C], the feature vectors of a frame's cameras, all levels behind one another; inside a
+    level the rows run over (camera, y, x). sizes: (H_l, W_l) per level. ego2img float32 [B, T, N, 4, 4], present
+    base_link to pixels of the (padded) image, ordered by age, the present frame first; usable bool [B, T, N], False
+    where a camera must not be read. image_size: (H, W) of the padded image in pixels. slots: int64 [T], where in
+    `table` the frame of each age lies (a memory keeps them in a ring); in order when None.
     """
 
-    atlases: list[Tensor]
+    table: Tensor
+    sizes: tuple[tuple[int, int], ...]
     ego2img: Tensor
     usable: Tensor
     image_size: tuple[int, int]
     slots: Tensor | None = None
-    ages: Tensor | None = None
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """First row of every level, and the number of rows behind the last."""
+        return level_starts(self.sizes, self.ego2img.shape[2])
+
+    @cached_property
+    def tall_maps(self) -> list[Tensor]:
+        """Per level [B * T, C, N * (H_l + 1), W_l], frames in order of age: all cameras of a frame on top of each
+        other, with a row of zeros below each, for `sample_plain`. Made once for all decoder layers."""
+        table = self.table if self.slots is None else self.table.index_select(1, self.slots)
+        b, t, n = self.ego2img.shape[:3]
+        maps = []
+        for (h, w), first, last in zip(self.sizes, self.starts, self.starts[1:], strict=False):
+            level = table[:, :, first:last].reshape(b * t, n, h, w, -1).permute(0, 4, 1, 2, 3)
+            maps.append(F.pad(level.float(), (0, 0, 0, 1)).reshape(b * t, -1, n * (h + 1), w).contiguous())
+        return maps
+
+    @classmethod
+    def of_levels(
+        cls, levels: list[Tensor], ego2img: Tensor, usable: Tensor, image_size: tuple[int, int]
+    ) -> SceneViews:
+        """From feature maps, per level [B * T * N, C, H_l, W_l] in that order."""
+        b, t = ego2img.shape[:2]
+        rows = [level.permute(0, 2, 3, 1).reshape(b, t, -1, level.shape[1]) for level in levels]
+        sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
+        return cls(torch.cat(rows, 2), sizes, ego2img, usable, image_size)
 
 
-def to_atlas(features: Tensor, groups: int) -> Tensor:
-    """Feature maps [F, N, C, H, W] of N cameras to an atlas [F, G, C / G, N * (H + 1), W]."""
-    f, n, c, h, w = features.shape
-    padded = F.pad(features.transpose(1, 2), (0, 0, 0, 1))
-    return padded.reshape(f, groups, c // groups, n * (h + 1), w)
+def level_starts(sizes: tuple[tuple[int, int], ...], cameras: int) -> tuple[int, ...]:
+    """First row of every level in a SceneViews table, and the number of rows behind the last."""
+    return tuple(itertools.accumulate((cameras * h * w for h, w in sizes), initial=0))
 
 
-def project(points: Tensor, ego2img: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def project(
+    points: Tensor, ego2img: Tensor, image_size: tuple[int, int], rules: SamplingRules
+) -> tuple[Tensor, Tensor, Tensor]:
     """Image coordinates of points in every frame and camera.
 
-    points float32 [B, S, 3] m, ego2img float32 [B, T, N, 4, 4]; returns u and v float32 [B, T, N, S] as fractions of
-    the image width and height, and visible bool [B, T, N, S]: in front of the camera and strictly inside the image.
+    points float32 [B, S, 3] m in the present base_link, ego2img float32 [B, T, N, 4, 4]; returns u and v float32
+    [B, T, N, S] as fractions of the image width and height, and visible bool [B, T, N, S]: in front of the camera and
+    strictly inside the image. Pixel (0, 0) of ego2img is a pixel's centre, so fractions count from half a pixel before
+    it; OPUS (`rules.corners`) counts from the centre itself.
     """
     x, y, z = (axis[:, None, None] for axis in points.unbind(-1))
 
@@ -58,17 +108,21 @@ def project(points: Tensor, ego2img: Tensor, image_size: tuple[int, int]) -> tup
 
     depth = row(2)
     divisor = depth.clamp(min=NEAR)
-    u = row(0) / divisor / image_size[1]
-    v = row(1) / divisor / image_size[0]
+    half = 0.0 if rules.corners else 0.5
+    u = (row(0) / divisor + half) / image_size[1]
+    v = (row(1) / divisor + half) / image_size[0]
     visible = (depth > NEAR) & (u > 0) & (u < 1) & (v > 0) & (v < 1)
     return u, v, visible
 
 
-def choose_view(u: Tensor, v: Tensor, visible: Tensor, usable: Tensor, leak: bool) -> tuple[Tensor, Tensor, Tensor]:
+def choose_view(
+    u: Tensor, v: Tensor, visible: Tensor, usable: Tensor, leak: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The first camera, in their order, that sees each point.
 
-    u, v, visible [B, T, N, S]; usable bool [B, T, N]. Returns camera index int64, u and v, each [B, T, S]. A point
-    that no camera sees gets the first camera and, unless `leak` and that camera is usable, coordinates far outside.
+    u, v, visible [B, T, N, S]; usable bool [B, T, N]. Returns camera index int64, u, v, and whether anything is read
+    there, each [B, T, S]. A point that no camera sees gets the first camera; it is read only if `leak` and that camera
+    is usable.
     """
     n = u.shape[2]
     seen = visible & usable[..., None]
@@ -79,38 +133,75 @@ def choose_view(u: Tensor, v: Tensor, visible: Tensor, usable: Tensor, leak: boo
     reads = best > 0
     if leak:
         reads = reads | usable[:, :, :1]
-    return view, u.where(reads, -9.0), v.where(reads, -9.0)
+    return view, u, v, reads
 
 
-def read_atlas(atlas: Tensor, view: Tensor, u: Tensor, v: Tensor, views: int) -> Tensor:
+def locate(fraction: Tensor, size: int | Tensor, rules: SamplingRules) -> Tensor:
+    """Coordinates on a feature axis of `size` pixels (integers are their centres) of fractions of the image."""
+    if rules.corners:
+        return fraction * (size - 1)
+    top = size - 1 if isinstance(size, int) else (size - 1).to(fraction.dtype)
+    return torch.minimum((fraction * size - 0.5).clamp(min=0.0), torch.as_tensor(top, device=fraction.device))
+
+
+def read_map(tall: Tensor, cameras: int, view: Tensor, x: Tensor, y: Tensor, reads: Tensor) -> Tensor:
     """Bilinear features with zero padding.
 
-    atlas [M, C, views * (H + 1), W]; view int64, u, v [M, S], fractions of the image that map to 0..W-1 and 0..H-1
-    (corners aligned); returns [M, C, S].
+    tall [M, C, cameras * (H + 1), W], see `SceneViews.tall_maps`; view int64, x and y feature pixels, reads bool, each
+    [M, S]; returns [M, C, S], zero where not `reads`. One 4-D grid_sample reads every point from its own camera: that
+    exports to ONNX, and TensorRT knows GridSample for 4-D inputs only.
     """
-    rows, w = atlas.shape[-2:]
-    h = rows // views - 1
-    x = u * (w - 1)
-    y = v * (h - 1)
+    rows, w = tall.shape[-2:]
+    h = rows // cameras - 1
     # From one pixel off the border on a camera reads zeros. Moving such points well away, rather than clamping them
-    # to that distance, keeps rounding from picking up a trace of the next camera in the atlas.
-    outside = (x <= -1) | (x >= w) | (y <= -1) | (y >= h)
+    # to that distance, keeps rounding from picking up a trace of the next camera.
+    outside = ~reads | (x <= -1) | (x >= w) | (y <= -1) | (y >= h)
     x = torch.where(outside, -4.0, x)
     y = torch.where(outside, 0.0, y) + view * (h + 1)
     grid = torch.stack(((2 * x + 1) / w - 1, (2 * y + 1) / rows - 1), -1)
-    return F.grid_sample(atlas, grid[:, None], mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
+    return F.grid_sample(tall, grid[:, None], mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
+
+
+def sample_plain(scene: SceneViews, points: Tensor, weights: Tensor, rules: SamplingRules) -> Tensor:
+    """The truth: features at points, summed over levels.
+
+    points float32 [B, Q, G, P, 3] m in the present base_link; weights float32 [B, T, G, Q, P, L]; returns
+    [B, Q, G, T * P, C / G], frames in order of age.
+    """
+    b, q, g, p, _ = points.shape
+    t, n = scene.ego2img.shape[1:3]
+    u, v, visible = project(points.reshape(b, q * g * p, 3), scene.ego2img, scene.image_size, rules)
+
+    def per_group(value: Tensor) -> Tensor:
+        """[B, T, Q * G * P] to [B * T * G, Q * P]."""
+        return value.view(b, t, q, g, p).transpose(2, 3).reshape(b * t * g, q * p)
+
+    view, u, v, reads = (per_group(a) for a in choose_view(u, v, visible, scene.usable, rules.leak))
+    total = None
+    for level, ((h, w), tall) in enumerate(zip(scene.sizes, scene.tall_maps, strict=True)):
+        grouped = tall.view(b * t * g, -1, *tall.shape[2:])
+        read = read_map(grouped, n, view, locate(u, w, rules), locate(v, h, rules), reads)
+        read = read * weights[..., level].reshape(b * t * g, 1, q * p)
+        total = read if total is None else total + read
+    assert total is not None
+    return total.view(b, t, g, -1, q, p).permute(0, 4, 2, 1, 5, 3).reshape(b, q, g, t * p, -1)
 
 
 class PointSampling(nn.Module):
     """Samples each query's own points from all frames, cameras and levels (SparseBEV, OPUS).
 
-    Rows of `sampling_offset`: (group, point, xyz); of `scale_weights`: (group, point, level).
+    Rows of `sampling_offset`: (group, point, xyz); of `scale_weights`: (group, point, level). path: one of PATHS; auto
+    takes the Triton kernel on CUDA where Triton is installed, the weighted gather on a CPU, and the plain path
+    elsewhere and in an export.
     """
 
-    def __init__(self, embed_dims: int, groups: int, points: int, levels: int, compatible: bool, leak: bool) -> None:
+    def __init__(
+        self, embed_dims: int, groups: int, points: int, levels: int, rules: SamplingRules, compatible: bool
+    ) -> None:
         super().__init__()
         self.groups, self.points, self.levels = groups, points, levels
-        self.compatible, self.leak = compatible, leak
+        self.rules, self.compatible = rules, compatible
+        self.path = "auto"
         self.sampling_offset = nn.Linear(embed_dims, groups * points * 3)
         self.scale_weights = nn.Linear(embed_dims, groups * points * levels)
         nn.init.zeros_(self.sampling_offset.weight)
@@ -119,31 +210,22 @@ class PointSampling(nn.Module):
     def forward(self, query: Tensor, centres: Tensor, spread: Tensor, scene: SceneViews) -> Tensor:
         """query [B, Q, C], centres and spread [B, Q, 3] m to [B, Q, G, T * P, C / G], frames in order of age."""
         b, q, _ = query.shape
-        g, p = self.groups, self.points
-        t, n = scene.ego2img.shape[1:3]
-        offset = self.sampling_offset(query).float().view(b, q, g * p, 3)
-        points = (centres[:, :, None] + offset * spread[:, :, None]).reshape(b, q * g * p, 3)
-        u, v, visible = project(points, scene.ego2img, scene.image_size)
-        view, u, v = choose_view(u, v, visible, scene.usable, self.leak)
+        offset = self.sampling_offset(query).float().view(b, q, self.groups, self.points, 3)
+        points = centres[:, :, None, None] + offset * spread[:, :, None, None]
+        weights = self.level_weights(query, scene.ego2img.shape[1])
+        path = pick_path(self.path, points.device)
+        if path == "bag":
+            from .sampling_bag import sample_bag
 
-        def per_group(value: Tensor) -> Tensor:
-            """[B, T, Q * G * P] to [B * T * G, Q * P]."""
-            return value.view(b, t, q, g, p).transpose(2, 3).reshape(b * t * g, q * p)
+            return sample_bag(scene, points, weights, self.rules)
+        if path == "triton":
+            from .sampling_triton import sample_triton
 
-        view, u, v = per_group(view), per_group(u), per_group(v)
-        weights = self.level_weights(query, t, scene.ages).reshape(self.levels, b * t * g, 1, q * p)
-        total = None
-        for level, atlas in enumerate(scene.atlases):
-            read = read_atlas(atlas.flatten(0, 2), view, u, v, n) * weights[level]
-            total = read if total is None else total + read
-        assert total is not None
-        total = total.view(b, t, g, -1, q, p)
-        if scene.slots is not None:
-            total = total.index_select(1, scene.slots)
-        return total.permute(0, 4, 2, 1, 5, 3).reshape(b, q, g, t * p, -1)
+            return sample_triton(scene, points, weights, self.rules)
+        return sample_plain(scene, points, weights, self.rules)
 
-    def level_weights(self, query: Tensor, frames: int, ages: Tensor | None) -> Tensor:
-        """Softmax weights [L, B, T, G, Q, P] of the levels.
+    def level_weights(self, query: Tensor, frames: int) -> Tensor:
+        """Softmax weights [B, T, G, Q, P, L] of the levels, frames in order of age.
 
         In the compatible order the weights laid out (group, frame) meet features laid out (frame, group): frame t,
         group g uses those of group (t * G + g) // T (SparseBEV issue 24). Public weights were trained that way.
@@ -151,10 +233,25 @@ class PointSampling(nn.Module):
         b, q, _ = query.shape
         g, t = self.groups, frames
         weights = self.scale_weights(query).float().view(b, q, g, self.points, self.levels).softmax(-1)
-        weights = weights.permute(4, 0, 2, 1, 3)
+        weights = weights.permute(0, 2, 1, 3, 4)
         if not self.compatible:
-            return weights[:, :, None].expand(-1, -1, t, -1, -1, -1)
-        source = torch.arange(t * g, device=query.device).view(t, g) // t
-        if ages is not None:
-            source = source.index_select(0, ages)
-        return weights.index_select(2, source.flatten()).view(self.levels, b, t, g, q, self.points)
+            return weights[:, None].expand(-1, t, -1, -1, -1, -1)
+        source = torch.arange(t * g, device=query.device) // t
+        return weights.index_select(1, source).view(b, t, g, q, self.points, self.levels)
+
+
+def pick_path(path: str, device: torch.device) -> str:
+    """plain, bag or triton for a wish of PATHS."""
+    if path != "auto":
+        return path
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        return "plain"
+    if device.type == "cuda" and _has_triton():
+        return "triton"
+    return "bag" if device.type == "cpu" else "plain"
+
+
+def _has_triton() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("triton") is not None

@@ -18,7 +18,7 @@ BELOW = {
 BELOW["world"] = BELOW["view"] = BELOW["runtime"] | {"runtime", "data", "world"}
 BELOW["data"] = BELOW["runtime"] | {"runtime", "world"}
 BELOW["eval"] = BELOW["runtime"] | {"runtime", "data", "world"}
-BELOW["train"] = BELOW["eval"] | {"eval"}
+BELOW["train"] = BELOW["eval"] | {"eval", "view"}
 ROS_FREE = tuple(BELOW)
 ROS_NAMES = ("rclpy", "builtin_interfaces", "launch", "launch_ros", "tf2_ros", "cv_bridge", "rcl_interfaces")
 

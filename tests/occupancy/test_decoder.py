@@ -67,12 +67,9 @@ def test_mixing_group_by_group():
 
 
 def tiny_scene(config: OccupancyConfig) -> SceneViews:
-    atlases = [
-        torch.randn(1, config.frames, config.groups, config.embed_dims // config.groups, 2 * 9, 12)
-        for _ in config.strides
-    ]
+    levels = [torch.randn(config.frames * 2, config.embed_dims, 8, 12) for _ in config.strides]
     ego2img = torch.eye(4).expand(1, config.frames, 2, 4, 4)
-    return SceneViews(atlases, ego2img, torch.ones(1, config.frames, 2, dtype=torch.bool), (64, 96))
+    return SceneViews.of_levels(levels, ego2img, torch.ones(1, config.frames, 2, dtype=torch.bool), (64, 96))
 
 
 def test_layers_sample_around_the_mean_with_the_unbiased_spread():

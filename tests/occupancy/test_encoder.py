@@ -157,6 +157,34 @@ def test_all_black_is_refused(make_frames, make_encoder, small):
         make_encoder(small).encode(frames)
 
 
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (1.0, 0.0)], ids=["no width", "no height"])
+def test_degenerate_calibration_is_refused_by_name(make_frames, make_encoder, small, scale):
+    encoder = make_encoder(small)
+    frames = make_frames(0)
+    matrices = frames.ego2img.copy()
+    matrices[3, :2] *= np.array(scale)[:, None]
+    with pytest.raises(InvalidInput, match="CAM_BACK is singular") as caught:
+        encoder.encode(replace(frames, ego2img=matrices))
+    assert caught.value.field == "ego2img"
+    # A camera that is not read may have any calibration.
+    encoder.encode(replace(without(frames, "CAM_BACK"), ego2img=matrices))
+
+
+@pytest.mark.parametrize("field", ["images", "ego2img"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_batch_path_refuses_what_is_not_finite(make_frames, make_encoder, small, field, value):
+    encoder = make_encoder(small.replace(frames=1))
+    frames = make_frames(0)
+    inputs = {
+        "images": torch.from_numpy(frames.images).float()[None, None],
+        "ego2img": torch.from_numpy(frames.ego2img).float()[None, None],
+    }
+    inputs[field].view(-1)[100 if field == "images" else 5] = value
+    with pytest.raises(InvalidInput) as caught:
+        encoder(**inputs)
+    assert caught.value.field == field
+
+
 def test_sender_order_does_not_matter(make_frames, make_encoder, small):
     encoder = make_encoder(small)
     expected = encoder.encode(make_frames(0))
@@ -173,6 +201,8 @@ def jump(frames: CameraFrames, kind: str) -> CameraFrames:
     if kind in ("gap", "time"):
         shift = 10**10 if kind == "gap" else -(10**10)
         return replace(frames, stamp=frames.stamp + shift, stamps=frames.stamps + shift)
+    if kind == "pose":
+        return replace(frames, ego=replace(frames.ego, pose=geometry.planar(900.0, 80.0, 0.0)))
     if kind == "frame of reference":
         return replace(frames, ego=replace(frames.ego, fixed_frame="odom"))
     matrices = frames.ego2img.copy()
@@ -185,7 +215,7 @@ def jump(frames: CameraFrames, kind: str) -> CameraFrames:
     return replace(frames, ego2img=matrices)
 
 
-@pytest.mark.parametrize("kind", ["epoch", "gap", "time", "frame of reference", "mount", "aim", "focal length"])
+@pytest.mark.parametrize("kind", ["epoch", "gap", "time", "pose", "frame of reference", "mount", "aim", "focal length"])
 def test_memory_is_dropped(make_frames, make_encoder, small, kind):
     encoder = make_encoder(small)
     encoder.encode(make_frames(0))

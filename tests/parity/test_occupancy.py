@@ -22,7 +22,7 @@ from sparseoccvla_ros.occupancy.decoder import OccupancyDecoder
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.occupancy.neck import FeaturePyramid
 from sparseoccvla_ros.occupancy.postprocess import voxels_from_scores
-from sparseoccvla_ros.occupancy.sampling import SceneViews, to_atlas
+from sparseoccvla_ros.occupancy.sampling import SceneViews
 
 FIXTURES = Path(os.environ.get("SPARSEOCCVLA_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
 
@@ -60,13 +60,15 @@ def views_of(folder: Path, config: OccupancyConfig) -> SceneViews:
     height, width, _ = json.loads((folder / "config.json").read_text())["image_shape_hwc"]
     batch, total = inputs["lidar2img"].shape[:2]
     frames, views = config.frames, total // config.frames
-    atlases = []
-    for level in range(len(config.strides)):
-        maps = inputs[f"mlvl_feats.{level}"].float()
-        atlas = to_atlas(maps.reshape(batch * frames, views, *maps.shape[2:]), config.groups)
-        atlases.append(atlas.view(batch, frames, *atlas.shape[1:]))
+    levels = [inputs[f"mlvl_feats.{level}"].float().flatten(0, 1) for level in range(len(config.strides))]
     ego2img = (inputs["lidar2img"] @ inputs["ego2lidar"][:, None]).view(batch, frames, views, 4, 4)
-    return SceneViews(atlases, ego2img, torch.ones(batch, frames, views, dtype=torch.bool), (height, width))
+    usable = torch.ones(batch, frames, views, dtype=torch.bool)
+    return SceneViews.of_levels(levels, ego2img, usable, (height, width))
+
+
+def take_path(decoder: OccupancyDecoder, path: str) -> None:
+    for layer in decoder.layers:
+        layer.sampling.path = path
 
 
 @pytest.mark.parametrize("folder", recorded("opus_decoder_*"))
@@ -86,8 +88,10 @@ def test_configuration_is_read_off_the_shapes(folder):
 
 
 @pytest.mark.parametrize("folder", recorded("opus_decoder_*"))
-def test_decoder(folder):
+@pytest.mark.parametrize("path", ["plain", "bag"])
+def test_decoder(folder, path):
     decoder, config = decoder_of(folder)
+    take_path(decoder, path)
     expected = load_file(folder / "outputs.safetensors")
     samples: list[torch.Tensor] = []
     for layer in decoder.layers:
@@ -130,16 +134,10 @@ def test_clean_switches_move_the_result_as_recorded(folder, change, mistake):
 def test_ring_order_gives_the_same(folder):
     decoder, config = decoder_of(folder)
     scene = views_of(folder, config)
-    ages = torch.randperm(config.frames, generator=torch.Generator().manual_seed(1))
-    slots = torch.argsort(ages)
-    ring = SceneViews(
-        [a[:, ages] for a in scene.atlases],
-        scene.ego2img[:, ages],
-        scene.usable[:, ages],
-        scene.image_size,
-        slots,
-        ages,
-    )
+    slots = torch.randperm(config.frames, generator=torch.Generator().manual_seed(1))
+    table = torch.empty_like(scene.table)
+    table[:, slots] = scene.table
+    ring = SceneViews(table, scene.sizes, scene.ego2img, scene.usable, scene.image_size, slots)
     with torch.no_grad():
         plain, turned = decoder(scene)[-1], decoder(ring)[-1]
     torch.testing.assert_close(turned.logits, plain.logits, atol=1e-5, rtol=0)
