@@ -52,7 +52,7 @@ class Cell:
 class Evaluation:
     """Everything the report is made of; per-sample lists are in the order of the samples.
 
-    standing_l2: float64 [S, 6] m, error of standing still, which is what a vehicle without a plan does; off_road: by
+    mask: bool [S, 6], steps with a truth; standing_l2: float64 [S, 6] m, error of standing still, which is what a vehicle without a plan does; off_road: by
     method float64 [S], 1 where some corner leaves the drivable ground, NaN without map or plan; comfort: by method.
     """
 
@@ -62,6 +62,7 @@ class Evaluation:
     commands: list[Command]
     methods: tuple[Method, ...]
     protocols: tuple[Protocol, ...]
+    mask: np.ndarray
     standing_l2: np.ndarray
     cells: dict[tuple[str, str], Cell]
     answers: dict[str, list[Prediction | None]]
@@ -86,7 +87,7 @@ def evaluate(
     methods = (GROUND_TRUTH, *methods)
     _refuse_repeats("methods", [m.name for m in methods])
     _refuse_repeats("protocols", [p.name for p in protocols])
-    tokens, scenes, tags, commands, standing = [], [], [], [], []
+    tokens, scenes, tags, commands, masks, standing = [], [], [], [], [], []
     answers: dict[str, list[Prediction | None]] = {m.name: [] for m in methods}
     off_road: dict[str, list[float]] = {m.name: [] for m in methods}
     felt: dict[str, list[Comfort | None]] = {m.name: [] for m in methods}
@@ -98,6 +99,7 @@ def evaluate(
         scenes.append(sample.scene)
         tags.append(sample.tags | situations(sample))
         commands.append(sample.command)
+        masks.append(sample.mask)
         standing.append(np.linalg.norm(sample.truth, axis=1) * sample.mask)
         paths: dict[str, np.ndarray | None] = {}
         for method in methods:
@@ -120,7 +122,7 @@ def evaluate(
         raise InvalidInput("samples", "there are none")
     _refuse_repeats("samples", tokens)
     return Evaluation(
-        tokens, scenes, tags, commands, methods, tuple(protocols), np.stack(standing),
+        tokens, scenes, tags, commands, methods, tuple(protocols), np.stack(masks), np.stack(standing),
         {key: _cell(column) for key, column in scores.items()}, answers,
         {name: np.array(column, np.float64) for name, column in off_road.items()}, felt,
     )  # fmt: skip

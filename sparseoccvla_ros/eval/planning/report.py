@@ -233,7 +233,9 @@ def _row(evaluation: Evaluation, protocol: Protocol, method: Method, keep: np.nd
     road = np.maximum.accumulate(cell.road[keep], axis=1)[:, HORIZON_STEPS - 1]
     worst_l2 = np.where(missing[:, None], protocol.l2(evaluation.standing_l2[keep]), l2)[counted]
     worst_collision = np.where(missing[:, None], 1.0, collision)[counted]
-    own = evaluation.cells[protocol.name, GROUND_TRUTH.name].truth_hit[keep][counted]
+    # a step without a truth is excused as well, but nothing was hit there
+    hit = evaluation.cells[protocol.name, GROUND_TRUTH.name].truth_hit & evaluation.mask
+    own = hit[keep][counted]
     told = Counter(
         answer.source.value
         for answer, kept in zip(evaluation.answers[method.name], keep, strict=True)

@@ -104,6 +104,8 @@ def test_truth_that_collides_is_told(make_sample, parked):
     made = report(evaluate([sample], []))
     assert made.self_test_passed
     assert {row.truth_hits for row in made.rows} == {1.0}
+    tail = make_sample(mask=np.array([True] * 4 + [False] * 2))
+    assert report(evaluate([tail], [])).rows[0].truth_hits == 0  # UniAD; the end of a recording is no collision
 
 
 def test_road_and_comfort(make_sample, features):
