@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +52,9 @@ class Cell:
 class Evaluation:
     """Everything the report is made of; per-sample lists are in the order of the samples.
 
-    mask: bool [S, 6], steps with a truth; standing_l2: float64 [S, 6] m, error of standing still, which is what a vehicle without a plan does; off_road: by
-    method float64 [S], 1 where some corner leaves the drivable ground, NaN without map or plan; comfort: by method.
+    mask: bool [S, 6], steps with a truth; standing_l2: float64 [S, 6] m, error of standing still, which is what a
+    vehicle without a plan does; off_road: by method float64 [S], 1 where some corner leaves the drivable ground, NaN
+    without map or plan; comfort: by method.
     """
 
     tokens: list[str]
@@ -67,7 +68,7 @@ class Evaluation:
     cells: dict[tuple[str, str], Cell]
     answers: dict[str, list[Prediction | None]]
     off_road: dict[str, np.ndarray]
-    comfort: dict[str, list[Comfort | None]] = field(default_factory=dict)
+    comfort: dict[str, list[Comfort | None]]
 
     def oracle(self, method: Method) -> bool:
         """The method uses the future, by its own word or because a command came from there."""
