@@ -115,7 +115,7 @@ def train(
         found = load_preset(preset)
         kind = pick_device(device).type
         torch.manual_seed(seed)
-        trained = _occupancy_stage(found, _precision(precision, kind), frozen, truth, history_gradient, init)
+        trained = _occupancy_stage(found, kind, precision, frozen, truth, history_gradient, init)
         console = Console(stderr=True)
         folder = out or Path("out/train/occupancy")
         with _bar(console) as bar:
@@ -137,16 +137,16 @@ def train(
 
 
 def _occupancy_stage(
-    preset: Preset, dtype: str, frozen: int, truth: str, history: bool, init: Path | None
+    preset: Preset, device: str, precision: str, frozen: int, truth: str, history: bool, init: Path | None
 ) -> OccupancyStage:
     from sparseoccvla_ros.occupancy import checkpoints
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
     from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
 
-    encoder = OccupancyEncoder(preset.occupancy.replace(backbone_dtype=dtype))
+    encoder = OccupancyEncoder(preset.occupancy.replace(backbone_dtype=_precision(precision, device)))
     if init is not None:
         checkpoints.load(encoder, init)
-    settings = OccupancyStageSettings(truth, frozen, history, "random" if init else "data")
+    settings = OccupancyStageSettings(truth, frozen, history, "random" if init else "data", device != "cpu")
     return OccupancyStage(encoder, settings)
 
 

