@@ -1,4 +1,4 @@
-"""Weights of the occupancy encoder: our own files and the public OPUS checkpoints."""
+"""Weights of the occupancy encoder: our own files, the public OPUS checkpoints, and SparseWorld's perception part."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ _OPUS_PARTS = (
     (".ffn.layers.1.", ".ffn.3."),
 )
 _OPUS_GRID = ("decoder.pc_range", "decoder.scene_size", "decoder.voxel_size", "decoder.voxel_num")
+_SPARSEWORLD_CAPACITIES = (720, 60, 60, 60, 60, 40, 40)
+"""Queries per time step 0..6 of the released SparseWorld models."""
+_SPARSEWORLD_REST = (
+    "plan_head.", "ego_cross_attn.", "position_encoder.", "reg_branch.", "vel_branch.", "cls_branch.",
+    "points_scale_branch.", "traj_head.", "semantic_loss.",
+)  # fmt: skip
+"""Its forecasting and planning parts, which the encoder does not have."""
 
 
 def save(encoder: OccupancyEncoder, path: Path, trained: bool = True) -> None:
@@ -64,12 +71,13 @@ def load(encoder: OccupancyEncoder, path: Path) -> None:
 
 
 def load_opus(encoder: OccupancyEncoder, path: Path) -> None:
-    """Take the weights of a public OPUS checkpoint (.pth of an mmcv runner, or safetensors with its names).
+    """Take the weights of a public OPUS or SparseWorld checkpoint.
 
-    Build the encoder with `opus_config(read_state(path)[0])`. Raises InvalidInput("occupancy.weights", ...) when
-    names, shapes or the grid do not fit.
+    path: .pth of an mmcv runner, or safetensors with its names. Build the encoder with
+    `opus_config(public_state(read_state(path)[0]))`. Raises InvalidInput("occupancy.weights", ...) when names, shapes
+    or the grid do not fit.
     """
-    state = opus_state(read_state(path)[0])
+    state = opus_state(public_state(read_state(path)[0]))
     check_opus_grid(state, encoder.grid)
     _assign(encoder, {k: v for k, v in state.items() if k not in _OPUS_GRID}, path.name)
     encoder.trained = True
@@ -95,6 +103,53 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {name.removeprefix("module."): value for name, value in state.items()}, {}
 
 
+def public_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What an OPUS encoder needs of a public state dict, under the public names: all of OPUS, a part of SparseWorld.
+
+    SparseWorld (arXiv 2510.17482) labels each of its 1040 queries with a time step 0..6, and in its self-attention a
+    query never sees one of a later step. The 720 queries of step 0 therefore form a complete OPUS decoder, and their
+    output is its occupancy at the present. The stretching of the initial points by the ego state (0.8 to 1.5 times) is
+    not applied: the layout of the ego vector is not public. Raises InvalidInput("occupancy.weights", ...) for another
+    number of queries.
+    """
+    counts = state.get("pts_bbox_head.num_stamps_all")
+    if counts is None:
+        return state
+    if tuple(counts.shape) != (sum(_SPARSEWORLD_CAPACITIES), len(_SPARSEWORLD_CAPACITIES)):
+        raise InvalidInput("occupancy.weights", f"num_stamps_all is {list(counts.shape)}, want [1040, 7]")
+    kept = {k: v for k, v in state.items() if not k.startswith((*_SPARSEWORLD_REST, "pts_bbox_head.num_stamps_all"))}
+    points = "pts_bbox_head.init_points.weight"
+    if points not in kept or len(kept[points]) != len(counts):
+        raise InvalidInput("occupancy.weights", f"{points} does not belong to {len(counts)} queries")
+    if counts.device.type == "meta":  # names and shapes only
+        return {**kept, points: kept[points][: _SPARSEWORLD_CAPACITIES[0]]}
+    return {**kept, points: kept[points][query_steps(counts) == 0]}
+
+
+def query_steps(counts: Tensor, capacities: tuple[int, ...] = _SPARSEWORLD_CAPACITIES) -> Tensor:
+    """SparseWorld's time step of every query, int64 [Q], from how often it matched each step, counts [Q, steps].
+
+    Greedy: the surest query (largest share of its matches in one step) takes its step first; a step whose capacity is
+    used up is open to no other. Of equally sure queries the first one is served first.
+    """
+    table = counts.double()
+    share = table / table.sum(1, keepdim=True).clamp(min=1.0)
+    left = list(capacities)
+    steps = torch.full((len(counts),), -1, dtype=torch.int64)
+    open_rows = torch.ones(len(counts), dtype=torch.bool)
+    for _ in range(len(counts)):
+        best, step = share.max(1)
+        row = int(torch.where(open_rows, best, -1.0).argmax())
+        choice = int(step[row])
+        if not left[choice]:  # every share of the row is zero, and the first step is full
+            choice = next(i for i, room in enumerate(left) if room)
+        steps[row], open_rows[row] = choice, False
+        left[choice] -= 1
+        if not left[choice]:
+            share[:, choice] = 0.0
+    return steps
+
+
 def opus_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """An OPUS state dict under this encoder's names; names it does not know stay as they are."""
     renamed = {}
@@ -113,6 +168,8 @@ def opus_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def opus_config(state: dict[str, Tensor], **changes: Any) -> OccupancyConfig:
     """The configuration of an OPUS state dict, read off its shapes (four channel groups, as in all of OPUS).
+
+    For a checkpoint that may be SparseWorld's, pass it through `public_state` first.
 
     Raises InvalidInput("occupancy.weights", ...) when names are missing or the shapes contradict each other.
     """
@@ -158,6 +215,12 @@ def check_opus_grid(state: dict[str, Tensor], grid: VoxelGrid) -> None:
             raise InvalidInput("occupancy.weights", f"{name} is {state[name].tolist()}, the grid has {list(want)}")
 
 
+def _names(keys: list[str], shown: int = 12) -> str:
+    """Keys for a message: all of them while they are few."""
+    rest = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return (", ".join(keys[:shown]) + rest) or "nothing"
+
+
 def _assign(encoder: OccupancyEncoder, state: dict[str, Tensor], name: str) -> None:
     want = encoder.state_dict()
     # Batch norm's step counters are not used here and absent from some files.
@@ -166,7 +229,7 @@ def _assign(encoder: OccupancyEncoder, state: dict[str, Tensor], name: str) -> N
     if missing or surplus:
         raise InvalidInput(
             "occupancy.weights",
-            f"{name} lacks {missing[:3]} ({len(missing)}), has unknown {surplus[:3]} ({len(surplus)})",
+            f"{name} lacks {_names(missing)}, has unknown {_names(surplus)}",
         )
     wrong = [k for k in want if k in state and state[k].shape != want[k].shape]
     if wrong:

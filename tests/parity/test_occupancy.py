@@ -14,9 +14,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.occupancy.backbone import ResNet50
-from sparseoccvla_ros.occupancy.checkpoints import opus_config, opus_state
+from sparseoccvla_ros.occupancy.checkpoints import (
+    load,
+    load_opus,
+    opus_config,
+    opus_state,
+    public_state,
+    query_steps,
+    read_state,
+    save,
+)
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.decoder import OccupancyDecoder
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
@@ -192,17 +202,63 @@ def test_postprocess(path):
     np.testing.assert_array_equal(voxels.labels, case["sem_pred"][key])
 
 
+VARIANTS = {"OPUS-T": "t", "OPUS-S": "s", "OPUS-M": "m", "OPUS-L": "l", "SparseWorld": None, "SparseWorld-72pts": None}
+
+
 @pytest.mark.parametrize("path", recorded("opus_checkpoint_keys.json"))
-@pytest.mark.parametrize("variant", ["t", "s", "m", "l"])
-def test_public_checkpoints_fit(path, variant):
-    """Names and shapes of the released models, and the preset read off them, without allocating any weight."""
-    keys = json.loads(path.read_text())["variants"][f"OPUS-{variant.upper()}"]["keys"]
-    state = opus_state({name: torch.empty(shape, device="meta") for name, (shape, _) in keys.items()})
-    config = opus_config({name: torch.empty(shape, device="meta") for name, (shape, _) in keys.items()})
-    assert config == OccupancyConfig.opus(variant)
-    with torch.device("meta"):
-        encoder = OccupancyEncoder(config)
-    grid = {f"decoder.{k}" for k in ("pc_range", "scene_size", "voxel_size", "voxel_num")}
-    assert {k: tuple(v.shape) for k, v in state.items() if k not in grid} == {
-        k: tuple(v.shape) for k, v in encoder.state_dict().items()
-    }
+@pytest.mark.parametrize("name", VARIANTS)
+def test_public_checkpoints_load_strictly_and_survive_our_format(path, name, tmp_path):
+    """A file with the names and shapes of each released model, random numbers inside, through the real loader."""
+    listed = json.loads(path.read_text())["variants"][name]
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for key, (shape, kind) in listed["keys"].items():
+        if "int" in kind:
+            state[key] = torch.randint(0, 50, shape, generator=generator)
+        else:
+            state[key] = torch.rand(shape, generator=generator) * 0.02 + 0.01
+    head = "pts_bbox_head."
+    lower, upper = torch.tensor(OCC3D_GRID.lower), torch.tensor(OCC3D_GRID.upper)
+    state[head + "pc_range"], state[head + "scene_size"] = torch.cat((lower, upper)), upper - lower
+    state[head + "voxel_size"] = torch.full((3,), OCC3D_GRID.size)
+    torch.save({"meta": {"epoch": 100}, "state_dict": state, "optimizer": {}}, tmp_path / "epoch_100.pth")
+
+    config = opus_config(public_state(read_state(tmp_path / "epoch_100.pth")[0]))
+    if VARIANTS[name] is not None:
+        assert config == OccupancyConfig.opus(VARIANTS[name])
+    else:
+        assert (config.frames, config.queries) == (listed["config"]["num_frames"], listed["config"]["num_query"])
+        assert config.points_per_layer == tuple(listed["config"]["num_refines"])
+    encoder = OccupancyEncoder(config)
+    load_opus(encoder, tmp_path / "epoch_100.pth")
+    deep = f"transformer.decoder.decoder_layers.{config.layers - 1}.self_attn.attention.attn.in_proj_weight"
+    torch.testing.assert_close(encoder.decoder.layers[-1].self_attn.in_proj.weight, state[head + deep])
+    torch.testing.assert_close(encoder.backbone.state_dict()["layer4.2.bn3.running_var"],
+                               state["img_backbone.layer4.2.bn3.running_var"])  # fmt: skip
+    for value in encoder.state_dict().values():
+        if value.is_floating_point():
+            assert float(value.min()) >= 0.0099, "a weight that the file did not set"
+
+    save(encoder, tmp_path / "ours.safetensors")
+    again = OccupancyEncoder(config)
+    load(again, tmp_path / "ours.safetensors")
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+    del state[head + "transformer.decoder.decoder_layers.3.norm2.bias"]
+    state[head + "surplus"] = torch.zeros(1)
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(InvalidInput, match=r"layers\.3\.norm2\.bias.*decoder\.surplus"):
+        load_opus(again, tmp_path / "broken.pth")
+
+
+@pytest.mark.parametrize("path", recorded("opus_checkpoint_keys.json"))
+def test_sparseworld_present_queries_are_picked_by_their_counts(path):
+    generator = torch.Generator().manual_seed(1)
+    counts = torch.randint(0, 5, (1040, 7), generator=generator)
+    wanted = torch.randperm(1040, generator=generator)
+    counts[wanted[:720], 0] += 500
+    steps = query_steps(counts)
+    assert torch.bincount(steps).tolist() == [720, 60, 60, 60, 60, 40, 40]
+    assert set(torch.nonzero(steps == 0)[:, 0].tolist()) == set(wanted[:720].tolist())
+    assert torch.bincount(query_steps(torch.zeros(1040, 7, dtype=torch.int64))).tolist()[0] == 720
