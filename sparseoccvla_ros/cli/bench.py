@@ -8,7 +8,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,47 +85,7 @@ def _messages(console: Console, bag: Path | None, rate: float, preset: str) -> d
 
 
 def _occupancy(console: Console, bag: Path | None, rate: float, preset: str) -> dict[str, Any]:
-    """Each stage of a preset alone, on one and on two threads."""
-    import numpy as np
-    import torch
+    """The sparse occupancy encoder by stages, paths, precision and device."""
+    from .bench_occupancy import bench_occupancy
 
-    from sparseoccvla_ros.core import geometry
-    from sparseoccvla_ros.core.occ3d import CAMERAS
-    from sparseoccvla_ros.core.types import CameraFrames, EgoState
-    from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
-    from sparseoccvla_ros.runtime.presets import load_preset
-    from sparseoccvla_ros.runtime.stages import build_occupancy
-    from sparseoccvla_ros.world.rig import load_rig
-
-    loaded = load_preset(preset)
-    encoder = build_occupancy(loaded)
-    height, width = loaded.image.height, loaded.image.width
-    rig = {camera.name: camera for camera in load_rig("n015")}
-    scale = width / 1600
-    matrices = []
-    for name in CAMERAS:
-        camera = rig[name]
-        intrinsics = camera.intrinsics.copy()
-        intrinsics[:2] *= scale
-        intrinsics[1, 2] -= 900 * scale - height
-        matrices.append(geometry.camera_matrix(intrinsics, geometry.inverse(camera.camera2ego)))
-    images = np.random.default_rng(0).integers(0, 255, (6, height, width, 3), dtype=np.uint8)
-    step = 0
-
-    def frames() -> CameraFrames:
-        nonlocal step
-        step += 1
-        stamp = step * 400_000_000
-        ego = EgoState(geometry.planar(2.0 * step, 0, 0), np.zeros(6), "map")
-        return CameraFrames(stamp, 0, CAMERAS, np.full(6, stamp), np.ones(6, bool), images, np.stack(matrices), ego)
-
-    table = Table("threads", "encode ms", "voxels ms", title=f"Occupancy encoder, preset {preset}")
-    numbers = {}
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        encode = _clock(lambda: encoder.encode(frames()), 4.0)
-        post = _clock(partial(occupied_voxels, encoder.encode(frames()), config=loaded.occupancy))
-        numbers[str(threads)] = {"encode_ms": encode, "voxels_ms": post}
-        table.add_row(str(threads), f"{encode:.0f}", f"{post:.1f}")
-    console.print(table)
-    return {"rows": numbers}
+    return bench_occupancy(console, preset)

@@ -63,6 +63,12 @@ class SceneViews:
         return level_starts(self.sizes, self.ego2img.shape[2])
 
     @cached_property
+    def level_table(self) -> Tensor:
+        """int32 [L, 3] on the table's device: height, width and first row of every level."""
+        rows = [(h, w, start) for (h, w), start in zip(self.sizes, self.starts, strict=False)]
+        return torch.tensor(rows, dtype=torch.int32, device=self.table.device)
+
+    @cached_property
     def tall_maps(self) -> list[Tensor]:
         """Per level [B * T, C, N * (H_l + 1), W_l], frames in order of age: all cameras of a frame on top of each
         other, with a row of zeros below each, for `sample_plain`. Made once for all decoder layers."""

@@ -23,7 +23,7 @@ def sample_bag(scene: SceneViews, points: Tensor, weights: Tensor, rules: Sampli
     chosen = choose_view(u, v, visible, scene.usable, rules.leak)
     # From here on everything is laid out as the result is, with the levels behind: [B, Q, G, T, P, L].
     view, u, v, reads = (a.view(b, t, q, g, p).permute(0, 2, 3, 1, 4)[..., None] for a in chosen)
-    height, width = torch.tensor(scene.sizes, dtype=torch.int32, device=device).unbind(-1)
+    height, width, first_row = scene.level_table.unbind(-1)
     x, y = locate(u, width, rules), locate(v, height, rules)
     x0, y0 = x.floor(), y.floor()
     right, below = x - x0, y - y0
@@ -31,7 +31,7 @@ def sample_bag(scene: SceneViews, points: Tensor, weights: Tensor, rules: Sampli
 
     slots = torch.arange(t, device=device) if scene.slots is None else scene.slots
     frame = torch.arange(b, device=device)[:, None] * t + slots
-    start = (frame * scene.starts[-1])[:, None, None, :, None, None] + torch.tensor(scene.starts[:-1], device=device)
+    start = (frame * scene.starts[-1])[:, None, None, :, None, None] + first_row
     group = torch.arange(g, device=device)[:, None, None, None]
     share = torch.where(reads, weights.permute(0, 3, 2, 1, 4, 5), 0.0)
     rows, amounts = [], []

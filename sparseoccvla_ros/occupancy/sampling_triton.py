@@ -228,14 +228,13 @@ def sample_triton(scene: SceneViews, points: Tensor, weights: Tensor, rules: Sam
     The table may be float32, bfloat16 or float16; sums are float32. Gradients reach table, points and weights.
     """
     device = points.device
-    levels = [(h, w, start) for (h, w), start in zip(scene.sizes, scene.starts, strict=False)]
     t = scene.ego2img.shape[1]
     slots = torch.arange(t, device=device) if scene.slots is None else scene.slots
     geometry = (
         scene.ego2img.float().contiguous(),
         scene.usable.to(torch.uint8).contiguous(),
         slots.int(),
-        torch.tensor(levels, dtype=torch.int32, device=device),
+        scene.level_table,
         (float(scene.image_size[0]), float(scene.image_size[1])),
         rules,
     )
