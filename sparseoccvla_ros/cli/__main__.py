@@ -127,8 +127,8 @@ def play(
 
 def main() -> int:
     """Entry point; a wrong input is one line, not a traceback."""
-    from sparseoccvla_ros.core.errors import InvalidInput
     from sparseoccvla_ros.cli.train import app as train_app
+    from sparseoccvla_ros.core.errors import InvalidInput
     from sparseoccvla_ros.data.commands import app as bag_app
 
     bag_app.command("play")(play)

@@ -28,11 +28,11 @@ def run_demo(
     """0 when at least `min_paths` paths with matching stamps came out and every node was active; else 1."""
     isolated_domain()
     console = Console()
-    trained = load_preset(preset).trained
+    loaded = load_preset(preset)
     bag = bag or bundled_bag()
     out.mkdir(parents=True, exist_ok=True)
     outcome = _play(console, out, bag, rate, preset, profile, duration, composed)
-    summary = {"preset": preset, "trained": trained, **outcome.as_dict()}
+    summary = {"preset": preset, "trained": loaded.trained, "untrained": loaded.untrained, **outcome.as_dict()}
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     console.print(latency_table(outcome), node_table(outcome))
     for line in state_lines(outcome):
@@ -59,10 +59,11 @@ def run_demo(
             console.print(f"  {path}  ({what})", highlight=False)
         else:
             problems.append(f"{path} was not written")
-    if not trained:
+    if loaded.untrained:
+        stages = ", ".join(loaded.untrained)
         console.print(
-            f"[bold yellow]UNTRAINED[/]: preset {preset} has no weights yet. Occupancy, scores and answers come from "
-            "random weights; what you see is the wiring, not understanding."
+            f"[bold yellow]UNTRAINED[/]: preset {preset} has no weights yet for {stages}. What comes from there is "
+            "random and shows the wiring, not understanding."
         )
     for problem in problems:
         console.print(f"[bold red]problem:[/] {problem}")

