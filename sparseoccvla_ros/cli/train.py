@@ -61,6 +61,21 @@ def prepare(
         console.print(f"{len(seeds)} scenes lie in {settings.folder()}")
 
 
+@app.command()
+def ship(
+    weights: Annotated[Path, typer.Argument(help="best.safetensors of a run")],
+    stage: Annotated[str, typer.Option(help="occupancy, reasoning or planning")] = "occupancy",
+    preset: Preset_ = "tiny",
+) -> None:
+    """Put the weights of a run into a preset: float16, with their sha256 in its config.yaml."""
+    with one_line_errors():
+        from sparseoccvla_ros.runtime.presets import load_preset
+        from sparseoccvla_ros.train.ship import ship as put
+
+        target = put(weights, load_preset(preset).folder, stage)
+        Console(stderr=True).print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
 @app.callback(invoke_without_command=True)
 def train(
     context: typer.Context,

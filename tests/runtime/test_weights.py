@@ -16,6 +16,7 @@ from sparseoccvla_ros.occupancy import checkpoints
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.stages import build_occupancy, build_planning
+from sparseoccvla_ros.train.ship import ship
 
 SMALL = {"pretrained": False, "strides": [16, 32], "embed_dims": 32, "queries": 8, "points_per_layer": [2, 4]}
 
@@ -76,5 +77,21 @@ def test_wrong_entries_are_named(folder: Path, weights: dict, message: str) -> N
 def test_weights_of_another_stage_do_not_load(folder: Path) -> None:
     digest = hashlib.sha256((folder / "occupancy.safetensors").read_bytes()).hexdigest()
     write(folder, {"planning": {"file": "occupancy.safetensors", "sha256": digest}})
-    with pytest.raises(InvalidInput, match=r"weights\.planning: .*does not fit"):
+    with pytest.raises(InvalidInput, match=r"weights\.planning: occupancy.safetensors"):
         build_planning(load_preset(str(folder)))
+
+
+def test_a_run_is_shipped_into_a_preset(folder: Path) -> None:
+    before = build_occupancy(load_preset(str(folder)))
+    (folder / "occupancy.safetensors").rename(folder / "best.safetensors")
+    (folder / "config.yaml").write_text("# A comment stays.\n" + (folder / "config.yaml").read_text())
+    target = ship(folder / "best.safetensors", folder, "occupancy")
+    assert target.stat().st_size < 0.7 * (folder / "best.safetensors").stat().st_size
+    assert (folder / "config.yaml").read_text().startswith("# A comment stays.\n")
+    after = build_occupancy(load_preset(str(folder)))
+    assert after.trained
+    for (name, a), b in zip(before.state_dict().items(), after.state_dict().values(), strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6, msg=name)
+    with pytest.raises(InvalidInput, match="not of planning"):
+        ship(target, folder, "planning")

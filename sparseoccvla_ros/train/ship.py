@@ -1,0 +1,58 @@
+"""From a training run into a preset: halved weights, their digest in config.yaml."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..core.errors import InvalidInput
+from ..runtime.presets import STAGES, load_preset
+
+_SECTION = re.compile(r"^weights:.*\n(?:[ \t]+.*\n)*", re.MULTILINE)
+
+
+def ship(source: Path, folder: Path, stage: str) -> Path:
+    """Put exported weights into a preset as its weights of `stage`; returns the file written.
+
+    source: safetensors as Stage.export writes it; folder: of the preset. Matrices and kernels become float16, which
+    halves the file; vectors (biases, norms and their statistics) keep their type. Raises InvalidInput where the file
+    cannot be read, is of another stage, or holds a number that float16 does not.
+    """
+    if stage not in STAGES:
+        raise InvalidInput("stage", f"{stage!r} is none of {', '.join(STAGES)}")
+    try:
+        with safe_open(source, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise InvalidInput("weights", f"{source} cannot be read: {error}") from None
+    if metadata.get("stage", stage) != stage:
+        raise InvalidInput("weights", f"{source} holds weights of {metadata['stage']}, not of {stage}")
+    for name, value in tensors.items():
+        if value.is_floating_point() and value.ndim > 1:
+            tensors[name] = value.half()
+            if not bool(tensors[name].isfinite().all()):
+                raise InvalidInput("weights", f"{name} does not fit into float16")
+    config = folder / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    target = folder / f"{stage}.safetensors"
+    part = folder / f".{target.name}.{os.getpid()}.safetensors"
+    save_file(tensors, part, metadata)
+    part.chmod(0o644)
+    digest = hashlib.sha256(part.read_bytes()).hexdigest()
+    entries = yaml.safe_load(text).get("weights") or {}
+    entries[stage] = {"file": target.name, "sha256": digest}
+    section = yaml.safe_dump({"weights": {s: entries[s] for s in STAGES if s in entries}}, sort_keys=False)
+    changed, count = _SECTION.subn(lambda _: section, text, count=1)
+    if not count:
+        changed = text.rstrip("\n") + "\n" + section
+    part.replace(target)
+    config.write_text(changed, encoding="utf-8")
+    load_preset(str(folder))
+    return target
