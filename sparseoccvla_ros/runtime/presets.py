@@ -39,7 +39,8 @@ class Preset:
     """A loaded preset.
 
     folder: where its files lie; seed: of the random start of untrained weights; weights: safetensors file of each stage
-    (occupancy, reasoning, planning) that is trained; anchors: the AnchorSet file.
+    (occupancy, reasoning, planning) that is trained; anchors: the AnchorSet file. A preset for perception alone
+    (`stages: [occupancy]` in its config) has neither reasoning nor planning nor anchors.
     """
 
     name: str
@@ -47,10 +48,15 @@ class Preset:
     seed: int
     image: ImageConfig
     occupancy: OccupancyConfig
-    reasoning: ReasoningConfig
-    planning: PlanningConfig
-    anchors: Path
+    reasoning: ReasoningConfig | None
+    planning: PlanningConfig | None
+    anchors: Path | None
     weights: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stages that the preset has, in the order of the data flow."""
+        return tuple(stage for stage in STAGES if getattr(self, stage) is not None)
 
     @property
     def trained(self) -> bool:
@@ -60,7 +66,12 @@ class Preset:
     @property
     def untrained(self) -> tuple[str, ...]:
         """Stages that start from the seed, in the order of the data flow."""
-        return tuple(stage for stage in STAGES if stage not in self.weights)
+        return tuple(stage for stage in self.stages if stage not in self.weights)
+
+    def need(self, stage: str) -> None:
+        """Raise InvalidInput naming the stage when the preset does not have it."""
+        if stage not in self.stages:
+            raise InvalidInput("preset", f"{self.name} has no {stage}, only {', '.join(self.stages)}")
 
 
 def _config(kind: type[T], section: str, values: dict[str, Any] | None) -> T:
@@ -99,20 +110,28 @@ def load_preset(name: str) -> Preset:
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         version = content.get("format_version") if isinstance(content, dict) else None
         raise InvalidInput("format_version", f"{file} has {version}, this package reads {FORMAT_VERSION}")
-    known = {"format_version", "name", "seed", "anchors", "weights", *SECTIONS}
+    known = {"format_version", "name", "seed", "stages", "anchors", "weights", *SECTIONS}
     unknown = sorted(set(content) - known)
     if unknown:
         raise InvalidInput(unknown[0], f"is no section of {file}; known are {', '.join(sorted(known))}")
-    anchors = folder / content.get("anchors", "anchors.npz")
-    if not anchors.is_file():
-        raise InvalidInput("anchors", f"{anchors} is missing")
+    stages = content.get("stages", list(STAGES))
+    if stages not in (list(STAGES), ["occupancy"]):
+        raise InvalidInput("stages", f"want [{', '.join(STAGES)}] or [occupancy], got {stages}")
+    configs = {section: _config(kind, section, content.get(section)) for section, kind in SECTIONS.items()}
+    anchors = None
+    if stages == ["occupancy"]:
+        configs |= {"reasoning": None, "planning": None}
+    else:
+        anchors = folder / content.get("anchors", "anchors.npz")
+        if not anchors.is_file():
+            raise InvalidInput("anchors", f"{anchors} is missing")
     return Preset(
         name=content.get("name", folder.name),
         folder=folder,
         seed=int(content.get("seed", 0)),
         anchors=anchors,
         weights=_weights(folder, content.get("weights")),
-        **{section: _config(kind, section, content.get(section)) for section, kind in SECTIONS.items()},
+        **configs,
     )
 
 

@@ -66,7 +66,11 @@ def build_occupancy(preset: Preset, device: str = "cpu") -> OccupancyEncoder:
 
 
 def build_reasoning(preset: Preset, device: str = "cpu") -> Reasoner:
-    """The reasoner of a preset with its language model (converted into the cache on first use)."""
+    """The reasoner of a preset with its language model (converted into the cache on first use).
+
+    Raises InvalidInput("preset", ...) when the preset has no such stage.
+    """
+    preset.need("reasoning")
     anchors = AnchorSet.load(preset.anchors)
     model = load_language_model(preset.reasoning.language_model, cache_folder(), preset.reasoning.dtype)
     torch.manual_seed(preset.seed + 1)
@@ -74,7 +78,8 @@ def build_reasoning(preset: Preset, device: str = "cpu") -> Reasoner:
 
 
 def build_planning(preset: Preset, device: str = "cpu") -> Planner:
-    """The planner of a preset with its anchors."""
+    """The planner of a preset with its anchors; InvalidInput("preset", ...) when the preset has no such stage."""
+    preset.need("planning")
     anchors = AnchorSet.load(preset.anchors)
     torch.manual_seed(preset.seed + 2)
     return _finish(Planner(preset.planning, anchors), "planning", preset, pick_device(device))
