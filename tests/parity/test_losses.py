@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +16,6 @@ from torch import Tensor
 
 from sparseoccvla_ros.occupancy.decoder import LayerOutput
 from sparseoccvla_ros.occupancy.losses import LossWeights, OccupancyTargets, occupancy_loss, total_loss
-
-FIXTURES = Path(os.environ.get("SPARSEOCCVLA_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
-
-
-def recorded(pattern: str) -> list:
-    """Parameters for what is there, or one that skips."""
-    found = sorted(FIXTURES.glob(pattern))
-    if not found:
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no {pattern} under SPARSEOCCVLA_FIXTURES"))]
-    return [pytest.param(path, id=path.stem) for path in found]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def computed(folder: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -50,7 +34,7 @@ def computed(folder: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, Ten
     return occupancy_loss(outputs, leaves["init_points"], targets), leaves
 
 
-@pytest.mark.parametrize("folder", recorded("opus_loss*"))
+@pytest.mark.recorded("opus_loss*", "folder")
 def test_default_weights_are_those_of_the_record(folder: Path) -> None:
     stated, ours = json.loads((folder / "losses.json").read_text()), LossWeights()
     assert list(ours.channels) == stated["cls_channel_weights"]
@@ -59,7 +43,7 @@ def test_default_weights_are_those_of_the_record(folder: Path) -> None:
     assert (ours.beta, ours.points) == (points["beta"], points["weight"])
 
 
-@pytest.mark.parametrize("folder", recorded("opus_loss*"))
+@pytest.mark.recorded("opus_loss*", "folder")
 def test_terms_and_gradients(folder: Path) -> None:
     arrays = dict(np.load(folder / "loss.npz"))
     stated = json.loads((folder / "losses.json").read_text())

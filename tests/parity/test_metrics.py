@@ -6,13 +6,11 @@ SPARSEOCCVLA_FIXTURES names the folder (default: shared/fixtures beside the chec
 from __future__ import annotations
 
 import json
-import os
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.occ3d import CLASSES
@@ -20,21 +18,7 @@ from sparseoccvla_ros.eval.forecast import ForecastMeter, Protocol
 from sparseoccvla_ros.eval.occupancy import AbsentRule, OccupancyMeter
 from sparseoccvla_ros.eval.ray_iou import RayMeter, cast, lidar_origins, ray_directions, rays_from
 
-FIXTURES = Path(os.environ.get("SPARSEOCCVLA_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
 MASKS = {"camera_mask": "mask_camera", "lidar_mask": "mask_lidar", "no_mask": None}
-
-
-def recorded(pattern: str) -> list:
-    """Parameters for what is there, or one that skips."""
-    found = sorted(FIXTURES.glob(pattern))
-    if not found:
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no {pattern} under SPARSEOCCVLA_FIXTURES"))]
-    return [pytest.param(path, id=path.stem) for path in found]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def expected_of(folder: Path) -> dict:
@@ -50,7 +34,7 @@ def assert_iou(got: np.ndarray, stated: dict, tolerance: float) -> None:
     np.testing.assert_allclose(got, ious(stated, names), rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("folder", recorded("occ3d_miou*"))
+@pytest.mark.recorded("occ3d_miou*", "folder")
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("rule", [AbsentRule.LEFT_OUT, AbsentRule.ZERO_IF_PREDICTED])
 def test_voxel_miou(folder, mask, rule):
@@ -74,7 +58,7 @@ def test_voxel_miou(folder, mask, rule):
     assert round(100 * got.miou, 2) == stated["miou_percent_2_decimals"]
 
 
-@pytest.mark.parametrize("folder", recorded("rayiou*"))
+@pytest.mark.recorded("rayiou*", "folder")
 def test_ray_iou(folder):
     frames, stated = np.load(folder / "frames.npz"), expected_of(folder)
     meter = RayMeter()
@@ -91,7 +75,7 @@ def test_ray_iou(folder):
     assert got.ray_iou == pytest.approx(stated["RayIoU"], abs=1e-6)
 
 
-@pytest.mark.parametrize("folder", recorded("rayiou*"))
+@pytest.mark.recorded("rayiou*", "folder")
 @pytest.mark.parametrize(("grid", "prefix"), [("pred", "pred"), ("semantics", "gt")])
 def test_every_ray(folder, grid, prefix):
     frames = np.load(folder / "frames.npz")
@@ -100,7 +84,7 @@ def test_every_ray(folder, grid, prefix):
     np.testing.assert_allclose(hits.distances, frames[f"rays.0.{prefix}_depth_m"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("folder", recorded("rayiou*"))
+@pytest.mark.recorded("rayiou*", "folder")
 def test_ray_directions(folder):
     np.testing.assert_array_equal(ray_directions(), np.load(folder / "frames.npz")["ray_directions"])
 
@@ -109,7 +93,7 @@ def pose(translation: list[float], wxyz: list[float]) -> np.ndarray:
     return geometry.transform(np.array(translation), np.roll(wxyz, -1))
 
 
-@pytest.mark.parametrize("folder", recorded("rayiou*"))
+@pytest.mark.recorded("rayiou*", "folder")
 def test_lidar_origins(folder):
     stated = json.loads((folder / "origins.json").read_text())["frames"]
     for _, group in groupby(stated, lambda frame: frame["scene_name"]):
@@ -127,7 +111,7 @@ def sequences_of(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(f["pred"], f["semantics"]) for f in files]
 
 
-@pytest.mark.parametrize("folder", recorded("forecasting*"))
+@pytest.mark.recorded("forecasting*", "folder")
 def test_sparseworld_forecast(folder):
     stated = expected_of(folder)["sparseworld_protocol"]
     meter = ForecastMeter(Protocol.SPARSEWORLD, Protocol.SPARSEWORLD.seconds)
@@ -149,7 +133,7 @@ def test_sparseworld_forecast(folder):
     assert got.iou == pytest.approx(stated["average_1s_2s_3s"]["iou_occupied"], abs=1e-9)
 
 
-@pytest.mark.parametrize("folder", recorded("forecasting*"))
+@pytest.mark.recorded("forecasting*", "folder")
 def test_occworld_forecast(folder):
     stated = expected_of(folder)["occworld_protocol"]
     meter = ForecastMeter(Protocol.OCCWORLD, Protocol.OCCWORLD.seconds)

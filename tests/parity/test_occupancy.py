@@ -6,7 +6,6 @@ SPARSEOCCVLA_FIXTURES names the folder (default: shared/fixtures beside the chec
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +32,6 @@ from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.occupancy.neck import FeaturePyramid
 from sparseoccvla_ros.occupancy.postprocess import voxels_from_scores
 from sparseoccvla_ros.occupancy.sampling import SceneViews
-
-FIXTURES = Path(os.environ.get("SPARSEOCCVLA_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
-
-
-def recorded(pattern: str) -> list:
-    """Parameters for what is there, or one that skips."""
-    found = sorted(FIXTURES.glob(pattern))
-    if not found:
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no {pattern} under SPARSEOCCVLA_FIXTURES"))]
-    return [pytest.param(path, id=path.stem) for path in found]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -81,7 +65,7 @@ def take_path(decoder: OccupancyDecoder, path: str) -> None:
         layer.sampling.path = path
 
 
-@pytest.mark.parametrize("folder", recorded("opus_decoder_*"))
+@pytest.mark.recorded("opus_decoder_*", "folder")
 def test_configuration_is_read_off_the_shapes(folder):
     decoder, config = decoder_of(folder)
     stated = json.loads((folder / "config.json").read_text())
@@ -97,7 +81,7 @@ def test_configuration_is_read_off_the_shapes(folder):
     assert len(decoder.layers) == stated["num_layers"]
 
 
-@pytest.mark.parametrize("folder", recorded("opus_decoder_*"))
+@pytest.mark.recorded("opus_decoder_*", "folder")
 @pytest.mark.parametrize("path", ["plain", "bag"])
 def test_decoder(folder, path):
     decoder, config = decoder_of(folder)
@@ -121,7 +105,7 @@ def test_decoder(folder, path):
             assert error < 1e-4, f"layer {index} {name}: {error:.2e}"
 
 
-@pytest.mark.parametrize("folder", recorded("opus_decoder_*"))
+@pytest.mark.recorded("opus_decoder_*", "folder")
 @pytest.mark.parametrize(
     ("change", "mistake"),
     [
@@ -140,7 +124,7 @@ def test_clean_switches_move_the_result_as_recorded(folder, change, mistake):
         assert got == pytest.approx(shift, abs=2e-4)
 
 
-@pytest.mark.parametrize("folder", recorded("opus_decoder_*"))
+@pytest.mark.recorded("opus_decoder_*", "folder")
 def test_ring_order_gives_the_same(folder):
     decoder, config = decoder_of(folder)
     scene = views_of(folder, config)
@@ -154,7 +138,7 @@ def test_ring_order_gives_the_same(folder):
     torch.testing.assert_close(turned.points, plain.points, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("folder", recorded("opus_image_encoder*"))
+@pytest.mark.recorded("opus_image_encoder*", "folder")
 def test_image_encoder(folder):
     stated = json.loads((folder / "config.json").read_text())
     state = opus_state(load_file(folder / "state_dict.safetensors"))
@@ -184,7 +168,7 @@ def test_image_encoder(folder):
         assert error < 1e-3, f"level {index}: {error:.2e}"
 
 
-@pytest.mark.parametrize("path", recorded("opus_postprocess/*.npz"))
+@pytest.mark.recorded("opus_postprocess*/*.npz", "path")
 def test_postprocess(path):
     case = np.load(path)
     lower, upper = np.float32(OCC3D_GRID.lower), np.float32(OCC3D_GRID.upper)
@@ -205,7 +189,7 @@ def test_postprocess(path):
 VARIANTS = {"OPUS-T": "t", "OPUS-S": "s", "OPUS-M": "m", "OPUS-L": "l", "SparseWorld": None, "SparseWorld-72pts": None}
 
 
-@pytest.mark.parametrize("path", recorded("opus_checkpoint_keys.json"))
+@pytest.mark.recorded("opus_checkpoint_keys*.json", "path")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_public_checkpoints_load_strictly_and_survive_our_format(path, name, tmp_path):
     """A file with the names and shapes of each released model, random numbers inside, through the real loader."""
@@ -252,7 +236,7 @@ def test_public_checkpoints_load_strictly_and_survive_our_format(path, name, tmp
         load_opus(again, tmp_path / "broken.pth")
 
 
-@pytest.mark.parametrize("path", recorded("opus_checkpoint_keys.json"))
+@pytest.mark.recorded("opus_checkpoint_keys*.json", "path")
 def test_sparseworld_present_queries_are_picked_by_their_counts(path):
     generator = torch.Generator().manual_seed(1)
     counts = torch.randint(0, 5, (1040, 7), generator=generator)
