@@ -17,8 +17,9 @@ from sparseoccvla_ros.data.commands import one_line_errors
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.data.world_samples import WorldSamples
+    from sparseoccvla_ros.occupancy.losses import LossWeights
     from sparseoccvla_ros.runtime.presets import Preset
-    from sparseoccvla_ros.train.occupancy_stage import OccupancyStage
+    from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
     from sparseoccvla_ros.train.trainer import Report
 
 app = typer.Typer(help="Train a stage of a preset, or prepare the data for it.")
@@ -86,11 +87,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in OUT")] = False,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="minutes of training in all")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="optimizer steps in all")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="samples per step and process")] = 4,
-    rate: Annotated[float, typer.Option(min=0.0, help="peak learning rate")] = 3e-4,
+    batch: Annotated[int, typer.Option(min=1, help="samples per step and process")] = 2,
+    rate: Annotated[float, typer.Option(min=0.0, help="peak learning rate")] = 8e-4,
+    alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="focal loss: weight of positives; OPUS 0.25")] = 0.6,
+    gamma: Annotated[float, typer.Option(min=0.0, help="focal loss: exponent; OPUS 2")] = 1.0,
     scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on")] = 10_000,
     validation: Annotated[int, typer.Option(min=1, help="seeds of the world to validate on")] = 20,
-    validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 200,
+    validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 400,
     frozen: Annotated[
         int, typer.Option(min=-1, help="first blocks of the backbone that stay as they are; -1: all")
     ] = 5,
@@ -112,8 +115,10 @@ def train(
         import torch
 
         from sparseoccvla_ros.data.samples import Augmentation
+        from sparseoccvla_ros.occupancy.losses import LossWeights
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.runtime.stages import pick_device
+        from sparseoccvla_ros.train.occupancy_stage import OccupancyStageSettings
         from sparseoccvla_ros.train.settings import TrainSettings
         from sparseoccvla_ros.train.trainer import Trainer
 
@@ -121,7 +126,7 @@ def train(
         torch.set_num_threads(threads or os.cpu_count() or 1)
         settings = TrainSettings(
             steps=steps, minutes=minutes, batch=batch, rate=rate, seed=seed, validate_every=validate_every,
-            loaders=1 if (os.cpu_count() or 1) < 8 else 8,
+            save_every=100, loaders=1 if (os.cpu_count() or 1) < 8 else 8,
         )  # fmt: skip
         if stage != 1:
             raise InvalidInput("stage", f"{stage} cannot be trained by this version, 1 can")
@@ -130,7 +135,10 @@ def train(
         found = load_preset(preset)
         kind = pick_device(device).type
         torch.manual_seed(seed)
-        trained = _occupancy_stage(found, kind, precision, frozen, truth, history_gradient, init)
+        start = "random" if init else "data"
+        choices = OccupancyStageSettings(truth, frozen, history_gradient, start, depthwise=kind != "cpu")
+        weights = LossWeights(alpha=alpha, gamma=gamma)
+        trained = _occupancy_stage(found, kind, precision, choices, weights, init)
         console = Console(stderr=True)
         folder = out or Path("out/train/occupancy")
         with _bar(console) as bar:
@@ -152,17 +160,21 @@ def train(
 
 
 def _occupancy_stage(
-    preset: Preset, device: str, precision: str, frozen: int, truth: str, history: bool, init: Path | None
+    preset: Preset,
+    device: str,
+    precision: str,
+    choices: OccupancyStageSettings,
+    weights: LossWeights,
+    init: Path | None,
 ) -> OccupancyStage:
     from sparseoccvla_ros.occupancy import checkpoints
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
-    from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
+    from sparseoccvla_ros.train.occupancy_stage import OccupancyStage
 
     encoder = OccupancyEncoder(preset.occupancy.replace(backbone_dtype=_precision(precision, device)))
     if init is not None:
         checkpoints.load(encoder, init)
-    settings = OccupancyStageSettings(truth, frozen, history, "random" if init else "data", device != "cpu")
-    return OccupancyStage(encoder, settings)
+    return OccupancyStage(encoder, choices, weights)
 
 
 def _world(split: str, count: int, preset: Preset, device: str, cached_only: bool = False) -> WorldSamples:
