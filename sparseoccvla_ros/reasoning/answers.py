@@ -1,4 +1,4 @@
-"""Greedy decoding of one answer, token by token, beside planning."""
+"""Greedy decoding of answers, token by token, beside planning: one that streams, or several at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .answer_text import TextStream, check_question
 from .language_model import CacheLayers, LanguageModel
 from .turns import Turns
 
-__all__ = ["Answer", "check_limits", "check_question", "decode"]
+__all__ = ["Answer", "check_limits", "check_question", "decode", "decode_batch"]
 
 QUESTION_CHUNK = 16
 """Question tokens per model call: about as long as one decoding step, so a prefill never waits longer than that."""
@@ -104,3 +104,58 @@ def _finish(stream: TextStream, on_text: Callable[[str], None], reason: Reason) 
     if piece := stream.finish():
         on_text(piece)
     return reason
+
+
+@torch.inference_mode()
+def decode_batch(
+    language_model: LanguageModel,
+    past: CacheLayers,
+    ids: list[list[int]],
+    streams: list[TextStream],
+    cancel: threading.Event,
+    turns: Turns,
+    max_tokens: int,
+    deadline: float,
+) -> list[tuple[Reason, int]]:
+    """As `decode` for several questions about one scene; (reason, tokens) of each.
+
+    Shorter questions are padded on the left of their tokens, behind the scene; the padding is masked and takes no
+    position, so each row runs as it would alone. The model is held for one token of all rows at a time.
+    """
+    rows, scene, longest = len(ids), past[0][0].shape[-2], max(map(len, ids))
+    device = language_model.device
+    lengths = torch.tensor([len(row) for row in ids], device=device)
+    padded = torch.tensor([[0] * (longest - len(row)) + row for row in ids], device=device)
+    places = torch.arange(longest, device=device) - (longest - lengths)[:, None]
+    mask = torch.cat([places.new_ones(rows, scene, dtype=torch.bool), places >= 0], dim=1)
+    past = tuple((k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in past)
+    with turns.patient():
+        embeddings = language_model.embed(padded)
+        hidden, past = language_model.forward(embeddings, past, mask, scene + places.clamp_min(0))
+        tokens = language_model.logits(hidden[:, -1]).argmax(-1)
+
+    stop = language_model.stop_ids
+    counts, reasons = [0] * rows, [None] * rows
+    position = scene + lengths[:, None]
+    while True:
+        for i, token in enumerate(tokens.tolist()):
+            if reasons[i] is not None:
+                continue
+            if token in stop:
+                reasons[i] = "complete"
+                continue
+            counts[i] += 1
+            streams[i].push(token)
+            if counts[i] == max_tokens or streams[i].full:
+                reasons[i] = "token_limit"
+        over = "cancelled" if cancel.is_set() else "time_limit" if time.monotonic() >= deadline else None
+        if over is not None or None not in reasons:
+            break
+        mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+        with turns.patient():
+            hidden, past = language_model.forward(language_model.embed(tokens[:, None]), past, mask, position)
+            tokens = language_model.logits(hidden[:, -1]).argmax(-1)
+        position = position + 1
+    for stream in streams:
+        stream.finish()
+    return [(reason or over, count) for reason, count in zip(reasons, counts, strict=True)]

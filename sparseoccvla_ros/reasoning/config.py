@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..core.errors import InvalidInput
 
-DTYPES = ("bfloat16", "float16", "float32")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+LORA_TARGETS = ("all", "attention")
 TOKEN_SCORES = ("mean", "max")
 
 
@@ -21,9 +22,10 @@ class ReasoningConfig:
     """Channels C of an occupancy query."""
     language_model: str = "smollm2-135m-instruct"
     """Language model: "smollm2-135m-instruct" (from its Python package), "random-tiny" (untrained, for tests), or the
-    folder of any transformers causal language model."""
-    dtype: str = "bfloat16"
-    """Number format of the language model; the bridge around it is always float32."""
+    folder of any transformers causal language model, of InternLM2 or of InternVL (its vision half is left out)."""
+    dtype: str = "auto"
+    """Number format of the language model; the bridge around it is always float32. "auto": bfloat16 where the hardware
+    multiplies it, else float32."""
     occupancy_tokens: int = 100
     """At most this many queries become tokens: the ones with the highest occupancy score."""
     token_score: str = "mean"
@@ -48,6 +50,8 @@ class ReasoningConfig:
     """Adapter scale is lora_alpha / lora_r. The paper uses 16."""
     lora_dropout: float = 0.05
     """Dropout inside the adapters, in training."""
+    lora_targets: str = "all"
+    """Adapted layers: "all" linear ones of the decoder (HERMES), or those of its "attention" (OmniDrive)."""
     forecaster_dims: int = 128
     """Width of the forecaster's layers."""
     forecaster_layers: int = 2
@@ -107,7 +111,7 @@ class ReasoningConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
                 raise InvalidInput(f"reasoning.{name}", f"want {low}..{high}, got {value!r}")
-        for name, allowed in (("dtype", DTYPES), ("token_score", TOKEN_SCORES)):
+        for name, allowed in (("dtype", DTYPES), ("token_score", TOKEN_SCORES), ("lora_targets", LORA_TARGETS)):
             if getattr(self, name) not in allowed:
                 raise InvalidInput(f"reasoning.{name}", f"want one of {list(allowed)}, got {getattr(self, name)!r}")
         for name in ("language_model", "scoring_prompt"):

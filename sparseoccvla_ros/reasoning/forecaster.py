@@ -1,4 +1,9 @@
-"""Occupancy at +1, +2 and +3 s: one network for all horizons (paper, figure: "Shared Forecaster")."""
+"""Occupancy at +1, +2 and +3 s: one network for all horizons (paper, figure: "Shared Forecaster").
+
+The network is told the ego's future path: the planned one on line, else constant velocity, or the true one (labelled
+"oracle", evaluation only). What it says is in the current ego frame; `forecast_voxels` turns it into voxels there (what
+nodes publish and the planner's gate reads) or in the future ego frames (what Occ3D's forecasts are compared in).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..core import geometry
 from ..core.occ3d import NUM_CLASSES
-from ..core.types import HORIZONS, WAYPOINT_TIMES
+from ..core.types import HORIZONS, WAYPOINT_TIMES, SceneQueries
+from ..core.voxelise import voxelise
+from ..core.voxels import SparseVoxels, VoxelGrid
 from .config import ReasoningConfig
 from .position import encode_positions
 
@@ -124,3 +132,31 @@ def apply_forecast(
     new_scores = scores + scores * (1 - scores) * growth / (1 + scores * growth)
     new_labels = np.where(switch, rival, labels).astype(np.uint8)
     return moved, new_labels, np.clip(new_scores, 0.0, 1.0).astype(np.float32)
+
+
+def forecast_voxels(
+    queries: SceneQueries,
+    forecast: Forecast,
+    config: ReasoningConfig,
+    grid: VoxelGrid,
+    future2now: np.ndarray | None = None,
+) -> tuple[SparseVoxels, ...]:
+    """Voxels at each horizon of the batch's first sample.
+
+    future2now: None leaves them in base_link at the stamp (the CURRENT ego frame); float64 [H, 4, 4], the pose of
+    base_link at each horizon in base_link at the stamp, puts each horizon into its own FUTURE ego frame. Points move
+    before they become voxels, so nothing is resampled.
+    """
+    distance = np.square(queries.points - queries.centres[:, None]).sum(-1)
+    near = distance < config.max_point_distance**2
+    parts = [x[0].cpu().numpy() for x in (forecast.shift, forecast.turn, forecast.class_change)]
+    out = []
+    for i, (shift, turn, change) in enumerate(zip(*parts, strict=True)):
+        points, labels, scores = apply_forecast(
+            queries.points, queries.centres, queries.labels, queries.scores, shift, turn, change
+        )
+        if future2now is not None:
+            points = geometry.apply(geometry.inverse(future2now[i]), points)
+        keep = near & (scores > config.score_threshold)
+        out.append(voxelise(points[keep], labels[keep], scores[keep], grid))
+    return tuple(out)

@@ -6,6 +6,7 @@ a local folder, as safetensors only, and code inside a model folder is never run
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 
@@ -23,14 +24,15 @@ import torch
 
 from ..core.errors import InvalidInput
 from ..core.paths import cache_folder
-from . import random_model, smollm2
-from .config import DTYPES, ReasoningConfig
+from . import internlm2_tokenizer, internvl, random_model, smollm2
+from .config import DTYPES
 
 CacheLayers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 """Keys and values [B, heads, T, d] of each layer; never written to, so any number of continuations may share them."""
 
 _SCENE = "\u241fscene\u241f"
 _QUESTION = "\u241fquestion\u241f"
+_ANSWER = "\u241fanswer\u241f"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,20 +97,34 @@ class LanguageModel:
         return replace(self, model=self.model.to(device))
 
     def embed(self, ids: list[int] | torch.Tensor) -> torch.Tensor:
-        """Embeddings [1, T, D] of token ids."""
+        """Embeddings [B, T, D] of token ids: a list or [T] is one row, [B, T] are many."""
         tensor = torch.as_tensor(ids, dtype=torch.long, device=self.device)
-        return self.model.get_input_embeddings()(tensor.reshape(1, -1))
+        return self.model.get_input_embeddings()(tensor if tensor.ndim == 2 else tensor[None])
 
-    def forward(self, embeddings: torch.Tensor, past: CacheLayers | None = None) -> tuple[torch.Tensor, CacheLayers]:
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        past: CacheLayers | None = None,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, CacheLayers]:
         """Run embeddings [B, T, D] behind `past`.
 
-        Returns the last hidden states [B, T, D] (after the final norm) and keys and values of past + T tokens. `past`
-        is only read: the model's cache appends by making new tensors.
+        mask: bool [B, past + T], False where rows of different lengths are padded (then positions, int64 [B, T], say
+        where each token stands). Returns the last hidden states [B, T, D] (after the final norm) and keys and values
+        of past + T tokens. `past` is only read: the model's cache appends by making new tensors. Differentiable, also
+        through `past`.
         """
         from transformers import DynamicCache
 
         cache: Any = DynamicCache(past, config=self.config) if past else DynamicCache(config=self.config)
-        out = self.decoder(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+        out = self.decoder(
+            inputs_embeds=embeddings,
+            past_key_values=cache,
+            use_cache=True,
+            attention_mask=None if mask is None else mask.long(),
+            position_ids=positions,
+        )
         return out.last_hidden_state, tuple((layer.keys, layer.values) for layer in cache.layers)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -154,6 +170,19 @@ class LanguageModel:
             parts = self.tokenizer([before, after], add_special_tokens=False, split_special_tokens=False)["input_ids"]
         return parts[0], parts[1]
 
+    def answer_end(self) -> int:
+        """Id of the token that ends an answer in the model's own chat template (where it has none: end of text)."""
+        after = ""
+        if getattr(self.tokenizer, "chat_template", None):
+            turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+            after = self.tokenizer.apply_chat_template(turns, tokenize=False).partition(_ANSWER)[2]
+        with self._tokenizing:
+            ids = self.tokenizer(after, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        end = next((i for i in ids if i in self.stop_ids), self.tokenizer.eos_token_id)
+        if end is None:
+            raise InvalidInput("language_model", f"{self.name} has no token that ends an answer")
+        return int(end)
+
     def _render(self, messages: list[dict[str, str]]) -> str:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
@@ -163,28 +192,42 @@ def cropped(layers: CacheLayers, length: int) -> CacheLayers:
     return tuple((k[..., :length, :].clone(), v[..., :length, :].clone()) for k, v in layers)
 
 
+def pick_dtype(name: str, device: torch.device | str = "cpu") -> torch.dtype:
+    """The number format: "auto" is bfloat16 on GPUs and on CPUs that multiply it in hardware, else float32.
+
+    Elsewhere a CPU emulates bfloat16, which is slower than float32. Raises InvalidInput("dtype").
+    """
+    if name not in DTYPES:
+        raise InvalidInput("dtype", f"want one of {list(DTYPES)}, got {name!r}")
+    if name != "auto":
+        return getattr(torch, name)
+    native = torch.device(device).type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
 def load_language_model(
     name_or_path: str,
     cache_dir: Path | str | None = None,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     progress: Callable[[str], None] = lambda message: None,
+    device: torch.device | str = "cpu",
 ) -> LanguageModel:
-    """A language model ready for inference, on the CPU.
+    """A language model ready for inference.
 
-    name_or_path: "smollm2-135m-instruct", "random-tiny", or a local transformers folder with safetensors.
-    cache_dir: where converted models live (default `cache_folder()`). progress: called with one line per slow step.
+    name_or_path: "smollm2-135m-instruct", "random-tiny", or a local folder: of any transformers causal model with
+    safetensors, of InternLM2, or of InternVL, whose vision half is left out. cache_dir: where converted models live
+    (default `cache_folder()`). dtype: see `pick_dtype`. progress: called with one line per slow step.
     Raises InvalidInput("language_model") when there is no such model, or it cannot be read.
     """
-    if dtype not in DTYPES:
-        raise InvalidInput("dtype", f"want one of {list(DTYPES)}, got {dtype!r}")
-    kind = getattr(torch, dtype)
+    kind = pick_dtype(dtype, device)
     if name_or_path == random_model.NAME:
         model, tokenizer = random_model.build()
-        return LanguageModel(model.to(kind).eval().requires_grad_(False), tokenizer, name_or_path)
-    if name_or_path == smollm2.NAME:
+        model = model.to(kind)
+    elif name_or_path == smollm2.NAME:
         cache = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()
         with _no_progress_bars():
             folder = smollm2.converted_folder(cache, progress)
+        model, tokenizer = _from_folder(folder, kind)
     else:
         folder = Path(name_or_path).expanduser()
         if not (folder / "config.json").is_file():
@@ -192,8 +235,8 @@ def load_language_model(
                 "language_model",
                 f"{name_or_path!r} is neither {smollm2.NAME}, {random_model.NAME} nor a transformers folder",
             )
-    model, tokenizer = _from_folder(folder, kind)
-    return LanguageModel(model, tokenizer, name_or_path)
+        model, tokenizer = _from_folder(folder, kind)
+    return LanguageModel(model.eval().requires_grad_(False).to(device), tokenizer, name_or_path)
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -202,12 +245,22 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        inner = config.get("llm_config") or config
         with _no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+            if inner.get("model_type") == "internlm2":
+                tokenizer = internlm2_tokenizer.load(folder)
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+            if config.get("model_type") in internvl.MODEL_TYPES:
+                return internvl.load(folder, config, dtype), tokenizer
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InvalidInput("language_model", f"cannot read {folder.name}: {str(error).splitlines()[0]}") from error
-    return model.eval().requires_grad_(False), tokenizer
+    except InvalidInput:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InvalidInput("language_model", f"cannot read {folder.name}: {reason}") from error
+    return model, tokenizer
 
 
 @contextmanager
@@ -222,32 +275,3 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> LanguageModel:
-    """The model with trainable low-rank adapters on every linear layer of the decoder; its base stays frozen.
-
-    lora_r 0 returns the model unchanged. The base model object is changed in place (peft does that).
-    Raises InvalidInput("language_model") when peft is not installed.
-    """
-    if config.lora_r == 0:
-        return language_model
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise InvalidInput("language_model", "adapters need the Python package peft") from error
-    settings = LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    return replace(language_model, model=get_peft_model(language_model.model, settings))
-
-
-def merge(language_model: LanguageModel) -> LanguageModel:
-    """The model with its adapters folded into the weights; unchanged where it has none."""
-    if not hasattr(language_model.model, "merge_and_unload"):
-        return language_model
-    return replace(language_model, model=language_model.model.merge_and_unload().eval().requires_grad_(False))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,15 +14,15 @@ from torch import nn
 
 from ..core.errors import InvalidInput
 from ..core.occ3d import NUM_CLASSES
-from ..core.types import STEPS, Reasoning, SceneQueries, check_array
-from ..core.voxelise import voxelise
+from ..core.types import HORIZONS, STEPS, Reasoning, SceneQueries, check_array
 from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
+from . import adapters
 from .anchor_head import AnchorHead
 from .answer_text import TextStream, check_question
-from .answers import Answer, check_limits, decode
+from .answers import Answer, check_limits, decode, decode_batch
 from .config import ReasoningConfig
 from .connector import Connector, choose_queries, query_scores
-from .forecaster import Forecast, Forecaster, apply_forecast
+from .forecaster import Forecast, Forecaster, forecast_voxels
 from .fusion import ResidualFusion
 from .global_tokens import GlobalTokens
 from .language_model import CacheLayers, LanguageModel, cropped
@@ -33,12 +34,14 @@ from .turns import Turns
 class Readout:
     """Everything one prefill gives, with gradients where they are enabled.
 
-    token: float32 [B, D], T_r; anchor_logits: float32 [B, A]; fused: float32 [B, Q, C]; forecast: see `Forecast`;
-    scene: [B, G + K, D], the tokens as they went in; chosen: int64 [B, K], the query of each occupancy token.
+    token: float32 [B, D], T_r; anchor_logits: float32 [B, A]; occupancy: float32 [B, K, D], the occupancy tokens
+    behind the language model (T_o'); fused: float32 [B, Q, C]; forecast: see `Forecast`; scene: [B, G + K, D], the
+    tokens as they went in, global ones first; chosen: int64 [B, K], the query of each occupancy token.
     """
 
     token: torch.Tensor
     anchor_logits: torch.Tensor
+    occupancy: torch.Tensor
     fused: torch.Tensor
     forecast: Forecast
     scene: torch.Tensor
@@ -117,6 +120,36 @@ class Reasoner(nn.Module):
             self._scene = None
             self._prefix = None
 
+    # --- adapters
+
+    def add_adapter(self) -> None:
+        """Put trainable low-rank adapters into the language model, as the config says; they start as no change."""
+        self.use(adapters.with_lora(self.language_model, self.config))
+
+    def save_adapter(self, path: Path) -> None:
+        """Write the adapters to a safetensors file of their own; InvalidInput("adapter") when there are none."""
+        adapters.save_adapter(self.language_model, self.config, path)
+
+    def load_adapter(self, path: Path, merge: bool = True) -> None:
+        """Take the adapters of a file: merged into the weights for inference, or (merge False) to train them on.
+
+        Raises InvalidInput("adapter") naming what is missing, truncated or does not fit; the model is then unchanged.
+        """
+        loaded = adapters.load_adapter(self.language_model, self.config, path)
+        self.use(adapters.merge(loaded) if merge else loaded)
+
+    def trainable_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """What can train, in two groups: "bridge" (this module's own) and "adapter" (in the language model)."""
+        adapter = [parameter for _, parameter in adapters.adapter_parameters(self.language_model)]
+        return {"bridge": list(self.parameters()), "adapter": adapter}
+
+    def train(self, mode: bool = True) -> Reasoner:
+        """Training mode of the bridge and, for their dropout, of the adapters."""
+        super().train(mode)
+        if adapters.has_adapter(self.language_model):
+            self.language_model.model.train(mode)
+        return self
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Reasoner:
         # `to(device)` moves the bridge; the language model follows it, but keeps its own number format.
         super()._apply(fn, recurse)
@@ -148,14 +181,36 @@ class Reasoner(nn.Module):
         view_features: torch.Tensor,
         motion: torch.Tensor,
     ) -> Readout:
-        """The read-outs of a batch from a fresh prefill, differentiable (training; `reason` reuses the prefix).
+        """The read-outs of a batch from a fresh prefill, differentiable (`reason` reuses the prefix).
 
         Arguments as in `scene_tokens`; motion: [B, 6, 2] m, the ego's future waypoints.
         """
+        return self.prefill(features, centres, scores, view_features, motion)[0]
+
+    def prefill(
+        self,
+        features: torch.Tensor,
+        centres: torch.Tensor,
+        scores: torch.Tensor,
+        view_features: torch.Tensor,
+        motion: torch.Tensor,
+    ) -> tuple[Readout, CacheLayers]:
+        """As `forward`, with the keys and values up to the last scene token, which questions continue from."""
         scene, chosen = self.scene_tokens(features, centres, scores, view_features)
         prefix = self.language_model.embed(self._prefix_ids).expand(len(scene), -1, -1)
-        hidden, _ = self.language_model.forward(torch.cat([prefix, self._sequence(scene)], dim=1))
-        return self._read(hidden[:, len(self._prefix_ids) :], features, centres, motion, scene, chosen)
+        hidden, layers = self.language_model.forward(torch.cat([prefix, self._sequence(scene)], dim=1))
+        start = len(self._prefix_ids)
+        length = start + scene.shape[1]
+        kept = tuple((keys[..., :length, :], values[..., :length, :]) for keys, values in layers)
+        return self._read(hidden[:, start:], features, centres, motion, scene, chosen), kept
+
+    def question_ids(self, question: str) -> list[int]:
+        """Ids of a question's tokens behind the scene, up to where the answer starts.
+
+        Raises InvalidInput("question") unless it has 1..max_question_chars printable characters.
+        """
+        text = check_question(question, self.config.max_question_chars)
+        return self.language_model.tokens("\n" + text) + self._turn_end_ids
 
     @torch.inference_mode()
     def reason(
@@ -170,23 +225,8 @@ class Reasoner(nn.Module):
         motion_source: what `future_motion` is, "planned" or "oracle". Forecasts are in base_link at the stamp (the
         current ego frame). Raises InvalidInput for queries of another width or numbers that do not fit.
         """
-        if queries.features.shape[1] != self.config.query_dims:
-            raise InvalidInput("features", f"want {self.config.query_dims} channels, got {queries.features.shape[1]}")
-        if queries.points.shape[1] == 0:
-            raise InvalidInput("points", "a query has no points")
-        if queries.labels.size and queries.labels.max() >= NUM_CLASSES:
-            raise InvalidInput("labels", f"label {int(queries.labels.max())} is not an occupied class")
-        if motion_source not in SOURCES:
-            raise InvalidInput("motion_source", f"want one of {list(SOURCES)}, got {motion_source!r}")
-        if future_motion is None:
-            motion, motion_source = constant_velocity(queries.ego.twist), "constant_velocity"
-        else:
-            motion = check_motion(future_motion)
-
+        features, centres, scores, views, path, motion_source = self._inputs(queries, future_motion, motion_source)
         trained = self.trained and queries.trained
-        arrays = (queries.features, queries.centres, queries.scores, queries.view_features, motion)
-        device = self.anchors.device
-        features, centres, scores, views, path = (torch.from_numpy(a).to(device)[None] for a in arrays)
         scene, chosen = self.scene_tokens(features, centres, scores, views)
         sequence = self._sequence(scene)
         with self._turns.urgent():
@@ -202,10 +242,25 @@ class Reasoner(nn.Module):
             token=out.token[0].cpu().numpy(),
             anchor_scores=out.anchor_logits[0].cpu().numpy(),
             fused_features=out.fused[0].cpu().numpy(),
-            forecasts=self._forecast_voxels(queries, out.forecast),
+            forecasts=forecast_voxels(queries, out.forecast, self.config, self.grid),
             forecast_motion=motion_source,
             trained=trained,
         )
+
+    @torch.inference_mode()
+    def forecast_ahead(
+        self, queries: SceneQueries, future_motion: np.ndarray | None, future2now: np.ndarray
+    ) -> tuple[SparseVoxels, ...]:
+        """Forecasts at HORIZONS, each in the FUTURE ego frame: base_link of its own time (Occ3D's evaluation).
+
+        future_motion: what the forecaster is told, as in `reason`; future2now: float64 [3, 4, 4], the future ego poses
+        in base_link at the stamp: `motion.future_poses` of a plan, or the true ones. Answers stay as they were.
+        """
+        check_array("future2now", future2now, np.float64, (len(HORIZONS), 4, 4))
+        *tensors, path, _ = self._inputs(queries, future_motion, "planned")
+        with self._turns.urgent():
+            out = self.forward(*tensors, path)
+        return forecast_voxels(queries, out.forecast, self.config, self.grid, future2now)
 
     def ask(
         self,
@@ -223,19 +278,8 @@ class Reasoner(nn.Module):
         `reason`.
         """
         began = time.monotonic()
-        config = self.config
-        max_tokens = config.max_tokens if max_tokens is None else max_tokens
-        time_limit = config.time_limit if time_limit is None else time_limit
-        check_limits(max_tokens, time_limit, config.max_tokens_limit, config.time_limit_limit)
-        text = check_question(question, config.max_question_chars)
-        scene = self._scene
-        if scene is None:
-            raise InvalidInput("scene", "no scene has been reasoned about yet")
-        ids = self.language_model.tokens("\n" + text) + self._turn_end_ids
-        room = self.language_model.context - scene.layers[0][0].shape[-2] - len(ids)
-        if room < 1:
-            raise InvalidInput("question", f"is {1 - room} tokens too long for {self.language_model.name}")
-        stream = TextStream(self.language_model.text, config.max_answer_chars)
+        scene, (ids,), max_tokens, time_limit = self._asked([question], max_tokens, time_limit)
+        stream = TextStream(self.language_model.text, self.config.max_answer_chars)
         reason, tokens = decode(
             self.language_model,
             scene.layers,
@@ -244,10 +288,78 @@ class Reasoner(nn.Module):
             on_text,
             cancel or threading.Event(),
             self._turns,
-            min(max_tokens, room),
+            max_tokens,
             began + time_limit,
         )
         return Answer(stream.text, reason, tokens, time.monotonic() - began, scene.stamp, scene.trained)
+
+    def ask_batch(
+        self,
+        questions: Sequence[str],
+        cancel: threading.Event | None = None,
+        max_tokens: int | None = None,
+        time_limit: float | None = None,
+    ) -> list[Answer]:
+        """Answer several questions about the newest reasoned scene at once, each as `ask` would (evaluation).
+
+        Arguments and errors as in `ask`; limits hold for each question, time for all together.
+        """
+        began = time.monotonic()
+        if not questions:
+            return []
+        scene, ids, max_tokens, time_limit = self._asked(questions, max_tokens, time_limit)
+        streams = [TextStream(self.language_model.text, self.config.max_answer_chars) for _ in ids]
+        ended = decode_batch(
+            self.language_model,
+            scene.layers,
+            ids,
+            streams,
+            cancel or threading.Event(),
+            self._turns,
+            max_tokens,
+            began + time_limit,
+        )
+        seconds = time.monotonic() - began
+        return [
+            Answer(stream.text, reason, tokens, seconds, scene.stamp, scene.trained)
+            for stream, (reason, tokens) in zip(streams, ended, strict=True)
+        ]
+
+    def _asked(
+        self, questions: Sequence[str], max_tokens: int | None, time_limit: float | None
+    ) -> tuple[_Scene, list[list[int]], int, float]:
+        """(scene, ids of each question, limits) of questions that can be answered; InvalidInput for others."""
+        config = self.config
+        max_tokens = config.max_tokens if max_tokens is None else max_tokens
+        time_limit = config.time_limit if time_limit is None else time_limit
+        check_limits(max_tokens, time_limit, config.max_tokens_limit, config.time_limit_limit)
+        ids = [self.question_ids(question) for question in questions]
+        scene = self._scene
+        if scene is None:
+            raise InvalidInput("scene", "no scene has been reasoned about yet")
+        room = self.language_model.context - scene.layers[0][0].shape[-2] - max(map(len, ids))
+        if room < 1:
+            raise InvalidInput("question", f"is {1 - room} tokens too long for {self.language_model.name}")
+        return scene, ids, min(max_tokens, room), time_limit
+
+    def _inputs(
+        self, queries: SceneQueries, future_motion: np.ndarray | None, source: str
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, str]:
+        """(features, centres, scores, view features, motion as batches of one, where the motion came from)."""
+        if queries.features.shape[1] != self.config.query_dims:
+            raise InvalidInput("features", f"want {self.config.query_dims} channels, got {queries.features.shape[1]}")
+        if queries.points.shape[1] == 0:
+            raise InvalidInput("points", "a query has no points")
+        if queries.labels.size and queries.labels.max() >= NUM_CLASSES:
+            raise InvalidInput("labels", f"label {int(queries.labels.max())} is not an occupied class")
+        if source not in SOURCES:
+            raise InvalidInput("motion_source", f"want one of {list(SOURCES)}, got {source!r}")
+        if future_motion is None:
+            motion, source = constant_velocity(queries.ego.twist), "constant_velocity"
+        else:
+            motion = check_motion(future_motion)
+        arrays = (queries.features, queries.centres, queries.scores, queries.view_features, motion)
+        return *(torch.from_numpy(a).to(self.anchors.device)[None] for a in arrays), source
 
     def _sequence(self, scene: torch.Tensor) -> torch.Tensor:
         """What follows the prefix, [B, T, D] in the language model's number format."""
@@ -267,25 +379,14 @@ class Reasoner(nn.Module):
     ) -> Readout:
         """Read-outs from the hidden states [B, T, D] behind the prefix."""
         token = hidden[:, -1].float()
-        fused = self.fusion(features, hidden[:, self.config.global_tokens : scene.shape[1]], chosen)
+        occupancy = hidden[:, self.config.global_tokens : scene.shape[1]].float()
+        fused = self.fusion(features, occupancy, chosen)
         return Readout(
             token=token,
             anchor_logits=self.anchor_head(token, self.anchors),
+            occupancy=occupancy,
             fused=fused,
             forecast=self.forecaster(fused, centres, motion),
             scene=scene,
             chosen=chosen,
         )
-
-    def _forecast_voxels(self, queries: SceneQueries, forecast: Forecast) -> tuple[SparseVoxels, ...]:
-        distance = np.square(queries.points - queries.centres[:, None]).sum(-1)
-        near = distance < self.config.max_point_distance**2
-        parts = [x[0].cpu().numpy() for x in (forecast.shift, forecast.turn, forecast.class_change)]
-        out = []
-        for shift, turn, change in zip(*parts, strict=True):
-            points, labels, scores = apply_forecast(
-                queries.points, queries.centres, queries.labels, queries.scores, shift, turn, change
-            )
-            keep = near & (scores > self.config.score_threshold)
-            out.append(voxelise(points[keep], labels[keep], scores[keep], self.grid))
-        return tuple(out)

@@ -14,8 +14,9 @@ import torch
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import cache_folder
 from sparseoccvla_ros.reasoning import smollm2
+from sparseoccvla_ros.reasoning.adapters import merge, with_lora
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
-from sparseoccvla_ros.reasoning.language_model import cropped, load_language_model, merge, with_lora
+from sparseoccvla_ros.reasoning.language_model import cropped, load_language_model
 from sparseoccvla_ros.reasoning.motion import constant_velocity
 from sparseoccvla_ros.reasoning.reasoner import Reasoner
 
