@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sparseoccvla_ros.core import geometry
@@ -16,7 +18,18 @@ from sparseoccvla_ros.reasoning.reasoner import Reasoner
 from .presets import Preset
 
 _STAMP = 10**9
+_STEP = 400_000_000
 _EGO = EgoState(np.eye(4), np.zeros(6), "map")
+_TWIST = np.array([5.0, 0, 0, 0, 0, 0])
+
+
+def made_up_frames(preset: Preset, count: int) -> list[CameraFrames]:
+    """Noise seen by six cameras that look around a vehicle on its way, `count` sets 0.4 s and 2 m apart."""
+    first = _frames(preset)
+    return [
+        replace(first, stamp=first.stamp + i * _STEP, ego=EgoState(geometry.planar(2.0 * i, 0, 0), _TWIST, "map"))
+        for i in range(count)
+    ]
 
 
 def _frames(preset: Preset) -> CameraFrames:

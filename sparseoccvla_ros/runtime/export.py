@@ -1,0 +1,189 @@
+"""From a graph to a verified engine: ONNX export, parity with torch on real inputs, build, cache."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .engine_cache import Progress, building, engine_folder, record_path, short, silent, vouch, vouched, written
+from .engines import TOLERANCE, Backend, CannotBuild, Engine, absent, backend, difference
+from .graphs import Graph, Sample
+
+OPSET = 20
+"""ONNX operator set: the first whose GridSample and Gelu every runtime here reads from torch's exporter."""
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A verified engine. record: what stands in the .json beside it; fresh: False when it came from the cache."""
+
+    graph: str
+    runtime: str
+    onnx: Path
+    engine: Path
+    record: dict[str, Any]
+    fresh: bool
+
+
+def onnx_path(preset: str, graph: Graph) -> Path:
+    """Where a graph's ONNX file belongs."""
+    return engine_folder(preset) / f"{graph.name}-{graph.key}.onnx"
+
+
+def engine_path(preset: str, graph: Graph, runtime: Backend, precision: str) -> Path:
+    """Where a graph's engine belongs: the name changes with runtime, its version, hardware and precision."""
+    file = onnx_path(preset, graph)
+    binding = short(f"{runtime.binding()} {precision}")
+    return file.with_name(f"{file.stem}-{runtime.name}-{binding}{runtime.suffix or '.onnx'}")
+
+
+def find(preset: str, graph: Graph, runtime: Backend, precision: str) -> Path | None:
+    """A verified engine in the cache, None where there is none for exactly these weights, code, runtime and machine."""
+    path = engine_path(preset, graph, runtime, precision)
+    record = vouched(path)
+    return path if record is not None else None
+
+
+def build(
+    preset: str,
+    graph: Graph,
+    runtime_name: str,
+    samples: Sequence[Sample],
+    threads: int = 1,
+    progress: Progress = silent,
+) -> Built:
+    """A verified engine for a graph, from the cache or built now.
+
+    samples: real inputs, at least one. `graph.precision` is the one wanted; a runtime may stay above it. Raises
+    CannotBuild when a package is missing, an operator is not supported or the result differs from torch; nothing
+    is left behind then.
+    """
+    runtime = backend(runtime_name)
+    problem = runtime.missing() or absent("onnx", "onnxscript", "onnxruntime")
+    if problem:
+        raise CannotBuild(problem)
+    precision = runtime.precision(graph.precision)
+    with building(engine_folder(preset), progress):
+        path = engine_path(preset, graph, runtime, precision)
+        file = onnx_path(preset, graph)
+        record = vouched(path)
+        if record is not None and (file.is_file() or not runtime.suffix):
+            return Built(graph.name, runtime_name, file, path, record, fresh=False)
+        truth = [graph.run(sample) for sample in samples]
+        record = _export(graph, file, samples, truth, threads, progress)
+        began = time.monotonic()
+        record |= {"runtime": runtime_name, "binding": runtime.binding(), "precision": precision}
+        with written(path) as part:
+            if runtime.suffix:
+                runtime.build(file, part, precision, progress)
+            else:
+                shutil.copyfile(file, part)
+            record["seconds"] = round(time.monotonic() - began, 2)
+            why_not = runtime.cannot_run(CPU if runtime_name != "tensorrt" else torch.device("cuda"))
+            record["verified"] = why_not or "against torch"
+            if not why_not:
+                progress(f"comparing {graph.name} in {runtime_name} with torch", 0.0)
+                engine = runtime.load(part, precision, threads)
+                record["difference"] = compare(engine, graph, samples, truth, precision)
+        return Built(graph.name, runtime_name, file, path, vouch(path, record), fresh=True)
+
+
+def compare(
+    engine: Engine, graph: Graph, samples: Sequence[Sample], truth: Sequence[Sample], precision: str
+) -> dict[str, float]:
+    """Largest `difference` of every output from torch over all samples. Raises CannotBuild above the tolerance."""
+    found = dict.fromkeys(graph.outputs, 0.0)
+    for sample, want in zip(samples, truth, strict=True):
+        got = engine(sample)
+        for name in graph.outputs:
+            found[name] = max(found[name], difference(got[name].cpu(), want[name].cpu()))
+    worst = max(found, key=lambda name: found[name])
+    if not found[worst] <= TOLERANCE[precision]:
+        raise CannotBuild(
+            f"{graph.name}.{worst} differs from torch by {found[worst]:.1e}, more than {TOLERANCE[precision]:g}"
+        )
+    return found
+
+
+def _export(
+    graph: Graph, file: Path, samples: Sequence[Sample], truth: Sequence[Sample], threads: int, progress: Progress
+) -> dict[str, Any]:
+    """Write and verify the ONNX file unless it is there; returns a copy of its record."""
+    record = vouched(file)
+    if record is not None:
+        return {"onnx_difference": record["onnx_difference"], "operators": record["operators"]}
+    progress(f"exporting {graph.name} to ONNX", 0.0)
+    with written(file) as part:
+        write_onnx(graph, samples[0], part)
+        found: dict[str, float] | str
+        if graph.precision == "float32":
+            found = compare(backend("onnx").load(part, "float32", threads), graph, samples, truth, "float32")
+        else:
+            found = f"no CPU runtime here computes a {graph.precision} graph"
+        record = {"onnx_difference": found, "operators": operators(part)}
+    vouch(file, {"graph": graph.name, "opset": OPSET, **record})
+    return record
+
+
+def write_onnx(graph: Graph, sample: Sample, path: Path) -> None:
+    """Export a graph with static shapes and the weights inside; constants are folded, batch norm's among them."""
+    from onnxscript import optimizer
+
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.module,
+            tuple(sample[name] for name in graph.inputs),
+            dynamo=True,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+        )
+        assert program is not None
+        # The default limits leave the padding of large kernels in the graph, which ONNX Runtime then breaks.
+        optimizer.optimize(program.model, input_size_limit=1 << 24, output_size_limit=1 << 24)
+        program.save(str(path))
+
+
+def operators(path: Path) -> dict[str, int]:
+    """How often each operator occurs in an ONNX file."""
+    import onnx
+
+    counts: dict[str, int] = {}
+    for node in onnx.load(str(path), load_external_data=False).graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def forget(preset: str, graph: Graph, runtime: Backend, precision: str) -> None:
+    """Remove an engine that turned out to be bad; the next build makes it anew."""
+    path = engine_path(preset, graph, runtime, precision)
+    record_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about packages and nodes that nobody needs to know of out of the log."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
