@@ -15,7 +15,6 @@ converters record keyframes at the lidar's), so that playback keeps the real tim
 
 from __future__ import annotations
 
-import bisect
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -23,12 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from ..core import geometry
 from ..core.errors import InvalidInput
-from .bag_writer import LATCHED_QOS, NANOSECONDS, BagWriter
-from .nuscenes_tables import LIDAR, MICROSECOND, Scene, SensorRecord, list_scenes, load_scene, rows, table_quaternion
+from .bag_writer import LATCHED_QOS, BagWriter
+from .nuscenes_motion import can_odometry, differentiated
+from .nuscenes_tables import LIDAR, Scene, SensorRecord, list_scenes, load_scene
 
 __all__ = ["Conversion", "convert_scene", "list_scenes"]
 
@@ -36,10 +34,6 @@ Progress = Callable[[int, int], None]
 """Called with (done, total) steps."""
 
 LIDAR_POINT = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity", "ring")])
-TWIST_WINDOW = NANOSECONDS // 10
-"""Poses are differentiated over 0.1 s: neighbouring rows are milliseconds apart and would amplify their jitter."""
-TWIST_SPAN = (NANOSECONDS // 50, NANOSECONDS)
-"""Shortest and longest difference that still says something about the speed, ns."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +71,9 @@ def convert_scene(
     _check_files(root, records, content)
     poses = _covering_poses(content, records)
     skipped: dict[str, str] = {}
-    odometry = _can_odometry(root, scene, min(poses), max(poses))
+    odometry = can_odometry(root, scene, min(poses), max(poses))
     if odometry is None:
-        odometry = list(_differentiated(poses))
+        odometry = list(differentiated(poses))
         skipped["can_bus"] = f"{scene} has no can_bus/{scene}_pose.json; /odom is differentiated from the poses"
 
     # Of equal stamps, poses come first, so that a listener can place what follows.
@@ -184,41 +178,3 @@ def _covering_poses(scene: Scene, records: Iterable[SensorRecord]) -> dict[int, 
         if not low <= record.stamp <= high:
             poses[record.stamp] = scene.poses[scene.pose_stamps[record.pose_token]]
     return dict(sorted(poses.items()))
-
-
-def _differentiated(poses: dict[int, np.ndarray]) -> Iterable[tuple[int, np.ndarray, np.ndarray]]:
-    """(stamp, ego2global, twist [6] in base_link) by backward differences; nothing where the past is too short."""
-    stamps = list(poses)
-    for index, stamp in enumerate(stamps):
-        earlier = max(bisect.bisect_right(stamps, stamp - TWIST_WINDOW) - 1, 0)
-        span = stamp - stamps[earlier]
-        if earlier == index or not TWIST_SPAN[0] <= span <= TWIST_SPAN[1]:
-            continue
-        seconds = span / NANOSECONDS
-        pose = poses[stamp]
-        step = geometry.inverse(poses[stamps[earlier]]) @ pose
-        # Under a constant twist the chord points half the turn away from the body's own direction.
-        turn = Rotation.from_matrix(step[:3, :3]).as_rotvec()
-        linear = Rotation.from_rotvec(-turn / 2).apply(step[:3, 3]) / seconds
-        angular = turn / seconds
-        yield stamp, pose, np.concatenate([linear, angular])
-
-
-def _can_odometry(root: Path, scene: str, first: int, last: int) -> list[tuple[int, np.ndarray, np.ndarray]] | None:
-    """The same from the CAN bus expansion (about 50 Hz, velocity in base_link); None where it is absent."""
-    path = root / "can_bus" / f"{scene}_pose.json"
-    if not path.is_file():
-        return None
-    out = []
-    for row in rows(path):
-        try:
-            stamp = int(row["utime"]) * MICROSECOND
-            pose = geometry.transform(np.asarray(row["pos"]), table_quaternion(row["orientation"]), "can_bus")
-            twist = np.asarray([*row["vel"], *row["rotation_rate"]], np.float64)
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InvalidInput):
-                raise
-            raise InvalidInput("can_bus", f"{path}: a row is malformed: {error!r}") from error
-        if first <= stamp <= last:
-            out.append((stamp, pose, twist))
-    return out or None

@@ -1,14 +1,14 @@
-"""The nuScenes JSON tables of one scene, without the devkit and without holding whole tables in memory.
+"""The nuScenes JSON tables of some scenes, without the devkit and without holding whole tables in memory.
 
 The format is nuScenes v1.0 (Caesar et al. 2020; docs/schema_nuscenes.md of the devkit): one JSON array of flat rows
 per table, linked by tokens. sample_data and ego_pose of the full set are over a gigabyte together, so every table is
-streamed and only the rows of the wanted scene are kept.
+streamed and only the rows of the wanted scenes are kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +26,8 @@ _BLOCK = 1 << 20
 _ROW_LIMIT = 1 << 24
 
 Row = dict[str, Any]
+OnRead = Callable[[int], None]
+"""Told how many characters were read since it was told last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,10 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class SensorRecord:
-    """One file of one sensor: stamp in ns, path relative to the data root, size in px (0 for a lidar)."""
+    """One file of one sensor: stamp in ns, path relative to the data root, size in px (0 for a lidar).
+
+    sample_token: the keyframe it belongs to (of a sweep: the next one); pose_token: its row of ego_pose.
+    """
 
     channel: str
     stamp: int
@@ -49,6 +54,7 @@ class SensorRecord:
     height: int
     calibration: Calibration
     pose_token: str
+    sample_token: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +76,7 @@ class Scene:
     pose_stamps: dict[str, int]
 
 
-def rows(path: Path) -> Iterator[Row]:
+def rows(path: Path, on_read: OnRead | None = None) -> Iterator[Row]:
     """The rows of a table file, one by one, in constant memory.
 
     Raises InvalidInput naming the table when the file is missing, cut off or no JSON array of objects.
@@ -83,6 +89,8 @@ def rows(path: Path) -> Iterator[Row]:
         text, at, opened = "", 0, False
         while True:
             block = stream.read(_BLOCK)
+            if on_read is not None:
+                on_read(len(block))
             text, at = text[at:] + block, 0
             while True:
                 while at < len(text) and (text[at].isspace() or (opened and text[at] == ",")):
@@ -142,43 +150,70 @@ def load_scene(dataroot: Path | str, scene: str, version: str = "auto") -> Scene
     Raises InvalidInput for a missing table, an unknown scene (naming those that are there) and rows that do not fit
     together or are not finite.
     """
-    root = Path(dataroot)
-    folder, row = _find_scene(root, scene, version)
+    folder = _find_scene(Path(dataroot), scene, version)
+    return load_scenes(folder, {scene})[0]
+
+
+def load_scenes(
+    folder: Path,
+    names: Collection[str] | None = None,
+    keep: Callable[[str, bool], bool] | None = None,
+    on_read: OnRead | None = None,
+) -> list[Scene]:
+    """Several scenes of a table folder (such as D/v1.0-mini) in one pass over its tables, in table order.
+
+    names: of the scenes, all where None; keep: asked with channel and keyframe whether a record and its pose are
+    wanted, all are where None. Raises InvalidInput as `load_scene` does.
+    """
     missing = [t for t in TABLES if not (folder / f"{t}.json").is_file()]
     if missing:
         raise InvalidInput("dataroot", f"{folder} lacks the tables {missing}; the metadata archive holds them")
-    scene_token = _get(row, "token", "scene")
-    samples = {
-        _get(s, "token", "sample"): int(_get(s, "timestamp", "sample")) * MICROSECOND
-        for s in rows(folder / "sample.json")
-        if _get(s, "scene_token", "sample") == scene_token
-    }
-    if not samples:
-        raise InvalidInput("sample", f"{scene} has no sample in {folder}")
-    data = [r for r in rows(folder / "sample_data.json") if _get(r, "sample_token", "sample_data") in samples]
-    calibrations = _calibrations(folder, {_get(r, "calibrated_sensor_token", "sample_data") for r in data})
-    records = sorted(
-        (
-            record
-            for record in (_record(r, calibrations) for r in data)
-            if record.channel == LIDAR or record.calibration.intrinsics is not None
-        ),
-        key=lambda r: (r.stamp, r.channel),
-    )
-    pose_stamps, poses = _poses(folder, {_get(r, "ego_pose_token", "sample_data") for r in data})
-    log_token = row.get("log_token", "")
-    log = next((r for r in rows(folder / "log.json") if r.get("token") == log_token), {})
-    return Scene(
-        name=scene,
-        description=str(row.get("description", "")),
-        version=folder.name,
-        location=str(log.get("location", "")),
-        vehicle=str(log.get("vehicle", "")),
-        keyframes=tuple(sorted((stamp, token) for token, stamp in samples.items())),
-        records=tuple(records),
-        poses=dict(sorted(poses.items())),
-        pose_stamps=pose_stamps,
-    )
+    found = {_get(r, "token", "scene"): r for r in rows(folder / "scene.json")}
+    found = {token: r for token, r in found.items() if names is None or _get(r, "name", "scene") in names}
+    scene_of: dict[str, str] = {}
+    keyframes: dict[str, list[tuple[int, str]]] = {token: [] for token in found}
+    for row in rows(folder / "sample.json", on_read):
+        scene = _get(row, "scene_token", "sample")
+        if scene in found:
+            token = _get(row, "token", "sample")
+            scene_of[token] = scene
+            keyframes[scene].append((int(_get(row, "timestamp", "sample")) * MICROSECOND, token))
+    empty = [found[token]["name"] for token, stamps in keyframes.items() if not stamps]
+    if empty:
+        raise InvalidInput("sample", f"{empty[0]} has no sample in {folder}")
+    calibrations = _Calibrations(folder)
+    records: dict[str, list[SensorRecord]] = {token: [] for token in found}
+    pose_tokens: dict[str, str] = {}
+    for row in rows(folder / "sample_data.json", on_read):
+        scene = scene_of.get(_get(row, "sample_token", "sample_data"), "")
+        if not scene:
+            continue
+        channel = calibrations.channel(_get(row, "calibrated_sensor_token", "sample_data"))
+        if keep is not None and not keep(channel, bool(_get(row, "is_key_frame", "sample_data"))):
+            continue
+        pose_tokens[_get(row, "ego_pose_token", "sample_data")] = scene
+        calibration = calibrations.get(row["calibrated_sensor_token"])
+        if channel == LIDAR or calibration.intrinsics is not None:
+            records[scene].append(_record(row, calibration))
+    stamps, poses = _poses(folder, pose_tokens, on_read)
+    logs = {r.get("token"): r for r in rows(folder / "log.json")}
+    out = []
+    for token, row in found.items():
+        log = logs.get(row.get("log_token", ""), {})
+        out.append(
+            Scene(
+                name=row["name"],
+                description=str(row.get("description", "")),
+                version=folder.name,
+                location=str(log.get("location", "")),
+                vehicle=str(log.get("vehicle", "")),
+                keyframes=tuple(sorted(keyframes[token])),
+                records=tuple(sorted(records[token], key=lambda r: (r.stamp, r.channel))),
+                poses=dict(sorted(poses.get(token, {}).items())),
+                pose_stamps=stamps.get(token, {}),
+            )
+        )
+    return out
 
 
 def table_quaternion(rotation: Sequence[float]) -> np.ndarray:
@@ -196,39 +231,49 @@ def _wanted_versions(root: Path, version: str) -> list[str]:
     return [version]
 
 
-def _find_scene(root: Path, scene: str, version: str) -> tuple[Path, Row]:
+def _find_scene(root: Path, scene: str, version: str) -> Path:
     known: list[str] = []
     for name in _wanted_versions(root, version):
         for row in rows(root / name / "scene.json"):
             if _get(row, "name", "scene") == scene:
-                return root / name, row
+                return root / name
             known.append(row["name"])
     shown = ", ".join(sorted(set(known))[:20]) + (f" and {len(set(known)) - 20} more" if len(set(known)) > 20 else "")
     raise InvalidInput("scene", f"{scene} is not among the scenes of {root}: {shown or 'none'}")
 
 
-def _calibrations(folder: Path, tokens: set[str]) -> dict[str, Calibration]:
-    channels = {_get(s, "token", "sensor"): _get(s, "channel", "sensor") for s in rows(folder / "sensor.json")}
-    out = {}
-    for row in rows(folder / "calibrated_sensor.json"):
-        token = _get(row, "token", "calibrated_sensor")
-        if token not in tokens:
-            continue
-        channel = channels.get(_get(row, "sensor_token", "calibrated_sensor"))
+class _Calibrations:
+    """The calibrated_sensor table; a row is checked when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._channels = {
+            _get(s, "token", "sensor"): _get(s, "channel", "sensor") for s in rows(folder / "sensor.json")
+        }
+        table = rows(folder / "calibrated_sensor.json")
+        self._rows = {_get(r, "token", "calibrated_sensor"): r for r in table}
+        self._made: dict[str, Calibration] = {}
+
+    def channel(self, token: str) -> str:
+        if token not in self._rows:
+            raise InvalidInput("calibrated_sensor", f"{self._folder} lacks the row {token}")
+        channel = self._channels.get(_get(self._rows[token], "sensor_token", "calibrated_sensor"))
         if channel is None:
-            raise InvalidInput("calibrated_sensor", f"{token} points to a sensor that {folder}/sensor.json lacks")
-        k = np.asarray(row.get("camera_intrinsic") or [], np.float64)
-        if channel.startswith("CAM_") and (k.shape != (3, 3) or not np.isfinite(k).all()):
-            raise InvalidInput("calibrated_sensor", f"{channel} {token}: want finite intrinsics [3, 3], got {k.shape}")
-        out[token] = Calibration(channel, _pose(row, f"calibrated_sensor {channel}"), k if k.size else None)
-    absent = tokens - out.keys()
-    if absent:
-        raise InvalidInput("calibrated_sensor", f"{folder} lacks {len(absent)} rows, such as {min(absent)}")
-    return out
+            raise InvalidInput("calibrated_sensor", f"{token} points to a sensor that {self._folder}/sensor.json lacks")
+        return channel
+
+    def get(self, token: str) -> Calibration:
+        if token not in self._made:
+            channel, row = self.channel(token), self._rows[token]
+            k = np.asarray(row.get("camera_intrinsic") or [], np.float64)
+            if channel.startswith("CAM_") and (k.shape != (3, 3) or not np.isfinite(k).all()):
+                raise InvalidInput("calibrated_sensor", f"{channel} {token}: want finite K [3, 3], got {k.shape}")
+            pose = _pose(row, f"calibrated_sensor {channel}")
+            self._made[token] = Calibration(channel, pose, k if k.size else None)
+        return self._made[token]
 
 
-def _record(row: Row, calibrations: dict[str, Calibration]) -> SensorRecord:
-    calibration = calibrations[row["calibrated_sensor_token"]]
+def _record(row: Row, calibration: Calibration) -> SensorRecord:
     filename = str(_get(row, "filename", "sample_data"))
     path = PurePosixPath(filename)
     if path.is_absolute() or ".." in path.parts:
@@ -242,20 +287,28 @@ def _record(row: Row, calibrations: dict[str, Calibration]) -> SensorRecord:
         height=int(row.get("height") or 0),
         calibration=calibration,
         pose_token=_get(row, "ego_pose_token", "sample_data"),
+        sample_token=row["sample_token"],
     )
 
 
-def _poses(folder: Path, tokens: set[str]) -> tuple[dict[str, int], dict[int, np.ndarray]]:
-    stamps: dict[str, int] = {}
-    poses: dict[int, np.ndarray] = {}
-    for row in rows(folder / "ego_pose.json"):
+def _poses(
+    folder: Path, scenes: dict[str, str], on_read: OnRead | None
+) -> tuple[dict[str, dict[str, int]], dict[str, dict[int, np.ndarray]]]:
+    """Of each scene: stamps by pose token, poses by stamp. scenes: scene token of each wanted pose token."""
+    stamps: dict[str, dict[str, int]] = {}
+    poses: dict[str, dict[int, np.ndarray]] = {}
+    count = 0
+    for row in rows(folder / "ego_pose.json", on_read):
         token = _get(row, "token", "ego_pose")
-        if token in tokens:
+        scene = scenes.get(token)
+        if scene is not None:
             stamp = int(_get(row, "timestamp", "ego_pose")) * MICROSECOND
-            stamps[token] = stamp
-            poses[stamp] = _pose(row, "ego_pose")
-    absent = tokens - stamps.keys()
-    if absent:
+            stamps.setdefault(scene, {})[token] = stamp
+            poses.setdefault(scene, {})[stamp] = _pose(row, "ego_pose")
+            count += 1
+    if count < len(scenes):
+        known = {token for found in stamps.values() for token in found}
+        absent = scenes.keys() - known
         raise InvalidInput("ego_pose", f"{folder} lacks {len(absent)} rows, such as {min(absent)}")
     return stamps, poses
 
