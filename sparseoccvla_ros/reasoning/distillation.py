@@ -41,20 +41,29 @@ class ClipTeacher(nn.Module):
     @classmethod
     def from_folder(cls, folder: Path) -> ClipTeacher:
         """The image half of a local CLIP folder (safetensors). Raises InvalidInput("clip") when it cannot be read."""
-        from transformers import CLIPVisionModelWithProjection
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-        if not (folder / "config.json").is_file():
-            raise InvalidInput("clip", f"{folder} holds no transformers model")
         try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            vision = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
+            # A whole CLIP says this once, for both halves.
+            vision.projection_dim = config.get("projection_dim", vision.projection_dim)
             model, found = CLIPVisionModelWithProjection.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                folder,
+                config=vision,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
             settings: dict = {}
             if (folder / "preprocessor_config.json").is_file():
                 settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         except Exception as error:
             # The library raises errors of many kinds here, also its file format's own.
-            raise InvalidInput("clip", f"cannot read {folder.name}: {str(error).splitlines()[0]}") from error
+            raise InvalidInput(
+                "clip", f"cannot read {folder}: {(str(error) or 'no reason').splitlines()[0]}"
+            ) from error
         if found["missing_keys"]:
             raise InvalidInput("clip", f"{folder.name} lacks {min(found['missing_keys'])}")
         return cls(model, tuple(settings.get("image_mean", MEAN)), tuple(settings.get("image_std", STD)))

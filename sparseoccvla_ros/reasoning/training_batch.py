@@ -76,14 +76,13 @@ def text_batch(
             rows.append((ids, [IGNORED] * len(asked) + ids[len(asked) :]))
             scenes.append(place)
     length = max((len(ids) for ids, _ in rows), default=0)
-    return TextBatch(
-        # What stands in the padding is never read: it comes behind everything that counts.
-        ids=torch.tensor([ids + [end] * (length - len(ids)) for ids, _ in rows], dtype=torch.long).view(-1, length),
-        labels=torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows], dtype=torch.long).view(
-            -1, length
-        ),
-        scene=torch.tensor(scenes, dtype=torch.long),
-    )
+    # What stands in the padding is never read: it comes behind everything that counts.
+    shape = (len(rows), length)
+    batch = TextBatch(torch.full(shape, end), torch.full(shape, IGNORED), torch.tensor(scenes, dtype=torch.long))
+    for row, (ids, labels) in enumerate(rows):
+        batch.ids[row, : len(ids)] = torch.tensor(ids)
+        batch.labels[row, : len(labels)] = torch.tensor(labels)
+    return batch
 
 
 def training_forward(

@@ -1,15 +1,20 @@
 """The forecast is the present scene until it has learned better, and moves as it says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparseoccvla_ros.core import geometry
+from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import HORIZONS, WAYPOINT_TIMES
+from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
-from sparseoccvla_ros.reasoning.forecaster import Forecaster, apply_forecast
-from sparseoccvla_ros.reasoning.motion import constant_velocity
+from sparseoccvla_ros.reasoning.forecaster import Forecaster, apply_forecast, forecast_voxels
+from sparseoccvla_ros.reasoning.motion import constant_velocity, future_poses
 
 CONFIG = ReasoningConfig()
 
@@ -124,3 +129,112 @@ def test_constant_velocity_equals_small_steps(vx, vy, rate):
     assert got.dtype == np.float32
     assert got.shape == (6, 2)
     np.testing.assert_allclose(got, np.stack([x[at], y[at]], -1), atol=1e-3)
+
+
+# --- frames
+
+
+TOY_SCENES = 4
+SLACK = 0.12
+"""m; how far the overfitted toy may still move a point."""
+
+
+def toy(make_scene, seed):
+    """A scene whose points lie in the middle of voxels."""
+    queries = make_scene(seed, count=20)
+    index, _ = OCC3D_GRID.index_of(queries.points.reshape(-1, 3))
+    points = (index + 0.5) * OCC3D_GRID.size + np.array(OCC3D_GRID.lower)
+    return replace(queries, points=points.reshape(queries.points.shape).astype(np.float32))
+
+
+def drive(speed, rate):
+    return constant_velocity(np.array([speed, 0, 0, 0, 0, rate]))
+
+
+@pytest.fixture(scope="module")
+def still_world(make_scene):
+    """A forecaster that had to learn that the world stands still, however the ego moves: it starts anything but so."""
+    torch.manual_seed(0)
+    forecaster = Forecaster(ReasoningConfig(forecaster_dims=32, forecaster_layers=1))
+    torch.nn.init.normal_(forecaster.out.weight, std=0.05)
+    scenes, rng = [toy(make_scene, seed) for seed in range(TOY_SCENES)], np.random.default_rng(0)
+    features, centres = (torch.from_numpy(np.stack([getattr(q, n) for q in scenes])) for n in ("features", "centres"))
+    optimiser = torch.optim.Adam(forecaster.parameters(), 1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 400)
+    first = None
+    for _ in range(400):
+        motion = np.stack([drive(12 * rng.beta(0.5, 0.5), 0.6 * rng.beta(0.5, 0.5) - 0.3) for _ in scenes])
+        out = forecaster(features, centres, torch.from_numpy(motion))
+        loss = out.shift.abs().mean() + out.turn.abs().mean() + out.class_change.abs().mean()
+        first = first or loss.item()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    assert loss.item() < 0.02 * first
+    return forecaster.eval()
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, TOY_SCENES - 1), speed=st.floats(0, 12), rate=st.floats(-0.3, 0.3))
+def test_static_world_and_known_motion_give_the_moved_present(still_world, make_scene, seed, speed, rate):
+    """In the current ego frame the forecast is the present; in the future frames it is the present, moved."""
+    queries, motion = toy(make_scene, seed), drive(speed, rate)
+    with torch.inference_mode():
+        out = still_world(*(torch.from_numpy(x)[None] for x in (queries.features, queries.centres, motion)))
+    reach = np.linalg.norm(queries.points - queries.centres[:, None], axis=-1).max()
+    assert out.shift.abs().max() + out.turn.abs().max() * reach < SLACK
+    config = ReasoningConfig(score_threshold=0.0, max_point_distance=1000.0)
+    future2now = future_poses(motion)
+    corners = np.stack(np.meshgrid(*[(-SLACK, 0.0, SLACK)] * 3), -1).reshape(-1, 1, 3)
+
+    def cells(points):
+        index, inside = OCC3D_GRID.index_of(points.reshape(-1, 3))
+        return index.reshape(points.shape), inside.reshape(points.shape[:-1])
+
+    for poses in (np.stack([np.eye(4)] * 3), future2now):
+        given = None if poses is not future2now else poses
+        for forecast, pose in zip(forecast_voxels(queries, out, config, OCC3D_GRID, given), poses, strict=True):
+            moved = geometry.apply(geometry.inverse(pose), queries.points.reshape(-1, 3).astype(np.float64))
+            index, inside = cells(moved + corners)
+            possible = set(map(tuple, index[inside].tolist()))
+            got = set(map(tuple, forecast.indices.tolist()))
+            assert got <= possible
+            for point in np.flatnonzero(inside.all(0)):
+                assert {tuple(cell) for cell in index[:, point].tolist()} & got
+
+
+def test_frames_differ_by_the_pose_and_nothing_else(reasoner, make_scene):
+    queries = make_scene(0)
+    shifted = np.stack([geometry.planar(0.4 * n, -0.8 * n, 0) for n in (5, 10, 15)])
+    now = reasoner.reason(queries).forecasts
+    still = reasoner.forecast_ahead(queries, None, np.stack([np.eye(4)] * 3))
+    ahead = reasoner.forecast_ahead(queries, None, shifted)
+    for n, a, b, c in zip((5, 10, 15), now, still, ahead, strict=True):
+        np.testing.assert_array_equal(a.indices, b.indices)
+        want = {(x - n, y + 2 * n, z) for x, y, z in a.indices.tolist() if x - n >= 0 and y + 2 * n < 200}
+        got = set(map(tuple, c.indices.tolist()))
+        # Rounding may move a point that lies on a wall.
+        assert len(got & want) > 0.97 * len(want)
+    with pytest.raises(InvalidInput) as error:
+        reasoner.forecast_ahead(queries, None, shifted[:2])
+    assert error.value.field == "future2now"
+
+
+@given(speed=st.floats(0.5, 20), rate=st.one_of(st.just(0.0), st.floats(-0.6, 0.6)))
+def test_future_poses_look_along_the_path(speed, rate):
+    poses = future_poses(constant_velocity(np.array([speed, 0, 0, 0, 0, rate])))
+    assert poses.shape == (3, 4, 4)
+    for horizon, pose in zip(HORIZONS, poses, strict=True):
+        assert geometry.yaw_of(pose) == pytest.approx(rate * horizon, abs=1e-3)
+
+
+def test_headings_when_standing_stopping_and_backing_up():
+    for motion in (np.zeros((6, 2)), np.random.default_rng(0).normal(0, 0.005, (6, 2))):
+        assert [geometry.yaw_of(p) for p in future_poses(motion)] == [0, 0, 0]
+    turn = np.array([[1, 0], [2, 0.2], [2.9, 0.6], [2.9, 0.6], [2.9, 0.6], [2.9, 0.6]])
+    assert geometry.yaw_of(future_poses(turn)[2]) == pytest.approx(np.arctan2(0.4, 0.9))
+    back = -np.outer(np.arange(1, 7), (1.0, 0.1))
+    assert abs(geometry.yaw_of(future_poses(back)[1])) < 0.2
+    with pytest.raises(InvalidInput):
+        future_poses(np.full((6, 2), np.nan))

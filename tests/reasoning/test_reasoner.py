@@ -310,6 +310,53 @@ def test_many_askers_at_once_get_the_answer_of_one(reasoner, make_scene):
     assert len(set(alone)) > 1
 
 
+def test_a_batch_of_questions_answers_each_as_alone(reasoner, make_scene):
+    reasoner.reason(make_scene(1))
+    questions = [
+        "Why?",
+        "Is the road ahead free?",
+        "What is within 12 metres of (+3.00, -4.50), and does it move?",
+        "Why?",
+    ]
+    alone = [reasoner.ask(q, max_tokens=25) for q in questions]
+    together = reasoner.ask_batch(questions, max_tokens=25)
+    for a, b in zip(alone, together, strict=True):
+        assert (a.text, a.reason, a.tokens, a.stamp) == (b.text, b.reason, b.tokens, b.stamp)
+    assert len({a.text for a in alone}) == 3
+    assert reasoner.ask_batch([]) == []
+
+
+def test_a_batch_of_questions_ends_at_each_limit(make_reasoner, make_scene):
+    reasoner = make_reasoner(max_answer_chars=20)
+    reasoner.reason(make_scene(0))
+    assert [len(a.text) for a in reasoner.ask_batch(["What is near?"] * 2, max_tokens=500)] == [20, 20]
+    done = threading.Event()
+    done.set()
+    assert {(a.reason, a.tokens) for a in reasoner.ask_batch(["a", "b"], done, max_tokens=9)} == {("cancelled", 1)}
+    slow = reasoner.ask_batch(["a", "b"], max_tokens=1000, time_limit=1e-6)
+    assert {a.reason for a in slow} == {"time_limit"}
+    for questions in (["fine", "bell\x07"], ["fine", ""]):
+        with pytest.raises(InvalidInput) as error:
+            reasoner.ask_batch(questions)
+        assert error.value.field == "question"
+
+
+def test_cached_question_gives_the_logits_of_a_fresh_run(reasoner, make_scene):
+    """All logits over the question, not only the decisions: prefix of the prompt, scene and question in pieces."""
+    model = reasoner.language_model
+    for seed in range(2):
+        queries = make_scene(seed)
+        reasoner.reason(queries)
+        ids = reasoner.question_ids("What is the nearest road user, and where is it?")
+        with torch.inference_mode():
+            hidden, _ = model.forward(full_prompt(reasoner, queries, "What is the nearest road user, and where is it?"))
+            want, past, got = model.logits(hidden[0, -len(ids) :]), reasoner._scene.layers, []
+            for start in range(0, len(ids), 16):
+                piece, past = model.forward(model.embed(ids[start : start + 16]), past)
+                got.append(model.logits(piece[0]))
+        torch.testing.assert_close(torch.cat(got), want, atol=1e-4, rtol=1e-4)
+
+
 def test_an_error_while_streaming_reaches_the_caller_and_nothing_stays_held(reasoner, make_scene):
     def broken(piece):
         raise ConnectionError("listener is gone")
