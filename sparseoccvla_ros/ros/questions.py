@@ -151,6 +151,8 @@ class Questions:
         )
         key = bytes(goal.goal_id.uuid)
         self._goals[key] = question
+        if goal.is_cancel_requested:
+            question.cancel.set()
         try:
             answer = await future if self._put(question) else None
         finally:

@@ -93,3 +93,29 @@ def test_queue_is_bounded(scene, until):
         graph.probe.send("reasoning/question", String(data=f"Question {i}?"))
     assert until(lambda: node.monitor._counts.get("questions_refused", 0) > 0, 10)
     assert node.active
+
+
+@pytest.mark.parametrize("question", ["", "x" * 501, "ring\x07 the bell"])
+def test_odd_questions_on_the_topic_are_refused_with_the_reason(scene, until, question):
+    graph, node, _, _ = scene
+    texts = graph.probe.listen("reasoning/text")
+    graph.probe.send("reasoning/question", String(data=question))
+    assert until(lambda: "question" in node.monitor.state(1e9)[1], 10)
+    assert not texts
+    assert node.active
+
+
+def test_asks_itself_at_its_period_and_not_while_others_wait(graph, preset, frames, until):
+    graph.add(OccupancyNode, preset=preset)
+    node = graph.add(
+        ReasoningNode, preset=preset, question_period=0.2, self_question="Describe the scene.", max_tokens=4
+    )
+    states, texts = graph.probe.listen("reasoning/state"), graph.probe.listen("reasoning/text")
+    for i in range(3):
+        done = len(states), len(texts)
+        graph.probe.send("frames", messages.frames_to_msg(frames(i)))
+        assert until(lambda done=done: len(states) > done[0] and len(texts) > done[1], 20)
+    assert node.monitor._counts["questions_answered"] >= 3
+    node._questions._current = object()
+    assert not node._questions.enqueue("Describe the scene.", from_itself=True)
+    node._questions._current = None
