@@ -1,0 +1,218 @@
+"""What the cameras show of a scene at one time, as a graph of things: the ground on which questions are asked.
+
+A thing counts as seen when enough pixels of small images show it, whatever hides the rest of it. The frame is
+base_link; distances are from its origin to the nearest point of a box, directions those of the box's centre.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from ..core import geometry
+from ..core.errors import InvalidInput
+from ..core.occ3d import CLASSES
+from ..core.types import Command
+from .annotations import Boxes, Expert, boxes, expert
+from .objects import SIGNAL_LAMPS
+from .raster import PinholeRays, cast
+from .rig import Camera, load_rig
+from .scene import Scene
+from .shapes import Primitives
+from .traffic import AMBER, GREEN, RED
+from .weather import Weather
+
+HEIGHT, WIDTH, CUT = 128, 352, 70
+"""The images that decide: 198 x 352 whole, the upper 70 rows cut off, as the tiny preset sees them."""
+SEEN_PIXELS = 16
+"""From so many pixels (all cameras together) on a thing is seen;"""
+HIDDEN_PIXELS = 3
+"""up to so many it is not; what lies between is doubtful, and nothing is asked that depends on it."""
+LAMP_PIXELS = 2
+LEAD_OFFSET, LEAD_REACH = 1.7, 45.0
+"""Metres beside and along the ego's path within which a vehicle is ahead in the own lane."""
+RIDER = "cyclist"
+ROAD_USERS = ("car", "truck", "bus", "trailer", "construction vehicle", "motorcycle", "bicycle", RIDER, "pedestrian")
+VEHICLES = ROAD_USERS[:6]
+DIRECTIONS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
+DISTANCES = (5, 10, 15, 20, 25, 30, 40)
+"""Distances in metres that answers name; the nearest one is right."""
+HAZY, OVERCAST = 1 / 220, 0.95
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One seen box. word: its class in plain words; x, y: centre m; distance m; angle rad, left positive; speed m/s;
+    instance: owner in the scene; row: its place in SceneView.boxes; pixels: how many show it."""
+
+    word: str
+    x: float
+    y: float
+    distance: float
+    angle: float
+    speed: float
+    instance: int
+    row: int
+    pixels: int
+
+    @property
+    def direction(self) -> str:
+        """One of DIRECTIONS: sectors of 45 degrees about the axes and diagonals."""
+        return DIRECTIONS[round(self.angle / (np.pi / 4)) % 8]
+
+    def within(self, side: str) -> bool:
+        """Whether it lies ahead, behind, left or right: quarters about the axes; `around` is all four."""
+        middle = {"ahead": 0.0, "left": np.pi / 2, "behind": np.pi, "right": -np.pi / 2}
+        if side == "around":
+            return True
+        return bool(abs(np.angle(np.exp(1j * (self.angle - middle[side])))) <= np.pi / 4)
+
+
+def weather_word(weather: Weather) -> str:
+    """clear, hazy or overcast."""
+    if weather.cover >= OVERCAST:
+        return "overcast"
+    return "hazy" if weather.haze > HAZY else "clear"
+
+
+def near_distance(metres: float) -> int | None:
+    """The one of DISTANCES that is nearest, None beyond 45 m."""
+    return None if metres > 45.0 else min(DISTANCES, key=lambda d: abs(d - metres))
+
+
+class SceneView:
+    """A scene at `time` s of its drive through a car's cameras (all of them at that time).
+
+    weather: the seed's where None. Raises InvalidInput where the next 3 s lie outside the drive.
+    """
+
+    def __init__(
+        self, scene: Scene, time: float, rig: tuple[Camera, ...] | None = None, weather: Weather | None = None
+    ) -> None:
+        if not 0.0 <= time <= scene.duration:
+            raise InvalidInput("time", f"{time} s is outside the drive of {scene.duration} s")
+        self.scene, self.time = scene, time
+        self.rig = rig or load_rig()
+        self.weather = weather or Weather.generate(scene.seed)
+        self.frame, twist = scene.ego.at(time)
+        self.speed = float(twist[0])
+        self.command: Command = scene.ego.command(time)
+        self.boxes: Boxes = boxes(scene, time)
+        self.expert: Expert = expert(scene, time)
+        self._pixels, self._lamps = self._look()
+
+    def _look(self) -> tuple[np.ndarray, int]:
+        """Pixels per owner int64 [owners], and pixels of the lit lamps of the ego's traffic light."""
+        state = self.scene.at(self.time)
+        table = Primitives.concatenate([state.fixed, state.moving])
+        total = len(self.scene.standing) + len(self.scene.moving)
+        pixels, lamps = np.zeros(total, np.int64), 0
+        lit = self._lit_rows()
+        for camera in self.rig:
+            k = camera.scaled(HEIGHT + CUT, WIDTH)
+            k[1, 2] -= CUT
+            row = cast(table, PinholeRays(k, self.frame @ camera.camera2ego, HEIGHT, WIDTH))[1]
+            row = row[row >= 0]
+            pixels += np.bincount(table.owner[row].numpy(), minlength=total)
+            lamps += int(torch.isin(row, torch.tensor(lit)).sum())
+        return pixels, lamps
+
+    def _lit_rows(self) -> list[int]:
+        """Rows of the scene's fixed primitives that glow for the ego: its signal is the one it drives towards."""
+        if not self.scene.ego.mover.stops:
+            return []
+        line, approach = self.scene.ego.mover.stops[0]
+        yaw = float(self.scene.ego.mover.path.at(line)[2])
+        part = (RED, AMBER, GREEN).index(self.scene.signals.colour(approach, self.time))
+        for i, placed in enumerate(self.scene.standing):
+            if placed.shape.name == "signal" and np.cos(placed.pose[2] - yaw) > 0.7:
+                first = int(torch.nonzero(self.scene.fixed.owner == i)[0, 0])
+                return [first + k for k in SIGNAL_LAMPS[part]]
+        return []
+
+    @cached_property
+    def things(self) -> tuple[Thing, ...]:
+        """Everything seen, nearest first."""
+        return tuple(t for t in self._things if t.pixels >= SEEN_PIXELS)
+
+    @cached_property
+    def doubtful(self) -> tuple[Thing, ...]:
+        """What few pixels show."""
+        return tuple(t for t in self._things if HIDDEN_PIXELS < t.pixels < SEEN_PIXELS)
+
+    @cached_property
+    def _things(self) -> list[Thing]:
+        out = []
+        distance = self.boxes.distance()
+        for row in np.argsort(distance, kind="stable"):
+            x, y = (float(v) for v in self.boxes.centre[row, :2])
+            word = CLASSES[self.boxes.label[row]].replace("_", " ")
+            if self.boxes.attributes[row] == "cycle.with_rider":
+                word = RIDER
+            instance = int(self.boxes.instance[row])
+            speed = float(np.hypot(*self.boxes.velocity[row]))
+            seen = int(self._pixels[instance])
+            out.append(
+                Thing(word, x, y, float(distance[row]), float(np.arctan2(y, x)), speed, instance, int(row), seen)
+            )
+        return out
+
+    def pixels_of(self, instance: int) -> int:
+        """How many pixels show an owner of the scene's primitives."""
+        return int(self._pixels[instance])
+
+    @cached_property
+    def room(self) -> float:
+        """Metres from the front bumper to the ego's stop line, negative past it."""
+        mover = self.scene.ego.mover
+        return mover.stops[0][0] - float(mover.motion(self.time)[0]) - mover.front
+
+    @cached_property
+    def light(self) -> str | None:
+        """red, amber or green; None where the ego is past its stop line or no lamp can be seen."""
+        if self.room <= -1.0 or self._lamps < LAMP_PIXELS:
+            return None
+        return self.scene.signals.colour(self.scene.ego.mover.stops[0][1], self.time)
+
+    @cached_property
+    def lead(self) -> tuple[Thing, float] | None:
+        """The seen vehicle or cyclist next on the ego's path, and the metres between the bumpers."""
+        mover = self.scene.ego.mover
+        here = float(mover.motion(self.time)[0])
+        best: tuple[Thing, float] | None = None
+        for thing in self.things:
+            if thing.word not in (*VEHICLES, RIDER) or thing.x < 0:
+                continue
+            x, y = geometry.apply(self.frame, np.array([thing.x, thing.y, 0.0]))[:2]
+            s, beside = mover.path.nearest(float(x), float(y))
+            gap = s - here - mover.front - 0.5 * float(self.boxes.size[thing.row, 0])
+            if beside < LEAD_OFFSET and -1.0 < gap < LEAD_REACH and (best is None or gap < best[1]):
+                best = thing, max(gap, 0.0)
+        return best
+
+    @cached_property
+    def place(self) -> str:
+        """before, on or after the junction."""
+        half = self.scene.streets.cross.half_width
+        if self.room > -1.0:
+            return "before"
+        x, y = self.frame[:2, 3]
+        inside = abs(x) < half + 4 and abs(y) < self.scene.streets.main.half_width + 4
+        return "on" if inside else "after"
+
+    def lane_beside(self, side: str) -> float | None:
+        """Lateral offset in metres (left positive) of the neighbouring lane of the same direction on the main street,
+        None where there is none or the ego is not lined up with its lane."""
+        x, y, yaw = float(self.frame[0, 3]), float(self.frame[1, 3]), geometry.yaw_of(self.frame)
+        lanes = self.scene.streets.main.lanes
+        if abs(np.sin(yaw)) > 0.05 or abs(x) < self.scene.streets.cross.half_width + 8:
+            return None
+        own = abs(y)
+        if min(abs(own - lane) for lane in lanes) > 0.4:
+            return None
+        # Traffic keeps right, so the kerb is on the right: lanes further from the centre line are right of the car.
+        others = [lane - own for lane in lanes if (lane - own) * (-1 if side == "left" else 1) > 1.0]
+        return -min(others, key=abs) if others else None
