@@ -100,7 +100,9 @@ def load_language(root: Path, split: str, token: str) -> Language:
 
 def _pairs(root: Path, kind: str, split: str, token: str) -> tuple[tuple[str, str], ...]:
     content = _json(root, kind, split, token) or []
-    if not isinstance(content, list) or not all(isinstance(c, dict) and {"question", "answer"} <= c.keys() for c in content):
+    if not isinstance(content, list) or not all(
+        isinstance(c, dict) and {"question", "answer"} <= c.keys() for c in content
+    ):
         raise InvalidInput("omnidrive", f"{kind}/{split}/{token}.json: want a list of question and answer")
     return tuple((str(c["question"]), str(c["answer"])) for c in content)
 

@@ -1,0 +1,114 @@
+"""Image augmentation of OPUS, SparseWorld and SparseBEV, with the matrices that follow every pixel.
+
+One draw of scale, crop and mirror image for all views and frames of a sample, as of one vehicle; photometric distortion
+per image (encoder.md 5.5; Wang et al., OPUS, NeurIPS 2024; the distortion is that of SSD, Liu et al. 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from ..core.errors import InvalidInput
+from .samples import Augmentation, Sample, mirrored, without_history
+
+SMALLEST, LARGEST = 0.38 / 0.44, 0.55 / 0.44
+"""Of the reference: scale 0.38 .. 0.55 of the native image where the test takes 0.44."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A draw. scale: against the size that the test takes; across: 0..1, where the crop lies; flip: left for right."""
+
+    scale: float = 1.0
+    across: float = 0.5
+    flip: bool = False
+
+
+def cropped(sample: Sample, height: int, width: int, draw: Crop) -> Sample:
+    """Whole images scaled, cut to the bottom `height` rows and to `width` columns, and flipped; matrices follow.
+
+    sample.images hold whole native images, larger than the result (nuscenes.whole_images). What the scaled image does
+    not cover is black. `flip` turns pictures only: the scene stays, and the matrices say where its points went (not
+    so samples.mirrored). Raises InvalidInput for a scale that is no number above 0.
+    """
+    if not draw.scale > 0:
+        raise InvalidInput("augment.scale", f"want a number above 0, got {draw.scale}")
+    t, n, rows, columns, _ = sample.images.shape
+    scale = draw.scale * max(height / rows, width / columns)
+    size = max(1, round(rows * scale)), max(1, round(columns * scale))
+    top, left = size[0] - height, round(draw.across * max(0, size[1] - width))
+    out = np.zeros((t, n, height, width, 3), np.uint8)
+    kept = min(height, size[0]), min(width, size[1] - left)
+    method = cv2.INTER_AREA if size[0] <= rows else cv2.INTER_LINEAR
+    for source, target in zip(
+        sample.images.reshape(-1, rows, columns, 3), out.reshape(-1, height, width, 3), strict=True
+    ):
+        whole = cv2.resize(source, size[::-1], interpolation=method)
+        target[height - kept[0] :, : kept[1]] = whole[size[0] - kept[0] :, left : left + kept[1]]
+    sy, sx = size[0] / rows, size[1] / columns
+    ida = np.diag([sx, sy, 1.0, 1.0])
+    # (0, 0) is the centre of the first pixel, hence the halves.
+    ida[:2, 2] = 0.5 * sx - 0.5 - left, 0.5 * sy - 0.5 - top
+    if draw.flip:
+        out = np.ascontiguousarray(out[:, :, :, ::-1])
+        turn = np.eye(4)
+        turn[0, 0], turn[0, 2] = -1.0, width - 1.0
+        ida = turn @ ida
+    return replace(sample, images=out, ego2img=(ida @ sample.ego2img).astype(np.float32))
+
+
+def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness +-32, contrast and saturation 0.5..1.5, hue +-18 degrees, channels shuffled; each for half of images.
+
+    image: uint8 [H, W, 3] RGB; contrast comes before or after saturation and hue, at random.
+    """
+    chosen = rng.random(5) < 0.5
+    shift, contrast, saturation = rng.uniform(-32, 32), rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)
+    hue, early, order = rng.uniform(-18, 18), rng.random() < 0.5, rng.permutation(3)
+    levels = np.arange(256, dtype=np.float64) + (shift if chosen[0] else 0.0)
+    levels = levels * (contrast if chosen[1] and early else 1.0)
+    image = cv2.LUT(image, np.clip(levels, 0, 255).round().astype(np.uint8))
+    if chosen[2] or chosen[3]:
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        # OpenCV counts hue in steps of two degrees, 0..179.
+        ramp = np.arange(256)
+        turned = ((ramp + (round(hue / 2) if chosen[3] else 0)) % 180).astype(np.uint8)
+        richer = np.clip(ramp * (saturation if chosen[2] else 1.0), 0, 255).round().astype(np.uint8)
+        tables = np.ascontiguousarray(np.stack([turned, richer, ramp.astype(np.uint8)], -1)[None])
+        image = cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB)
+    if chosen[1] and not early:
+        image = cv2.LUT(image, np.clip(np.arange(256) * contrast, 0, 255).round().astype(np.uint8))
+    return np.ascontiguousarray(image[..., order]) if chosen[4] else image
+
+
+@dataclass(frozen=True)
+class ImageAugmentation(Augmentation):
+    """The reference's augmentation of samples that hold whole images.
+
+    height, width: of the result, the preset's; smallest, largest: scale against the test's; flip: share of samples
+    whose pictures are flipped. mirror (of the scene), photograph (share of images that are distorted) and no_history:
+    as in the base class. The reference mirrors no scene and keeps the history.
+    """
+
+    mirror: float = 0.0
+    photograph: float = 1.0
+    no_history: float = 0.0
+    height: int = 256
+    width: int = 704
+    smallest: float = SMALLEST
+    largest: float = LARGEST
+    flip: float = 0.5
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        draws = rng.random(3)
+        if draws[0] < self.no_history:
+            sample = without_history(sample)
+        draw = Crop(rng.uniform(self.smallest, self.largest), rng.random(), draws[1] < self.flip)
+        sample = cropped(sample, self.height, self.width, draw)
+        for image in sample.images.reshape(-1, self.height, self.width, 3):
+            if rng.random() < self.photograph:
+                image[...] = distorted(image, rng)
+        return mirrored(sample) if draws[2] < self.mirror else sample
