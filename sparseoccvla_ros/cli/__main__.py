@@ -90,7 +90,7 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="end_to_end, messages or occupancy")] = "end_to_end",
+    what: Annotated[str, typer.Argument(help="end_to_end, messages, occupancy or runtimes")] = "end_to_end",
     bag: Annotated[Path | None, typer.Option(help="bag to play; the bundled world if not given")] = None,
     rate: Annotated[float, typer.Option(min=0.05, max=10.0, help="speed of playback, times real time")] = 1.0,
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
@@ -100,6 +100,20 @@ def bench(
     from .bench import run_bench
 
     raise typer.Exit(run_bench(what, bag, rate, preset, json))
+
+
+@app.command()
+def export(
+    preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
+    runtime: Annotated[str, typer.Option(help="onnx, openvino or tensorrt")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="also copy the files, with a manifest, to this folder")] = None,
+    bag: Annotated[Path | None, typer.Option(help="bag whose frames parity is verified on; the bundled one")] = None,
+    precision: Annotated[str, typer.Option(help="of the image backbone: preset, float32 or bfloat16")] = "preset",
+) -> None:
+    """Export the networks, verify them against torch on real frames, build engines and cache them."""
+    from .export import run_export
+
+    raise typer.Exit(run_export(preset, runtime, out, bag, precision))
 
 
 def play(
@@ -127,6 +141,8 @@ def play(
 
 def main() -> int:
     """Entry point; a wrong input is one line, not a traceback."""
+    from sparseoccvla_ros.cli.data import app as data_app
+    from sparseoccvla_ros.cli.models import app as models_app
     from sparseoccvla_ros.cli.train import app as train_app
     from sparseoccvla_ros.core.errors import InvalidInput
     from sparseoccvla_ros.data.commands import app as bag_app
@@ -136,6 +152,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app.add_typer(train_app, name="train", help="Train a stage of a preset, or prepare the data for it.")
     app.add_typer(bag_app, name="bag", help="Make, convert, inspect and play bags.")
+    app.add_typer(data_app, name="data", help="Check and prepare a nuScenes folder, or make one of the world.")
+    app.add_typer(models_app, name="models", help="Presets and public weights: list, fetch, convert.")
     try:
         return app(prog_name="./run") or 0
     except InvalidInput as error:

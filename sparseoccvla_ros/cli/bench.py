@@ -1,4 +1,4 @@
-"""./run bench: end to end, the message path, and the encoder alone."""
+"""./run bench: end to end, the message path, the encoder alone, and its runtimes side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .tables import latency_table, node_table, state_lines
 
 def run_bench(what: str, bag: Path | None, rate: float, preset: str, file: Path | None) -> int:
     """Run one bench, print its table, write its numbers."""
-    benches = {"end_to_end": _end_to_end, "messages": _messages, "occupancy": _occupancy}
+    benches = {"end_to_end": _end_to_end, "messages": _messages, "occupancy": _occupancy, "runtimes": _runtimes}
     if what not in benches:
         raise InvalidInput("bench", f"'{what}' is none of {', '.join(benches)}")
     console = Console()
@@ -89,3 +89,10 @@ def _occupancy(console: Console, bag: Path | None, rate: float, preset: str) -> 
     from .bench_occupancy import bench_occupancy
 
     return bench_occupancy(console, preset)
+
+
+def _runtimes(console: Console, bag: Path | None, rate: float, preset: str) -> dict[str, Any]:
+    """The encoder in torch, ONNX Runtime and OpenVINO, in turns."""
+    from .bench_runtimes import bench_runtimes
+
+    return bench_runtimes(console, preset, bag)

@@ -13,6 +13,7 @@ from sparseoccvla_ros.ros import markers, messages
 from sparseoccvla_ros.ros.stage_node import StageNode, run
 from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.ros.worker import Worker
+from sparseoccvla_ros.runtime.accelerate import use_runtime
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.stages import build_occupancy
 from sparseoccvla_ros.runtime.warm_up import warm_up_occupancy
@@ -31,6 +32,7 @@ class OccupancyNode(StageNode):
         torch.set_num_threads(self.values.threads)
         preset = load_preset(self.values.preset)
         self._encoder = build_occupancy(preset, self.values.device)
+        fallback = use_runtime(self._encoder, preset, self.values.runtime, self.values.threads)
         warm_up_occupancy(self._encoder, preset)
         self._queries = self.output("occupancy/queries")
         self._points = self.output("occupancy/points")
@@ -40,6 +42,9 @@ class OccupancyNode(StageNode):
         self._worker: Worker[CameraFrames] = Worker("occupancy", lambda m: self.attempt(lambda: self._encode(m)))
         self.input("frames", self._on_frames)
         self.monitor.show(weights="trained" if self._encoder.trained else "untrained", preset=self.values.preset)
+        self.monitor.show(runtime=f"torch: {fallback}" if fallback else self.values.runtime)
+        if fallback:
+            self.get_logger().warning(f"runtime {self.values.runtime}: torch computes instead: {fallback}")
         for warning in self._encoder.warnings:
             self.get_logger().warning(warning)
 

@@ -44,7 +44,7 @@ _BOOL = ("true", "false")
 
 NODES: tuple[NodeEntry, ...] = (
     NodeEntry("camera_sync", {"preset": "preset", "profile": "profile", "calibration_file": "calibration_file"}, True),
-    NodeEntry("occupancy", {"preset": "preset", "device": "device"}),
+    NodeEntry("occupancy", {"preset": "preset", "device": "device", "runtime": "runtime"}),
     NodeEntry("reasoning", {"preset": "preset", "device": "device"}),
     NodeEntry("planning", {"preset": "preset", "device": "device"}),
 )
@@ -53,7 +53,13 @@ BAG_PLAYER = NodeEntry(
 )
 COMPOSED = NodeEntry(
     "composed",
-    {"preset": "preset", "profile": "profile", "calibration_file": "calibration_file", "device": "device"},
+    {
+        "preset": "preset",
+        "profile": "profile",
+        "calibration_file": "calibration_file",
+        "device": "device",
+        "runtime": "runtime",
+    },
     True,
 )
 """The four stages in one process; parameters given on the command line reach the nodes that know them."""
@@ -68,6 +74,12 @@ ARGUMENTS: tuple[Argument, ...] = (
         ("nuscenes", "nuscenes_lower", "nuscenes2bag", "nuscenes_prefixed", "dataset_bridge", "autoware"),
     ),
     Argument("device", "auto", "where the models run", ("auto", "cpu", "cuda")),
+    Argument(
+        "runtime",
+        "torch",
+        "what computes the occupancy, after ./run export",
+        ("torch", "compiled", "onnx", "openvino", "tensorrt"),
+    ),
     Argument("calibration_file", "", "YAML with intrinsics and extrinsics; empty uses CameraInfo and tf"),
     Argument("namespace", NAMESPACE, "namespace of nodes and topics"),
     Argument("params_file", "", "YAML with parameters; empty uses config/params.yaml of the package"),

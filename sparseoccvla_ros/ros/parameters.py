@@ -108,6 +108,12 @@ TABLES: dict[str, tuple[Param, ...]] = {
     "occupancy": (
         *COMMON,
         *_MODEL,
+        Param(
+            "runtime",
+            "torch",
+            "what computes; engines come from ./run export; where one is missing torch computes and says why",
+            choices=("torch", "compiled", "onnx", "openvino", "tensorrt"),
+        ),
         Param("marker_rate", 1.0, "how often occupancy/markers is published; 0 never", "Hz", 0.0, 30.0, live=True),
         Param("marker_limit", 20000, "most cubes in a marker", "cubes", 1, 200000, live=True),
     ),

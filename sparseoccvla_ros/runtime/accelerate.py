@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -62,18 +62,24 @@ class StandIn:
     """Engines in place of an encoder's arithmetic, for six images of one size."""
 
     def __init__(
-        self, encoder: OccupancyEncoder, images: Engine, decoder: Engine, graphs: Sequence[Graph], name: str
+        self,
+        encoder: OccupancyEncoder,
+        name: str,
+        graph: Graph,
+        images: Engine,
+        decoder_graph: Graph | None = None,
+        decoder: Engine | None = None,
     ) -> None:
         self._encoder, self._name = encoder, name
         self._images, self._decoder = images, decoder
-        self._image_shape = graphs[0].inputs["images"][1]
-        self._table_shape = graphs[1].inputs["table"][1]
-        self._levels = graphs[0].outputs
+        self._image_shape, self._levels = graph.inputs["images"][1], graph.outputs
+        self._table_shape = decoder_graph.inputs["table"][1] if decoder_graph else ()
 
     def install(self) -> None:
-        """Take over on the encoder."""
+        """Take over on the encoder; the decoder only where there is an engine for it."""
         self._encoder.image_features = self.image_features  # type: ignore[method-assign]
-        self._encoder.decode = self.decode  # type: ignore[method-assign]
+        if self._decoder is not None:
+            self._encoder.decode = self.decode  # type: ignore[method-assign]
 
     def image_features(self, images: Tensor) -> list[Tensor]:
         """As OccupancyEncoder.image_features."""
@@ -88,7 +94,8 @@ class StandIn:
 
     def decode(self, scene: SceneViews) -> list[LayerOutput]:
         """As OccupancyEncoder.decode, with the last layer only."""
-        if tuple(scene.table.shape) == self._table_shape and not torch.is_grad_enabled():
+        fits = tuple(scene.table.shape) == self._table_shape
+        if fits and self._decoder is not None and not torch.is_grad_enabled():
             try:
                 out = self._decoder(scene_sample(scene, clone=False))
                 return [LayerOutput(out["features"], out["logits"], out["points"])]
@@ -141,48 +148,33 @@ def _load(encoder: OccupancyEncoder, preset: Preset, runtime: str, threads: int)
         except CannotBuild:
             forget(preset.name, graph, engine_of, precision)
             raise
-    StandIn(encoder, engines[0], engines[1], graphs, runtime).install()
+    StandIn(encoder, runtime, graphs[0], engines[0], graphs[1], engines[1]).install()
 
 
 def _compile(encoder: OccupancyEncoder, preset: Preset) -> None:
-    """torch.compile for backbone with neck and for the decoder; the kernels are kept in the cache folder."""
+    """torch.compile for backbone and neck, a minute once; the kernels are kept in the cache folder.
+
+    The decoder stays as it is: most of it is matrix products and one gather per layer that has its own kernel.
+    """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     cuda = encoder.pixel_mean.device.type == "cuda"
-    # CUDA graphs hand out the same memory again and again, which the encoder's results would not survive.
-    options = {"triton.cudagraphs": False} if cuda else {"freezing": True}
-    images = torch.compile(_bound(encoder, "image_features"), dynamic=False, options=options)
-    decode = torch.compile(_bound(encoder, "decode"), dynamic=False, options=options)
-    size = (preset.image.height, preset.image.width)
-    graphs = (image_graph(encoder, size), decoder_graph(encoder, size))
-    seen = record(encoder, made_up_frames(preset, 2), keep=1)
+    graph = image_graph(encoder, (preset.image.height, preset.image.width))
+    seen = record(encoder, made_up_frames(preset, 1), keep=1).images[0]
+    compiled = torch.compile(
+        OccupancyEncoder.image_features.__get__(encoder), dynamic=False, options={} if cuda else {"freezing": True}
+    )
 
-    def run_images(inputs) -> dict[str, Tensor]:
-        levels = images(inputs["images"])
-        return {f"level{i}": level.permute(0, 2, 3, 1) for i, level in enumerate(levels)}
+    def images(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        levels = compiled(inputs["images"])
+        return {name: level.permute(0, 2, 3, 1) for name, level in zip(graph.outputs, levels, strict=True)}
 
-    def run_decoder(inputs) -> dict[str, Tensor]:
-        scene = SceneViews(
-            inputs["table"], graphs[1].module.sizes, inputs["ego2img"], inputs["usable"],
-            graphs[1].module.image_size, inputs["slots"],
-        )  # fmt: skip
-        last = decode(scene)[-1]
-        return {"features": last.features, "logits": last.logits, "points": last.points}
-
-    for graph, engine, sample, precision in (
-        (graphs[0], run_images, seen.images[0], encoder.config.backbone_dtype),
-        (graphs[1], run_decoder, seen.decoder[0], "float32"),
-    ):
-        try:
-            with torch.inference_mode():
-                got = engine(sample)
-        except Exception as error:  # a missing compiler, an operator the compiler trips over: many kinds
-            raise CannotBuild(f"torch.compile fails on {graph.name}: {str(error).strip()[:300]}") from error
-        truth = graph.run(sample)
-        worst = max(difference(got[name].cpu(), truth[name].cpu()) for name in graph.outputs)
-        if not worst <= TOLERANCE[precision]:
-            raise CannotBuild(f"compiled {graph.name} differs from torch by {worst:.1e}")
-    StandIn(encoder, run_images, run_decoder, graphs, "compiled").install()
-
-
-def _bound(encoder: OccupancyEncoder, name: str):
-    return getattr(OccupancyEncoder, name).__get__(encoder)
+    try:
+        with torch.inference_mode():
+            got = images(seen)
+    except Exception as error:  # a missing compiler, an operator the compiler trips over: many kinds
+        raise CannotBuild(f"torch.compile fails: {str(error).strip()[:300]}") from error
+    truth = graph.run(seen)
+    worst = max(difference(got[name], truth[name]) for name in graph.outputs)
+    if not worst <= TOLERANCE[encoder.config.backbone_dtype]:
+        raise CannotBuild(f"the compiled backbone differs from torch by {worst:.1e}")
+    StandIn(encoder, "compiled", graph, images).install()

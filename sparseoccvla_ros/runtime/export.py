@@ -59,20 +59,20 @@ def build(
     graph: Graph,
     runtime_name: str,
     samples: Sequence[Sample],
+    precision: str = "float32",
     threads: int = 1,
     progress: Progress = silent,
 ) -> Built:
     """A verified engine for a graph, from the cache or built now.
 
-    samples: real inputs, at least one. `graph.precision` is the one wanted; a runtime may stay above it. Raises
-    CannotBuild when a package is missing, an operator is not supported or the result differs from torch; nothing
-    is left behind then.
+    samples: real inputs, at least one; precision: what the engine computes in, as `Backend.precision` gives it.
+    Raises CannotBuild when a package is missing, an operator is not supported or the result differs from torch;
+    nothing is left behind then.
     """
     runtime = backend(runtime_name)
     problem = runtime.missing() or absent("onnx", "onnxscript", "onnxruntime")
     if problem:
         raise CannotBuild(problem)
-    precision = runtime.precision(graph.precision)
     with building(engine_folder(preset), progress):
         path = engine_path(preset, graph, runtime, precision)
         file = onnx_path(preset, graph)

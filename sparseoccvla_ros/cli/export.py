@@ -1,0 +1,160 @@
+"""./run export: the networks of a preset as verified ONNX files and engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sparseoccvla_ros.core.paths import bundled_bag
+from sparseoccvla_ros.data.bag_frames import bag_frames
+from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.runtime.accelerate import graphs_of, precisions
+from sparseoccvla_ros.runtime.engines import CannotBuild, backend
+from sparseoccvla_ros.runtime.export import Built, build
+from sparseoccvla_ros.runtime.graphs import Graph, Recording, Sample, planner_graph, planner_samples, record
+from sparseoccvla_ros.runtime.presets import Preset, load_preset
+from sparseoccvla_ros.runtime.stages import build_occupancy, build_planning
+
+FRAMES = 8
+"""Frame sets of the bag that parity is verified on; the newest three of them are compared."""
+
+
+_CAPTION = "off: largest difference from torch in float32, as a share of the largest value"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A graph with real inputs, what to compute in, and whether the stack needs its engine."""
+
+    graph: Graph
+    samples: list[Sample]
+    precision: str = "float32"
+    needed: bool = False
+
+
+def run_export(preset: str, runtime: str, out: Path | None, bag: Path | None, precision: str) -> int:
+    """Export, verify, build and cache; copy to `out` if given. 0 when the occupancy encoder is there, else 1."""
+    console = Console()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    loaded = load_preset(preset)
+    problem = backend(runtime).missing()
+    if problem:
+        console.print(f"[bold yellow]{runtime} cannot be used here:[/] {problem}. The nodes go on with torch.")
+        return 1
+    built: list[Built] = []
+    refused: list[tuple[str, str]] = []
+    failed = False
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("reading frames", total=None)
+        jobs = list(_jobs(loaded, runtime, bag or bundled_bag(), precision))
+        bar.update(task, total=len(jobs))
+        for number, job in enumerate(jobs):
+
+            def told(text: str, share: float, number: int = number) -> None:
+                bar.update(task, description=text, completed=number + share)
+
+            try:
+                threads = torch.get_num_threads()
+                built.append(build(loaded.name, job.graph, runtime, job.samples, job.precision, threads, told))
+            except CannotBuild as error:
+                refused.append((job.graph.name, str(error)))
+                failed |= job.needed
+            bar.update(task, completed=number + 1)
+        bar.update(task, description="done")
+    console.print(_table(built, runtime, loaded.name))
+    for name, reason in refused:
+        console.print(f"[bold yellow]{name}: torch stays in place:[/] {reason}", highlight=False)
+    if out is not None and built:
+        _copy(built, out)
+        console.print(f"copied to {out}", highlight=False)
+    if not failed:
+        console.print(f"The occupancy node takes them with the parameter runtime:={runtime}", highlight=False)
+    return 1 if failed else 0
+
+
+def recording(encoder: OccupancyEncoder, preset: Preset, bag: Path | None = None) -> Recording:
+    """Real inputs of the graphs, from a bag (the bundled one if not given)."""
+    frames = list(islice(bag_frames(bag or bundled_bag(), preset.image), FRAMES))
+    return record(encoder, frames)
+
+
+def build_encoder(preset: Preset, precision: str = "preset") -> OccupancyEncoder:
+    """The preset's encoder on the CPU; precision: float32 or bfloat16 of the backbone, or the preset's own."""
+    encoder = build_occupancy(preset)
+    if precision != "preset":
+        encoder.config = encoder.config.replace(backbone_dtype=precision)
+    return encoder
+
+
+def build_engines(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording) -> list[Built]:
+    """Image and decoder engine of an encoder. Raises CannotBuild."""
+    return [
+        build(preset.name, job.graph, runtime, job.samples, job.precision, torch.get_num_threads())
+        for job in _occupancy_jobs(encoder, preset, runtime, seen)
+    ]
+
+
+def _occupancy_jobs(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording) -> list[Job]:
+    graphs, kinds = graphs_of(encoder, preset, runtime), precisions(encoder, runtime)
+    return [Job(graphs[0], seen.images, kinds[0], True), Job(graphs[1], seen.decoder, kinds[1], True)]
+
+
+def _jobs(preset: Preset, runtime: str, bag: Path, precision: str) -> Iterator[Job]:
+    encoder = build_encoder(preset, precision)
+    seen = recording(encoder, preset, bag)
+    yield from _occupancy_jobs(encoder, preset, runtime, seen)
+    if "planning" in preset.stages:
+        planner = build_planning(preset)
+        for reasoning in (True, False):
+            graph = planner_graph(planner, preset.occupancy.queries, reasoning)
+            yield Job(graph, planner_samples(planner, seen.queries, reasoning))
+
+
+def _table(built: list[Built], runtime: str, preset: str) -> Table:
+    title = f"Preset {preset} for {built[0].record['binding']}" if built else f"Preset {preset} for {runtime}"
+    table = Table("graph", "in", "nodes", "ONNX off", "engine off", "MB", "", title=title, caption=_CAPTION)
+    for item in built:
+        record = item.record
+        ours = _worst(record["difference"]) if "difference" in record else f"not run: {record['verified']}"
+        table.add_row(
+            item.graph,
+            record["precision"],
+            str(sum(record["operators"].values())),
+            _worst(record["onnx_difference"]),
+            ours,
+            f"{record['size'] / 1e6:.1f}",
+            f"built in {record['seconds']} s" if item.fresh else "from the cache",
+        )
+    return table
+
+
+def _worst(found: dict[str, float] | str) -> str:
+    return found if isinstance(found, str) else f"{max(found.values()):.1e}"
+
+
+def _copy(built: list[Built], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = {}
+    for item in built:
+        engine = out / f"{item.graph}{item.engine.suffix}"
+        shutil.copyfile(item.engine, engine)
+        if item.onnx.is_file():
+            shutil.copyfile(item.onnx, out / f"{item.graph}.onnx")
+        manifest[item.graph] = {**item.record, "file": engine.name}
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
