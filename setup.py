@@ -25,7 +25,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        *(entry for folder in ("launch", "config", "rviz", "models", "bags") for entry in installed(folder)),
+        *(entry for folder in ("launch", "config", "rviz", "models", "bags", "examples") for entry in installed(folder)),
     ],
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"], "viz": ["rerun-sdk"]},
