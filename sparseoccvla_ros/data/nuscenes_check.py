@@ -131,7 +131,11 @@ def _tasks(pieces: dict[str, Piece]) -> tuple[Task, ...]:
         ("evaluate language", "val", [images, "OmniDrive desc", "OmniDrive vqa"]),
     ]
     play = Task("play (./run bag nuscenes)", () if any(pieces[images].found.values()) else (images,))
-    rest = [Task(name, tuple(n for n in needs if not pieces[n].complete(split))) for name, split, needs in wanted]
+    rest = []
+    for name, split, needs in wanted:
+        here = pieces[images].wanted.get(split, 0) > 0
+        lacks = tuple(n for n in needs if not pieces[n].complete(split)) if here else (f"scenes of {split}",)
+        rest.append(Task(name, lacks))
     return (play, *rest)
 
 

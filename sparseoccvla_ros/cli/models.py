@@ -1,0 +1,250 @@
+"""The verb models: presets, public weights and their conversion. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.data.commands import one_line_errors
+
+if TYPE_CHECKING:
+    from sparseoccvla_ros.occupancy.config import OccupancyConfig
+
+app = typer.Typer(no_args_is_help=True, help="Presets and public weights: list, fetch, convert.")
+
+SHAPES = (
+    "queries", "embed_dims", "groups", "frames", "points_per_group", "points_per_layer", "heads", "ffn_dims",
+    "mixing_points", "strides", "backbone_width",
+)  # fmt: skip
+"""Options of OccupancyConfig that a checkpoint's shapes decide."""
+SOURCE = "source.json"
+
+
+@dataclass(frozen=True)
+class PublicModel:
+    """Weights that others published. files: patterns of what is needed of a hub repository; revision: the commit that
+    is fetched, empty where none is known: the first fetch then writes down what it got, and later ones ask for that."""
+
+    name: str
+    about: str
+    licence: str
+    by_hand: str
+    then: str
+    repository: str = ""
+    revision: str = ""
+    files: tuple[str, ...] = ()
+
+
+_CONVERT = "./run models convert {folder}/{file} --preset {preset} --out FOLDER, then --preset FOLDER everywhere"
+
+
+def _opus(size: str) -> PublicModel:
+    return PublicModel(
+        f"opus_{size}",
+        f"OPUS-{size.upper()}, occupancy, 100 epochs on nuScenes (Wang et al., NeurIPS 2024)",
+        "MIT (OPUS' repository); trained on nuScenes (non-commercial)",
+        f"the README of jbwang1997/OPUS (GitHub) links {size.upper()}'s checkpoint; put it into {{folder}}",
+        _CONVERT.format(folder="{folder}", file="FILE.pth", preset=f"opus_{size}"),
+    )
+
+
+PUBLIC = (
+    *(_opus(size) for size in "tsml"),
+    PublicModel(
+        "sparseworld",
+        "SparseWorld, 4-D occupancy (arXiv 2510.17482); its queries of the present are used",
+        "no licence file: ask its authors before any use; trained on nuScenes (non-commercial)",
+        "download ckpts/epoch_56.pth of that hub repository elsewhere and put it at {folder}/ckpts/epoch_56.pth",
+        _CONVERT.format(folder="{folder}", file="ckpts/epoch_56.pth", preset="opus_t"),
+        "MSunDYY2001/SparseWorld",
+        files=("ckpts/epoch_56.pth",),
+    ),
+    PublicModel(
+        "internvl2-2b",
+        "InternVL2-2B, whose language half (InternLM2-1.8B) is the paper's; 4.4 GB",
+        "MIT (model card of InternVL2-2B); InternLM2's weights have a licence of their own: read it first",
+        "download config.json, tokenizer files and model.safetensors of that hub repository elsewhere, into {folder}",
+        "set reasoning.language_model of a preset to {folder}",
+        "OpenGVLab/InternVL2-2B",
+        "b537a0f49005448bb0ddb8bb4f5043c733025f53",
+        ("config.json", "generation_config.json", "*.safetensors", "tokenizer*", "*tokens*.json"),
+    ),
+)
+
+
+def folder_of(model: PublicModel) -> Path:
+    """Where a public model's files go."""
+    from sparseoccvla_ros.core.paths import cache_folder
+
+    return cache_folder() / "models" / model.name
+
+
+@app.command("list")
+def show() -> None:
+    """Show the presets with what they need and have, and public weights with their licences."""
+    with one_line_errors():
+        from sparseoccvla_ros.runtime.presets import load_preset, preset_names
+
+        console = _console()
+        table = Table("preset", "images", "frames", "stages", "weights", "needs", title="Presets")
+        for name in preset_names():
+            try:
+                preset = load_preset(name)
+            except InvalidInput as error:
+                table.add_row(name, "", "", "", Text(f"broken: {error}"), "")
+                continue
+            weights = (
+                ", ".join(f"{s} {p.stat().st_size / 1e6:.0f} MB" for s, p in preset.weights.items()) or "untrained"
+            )
+            model = preset.reasoning.language_model if preset.reasoning is not None else ""
+            needs = f"language model {model}: {_language_model(model)}" if model else ""
+            if name in {m.name for m in PUBLIC} and not preset.weights:
+                needs = f"./run models fetch {name}"
+            image = f"{preset.image.height} x {preset.image.width}"
+            table.add_row(name, image, str(preset.occupancy.frames), ", ".join(preset.stages), weights, Text(needs))
+        console.print(table)
+        table = Table("name", "what", "licence", "present", title="Public weights (./run models fetch NAME)")
+        for public in PUBLIC:
+            there = sorted(p for p in folder_of(public).rglob("*") if p.is_file() and p.name != SOURCE)
+            size = sum(p.stat().st_size for p in there) / 1e6
+            table.add_row(public.name, public.about, public.licence, f"{size:.0f} MB" if there else "no")
+        console.print(table)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="one of ./run models list")],
+    revision: Annotated[str, typer.Option(help="commit of the hub repository; the pinned one if not given")] = "",
+) -> None:
+    """Fetch public weights where a hub is reachable; else say how to place them by hand. Prints the licence first."""
+    with one_line_errors():
+        model = next((m for m in PUBLIC if m.name == name), None)
+        if model is None:
+            raise InvalidInput("name", f"{name!r} is none of {', '.join(m.name for m in PUBLIC)}")
+        target = folder_of(model)
+        typer.echo(f"{model.about}\nlicence: {model.licence}")
+        if not model.repository:
+            typer.echo(f"by hand: {model.by_hand.format(folder=target)}\nthen: {model.then.format(folder=target)}")
+            raise typer.Exit(3)
+        known = _source(target)
+        wanted = revision or known.get("revision", "") or model.revision
+        try:
+            got = _download(model, target, wanted)
+        except Exception as error:  # whatever the hub's client and the network raise
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            typer.echo(f"cannot fetch {model.repository} ({reason[:200]})", err=True)
+            typer.echo(f"by hand: {model.by_hand.format(folder=target)}\nthen: {model.then.format(folder=target)}")
+            raise typer.Exit(3) from error
+        digests = {p.relative_to(target).as_posix(): _sha256(p) for p in _files(target)}
+        old = known.get("sha256", {})
+        changed = sorted(n for n in old.keys() & digests.keys() if old[n] != digests[n])
+        if known.get("revision") == got and changed:
+            raise InvalidInput("sha256", f"{changed[0]} of {got} is not what was fetched before: delete {target}")
+        source = {"repository": model.repository, "revision": got, "licence": model.licence, "sha256": digests}
+        (target / SOURCE).write_text(json.dumps(source, indent=1))
+        for file, digest in digests.items():
+            typer.echo(f"  {file} sha256 {digest}")
+        typer.echo(f"{target}: revision {got}\nthen: {model.then.format(folder=target)}")
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help=".pth or safetensors of OPUS or SparseWorld")],
+    out: Annotated[Path, typer.Option(help="preset folder to write; must not hold one")],
+    preset: Annotated[str, typer.Option(help="preset whose other options are taken over")] = "opus_t",
+) -> None:
+    """Turn a public OPUS or SparseWorld checkpoint into a preset with safetensors weights and their sha256."""
+    with one_line_errors():
+        changes = convert_opus(file, out, preset)
+        if changes:
+            typer.echo(f"other than {preset}: " + ", ".join(f"{k} {v}" for k, v in changes.items()))
+        weights = out / "occupancy.safetensors"
+        typer.echo(f"{weights}: {weights.stat().st_size / 1e6:.1f} MB; use --preset {out}, or add to a config.yaml:")
+        typer.echo(f"weights:\n  occupancy: {{file: {weights.name}, sha256: {_sha256(weights)}}}")
+
+
+def convert_opus(file: Path, out: Path, preset: str) -> dict[str, Any]:
+    """Write the preset folder `out` from a public checkpoint; returns the options that its shapes made differ.
+
+    Raises InvalidInput for an `out` that holds a preset, a file that cannot be read, and names, shapes or a grid that
+    do not fit.
+    """
+    import yaml
+
+    from sparseoccvla_ros.occupancy import checkpoints
+    from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+    from sparseoccvla_ros.runtime.presets import load_preset
+
+    if (out / "config.yaml").exists():
+        raise InvalidInput("out", f"{out} holds a preset already")
+    base = load_preset(preset)
+    state = checkpoints.public_state(checkpoints.read_state(file)[0])
+    found: OccupancyConfig = checkpoints.opus_config(state)
+    changes = {n: getattr(found, n) for n in SHAPES if getattr(found, n) != getattr(base.occupancy, n)}
+    encoder = OccupancyEncoder(base.occupancy.replace(**changes))
+    checkpoints.load_opus(encoder, file)
+    out.mkdir(parents=True, exist_ok=True)
+    weights = out / "occupancy.safetensors"
+    checkpoints.save(encoder, weights)
+    content = yaml.safe_load((base.folder / "config.yaml").read_text(encoding="utf-8"))
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
+    content |= {
+        "name": out.name,
+        "stages": ["occupancy"],
+        "occupancy": {**(content.get("occupancy") or {}), **plain},
+        "weights": {"occupancy": {"file": weights.name, "sha256": _sha256(weights)}},
+    }
+    for section in ("reasoning", "planning", "anchors"):
+        content.pop(section, None)
+    (out / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    load_preset(str(out))
+    return changes
+
+
+def _download(model: PublicModel, target: Path, revision: str) -> str:
+    """Fetch a model's files; returns the commit they are of."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    # Asked first: where no hub is reachable it fails at once, the download only after half a minute of retries.
+    revision = str(HfApi().model_info(model.repository, revision=revision or None, timeout=10.0).sha)
+    snapshot_download(model.repository, revision=revision, allow_patterns=list(model.files), local_dir=target)
+    return revision
+
+
+def _source(folder: Path) -> dict[str, Any]:
+    path = folder / SOURCE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _files(folder: Path) -> list[Path]:
+    """What was fetched, without the client's own records in hidden folders."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name != SOURCE)
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def _language_model(name: str) -> str:
+    """Whether a language model is there."""
+    from sparseoccvla_ros.reasoning import smollm2
+
+    if name == smollm2.NAME:
+        return "package installed" if smollm2.package_file() else "package missing"
+    return "present" if Path(name).is_dir() or name.startswith("random") else "missing"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
