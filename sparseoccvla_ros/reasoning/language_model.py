@@ -1,7 +1,18 @@
 """Loading a causal language model, and the few operations that the bridge needs from it.
 
 Any causal model of the transformers library works. Nothing is ever fetched: weights come from an installed package or
-a local folder, as safetensors only, and code inside a model folder is never run.
+a local folder, as safetensors only (or pickles that hold plain tensors), and code inside a model folder is never run.
+
+Measured with SmolLM2-135M on one thread of an EPYC (prefill of the tiny preset, token of an answer; CPU time), and how
+the reasoning token and the ranking of 18 anchors compare with float32 over 12 random scenes with an untrained bridge:
+
+    float32                    402 ms, 67 ms
+    bfloat16                   251 ms, 64 ms     cosine 0.95, rank correlation 0.97, first anchor kept in 83 %
+    int8 dynamic               168 ms, 39 ms     cosine 0.06, rank correlation 0.68, first anchor kept in 25 %
+    int8 dynamic, per channel  174 ms, 38 ms     cosine 0.35, rank correlation 0.80, first anchor kept in 58 %
+
+So dynamic int8 is faster and is not used: it does not keep the ranking. torch.compile is not used either: it takes
+45 to 60 s for each length on this CPU, which a node would spend at its start.
 """
 
 from __future__ import annotations

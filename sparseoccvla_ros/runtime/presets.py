@@ -31,6 +31,8 @@ SECTIONS = {
 }
 STAGES = ("occupancy", "reasoning", "planning")
 """Sections that are networks, in the order of the data flow."""
+ADAPTER = "adapter"
+"""The language model's adapters: weights that belong to reasoning, in a file of their own."""
 T = TypeVar("T")
 
 
@@ -39,8 +41,9 @@ class Preset:
     """A loaded preset.
 
     folder: where its files lie; seed: of the random start of untrained weights; weights: safetensors file of each stage
-    (occupancy, reasoning, planning) that is trained; anchors: the AnchorSet file. A preset for perception alone
-    (`stages: [occupancy]` in its config) has neither reasoning nor planning nor anchors.
+    (occupancy, reasoning, planning) that is trained, and of the language model's adapter if it has one; anchors: the
+    AnchorSet file. A preset for perception alone (`stages: [occupancy]` in its config) has neither reasoning nor
+    planning nor anchors.
     """
 
     name: str
@@ -141,9 +144,11 @@ def _weights(folder: Path, entries: dict[str, dict[str, str]] | None) -> dict[st
         return {}
     if not isinstance(entries, dict) or not all(isinstance(e, dict) and "file" in e for e in entries.values()):
         raise InvalidInput("weights", "want a file and its sha256 for each stage")
-    unknown = sorted(set(entries) - set(STAGES))
+    unknown = sorted(set(entries) - {*STAGES, ADAPTER})
     if unknown:
-        raise InvalidInput(f"weights.{unknown[0]}", f"is no stage; these are {', '.join(STAGES)}")
+        raise InvalidInput(f"weights.{unknown[0]}", f"is no stage; these are {', '.join(STAGES)} (and {ADAPTER})")
+    if ADAPTER in entries and "reasoning" not in entries:
+        raise InvalidInput(f"weights.{ADAPTER}", "is nothing without weights.reasoning, which it was trained with")
     return {stage: _weight_file(f"weights.{stage}", folder, entry) for stage, entry in entries.items()}
 
 

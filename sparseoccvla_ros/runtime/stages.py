@@ -18,7 +18,7 @@ from sparseoccvla_ros.planning.planner import Planner
 from sparseoccvla_ros.reasoning.language_model import load_language_model
 from sparseoccvla_ros.reasoning.reasoner import Reasoner
 
-from .presets import Preset
+from .presets import ADAPTER, Preset
 
 log = logging.getLogger(__name__)
 
@@ -66,15 +66,19 @@ def build_occupancy(preset: Preset, device: str = "cpu") -> OccupancyEncoder:
 
 
 def build_reasoning(preset: Preset, device: str = "cpu") -> Reasoner:
-    """The reasoner of a preset with its language model (converted into the cache on first use).
+    """The reasoner of a preset with its language model (converted into the cache on first use), adapter merged.
 
     Raises InvalidInput("preset", ...) when the preset has no such stage.
     """
     preset.need("reasoning")
     anchors = AnchorSet.load(preset.anchors)
-    model = load_language_model(preset.reasoning.language_model, cache_folder(), preset.reasoning.dtype)
+    config, where = preset.reasoning, pick_device(device)
+    model = load_language_model(config.language_model, cache_folder(), config.dtype, device=where)
     torch.manual_seed(preset.seed + 1)
-    return _finish(Reasoner(preset.reasoning, model, anchors.flat), "reasoning", preset, pick_device(device))
+    reasoner = Reasoner(config, model, anchors.flat)
+    if ADAPTER in preset.weights:
+        reasoner.load_adapter(preset.weights[ADAPTER])
+    return _finish(reasoner, "reasoning", preset, where)
 
 
 def build_planning(preset: Preset, device: str = "cpu") -> Planner:

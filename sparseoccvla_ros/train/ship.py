@@ -12,20 +12,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..core.errors import InvalidInput
-from ..runtime.presets import STAGES, load_preset
+from ..runtime.presets import ADAPTER, STAGES, load_preset
 
+_WEIGHTS = (*STAGES, ADAPTER)
 _SECTION = re.compile(r"^weights:.*\n(?:[ \t]+.*\n)*", re.MULTILINE)
 
 
 def ship(source: Path, folder: Path, stage: str) -> Path:
-    """Put exported weights into a preset as its weights of `stage`; returns the file written.
+    """Put exported weights into a preset as those of `stage` (or "adapter", after its reasoning); returns the file.
 
     source: safetensors as Stage.export writes it; folder: of the preset. Matrices and kernels become float16, which
     halves the file; vectors (biases, norms and their statistics) keep their type. Raises InvalidInput where the file
     cannot be read, is of another stage, or holds a number that float16 does not.
     """
-    if stage not in STAGES:
-        raise InvalidInput("stage", f"{stage!r} is none of {', '.join(STAGES)}")
+    if stage not in _WEIGHTS:
+        raise InvalidInput("stage", f"{stage!r} is none of {', '.join(_WEIGHTS)}")
     try:
         with safe_open(source, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -48,7 +49,7 @@ def ship(source: Path, folder: Path, stage: str) -> Path:
     digest = hashlib.sha256(part.read_bytes()).hexdigest()
     entries = yaml.safe_load(text).get("weights") or {}
     entries[stage] = {"file": target.name, "sha256": digest}
-    section = yaml.safe_dump({"weights": {s: entries[s] for s in STAGES if s in entries}}, sort_keys=False)
+    section = yaml.safe_dump({"weights": {s: entries[s] for s in _WEIGHTS if s in entries}}, sort_keys=False)
     changed, count = _SECTION.subn(lambda _: section, text, count=1)
     if not count:
         changed = text.rstrip("\n") + "\n" + section

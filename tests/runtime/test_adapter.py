@@ -1,0 +1,83 @@
+"""A preset's reasoning comes with the adapter it was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import share
+from sparseoccvla_ros.reasoning.adapters import has_adapter
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.runtime.stages import build_reasoning
+from sparseoccvla_ros.train.ship import ship
+
+REASONING = {"language_model": "random-tiny", "dtype": "float32", "lora_r": 2}
+
+
+def write(folder: Path, names: tuple[str, ...]) -> None:
+    files = {n: folder / f"{n}.safetensors" for n in names}
+    weights = {n: {"file": f.name, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for n, f in files.items()}
+    content = {"format_version": 1, "name": "small", "reasoning": REASONING, "weights": weights}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A preset whose bridge and adapter are known."""
+    shutil.copy(share("models", "tiny", "anchors.npz"), tmp_path)
+    write(tmp_path, ())
+    reasoner = build_reasoning(load_preset(str(tmp_path)))
+    reasoner.add_adapter()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in reasoner.trainable_parameters()["adapter"]:
+            parameter.normal_(0, 0.1)
+    save_file(reasoner.state_dict(), tmp_path / "reasoning.safetensors")
+    reasoner.save_adapter(tmp_path / "adapter.safetensors")
+    return tmp_path
+
+
+def test_the_adapter_is_merged(folder: Path) -> None:
+    tokens = []
+    for names in (("reasoning",), ("reasoning", "adapter")):
+        write(folder, names)
+        preset = load_preset(str(folder))
+        assert preset.untrained == ("occupancy", "planning")
+        reasoner = build_reasoning(preset)
+        assert reasoner.trained
+        assert not has_adapter(reasoner.language_model)
+        model = reasoner.language_model
+        with torch.inference_mode():
+            tokens.append(model.forward(model.embed([5, 6, 7]))[0])
+    assert (tokens[0] - tokens[1]).abs().max() > 1e-2
+
+
+def test_an_adapter_ships_beside_its_bridge(folder: Path) -> None:
+    write(folder, ())
+    for stage in ("reasoning", "adapter", "reasoning"):
+        source = folder / f"{stage}.safetensors"
+        ship(source.rename(folder / "source.safetensors"), folder, stage)
+    preset = load_preset(str(folder))
+    assert set(preset.weights) == {"reasoning", "adapter"}
+    assert build_reasoning(preset).trained
+
+
+def test_an_adapter_needs_its_bridge_and_must_be_whole(folder: Path) -> None:
+    write(folder, ("adapter",))
+    with pytest.raises(InvalidInput) as error:
+        load_preset(str(folder))
+    assert error.value.field == "weights.adapter"
+    file = folder / "adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    write(folder, ("reasoning", "adapter"))
+    preset = load_preset(str(folder))
+    with pytest.raises(InvalidInput, match=r"adapter\.safetensors cannot be read") as error:
+        build_reasoning(preset)
+    assert error.value.field == "adapter"
