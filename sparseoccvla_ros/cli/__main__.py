@@ -142,6 +142,7 @@ def play(
 def main() -> int:
     """Entry point; a wrong input is one line, not a traceback."""
     from sparseoccvla_ros.cli.data import app as data_app
+    from sparseoccvla_ros.cli.eval import app as eval_app
     from sparseoccvla_ros.cli.models import app as models_app
     from sparseoccvla_ros.cli.train import app as train_app
     from sparseoccvla_ros.core.errors import InvalidInput
@@ -151,6 +152,7 @@ def main() -> int:
     # Told to end, unwind as for Ctrl-C, so that every process that was started is stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app.add_typer(train_app, name="train", help="Train a stage of a preset, or prepare the data for it.")
+    app.add_typer(eval_app, name="eval", help="Evaluate a preset on drives it has not seen.")
     app.add_typer(bag_app, name="bag", help="Make, convert, inspect and play bags.")
     app.add_typer(data_app, name="data", help="Check and prepare a nuScenes folder, or make one of the world.")
     app.add_typer(models_app, name="models", help="Presets and public weights: list, fetch, convert.")

@@ -1,0 +1,167 @@
+"""A seed of the world as a vehicle meets it (frame sets in order of time, what is known up to them) and its truth."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from ...core import geometry
+from ...core.errors import InvalidInput
+from ...core.occ3d import CLASSES
+from ...core.types import HORIZONS, STEP_SECONDS, STEPS, CameraFrames, Command, CommandSource, EgoState
+from ...data.bag_writer import NANOSECONDS
+from ...data.samples import COMMANDS
+from ...data.world_bag import FIXED_FRAME, START
+from ...data.world_cache import WorldScene, exposures, rig_of
+from ...planning.ego import WINDOW_NS, EgoHistory
+from ...world import annotations
+from ...world.annotations import Boxes
+from ...world.scene import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, EgoMotion, Scene
+from ...world.scene_view import SceneView
+from ..planning.samples import ROAD_CELLS, ROAD_EXTENT, AgentBoxes, EgoSize, Sample
+
+HISTORY_STEP = NANOSECONDS // 10
+"""ns between the poses that the ego history holds: those of a planning node that gets ten frame sets a second."""
+AGENT_REACH = 70.0
+"""Metres from the vehicle within which agents are listed; no protocol looks further than 50 m along an axis."""
+EGO_SIZE = EgoSize(EGO_LENGTH, EGO_WIDTH, EGO_CENTRE)
+_CATEGORIES = {
+    "barrier": "movable_object.barrier", "bicycle": "vehicle.bicycle", "bus": "vehicle.bus.rigid",
+    "car": "vehicle.car", "construction_vehicle": "vehicle.construction", "motorcycle": "vehicle.motorcycle",
+    "pedestrian": "human.pedestrian.adult", "traffic_cone": "movable_object.trafficcone",
+    "trailer": "vehicle.trailer", "truck": "vehicle.truck",
+}  # fmt: skip
+
+
+def history_before(ego: EgoMotion, stamp: int) -> EgoHistory:
+    """The planner's history at a stamp (ns): a pose every HISTORY_STEP over its whole memory, none later than it."""
+    history = EgoHistory()
+    for age in range(WINDOW_NS // HISTORY_STEP, -1, -1):
+        at = stamp - age * HISTORY_STEP
+        if at >= START - LEAD_SECONDS * NANOSECONDS:
+            history.add(at, *ego.at((at - START) / NANOSECONDS))
+    return history
+
+
+def command_at(ego: EgoMotion, stamp: int) -> Command:
+    """What the route asks for at a stamp (ns), from the pose and speed then: the command that the network learns by."""
+    return ego.command((stamp - START) / NANOSECONDS)
+
+
+def agents_of(now: Boxes, future: tuple[Boxes, ...]) -> AgentBoxes:
+    """Agents at steps 0..6 from boxes in one frame; `future` holds every instance of `now`. Visibility counts as full:
+    what is hidden can be hit as well."""
+    rows = np.searchsorted(future[0].instance, now.instance)
+    boxes = [now, *(f[rows] for f in future)]
+    return AgentBoxes(
+        centres=np.stack([b.centre[:, :2] for b in boxes], 1).astype(np.float64),
+        yaws=np.stack([b.yaw for b in boxes], 1).astype(np.float64),
+        present=np.ones((len(now), STEPS + 1), bool),
+        sizes=now.size[:, :2].astype(np.float64),
+        categories=tuple(_CATEGORIES[CLASSES[label]] for label in now.label),
+        visibility=np.full(len(now), 4, np.int8),
+    )
+
+
+class Drive:
+    """One seed: what is rendered of it and, from the same seed, everything that is true of it.
+
+    Indices are those of the rendered sets. A clip is a piece of the drive; memories start anew with each. `presents`
+    are the sets that have `frames` - 1 others before them in their clip: those that are judged. Raises InvalidInput
+    where a clip is shorter than that.
+    """
+
+    def __init__(self, rendered: WorldScene, frames: int) -> None:
+        if not 1 <= frames <= rendered.settings.sets:
+            raise InvalidInput("frames", f"clips of {rendered.settings.sets} sets hold no history of {frames} frames")
+        self.rendered, self.settings, self._frames = rendered, rendered.settings, frames
+        self.name = f"world {rendered.seed}"
+        self.rig = rig_of(rendered.seed, self.settings)
+        moments = exposures(rendered.seed, self.settings, self.rig)
+        self._stamps = START + np.round(moments * NANOSECONDS).astype(np.int64)
+        self._front = [c.name for c in self.rig].index("CAM_FRONT")
+
+    @cached_property
+    def world(self) -> Scene:
+        """The scene behind the images."""
+        return Scene.generate(self.rendered.seed, self.settings.seconds)
+
+    @property
+    def clips(self) -> list[range]:
+        """Indices of each clip, from old to new."""
+        sets = self.settings.sets
+        return [range(c * sets, (c + 1) * sets) for c in range(self.settings.clips)]
+
+    @property
+    def presents(self) -> list[int]:
+        """Indices of the sets that are judged."""
+        return [i for clip in self.clips for i in clip[self._frames - 1 :]]
+
+    def stamp(self, index: int) -> int:
+        """ns of a set: its front camera's exposure."""
+        return int(self._stamps[index, self._front])
+
+    def token(self, index: int) -> str:
+        """Unique name of a set."""
+        return f"{self.name} at {self.rendered.time[index]:.2f} s"
+
+    def frames(self, index: int, epoch: int) -> CameraFrames:
+        """A set as camera_sync publishes it."""
+        scene, names = self.rendered, tuple(c.name for c in self.rig)
+        return CameraFrames(
+            stamp=self.stamp(index),
+            epoch=epoch,
+            names=names,
+            stamps=self._stamps[index],
+            valid=np.ones(len(names), bool),
+            images=np.ascontiguousarray(scene.images(index)),
+            ego2img=scene.ego2img[index],
+            ego=EgoState(scene.pose[index], scene.twist[index], FIXED_FRAME),
+        )
+
+    def history(self, index: int) -> EgoHistory:
+        """Poses up to a set."""
+        return history_before(self.world.ego, self.stamp(index))
+
+    def command(self, index: int) -> Command:
+        """The route's command at a set."""
+        return COMMANDS[int(self.rendered.command[index])]
+
+    def semantics(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Labels uint8 [X, Y, Z] (17 = free) and what a camera sees of them, bool [X, Y, Z]."""
+        return self.rendered.dense(index), self.rendered.mask(index)
+
+    def future_poses(self, index: int) -> np.ndarray:
+        """ego2map float64 [3, 4, 4] at HORIZONS seconds after a set."""
+        return self.rendered.future[index, [round(h / STEP_SECONDS) - 1 for h in HORIZONS]]
+
+    def future_semantics(self, index: int) -> np.ndarray:
+        """Labels uint8 [3, X, Y, Z] at HORIZONS, each in base_link of its own time, seen or not."""
+        steps = [round(h / STEP_SECONDS) for h in HORIZONS]
+        return annotations.future_occupancy(self.world, float(self.rendered.time[index]), steps=steps)
+
+    def view(self, index: int) -> SceneView:
+        """The scene graph that questions are asked about."""
+        return SceneView(self.world, float(self.rendered.time[index]), self.rig)
+
+    def sample(self, index: int) -> Sample:
+        """A set for the planning evaluation: truth, agents and road from the world, inputs from before it."""
+        time, pose = float(self.rendered.time[index]), self.rendered.pose[index]
+        future = geometry.inverse(pose) @ self.rendered.future[index]
+        side = (-ROAD_EXTENT, -ROAD_EXTENT), (ROAD_EXTENT, ROAD_EXTENT)
+        road = annotations.drivable_area(self.world, pose, *side, 2 * ROAD_EXTENT / ROAD_CELLS)
+        return Sample(
+            token=self.token(index),
+            scene=self.name,
+            truth=np.ascontiguousarray(future[:, :2, 3]),
+            mask=np.ones(STEPS, bool),
+            agents=agents_of(
+                annotations.boxes(self.world, time, pose, AGENT_REACH), annotations.future_boxes(self.world, time)
+            ),
+            ego_features=self.history(index).features(self.stamp(index)),
+            command=self.command(index),
+            command_source=CommandSource.ROUTE,
+            ego=EGO_SIZE,
+            drivable=np.ascontiguousarray(road.T),
+        )

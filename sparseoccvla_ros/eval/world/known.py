@@ -1,0 +1,146 @@
+"""What training seeds tell without a camera: the baselines that a network has to beat are made of it.
+
+Most frequent label per voxel, ego motion with what became of it, usual answers. No image is rendered. The result is
+cached under a hash of the seeds and of the world's version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ...core.errors import InvalidInput
+from ...core.geometry import inverse
+from ...core.occ3d import FREE
+from ...core.paths import cache_folder
+from ...core.types import WAYPOINT_TIMES
+from ...core.voxels import OCC3D_GRID
+from ...data.bag_writer import NANOSECONDS
+from ...data.world_bag import START
+from ...data.world_cache import WORLD_VERSION
+from ...data.world_samples import SPLITS
+from ...world.labels import dense_labels
+from ...world.questions import balanced, templates
+from ...world.scene import Scene
+from ...world.scene_view import SceneView
+from ..answers import KINDS
+from .drives import history_before
+
+VERSION = 1
+"""Of what is kept; raise it when that changes."""
+SEEDS = tuple(SPLITS["train"][:64])
+LABELLED, ASKED, DRIVEN = 3, 2, 40
+"""Moments of each seed for labels, questions and ego motion."""
+SECONDS = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """seeds: where it comes from; prior: uint8 [X, Y, Z], most frequent label of each voxel, 17 = free; features
+    float32 [N, F] and truth float64 [N, 6, 2] m: causal ego features and where the car went; answers: how often each
+    answer was given, by question key."""
+
+    seeds: tuple[int, ...]
+    prior: np.ndarray
+    features: np.ndarray
+    truth: np.ndarray
+    answers: dict[str, Counter[str]]
+
+    def answer(self, key: str) -> str:
+        """The usual answer to a question, of its template where the question itself never came up; "" if neither."""
+        if key in self.answers:
+            return self.answers[key].most_common(1)[0][0]
+        alike: Counter[str] = Counter()
+        for other, counts in self.answers.items():
+            if other.split("/")[0] == key.split("/")[0]:
+                alike.update(counts)
+        return alike.most_common(1)[0][0] if alike else ""
+
+
+def known(seeds: Sequence[int] = SEEDS, on_progress: Callable[[int, int], None] = lambda done, all_: None) -> Known:
+    """What the seeds tell, from the cache or, in 2 to 3 s of one core each, from the world.
+
+    Raises InvalidInput("seeds") for none and for one that is no training seed.
+    """
+    foreign = [s for s in seeds if s not in SPLITS["train"]]
+    if foreign or not seeds:
+        raise InvalidInput("seeds", f"{foreign[:3]} are no training seeds" if foreign else "there are none")
+    path = _file(tuple(seeds))
+    if path.is_file():
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError):
+            path.unlink(missing_ok=True)  # damaged: made again
+    found = _observe(tuple(seeds), on_progress)
+    _write(found, path)
+    return found
+
+
+def _file(seeds: tuple[int, ...]) -> Path:
+    text = json.dumps([VERSION, WORLD_VERSION, SECONDS, LABELLED, ASKED, DRIVEN, seeds, _questions_key()])
+    return cache_folder() / "world" / f"known-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
+
+
+@lru_cache(maxsize=1)
+def _questions_key() -> str:
+    return hashlib.sha256(json.dumps(templates(), sort_keys=True).encode()).hexdigest()
+
+
+def _moments(seed: int, count: int, stream: int) -> np.ndarray:
+    """float64 [count] seconds, spread over the drive and different for every seed."""
+    offset = np.random.default_rng([seed, stream]).random()
+    return np.round((np.arange(count) + offset) / count * SECONDS, 2)
+
+
+def _observe(seeds: tuple[int, ...], on_progress: Callable[[int, int], None]) -> Known:
+    votes = np.zeros((FREE + 1, int(np.prod(OCC3D_GRID.shape))), np.uint16)
+    every = np.arange(votes.shape[1])
+    features, truth = [], []
+    answers: dict[str, Counter[str]] = {}
+    for done, seed in enumerate(seeds):
+        on_progress(done, len(seeds))
+        scene = Scene.generate(seed, SECONDS)
+        for time in _moments(seed, LABELLED, 29):
+            votes[dense_labels(scene, time, scene.ego.at(time)[0]).ravel(), every] += 1
+        for time in _moments(seed, DRIVEN, 31):
+            stamp = START + round(time * NANOSECONDS)
+            back = inverse(scene.ego.at(time)[0])
+            features.append(history_before(scene.ego, stamp).features(stamp))
+            truth.append([(back @ scene.ego.at(time + ahead)[0])[:2, 3] for ahead in WAYPOINT_TIMES])
+        for time in _moments(seed, ASKED, 37):
+            for fact in balanced(SceneView(scene, time)):
+                if templates()["questions"][fact.name]["kind"] in KINDS:
+                    answers.setdefault(fact.key, Counter())[fact.answer] += 1
+    on_progress(len(seeds), len(seeds))
+    prior = votes.argmax(0).astype(np.uint8).reshape(OCC3D_GRID.shape)
+    return Known(seeds, prior, np.stack(features), np.array(truth, np.float64), answers)
+
+
+def _write(found: Known, path: Path) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(
+                file, seeds=np.array(found.seeds), prior=found.prior, features=found.features, truth=found.truth,
+                answers=np.array(json.dumps(found.answers, sort_keys=True)),
+            )  # fmt: skip
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Known:
+    with np.load(path, allow_pickle=False) as stored:
+        answers = {key: Counter(counts) for key, counts in json.loads(str(stored["answers"])).items()}
+        seeds = tuple(int(s) for s in stored["seeds"])
+        return Known(seeds, stored["prior"], stored["features"], stored["truth"], answers)

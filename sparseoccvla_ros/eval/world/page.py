@@ -1,0 +1,38 @@
+"""The page of an evaluation: warnings, what was judged, every table, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .evaluation import WorldReport
+
+
+def to_markdown(report: WorldReport, command: str, pictures: Sequence[tuple[str, str]] = ()) -> str:
+    """The page. command: that makes it again; pictures: (title, file beside the page)."""
+    numbers, seeds = report.numbers, report.request.seeds
+    weights = numbers["weights"] or "none: everything is random"
+    if isinstance(weights, dict):
+        weights = ", ".join(f"{stage} ({file})" for stage, file in weights.items())
+    contiguous = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    which = f"{seeds[0]}..{seeds[-1]}" if contiguous else ", ".join(map(str, seeds))
+    parts = [f"# Preset {numbers['preset']} in the synthetic world"]
+    parts += [f"> **WARNING: {warning}. Do not quote these numbers.**" for warning in report.warnings]
+    facts = [
+        f"Seeds {which}: {len(seeds)} scenes. Trained weights: {weights}.",
+        f"Made by `{command}`.",
+    ]
+    if numbers["known_seeds"]:
+        known = numbers["known_seeds"]
+        facts.append(f"Baselines that learn know {len(known)} training seeds ({known[0]}..{known[-1]}), no image.")
+    facts += [f"Left out: {why}." for why in numbers["absent"].values()]
+    parts.append("\n".join(f"- {fact}" for fact in facts))
+    for section in report.sections:
+        parts.append(f"## {section.title}")
+        parts += [block.to_markdown() for block in section.blocks]
+        parts += [text.rstrip() for text in section.markdown]
+    if pictures:
+        parts.append("## Pictures")
+        parts.append("Upper row: the network; lower row: the truth (the present: what a camera sees of it). Left to "
+                     "right: cameras or nothing, now, +1 s, +2 s, +3 s.")  # fmt: skip
+        parts += [f"### {title}\n\n![{title}]({file})" for title, file in pictures]
+    return "\n\n".join(parts) + "\n"
