@@ -16,6 +16,8 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.data.commands import one_line_errors
 
 if TYPE_CHECKING:
+    from sparseoccvla_ros.data.nuscenes import NuscenesSamples
+    from sparseoccvla_ros.data.samples import Augmentation, DrivingSamples
     from sparseoccvla_ros.data.world_samples import WorldSamples
     from sparseoccvla_ros.occupancy.losses import LossWeights
     from sparseoccvla_ros.runtime.presets import Preset
@@ -82,7 +84,9 @@ def train(
     context: typer.Context,
     stage: Annotated[int, typer.Option(min=1, max=3, help="1: occupancy encoder")] = 1,
     preset: Preset_ = "tiny",
-    data: Annotated[str, typer.Option(help="world: the synthetic world")] = "world",
+    data: Annotated[str, typer.Option(help="world: the synthetic world; nuscenes: the folder DATAROOT")] = "world",
+    dataroot: Annotated[Path | None, typer.Option(help="nuScenes folder, prepared by ./run data prepare")] = None,
+    index: Annotated[Path | None, typer.Option(help="its prepared index; in the cache if not given")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of checkpoints, logs and pictures; out/train/STAGE")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in OUT")] = False,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="minutes of training in all")] = None,
@@ -92,7 +96,7 @@ def train(
     alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="focal loss: weight of positives; OPUS 0.25")] = 0.6,
     gamma: Annotated[float, typer.Option(min=0.0, help="focal loss: exponent; OPUS 2")] = 1.0,
     scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on")] = 10_000,
-    validation: Annotated[int, typer.Option(min=1, help="seeds of the world to validate on")] = 20,
+    validation: Annotated[int, typer.Option(min=1, help="seeds, or samples of nuScenes, to validate on")] = 20,
     validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 400,
     frozen: Annotated[
         int, typer.Option(min=-1, help="first blocks of the backbone that stay as they are; -1: all")
@@ -130,8 +134,10 @@ def train(
         )  # fmt: skip
         if stage != 1:
             raise InvalidInput("stage", f"{stage} cannot be trained by this version, 1 can")
-        if data != "world":
-            raise InvalidInput("data", f"{data!r} is not known; want world")
+        if data not in ("world", "nuscenes"):
+            raise InvalidInput("data", f"{data!r} is not known; want world or nuscenes")
+        if (data == "nuscenes") != (dataroot is not None):
+            raise InvalidInput("dataroot", "--data nuscenes and --dataroot go together")
         found = load_preset(preset)
         kind = pick_device(device).type
         torch.manual_seed(seed)
@@ -152,9 +158,14 @@ def train(
                     text = " ".join(f"{k} {numbers[k]:.3f}" for k in ("miou", "iou", "loss") if k in numbers)
                     console.print(f"step {report.step}: validation {text}")
 
-            learned = _world("train", scenes, found, kind, not render)
-            checked = _world("validation", validation, found, kind)
-            trainer = Trainer(trained, learned, checked, settings, folder, resume, Augmentation(), kind, show)
+            learned: DrivingSamples
+            checked: DrivingSamples
+            if dataroot is not None:
+                learned, checked, augment = _nuscenes(dataroot, index, validation, found)
+            else:
+                learned, augment = _world("train", scenes, found, kind, not render), Augmentation()
+                checked = _world("validation", validation, found, kind)
+            trainer = Trainer(trained, learned, checked, settings, folder, resume, augment, kind, show)
             trainer.run()
         console.print(f"{folder}: best.safetensors has validation {trainer.progress.best:.4f}")
 
@@ -186,6 +197,21 @@ def _world(split: str, count: int, preset: Preset, device: str, cached_only: boo
     if not len(found):
         raise InvalidInput("data", f"no scene is in {settings.folder()}: run ./run train prepare first, or --render")
     return found
+
+
+def _nuscenes(
+    root: Path, index: Path | None, validation: int, preset: Preset
+) -> tuple[NuscenesSamples, NuscenesSamples, Augmentation]:
+    """Samples to learn from, which hold whole images, samples to validate on, and what makes the former fit."""
+    from sparseoccvla_ros.data.augment import ImageAugmentation
+    from sparseoccvla_ros.data.nuscenes import NuscenesSamples, whole_images
+    from sparseoccvla_ros.data.nuscenes_index import open_index
+
+    opened, frames = open_index(root, path=index), preset.occupancy.frames
+    augment = ImageAugmentation(height=preset.image.height, width=preset.image.width)
+    whole = whole_images(preset.image, augment.largest)
+    checked = NuscenesSamples(root, opened, "val", preset.image, frames, most=validation)
+    return NuscenesSamples(root, opened, "train", whole, frames), checked, augment
 
 
 def _precision(wanted: str, device: str) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ..core.errors import InvalidInput
 from ..core.occ3d import CAMERAS
+from ..world.question_files import STORED
 from .nuscenes import missing_files
 from .nuscenes_index import open_index, pick_version
-from .nuscenes_labels import OMNIDRIVE, occ3d_file, occ3d_folder
+from .nuscenes_labels import occ3d_file, occ3d_folder
 from .nuscenes_motion import CAN_BLACKLIST, scene_number
 from .nuscenes_prepare import ANNOTATION_TABLES
 from .nuscenes_splits import scene_splits
@@ -26,7 +27,8 @@ _ARCHIVE = {
 @dataclass(frozen=True)
 class Piece:
     """One kind of file. needed_for: what it is good for; place: where it goes and what it comes from; found, wanted:
-    files there and files that the tables ask for, by split; optional: everything in `tasks` works without."""
+    files there and files that the tables ask for, by split; optional: everything in `tasks` works without; partial:
+    samples may lack it, so that some of it is enough."""
 
     name: str
     needed_for: str
@@ -34,10 +36,12 @@ class Piece:
     found: dict[str, int]
     wanted: dict[str, int]
     optional: bool = False
+    partial: bool = False
 
-    def complete(self, split: str) -> bool:
-        """Every file of a split is there, and there are some."""
-        return 0 < self.wanted.get(split, 0) == self.found.get(split, 0)
+    def enough(self, split: str) -> bool:
+        """What a split needs is there."""
+        wanted, found = self.wanted.get(split, 0), self.found.get(split, 0)
+        return found > 0 and (self.partial or found == wanted)
 
     @property
     def missing(self) -> bool:
@@ -85,10 +89,11 @@ def check(root: Path, version: str = "auto", on_read: Callable[[int], None] | No
             route.setdefault(split, []).append(f"can_bus/{scene.name}_route.json")
     gts = occ3d_folder(root) or root / "gts"
     labelled = {s: [occ3d_file(*pair) for pair in pairs] for s, pairs in tokens.items() if s != "test"}
-    asked = {k: {s: [f"{k}/{s}/{t}.json" for _, t in p] for s, p in tokens.items() if s in labelled} for k in OMNIDRIVE}
+    asked = {k: {s: [f"{k}/{s}/{t}.json" for _, t in p] for s, p in tokens.items() if s in labelled} for k in STORED}
     blobs = f"{root}/samples, from {_ARCHIVE.get(version, f'the file archive of {version}')}"
     can = f"{root}/can_bus, from the CAN bus expansion (can_bus.zip)"
     clouds, speed = "bags with a point cloud (--no-lidar goes without)", "measured speed; else poses are differentiated"
+    said = "language: training and scores"
     routes = "commands from a route; else the present motion is carried on"
     occupancy, gts_archive = "occupancy: training and scores", f"{gts}, from the Occ3D-nuScenes gts archive"
     pieces = [
@@ -97,7 +102,7 @@ def check(root: Path, version: str = "auto", on_read: Callable[[int], None] | No
         _piece("Occ3D labels", occupancy, gts_archive, gts, labelled),
         _boxes(root, version, {s: len(t) for s, t in tokens.items() if s != "test"}),
         *(
-            _piece(f"OmniDrive {k}", "language: training and scores", f"{root / k}, from OmniDrive's data", root, files)
+            _piece(f"OmniDrive {k}", said, f"{root / k}, from OmniDrive's data", root, files, partial=True)
             for k, files in asked.items()
         ),
         _piece("CAN motion", speed, can, root, motion, True),
@@ -120,7 +125,7 @@ def map_expansion(root: Path) -> bool:
 
 def _tasks(pieces: dict[str, Piece]) -> tuple[Task, ...]:
     images, labels, boxes = "camera images", "Occ3D labels", "boxes"
-    language = [f"OmniDrive {k}" for k in OMNIDRIVE]
+    language = [f"OmniDrive {k}" for k in STORED]
     wanted = [
         ("train stage 1 (occupancy)", "train", [images, labels]),
         ("train stage 2 (language)", "train", [images, *language]),
@@ -134,17 +139,23 @@ def _tasks(pieces: dict[str, Piece]) -> tuple[Task, ...]:
     rest = []
     for name, split, needs in wanted:
         here = pieces[images].wanted.get(split, 0) > 0
-        lacks = tuple(n for n in needs if not pieces[n].complete(split)) if here else (f"scenes of {split}",)
+        lacks = tuple(n for n in needs if not pieces[n].enough(split)) if here else (f"scenes of {split}",)
         rest.append(Task(name, lacks))
     return (play, *rest)
 
 
 def _piece(
-    name: str, purpose: str, place: str, folder: Path, files: dict[str, list[str]], optional: bool = False
+    name: str,
+    purpose: str,
+    place: str,
+    folder: Path,
+    files: dict[str, list[str]],
+    optional: bool = False,
+    partial: bool = False,
 ) -> Piece:
     wanted = {s: len(set(f)) for s, f in files.items()}
     found = {s: wanted[s] - len(missing_files(folder, f)) for s, f in files.items()}
-    return Piece(name, purpose, place, found, wanted, optional)
+    return Piece(name, purpose, place, found, wanted, optional, partial)
 
 
 def _boxes(root: Path, version: str, wanted: dict[str, int]) -> Piece:

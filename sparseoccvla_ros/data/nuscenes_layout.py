@@ -22,6 +22,7 @@ from ..core.occ3d import FREE, LABEL
 from ..core.voxels import OCC3D_GRID
 from ..world.annotations import Boxes, boxes
 from ..world.labels import dense_labels
+from ..world.question_files import write_questions
 from ..world.questions import questions
 from ..world.renderer import Renderer
 from ..world.rig import Camera, load_rig
@@ -153,7 +154,7 @@ class _SceneWriter:
         cloud[:, :3] = geometry.apply(geometry.inverse(_LIDAR2EGO), points)
         self._data(LIDAR, token, time, "pcd.bin", cloud.tobytes())
         self._annotate(boxes(self.scene, time, None, REACH), token, pose, points)
-        self._language(SceneView(self.scene, time), split, token)
+        write_questions(self.out, split, token, questions(SceneView(self.scene, time, self._cameras)))
 
     def finish(self, description: str) -> None:
         """Link the rows, and write the scene, its instances and its CAN bus."""
@@ -250,17 +251,6 @@ class _SceneWriter:
                 "category": CATEGORIES[_class(int(found.label[k]))],
             }
             self._seen.setdefault(instance, []).append(row)
-
-    def _language(self, view: SceneView, split: str, token: str) -> None:
-        asked = questions(view)
-        pairs = {
-            f: [{"question": q.question, "answer": q.answer} for q in asked if q.family == f] for f in ("conv", "vqa")
-        }
-        keywords = next((q.answer for q in asked if q.family == "keywords"), "")
-        text = next((q.answer for q in asked if q.family == "desc"), "")
-        content = {**pairs, "keywords": keywords, "desc": {"description": text, "action": keywords}}
-        for kind, value in content.items():
-            _json(self.out / kind / split / f"{token}.json", value)
 
 
 def _fixed_tables(cameras: tuple[Camera, ...], rig: str, height: int, width: int) -> Rows:
