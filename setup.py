@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 NAME = "sparseoccvla_ros"
+SHARED = ("launch", "config", "rviz", "models", "bags", "examples")
 NODES = ("camera_sync", "occupancy", "reasoning", "planning", "composed", "bag_player", "viewer")
 
 
@@ -25,7 +26,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        *(entry for folder in ("launch", "config", "rviz", "models", "bags", "examples") for entry in installed(folder)),
+        *(entry for folder in SHARED for entry in installed(folder)),
     ],
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"], "viz": ["rerun-sdk"]},
