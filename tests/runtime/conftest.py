@@ -64,4 +64,4 @@ def random_encoder(preset: Preset) -> OccupancyEncoder:
 @pytest.fixture(scope="session")
 def frames(presets: dict[str, Preset]) -> dict[str, list[CameraFrames]]:
     """The first frame sets of the bundled bag as each preset sees them."""
-    return {name: list(islice(bag_frames(bundled_bag(), p.image), 10)) for name, p in presets.items()}
+    return {name: list(islice(bag_frames(bundled_bag(), p.image), 7)) for name, p in presets.items()}
