@@ -302,6 +302,8 @@ class Reasoner(nn.Module):
     ) -> list[Answer]:
         """Answer several questions about the newest reasoned scene at once, each as `ask` would (evaluation).
 
+        In bfloat16 sums are rounded in another order than for one row, so that close calls between words may differ.
+
         Arguments and errors as in `ask`; limits hold for each question, time for all together.
         """
         began = time.monotonic()
