@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.data.commands import one_line_errors
 
+from .train_later import DEFAULTS, anchors, cache, run
+
 if TYPE_CHECKING:
     from sparseoccvla_ros.data.nuscenes import NuscenesSamples
     from sparseoccvla_ros.data.samples import Augmentation, DrivingSamples
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from sparseoccvla_ros.train.trainer import Report
 
 app = typer.Typer(help="Train a stage of a preset, or prepare the data for it.")
+app.command()(cache)
+app.command()(anchors)
 
 
 class Split(StrEnum):
@@ -82,7 +86,8 @@ def ship(
 @app.callback(invoke_without_command=True)
 def train(
     context: typer.Context,
-    stage: Annotated[int, typer.Option(min=1, max=3, help="1: occupancy encoder")] = 1,
+    stage: Annotated[int, typer.Option(min=1, max=3, help="1: occupancy encoder; 2: language; 3: --parts")] = 1,
+    parts: Annotated[str, typer.Option(help="what stage 3 trains: planning or forecast")] = "planning",
     preset: Preset_ = "tiny",
     data: Annotated[str, typer.Option(help="world: the synthetic world; nuscenes: the folder DATAROOT")] = "world",
     dataroot: Annotated[Path | None, typer.Option(help="nuScenes folder, prepared by ./run data prepare")] = None,
@@ -91,8 +96,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in OUT")] = False,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="minutes of training in all")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="optimizer steps in all")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="samples per step and process")] = 2,
-    rate: Annotated[float, typer.Option(min=0.0, help="peak learning rate")] = 8e-4,
+    batch: Annotated[int | None, typer.Option(min=1, help="samples per step and process; by stage: 2")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.0, help="peak learning rate; by stage: 8e-4")] = None,
     alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="focal loss: weight of positives; OPUS 0.25")] = 0.6,
     gamma: Annotated[float, typer.Option(min=0.0, help="focal loss: exponent; OPUS 2")] = 1.0,
     scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on")] = 10_000,
@@ -108,6 +113,7 @@ def train(
         bool, typer.Option("--render", help="render missing scenes on the way (meant for a GPU)")
     ] = False,
     init: Annotated[Path | None, typer.Option(help="start from these exported weights")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="stages 2, 3: weights of the frozen encoder")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="of weights, order and augmentation")] = 1,
@@ -128,12 +134,17 @@ def train(
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         torch.set_num_threads(threads or os.cpu_count() or 1)
+        name = {1: "occupancy", 2: "language"}.get(stage, parts)
+        if name not in DEFAULTS:
+            raise InvalidInput("parts", f"{parts!r} is none of planning, forecast")
         settings = TrainSettings(
-            steps=steps, minutes=minutes, batch=batch, rate=rate, seed=seed, validate_every=validate_every,
-            save_every=100, loaders=1 if (os.cpu_count() or 1) < 8 else 8,
+            steps=steps, minutes=minutes, batch=batch or DEFAULTS[name][0], rate=rate or DEFAULTS[name][1], seed=seed,
+            validate_every=validate_every, save_every=100, loaders=1 if (os.cpu_count() or 1) < 8 else 8,
         )  # fmt: skip
         if stage != 1:
-            raise InvalidInput("stage", f"{stage} cannot be trained by this version, 1 can")
+            kind = pick_device(device).type
+            run(name, load_preset(preset), settings, out, resume, encoder, init, scenes, validation, kind)
+            return
         if data not in ("world", "nuscenes"):
             raise InvalidInput("data", f"{data!r} is not known; want world or nuscenes")
         if (data == "nuscenes") != (dataroot is not None):

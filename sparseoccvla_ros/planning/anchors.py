@@ -107,12 +107,19 @@ class AnchorSet:
         return anchors
 
 
-def fit_anchors(trajectories: np.ndarray, commands: np.ndarray, seed: int = 0, starts: int = 10) -> AnchorSet:
+def fit_anchors(
+    trajectories: np.ndarray,
+    commands: np.ndarray,
+    seed: int = 0,
+    starts: int = 10,
+    standing: tuple[Command, ...] = (Command.STRAIGHT,),
+) -> AnchorSet:
     """Anchors of recorded or sampled trajectories: k-means per command on the 12 flattened coordinates.
 
     trajectories: float [N, 6, 2] m, cumulative, base_link; commands: int [N], index into COMMAND_ORDER. The same seed
-    serves each command, and modes are ordered by path length, so mirrored data give mirrored anchors. One straight
-    anchor always stands still. Raises InvalidInput when a command has fewer than 6 different trajectories.
+    serves each command, and modes are ordered by path length, so mirrored data give mirrored anchors. Each command of
+    `standing` has an anchor that stands still. Raises InvalidInput when a command has fewer than 6 different
+    trajectories.
     """
     trajectories = np.asarray(trajectories, np.float64)
     commands = np.asarray(commands)
@@ -130,7 +137,7 @@ def fit_anchors(trajectories: np.ndarray, commands: np.ndarray, seed: int = 0, s
         if distinct < MODES:
             raise InvalidInput("trajectories", f"{command.value} has {distinct} different ones, want {MODES} or more")
         centres, sizes = cluster(flat, MODES, seed, starts)
-        if index == _STRAIGHT and (np.abs(centres[:, -2]) >= STANDSTILL).all():
+        if command in standing and (np.abs(centres[:, -2]) >= STANDSTILL).all():
             centres, sizes = _with_standstill(flat, seed, starts)
         steps = np.diff(centres.reshape(-1, STEPS, 2), axis=1, prepend=0.0)
         order = np.argsort(np.linalg.norm(steps, axis=-1).sum(-1), kind="stable")

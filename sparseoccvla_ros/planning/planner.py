@@ -259,7 +259,10 @@ class Planner(nn.Module):
         )
         if not (shapes and np.isfinite(reasoning.token).all() and np.isfinite(reasoning.anchor_scores).all()):
             return None, [PlanReason.REASONING_INVALID]
-        return reasoning, [] if reasoning.trained else [PlanReason.REASONING_UNTRAINED]
+        if not reasoning.trained:
+            # A trained planner knows no random token; while nothing is trained, the wiring shows.
+            return None if self.trained else reasoning, [PlanReason.REASONING_UNTRAINED]
+        return reasoning, []
 
     def _ego_features(self, stamp: int, history: EgoHistory, command: Command) -> np.ndarray:
         if self.config.ego == "causal":

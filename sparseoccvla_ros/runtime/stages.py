@@ -32,18 +32,26 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _load(stage: nn.Module, name: str, path: Path) -> None:
-    """Take a stage's weights, name by name. Raises InvalidInput where they do not fit."""
+def load_weights(stage: nn.Module, name: str, path: Path) -> None:
+    """Take a stage's weights, name by name. Raises InvalidInput where they do not fit, or belong to other anchors."""
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        if isinstance(stage, Reasoner) and "anchors" in state:
+            # Shipped in half precision; the preset's own are exact.
+            if state["anchors"].shape != stage.anchors.shape or (state["anchors"] - stage.anchors).abs().max() > 0.05:
+                raise InvalidInput(f"weights.{name}", f"{path.name} was trained with other anchors than the preset has")
+            state["anchors"] = stage.anchors
         missing, unexpected = stage.load_state_dict(state, strict=False)
-    except (SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise InvalidInput(f"weights.{name}", f"{path.name} cannot be loaded: {error}") from None
     if missing or unexpected:
         raise InvalidInput(
             f"weights.{name}", f"{path.name} does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}"
         )
+    if isinstance(stage, Planner) and metadata.get("anchors", stage.anchors.sha256) != stage.anchors.sha256:
+        raise InvalidInput(f"weights.{name}", f"{path.name} was trained with other anchors than the preset has")
     stage.trained = True
 
 
@@ -55,7 +63,7 @@ def _finish(stage: nn.Module, name: str, preset: Preset, device: torch.device) -
     elif isinstance(stage, OccupancyEncoder):
         checkpoints.load(stage, path)
     else:
-        _load(stage, name, path)
+        load_weights(stage, name, path)
     return stage.to(device).eval().requires_grad_(False)
 
 

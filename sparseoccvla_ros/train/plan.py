@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ..data.samples import Augmentation, DrivingSamples, Sample
+from ..data.samples import DrivingSamples
 
 B = TypeVar("B")
 
@@ -44,8 +44,8 @@ class Feed(Iterator[tuple[B, Place]]):
     def __init__(
         self,
         data: DrivingSamples,
-        collate: Callable[[list[Sample]], B],
-        augment: Augmentation | None,
+        collate: Callable[[list[Any]], B],
+        augment: Callable[[Any, np.random.Generator], Any] | None,
         batch: int,
         seed: int,
         place: Place | None = None,

@@ -1,0 +1,128 @@
+"""What the verb train does beyond stage 1: the cache of features, anchors, and stages 2 and 3."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from sparseoccvla_ros.data.commands import one_line_errors
+
+if TYPE_CHECKING:
+    from sparseoccvla_ros.runtime.presets import Preset
+    from sparseoccvla_ros.train.settings import TrainSettings
+    from sparseoccvla_ros.train.trainer import Report
+
+Encoder = Annotated[Path | None, typer.Option(help="weights of the frozen encoder; the preset's if not given")]
+DEFAULTS = {"occupancy": (2, 8e-4), "planning": (32, 1e-3), "forecast": (8, 1e-3), "language": (4, 4e-4)}
+"""Samples per step and peak learning rate of what can be trained; language: HERMES's rate for its LoRA stage."""
+SHOWN = (
+    "l2_avg", "l2_constant_velocity_avg", "l2_swapped_avg", "score_accuracy", "drivable", "iou_1s", "iou_2s", "iou_3s",
+    "copy_iou_1s", "copy_iou_2s", "copy_iou_3s", "accuracy", "accuracy_shuffled", "language",
+)  # fmt: skip
+"""Numbers of a validation that are worth a line."""
+
+
+def cache(
+    scenes: Annotated[int, typer.Option(min=1, help="seeds of a split to look at; those rendered are taken")] = 10_000,
+    split: Annotated[str, typer.Option(help="train, validation or both")] = "both",
+    preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
+    encoder: Encoder = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
+) -> None:
+    """Run the frozen encoder over the rendered scenes once, for stages 2 and 3. Ctrl-C ends; what is done stays."""
+    with one_line_errors():
+        import torch
+
+        from sparseoccvla_ros.data.scene_features import prepare_features
+        from sparseoccvla_ros.runtime.presets import load_preset
+        from sparseoccvla_ros.runtime.stages import pick_device
+        from sparseoccvla_ros.train import later
+
+        torch.set_num_threads(threads or os.cpu_count() or 1)
+        found = load_preset(preset)
+        network, weights = later.frozen_encoder(found, encoder, pick_device(device))
+        console = Console(stderr=True)
+        with bar(console) as shown:
+            for name in ("validation", "train") if split == "both" else (split,):
+                place = later.feature_cache(network, weights, found, name)
+                seeds = later.rendered(place, name, scenes)
+                task = shown.add_task(f"encoding {name}", total=len(seeds), note="")
+                for done, _ in enumerate(prepare_features(network, place, seeds), 1):
+                    speed = shown.tasks[task].speed
+                    shown.update(task, completed=done, note=f"{3600 * speed:.0f} scenes/h" if speed else "")
+                console.print(f"{len(seeds)} scenes lie in {place.folder()}")
+
+
+def anchors(
+    seeds: Annotated[int, typer.Option(min=10, help="seeds of the world's training split to take drives from")] = 400,
+    preset: Annotated[str, typer.Option(help="model preset whose anchors are replaced")] = "tiny",
+    data: Annotated[str, typer.Option(help="world: the synthetic world")] = "world",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="processes that simulate drives")] = 1,
+) -> None:
+    """Fit the preset's trajectory anchors to the world's drives and write them; the planner must then train anew."""
+    with one_line_errors():
+        from sparseoccvla_ros.core.errors import InvalidInput
+        from sparseoccvla_ros.data.world_drives import prepare_drives
+        from sparseoccvla_ros.data.world_samples import SPLITS
+        from sparseoccvla_ros.runtime.presets import load_preset
+        from sparseoccvla_ros.train.anchors import describe, refit
+
+        if data != "world":
+            raise InvalidInput("data", f"{data!r} has no drives to fit anchors to; want world")
+        found = load_preset(preset)
+        found.need("planning")
+        assert found.planning is not None
+        assert found.anchors is not None
+        console = Console(stderr=True)
+        with bar(console) as shown:
+            task = shown.add_task("driving", total=seeds, note="")
+            drives = []
+            for drive in prepare_drives(SPLITS["train"][:seeds], workers=workers):
+                drives.append(drive)
+                shown.update(task, completed=len(drives))
+        fitted = refit(drives, found.planning)
+        fitted.save(found.anchors)
+        console.print(f"{found.anchors}\n{describe(fitted)}")
+
+
+def run(
+    part: str, preset: Preset, settings: TrainSettings, out: Path | None, resume: bool,
+    encoder: Path | None, init: Path | None, scenes: int, validation: int, device: str,
+) -> None:  # fmt: skip
+    """Train stage 2 or a part of stage 3 on cached features."""
+    from sparseoccvla_ros.train import later
+    from sparseoccvla_ros.train.trainer import Trainer
+
+    trained, learned, checked = later.build(part, preset, encoder, init, scenes, validation, device)
+    console = Console(stderr=True)
+    folder = out or Path("out/train") / trained.name
+    with bar(console) as shown:
+        task = shown.add_task("training", total=1000, note="")
+        trainer = Trainer(
+            trained, learned, checked, settings, folder, resume, None, device, lambda r: _show(shown, task, console, r)
+        )
+        console.print(f"{len(learned)} samples to learn, {len(checked)} to validate")
+        trainer.run()
+    console.print(f"{folder}: best.safetensors has validation {trainer.progress.best:.4f}")
+
+
+def _show(shown: Progress, task: Any, console: Console, report: Report) -> None:
+    note = f"step {report.step} loss {report.loss:.3f} {report.samples_per_second:.0f} samples/s"
+    shown.update(task, completed=round(1000 * report.share), note=f"{note} {report.eta / 60:.0f} min left")
+    if report.validation is not None:
+        numbers = report.validation.numbers
+        console.print(f"step {report.step}: " + " ".join(f"{k} {numbers[k]:.3f}" for k in SHOWN if k in numbers))
+
+
+def bar(console: Console) -> Progress:
+    """Progress with rate and time left."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+    )  # fmt: skip

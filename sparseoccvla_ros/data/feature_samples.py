@@ -1,0 +1,99 @@
+"""Cached features as a data set for the later stages of training; see scene_features.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..core.errors import InvalidInput
+from .scene_features import STATE_FIELDS, FeatureCache, read_arrays
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSample:
+    """One instant as the later stages see it, and its truth.
+
+    seed, time: of the drive, s; ego: float32 [F], causal (planning.ego); twist: float32 [6]; command: index into
+    COMMANDS; future: float32 [6, 4, 4], base_link at FUTURE_SECONDS to present base_link; arrays: what else was asked
+    for: QUERY_FIELDS as SceneQueries has them (float32, labels uint8), and what `extra` gave.
+    """
+
+    seed: int
+    time: float
+    ego: np.ndarray
+    twist: np.ndarray
+    command: int
+    future: np.ndarray
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"world {self.seed} at {self.time:.2f} s"
+
+    @property
+    def waypoints(self) -> np.ndarray:
+        """float32 [6, 2] m: where base_link truly goes."""
+        return self.future[:, :2, 3]
+
+
+class FeatureSamples:
+    """Every frame set of the scenes whose features are cached.
+
+    seeds: of the scenes; fields: QUERY_FIELDS to load; extra: further arrays of a seed, their first axis its frame
+    sets (reasoning tokens, future labels), or None where they are not cached: the scene is then left out.
+    """
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        seeds: Sequence[int],
+        fields: Sequence[str] = ("features", "centres"),
+        extra: Callable[[int], dict[str, np.ndarray] | None] | None = None,
+    ) -> None:
+        self.cache, self.fields = cache, tuple(fields)
+        self._wanted, self._extra = list(seeds), extra
+        self._scenes: dict[int, dict[str, np.ndarray]] = {}
+        self._seeds: list[int] = []
+        self._sets = cache.world.clips * cache.world.sets
+        self.refresh()
+
+    def __len__(self) -> int:
+        return len(self._seeds) * self._sets
+
+    def __getitem__(self, index: int) -> FeatureSample:
+        place, row = divmod(index, self._sets)
+        arrays = {k: v[row] for k, v in self._scene(self._seeds[place]).items()}
+        state = {k: arrays.pop(k) for k in STATE_FIELDS}
+        return FeatureSample(
+            self._seeds[place], float(state["time"]), state["ego"], state["twist"], int(state["command"]),
+            state["future"], {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in arrays.items()},
+        )  # fmt: skip
+
+    def state(self) -> list[int]:
+        """The seeds in use."""
+        return list(self._seeds)
+
+    def refresh(self, state: list[int] | None = None) -> None:
+        """Take in scenes whose features were cached since, or use exactly the seeds of `state`."""
+        if state is None:
+            self._seeds = [s for s in self._wanted if self.cache.file(s).is_file() and self._scene(s, missing=True)]
+            return
+        gone = [s for s in state if not self.cache.file(s).is_file()]
+        if gone:
+            raise InvalidInput("cache", f"features of seeds {gone[:5]} are gone: run ./run train cache again")
+        self._seeds = list(state)
+
+    def _scene(self, seed: int, missing: bool = False) -> dict[str, np.ndarray]:
+        """A scene's arrays, kept in memory; with `missing`, empty where its extra arrays are not cached."""
+        found = self._scenes.get(seed)
+        if found is None:
+            extra = self._extra(seed) if self._extra else {}
+            if extra is None:
+                if missing:
+                    return {}
+                raise InvalidInput("cache", f"what belongs to seed {seed} is gone: run ./run train cache again")
+            found = read_arrays(self.cache.file(seed), (*self.fields, *STATE_FIELDS)) | extra
+            self._scenes[seed] = found
+        return found
