@@ -148,7 +148,7 @@ def _errors(parser: Any) -> list[str]:
 def _monitor(trt: Any, progress: Progress) -> Any:
     """TensorRT's progress, told in shares of its outermost phase; an interrupt ends the build at its next step."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
