@@ -6,6 +6,7 @@ keyframe's lidar stamp, in which Occ3D labels lie; every camera's own pose at it
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -148,9 +149,11 @@ class NuscenesSamples:
 
 
 def whole_images(image: ImageConfig, largest: float) -> ImageConfig:
-    """Size at which the whole native image is kept, `largest` times as large as camera_sync would make it."""
+    """Size at which the whole 16:9 image is kept, at least `largest` times as large as camera_sync would make it."""
     scale = largest * max(image.height / NATIVE[0], image.width / NATIVE[1])
-    return ImageConfig(round(NATIVE[0] * scale), round(NATIVE[1] * scale))
+    # A multiple of 16 x 9: nothing is cropped and both axes have one scale.
+    sixteenths = math.ceil(scale * NATIVE[1] / 16 - 1e-9)
+    return ImageConfig(9 * sixteenths, 16 * sixteenths)
 
 
 def missing_files(root: Path, names: Iterable[str]) -> list[str]:

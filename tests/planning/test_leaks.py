@@ -23,11 +23,13 @@ from sparseoccvla_ros.core.geometry import inverse, planar, transform
 from sparseoccvla_ros.core.tf_buffer import TransformBuffer
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES, Command
 from sparseoccvla_ros.data.bag_reader import BagMessage, BagReader
+from sparseoccvla_ros.data.nuscenes_prepare import moments
 from sparseoccvla_ros.data.playback import Message, Playback
 from sparseoccvla_ros.data.world_bag import COMMAND_TOPIC, ODOMETRY_TOPIC, START
 from sparseoccvla_ros.eval.planning.baselines import BASELINES, coast
 from sparseoccvla_ros.eval.planning.ego_mlp import EgoMlp
 from sparseoccvla_ros.eval.planning.samples import AgentBoxes, Sample
+from sparseoccvla_ros.eval.world.drives import command_at, history_before
 from sparseoccvla_ros.planning.command import RouteCommand
 from sparseoccvla_ros.planning.ego import FEATURE_NAMES, EgoHistory
 from sparseoccvla_ros.world.scene import Scene
@@ -237,6 +239,48 @@ def from_route(now: int, later: Later, opened: list[int]) -> np.ndarray:
     pose, twist = ego.at((now - START) / S)
     opened.extend(START + round(time * S) for time in mover.asked)
     return np.concatenate([choice_of(route, now, pose, float(twist[0])), pose.ravel()])
+
+
+class Opened(tuple):
+    """An odometry record; notes when more of it is read than its stamp."""
+
+    opened: list[int]
+
+    def __getitem__(self, key: Any) -> Any:
+        if key != 0:
+            self.opened.append(super().__getitem__(0))
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.opened.append(super().__getitem__(0))
+        return super().__iter__()
+
+
+@inference_loader("nuScenes index")
+def from_nuscenes(now: int, later: Later, opened: list[int]) -> np.ndarray:
+    """What ./run data prepare stores of a keyframe, with a CAN bus and poses that go on after it, and a route."""
+    odometries = []
+    for stamp, pose, twist in odometry(now):
+        change = altered(stamp, now, later)
+        if change is not None:
+            pose = pose @ planar(200.0, 3.0, 1.0) if change else pose
+            record = Opened((stamp, pose, twist * (-3 if change else 1)))
+            record.opened = opened
+            odometries.append(record)
+    pose, _ = world(11).ego.at((now - START) / S)
+    route = world(11).ego.mover.path.at(np.linspace(0, world(11).ego.mover.path.length, 400))[:, :2]
+    found = [moments([(now, pose)], odometries, known)[0] for known in (None, route)]
+    parts = [(m.twist, m.features, m.paper, [list(Command).index(m.command), m.source]) for m in found]
+    return np.concatenate([np.asarray(a, np.float64) for part in parts for a in part])
+
+
+@inference_loader("world evaluation")
+def from_world_evaluation(now: int, later: Later, opened: list[int]) -> np.ndarray:
+    """History and command that the evaluation on the world hands to the planner and to the baselines."""
+    mover, ego = guarded(world(11), (now - START) / S, later)
+    history, command = history_before(ego, now), command_at(ego, now)
+    opened.extend(START + round(time * S) for time in mover.asked)
+    return np.append(everything(history, now), list(Command).index(command))
 
 
 each_loader = pytest.mark.parametrize("name", list(LOADERS))

@@ -1,0 +1,56 @@
+"""Splits, label files and the search for files of a nuScenes root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.occ3d import FREE
+from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.data.nuscenes import missing_files
+from sparseoccvla_ros.data.nuscenes_labels import load_occ3d
+from sparseoccvla_ros.data.nuscenes_splits import MINI_TRAIN, MINI_VAL, VAL, scene_splits
+
+
+def test_splits() -> None:
+    assert (len(VAL), len(MINI_TRAIN), len(MINI_VAL)) == (150, 8, 2)
+    here = Path("nowhere")
+    mini = scene_splits(here, "v1.0-mini", ["scene-0061", "scene-0103", "scene-0553", "scene-9"])
+    assert mini == ["train", "val", "train", ""]
+    assert scene_splits(here, "v1.0-trainval", ["scene-0061", "scene-0103", "scene-0553"]) == ["train", "val", "val"]
+    assert scene_splits(here, "v1.0-test", ["scene-0077"]) == ["test"]
+    with pytest.raises(InvalidInput, match=r"splits\.json"):
+        scene_splits(here, "v1.0-own", ["a"])
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"train": "a"}', '{"other": []}', '{"train": ["a"], "val": ["a"]}'])
+def test_split_files_that_are_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "splits.json").write_text(text)
+    with pytest.raises(InvalidInput, match="split"):
+        scene_splits(tmp_path, "v1.0-own", ["a"])
+
+
+def test_label_files_that_are_none(tmp_path: Path) -> None:
+    grid = np.full(OCC3D_GRID.shape, FREE, np.uint8)
+    good = {"semantics": grid, "mask_lidar": grid * 0, "mask_camera": grid * 0}
+    path = tmp_path / "labels.npz"
+    np.savez(path, **good)
+    assert load_occ3d(path).camera.dtype == bool
+    for change in ({"semantics": grid + 1}, {"mask_camera": grid}, {"mask_lidar": grid[1:]}, {"semantics": grid * 1.0}):
+        np.savez(path, **(good | change))
+        with pytest.raises(InvalidInput, match="occ3d"):
+            load_occ3d(path)
+    np.savez(path, semantics=grid)
+    with pytest.raises(InvalidInput, match="lacks mask_lidar, mask_camera"):
+        load_occ3d(path)
+
+
+def test_missing_files_are_found_folder_by_folder(tmp_path: Path) -> None:
+    (tmp_path / "a" / "t").mkdir(parents=True)
+    (tmp_path / "a" / "x.jpg").write_text("")
+    (tmp_path / "a" / "t" / "labels.npz").write_text("")
+    wanted = ["a/x.jpg", "a/y.jpg", "b/z.jpg", "a/t/labels.npz", "a/u/labels.npz"]
+    assert missing_files(tmp_path, wanted) == ["a/u/labels.npz", "a/y.jpg", "b/z.jpg"]
