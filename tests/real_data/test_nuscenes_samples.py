@@ -40,9 +40,8 @@ def matrix(entry: dict[str, Any]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def roots(data_root: Path) -> list[Path]:
     """Every folder with nuScenes tables, one or two levels down."""
-    found = sorted(
-        {p.parent.parent for pattern in ("*", "*/*") for p in data_root.glob(f"{pattern}/v1.0-*/scene.json")}
-    )
+    tables = (p for pattern in ("*", "*/*") for p in data_root.glob(f"{pattern}/v1.0-*/scene.json"))
+    found = sorted({p.parent.parent for p in tables})
     if not found:
         pytest.skip("no nuScenes root among the recordings")
     return found
@@ -119,11 +118,9 @@ def drive_root(recording: Any, folder: Path) -> Path:
     The recording gives the pose at each CAM_FRONT stamp; other sensors' poses lie on the chord or beyond its ends.
     """
     content = recording.content
-    stamps = [k["timestamps_us"] for k in content["keyframes"]]
-    known = [
-        (s["CAM_FRONT"], matrix(k["ego2global_at_cam_front"]))
-        for s, k in zip(stamps, content["keyframes"], strict=True)
-    ]
+    keyframes = content["keyframes"]
+    stamps = [k["timestamps_us"] for k in keyframes]
+    known = [(k["timestamps_us"]["CAM_FRONT"], matrix(k["ego2global_at_cam_front"])) for k in keyframes]
 
     def pose_at(stamp: int) -> np.ndarray:
         later = next((i for i, (s, _) in enumerate(known) if s >= stamp), len(known) - 1)
@@ -204,7 +201,7 @@ def test_future_and_commands_follow_the_drive(drive):
 
 
 def test_features_are_causal_and_finite(drive):
-    recording, index = drive
+    _, index = drive
     assert np.isfinite(index.features).all()
     assert np.isfinite(index.paper).all()
     poses = {int(s): p for s, p in zip(index.stamp, index.pose, strict=True)}
@@ -230,12 +227,10 @@ def test_features_of_a_20_hz_drive(motion_1):
     assert (features[1:, FEATURE_NAMES.index("has_velocity")] == 1).all()
     vx = features[:, FEATURE_NAMES.index("vx")]
     for k, (stamp, pose) in enumerate(chosen):
-        before = [p for s, p in stamps if stamp - 110_000_000 <= s < stamp]
+        before = [(s, p) for s, p in stamps if stamp - 110_000_000 <= s < stamp]
         if k and before:
-            speed = np.linalg.norm((pose - before[0])[:2, 3]) / (
-                (stamp - [s for s, _ in stamps if s >= stamp - 110_000_000][0]) / 1e9
-            )
-            assert vx[k] == pytest.approx(speed, abs=0.35)
+            driven = np.linalg.norm((pose - before[0][1])[:2, 3])
+            assert vx[k] == pytest.approx(driven / (stamp - before[0][0]) * 1e9, abs=0.35)
         cut = moments(chosen[: k + 1], [o for o in odometry if o[0] <= stamp], None)[-1]
         assert cut.features.tobytes() == features[k].tobytes()
         assert cut.command is found[k].command
@@ -273,7 +268,5 @@ def test_the_devkit_reads_the_same(roots):
             boxes = kit.get_boxes(sample["data"][LIDAR])
             mine = index.boxes(row)
             assert len(boxes) == mine.stop - mine.start
-            centres = np.array(sorted(b.center.tolist() for b in boxes)).reshape(-1, 3)
-            np.testing.assert_allclose(
-                np.array(sorted(index.box_centre[mine].tolist())).reshape(-1, 3), centres, atol=1e-6
-            )
+            theirs = np.array(sorted(b.center.tolist() for b in boxes))
+            np.testing.assert_allclose(np.array(sorted(index.box_centre[mine].tolist())), theirs, atol=1e-6)
