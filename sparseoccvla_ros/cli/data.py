@@ -27,14 +27,18 @@ def check(root: Root, version: Version = "auto") -> None:
     """Say what a nuScenes folder holds, what is missing and where it goes, and what can be done with it."""
     with one_line_errors():
         from sparseoccvla_ros.data.nuscenes_check import check as look
+        from sparseoccvla_ros.data.nuscenes_index import pick_version
 
+        version = pick_version(root, version)
+        large = (root / version / f"{name}.json" for name in ("sample_data", "ego_pose"))
+        total = sum(table.stat().st_size for table in large if table.is_file())
         with progress("reading tables") as report:
             read = 0
 
             def on_read(count: int) -> None:
                 nonlocal read
                 read += count
-                report(read, 0)
+                report(min(read, total), total)
 
             found = look(root, version, on_read)
         _print_check(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sparseoccvla_ros.core.occ3d import FREE
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.data.nuscenes import missing_files
 from sparseoccvla_ros.data.nuscenes_labels import load_occ3d
+from sparseoccvla_ros.data.nuscenes_motion import can_odometry, can_route
 from sparseoccvla_ros.data.nuscenes_splits import MINI_TRAIN, MINI_VAL, VAL, scene_splits
 
 
@@ -54,3 +56,25 @@ def test_missing_files_are_found_folder_by_folder(tmp_path: Path) -> None:
     (tmp_path / "a" / "t" / "labels.npz").write_text("")
     wanted = ["a/x.jpg", "a/y.jpg", "b/z.jpg", "a/t/labels.npz", "a/u/labels.npz"]
     assert missing_files(tmp_path, wanted) == ["a/u/labels.npz", "a/y.jpg", "b/z.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("scene", "motion", "route"),
+    [("scene-0061", True, True), ("scene-0161", False, False), ("scene-0071", True, False)],
+)
+def test_blacklisted_can_bus_files_are_left_alone(tmp_path: Path, scene: str, motion: bool, route: bool) -> None:
+    (tmp_path / "can_bus").mkdir()
+    row = {"utime": 5, "pos": [1, 2, 0], "orientation": [1, 0, 0, 0], "vel": [3, 0, 0], "rotation_rate": [0, 0, 0]}
+    (tmp_path / "can_bus" / f"{scene}_pose.json").write_text(json.dumps([row]))
+    (tmp_path / "can_bus" / f"{scene}_route.json").write_text("[[0, 0], [0, 0], [5, 0]]")
+    assert (can_odometry(tmp_path, scene, 0, 10_000) is not None) == motion
+    assert (can_route(tmp_path, scene) is not None) == route
+
+
+@pytest.mark.parametrize("text", ["[[1, 2, 3]]", "[", "[[1, NaN], [2, 3]]", "{}", '[["a", 1]]'])
+def test_a_route_that_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "can_bus").mkdir()
+    (tmp_path / "can_bus" / "scene-0061_route.json").write_text(text)
+    with pytest.raises(InvalidInput, match="can_bus"):
+        can_route(tmp_path, "scene-0061")
+    assert can_route(tmp_path, "scene-0103") is None
