@@ -12,7 +12,7 @@ from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.eval.world.evaluation import Shown
 from sparseoccvla_ros.view.above import draw_columns, draw_ego, metres_to_pixels, view_from_above
 
-SIZE, CAMERAS_WIDTH = 300, 640
+SIZE, CAMERAS_WIDTH = 300, 800
 _GROUND, _TEXT, _DRIVEN = 24, (230, 230, 230), (255, 255, 255)
 
 
@@ -68,9 +68,9 @@ def _titled(image: np.ndarray, text: str) -> np.ndarray:
 
 
 def _cameras(scene: Shown) -> np.ndarray:
-    """The six images in a column of CAMERAS_WIDTH pixels: looking ahead above, looking back below."""
-    images = scene.images[[2, 0, 1, 4, 3, 5]]  # CAMERAS: front, front right, front left, back, back left, back right
-    tiles = np.concatenate([np.concatenate(list(images[:3]), 1), np.concatenate(list(images[3:]), 1)], 0)
+    """The six images in two columns: looking ahead on the left, looking back on the right, each from left to right."""
+    ahead, back = (np.concatenate(list(scene.images[order]), 0) for order in ([2, 0, 1], [4, 3, 5]))
+    tiles = np.concatenate([ahead, back], 1)
     height = min(round(tiles.shape[0] * CAMERAS_WIDTH / tiles.shape[1]), 2 * SIZE - 30)
     panel = np.full((2 * SIZE, CAMERAS_WIDTH, 3), _GROUND, np.uint8)
     panel[:height] = cv2.resize(tiles, (CAMERAS_WIDTH, height), interpolation=cv2.INTER_AREA)

@@ -11,7 +11,6 @@ from ...core.errors import InvalidInput
 from ...core.occ3d import CLASSES
 from ...core.types import HORIZONS, STEP_SECONDS, STEPS, CameraFrames, Command, CommandSource, EgoState
 from ...data.bag_writer import NANOSECONDS
-from ...data.samples import COMMANDS
 from ...data.world_bag import FIXED_FRAME, START
 from ...data.world_cache import WorldScene, exposures, rig_of
 from ...planning.ego import WINDOW_NS, EgoHistory
@@ -126,7 +125,7 @@ class Drive:
 
     def command(self, index: int) -> Command:
         """The route's command at a set."""
-        return COMMANDS[int(self.rendered.command[index])]
+        return command_at(self.world.ego, self.stamp(index))
 
     def semantics(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels uint8 [X, Y, Z] (17 = free) and what a camera sees of them, bool [X, Y, Z]."""

@@ -27,7 +27,7 @@ from .chain import Chain, Stages, Step, blinded
 from .drives import Drive
 from .intervals import Estimate
 from .known import SEEDS, Known, known
-from .seeds import warnings_about
+from .seeds import warnings_about, weight_files
 from .tables import Block
 
 TASKS = ("occupancy", "forecast", "planning", "language")
@@ -114,7 +114,9 @@ class _Run:
         self.chain = None if self.stages.encoder is None else Chain(seeing)
         self.known: Known | None = None
         if request.tasks != ("forecast",):
-            self.known = known(on_progress=lambda done, total: on_progress("reading training seeds", done, total))
+            self.known = known(
+                SEEDS, on_progress=lambda done, total: on_progress("reading training seeds", done, total)
+            )
         planner = self.stages.planner
         anchors = None if self.preset.anchors is None else AnchorSet.load(self.preset.anchors).flat
         self.occupancy = occupancy.OccupancyTask()
@@ -211,8 +213,7 @@ class _Run:
         self.planning.add(drive.sample(index))
         if planner is None or step is None or blind is None:
             return
-        command, ego = drive.command(index), step.queries.ego
-        inputs = planning.planner_inputs(token, step, drive.history(index), ego, planner, command)
+        inputs = planning.planner_inputs(token, step, drive.history(index), planner, drive.command(index))
         self.planning.answer(planning.CHAIN, token, step, inputs)
         self.planning.answer(planning.BLIND, token, blind)
 
@@ -241,7 +242,7 @@ class _Run:
         head = {
             "preset": self.preset.name, "seeds": list(self.request.seeds), "tasks": list(tasks),
             "samples": self.request.samples, "untrained_forced": self.request.untrained,
-            "weights": {s: p.name for s, p in self.preset.weights.items()}, "absent": absent,
+            "weights": weight_files(self.preset), "absent": absent,
             "known_seeds": [] if self.known is None else list(self.known.seeds), "warnings": self.warnings,
         }  # fmt: skip
         return WorldReport(self.request, plain(head | numbers), sections, self.warnings, self.shown)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,7 +79,7 @@ def known(seeds: Sequence[int] = SEEDS, on_progress: Callable[[int, int], None] 
     if path.is_file():
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
             path.unlink(missing_ok=True)  # damaged: made again
     found = _observe(tuple(seeds), on_progress)
     _write(found, path)

@@ -12,7 +12,7 @@ def to_markdown(report: WorldReport, command: str, pictures: Sequence[tuple[str,
     numbers, seeds = report.numbers, report.request.seeds
     weights = numbers["weights"] or "none: everything is random"
     if isinstance(weights, dict):
-        weights = ", ".join(f"{stage} ({file})" for stage, file in weights.items())
+        weights = ", ".join(f"{stage} ({w['file']}, sha256 {w['sha256'][:12]})" for stage, w in weights.items())
     contiguous = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
     which = f"{seeds[0]}..{seeds[-1]}" if contiguous else ", ".join(map(str, seeds))
     parts = [f"# Preset {numbers['preset']} in the synthetic world"]
@@ -32,7 +32,9 @@ def to_markdown(report: WorldReport, command: str, pictures: Sequence[tuple[str,
         parts += [text.rstrip() for text in section.markdown]
     if pictures:
         parts.append("## Pictures")
-        parts.append("Upper row: the network; lower row: the truth (the present: what a camera sees of it). Left to "
-                     "right: cameras or nothing, now, +1 s, +2 s, +3 s.")  # fmt: skip
+        parts.append(
+            "The six images (ahead on the left, back on the right); then, from above, the network in the upper row and "
+            "the truth in the lower one: now, +1 s, +2 s, +3 s."
+        )
         parts += [f"### {title}\n\n![{title}]({file})" for title, file in pictures]
     return "\n\n".join(parts) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import InvalidInput
-from ...core.types import Command, CommandSource, EgoState
+from ...core.types import Command, CommandSource, PlanStatus
 from ...planning.ego import EgoHistory
 from ...planning.manoeuvres import TURN_OFFSET
 from ...planning.planner import Planner
@@ -41,9 +42,7 @@ def turned(waypoints: np.ndarray) -> Command:
     return Command.RIGHT if lateral <= -TURN_OFFSET else Command.STRAIGHT
 
 
-def planner_inputs(
-    token: str, step: Step, history: EgoHistory, ego: EgoState, planner: Planner, command: Command
-) -> PlannerInputs:
+def planner_inputs(token: str, step: Step, history: EgoHistory, planner: Planner, command: Command) -> PlannerInputs:
     """What the planner read of a step, for ablations. history: as it was given to the chain."""
     kind, stamp = planner.config.ego, step.queries.stamp
     if kind == "none":
@@ -88,6 +87,8 @@ class PlanningTask:
         self._inputs: dict[str, PlannerInputs] = {}
         self._answers: dict[str, dict[str, Prediction]] = {}
         self._candidates: dict[str, np.ndarray] = {}
+        self._status: dict[str, Counter[str]] = {}
+        self._reasons: dict[str, Counter[str]] = {}
 
     def add(self, sample: Sample) -> None:
         """A moment to plan from."""
@@ -98,6 +99,8 @@ class PlanningTask:
         if step.plan is None:
             return
         self._answers.setdefault(row, {})[token] = Prediction.of_plan(step.plan)
+        self._status.setdefault(row, Counter())[step.plan.status.value] += 1
+        self._reasons.setdefault(row, Counter()).update(step.plan.reasons)
         if inputs is not None:
             self._inputs[token] = inputs
             self._candidates[token] = step.plan.candidates
@@ -127,6 +130,8 @@ class PlanningTask:
             # Conventions and legend are those of the first.
             markdown.append(turning.to_markdown().split("### Protocols")[0].rstrip() + "\n")
         blocks = [self._obedience(evaluation, numbers)]
+        if self._answers:
+            blocks.insert(0, self._verdicts(numbers))
         if self._planner is not None and self._inputs:
             blocks.append(self._counterfactual(numbers))
             ablated = report(evaluate(self._whole(), self._ablations(), (OMNIDRIVE,)))
@@ -148,6 +153,18 @@ class PlanningTask:
             }
             out.append(Method.stored(ablation.name, answers, ablation.oracle, ablation.about))
         return out
+
+    def _verdicts(self, numbers: dict[str, Any]) -> Block:
+        """How far the planner itself trusts its plans; a braking plan is judged like any other."""
+        numbers["status"] = {
+            row: {"status": dict(count), "reasons": dict(self._reasons[row])} for row, count in self._status.items()
+        }
+        rows = [
+            [row, *(str(count[status.value]) for status in PlanStatus),
+             ", ".join(f"{name} {n}" for name, n in self._reasons[row].most_common(6))]
+            for row, count in self._status.items()
+        ]  # fmt: skip
+        return Block("Status of plans", ["", *(s.value for s in PlanStatus), "most frequent reasons"], rows)
 
     def _obedience(self, evaluation: Evaluation, numbers: dict[str, Any]) -> Block:
         """Of the moments at which the route asks for a turn: who turns; the expert often has to wait first."""
