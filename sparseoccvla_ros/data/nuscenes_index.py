@@ -11,6 +11,7 @@ import os
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +146,7 @@ class NuscenesIndex:
         """Write it whole or not at all; the same index gives the same bytes."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}")
-        content = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        content: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
         try:
             with part.open("wb") as stream:
                 np.savez_compressed(stream, format_version=np.int64(INDEX_VERSION), **content)

@@ -100,7 +100,7 @@ def prepare(root: Path, version: str, on_progress: Progress | None = None) -> Nu
     return NuscenesIndex(
         **arrays,
         **_annotations(folder, {t: k for k, t in enumerate(columns["token"])}, report),
-        intrinsics=np.stack([r.calibration.intrinsics for r in mounted]),
+        intrinsics=np.array([r.calibration.intrinsics for r in mounted], np.float64),
         camera2ego=np.stack([r.calibration.sensor2ego for r in mounted]),
         size=np.array([(r.width, r.height) for r in mounted], np.int32),
         scene_name=np.array(names),
@@ -226,7 +226,8 @@ def _row_of(calibrations: dict[int, tuple[int, SensorRecord]], record: SensorRec
 def _annotations(folder: Path, sample_rows: dict[str, int], report: OnRead | None) -> dict[str, np.ndarray]:
     """The box arrays of the index; empty where the version has no annotations (v1.0-test)."""
     if not all((folder / f"{n}.json").is_file() for n in ANNOTATION_TABLES):
-        names, boxes = [], []
+        names: list[str] = []
+        boxes: list[tuple[float, ...]] = []
     else:
         category = {r["token"]: k for k, r in enumerate(rows(folder / "category.json"))}
         names = [r["name"] for r in rows(folder / "category.json")]
@@ -241,12 +242,12 @@ def _annotations(folder: Path, sample_rows: dict[str, int], report: OnRead | Non
                 instance, kind = instances[row["instance_token"]]
                 pose = geometry.transform(np.asarray(row["translation"]), table_quaternion(row["rotation"]))
                 width, length, height = row["size"]
-                seen = str(row.get("visibility_token") or "0")
+                seen = int(row.get("visibility_token") or 0)
                 points = int(row.get("num_lidar_pts", 0))
             except (KeyError, TypeError, ValueError) as error:
                 raise InvalidInput("sample_annotation", f"row {row.get('token')} is no box: {error!r}") from error
             flat = (*pose[:3, 3], geometry.yaw_of(pose), length, width, height)
-            boxes.append((sample_rows[row["sample_token"]], instance, kind, int(seen), points, *flat))
+            boxes.append((sample_rows[row["sample_token"]], instance, kind, seen, points, *flat))
     table = np.array(sorted(boxes), np.float64).reshape(-1, 12)
     return {
         "box_end": np.cumsum(np.bincount(table[:, 0].astype(np.int64), minlength=len(sample_rows))).astype(np.int64),
