@@ -202,8 +202,8 @@ def test_balance_leaves_nothing_to_the_blind(views):
 
 @pytest.mark.slow
 def test_blind_majority_is_low_on_unseen_seeds():
-    """Sixty moments of validation scenes: the most frequent answer of each question, known from other scenes."""
-    known, asked = kept(range(700, 715), 2), kept(range(10_000, 10_030), 2)
+    """Validation scenes: the most frequent answer of each question, known from other scenes."""
+    known, asked = kept(range(700, 712), 2), kept(range(10_000, 10_015), 2)
     rows = blind_accuracy(known, asked)
     for group, (count, keys, accuracy) in rows.items():
         print(f"{group:22s} {count:5d} questions {keys:3d} keys  blind {accuracy:.3f}")
