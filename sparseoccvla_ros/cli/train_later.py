@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,8 @@ def cache(
     split: Annotated[str, typer.Option(help="train, validation or both")] = "both",
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     encoder: Encoder = None,
+    futures: Annotated[bool, typer.Option(help="also simulate what the forecast learns from")] = True,
+    questions: Annotated[bool, typer.Option(help="also make the questions that language learns from")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
 ) -> None:
@@ -39,6 +42,8 @@ def cache(
     with one_line_errors():
         import torch
 
+        from sparseoccvla_ros.data.future_labels import FutureLabels
+        from sparseoccvla_ros.data.question_cache import QuestionCache
         from sparseoccvla_ros.data.scene_features import prepare_features
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.runtime.stages import pick_device
@@ -52,11 +57,22 @@ def cache(
             for name in ("validation", "train") if split == "both" else (split,):
                 place = later.feature_cache(network, weights, found, name)
                 seeds = later.rendered(place, name, scenes)
-                task = shown.add_task(f"encoding {name}", total=len(seeds), note="")
-                for done, _ in enumerate(prepare_features(network, place, seeds), 1):
-                    speed = shown.tasks[task].speed
-                    shown.update(task, completed=done, note=f"{3600 * speed:.0f} scenes/h" if speed else "")
-                console.print(f"{len(seeds)} scenes lie in {place.folder()}")
+                _follow(shown, f"encoding {name}", len(seeds), prepare_features(network, place, seeds))
+                labels = FutureLabels(place.world, present=name == "train")
+                if futures:
+                    _follow(shown, f"futures of {name}", len(seeds), map(labels.prepare, seeds))
+                if questions:
+                    asked = QuestionCache(place.world, labels.rows)
+                    _follow(shown, f"questions of {name}", len(seeds), map(asked.prepare, seeds))
+                console.print(f"{name}: {len(seeds)} scenes lie in {place.folder()}")
+
+
+def _follow(shown: Progress, text: str, total: int, work: Iterable[Any]) -> None:
+    """Do the work, one scene after the other, with its rate and time left."""
+    task = shown.add_task(text, total=total, note="")
+    for done, _ in enumerate(work, 1):
+        speed = shown.tasks[task].speed
+        shown.update(task, completed=done, note=f"{3600 * speed:.0f} scenes/h" if speed else "")
 
 
 def anchors(
@@ -104,9 +120,11 @@ def run(
     folder = out or Path("out/train") / trained.name
     with bar(console) as shown:
         task = shown.add_task("training", total=1000, note="")
-        trainer = Trainer(
-            trained, learned, checked, settings, folder, resume, None, device, lambda r: _show(shown, task, console, r)
-        )
+
+        def show(report: Report) -> None:
+            _show(shown, task, console, report)
+
+        trainer = Trainer(trained, learned, checked, settings, folder, resume, trained.augment, device, show)
         console.print(f"{len(learned)} samples to learn, {len(checked)} to validate")
         trainer.run()
     console.print(f"{folder}: best.safetensors has validation {trainer.progress.best:.4f}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class FeatureSample:
     twist: np.ndarray
     command: int
     future: np.ndarray
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -41,8 +42,9 @@ class FeatureSample:
 class FeatureSamples:
     """Every frame set of the scenes whose features are cached.
 
-    seeds: of the scenes; fields: QUERY_FIELDS to load; extra: further arrays of a seed, their first axis its frame
-    sets (reasoning tokens, future labels), or None where they are not cached: the scene is then left out.
+    seeds: of the scenes; fields: QUERY_FIELDS to load; rows: frame sets of a scene to use, all where None; extra:
+    further arrays of a seed, their first axis those rows (reasoning tokens, future labels), or None where they are not
+    cached: the scene is then left out.
     """
 
     def __init__(
@@ -50,25 +52,26 @@ class FeatureSamples:
         cache: FeatureCache,
         seeds: Sequence[int],
         fields: Sequence[str] = ("features", "centres"),
+        rows: Sequence[int] | None = None,
         extra: Callable[[int], dict[str, np.ndarray] | None] | None = None,
     ) -> None:
         self.cache, self.fields = cache, tuple(fields)
         self._wanted, self._extra = list(seeds), extra
         self._scenes: dict[int, dict[str, np.ndarray]] = {}
         self._seeds: list[int] = []
-        self._sets = cache.world.clips * cache.world.sets
+        self._rows = list(range(cache.world.clips * cache.world.sets) if rows is None else rows)
         self.refresh()
 
     def __len__(self) -> int:
-        return len(self._seeds) * self._sets
+        return len(self._seeds) * len(self._rows)
 
     def __getitem__(self, index: int) -> FeatureSample:
-        place, row = divmod(index, self._sets)
+        place, row = divmod(index, len(self._rows))
         arrays = {k: v[row] for k, v in self._scene(self._seeds[place]).items()}
         state = {k: arrays.pop(k) for k in STATE_FIELDS}
         return FeatureSample(
             self._seeds[place], float(state["time"]), state["ego"], state["twist"], int(state["command"]),
-            state["future"], {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in arrays.items()},
+            state["future"], {k: _full(v) for k, v in arrays.items()},
         )  # fmt: skip
 
     def state(self) -> list[int]:
@@ -94,6 +97,11 @@ class FeatureSamples:
                 if missing:
                     return {}
                 raise InvalidInput("cache", f"what belongs to seed {seed} is gone: run ./run train cache again")
-            found = read_arrays(self.cache.file(seed), (*self.fields, *STATE_FIELDS)) | extra
+            arrays = read_arrays(self.cache.file(seed), (*self.fields, *STATE_FIELDS))
+            found = {k: v[self._rows] for k, v in arrays.items()} | extra
             self._scenes[seed] = found
         return found
+
+
+def _full(value: Any) -> Any:
+    return value.astype(np.float32) if isinstance(value, np.ndarray) and value.dtype == np.float16 else value

@@ -52,7 +52,14 @@ def load_weights(stage: nn.Module, name: str, path: Path) -> None:
         )
     if isinstance(stage, Planner) and metadata.get("anchors", stage.anchors.sha256) != stage.anchors.sha256:
         raise InvalidInput(f"weights.{name}", f"{path.name} was trained with other anchors than the preset has")
-    stage.trained = True
+    # Without language training a reasoning token means nothing, whatever the forecaster has learnt.
+    stage.trained = not isinstance(stage, Reasoner) or "language" in parts_of(path)
+
+
+def parts_of(path: Path) -> tuple[str, ...]:
+    """Which parts of a reasoner its exported weights have trained; both where the file does not say."""
+    with safe_open(path, framework="pt") as file:
+        return tuple((file.metadata() or {}).get("parts", "forecast language").split())
 
 
 def _finish(stage: nn.Module, name: str, preset: Preset, device: torch.device) -> nn.Module:

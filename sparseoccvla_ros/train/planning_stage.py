@@ -21,13 +21,13 @@ from ..core.errors import InvalidInput
 from ..core.types import STEPS
 from ..data.feature_samples import FeatureSample
 from ..data.samples import COMMANDS
-from ..planning.anchors import MODES
 from ..planning.ego import FEATURE_NAMES, PAST_SECONDS
 from ..planning.gate import kinematic_failures
-from ..planning.losses import nearest_anchor, score_loss, trajectory_loss
+from ..planning.losses import score_loss, trajectory_loss
 from ..planning.planner import Planner
 from ..reasoning.motion import constant_velocity
 from .pictures import plans_picture
+from .positives import positive_anchors
 from .stage import Stage, Validation
 
 NOISE_TIMES = 40
@@ -110,17 +110,6 @@ class PlanningStage(Stage[PlanningBatch]):
         tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
         return PlanningBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in tensors.items()})
 
-    def positives(self, batch: PlanningBatch) -> tuple[Tensor, Tensor]:
-        """(int64 [B], nearest anchor of the commanded group among all; int64 [B, 6], the group's anchors)."""
-        anchors = self.planner.anchor_waypoints
-        valid = torch.ones(batch.truth.shape[:2], dtype=torch.bool, device=batch.truth.device)
-        group = batch.command[:, None] * MODES + torch.arange(MODES, device=batch.command.device)
-        shifted = torch.stack([
-            nearest_anchor(anchors[row], truth[None], ok[None])[0]
-            for row, truth, ok in zip(group, batch.truth, valid, strict=True)
-        ])  # fmt: skip
-        return group.gather(1, shifted[:, None])[:, 0], group
-
     def forward(self, batch: PlanningBatch) -> dict[str, Tensor]:
         """Loss terms; noise and what is left out come from torch's random state."""
         planner, chosen = self.planner, self.settings
@@ -130,7 +119,7 @@ class PlanningStage(Stage[PlanningBatch]):
         logits = planner.scorer(planner.anchor_waypoints, batch.features, batch.centres, ego, token)
         if opinion is not None:
             logits = logits + opinion
-        positive, group = self.positives(batch)
+        positive, group = positive_anchors(planner.anchor_waypoints, batch.truth, batch.command)
         valid = torch.ones(batch.truth.shape[:2], dtype=torch.bool, device=batch.truth.device)
         memory, condition = planner.decoder.encode(batch.features, batch.centres, ego, token)
         clean = planner.anchor_deltas.expand(len(ego), -1, -1, -1)
@@ -183,7 +172,8 @@ class PlanningStage(Stage[PlanningBatch]):
         shown: list[tuple[FeatureSample, np.ndarray, np.ndarray, int]] = []
         with torch.inference_mode():
             for batch in batches:
-                positive, group = self.positives(batch)
+                anchors = self.planner.anchor_waypoints
+                positive, group = positive_anchors(anchors, batch.truth, batch.command)
                 logits, paths = self.plans(batch)
                 picked = group.gather(1, logits.gather(1, group).argmax(1, keepdim=True))[:, 0]
                 swapped, others = self.plans(batch, batch.features.roll(1, 0))

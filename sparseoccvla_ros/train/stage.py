@@ -38,6 +38,10 @@ class Stage(nn.Module, ABC, Generic[B]):
     def begin(self, data: DrivingSamples, seed: int) -> None:
         """Start values that come from the data; called once, before the first step of a new run."""
 
+    def augment(self, sample: Any, rng: np.random.Generator) -> Any:
+        """A sample as training sees it this time, for stages that have an augmentation of their own."""
+        return sample
+
     @abstractmethod
     def collate(self, samples: Sequence[Sample]) -> B:
         """The stage's batch, on the CPU; runs in loader threads."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from ..core.errors import InvalidInput
-from ..data.samples import Augmentation, DrivingSamples
+from ..data.samples import DrivingSamples
 from . import checkpoint
 from .checkpoint import Progress
 from .logs import RunLog
@@ -52,7 +53,7 @@ class Trainer:
         settings: TrainSettings,
         out: Path,
         resume: bool = False,
-        augment: Augmentation | None = None,
+        augment: Callable[[Any, np.random.Generator], Any] | None = None,
         device: str = "auto",
         on_report: Callable[[Report], None] | None = None,
     ) -> None:
@@ -78,7 +79,6 @@ class Trainer:
         elif last.exists():
             raise InvalidInput("out", f"{out} holds a run already: add --resume, or choose another folder")
         self._wrapped = self.accelerator.prepare(stage)
-        self._averaged: Stage[Any] | None = None
 
     def run(self) -> Validation | None:
         """Train to the end; returns the last validation."""
@@ -126,12 +126,15 @@ class Trainer:
         """Write the checkpoint to resume from."""
         checkpoint.save(self.out / LAST, self.stage, self.average, self.optimizer, self.progress, asdict(self.settings))
 
-    def averaged(self) -> Stage[Any]:
-        """The stage with the averaged weights, in evaluation mode."""
-        if self._averaged is None:
-            self._averaged = copy.deepcopy(self.stage)
-        self._averaged.load_state_dict(self.average)
-        return self._averaged.eval()
+    @contextmanager
+    def averaged(self) -> Iterator[Stage[Any]]:
+        """The stage with the averaged weights, in evaluation mode; afterwards it has its own again."""
+        own = {k: v.detach().clone() for k, v in self.stage.state_dict().items()}
+        self.stage.load_state_dict(self.average)
+        try:
+            yield self.stage.eval()
+        finally:
+            self.stage.load_state_dict(own)
 
     def _step(self, batch: Any, share: float) -> dict[str, float]:
         settings, step = self.settings, self.progress.step
@@ -161,19 +164,18 @@ class Trainer:
                 self.average[name].copy_(value)
 
     def _validate(self, log: RunLog) -> Validation:
-        stage, step = self.averaged(), self.progress.step
-        random = torch.get_rng_state()
-        began = time.monotonic()
-        found = stage.validate(self._validation_batches(stage))
-        torch.set_rng_state(random)
-        log.write("validation", step, {**found.numbers, "took": time.monotonic() - began})
-        if found.picture is not None:
-            log.picture(stage.name, step, found.picture)
-        if found.score > self.progress.best:
-            self.progress.best = found.score
-            part = self.out / f".{BEST}"
-            stage.export(part.with_suffix(".part.safetensors"))
-            part.with_suffix(".part.safetensors").replace(self.out / BEST)
+        step, random, began = self.progress.step, torch.get_rng_state(), time.monotonic()
+        with self.averaged() as stage:
+            found = stage.validate(self._validation_batches(stage))
+            torch.set_rng_state(random)
+            log.write("validation", step, {**found.numbers, "took": time.monotonic() - began})
+            if found.picture is not None:
+                log.picture(stage.name, step, found.picture)
+            if found.score > self.progress.best:
+                self.progress.best = found.score
+                part = self.out / f".{BEST}"
+                stage.export(part.with_suffix(".part.safetensors"))
+                part.with_suffix(".part.safetensors").replace(self.out / BEST)
         return found
 
     def _validation_batches(self, stage: Stage[Any]) -> Iterator[Any]:
