@@ -76,6 +76,17 @@ def _locate(fraction, size, CORNERS: tl.constexpr):
 
 
 @triton.jit
+def _corner(x, y, view, reads, h, w, start, CORNER: tl.constexpr):
+    """One of the four feature pixels around (x, y): table row, whether it exists, its bilinear weights."""
+    left, top = tl.floor(x), tl.floor(y)
+    column, line = left.to(tl.int32) + CORNER % 2, top.to(tl.int32) + CORNER // 2
+    across = x - left if CORNER % 2 else 1.0 - (x - left)
+    down = y - top if CORNER // 2 else 1.0 - (y - top)
+    inside = reads & (column >= 0) & (column < w) & (line >= 0) & (line < h)
+    return (start + (view * h + line) * w + column).to(tl.int64), inside, across, down
+
+
+@triton.jit
 def _forward(
     table, points, weights, ego2img, usable, slots, levels, out, rows, height, width, Q,
     T: tl.constexpr, N: tl.constexpr, G: tl.constexpr, P: tl.constexpr, L: tl.constexpr, C: tl.constexpr,
@@ -98,14 +109,9 @@ def _forward(
         h, w, start = tl.load(levels + 3 * level), tl.load(levels + 3 * level + 1), tl.load(levels + 3 * level + 2)
         x, _dx = _locate(u, w, CORNERS)
         y, _dy = _locate(v, h, CORNERS)
-        left, top = tl.floor(x), tl.floor(y)
         share = tl.load(weights + ((((b * T + t) * G + g) * Q + q) * P + p) * L + level, mask=lanes, other=0.0)
         for corner in tl.static_range(4):
-            column, line = left.to(tl.int32) + corner % 2, top.to(tl.int32) + corner // 2
-            across = x - left if corner % 2 else 1.0 - (x - left)
-            down = y - top if corner // 2 else 1.0 - (y - top)
-            inside = reads & lanes & (column >= 0) & (column < w) & (line >= 0) & (line < h)
-            row = (start + (view * h + line) * w + column).to(tl.int64)
+            row, inside, across, down = _corner(x, y, view, reads & lanes, h, w, start, corner)
             cell = frame + row[:, None] * (G * C) + channel[None, :]
             value = tl.load(cell, mask=inside[:, None] & channels[None, :], other=0.0).to(tl.float32)
             total += (share * across * down)[:, None] * value
@@ -140,16 +146,11 @@ def _backward(
         h, w, start = tl.load(levels + 3 * level), tl.load(levels + 3 * level + 1), tl.load(levels + 3 * level + 2)
         x, x_by_u = _locate(u, w, CORNERS)
         y, y_by_v = _locate(v, h, CORNERS)
-        left, top = tl.floor(x), tl.floor(y)
         weight = ((((b * T + t) * G + g) * Q + q) * P + p) * L + level
         share = tl.load(weights + weight, mask=lanes, other=0.0)
         grad_share, grad_x, grad_y = u * 0.0, u * 0.0, u * 0.0
         for corner in tl.static_range(4):
-            column, line = left.to(tl.int32) + corner % 2, top.to(tl.int32) + corner // 2
-            across = x - left if corner % 2 else 1.0 - (x - left)
-            down = y - top if corner // 2 else 1.0 - (y - top)
-            inside = reads & lanes & (column >= 0) & (column < w) & (line >= 0) & (line < h)
-            row = (start + (view * h + line) * w + column).to(tl.int64)
+            row, inside, across, down = _corner(x, y, view, reads & lanes, h, w, start, corner)
             cell = offset + row[:, None] * (G * C) + channel[None, :]
             some = inside[:, None] & channels[None, :]
             value = tl.load(table + cell, mask=some, other=0.0).to(tl.float32)
