@@ -158,6 +158,7 @@ def test_the_verb_leaves_a_folder_that_stands_alone(micro, tmp_path):
     numbers = json.loads(extra.read_text())
     assert numbers["seeds"] == [90001, 90002]
     assert json.loads((out / "report.json").read_text()) == numbers
+    assert numbers["random"] == ["occupancy", "reasoning", "planning"]
     page = (out / "report.md").read_text()
     assert page.count("\n## ") == 4
     pictures = re.findall(r"\]\(([^)]+)\)", page)

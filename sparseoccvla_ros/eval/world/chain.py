@@ -61,6 +61,11 @@ class Stages:
                 warm(stage, preset)
         return cls(preset, encoder, reasoner, planner, absent)
 
+    @property
+    def running(self) -> list[str]:
+        """Names of the stages that take part."""
+        return [n for n, s in zip(STAGES, (self.encoder, self.reasoner, self.planner), strict=True) if s is not None]
+
     def only_encoder(self) -> Stages:
         """The same without reasoning and planning."""
         return replace(self, reasoner=None, planner=None)

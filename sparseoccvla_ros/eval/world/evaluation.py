@@ -241,7 +241,7 @@ class _Run:
         sections.append(Section("Latency", [block]))
         head = {
             "preset": self.preset.name, "seeds": list(self.request.seeds), "tasks": list(tasks),
-            "samples": self.request.samples, "untrained_forced": self.request.untrained,
+            "samples": self.request.samples, "random": [s for s in self.stages.running if s in self.preset.untrained],
             "weights": weight_files(self.preset), "absent": absent,
             "known_seeds": [] if self.known is None else list(self.known.seeds), "warnings": self.warnings,
         }  # fmt: skip

@@ -24,6 +24,8 @@ def to_markdown(report: WorldReport, command: str, pictures: Sequence[tuple[str,
     if numbers["known_seeds"]:
         known = numbers["known_seeds"]
         facts.append(f"Baselines that learn know {len(known)} training seeds ({known[0]}..{known[-1]}), no image.")
+    if numbers["random"]:
+        facts.append(f"Run on RANDOM weights: {', '.join(numbers['random'])}.")
     facts += [f"Left out: {why}." for why in numbers["absent"].values()]
     parts.append("\n".join(f"- {fact}" for fact in facts))
     for section in report.sections:
