@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.data.commands import one_line_errors
 
-from .train_later import DEFAULTS, anchors, cache, run
+from .train_later import DEFAULTS, Encoder, Reasoning_, anchors, cache, run
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.data.nuscenes import NuscenesSamples
@@ -113,7 +113,8 @@ def train(
         bool, typer.Option("--render", help="render missing scenes on the way (meant for a GPU)")
     ] = False,
     init: Annotated[Path | None, typer.Option(help="start from these exported weights")] = None,
-    encoder: Annotated[Path | None, typer.Option(help="stages 2, 3: weights of the frozen encoder")] = None,
+    encoder: Encoder = None,
+    reasoning: Reasoning_ = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="of weights, order and augmentation")] = 1,
@@ -143,7 +144,7 @@ def train(
         )  # fmt: skip
         if stage != 1:
             kind = pick_device(device).type
-            run(name, load_preset(preset), settings, out, resume, encoder, init, scenes, validation, kind)
+            run(name, load_preset(preset), settings, out, resume, encoder, reasoning, init, scenes, validation, kind)
             return
         if data not in ("world", "nuscenes"):
             raise InvalidInput("data", f"{data!r} is not known; want world or nuscenes")

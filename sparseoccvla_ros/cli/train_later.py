@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from sparseoccvla_ros.train.settings import TrainSettings
     from sparseoccvla_ros.train.trainer import Report
 
+Reasoning_ = Annotated[Path | None, typer.Option(help="weights of the frozen reasoner; the preset's if not given")]
 Encoder = Annotated[Path | None, typer.Option(help="weights of the frozen encoder; the preset's if not given")]
-DEFAULTS = {"occupancy": (2, 8e-4), "planning": (32, 1e-3), "forecast": (8, 1e-3), "language": (4, 4e-4)}
+DEFAULTS = {"occupancy": (2, 8e-4), "planning": (32, 1e-3), "forecast": (8, 4e-4), "language": (4, 4e-4)}
 """Samples per step and peak learning rate of what can be trained; language: HERMES's rate for its LoRA stage."""
 SHOWN = (
     "l2_avg", "l2_constant_velocity_avg", "l2_swapped_avg", "score_accuracy", "drivable", "iou_1s", "iou_2s", "iou_3s",
@@ -33,6 +34,8 @@ def cache(
     split: Annotated[str, typer.Option(help="train, validation or both")] = "both",
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     encoder: Encoder = None,
+    reasoning: Reasoning_ = None,
+    readings: Annotated[bool, typer.Option(help="also let a trained reasoner read the features")] = False,
     futures: Annotated[bool, typer.Option(help="also simulate what the forecast learns from")] = True,
     questions: Annotated[bool, typer.Option(help="also make the questions that language learns from")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -44,6 +47,7 @@ def cache(
 
         from sparseoccvla_ros.data.future_labels import FutureLabels
         from sparseoccvla_ros.data.question_cache import QuestionCache
+        from sparseoccvla_ros.data.readings import Readings
         from sparseoccvla_ros.data.scene_features import prepare_features
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.runtime.stages import pick_device
@@ -52,12 +56,17 @@ def cache(
         torch.set_num_threads(threads or os.cpu_count() or 1)
         found = load_preset(preset)
         network, weights = later.frozen_encoder(found, encoder, pick_device(device))
+        if readings:
+            reasoner, files = later.frozen_reasoner(found, reasoning, pick_device(device))
         console = Console(stderr=True)
         with bar(console) as shown:
             for name in ("validation", "train") if split == "both" else (split,):
                 place = later.feature_cache(network, weights, found, name)
                 seeds = later.rendered(place, name, scenes)
                 _follow(shown, f"encoding {name}", len(seeds), prepare_features(network, place, seeds))
+                if readings:
+                    read = Readings(place, files)
+                    _follow(shown, f"reading {name}", len(seeds), (read.prepare(reasoner, seed) for seed in seeds))
                 labels = FutureLabels(place.world, present=name == "train")
                 if futures:
                     _follow(shown, f"futures of {name}", len(seeds), map(labels.prepare, seeds))
@@ -109,13 +118,13 @@ def anchors(
 
 def run(
     part: str, preset: Preset, settings: TrainSettings, out: Path | None, resume: bool,
-    encoder: Path | None, init: Path | None, scenes: int, validation: int, device: str,
+    encoder: Path | None, reasoning: Path | None, init: Path | None, scenes: int, validation: int, device: str,
 ) -> None:  # fmt: skip
     """Train stage 2 or a part of stage 3 on cached features."""
     from sparseoccvla_ros.train import later
     from sparseoccvla_ros.train.trainer import Trainer
 
-    trained, learned, checked = later.build(part, preset, encoder, init, scenes, validation, device)
+    trained, learned, checked = later.build(part, preset, encoder, reasoning, init, scenes, validation)
     console = Console(stderr=True)
     folder = out or Path("out/train") / trained.name
     with bar(console) as shown:

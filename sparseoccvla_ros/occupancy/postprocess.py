@@ -3,10 +3,6 @@
 Two entrances. `voxels_from_scores` is the post-processing of OPUS on all 17 class scores, for evaluation;
 `occupied_voxels` works from a SceneQueries (best class and its score per point) and gives every node that holds the
 message the same voxels.
-
-The morphological closing runs on bit masks, one bit per class: closing a score volume and comparing it with a
-threshold gives the same set as comparing first and closing the binary volume, so all 17 classes take a dozen passes
-over one integer grid instead of a dozen over 17 float grids.
 """
 
 from __future__ import annotations
@@ -15,16 +11,14 @@ from itertools import product
 
 import numpy as np
 
+from ..core.closing import BITS, close_bits, closed, neighbours, unflatten, volume_shape
 from ..core.errors import InvalidInput
-from ..core.occ3d import FREE, NUM_CLASSES
+from ..core.occ3d import NUM_CLASSES
 from ..core.types import SceneQueries
 from ..core.voxelise import voxelise
 from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
 from .config import OccupancyConfig
 
-_BITS = np.uint32(1) << np.arange(NUM_CLASSES, dtype=np.uint32)
-_CUBE = np.array(list(product((-1, 0, 1), repeat=3)), np.int64)
-"""int64 [27, 3]: a voxel and its neighbours."""
 _SURROUNDINGS = np.array(list(product(range(-2, 3), repeat=3)), np.int64)
 """int64 [125, 3]: what a closing of a voxel depends on."""
 
@@ -45,16 +39,7 @@ def occupied_voxels(
     distance = np.square(queries.points - queries.centres[:, None]).sum(-1)
     keep = (queries.scores > config.score_threshold) & (distance < config.max_point_distance**2)
     own = voxelise(queries.points[keep], queries.labels[keep], queries.scores[keep], grid)
-    if not (config.padding and len(own)):
-        return own
-    x, y, z = own.indices.T.astype(np.int64)
-    flat, labels, scores = _fill_holes((z * grid.shape[0] + x) * grid.shape[1] + y, own.labels, own.scores, grid)
-    return SparseVoxels(
-        np.concatenate((own.indices, _unflatten(flat, grid))),
-        np.concatenate((own.labels, labels)),
-        np.concatenate((own.scores, scores)),
-        grid,
-    )
+    return closed(own) if config.padding else own
 
 
 def voxels_from_scores(
@@ -98,7 +83,7 @@ def voxels_from_scores(
         voxel, means = _closed_scores(voxel, means, threshold, grid)
     order = np.argsort(_x_major(voxel, grid))
     voxel, means = voxel[order], means[order]
-    return SparseVoxels(_unflatten(voxel, grid), means.argmax(1).astype(np.uint8), means.max(1), grid)
+    return SparseVoxels(unflatten(voxel, grid), means.argmax(1).astype(np.uint8), means.max(1), grid)
 
 
 def _flat_index(points: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.ndarray]:
@@ -113,76 +98,10 @@ def _flat_index(points: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.nda
     return (z * grid.shape[0] + x) * grid.shape[1] + y, inside
 
 
-def _unflatten(flat: np.ndarray, grid: VoxelGrid) -> np.ndarray:
-    """int16 [M, 3] voxel indices of flat z-major ones."""
-    z, x, y = np.unravel_index(flat, _volume_shape(grid))
-    return np.stack((x, y, z), -1).astype(np.int16)
-
-
-def _volume_shape(grid: VoxelGrid) -> tuple[int, int, int]:
-    """(Z, X, Y): numpy's inner loops want the long axis last."""
-    x, y, z = grid.shape
-    return z, x, y
-
-
 def _x_major(flat: np.ndarray, grid: VoxelGrid) -> np.ndarray:
     """Sort key that lists voxels by x, then y, then z."""
-    z, x, y = np.unravel_index(flat, _volume_shape(grid))
+    z, x, y = np.unravel_index(flat, volume_shape(grid))
     return (x * grid.shape[1] + y) * grid.shape[2] + z
-
-
-def _spread(bits: np.ndarray, combine: np.ufunc) -> np.ndarray:
-    """Combine every voxel of [Z, X, Y] with its 26 neighbours; what lies outside the grid has no say."""
-    for axis in range(3):
-        source = np.moveaxis(bits, axis, 0)
-        bits = bits.copy()
-        target = np.moveaxis(bits, axis, 0)
-        combine(target[1:], source[:-1], out=target[1:])
-        combine(target[:-1], source[1:], out=target[:-1])
-    return bits
-
-
-def _close(bits: np.ndarray) -> np.ndarray:
-    """3x3x3 morphological closing of every bit of a uint32 [Z, X, Y] volume."""
-    return _spread(_spread(bits, np.bitwise_or), np.bitwise_and)
-
-
-def _neighbours(flat: np.ndarray, grid: VoxelGrid, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat index [M, K] at (z, x, y) `offsets` int64 [K, 3] from each voxel, and whether it lies inside the grid."""
-    shape = _volume_shape(grid)
-    index = [axis[:, None] + offset for axis, offset in zip(np.unravel_index(flat, shape), offsets.T, strict=True)]
-    inside = np.ones(index[0].shape, bool)
-    for axis, size in zip(index, shape, strict=True):
-        inside &= (axis >= 0) & (axis < size)
-        np.clip(axis, 0, size - 1, out=axis)
-    return (index[0] * shape[1] + index[1]) * shape[2] + index[2], inside
-
-
-def _fill_holes(
-    flat: np.ndarray, labels: np.ndarray, scores: np.ndarray, grid: VoxelGrid
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Voxels that closing each class adds: flat index, label and score, see `occupied_voxels`."""
-    size = int(np.prod(grid.shape))
-    bits = np.zeros(size, np.uint32)
-    bits[flat] = _BITS[labels]
-    closed = _close(bits.reshape(_volume_shape(grid))).reshape(-1)
-    closed[flat] = 0
-    holes = np.flatnonzero(closed)
-    label_volume = np.full(size, FREE, np.uint8)
-    label_volume[flat] = labels
-    score_volume = np.zeros(size, np.float32)
-    score_volume[flat] = scores
-    around, inside = _neighbours(holes, grid, _CUBE)
-    label = np.where(inside, label_volume[around], FREE)
-    slot = (np.arange(len(holes)) * (FREE + 1))[:, None] + label
-    total = np.bincount(slot.ravel(), score_volume[around].ravel(), len(holes) * (FREE + 1))
-    count = np.bincount(slot.ravel(), minlength=len(holes) * (FREE + 1))
-    total, count = total.reshape(-1, FREE + 1)[:, :FREE], count.reshape(-1, FREE + 1)[:, :FREE]
-    allowed = (closed[holes, None] & _BITS) != 0
-    best = np.where(allowed, total, -1.0).argmax(1)
-    row = np.arange(len(holes))
-    mean = total[row, best] / np.maximum(count[row, best], 1)
-    return holes, best.astype(np.uint8), mean.astype(np.float32)
 
 
 def _closed_scores(
@@ -193,8 +112,8 @@ def _closed_scores(
     over = means > threshold
     own = over.any(1)
     bits = np.zeros(size, np.uint32)
-    bits[voxel] = over @ _BITS
-    closed = _close(bits.reshape(_volume_shape(grid))).reshape(-1)
+    bits[voxel] = over @ BITS
+    closed = close_bits(bits.reshape(volume_shape(grid))).reshape(-1)
     closed[voxel[own]] = 0
     lifted = np.flatnonzero(closed)
     row = np.zeros(size, np.int64)
@@ -209,7 +128,7 @@ def _windowed_scores(voxels: np.ndarray, row: np.ndarray, table: np.ndarray, gri
 
     row: int64, flat, the row of `table` float32 [rows, 17] that holds each voxel's scores (row 0: zeros).
     """
-    around, inside = _neighbours(voxels, grid, _SURROUNDINGS)
+    around, inside = neighbours(voxels, grid, _SURROUNDINGS)
     window = np.where(inside[..., None], table[row[around]], -np.inf).reshape(-1, 5, 5, 5, NUM_CLASSES)
     inside = inside.reshape(-1, 5, 5, 5)[:, 1:4, 1:4, 1:4]
     for axis in (1, 2, 3):

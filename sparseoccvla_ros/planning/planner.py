@@ -74,6 +74,8 @@ class Planner(nn.Module):
         self.anchors = anchors
         self.trained = False
         """Set by whoever loads weights."""
+        self.listens = True
+        """False for weights that were trained without reasoning: they know no token, so they are given none."""
         self.on_reject = config.on_reject
         """brake or empty; a node may override the preset's choice."""
         self.normaliser = DeltaNormaliser(config.forward_range, config.lateral_range)
@@ -173,7 +175,8 @@ class Planner(nn.Module):
             reasons.append(PlanReason.EGO_HISTORY_MISSING)
         reasoning, why = self._usable_reasoning(queries, reasoning)
         reasons += why
-        logits, candidates = self._infer(queries, ego, reasoning)
+        heard = reasoning if self.listens else None
+        logits, candidates = self._infer(queries, ego, heard)
         group = torch.from_numpy(self.anchors.group(command))
         masked = command_mask(logits, group) if self.config.command_mask else logits
         obstacles = None
@@ -201,7 +204,7 @@ class Planner(nn.Module):
         # a plan holds finite numbers only; a candidate that is not finite shows as its anchor, scored 0
         shown = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
         request = _Request(
-            queries, command, command_source, shown, scores, "ego" if reasoning is None else "language+ego"
+            queries, command, command_source, shown, scores, "ego" if heard is None else "language+ego"
         )
         if report.chosen < 0:
             causes = [rejected(reason) for reason in report.passed_over]

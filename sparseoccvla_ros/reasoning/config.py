@@ -64,6 +64,8 @@ class ReasoningConfig:
     """A forecast point counts above this class probability, as in the encoder's post-processing."""
     max_point_distance: float = 3.0
     """m; points farther from their query's centre are dropped, as in the encoder's post-processing."""
+    padding: bool = True
+    """Close holes of one voxel in forecasts, as the encoder's post-processing does."""
     max_question_chars: int = 500
     """Longer questions are refused."""
     max_answer_chars: int = 2000

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..core import geometry
+from ..core.closing import closed
 from ..core.occ3d import NUM_CLASSES
 from ..core.types import HORIZONS, WAYPOINT_TIMES, SceneQueries
 from ..core.voxelise import voxelise
@@ -158,5 +159,6 @@ def forecast_voxels(
         if future2now is not None:
             points = geometry.apply(geometry.inverse(future2now[i]), points)
         keep = near & (scores > config.score_threshold)
-        out.append(voxelise(points[keep], labels[keep], scores[keep], grid))
+        own = voxelise(points[keep], labels[keep], scores[keep], grid)
+        out.append(closed(own) if config.padding else own)
     return tuple(out)

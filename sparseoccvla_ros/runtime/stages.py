@@ -50,8 +50,10 @@ def load_weights(stage: nn.Module, name: str, path: Path) -> None:
         raise InvalidInput(
             f"weights.{name}", f"{path.name} does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}"
         )
-    if isinstance(stage, Planner) and metadata.get("anchors", stage.anchors.sha256) != stage.anchors.sha256:
-        raise InvalidInput(f"weights.{name}", f"{path.name} was trained with other anchors than the preset has")
+    if isinstance(stage, Planner):
+        if metadata.get("anchors", stage.anchors.sha256) != stage.anchors.sha256:
+            raise InvalidInput(f"weights.{name}", f"{path.name} was trained with other anchors than the preset has")
+        stage.listens = metadata.get("listens", "yes") == "yes"
     # Without language training a reasoning token means nothing, whatever the forecaster has learnt.
     stage.trained = not isinstance(stage, Reasoner) or "language" in parts_of(path)
 

@@ -3,19 +3,23 @@
 Two targets. Motion: points of movable classes that lie in a moving box go where the box goes, all others stay
 (scene flow from boxes, as rigid motion of instances). Score: the log-odds that a point, once moved, lies in a voxel of
 its class, against the labels of that time. All in the current ego frame, which reasoning/forecaster.py speaks in.
+
+The encoder's scores are no calibrated probabilities, and its threshold stays the forecast's. A voxel raises the IoU if
+the probability of a hit exceeds IoU / (1 + IoU) (the ratio of what it adds above to what it adds below), so log-odds
+are counted from there: the threshold is where a hit has the probability `worth`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.occ3d import FREE, MOVABLE, NUM_CLASSES
@@ -29,6 +33,7 @@ from ..occupancy.postprocess import occupied_voxels
 from ..reasoning.forecaster import Forecast, forecast_voxels
 from ..reasoning.motion import constant_velocity
 from ..reasoning.reasoner import Reasoner
+from .reasoner_files import save_reasoner
 from .stage import Stage, Validation
 
 MARGIN = 0.8
@@ -41,12 +46,15 @@ _MOVING = 0.2
 
 @dataclass(frozen=True)
 class ForecastStageSettings:
-    """moving, still, score: weights of the losses; told_wrong: share of samples that are told constant velocity
-    instead of (blurred) true motion, as when there is no plan yet."""
+    """moving, still, score: weights of the losses; worth: probability of a hit from which on a voxel is worth showing;
+    small: weight of the mean square of what changes scores; told_wrong: share of samples that are told constant
+    velocity instead of (blurred) true motion, as when there is no plan yet."""
 
-    moving: float = 1.0
+    moving: float = 4.0
     still: float = 1.0
     score: float = 1.0
+    worth: float = 0.12
+    small: float = 0.01
     told_wrong: float = 0.3
 
 
@@ -117,6 +125,8 @@ class ForecastStage(Stage[ForecastBatch]):
         reasoner.fusion.requires_grad_(True)
         self.config, self.settings = config, settings or ForecastStageSettings()
         self._parts = sorted({*parts, "forecast"})
+        self.steepness = nn.Parameter(torch.zeros(len(HORIZONS)))
+        """Log of what the encoder's log-odds are multiplied by to be those of a hit, at each horizon."""
 
     def collate(self, samples: Sequence[FeatureSample]) -> ForecastBatch:
         """Stacks samples and works out where their points go."""
@@ -160,11 +170,12 @@ class ForecastStage(Stage[ForecastBatch]):
         length = torch.linalg.vector_norm(batch.flow, dim=-1)
         error = torch.linalg.vector_norm(moved - batch.flow, dim=-1)
         terms = {}
+        # Metres per second of horizon, so that three seconds do not outweigh one.
+        per_second = error / self.reasoner.forecaster.seconds[None, :, None, None]
         for name, which in (("moving", length > _MOVING), ("still", length <= _MOVING)):
-            weight = seen * which
-            # Metres per second of horizon, so that three seconds do not outweigh one.
-            per_second = error / self.reasoner.forecaster.seconds[None, :, None, None]
-            terms[name] = getattr(self.settings, name) * (per_second * weight).sum() / weight.sum().clamp(min=1.0)
+            # Of all points: most stand still, and a query that moves them costs more than one that misses a car.
+            share = (per_second * seen * which).sum() / seen.sum().clamp(min=1.0)
+            terms[name] = getattr(self.settings, name) * share
         return {**terms, "score": self.settings.score * self._score_loss(found, moved.detach(), batch)}
 
     def _score_loss(self, found: Forecast, moved: Tensor, batch: ForecastBatch) -> Tensor:
@@ -180,10 +191,12 @@ class ForecastStage(Stage[ForecastBatch]):
         truth = batch.known[row, horizon, x, y, z]
         label = batch.labels.long()[:, None].expand(-1, len(HORIZONS), -1, -1)
         change = found.class_change.gather(-1, label.clamp(max=NUM_CLASSES - 1))
-        logit = torch.logit(batch.scores, eps=1e-4)[:, None] + change
+        cut, worth = (math.log(p / (1 - p)) for p in (self.config.score_threshold, self.settings.worth))
+        above = torch.logit(batch.scores, eps=1e-4)[:, None] - cut + change
+        logit = above * self.steepness.exp()[:, None, None] + worth
         weight = inside * (batch.scores > SEEN)[:, None] * (truth <= FREE)
         loss = F.binary_cross_entropy_with_logits(logit, (truth == label).to(logit.dtype), reduction="none")
-        return (loss * weight).sum() / weight.sum().clamp(min=1)
+        return ((loss + self.settings.small * change.square()) * weight).sum() / weight.sum().clamp(min=1)
 
     def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
         """Norms, biases and gates do not decay."""
@@ -195,8 +208,9 @@ class ForecastStage(Stage[ForecastBatch]):
 
     def validate(self, batches: Iterable[ForecastBatch]) -> Validation:
         """IoU and mIoU at 1, 2, 3 s by SparseWorld's protocol, told constant velocity, against copy-forward of what
-        the encoder sees now. score: mean IoU at 2 and 3 s plus mean mIoU, less copy-forward's."""
+        the encoder sees now, at the encoder's threshold. score: by how much mean IoU and mIoU together are better."""
         meters = {name: ForecastMeter(Protocol.SPARSEWORLD) for name in ("told", "copy")}
+        config = replace(self.reasoner.config, score_threshold=self.config.score_threshold)
         with torch.inference_mode():
             for batch in batches:
                 found = self.forecast(batch, batch.steady)
@@ -204,7 +218,7 @@ class ForecastStage(Stage[ForecastBatch]):
                     queries = queries_of(sample)
                     own = Forecast(*(getattr(found, f.name)[k : k + 1] for f in fields(found)))
                     poses = sample.future[_AHEAD].astype(np.float64)
-                    told = forecast_voxels(queries, own, self.reasoner.config, OCC3D_GRID, poses)
+                    told = forecast_voxels(queries, own, config, OCC3D_GRID, poses)
                     truth = batch.known[k].cpu()
                     now = occupied_voxels(queries, OCC3D_GRID, self.config).dense()
                     meters["told"].update(np.stack([v.dense() for v in told]), truth)
@@ -219,7 +233,7 @@ class ForecastStage(Stage[ForecastBatch]):
         return Validation(gain, numbers)
 
     def export(self, path: Path) -> None:
-        """A file for the preset's `weights.reasoning`: everything of the bridge, trained here or before."""
+        """Files for the preset's reasoning: everything of it, trained here or before."""
         save_reasoner(self.reasoner, path, self._parts)
 
 
@@ -238,9 +252,3 @@ def queries_of(sample: FeatureSample) -> SceneQueries:
     views = sample.arrays.get("view_features", np.zeros((1, arrays["features"].shape[1]), np.float32))
     ego = EgoState(np.eye(4), sample.twist.astype(np.float64), "map")
     return SceneQueries(round(sample.time * 1e9), 0, ego, **arrays, view_features=views, trained=True)
-
-
-def save_reasoner(reasoner: Reasoner, path: Path, parts: Sequence[str]) -> None:
-    """Write the bridge of a reasoner (never the language model). parts: which of language, forecast were trained."""
-    state = {k: v.detach().cpu().contiguous() for k, v in reasoner.state_dict().items()}
-    save_file(state, path, {"stage": "reasoning", "format_version": "1", "parts": " ".join(parts)})

@@ -23,12 +23,10 @@ from ..reasoning.adapters import adapter_parameters
 from ..reasoning.motion import constant_velocity
 from ..reasoning.reasoner import Reasoner
 from ..reasoning.training_batch import TextBatch, text_batch, training_forward
-from .forecast_stage import queries_of, save_reasoner
+from .forecast_stage import queries_of
 from .positives import positive_anchors
+from .reasoner_files import save_reasoner
 from .stage import Stage, Validation
-
-ADAPTER_FILE = "adapter.safetensors"
-"""The adapters of best.safetensors, beside it."""
 
 
 @dataclass(frozen=True)
@@ -174,5 +172,4 @@ class LanguageStage(Stage[LanguageBatch]):
 
     def export(self, path: Path) -> None:
         """A file for the preset's `weights.reasoning`, and beside it the adapters for `weights.adapter`."""
-        self.reasoner.save_adapter(path.with_name(ADAPTER_FILE))
         save_reasoner(self.reasoner, path, self._parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..core.paths import cache_folder
 from ..data.feature_samples import FeatureSamples
 from ..data.future_labels import FutureLabels
 from ..data.question_cache import QuestionCache
+from ..data.readings import Readings
 from ..data.scene_features import FeatureCache
 from ..data.world_cache import cached_seeds
 from ..data.world_samples import SPLITS, world_settings
@@ -22,13 +24,15 @@ from ..occupancy import checkpoints
 from ..occupancy.encoder import OccupancyEncoder
 from ..planning.anchors import AnchorSet
 from ..planning.planner import Planner
+from ..reasoning.adapters import merge
 from ..reasoning.language_model import load_language_model
 from ..reasoning.reasoner import Reasoner
-from ..runtime.presets import Preset
+from ..runtime.presets import ADAPTER, Preset
 from ..runtime.stages import load_weights, parts_of
 from .forecast_stage import ForecastStage
 from .language_stage import LanguageStage
 from .planning_stage import PlanningStage
+from .reasoner_files import adapter_beside
 from .stage import Stage
 
 log = logging.getLogger(__name__)
@@ -76,68 +80,102 @@ def samples(
     return found
 
 
-def reasoner_of(preset: Preset, init: Path | None) -> tuple[Reasoner, tuple[str, ...]]:
+def reasoner_of(preset: Preset, weights: Path | None, adapter: Sequence[Path] = ()) -> tuple[Reasoner, tuple[str, ...]]:
     """(the reasoner of a preset, which of its parts are trained), from its seed or from exported weights.
 
-    An adapter.safetensors beside the exported weights belongs to them and is left unmerged, to be trained on.
+    adapter: file of the adapters that belong to the weights, if any; they are left unmerged, to be trained on.
     """
     preset.need("reasoning")
     config = preset.reasoning
     model = load_language_model(config.language_model, cache_folder(), config.dtype)
     torch.manual_seed(preset.seed + 1)
     reasoner = Reasoner(config, model, AnchorSet.load(preset.anchors).flat)
-    if init is None:
+    if weights is None:
         return reasoner, ()
-    load_weights(reasoner, "reasoning", init)
-    adapter = init.with_name("adapter.safetensors")
-    if adapter.is_file():
-        reasoner.load_adapter(adapter, merge=False)
-    return reasoner, parts_of(init)
+    for file in adapter:
+        reasoner.load_adapter(file, merge=False)
+    load_weights(reasoner, "reasoning", weights)
+    return reasoner, parts_of(weights)
 
 
-def planning_stage(preset: Preset, init: Path | None) -> PlanningStage:
-    """The planner of a preset, from its seed or from exported weights."""
+def planning_stage(preset: Preset, init: Path | None, listens: bool) -> PlanningStage:
+    """The planner of a preset, from its seed or from exported weights. listens: it gets reasoning tokens."""
     preset.need("planning")
     torch.manual_seed(preset.seed + 2)
     planner = Planner(preset.planning, AnchorSet.load(preset.anchors))
     if init is not None:
         load_weights(planner, "planning", init)
-    return PlanningStage(planner)
+    return PlanningStage(planner, listens=listens)
+
+
+def reading_files(preset: Preset, weights: Path | None) -> list[Path]:
+    """Files of a trained reasoner, its adapter last: those given, else the preset's; none where there are none."""
+    if weights is None:
+        return [preset.weights[name] for name in ("reasoning", ADAPTER) if name in preset.weights]
+    return [weights, *adapter_beside(weights)]
+
+
+def frozen_reasoner(preset: Preset, weights: Path | None, device: torch.device | str) -> tuple[Reasoner, list[Path]]:
+    """(reasoner with its adapter merged, its files). Raises InvalidInput("reasoning") where there are no weights."""
+    files = reading_files(preset, weights)
+    if not files:
+        raise InvalidInput("reasoning", f"preset {preset.name} has no reasoning weights: give --reasoning FILE")
+    reasoner, _ = reasoner_of(preset, files[0], files[1:])
+    reasoner.use(merge(reasoner.language_model))
+    return reasoner.to(device).eval().requires_grad_(False), files
 
 
 def build(
     part: str,
     preset: Preset,
     encoder: Path | None,
+    reasoning: Path | None,
     init: Path | None,
     scenes: int,
     validation: int,
-    device: str,
 ) -> tuple[Stage[Any], FeatureSamples, FeatureSamples]:
     """(stage to train, samples to learn, samples to validate on). part: one of PARTS.
 
-    encoder: weights of the frozen encoder, the preset's where None; init: exported weights to start from. Raises
-    InvalidInput naming what is missing.
+    encoder, reasoning: weights of what is frozen, the preset's where None; init: exported weights to start from (the
+    forecaster starts from `reasoning` without). Planner and forecaster see the reasoner's readings where it has learnt
+    to speak, and nothing of it otherwise. Raises InvalidInput naming what is missing.
     """
     if part not in PARTS:
         raise InvalidInput("parts", f"{part!r} is none of {', '.join(PARTS)}")
     network, file = frozen_encoder(preset, encoder, "cpu")
     caches = {split: feature_cache(network, file, preset, split) for split in ("train", "validation")}
-    trained: Stage[Any]
+    files = reading_files(preset, reasoning) if part != "language" else []
+    speaks = bool(files) and "language" in parts_of(files[0])
+    counts = {"train": scenes, "validation": validation}
     if part == "planning":
-        trained = planning_stage(preset, init)
-        return (
-            trained,
-            samples(caches["train"], "train", scenes, ("features", "centres")),
-            samples(caches["validation"], "validation", validation, ("features", "centres", "points", "scores")),
-        )
-    reasoner, done = reasoner_of(preset, init)
-    fields: tuple[str, ...] = ("features", "centres", "points", "labels", "scores", "view_features")
-    found = []
-    for split, count in (("train", scenes), ("validation", validation)):
-        extra: FutureLabels | QuestionCache = FutureLabels(caches[split].world, present=split == "train")
+        found = {}
+        for split, count in counts.items():
+            fields = ("features", "centres", *(("points", "scores") if split == "validation" else ()))
+            extra = partial(Readings(caches[split], files).read, fields=("token", "anchor_scores")) if speaks else None
+            found[split] = samples(caches[split], split, count, fields, None, extra)
+        return planning_stage(preset, init, speaks), found["train"], found["validation"]
+    fields = ("features", "centres", "points", "labels", "scores", "view_features")
+    start = init or (files[0] if files else None)
+    reasoner, done = reasoner_of(preset, start, files[1:] if start in files else adapter_beside(start))
+    found = {}
+    for split, count in counts.items():
+        futures = FutureLabels(caches[split].world, present=split == "train")
         if part == "language":
-            extra = QuestionCache(caches[split].world, extra.rows)
-        found.append(samples(caches[split], split, count, fields, extra.rows, extra.read))
+            asked = QuestionCache(caches[split].world, futures.rows)
+            found[split] = samples(caches[split], split, count, fields, futures.rows, asked.read)
+            continue
+        sources: list[Callable[[int], dict[str, np.ndarray] | None]] = [futures.read]
+        if speaks:
+            readings = Readings(caches[split], files)
+            sources.append(partial(readings.read, fields=("occupancy", "chosen"), rows=futures.rows))
+        found[split] = samples(caches[split], split, count, fields, futures.rows, partial(_together, sources))
     trained = LanguageStage(reasoner, done) if part == "language" else ForecastStage(reasoner, preset.occupancy, done)
-    return trained, found[0], found[1]
+    return trained, found["train"], found["validation"]
+
+
+def _together(
+    sources: Sequence[Callable[[int], dict[str, np.ndarray] | None]], seed: int
+) -> dict[str, np.ndarray] | None:
+    """What all sources have of a seed; None where one has nothing."""
+    found = [source(seed) for source in sources]
+    return None if any(part is None for part in found) else {k: v for part in found for k, v in (part or {}).items()}

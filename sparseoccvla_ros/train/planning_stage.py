@@ -76,12 +76,13 @@ class PlanningBatch:
 
 
 class PlanningStage(Stage[PlanningBatch]):
-    """Trains a Planner."""
+    """Trains a Planner. listens: reasoning tokens are cached, so the planner learns to use (and to miss) them."""
 
     name = "planning"
 
-    def __init__(self, planner: Planner, settings: PlanningStageSettings | None = None) -> None:
+    def __init__(self, planner: Planner, settings: PlanningStageSettings | None = None, listens: bool = False) -> None:
         super().__init__()
+        self.listens = listens
         self.planner = planner.requires_grad_(True)
         self.settings = settings or PlanningStageSettings()
         sigma = torch.tensor([_NOISE.get(name.split("(")[0], 0.0) for name in FEATURE_NAMES])
@@ -206,7 +207,9 @@ class PlanningStage(Stage[PlanningBatch]):
     def export(self, path: Path) -> None:
         """A file for the preset's `weights.planning`; it belongs to the anchors whose digest it carries."""
         state = {k: v.detach().cpu().contiguous() for k, v in self.planner.state_dict().items()}
-        save_file(state, path, {"stage": "planning", "format_version": "1", "anchors": self.planner.anchors.sha256})
+        listens = "yes" if self.listens else "no"
+        facts = {"anchors": self.planner.anchors.sha256, "listens": listens}
+        save_file(state, path, {"stage": "planning", "format_version": "1", **facts})
 
 
 def _summary(rows: dict[str, np.ndarray]) -> tuple[float, dict[str, float]]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparseoccvla_ros.core.closing import closed
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import HORIZONS
 from sparseoccvla_ros.core.voxelise import voxelise
@@ -86,7 +87,7 @@ def test_zero_gate_keeps_the_encoders_features_and_a_scene_that_stands_still(rea
     config = reasoner.config
     distance = np.linalg.norm(queries.points - queries.centres[:, None], axis=-1)
     keep = (queries.scores > config.score_threshold) & (distance < config.max_point_distance)
-    now = voxelise(queries.points[keep], queries.labels[keep], queries.scores[keep])
+    now = closed(voxelise(queries.points[keep], queries.labels[keep], queries.scores[keep]))
     assert len(now) > 50
     for forecast in out.forecasts:
         np.testing.assert_array_equal(forecast.indices, now.indices)

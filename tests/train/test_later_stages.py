@@ -185,7 +185,7 @@ def test_weights_belong_to_their_anchors(folder: Path, tmp_path: Path) -> None:
 
 
 def test_only_what_is_meant_trains(folder: Path, tmp_path: Path) -> None:
-    for name, moving in (("forecast", ("forecaster.", "fusion.")), ("language", ())):
+    for name, moving in (("forecast", ("forecaster.", "fusion.", "steepness")), ("language", ())):
         before = stage_of(name, folder).state_dict()
         after = train(name, folder, tmp_path / name, 2).stage.state_dict()
         moved = {k.removeprefix("reasoner.") for k in before if not torch.equal(before[k], after[k])}
