@@ -28,15 +28,25 @@ from .positives import positive_anchors
 from .reasoner_files import save_reasoner
 from .stage import Stage, Validation
 
+SHORT = 120
+"""Characters of question and answer together up to which a pair is short."""
+
+
+def is_long(asked: Asked) -> bool:
+    """Whether a pair is one of the long ones."""
+    return len(asked.question) + len(asked.answer) > SHORT
+
 
 @dataclass(frozen=True)
 class LanguageStageSettings:
-    """pairs: questions per scene and step; open_pairs: at most so many of them without one right answer (descriptions,
-    trajectories), which are long; anchors: weight of the anchor scores' loss; bridge: factor of the learning rate of
-    everything but the adapters; asked: closed questions per sample in validation; max_tokens: of their answers."""
+    """pairs: short questions per scene and step; long_pairs: long ones (descriptions, trajectories in words), which one
+    batch in long_every holds: all pairs of a batch are padded to the longest; anchors: weight of the anchor scores'
+    loss; bridge: factor of the learning rate of everything but the adapters; asked: closed questions per sample in
+    validation; max_tokens: of their answers."""
 
-    pairs: int = 6
-    open_pairs: int = 1
+    pairs: int = 8
+    long_pairs: int = 2
+    long_every: int = 4
     anchors: float = 0.3
     bridge: float = 2.5
     asked: int = 8
@@ -85,10 +95,10 @@ class LanguageStage(Stage[LanguageBatch]):
     def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
         """Some of the sample's questions, other ones each time."""
         asked: list[Asked] = sample.arrays["questions"]
-        order = rng.permutation(len(asked))
-        open_ones = [i for i in order if asked[i].kind not in KINDS][: self.settings.open_pairs]
-        closed = [i for i in order if asked[i].kind in KINDS][: self.settings.pairs - len(open_ones)]
-        return replace(sample, arrays=sample.arrays | {"questions": [asked[i] for i in (*closed, *open_ones)]})
+        order = [asked[i] for i in rng.permutation(len(asked))]
+        short = [q for q in order if not is_long(q)][: self.settings.pairs]
+        long = [q for q in order if is_long(q)][: self.settings.long_pairs]
+        return replace(sample, arrays=sample.arrays | {"questions": [*short, *long]})
 
     def collate(self, samples: Sequence[FeatureSample]) -> LanguageBatch:
         """Stacks samples and tokenises their questions."""
@@ -96,7 +106,10 @@ class LanguageStage(Stage[LanguageBatch]):
         def stack(name: str) -> Tensor:
             return torch.from_numpy(np.stack([s.arrays[name] for s in samples]))
 
-        pairs = [[(q.question, q.answer) for q in s.arrays["questions"]] for s in samples]
+        # A draw that depends on the batch alone, so that a resumed run makes the same.
+        draw = np.random.default_rng([round(1000 * s.time) + s.seed for s in samples])
+        keep = draw.integers(self.settings.long_every) == 0
+        pairs = [[(q.question, q.answer) for q in s.arrays["questions"] if keep or not is_long(q)] for s in samples]
         return LanguageBatch(
             stack("features"), stack("centres"), stack("scores"), stack("view_features"),
             torch.from_numpy(np.stack([constant_velocity(s.twist) for s in samples])),

@@ -26,6 +26,7 @@ from sparseoccvla_ros.data.bag_reader import BagMessage, BagReader
 from sparseoccvla_ros.data.nuscenes_prepare import moments
 from sparseoccvla_ros.data.playback import Message, Playback
 from sparseoccvla_ros.data.world_bag import COMMAND_TOPIC, ODOMETRY_TOPIC, START
+from sparseoccvla_ros.data.world_drives import STEP, Drive, record
 from sparseoccvla_ros.eval.planning.baselines import BASELINES, coast
 from sparseoccvla_ros.eval.planning.ego_mlp import EgoMlp
 from sparseoccvla_ros.eval.planning.samples import AgentBoxes, Sample
@@ -177,6 +178,37 @@ def from_world(now: int, later: Later, opened: list[int]) -> np.ndarray:
     command = list(Command).index(ego.command(seconds))
     opened.extend(START + round(time * S) for time in mover.asked)
     return np.append(everything(history, now), command)
+
+
+@inference_loader("recorded drive")
+def from_drive(now: int, later: Later, opened: list[int]) -> np.ndarray:
+    """Ego features and command of a recorded drive, as planners are trained and validated on."""
+    seconds = (now - START) / S
+    drive = recorded(11)
+    asked: list[float] = []
+
+    class Guarded(Drive):
+        def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
+            asked.append(time)
+            return super().at(time)
+
+    changed = {}
+    # The record at the moment's end brackets it: it lies at or before the next half of a record's step.
+    after = drive.time > seconds + STEP
+    for name in ("pose", "motion", "command"):
+        values = getattr(drive, name).copy()
+        if later is not Later.KEPT:
+            values[after] = 1 if later is Later.DELETED else 2
+        changed[name] = values
+    guard = Guarded(drive.seed, drive.time, **changed)
+    features = guard.features(seconds)
+    opened.extend(START + round(time * S) for time in asked)
+    return np.append(features.astype(np.float64), guard.commanded(seconds))
+
+
+@cache
+def recorded(seed: int) -> Drive:
+    return record(world(seed))
 
 
 def odometry(now: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
