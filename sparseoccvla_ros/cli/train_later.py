@@ -24,7 +24,7 @@ DEFAULTS = {"occupancy": (2, 8e-4), "planning": (32, 1e-3), "forecast": (8, 4e-4
 """Samples per step and peak learning rate of what can be trained; language: HERMES's rate for its LoRA stage."""
 SHOWN = (
     "l2_avg", "l2_constant_velocity_avg", "l2_swapped_avg", "score_accuracy", "drivable", "iou_1s", "iou_2s", "iou_3s",
-    "copy_iou_1s", "copy_iou_2s", "copy_iou_3s", "accuracy", "accuracy_shuffled", "language",
+    "copy_iou_1s", "copy_iou_2s", "copy_iou_3s", "accuracy", "accuracy_shuffled",
 )  # fmt: skip
 """Numbers of a validation that are worth a line."""
 
@@ -113,7 +113,7 @@ def anchors(
                 shown.update(task, completed=len(drives))
         fitted = refit(drives, found.planning)
         fitted.save(found.anchors)
-        console.print(f"{found.anchors}\n{describe(fitted)}")
+        console.print(f"{found.anchors}\n{describe(fitted)}", soft_wrap=True)
 
 
 def run(
@@ -144,7 +144,8 @@ def _show(shown: Progress, task: Any, console: Console, report: Report) -> None:
     shown.update(task, completed=round(1000 * report.share), note=f"{note} {report.eta / 60:.0f} min left")
     if report.validation is not None:
         numbers = report.validation.numbers
-        console.print(f"step {report.step}: " + " ".join(f"{k} {numbers[k]:.3f}" for k in SHOWN if k in numbers))
+        text = " ".join(f"{k} {numbers[k]:.3f}" for k in SHOWN if k in numbers)
+        console.print(f"step {report.step}: {text}", soft_wrap=True)
 
 
 def bar(console: Console) -> Progress:
