@@ -140,8 +140,8 @@ def train(
             raise InvalidInput("parts", f"{parts!r} is none of planning, forecast")
         settings = TrainSettings(
             steps=steps, minutes=minutes, batch=batch or DEFAULTS[name][0], rate=rate or DEFAULTS[name][1], seed=seed,
-            validate_every=validate_every, save_every=20 if name == "language" else 100,
-            loaders=1 if (os.cpu_count() or 1) < 8 else 8,
+            validate_every=validate_every, loaders=1 if (os.cpu_count() or 1) < 8 else 8,
+            **({"save_every": 20, "warmup": 30} if name == "language" else {"save_every": 100}),
         )  # fmt: skip
         if stage != 1:
             if data != "world":

@@ -39,10 +39,10 @@ def is_long(asked: Asked) -> bool:
 
 @dataclass(frozen=True)
 class LanguageStageSettings:
-    """pairs: short questions per scene and step; long_pairs: long ones (descriptions, trajectories in words), which one
-    batch in long_every holds: all pairs of a batch are padded to the longest; anchors: weight of the anchor scores'
-    loss; bridge: factor of the learning rate of everything but the adapters; asked: closed questions per sample in
-    validation; max_tokens: of their answers."""
+    """pairs: short questions per scene and step; long_pairs: long ones (descriptions, trajectories in words), of which
+    alone one batch in long_every consists: all pairs of a batch are padded to the longest; anchors: weight of the
+    anchor scores' loss; bridge: factor of the learning rate of everything but the adapters; asked: closed questions
+    per sample in validation; max_tokens: of their answers."""
 
     pairs: int = 8
     long_pairs: int = 2
@@ -108,8 +108,8 @@ class LanguageStage(Stage[LanguageBatch]):
 
         # A draw that depends on the batch alone, so that a resumed run makes the same.
         draw = np.random.default_rng([round(1000 * s.time) + s.seed for s in samples])
-        keep = draw.integers(self.settings.long_every) == 0
-        pairs = [[(q.question, q.answer) for q in s.arrays["questions"] if keep or not is_long(q)] for s in samples]
+        long = bool(draw.integers(self.settings.long_every) == 0)
+        pairs = [[(q.question, q.answer) for q in s.arrays["questions"] if is_long(q) is long] for s in samples]
         return LanguageBatch(
             stack("features"), stack("centres"), stack("scores"), stack("view_features"),
             torch.from_numpy(np.stack([constant_velocity(s.twist) for s in samples])),
