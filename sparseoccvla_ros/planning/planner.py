@@ -203,9 +203,7 @@ class Planner(nn.Module):
         scores = np.where(finite, torch.nan_to_num(logits.sigmoid(), nan=0.0).numpy(), 0.0).astype(np.float32)
         # a plan holds finite numbers only; a candidate that is not finite shows as its anchor, scored 0
         shown = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
-        request = _Request(
-            queries, command, command_source, shown, scores, "ego" if heard is None else "language+ego"
-        )
+        request = _Request(queries, command, command_source, shown, scores, "ego" if heard is None else "language+ego")
         if report.chosen < 0:
             causes = [rejected(reason) for reason in report.passed_over]
             return self._stop(request, [*causes, *reasons], obstacles)
