@@ -64,7 +64,7 @@ def drive(recording, names: tuple[str, ...]) -> list[CameraFrames]:
     return frames
 
 
-@pytest.mark.parametrize("cameras", [6, 3, 1])
+@pytest.mark.parametrize("cameras", [6, 1])
 def test_streaming_equals_batch_on_a_real_drive(poses_1, cameras):
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -76,7 +76,7 @@ def test_streaming_equals_batch_on_a_real_drive(poses_1, cameras):
                 weight.normal_(0.0, 0.02)
     names = tuple(n for n, s in poses_1.content["sensors"].items() if "K" in s)[:cameras]
     seen: list[CameraFrames] = []
-    worst, past = 0.0, 0.0
+    worst = 0.0
     for frames in drive(poses_1, names):
         seen.insert(0, in_view_order(frames))
         queries = encoder.encode(frames)
@@ -86,14 +86,12 @@ def test_streaming_equals_batch_on_a_real_drive(poses_1, cameras):
         images = torch.from_numpy(np.stack([f.images for f in window])[None])
         with torch.no_grad():
             last = encoder(images, torch.from_numpy(ego2img.astype(np.float32)))[-1]
-            repeated = encoder(
-                images[:, :1].expand(-1, 3, -1, -1, -1, -1),
-                torch.from_numpy(ego2img[:, :1]).float().expand(-1, 3, -1, -1, -1),
-            )[-1]
         worst = max(worst, float(np.abs(queries.features - last.features[0].numpy()).max()))
-        past = max(past, float((last.features - repeated.features).abs().max()))
         points = encoder.decoder.metric(last.points[0]).numpy()
         np.testing.assert_allclose(queries.points, points, atol=1e-4)
     assert worst < 1e-5
+    with torch.no_grad():
+        alone = [a[:, :1].expand(-1, config.frames, *a.shape[2:]) for a in (images, torch.from_numpy(ego2img).float())]
+        past = float((last.features - encoder(*alone)[-1].features).abs().max())
     assert past > 1e-3, "the past must matter, or this test shows nothing"
     assert len(set(encoder.memory.history)) == config.frames, "the memory was dropped on the way"
