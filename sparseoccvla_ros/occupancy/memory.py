@@ -73,7 +73,8 @@ class FrameMemory:
         starts = level_starts(self._sizes, len(frames.names))
         newest = table[self._slots[0]]
         for level, first, last in zip(features, starts, starts[1:], strict=False):
-            newest[first:last].view(*level.permute(0, 2, 3, 1).shape).copy_(level.permute(0, 2, 3, 1))
+            maps = level.permute(0, 2, 3, 1)
+            newest[first:last].view(maps.shape).copy_(maps)
         for slot in self._slots[1:] if reason else ():
             table[slot] = newest
         self._last = frames

@@ -13,9 +13,10 @@ Geometry is float32 on purpose: half precision moves a projected point by pixels
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
@@ -257,7 +258,7 @@ def pick_path(path: str, device: torch.device) -> str:
     return "bag" if device.type == "cpu" else "plain"
 
 
+@cache
 def _has_triton() -> bool:
-    import importlib.util
-
+    """Looked up once: every decoder layer asks at every step."""
     return importlib.util.find_spec("triton") is not None
