@@ -45,7 +45,7 @@ def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> Languag
         target_modules="all-linear" if config.lora_targets == "all" else _ATTENTION,
         task_type="CAUSAL_LM",
     )
-    return replace(language_model, model=get_peft_model(language_model.model, settings).eval())
+    return replace(language_model, model=get_peft_model(language_model.model, settings).eval(), packed=None)
 
 
 def has_adapter(language_model: LanguageModel) -> bool:

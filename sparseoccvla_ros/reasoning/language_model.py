@@ -37,6 +37,7 @@ from ..core.errors import InvalidInput
 from ..core.paths import cache_folder
 from . import internlm2_tokenizer, internvl, random_model, smollm2
 from .config import DTYPES
+from .packed_llama import PackedLlama
 
 CacheLayers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 """Keys and values [B, heads, T, d] of each layer; never written to, so any number of continuations may share them."""
@@ -51,12 +52,13 @@ class LanguageModel:
     """A causal language model with its tokenizer.
 
     model: transformers causal model in eval mode (or a peft model around one); tokenizer: its fast tokenizer; name: as
-    it was asked for.
+    it was asked for; packed: what computes inference instead of the model's own decoder, see `for_inference`.
     """
 
     model: Any
     tokenizer: Any
     name: str
+    packed: PackedLlama | None = None
     # A fast tokenizer keeps its settings in itself: two threads at once get "Already borrowed" or each other's.
     _tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -105,7 +107,11 @@ class LanguageModel:
 
     def to(self, device: torch.device | str) -> LanguageModel:
         """The same model on another device."""
-        return replace(self, model=self.model.to(device))
+        return replace(self, model=self.model.to(device), packed=None)
+
+    def for_inference(self) -> LanguageModel:
+        """The same model with its weights packed for this CPU, where that can be done; they must not change then."""
+        return self if PackedLlama.why_not(self.model) else replace(self, packed=PackedLlama(self.model))
 
     def embed(self, ids: list[int] | torch.Tensor) -> torch.Tensor:
         """Embeddings [B, T, D] of token ids: a list or [T] is one row, [B, T] are many."""
@@ -126,6 +132,8 @@ class LanguageModel:
         of past + T tokens. `past` is only read: the model's cache appends by making new tensors. Differentiable, also
         through `past`.
         """
+        if self.packed is not None and mask is None and positions is None and torch.is_inference_mode_enabled():
+            return self.packed.forward(embeddings, past)
         from transformers import DynamicCache
 
         cache: Any = DynamicCache(past, config=self.config) if past else DynamicCache(config=self.config)

@@ -95,7 +95,9 @@ def build_reasoning(preset: Preset, device: str = "cpu") -> Reasoner:
     reasoner = Reasoner(config, model, anchors.flat)
     if ADAPTER in preset.weights:
         reasoner.load_adapter(preset.weights[ADAPTER])
-    return _finish(reasoner, "reasoning", preset, where)
+    finished = _finish(reasoner, "reasoning", preset, where)
+    finished.use(finished.language_model.for_inference())
+    return finished
 
 
 def build_planning(preset: Preset, device: str = "cpu") -> Planner:
