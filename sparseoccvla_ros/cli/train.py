@@ -100,6 +100,7 @@ def train(
     rate: Annotated[float | None, typer.Option(min=0.0, help="peak learning rate; by stage: 8e-4")] = None,
     alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="focal loss: weight of positives; OPUS 0.25")] = 0.6,
     gamma: Annotated[float, typer.Option(min=0.0, help="focal loss: exponent; OPUS 2")] = 1.0,
+    rare: Annotated[str, typer.Option(help="classes that weigh most: things (0..10), or opus (four)")] = "things",
     scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on")] = 10_000,
     validation: Annotated[int, typer.Option(min=1, help="seeds, or samples of nuScenes, to validate on")] = 20,
     validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 400,
@@ -125,6 +126,7 @@ def train(
     with one_line_errors():
         import torch
 
+        from sparseoccvla_ros.core.occ3d import LABEL
         from sparseoccvla_ros.data.samples import Augmentation
         from sparseoccvla_ros.occupancy.losses import LossWeights
         from sparseoccvla_ros.runtime.presets import load_preset
@@ -158,7 +160,10 @@ def train(
         torch.manual_seed(seed)
         start = "random" if init else "data"
         choices = OccupancyStageSettings(truth, frozen, history_gradient, start, depthwise=kind != "cpu")
-        weights = LossWeights(alpha=alpha, gamma=gamma)
+        if rare not in ("things", "opus"):
+            raise InvalidInput("rare", f"{rare!r} is neither things nor opus")
+        things = {"rare_classes": tuple(range(LABEL["driveable_surface"]))} if rare == "things" else {}
+        weights = LossWeights(alpha=alpha, gamma=gamma, **things)
         trained = _occupancy_stage(found, kind, precision, choices, weights, init)
         console = Console(stderr=True)
         folder = out or Path("out/train/occupancy")

@@ -56,6 +56,9 @@ class OccupancyConfig:
     """Frames the decoder looks at: the present one and frames - 1 remembered ones."""
     queries: int = 150
     """Queries of a scene."""
+    image_queries: int = 0
+    """How many of them start where the images show things (proposals.py); the others start at learned points, as all
+    do in OPUS."""
     points_per_group: int = 4
     """Sampled points per group and frame."""
     points_per_layer: tuple[int, ...] = (4, 16, 64)
@@ -138,6 +141,8 @@ class OccupancyConfig:
                 raise InvalidInput(name, f"want a probability between 0 and 1, got {getattr(self, name)}")
         if not 0.0 <= self.dropout < 1.0:
             raise InvalidInput("dropout", f"want 0 to below 1, got {self.dropout}")
+        if not 0 <= self.image_queries < self.queries:
+            raise InvalidInput("image_queries", f"want 0 to below queries {self.queries}, got {self.image_queries}")
         if self.initial_spread < 0 or self.history_interval < 0:
             raise InvalidInput("initial_spread" if self.initial_spread < 0 else "history_interval", "is negative")
 

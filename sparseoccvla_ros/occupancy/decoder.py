@@ -13,6 +13,7 @@ from ..core.voxels import VoxelGrid
 from .attention import DistanceAttention
 from .config import OccupancyConfig
 from .mixing import AdaptiveMixing
+from .proposals import Proposals, ViewProposals
 from .sampling import PointSampling, SamplingRules, SceneViews
 
 
@@ -108,9 +109,9 @@ class DecoderLayer(nn.Module):
 
 
 class OccupancyDecoder(nn.Module):
-    """Learned initial points and a stack of DecoderLayer, each with its own weights.
+    """Starting points, learned or read off the images (proposals.py), and a stack of DecoderLayer.
 
-    Point coordinates carry no gradient from one layer to the next; features do.
+    Every layer has its own weights. Point coordinates carry no gradient from one layer to the next; features do.
     """
 
     lower: Tensor
@@ -118,7 +119,7 @@ class OccupancyDecoder(nn.Module):
 
     def __init__(self, config: OccupancyConfig, grid: VoxelGrid) -> None:
         super().__init__()
-        self.init_points = nn.Embedding(config.queries, 3)
+        self.init_points = nn.Embedding(config.queries - config.image_queries, 3)
         nn.init.uniform_(self.init_points.weight, 0.0, 1.0)
         height = grid.upper[2] - grid.lower[2]
         low, high = ((z - grid.lower[2]) / height for z in config.initial_height)
@@ -126,6 +127,7 @@ class OccupancyDecoder(nn.Module):
             self.init_points.weight[:, 2].mul_(high - low).add_(low)
         counts = (1, *config.points_per_layer)
         self.layers = nn.ModuleList(DecoderLayer(config, grid, counts[i], counts[i + 1]) for i in range(config.layers))
+        self.proposals = ViewProposals(config.image_queries, config.embed_dims, grid) if config.image_queries else None
         self.embed_dims = config.embed_dims
         lower, upper = torch.tensor(grid.lower), torch.tensor(grid.upper)
         self.register_buffer("lower", lower, persistent=False)
@@ -135,14 +137,29 @@ class OccupancyDecoder(nn.Module):
         """Normalised points [..., 3] to metres in base_link."""
         return points * self.extent + self.lower
 
-    def forward(self, scene: SceneViews) -> list[LayerOutput]:
-        """One LayerOutput per layer."""
+    def start(self, scene: SceneViews) -> tuple[Tensor, Tensor, Proposals | None]:
+        """Where the queries start: points [B, Q, 1, 3], normalised, features [B, Q, C], and the proposals in them.
+
+        Learned points come first, with features of zero; those read off the images are last.
+        """
         b = scene.ego2img.shape[0]
         points = self.init_points.weight[None, :, None].expand(b, -1, -1, -1)
         query = points.new_zeros((b, points.shape[1], self.embed_dims))
+        if self.proposals is None:
+            return points, query, None
+        found = self.proposals(scene)
+        return torch.cat([points, found.points], 1), torch.cat([query, found.features], 1), found
+
+    def refine(self, points: Tensor, query: Tensor, scene: SceneViews) -> list[LayerOutput]:
+        """One LayerOutput per layer, from starting points and features as `start` gives them."""
         outputs: list[LayerOutput] = []
         for layer in self.layers:
             output = layer(query, points.detach(), scene)
             query, points = output.features, output.points
             outputs.append(output)
         return outputs
+
+    def forward(self, scene: SceneViews) -> list[LayerOutput]:
+        """One LayerOutput per layer."""
+        points, query, _ = self.start(scene)
+        return self.refine(points, query, scene)

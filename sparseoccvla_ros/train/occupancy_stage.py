@@ -13,7 +13,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from ..core.errors import InvalidInput
-from ..core.occ3d import CLASSES, FREE
+from ..core.occ3d import CLASSES, FLAT, FREE
 from ..core.types import EgoState, SceneQueries
 from ..core.voxels import SparseVoxels
 from ..data.samples import DrivingSamples, Sample
@@ -25,7 +25,7 @@ from ..occupancy.encoder import OccupancyEncoder, padded_size
 from ..occupancy.losses import IGNORED, LossWeights, OccupancyTargets, occupancy_loss
 from ..occupancy.postprocess import occupied_voxels
 from ..occupancy.sampling import SceneViews
-from .perspective import PerspectiveHeads, cell_targets
+from .perspective import PerspectiveHeads, cell_losses, cell_targets
 from .pictures import occupancy_picture
 from .stage import Stage, Validation
 
@@ -67,9 +67,9 @@ class OccupancyStageSettings:
 
 @dataclass(frozen=True, eq=False)
 class OccupancyBatch:
-    """images uint8 [B, T, N, H, W, 3]; ego2img float32 [B, T, N, 4, 4]; targets: B of them; cells: class and
-    distance uint8 [B * N, h, w] of the finest feature cells of the present images (perspective.py); samples: for
-    validation.
+    """images uint8 [B, T, N, H, W, 3]; ego2img float32 [B, T, N, 4, 4]; targets: B of them; cells: class
+    uint8 and depth float32 [B * N, h, w] of the finest feature cells of the present images (perspective.py); samples:
+    for validation.
     """
 
     images: Tensor
@@ -94,7 +94,10 @@ class OccupancyStage(Stage[OccupancyBatch]):
         self.encoder = encoder.requires_grad_(True)
         self.settings = settings or OccupancyStageSettings()
         self.weights = weights or LossWeights()
-        self.heads = PerspectiveHeads(encoder.config.embed_dims) if self.settings.perspective else None
+        perspective, proposes = self.settings.perspective, encoder.decoder.proposals is not None
+        if proposes and not perspective:
+            raise InvalidInput("perspective", "image queries start where that loss teaches them to: want more than 0")
+        self.heads = PerspectiveHeads(encoder.config.embed_dims) if perspective and not proposes else None
         for part in _first_parts(encoder.backbone, self.settings.frozen):
             part.requires_grad_(False)
         for part in encoder.backbone.modules():
@@ -110,10 +113,12 @@ class OccupancyStage(Stage[OccupancyBatch]):
         if self.settings.initial_points == "random":
             return
         rng = np.random.default_rng([seed, 23])
+        # Image queries find what stands; the learned ones are left with the ground.
+        wanted = FLAT if self.encoder.decoder.proposals is not None else range(FREE)
         grid, weight = self.encoder.grid, self.encoder.decoder.init_points.weight
         parts = []
         for index in rng.permutation(len(data))[:_CLUSTERED_SAMPLES]:
-            index = np.argwhere(self._learned(data[int(index)]) < FREE)
+            index = np.argwhere(np.isin(self._learned(data[int(index)]), wanted))
             parts.append(rng.permutation(index)[: 16 * len(weight)])
         centres = grid.centre_of(np.concatenate(parts)).astype(np.float64)
         if len(centres) < len(weight):
@@ -150,8 +155,8 @@ class OccupancyStage(Stage[OccupancyBatch]):
             )  # fmt: skip
         images = torch.from_numpy(np.stack([s.images for s in samples]))
         ego2img = torch.from_numpy(np.stack([s.ego2img for s in samples]).astype(np.float32))
-        classes, bins = (torch.from_numpy(np.concatenate(c)) for c in zip(*cells, strict=True))
-        return OccupancyBatch(images, ego2img, targets, (classes, bins), tuple(samples))
+        classes, depths = (torch.from_numpy(np.concatenate(c)) for c in zip(*cells, strict=True))
+        return OccupancyBatch(images, ego2img, targets, (classes, depths), tuple(samples))
 
     def move(self, batch: OccupancyBatch, device: torch.device) -> OccupancyBatch:
         """Samples stay where they are: only validation looks at them."""
@@ -182,25 +187,32 @@ class OccupancyStage(Stage[OccupancyBatch]):
             for p, q in zip(now, past, strict=True)
         ]
 
-    def outputs(self, levels: list[Tensor], batch: OccupancyBatch) -> list[LayerOutput]:
-        """Every decoder layer's output from the features of a batch's images."""
+    def scene(self, levels: list[Tensor], batch: OccupancyBatch) -> SceneViews:
+        """The decoder's input from the features of a batch's images; every camera is usable."""
         b, t, n, h, w, _ = batch.images.shape
         usable = torch.ones((b, t, n), dtype=torch.bool, device=batch.images.device)
-        return self.encoder.decode(SceneViews.of_levels(levels, batch.ego2img, usable, padded_size((h, w))))
+        return SceneViews.of_levels(levels, batch.ego2img, usable, padded_size((h, w)))
 
     def forward(self, batch: OccupancyBatch) -> dict[str, Tensor]:
         levels = self.features(batch.images)
-        terms = self.losses(self.outputs(levels, batch), batch)
+        terms, _, cells = self.losses(levels, batch)
         if self.heads is not None:
             b, t, n = batch.images.shape[:3]
-            present = levels[0].view(b, t, n, *levels[0].shape[1:])[:, 0].flatten(0, 1)
-            terms |= {k: self.settings.perspective * v for k, v in self.heads(present, *batch.cells).items()}
+            cells = self.heads(levels[0].view(b, t, n, *levels[0].shape[1:])[:, 0].flatten(0, 1))
+        if cells is not None:
+            terms |= {k: self.settings.perspective * v for k, v in cell_losses(cells, *batch.cells).items()}
         return terms
 
-    def losses(self, outputs: list[LayerOutput], batch: OccupancyBatch) -> dict[str, Tensor]:
-        """Loss terms of the decoder's outputs for a batch."""
-        start = self.encoder.decoder.init_points.weight[None, :, None].expand(len(batch.targets), -1, -1, -1)
-        return occupancy_loss(outputs, start, batch.targets, self.encoder.grid, self.weights)
+    def losses(
+        self, levels: list[Tensor], batch: OccupancyBatch
+    ) -> tuple[dict[str, Tensor], list[LayerOutput], Tensor | None]:
+        """Loss terms of the decoder for a batch, every layer's output, and what its proposals say of the cells."""
+        decoder, scene = self.encoder.decoder, self.scene(levels, batch)
+        with torch.autocast(scene.ego2img.device.type, enabled=False):
+            points, query, proposals = decoder.start(scene)
+            outputs = decoder.refine(points, query, scene)
+        terms = occupancy_loss(outputs, points, batch.targets, self.encoder.grid, self.weights)
+        return terms, outputs, None if proposals is None else proposals.cells
 
     def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
         """The backbone and the sampling offsets learn slowly; norms, biases and the initial points do not decay."""
@@ -222,8 +234,8 @@ class OccupancyStage(Stage[OccupancyBatch]):
         first: list[tuple[Sample, LayerOutput]] = []
         with torch.inference_mode():
             for batch in batches:
-                outputs = self.outputs(self.features(batch.images), batch)
-                losses.append(float(torch.stack(list(self.losses(outputs, batch).values())).sum()))
+                terms, outputs, _ = self.losses(self.features(batch.images), batch)
+                losses.append(float(torch.stack(list(terms.values())).sum()))
                 for k, sample in enumerate(batch.samples):
                     semantics = np.ascontiguousarray(sample.semantics)
                     last = LayerOutput(*(v[k : k + 1] for v in vars(outputs[-1]).values()))

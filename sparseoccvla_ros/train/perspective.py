@@ -3,34 +3,35 @@
 Sparse queries teach the image features only where they look, so a short training spends most of its time on features.
 The voxels that cameras see, projected into the images, say class and distance for most cells at once (compare the
 perspective supervision of BEVFormer v2, Yang et al., CVPR 2023, and the depth supervision of BEVDepth, Li et al., AAAI
-2023). The heads are thrown away after training.
+2023). An encoder with image queries keeps the head (occupancy/proposals.py); for another one it is thrown away.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch.nn.functional as F
+from scipy.ndimage import maximum_filter
 from torch import Tensor, nn
 
-from ..core.occ3d import NUM_CLASSES
+from ..core.occ3d import FREE, LABEL, NUM_CLASSES
+from ..occupancy.proposals import BINS, NEAREST, depth_step
 
 UNKNOWN = 255
-NEAREST, FURTHEST, BINS = 1.5, 56.0, 32
-"""Distances [m] are told apart in BINS logarithmic steps."""
 _SPLAT = 3
 
 
 def cell_targets(
     centres: np.ndarray, labels: np.ndarray, ego2img: np.ndarray, size: tuple[int, int], stride: int, voxel: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Class and distance bin of every feature cell, uint8 [N, h, w] each, UNKNOWN where no voxel is seen.
+    """Class, uint8 [N, h, w], and depth along the optical axis, float32 [N, h, w] m, of every feature cell.
 
     centres [V, 3] m, labels [V] of seen voxels, base_link; ego2img [N, 4, 4]; size: (h, w) cells of `stride` pixels;
-    voxel: edge in metres. The nearest voxel that covers a cell's middle wins.
+    voxel: edge in metres. The nearest voxel that covers a cell's middle wins. Cells around which no voxel is seen are
+    FREE: sky, or further than the grid reaches. In holes between near voxels the class is UNKNOWN.
     """
     h, w = size
     classes = np.full((len(ego2img), h * w), UNKNOWN, np.uint8)
-    bins = classes.copy()
+    depths = np.zeros((len(ego2img), h * w), np.float32)
     for camera, matrix in enumerate(ego2img):
         image = centres @ matrix[:3, :3].T + matrix[:3, 3]
         depth = image[:, 2]
@@ -43,8 +44,6 @@ def cell_targets(
         reach = 0.5 * voxel * focal / away / stride
         left, top = np.ceil(u - reach - 0.5).astype(int), np.ceil(v - reach - 0.5).astype(int)
         right, bottom = np.floor(u + reach - 0.5).astype(int), np.floor(v + reach - 0.5).astype(int)
-        scale = (BINS - 1) / np.log(FURTHEST / NEAREST)
-        step = np.clip(np.log(away / NEAREST) * scale, 0, BINS - 1).astype(np.uint8)
         cells, source = [], []
         for dy in range(_SPLAT):
             for dx in range(_SPLAT):
@@ -56,30 +55,45 @@ def cell_targets(
         rank = np.argsort(where, kind="stable")
         cell, where = np.concatenate(cells)[rank], where[rank]
         classes[camera, cell] = labels[order][where]
-        bins[camera, cell] = step[where]
+        depths[camera, cell] = away[where]
     shape = (len(ego2img), h, w)
-    return classes.reshape(shape), bins.reshape(shape)
+    classes, depths = classes.reshape(shape), depths.reshape(shape)
+    seen = maximum_filter(classes != UNKNOWN, (1, 5, 5))
+    return np.where(seen, classes, FREE).astype(np.uint8), depths
 
 
 class PerspectiveHeads(nn.Module):
-    """Class and distance of feature cells, from the finest feature level."""
+    """Logits of class and depth of the cells of the finest feature level, for an encoder without image queries."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.hidden = nn.Conv2d(channels, channels, 1)
-        self.out = nn.Conv2d(channels, NUM_CLASSES + BINS, 1)
+        self.hidden = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, NUM_CLASSES + 1 + BINS)
 
-    def forward(self, level: Tensor, classes: Tensor, bins: Tensor) -> dict[str, Tensor]:
-        """level float32 [M, C, h, w]; classes and bins uint8 [M, h, w]; cross entropies over the known cells."""
-        both = self.out(F.relu(self.hidden(level)))
-        known = classes != UNKNOWN
-        if not bool(known.any()):
-            zero = 0.0 * both.sum()
-            return {"cells_class": zero, "cells_distance": zero}
-        rows = both.permute(0, 2, 3, 1)[known]
-        weight = rows.new_ones(NUM_CLASSES)
-        weight[:11] = 2.0  # things are small
-        return {
-            "cells_class": F.cross_entropy(rows[:, :NUM_CLASSES], classes[known].long(), weight),
-            "cells_distance": F.cross_entropy(rows[:, NUM_CLASSES:], bins[known].long()),
-        }
+    def forward(self, level: Tensor) -> Tensor:
+        """level float32 [M, C, h, w] to [M, h * w, 18 + BINS]."""
+        return self.out(F.relu(self.hidden(level.flatten(2).transpose(1, 2))))
+
+
+def cell_losses(cells: Tensor, classes: Tensor, depths: Tensor) -> dict[str, Tensor]:
+    """Cross entropies over the known cells, and for depth over those that show something.
+
+    cells: logits float32 [..., 18 + BINS] of as many cells as classes uint8 and depths float32 m have. The truth of a
+    depth is shared between the two steps around it, so that their mean is the depth.
+    """
+    rows, classes, depths = cells.reshape(-1, cells.shape[-1]), classes.flatten().long(), depths.flatten()
+    known, solid = classes != UNKNOWN, classes < NUM_CLASSES
+    if not bool(known.any()):
+        zero = 0.0 * rows.sum()
+        return {"cells_class": zero, "cells_depth": zero}
+    weight = rows.new_ones(NUM_CLASSES + 1)
+    weight[: LABEL["driveable_surface"]] = 2.0  # things are small
+    weight[FREE] = 0.5
+    step = depth_step(depths[solid])
+    below = step.floor().clamp(max=BINS - 2.0)
+    log = rows[solid, NUM_CLASSES + 1 :].log_softmax(-1)
+    low, high = (log.gather(1, (below.long() + k)[:, None])[:, 0] for k in (0, 1))
+    return {
+        "cells_class": F.cross_entropy(rows[known, : NUM_CLASSES + 1], classes[known], weight),
+        "cells_depth": -(low + (step - below) * (high - low)).sum() / max(1, len(step)),
+    }

@@ -70,8 +70,8 @@ def make_frames() -> Callable[..., CameraFrames]:
 
 @pytest.fixture
 def small() -> OccupancyConfig:
-    """The tiny preset with fewer queries."""
-    return OccupancyConfig(queries=40, points_per_layer=(2, 4, 8))
+    """The tiny preset with fewer queries, some of which start where the images say."""
+    return OccupancyConfig(queries=40, image_queries=12, points_per_layer=(2, 4, 8))
 
 
 @pytest.fixture

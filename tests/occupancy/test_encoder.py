@@ -279,10 +279,9 @@ def test_batch_path_trains_every_parameter(make_frames, make_encoder, small):
     outputs = encoder(torch.from_numpy(frames.images)[None, None], torch.from_numpy(frames.ego2img)[None, None].float())
     sum(o.logits.square().mean() + o.points.square().mean() for o in outputs).backward()
     # Layer 0 sees one point per query, so its offsets cannot matter; initial points are trained by their own loss,
-    # directly, and only reach the rest detached.
-    idle = {"decoder.init_points.weight"} | {
-        f"decoder.layers.0.sampling.sampling_offset.{w}" for w in ("weight", "bias")
-    }
+    # directly, and only reach the rest detached; so is what says where image queries start (test_proposals.py).
+    detached = ("decoder.layers.0.sampling.sampling_offset", "decoder.proposals.out")
+    idle = {"decoder.init_points.weight"} | {f"{part}.{w}" for part in detached for w in ("weight", "bias")}
     silent = {n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()}
     assert silent == idle
 
