@@ -9,7 +9,7 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from sparseoccvla_ros.data.commands import one_line_errors
+
+if TYPE_CHECKING:
+    from sparseoccvla_ros.eval.tasks.run import EvaluationReport
 
 app = typer.Typer(help="Evaluate a preset.", no_args_is_help=True)
 
@@ -47,47 +50,59 @@ def world(
 ) -> None:
     """Judge a preset on drives of the synthetic world: occupancy, forecasts, plans, answers, latency.
 
-    Leaves a folder with report.md, pictures, report.json and plans.csv. The default takes about a quarter of an hour
-    on two idle cores; scenes that were rendered before are taken from the cache.
+    Leaves a folder with report.md, plots, pictures, report.json and plans.csv. The default takes about a quarter of an
+    hour on two idle cores; scenes that were rendered before are taken from the cache.
     """
     with one_line_errors():
         import torch
 
-        from sparseoccvla_ros.cli.eval_pictures import save_pictures
         from sparseoccvla_ros.data.world_samples import SPLITS
+        from sparseoccvla_ros.eval.tasks.run import Wanted
         from sparseoccvla_ros.eval.world.evaluation import SCENES, Request, evaluate_world
-        from sparseoccvla_ros.eval.world.page import to_markdown
         from sparseoccvla_ros.eval.world.seeds import seed_range
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         torch.set_num_threads(threads or os.cpu_count() or 1)
         chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS[split][:SCENES])
         folder = out or Path("out/eval") / (f"world-{seeds.replace(':', '-')}" if seeds else f"world-{split}")
-        wanted = tuple(t.strip() for t in tasks.split(",") if t.strip())
-        csv = folder / "plans.csv" if "planning" in wanted else None
-        request = Request(preset, chosen, wanted, samples, untrained, csv)
+        words = _tasks(tasks)
+        wanted = Wanted(words, samples, csv=folder / "plans.csv" if "planning" in words else None)
+        request = Request(preset, chosen, wanted, untrained)
         folder.mkdir(parents=True, exist_ok=True)
         console = Console(stderr=True)
         with Bars(console) as bars:
             report = evaluate_world(request, bars.show)
-        pictures = save_pictures(report.shown, folder)
-        command = "./run " + shlex.join(a for a in sys.argv[1:] if a)
-        (folder / "report.md").write_text(to_markdown(report, command, pictures), encoding="utf-8")
-        text = json.dumps(report.numbers, indent=1, allow_nan=False) + "\n"
-        for target in (folder / "report.json", json_file):
-            if target is not None:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(text, encoding="utf-8")
-        for section in report.sections:
-            for block in section.blocks:
-                table = Table(*block.head, title=f"{section.title}: {block.title}")
-                for row in block.rows:
-                    table.add_row(*row)
-                table.caption = "\n".join(block.notes)
-                console.print(table)
-        for warning in report.warnings:
-            console.print(f"[bold red]WARNING: {warning}. Do not quote these numbers.[/]")
-        console.print(f"page, pictures and all numbers: {folder}")
+        _leave(report, folder, json_file, console)
+
+
+def _tasks(text: str) -> tuple[str, ...]:
+    return tuple(t.strip() for t in text.split(",") if t.strip())
+
+
+def _leave(report: EvaluationReport, folder: Path, json_file: Path | None, console: Console) -> None:
+    """Write page, pictures, plots and numbers into the folder, and the tables onto the terminal."""
+    from sparseoccvla_ros.cli.eval_pictures import save_pictures
+    from sparseoccvla_ros.cli.eval_plots import save_plots
+    from sparseoccvla_ros.eval.tasks.page import to_markdown
+
+    pictures, plots = save_pictures(report.shown, folder), save_plots(report.numbers, folder)
+    command = "./run " + shlex.join(a for a in sys.argv[1:] if a)
+    (folder / "report.md").write_text(to_markdown(report, command, pictures, plots), encoding="utf-8")
+    text = json.dumps(report.numbers, indent=1, allow_nan=False) + "\n"
+    for target in (folder / "report.json", json_file):
+        if target is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+    for section in report.sections:
+        for block in section.blocks:
+            table = Table(*block.head, title=f"{section.title}: {block.title}")
+            for row in block.rows:
+                table.add_row(*row)
+            table.caption = "\n".join(block.notes)
+            console.print(table)
+    for warning in report.warnings:
+        console.print(f"[bold red]WARNING: {warning}. Do not quote these numbers.[/]")
+    console.print(f"page, pictures and all numbers: {folder}")
 
 
 class Bars:

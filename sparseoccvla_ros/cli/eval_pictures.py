@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from sparseoccvla_ros.core.voxels import SparseVoxels
-from sparseoccvla_ros.eval.world.evaluation import Shown
+from sparseoccvla_ros.eval.tasks.run import Shown
 from sparseoccvla_ros.view.above import draw_columns, draw_ego, metres_to_pixels, view_from_above
 
 SIZE, CAMERAS_WIDTH = 300, 800
@@ -54,12 +54,12 @@ def _present(scene: Shown) -> np.ndarray:
 
 
 def _true_present(scene: Shown) -> np.ndarray:
-    image = _above(SparseVoxels.from_dense(scene.seen))
+    image = _above(None if scene.seen is None else SparseVoxels.from_dense(scene.seen))
     line = np.concatenate([np.zeros((1, 2)), scene.waypoints])
     pixels = np.round(metres_to_pixels(line, SIZE)).astype(np.int32)
     cv2.polylines(image, [pixels], False, (8, 10, 14), 4, cv2.LINE_AA)
     cv2.polylines(image, [pixels], False, _DRIVEN, 2, cv2.LINE_AA)
-    return _titled(image, "true, seen voxels, and driven")
+    return _titled(image, "driven" if scene.seen is None else "true, seen voxels, and driven")
 
 
 def _titled(image: np.ndarray, text: str) -> np.ndarray:

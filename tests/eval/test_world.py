@@ -22,11 +22,14 @@ from sparseoccvla_ros.core.types import WAYPOINT_TIMES, CommandSource
 from sparseoccvla_ros.data.world_cache import WorldSettings, load_scene
 from sparseoccvla_ros.data.world_samples import SPLITS
 from sparseoccvla_ros.eval.planning.report import scene_interval
-from sparseoccvla_ros.eval.world import evaluation, forecast, known, language, occupancy, planning
-from sparseoccvla_ros.eval.world.chain import BLACK, Chain, Stages, blinded
-from sparseoccvla_ros.eval.world.drives import Drive
-from sparseoccvla_ros.eval.world.evaluation import Request, WorldReport, evaluate_world
-from sparseoccvla_ros.eval.world.intervals import compared
+from sparseoccvla_ros.eval.tasks import forecast, language, occupancy, planning
+from sparseoccvla_ros.eval.tasks.chain import BLACK, Chain, Stages, blinded
+from sparseoccvla_ros.eval.tasks.intervals import compared
+from sparseoccvla_ros.eval.tasks.known import Known
+from sparseoccvla_ros.eval.tasks.run import EvaluationReport, Wanted
+from sparseoccvla_ros.eval.world import evaluation, known
+from sparseoccvla_ros.eval.world.drives import LIDAR, Drive
+from sparseoccvla_ros.eval.world.evaluation import Request, evaluate_world
 from sparseoccvla_ros.eval.world.seeds import seed_range, warnings_about
 from sparseoccvla_ros.planning.ego import FEATURE_NAMES
 from sparseoccvla_ros.runtime.presets import load_preset
@@ -92,16 +95,20 @@ def stages(micro: str) -> Stages:
 
 
 @pytest.fixture(scope="module")
-def whole(micro: str, tmp_path_factory: pytest.TempPathFactory) -> WorldReport:
+def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report") / "plans.csv"
+
+
+@pytest.fixture(scope="module")
+def whole(micro: str, csv: Path) -> EvaluationReport:
     """Every task, every stage, both drives."""
-    csv = tmp_path_factory.mktemp("report") / "plans.csv"
-    return evaluate_world(Request(micro, SEEDS, samples=2, untrained=True, csv=csv))
+    return evaluate_world(Request(micro, SEEDS, Wanted(samples=2, csv=csv), untrained=True))
 
 
 # --- the report
 
 
-def test_every_task_reports_its_rows_with_counts_and_intervals(whole):
+def test_every_task_reports_its_rows_with_counts_and_intervals(whole, csv):
     numbers = whole.numbers
     assert [s.title for s in whole.sections] == ["Occupancy", "Forecast", "Planning", "Language", "Latency"]
     assert set(numbers["occupancy"]["rows"]) == {occupancy.MODEL, occupancy.BLIND, occupancy.PRIOR}
@@ -121,7 +128,7 @@ def test_every_task_reports_its_rows_with_counts_and_intervals(whole):
     assert {"occupancy", "voxels", "reasoning", "planning", "together"} <= set(numbers["latency"])
     assert numbers["latency"]["together"]["n"] == 6
     assert sum(numbers["planning"]["status"][planning.CHAIN]["status"].values()) == 4
-    assert len(whole.request.csv.read_text().splitlines()) > 100
+    assert len(csv.read_text().splitlines()) > 100
 
 
 def test_the_truth_scores_nothing_but_right(whole):
@@ -140,7 +147,7 @@ def test_numbers_are_plain_json(whole):
 
 
 def test_stages_without_weights_are_left_out_and_baselines_stay(micro):
-    found = evaluate_world(Request(micro, SEEDS[:1], samples=1))
+    found = evaluate_world(Request(micro, SEEDS[:1], Wanted(samples=1)))
     assert set(found.numbers["absent"]) == {"occupancy", "reasoning", "planning"}
     assert "untrained" in found.numbers["absent"]["reasoning"]
     assert set(found.numbers["occupancy"]["rows"]) == {occupancy.PRIOR}
@@ -160,10 +167,12 @@ def test_the_verb_leaves_a_folder_that_stands_alone(micro, tmp_path):
     assert json.loads((out / "report.json").read_text()) == numbers
     assert numbers["random"] == ["occupancy", "reasoning", "planning"]
     page = (out / "report.md").read_text()
-    assert page.count("\n## ") == 4
+    assert re.findall("\n## (.*)", page) == ["At a glance", "Occupancy", "Forecast", "Latency", "Pictures"]
     pictures = re.findall(r"\]\(([^)]+)\)", page)
-    assert pictures == ["scene-1.png", "scene-2.png"]
-    assert all((out / name).stat().st_size > 10_000 for name in pictures)
+    assert pictures == [
+        *(f"plot-{name}.png" for name in ("occupancy", "classes", "forecast")), "scene-1.png", "scene-2.png"
+    ]  # fmt: skip
+    assert all((out / name).stat().st_size > 3_000 for name in pictures)
 
 
 @pytest.mark.parametrize("text", ["7", "5:5", "9:3", "a:b", "-1:4", ":3"])
@@ -174,9 +183,15 @@ def test_seeds_that_are_no_range_are_refused(text):
 
 def test_bad_requests_name_the_field(micro):
     assert list(seed_range("11000:11002")) == [11000, 11001]
-    for field, values in (("tasks", {"tasks": ("sleep",)}), ("tasks", {"tasks": ()}), ("samples", {"samples": -1})):
+    for field, value in (
+        ("tasks", ("sleep",)),
+        ("tasks", ()),
+        ("samples", -1),
+        ("captions", -1),
+        ("caption_tokens", 0),
+    ):
         with pytest.raises(InvalidInput, match=field):
-            Request(micro, SEEDS, **values)
+            Wanted(**{field: value})
     with pytest.raises(InvalidInput, match="seeds"):
         Request(micro, (1, 1))
 
@@ -220,7 +235,7 @@ def test_the_prior_comes_from_training_seeds_only(monkeypatch):
 
 def test_usual_answers_fall_back_to_the_template():
     counts = {"count/car/ahead": {"2.": 3, "1.": 1}, "count/bus/ahead": {"0.": 9}}
-    found = known.Known((), *(np.zeros(0) for _ in range(3)), {k: known.Counter(v) for k, v in counts.items()})
+    found = Known("", None, np.zeros(0), np.zeros(0), {k: known.Counter(v) for k, v in counts.items()})
     assert found.answer("count/car/ahead") == "2."
     assert found.answer("count/truck/ahead") == "0."
     assert found.answer("weather") == ""
@@ -252,6 +267,7 @@ def test_frames_samples_and_truth_of_a_drive(drive):
         np.testing.assert_array_equal(dense, dense_labels(drive.world, time, drive.rendered.pose[index]))
         later = drive.future_semantics(index)
         moved = drive.world.ego.at(time + 1.0)[0]
+        np.testing.assert_allclose(drive.rendered.pose[index] @ drive.future(index)[1], moved, atol=1e-9)
         np.testing.assert_array_equal(later[0], dense_labels(drive.world, time + 1.0, moved))
 
 
@@ -260,7 +276,7 @@ def test_agents_are_where_the_labels_have_them(drive):
     agents = drive.sample(1).agents
     pose = drive.rendered.pose[1]
     grids = {0: drive.semantics(1)[0], 2: drive.future_semantics(1)[0]}
-    frames = {0: pose, 2: drive.future_poses(1)[0]}
+    frames = {0: pose, 2: pose @ drive.future(1)[1]}
     checked = 0
     for step, grid in grids.items():
         for a, category in enumerate(agents.categories):
@@ -286,7 +302,7 @@ def test_blind_chain_sees_other_images_and_says_something_else(stages, drive):
 
     def queries(given, epoch):
         given = replace(given, epoch=epoch)
-        return chain.step(given, drive.history(0), drive.command(0), CommandSource.ROUTE).queries
+        return chain.step(given, drive.history(0), *drive.command(0)).queries
 
     seeing, blind, again = queries(frames, 1), queries(black, 2), queries(frames, 3)
     assert blind.missing == ()
@@ -299,8 +315,7 @@ def test_chain_remembers_within_a_clip_and_forgets_between_them(stages, drive):
 
     def run(indices, epoch):
         for index in indices:
-            step = chain.step(drive.frames(index, epoch), drive.history(index), drive.command(index),
-                              CommandSource.ROUTE)  # fmt: skip
+            step = chain.step(drive.frames(index, epoch), drive.history(index), *drive.command(index))
         return step
 
     with_past, alone, again = run((0, 1), 1), run((1,), 2), run((0, 1), 3)
@@ -313,10 +328,9 @@ def test_chain_remembers_within_a_clip_and_forgets_between_them(stages, drive):
 
 
 def test_forecasts_without_another_prefill_are_those_of_the_reasoner(stages, drive):
-    step = Chain(stages).step(drive.frames(0, 9), drive.history(0), drive.command(0), CommandSource.ROUTE)
-    pose = drive.rendered.pose[0]
-    where = geometry.inverse(pose) @ drive.future_poses(0)
-    motions = forecast.told_motions(step.motion, step.queries.ego.twist, pose, drive.rendered.future[0])
+    step = Chain(stages).step(drive.frames(0, 9), drive.history(0), *drive.command(0))
+    where = drive.future(0)[[1, 3, 5]]
+    motions = forecast.told_motions(step.motion, step.queries.ego.twist, drive.future(0))
     np.testing.assert_array_equal(motions[forecast.PLANNED], motions[forecast.CONSTANT])
     np.testing.assert_allclose(motions[forecast.TRUE], drive.sample(0).truth, atol=1e-5)
     motion = motions[forecast.TRUE]
@@ -346,6 +360,6 @@ def test_intervals_of_a_mean_are_those_of_the_planning_report():
 def test_truth_as_prediction_scores_one(drive):
     task = occupancy.OccupancyTask()
     truth, visible = drive.semantics(1)
-    task.add("truth", drive.name, truth, truth, visible)
-    row = task.result()[0]["rows"]["truth"]
+    task.add("truth", drive.name, truth, truth, visible, LIDAR)
+    row = task.result("the lidar")[0]["rows"]["truth"]
     assert row["miou"].value == row["iou"].value == row["ray_iou"].value == 1.0

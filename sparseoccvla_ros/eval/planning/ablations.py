@@ -88,6 +88,11 @@ def _commanded(inputs: PlannerInputs, command: Command, source: CommandSource) -
     return replace(inputs, ego=ego, command=command, source=source)
 
 
+SHUFFLED = Ablation(
+    "command shuffled",
+    "commands permuted over the whole set",
+    lambda i, other: _commanded(i, other.shuffled, i.source),
+)
 ABLATIONS: tuple[Ablation, ...] = (
     Ablation("as given", "nothing is changed", lambda i, _: i),
     Ablation("no ego", "ego features and their masks 0", lambda i, _: replace(i, ego=np.zeros_like(i.ego))),
@@ -98,11 +103,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         "command straight everywhere",
         lambda i, _: _commanded(i, Command.STRAIGHT, CommandSource.DEFAULT),
     ),
-    Ablation(
-        "command shuffled",
-        "commands permuted over the whole set",
-        lambda i, other: _commanded(i, other.shuffled, i.source),
-    ),
+    SHUFFLED,
     Ablation(
         "future command",
         "command read off the true future, as published planners do",
@@ -135,14 +136,39 @@ def ungated(planner: Planner, inputs: PlannerInputs) -> tuple[Prediction, np.nda
     The gate knows the present speed and would hide what an ablation does.
     """
 
+    device = planner.anchor_waypoints.device
+
     def row(array: np.ndarray | None) -> torch.Tensor | None:
-        return None if array is None else torch.from_numpy(np.ascontiguousarray(array))[None]
+        return None if array is None else torch.from_numpy(np.ascontiguousarray(array)).to(device)[None]
 
     logits, waypoints = planner(
         row(inputs.features), row(inputs.centres), row(inputs.ego), row(inputs.reasoning), row(inputs.anchor_scores)
     )
     if planner.config.command_mask:
-        logits = command_mask(logits, torch.from_numpy(planner.anchors.group(inputs.command)))
+        logits = command_mask(logits, torch.from_numpy(planner.anchors.group(inputs.command)).to(device))
     best = int(logits[0].argmax())
     candidates = waypoints[0].cpu().numpy()
     return Prediction(candidates[best], inputs.command, inputs.source, best), candidates
+
+
+@dataclass(frozen=True, eq=False)
+class Deprived:
+    """The answers to one sample: by name of each ablation but SHUFFLED, and told each command in turn."""
+
+    answers: dict[str, Prediction]
+    told: dict[Command, Prediction]
+
+
+def deprived(planner: Planner, inputs: PlannerInputs, future: Command) -> Deprived:
+    """Every ablation of one sample. Which command shuffling gives it is known only at the end, so all are answered.
+
+    future: what the truth turns out to do.
+    """
+
+    def answer(ablation: Ablation, shuffled: Command) -> Prediction:
+        return ungated(planner, ablation.change(inputs, OtherCommands(shuffled, future)))[0]
+
+    return Deprived(
+        {a.name: answer(a, inputs.command) for a in ABLATIONS if a is not SHUFFLED},
+        {command: answer(SHUFFLED, command) for command in Command},
+    )

@@ -16,14 +16,18 @@ from ...data.world_cache import WorldScene, exposures, rig_of
 from ...planning.ego import WINDOW_NS, EgoHistory
 from ...world import annotations
 from ...world.annotations import Boxes
+from ...world.questions import Question, questions
 from ...world.scene import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, EgoMotion, Scene
 from ...world.scene_view import SceneView
+from ..planning.grids import LIDAR_AHEAD
 from ..planning.samples import ROAD_CELLS, ROAD_EXTENT, AgentBoxes, EgoSize, Sample
 
 HISTORY_STEP = NANOSECONDS // 10
 """ns between the poses that the ego history holds: those of a planning node that gets ten frame sets a second."""
 AGENT_REACH = 70.0
 """Metres from the vehicle within which agents are listed; no protocol looks further than 50 m along an axis."""
+LIDAR = np.array([[LIDAR_AHEAD, 0.0, 1.84]])
+"""Where rays start: the lidar of the nuScenes cars, m in base_link, at the moment itself only."""
 EGO_SIZE = EgoSize(EGO_LENGTH, EGO_WIDTH, EGO_CENTRE)
 _CATEGORIES = {
     "barrier": "movable_object.barrier", "bicycle": "vehicle.bicycle", "bus": "vehicle.bus.rigid",
@@ -123,44 +127,52 @@ class Drive:
         """Poses up to a set."""
         return history_before(self.world.ego, self.stamp(index))
 
-    def command(self, index: int) -> Command:
+    def command(self, index: int) -> tuple[Command, CommandSource]:
         """The route's command at a set."""
-        return command_at(self.world.ego, self.stamp(index))
+        return command_at(self.world.ego, self.stamp(index)), CommandSource.ROUTE
 
     def semantics(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels uint8 [X, Y, Z] (17 = free) and what a camera sees of them, bool [X, Y, Z]."""
         return self.rendered.dense(index), self.rendered.mask(index)
 
-    def future_poses(self, index: int) -> np.ndarray:
-        """ego2map float64 [3, 4, 4] at HORIZONS seconds after a set."""
-        return self.rendered.future[index, [round(h / STEP_SECONDS) - 1 for h in HORIZONS]]
+    def ray_origins(self, index: int) -> np.ndarray:
+        """The lidar of the nuScenes cars at the moment itself."""
+        return LIDAR
+
+    def future(self, index: int) -> np.ndarray:
+        """float64 [6, 4, 4]: base_link at the next six half-seconds to present base_link."""
+        return geometry.inverse(self.rendered.pose[index]) @ self.rendered.future[index]
+
+    def in_window(self, index: int) -> bool:
+        """The protocol is one of nuScenes."""
+        return False
 
     def future_semantics(self, index: int) -> np.ndarray:
         """Labels uint8 [3, X, Y, Z] at HORIZONS, each in base_link of its own time, seen or not."""
         steps = [round(h / STEP_SECONDS) for h in HORIZONS]
         return annotations.future_occupancy(self.world, float(self.rendered.time[index]), steps=steps)
 
-    def view(self, index: int) -> SceneView:
-        """The scene graph that questions are asked about."""
-        return SceneView(self.world, float(self.rendered.time[index]), self.rig)
+    def questions(self, index: int) -> list[Question]:
+        """What can be asked about a set."""
+        return questions(SceneView(self.world, float(self.rendered.time[index]), self.rig))
 
     def sample(self, index: int) -> Sample:
         """A set for the planning evaluation: truth, agents and road from the world, inputs from before it."""
         time, pose = float(self.rendered.time[index]), self.rendered.pose[index]
-        future = geometry.inverse(pose) @ self.rendered.future[index]
+        command, source = self.command(index)
         side = (-ROAD_EXTENT, -ROAD_EXTENT), (ROAD_EXTENT, ROAD_EXTENT)
         road = annotations.drivable_area(self.world, pose, *side, 2 * ROAD_EXTENT / ROAD_CELLS)
         return Sample(
             token=self.token(index),
             scene=self.name,
-            truth=np.ascontiguousarray(future[:, :2, 3]),
+            truth=np.ascontiguousarray(self.future(index)[:, :2, 3]),
             mask=np.ones(STEPS, bool),
             agents=agents_of(
                 annotations.boxes(self.world, time, pose, AGENT_REACH), annotations.future_boxes(self.world, time)
             ),
             ego_features=self.history(index).features(self.stamp(index)),
-            command=self.command(index),
-            command_source=CommandSource.ROUTE,
+            command=command,
+            command_source=source,
             ego=EGO_SIZE,
             drivable=np.ascontiguousarray(road.T),
         )

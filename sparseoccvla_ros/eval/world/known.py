@@ -1,4 +1,4 @@
-"""What training seeds tell without a camera: the baselines that a network has to beat are made of it.
+"""What training seeds of the world tell without a camera.
 
 Most frequent label per voxel, ego motion with what became of it, usual answers. No image is rendered. The result is
 cached under a hash of the seeds and of the world's version.
@@ -13,7 +13,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from ...world.questions import balanced, templates
 from ...world.scene import Scene
 from ...world.scene_view import SceneView
 from ..answers import KINDS
+from ..tasks.known import Known
 from .drives import history_before
 
 VERSION = 1
@@ -42,29 +42,6 @@ SEEDS = tuple(SPLITS["train"][:64])
 LABELLED, ASKED, DRIVEN = 3, 2, 40
 """Moments of each seed for labels, questions and ego motion."""
 SECONDS = 20.0
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """seeds: where it comes from; prior: uint8 [X, Y, Z], most frequent label of each voxel, 17 = free; features
-    float32 [N, F] and truth float64 [N, 6, 2] m: causal ego features and where the car went; answers: how often each
-    answer was given, by question key."""
-
-    seeds: tuple[int, ...]
-    prior: np.ndarray
-    features: np.ndarray
-    truth: np.ndarray
-    answers: dict[str, Counter[str]]
-
-    def answer(self, key: str) -> str:
-        """The usual answer to a question, of its template where the question itself never came up; "" if neither."""
-        if key in self.answers:
-            return self.answers[key].most_common(1)[0][0]
-        alike: Counter[str] = Counter()
-        for other, counts in self.answers.items():
-            if other.split("/")[0] == key.split("/")[0]:
-                alike.update(counts)
-        return alike.most_common(1)[0][0] if alike else ""
 
 
 def known(seeds: Sequence[int] = SEEDS, on_progress: Callable[[int, int], None] = lambda done, all_: None) -> Known:
@@ -82,7 +59,7 @@ def known(seeds: Sequence[int] = SEEDS, on_progress: Callable[[int, int], None] 
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
             path.unlink(missing_ok=True)  # damaged: made again
     found = _observe(tuple(seeds), on_progress)
-    _write(found, path)
+    _write(tuple(seeds), found, path)
     return found
 
 
@@ -123,17 +100,21 @@ def _observe(seeds: tuple[int, ...], on_progress: Callable[[int, int], None]) ->
                     answers.setdefault(fact.key, Counter())[fact.answer] += 1
     on_progress(len(seeds), len(seeds))
     prior = votes.argmax(0).astype(np.uint8).reshape(OCC3D_GRID.shape)
-    return Known(seeds, prior, np.stack(features), np.array(truth, np.float64), answers)
+    return Known(_source(seeds), prior, np.stack(features), np.array(truth, np.float64), answers)
 
 
-def _write(found: Known, path: Path) -> None:
+def _source(seeds: tuple[int, ...]) -> str:
+    return f"{len(seeds)} training seeds ({seeds[0]}..{seeds[-1]}), no image"
+
+
+def _write(seeds: tuple[int, ...], found: Known, path: Path) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("wb") as file:
             np.savez_compressed(
-                file, seeds=np.array(found.seeds), prior=found.prior, features=found.features, truth=found.truth,
+                file, seeds=np.array(seeds), prior=found.prior, features=found.features, truth=found.truth,
                 answers=np.array(json.dumps(found.answers, sort_keys=True)),
             )  # fmt: skip
         part.replace(path)
@@ -145,4 +126,4 @@ def _read(path: Path) -> Known:
     with np.load(path, allow_pickle=False) as stored:
         answers = {key: Counter(counts) for key, counts in json.loads(str(stored["answers"])).items()}
         seeds = tuple(int(s) for s in stored["seeds"])
-        return Known(seeds, stored["prior"], stored["features"], stored["truth"], answers)
+        return Known(_source(seeds), stored["prior"], stored["features"], stored["truth"], answers)

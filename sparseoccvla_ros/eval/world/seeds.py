@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from safetensors import safe_open
@@ -28,14 +27,6 @@ def trained_on(preset: Preset) -> dict[str, range]:
             said = (file.metadata() or {}).get("train_seeds")
         out[stage] = SPLITS["train"] if said is None else seed_range(said)
     return out
-
-
-def weight_files(preset: Preset) -> dict[str, dict[str, str]]:
-    """File name and sha256 of the weights by stage."""
-    return {
-        stage: {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        for stage, path in preset.weights.items()
-    }
 
 
 def warnings_about(preset: Preset, seeds: Sequence[int], known: Sequence[int]) -> list[str]:

@@ -27,6 +27,8 @@ UNMOVED, FORWARD = "copy of the prediction", "copy-forward of the prediction"
 TRUE_UNMOVED, TRUE_FORWARD = "copy of the true present (oracle)", "copy-forward of the true present (oracle)"
 AGAINST = ((PLANNED, FORWARD), (CONSTANT, FORWARD), (PLANNED, CONSTANT))
 RULE = Protocol.SPARSEWORLD.rule
+SPARSEWORLD_PAST, SPARSEWORLD_MARGIN = 5, 8
+"""Keyframes of a scene that SparseWorld's protocol leaves out at its start, and before its end."""
 
 
 def forecasts(
@@ -36,7 +38,7 @@ def forecasts(
     of the motion. motion: [6, 2] m told to it; future2now: float64 [3, 4, 4], where the grids lie."""
 
     def row(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None]
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(reasoner.anchors.device)[None]
 
     with torch.inference_mode():
         found = reasoner.forecaster(row(reasoning.fused_features), row(queries.centres), row(motion))
@@ -44,38 +46,41 @@ def forecasts(
 
 
 def numbers_of(confusions: np.ndarray) -> np.ndarray:
-    """(mIoU at 1, 2, 3 s, mean, IoU at 1, 2, 3 s, mean) of counts [3, 18, 18]."""
+    """(mIoU at 1, 2, 3 s, mean, IoU at 1, 2, 3 s, mean, mean mIoU as OccWorld counts) of counts [3, 18, 18]."""
     both = np.stack([voxel_numbers(c, RULE) for c in confusions], 1)
-    return np.concatenate([both, both.mean(1, keepdims=True)], 1).ravel()
+    other = np.mean([voxel_numbers(c, Protocol.OCCWORLD.rule)[0] for c in confusions])
+    return np.append(np.concatenate([both, both.mean(1, keepdims=True)], 1), other)
 
 
 class ForecastTask:
-    """Counts per row and scene."""
+    """Counts per row and scene. Pickles; `merge` adds what other processes counted.
+
+    frames: moments counted; unlabelled: moments whose truth is not known up to the last horizon.
+    """
 
     def __init__(self) -> None:
         self._meters: dict[str, dict[str, list[OccupancyMeter]]] = {}
-        self.frames = 0
+        self.frames = self.unlabelled = 0
 
     def add(
         self,
         scene: str,
         present: np.ndarray,
-        pose: np.ndarray,
-        future_poses: np.ndarray,
+        future: np.ndarray,
         truth: np.ndarray,
         predicted: SparseVoxels | None = None,
         told: dict[str, tuple[SparseVoxels, ...]] | None = None,
     ) -> None:
         """Count a moment.
 
-        present: true labels uint8 [X, Y, Z]; pose float64 [4, 4], future_poses float64 [3, 4, 4]: ego2map; truth uint8
-        [3, X, Y, Z]; predicted: the present as the network sees it; told: its forecasts by row.
+        present: true labels uint8 [X, Y, Z]; future: float64 [3, 4, 4], base_link at HORIZONS to present base_link;
+        truth uint8 [3, X, Y, Z]; predicted: the present as the network sees it; told: its forecasts by row.
         """
         count = len(HORIZONS)
-        rows = {TRUE_UNMOVED: copy_unmoved(present, count), TRUE_FORWARD: copy_forward(present, pose, future_poses)}
+        rows = {TRUE_UNMOVED: copy_unmoved(present, count), TRUE_FORWARD: copy_forward(present, np.eye(4), future)}
         if predicted is not None:
             dense = predicted.dense()
-            rows |= {UNMOVED: copy_unmoved(dense, count), FORWARD: copy_forward(dense, pose, future_poses)}
+            rows |= {UNMOVED: copy_unmoved(dense, count), FORWARD: copy_forward(dense, np.eye(4), future)}
         for name, voxels in (told or {}).items():
             rows[name] = torch.from_numpy(np.stack([v.dense() for v in voxels]))
         for name, grids in rows.items():
@@ -84,7 +89,14 @@ class ForecastTask:
                 meter.update(grid, labels)
         self.frames += 1
 
-    def result(self) -> tuple[dict[str, Any], list[Block]]:
+    def merge(self, other: ForecastTask) -> None:
+        """Add the counts of other scenes."""
+        self.frames += other.frames
+        self.unlabelled += other.unlabelled
+        for row, scenes in other._meters.items():
+            self._meters.setdefault(row, {}).update(scenes)
+
+    def result(self, title: str = "Forecasts") -> tuple[dict[str, Any], list[Block]]:
         """Plain numbers, and tables of them."""
         counts = {
             row: np.stack([[m.confusion for m in meters] for meters in scenes.values()])
@@ -92,27 +104,29 @@ class ForecastTask:
         }
         found, gains = compared(counts, numbers_of, AGAINST)
         names = [f"{kind}_{at}" for kind in ("miou", "iou") for at in (*(f"{h:g}s" for h in HORIZONS), "mean")]
-        numbers = {
-            "rows": {r: {"n": self.frames, "scenes": len(counts[r])} | dict(zip(names, e, strict=True))
-                     for r, e in found.items()},
-            "differences": {f"{a} minus {b}": dict(zip(names, e, strict=True)) for (a, b), e in gains.items()},
-        }  # fmt: skip
-        head = ["", "n", *(f"{kind} {at}" for kind in ("mIoU", "IoU") for at in ("1 s", "2 s", "3 s", "mean"))]
-        rows = [[r, str(self.frames), *(v.text() for v in e)] for r, e in found.items()]
-        rows += [[f"{a} minus {b}", "", *(v.text() for v in e)] for (a, b), e in gains.items()]
+        names.append("miou_mean_occworld")
+        numbers: dict[str, Any] = {"rows": {}, "differences": {}}
+        for row, values in found.items():
+            known = {"n": self.frames, "missing": self.unlabelled, "scenes": len(counts[row])}
+            numbers["rows"][row] = known | dict(zip(names, values, strict=True))
+        for (a, b), values in gains.items():
+            numbers["differences"][f"{a} minus {b}"] = dict(zip(names, values, strict=True))
+        ends = ("1 s", "2 s", "3 s", "mean")
+        head = ["", "n", "missing", *(f"{kind} {at}" for kind in ("mIoU", "IoU") for at in ends), "mIoU mean, OccWorld"]
+        rows = [[r, str(self.frames), str(self.unlabelled), *(v.text() for v in e)] for r, e in found.items()]
+        rows += [[f"{a} minus {b}", "", "", *(v.text() for v in e)] for (a, b), e in gains.items()]
         notes = [
             "Whole grids, seen or not, each in the ego frame of its own time, in which the true motion places it "
-            "(percent, 95 % bootstrap over scenes; SparseWorld's rule: a class never true scores 0 if predicted).",
+            "(percent, 95 % bootstrap over scenes). SparseWorld's rule: a class never true scores 0 if predicted; "
+            "OccWorld's: 1. Missing: no truth up to the last horizon.",
             "Planned motion is what the node is told on line: the plan of the frame set before, carried over.",
         ]
-        return numbers, [Block("Forecasts", head, rows, notes)]
+        return numbers, [Block(title, head, rows, notes)]
 
 
-def told_motions(
-    motion: np.ndarray | None, twist: np.ndarray, pose: np.ndarray, future: np.ndarray
-) -> dict[str, np.ndarray]:
+def told_motions(motion: np.ndarray | None, twist: np.ndarray, future: np.ndarray) -> dict[str, np.ndarray]:
     """What the forecaster is told, float32 [6, 2] m by row. motion: the plan carried over, constant velocity where
-    None, as on line; twist [6]; pose [4, 4] and future [6, 4, 4]: ego2map now and at six half-seconds."""
+    None, as on line; twist [6]; future [6, 4, 4]: base_link at six half-seconds to present base_link."""
     constant = constant_velocity(twist)
-    true = (np.linalg.inv(pose) @ future)[:, :2, 3].astype(np.float32)
+    true = future[:, :2, 3].astype(np.float32)
     return {PLANNED: constant if motion is None else motion, CONSTANT: constant, TRUE: true}

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import InvalidInput
 from ...core.types import Command, CommandSource, PlanStatus
 from ...planning.ego import EgoHistory
 from ...planning.manoeuvres import TURN_OFFSET
 from ...planning.planner import Planner
-from ..planning.ablations import ABLATIONS, PlannerInputs, other_commands, ungated
+from ..planning.ablations import ABLATIONS, SHUFFLED, Deprived, PlannerInputs, other_commands
 from ..planning.baselines import BASELINES, anchor_oracle, best_of
 from ..planning.ego_mlp import EgoMlp
 from ..planning.evaluate import Evaluation, evaluate, write_csv
 from ..planning.protocols import OMNIDRIVE
-from ..planning.report import report, scene_interval
+from ..planning.report import Report, report, scene_interval
 from ..planning.samples import ROAD_CELLS, Method, Prediction, Sample
 from .chain import Step
 from .intervals import Estimate
@@ -42,8 +41,10 @@ def turned(waypoints: np.ndarray) -> Command:
     return Command.RIGHT if lateral <= -TURN_OFFSET else Command.STRAIGHT
 
 
-def planner_inputs(token: str, step: Step, history: EgoHistory, planner: Planner, command: Command) -> PlannerInputs:
-    """What the planner read of a step, for ablations. history: as it was given to the chain."""
+def planner_inputs(
+    token: str, step: Step, history: EgoHistory, planner: Planner, command: Command, source: CommandSource
+) -> PlannerInputs:
+    """What the planner read of a step, for ablations. The rest: as it was given to the chain."""
     kind, stamp = planner.config.ego, step.queries.stamp
     if kind == "none":
         features = np.zeros(0, np.float32)
@@ -53,7 +54,7 @@ def planner_inputs(token: str, step: Step, history: EgoHistory, planner: Planner
     return PlannerInputs(
         token, step.queries.features, step.queries.centres, features, kind,
         None if reasoning is None else reasoning.token, None if reasoning is None else reasoning.anchor_scores,
-        command, CommandSource.ROUTE,
+        command, source,
     )  # fmt: skip
 
 
@@ -62,31 +63,27 @@ class _Kept:
     """A sample with its drivable raster packed to an eighth."""
 
     sample: Sample
-    road: np.ndarray
+    road: np.ndarray | None
 
     @classmethod
     def of(cls, sample: Sample) -> _Kept:
-        if sample.drivable is None:
-            raise InvalidInput("sample.drivable", "is missing")
-        return cls(replace(sample, drivable=None), np.packbits(sample.drivable))
+        return cls(replace(sample, drivable=None), None if sample.drivable is None else np.packbits(sample.drivable))
 
     def whole(self) -> Sample:
+        if self.road is None:
+            return self.sample
         road = np.unpackbits(self.road, count=ROAD_CELLS**2).reshape(ROAD_CELLS, ROAD_CELLS).view(bool)
         return replace(self.sample, drivable=road)
 
 
 class PlanningTask:
-    """Collects samples and what the chain answered; everything else is computed at the end.
+    """Collects samples and what the chain answered. Pickles; `merge` adds what other processes collected."""
 
-    planner: whose inputs are ablated, None where it does not take part; anchors: float32 [18, 6, 2] m or None.
-    """
-
-    def __init__(self, planner: Planner | None, anchors: np.ndarray | None) -> None:
-        self._planner, self._anchors = planner, anchors
+    def __init__(self) -> None:
         self._samples: list[_Kept] = []
-        self._inputs: dict[str, PlannerInputs] = {}
         self._answers: dict[str, dict[str, Prediction]] = {}
         self._candidates: dict[str, np.ndarray] = {}
+        self._deprived: dict[str, Deprived] = {}
         self._status: dict[str, Counter[str]] = {}
         self._reasons: dict[str, Counter[str]] = {}
 
@@ -94,24 +91,46 @@ class PlanningTask:
         """A moment to plan from."""
         self._samples.append(_Kept.of(sample))
 
-    def answer(self, row: str, token: str, step: Step, inputs: PlannerInputs | None = None) -> None:
-        """The plan of a row's chain for a moment; inputs: what the planner read, for the sighted chain."""
+    def answer(self, row: str, token: str, step: Step) -> None:
+        """The plan of a row's chain for a moment."""
         if step.plan is None:
             return
         self._answers.setdefault(row, {})[token] = Prediction.of_plan(step.plan)
         self._status.setdefault(row, Counter())[step.plan.status.value] += 1
         self._reasons.setdefault(row, Counter()).update(step.plan.reasons)
-        if inputs is not None:
-            self._inputs[token] = inputs
+        if row == CHAIN:
             self._candidates[token] = step.plan.candidates
 
-    def result(self, known: Known, csv: Path | None = None) -> tuple[dict[str, Any], list[Block], list[str]]:
-        """Plain numbers, tables of obedience, and ready Markdown of the protocols; csv: file of all samples."""
-        mlp = EgoMlp()
-        error = mlp.fit(known.features, known.truth, np.ones(known.truth.shape[:2], bool))
-        methods = [*BASELINES, mlp.method()]
-        if self._anchors is not None:
-            methods.append(anchor_oracle(self._anchors.astype(np.float64)))
+    def deprive(self, token: str, answers: Deprived) -> None:
+        """What the planner answers to the moment once something is taken from it."""
+        self._deprived[token] = answers
+
+    def merge(self, other: PlanningTask) -> None:
+        """Add other samples and their answers."""
+        self._samples += other._samples
+        self._candidates |= other._candidates
+        self._deprived |= other._deprived
+        for row, found in other._answers.items():
+            self._answers.setdefault(row, {}).update(found)
+            self._status.setdefault(row, Counter()).update(other._status[row])
+            self._reasons.setdefault(row, Counter()).update(other._reasons[row])
+
+    def result(
+        self, known: Known | None, anchors: np.ndarray | None, csv: Path | None = None
+    ) -> tuple[dict[str, Any], list[Block], list[str]]:
+        """Plain numbers, tables of subsets and obedience, and ready Markdown of the protocols.
+
+        known: what the ego-only network learns from; anchors: float32 [18, 6, 2] m or None; csv: file of all samples.
+        """
+        numbers: dict[str, Any] = {}
+        methods = list(BASELINES)
+        if known is not None and len(known.features):
+            mlp = EgoMlp()
+            error = mlp.fit(known.features, known.truth, np.ones(known.truth.shape[:2], bool))
+            numbers["ego_mlp"] = {"source": known.source, "samples": len(known.features), "train_l1_m": error}
+            methods.append(mlp.method())
+        if anchors is not None:
+            methods.append(anchor_oracle(anchors.astype(np.float64)))
         methods += [Method.stored(row, found, about=_ABOUT[row]) for row, found in self._answers.items()]
         if self._candidates:
             methods.append(best_of(CHAIN, self._candidates))
@@ -119,20 +138,17 @@ class PlanningTask:
         if csv is not None:
             write_csv(evaluation, csv)
         overall = report(evaluation)
-        numbers: dict[str, Any] = {
-            "all": overall.to_dict(),
-            "ego_mlp": {"seeds": list(known.seeds), "samples": len(known.features), "train_l1_m": error},
-        }
+        numbers["all"] = overall.to_dict()
         markdown = [overall.to_markdown()]
-        if any("turning" in tags for tags in evaluation.tags):
-            turning = report(evaluation, "turning")
-            numbers["turning"] = turning.to_dict()
-            # Conventions and legend are those of the first.
-            markdown.append(turning.to_markdown().split("### Protocols")[0].rstrip() + "\n")
+        tags = sorted({tag for tags in evaluation.tags for tag in tags})
+        subsets = {tag: report(evaluation, tag) for tag in tags}
+        numbers["subsets"] = {tag: found.to_dict() for tag, found in subsets.items()}
         blocks = [self._obedience(evaluation, numbers)]
+        if subsets:
+            blocks.insert(0, _subsets(subsets))
         if self._answers:
             blocks.insert(0, self._verdicts(numbers))
-        if self._planner is not None and self._inputs:
+        if self._deprived:
             blocks.append(self._counterfactual(numbers))
             ablated = report(evaluate(self._whole(), self._ablations(), (OMNIDRIVE,)))
             numbers["ablations"] = ablated.to_dict()
@@ -143,13 +159,12 @@ class PlanningTask:
         return (kept.whole() for kept in self._samples)
 
     def _ablations(self) -> list[Method]:
-        assert self._planner is not None
         others = other_commands([kept.sample for kept in self._samples])
         out = []
         for ablation in ABLATIONS:
             answers = {
-                token: ungated(self._planner, ablation.change(inputs, others[token]))[0]
-                for token, inputs in self._inputs.items()
+                token: found.told[others[token].shuffled] if ablation is SHUFFLED else found.answers[ablation.name]
+                for token, found in self._deprived.items()
             }
             out.append(Method.stored(ablation.name, answers, ablation.oracle, ablation.about))
         return out
@@ -201,10 +216,9 @@ class PlanningTask:
 
     def _counterfactual(self, numbers: dict[str, Any]) -> Block:
         """The same moments under every command."""
-        assert self._planner is not None
         rows, out = [], {}
         for command in Command:
-            changed = [ungated(self._planner, replace(inputs, command=command))[0] for inputs in self._inputs.values()]
+            changed = [found.told[command] for found in self._deprived.values()]
             does = [turned(answer.waypoints) for answer in changed if answer.usable and answer.waypoints is not None]
             shares = {c.value: does.count(c) / len(does) if does else float("nan") for c in Command}
             out[command.value] = {"n": len(does), **shares}
@@ -215,3 +229,16 @@ class PlanningTask:
             ["told", "n", *(f"goes {c.value}" for c in Command)],
             rows,
         )
+
+
+def _subsets(subsets: dict[str, Report]) -> Block:
+    """L2 and collisions of every method in every subset, in one protocol."""
+    rows = []
+    for tag, found in subsets.items():
+        for row in found.rows:
+            if row.protocol == OMNIDRIVE.name and not row.self_test:
+                l2, collision = (Estimate(v.average, v.interval) for v in (row.l2, row.collision))
+                name = f"{row.method} (oracle)" if row.oracle else row.method
+                rows.append([tag, name, str(row.n), str(row.missing), l2.text(1), collision.text()])
+    head = ["subset", "method", "n", "missing", "L2 avg m [95 %]", "collision avg % [95 %]"]
+    return Block("Subsets (OmniDrive's protocol; the others are in report.json)", head, rows)

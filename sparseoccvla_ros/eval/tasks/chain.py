@@ -42,8 +42,10 @@ class Stages:
     absent: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def build(cls, preset: Preset, untrained: bool = False, wanted: Sequence[str] = STAGES) -> Stages:
-        """On the CPU, warmed up. A stage without weights is left out unless `untrained` wants it."""
+    def build(
+        cls, preset: Preset, untrained: bool = False, wanted: Sequence[str] = STAGES, device: str = "cpu"
+    ) -> Stages:
+        """On a device, warmed up. A stage without weights is left out unless `untrained` wants it."""
         absent = {}
         for stage in STAGES:
             if stage not in preset.stages:
@@ -53,9 +55,9 @@ class Stages:
             elif "occupancy" in absent:
                 absent[stage] = f"{stage} needs occupancy"
         used = set(wanted) - set(absent)
-        encoder = build_occupancy(preset) if "occupancy" in used else None
-        reasoner = build_reasoning(preset) if "reasoning" in used else None
-        planner = build_planning(preset) if "planning" in used else None
+        encoder = build_occupancy(preset, device) if "occupancy" in used else None
+        reasoner = build_reasoning(preset, device) if "reasoning" in used else None
+        planner = build_planning(preset, device) if "planning" in used else None
         for stage, warm in ((encoder, warm_up_occupancy), (reasoner, warm_up_reasoning), (planner, warm_up_planning)):
             if stage is not None:
                 warm(stage, preset)

@@ -17,6 +17,7 @@ from ...reasoning.reasoner import Reasoner
 from ...world.questions import Question
 from ..answers import KINDS, answer_accuracy
 from ..planning.report import scene_interval
+from .captions import scored_captions
 from .intervals import Estimate
 from .known import Known
 from .tables import Block
@@ -24,19 +25,32 @@ from .tables import Block
 SEEING, BLIND, SHUFFLED, GUESS = "seeing", "blind (black images)", "blind (another scene)", "usual answer"
 MAX_TOKENS, SECONDS = 24, 120.0
 """Limits of an answer: the longest closed one has 8 words; an untrained model talks until it is cut off."""
+CAPTION_TOKENS = 320
+"""Of a caption, as OmniDrive allows."""
 AGAINST = ((SEEING, BLIND), (SEEING, SHUFFLED), (SEEING, GUESS))
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
     """A moment to ask about. queries, blind: what the network makes of it with and without sight, None if it takes no
-    part; questions: closed ones only."""
+    part; questions: closed ones; captions: free texts that are scored word by word."""
 
     scene: str
     token: str
     questions: tuple[Question, ...]
     queries: SceneQueries | None
     blind: SceneQueries | None
+    captions: tuple[Question, ...] = ()
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the closed questions."""
+        return [f"{self.token}/{k}" for k in range(len(self.questions))]
+
+    @property
+    def caption_ids(self) -> list[str]:
+        """Of the captions."""
+        return [f"{self.token}/caption/{k}" for k in range(len(self.captions))]
 
 
 def closed(questions: list[Question]) -> tuple[Question, ...]:
@@ -45,55 +59,93 @@ def closed(questions: list[Question]) -> tuple[Question, ...]:
 
 
 class LanguageTask:
-    """Collects moments; the questions are asked at the end, when there is another scene to mistake for the own one."""
+    """Collects moments; the questions are asked at the end, when there is another scene to mistake for the own one.
 
-    def __init__(self, reasoner: Reasoner | None) -> None:
-        self._reasoner = reasoner
-        self._asked: list[Asked] = []
+    Pickles; `merge` adds other processes' moments, and each then asks about a share of all. answers: by row and id.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.answers: dict[str, dict[str, str | None]] = {}
 
     def add(self, asked: Asked) -> None:
         """A moment to ask about."""
-        if asked.questions:
-            self._asked.append(asked)
+        if asked.questions or asked.captions:
+            self.asked.append(asked)
 
-    def result(
-        self, known: Known, on_progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> tuple[dict[str, Any], list[Block]]:
-        """Plain numbers, and tables of them."""
-        questions: dict[str, Question] = {}
-        scenes: dict[str, str] = {}
-        answers: dict[str, dict[str, str | None]] = {GUESS: {}}
-        for done, asked in enumerate(self._asked):
-            on_progress(done, len(self._asked))
-            ids = [f"{asked.token}/{k}" for k in range(len(asked.questions))]
-            questions |= dict(zip(ids, asked.questions, strict=True))
-            scenes |= dict.fromkeys(ids, asked.scene)
-            answers[GUESS] |= {i: known.answer(q.key) for i, q in zip(ids, asked.questions, strict=True)}
-            for row, queries in self._inputs(done).items():
-                answers.setdefault(row, {}).update(zip(ids, self._ask(queries, asked.questions), strict=True))
-        on_progress(len(self._asked), len(self._asked))
-        if not questions:
-            return {"rows": {}}, [Block("Answers", notes=["Nothing was asked: --samples is 0."])]
-        return _scored(questions, scenes, answers)
+    def merge(self, other: LanguageTask) -> None:
+        """Add moments."""
+        self.asked += other.asked
 
-    def _inputs(self, index: int) -> dict[str, SceneQueries]:
-        asked = self._asked[index]
-        if self._reasoner is None or asked.queries is None or asked.blind is None:
+    def ask(
+        self,
+        reasoner: Reasoner | None,
+        share: range,
+        caption_tokens: int = CAPTION_TOKENS,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, dict[str, str | None]]:
+        """Answers by row and id to what is asked of the moments at the indices of `share`."""
+        found: dict[str, dict[str, str | None]] = {}
+        for done, index in enumerate(share):
+            on_progress(done, len(share))
+            asked = self.asked[index]
+            for row, queries in self._inputs(reasoner, index).items():
+                said = _ask(reasoner, queries, asked.questions, MAX_TOKENS)
+                found.setdefault(row, {}).update(zip(asked.ids, said, strict=True))
+                # Another scene's caption is as good as that of black images, and costs as much as all the rest.
+                if row != SHUFFLED:
+                    said = _ask(reasoner, queries, asked.captions, caption_tokens)
+                    found[row].update(zip(asked.caption_ids, said, strict=True))
+        on_progress(len(share), len(share))
+        return found
+
+    def take(self, answers: dict[str, dict[str, str | None]]) -> None:
+        """Answers that `ask` gave, here or in another process."""
+        for row, found in answers.items():
+            self.answers.setdefault(row, {}).update(found)
+
+    def result(self, known: Known | None, caption_tokens: int = CAPTION_TOKENS) -> tuple[dict[str, Any], list[Block]]:
+        """Plain numbers, and tables of them. known: whose usual answers are the guess."""
+        questions = {i: q for asked in self.asked for i, q in zip(asked.ids, asked.questions, strict=True)}
+        scenes = {i: asked.scene for asked in self.asked for i in (*asked.ids, *asked.caption_ids)}
+        texts = {i: q for asked in self.asked for i, q in zip(asked.caption_ids, asked.captions, strict=True)}
+        answers = {row: dict(found) for row, found in self.answers.items()}
+        if known is not None:
+            answers[GUESS] = {i: known.answer(q.key) for i, q in (questions | texts).items()}
+        numbers: dict[str, Any] = {"rows": {}}
+        if not questions and not texts:
+            return numbers, [Block("Answers", notes=["Nothing was asked: --samples is 0, or no moment has questions."])]
+        blocks = []
+        if questions:
+            numbers, blocks = _scored(questions, scenes, answers)
+        if texts:
+            numbers["captions"], block = scored_captions(texts, scenes, answers, caption_tokens)
+            blocks.append(block)
+        return numbers, blocks
+
+    def _inputs(self, reasoner: Reasoner | None, index: int) -> dict[str, SceneQueries]:
+        asked = self.asked[index]
+        if reasoner is None or asked.queries is None or asked.blind is None:
             return {}
         found = {SEEING: asked.queries, BLIND: asked.blind}
-        others = [a for a in self._asked[index + 1 :] + self._asked[:index] if a.scene != asked.scene]
+        others = [a for a in self.asked[index + 1 :] + self.asked[:index] if a.scene != asked.scene]
         # Every moment gets one, or none does: rows are compared question by question.
         if others and others[0].queries is not None:
             found[SHUFFLED] = others[0].queries
         return found
 
-    def _ask(self, queries: SceneQueries, questions: tuple[Question, ...]) -> list[str | None]:
-        assert self._reasoner is not None
-        self._reasoner.reason(queries)
-        seconds = min(SECONDS, self._reasoner.config.time_limit_limit)
-        limit = min(MAX_TOKENS, self._reasoner.config.max_tokens_limit)
-        replies = self._reasoner.ask_batch([q.question for q in questions], max_tokens=limit, time_limit=seconds)
-        return [None if reply.reason == "time_limit" else reply.text for reply in replies]
+
+def _ask(
+    reasoner: Reasoner | None, queries: SceneQueries, questions: tuple[Question, ...], tokens: int
+) -> list[str | None]:
+    assert reasoner is not None
+    if not questions:
+        return []
+    reasoner.reason(queries)
+    seconds = min(SECONDS, reasoner.config.time_limit_limit)
+    limit = min(tokens, reasoner.config.max_tokens_limit)
+    replies = reasoner.ask_batch([q.question for q in questions], max_tokens=limit, time_limit=seconds)
+    return [None if reply.reason == "time_limit" else reply.text for reply in replies]
 
 
 def _scored(
@@ -105,7 +157,7 @@ def _scored(
     numbers: dict[str, Any] = {"rows": {}, "differences": {}}
     order = (SEEING, BLIND, SHUFFLED, GUESS)
     for row in (r for r in order if r in answers):
-        found = answer_accuracy(answers[row], references, kinds)
+        found = answer_accuracy({i: answers[row][i] for i in questions}, references, kinds)
         right[row] = np.array([found.correct[i] for i in questions], np.float64)
         numbers["rows"][row] = {
             "n": found.n, "missing": found.missing, "exact": found.exact,
@@ -133,7 +185,7 @@ def _scored(
                f"{100 * n['exact']:.1f} % word for word" for row, n in numbers["rows"].items()]  # fmt: skip
     notes = [
         f"{numbers['moments']} moments; percent right [95 % bootstrap over scenes]; differences are paired.",
-        f"{GUESS}: the most frequent answer to that question over training seeds.",
+        f"{GUESS}: the most frequent answer to that question over training drives.",
         "visual: questions whose answers vary over scenes.",
         *quality,
     ]
