@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import bundled_bag
@@ -58,30 +54,12 @@ def _end_to_end(console: Console, bag: Path | None, rate: float, preset: str) ->
     return outcome.as_dict()
 
 
-def _clock(work: Callable[[], Any], seconds: float = 1.5) -> float:
-    """Median milliseconds of a call, after one warm-up."""
-    work()
-    times, until = [], time.perf_counter() + seconds
-    while time.perf_counter() < until or len(times) < 5:
-        began = time.perf_counter()
-        work()
-        times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times)
-
-
 def _messages(console: Console, bag: Path | None, rate: float, preset: str) -> dict[str, Any]:
-    """Building and reading the large messages, next to the plain way of doing it in the same run."""
-    from sparseoccvla_ros.ros.message_cases import message_cases
+    """Building, reading and delivering the large messages, next to the plain way of doing it in the same run."""
+    from .bench_messages import bench_messages
 
-    table = Table("message", "ours ms", "typed fields ms", "ratio", title="Message path, median of one process")
-    numbers: dict[str, Any] = {}
-    for name, (ours, plain) in message_cases().items():
-        fast = _clock(ours)
-        slow = _clock(plain) if plain else None
-        numbers[name] = {"ours_ms": fast, "plain_ms": slow}
-        table.add_row(name, f"{fast:.2f}", f"{slow:.1f}" if slow else "", f"{slow / fast:.0f}x" if slow else "")
-    console.print(table)
-    return {"rows": numbers}
+    isolated_domain()
+    return bench_messages(console)
 
 
 def _occupancy(console: Console, bag: Path | None, rate: float, preset: str) -> dict[str, Any]:
