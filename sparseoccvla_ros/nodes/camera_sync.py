@@ -14,17 +14,25 @@ from sparseoccvla_ros.camera_sync import calibration, images
 from sparseoccvla_ros.camera_sync.assemble import CameraSync
 from sparseoccvla_ros.camera_sync.config import SyncConfig
 from sparseoccvla_ros.camera_sync.profiles import CameraInput, profile
+from sparseoccvla_ros.camera_sync.statistics import DropReason
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.bridge import cv_bridge_fallback
+from sparseoccvla_ros.ros.stage_links import Item
 from sparseoccvla_ros.ros.stage_node import StageNode, run
 from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
 
+READY_TIMEOUT = 1.0
+"""Seconds without a request from the encoder after which a frame set is decoded all the same."""
+
 
 class CameraSyncNode(StageNode):
-    """Feeds a CameraSync from topics and publishes the frame sets it makes; decoding runs in the worker thread."""
+    """Feeds a CameraSync from topics and publishes the frame sets it makes; decoding runs in the worker thread.
+
+    While an encoder runs, a set is decoded when it asks for one: always the newest, and none that it would not take.
+    """
 
     waiting_for = "camera images"
 
@@ -57,13 +65,15 @@ class CameraSyncNode(StageNode):
                 self._sync.set_camera(model)
         elif chosen.needs_calibration_file:
             raise InvalidInput("calibration_file", f"profile {chosen.name} needs one: {chosen.description}")
-        self._frames = self.output("frames")
+        self._frames = self.stage_output("frames", messages.frames_to_msg)
+        self._unasked: tuple[int, float] | None = None
         self._mosaic = self.output("camera_sync/mosaic")
         self._set_throttle = Throttle(lambda: values.max_rate)
         self._mosaic_throttle = Throttle(lambda: values.mosaic_rate)
         self._worker: Worker[bool] = Worker("camera_sync", lambda _: self.attempt(self._take))
         for camera in chosen.cameras.values():
             self._listen_to(camera)
+        self.stage_input("occupancy/ready", self._on_ready, lambda message: messages.nanoseconds(message.stamp))
         self.input("/tf", partial(self._on_transforms, static=False))
         self.input("/tf_static", partial(self._on_transforms, static=True))
         odometry = values.odometry_topic or chosen.odometry_topic
@@ -75,6 +85,7 @@ class CameraSyncNode(StageNode):
         """Forget images and poses; calibrations stay."""
         self._worker.discard()
         self._sync.reset()
+        self._unasked = None
 
     def teardown(self) -> None:
         """End the threads."""
@@ -146,23 +157,40 @@ class CameraSyncNode(StageNode):
         # All zeros while moving means a recorder that fills no twist (nuScenes converters); poses tell the truth.
         self._sync.add_odometry(stamp, pose, twist if twist.any() else None, frame or "odom")
 
+    def _on_ready(self, item: Item) -> None:
+        unasked = self._unasked
+        if unasked is not None and unasked[0] == item():
+            self._unasked = None
+            self._worker.submit(True)
+
     # --- work
 
+    def _wanted(self) -> bool:
+        """False while the encoder has a frame set that it has not asked to follow up."""
+        unasked = self._unasked
+        if unasked is None or time.monotonic() - unasked[1] > READY_TIMEOUT:
+            return True
+        return self._handover is None and not self.count_publishers("occupancy/ready")
+
     def _take(self) -> None:
-        if not self._set_throttle.due():
+        if not self._wanted() or not self._set_throttle.due():
             return
         began = time.monotonic()
         frames = self._sync.take(self.get_clock().now().nanoseconds)
         for reason, text in self._sync.messages():
             self.monitor.count(f"dropped.{reason.value}")
-            self.get_logger().warning(f"{reason.value}: {text}", throttle_duration_sec=5.0)
+            # An encoder slower than the cameras passes sets over all the time; that is counted, not news.
+            log = self.get_logger().debug if reason is DropReason.OVERLOAD else self.get_logger().warning
+            log(f"{reason.value}: {text}", throttle_duration_sec=5.0)
             if reason.value in _REFUSALS:
                 self.monitor.refused(f"{reason.value}: {text}")
         if frames is None or not self.active:
             if frames is None:
                 self._set_throttle.undo()
             return
-        self._frames.publish(messages.frames_to_msg(frames))
+        # Before it is sent: within one process the answer may come while it is.
+        self._unasked = (frames.stamp, time.monotonic())
+        self._frames.publish(frames)
         self.monitor.finished(time.monotonic() - began, tuple(f"missing_camera:{name}" for name in frames.missing))
         if self._mosaic_throttle.due() and self._mosaic.get_subscription_count():
             self._mosaic.publish(messages.mosaic_to_msg(frames))

@@ -1,4 +1,4 @@
-"""The four stages in one process, each with its own executor thread."""
+"""The four stages in one process, each with its own executor thread; between them dataclasses pass as they are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 
 import rclpy
 
+from sparseoccvla_ros.ros.stage_links import Handover
 from sparseoccvla_ros.ros.stage_node import StageNode, spin
 
 from .camera_sync import CameraSyncNode
@@ -24,7 +25,8 @@ def main(args: list[str] | None = None) -> int:
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: ended.set())
-    nodes = [make() for make in NODES]
+    handover = Handover()
+    nodes = [make(handover=handover) for make in NODES]
     threads = []
     for node in nodes:
         node.publish_diagnostics()

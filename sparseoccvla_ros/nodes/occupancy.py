@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 import torch
-from sparseoccvla_msgs.msg import CameraFrames
 
+from sparseoccvla_ros.core.types import CameraFrames, SceneQueries
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import markers, messages
+from sparseoccvla_ros.ros.stage_links import Item
 from sparseoccvla_ros.ros.stage_node import StageNode, run
 from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.ros.worker import Worker
@@ -18,9 +22,12 @@ from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.stages import build_occupancy
 from sparseoccvla_ros.runtime.warm_up import warm_up_occupancy
 
+ASK_AFTER = 0.5
+"""Share of the usual encoding time after which the next frame set is asked for: it is decoded during the rest."""
+
 
 class OccupancyNode(StageNode):
-    """Runs the occupancy encoder on the newest frame set."""
+    """Runs the occupancy encoder on the newest frame set, and tells camera_sync when it will want another."""
 
     waiting_for = "frames from camera_sync"
 
@@ -34,13 +41,15 @@ class OccupancyNode(StageNode):
         self._encoder = build_occupancy(preset, self.values.device)
         fallback = use_runtime(self._encoder, preset, self.values.runtime, self.values.threads)
         warm_up_occupancy(self._encoder, preset)
-        self._queries = self.output("occupancy/queries")
+        self._usual_seconds = 0.0
+        self._ready = self.stage_output("occupancy/ready", messages.header)
+        self._queries = self.stage_output("occupancy/queries", messages.queries_to_msg)
         self._points = self.output("occupancy/points")
         self._markers = self.output("occupancy/markers")
         self._grid = self.output("occupancy/grid")
         self._marker_throttle = Throttle(lambda: self.values.marker_rate)
-        self._worker: Worker[CameraFrames] = Worker("occupancy", lambda m: self.attempt(lambda: self._encode(m)))
-        self.input("frames", self._on_frames)
+        self._worker: Worker[Item] = Worker("occupancy", lambda item: self.attempt(lambda: self._take(item)))
+        self.stage_input("frames", self._on_frames, messages.frames_from_msg)
         self.monitor.show(weights="trained" if self._encoder.trained else "untrained", preset=self.values.preset)
         self.monitor.show(runtime=f"torch: {fallback}" if fallback else self.values.runtime)
         if fallback:
@@ -60,16 +69,38 @@ class OccupancyNode(StageNode):
             worker.stop()
             del self._worker, self._encoder
 
-    def _on_frames(self, message: CameraFrames) -> None:
-        self.hand_over(self._worker, message)
+    def _on_frames(self, item: Item) -> None:
+        self.hand_over(self._worker, item)
 
-    def _encode(self, message: CameraFrames) -> None:
+    @contextlib.contextmanager
+    def _asking_for_next(self, stamp: int) -> Iterator[None]:
+        """Asks once, when ASK_AFTER of the usual time is over, or at the end of the work if that comes first."""
+        asked = threading.Lock()
+
+        def ask() -> None:
+            if asked.acquire(blocking=False):
+                self._ready.publish(stamp)
+
+        timer = threading.Timer(ASK_AFTER * self._usual_seconds, ask)
+        timer.daemon = True
+        timer.start()
         began = time.monotonic()
-        frames = messages.frames_from_msg(message)
-        queries = self._encoder.encode(frames)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            ask()
+            # Smoothed: one slow set must not delay the next request by much.
+            self._usual_seconds += 0.3 * (time.monotonic() - began - self._usual_seconds)
+
+    def _take(self, item: Item) -> None:
+        began = time.monotonic()
+        frames: CameraFrames = item()
+        with self._asking_for_next(frames.stamp):
+            queries = self._encoder.encode(frames)
         if not self.active:
             return
-        self._queries.publish(messages.queries_to_msg(queries))
+        self._queries.publish(queries)
         latency = time.monotonic() - began
         self._show(queries)
         reasons = tuple(f"missing_camera:{name}" for name in queries.missing)
@@ -77,7 +108,7 @@ class OccupancyNode(StageNode):
             reasons += ("untrained_weights",)
         self.monitor.finished(latency, reasons)
 
-    def _show(self, queries) -> None:
+    def _show(self, queries: SceneQueries) -> None:
         wants_markers = self._marker_throttle.due() and self._markers.get_subscription_count() > 0
         wants_points = self._points.get_subscription_count() > 0
         wants_grid = self._grid.get_subscription_count() > 0

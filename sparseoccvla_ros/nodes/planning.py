@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
-from sparseoccvla_msgs.msg import Reasoning as ReasoningMsg
-from sparseoccvla_msgs.msg import SceneQueries as SceneQueriesMsg
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.errors import InvalidInput
@@ -21,6 +19,7 @@ from sparseoccvla_ros.planning.command import RouteCommand, parse_command
 from sparseoccvla_ros.planning.ego import EgoHistory
 from sparseoccvla_ros.ros import markers, messages
 from sparseoccvla_ros.ros.diagnostics import State
+from sparseoccvla_ros.ros.stage_links import Item
 from sparseoccvla_ros.ros.stage_node import StageNode, run
 from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
@@ -58,13 +57,13 @@ class PlanningNode(StageNode):
         self._ego: tuple[np.ndarray, str] | None = None
         self._last_path: int | None = None
         self._arrived = threading.Condition()
-        self._plan = self.output("planning/plan")
+        self._plan = self.stage_output("planning/plan", messages.plan_to_msg)
         self._path = self.output("planning/path")
         self._trajectory = self.output("planning/trajectory")
         self._candidates = self.output("planning/candidates")
-        self._worker: Worker[SceneQueriesMsg] = Worker("planning", lambda m: self.attempt(lambda: self._work(m)))
-        self.input("occupancy/queries", self._on_queries)
-        self.input("reasoning/state", self._on_reasoning)
+        self._worker: Worker[Item] = Worker("planning", lambda item: self.attempt(lambda: self._work(item())))
+        self.stage_input("occupancy/queries", self._on_queries, messages.queries_from_msg)
+        self.stage_input("reasoning/state", self._on_reasoning, messages.reasoning_from_msg)
         self.input("planning/command", self._on_command)
         self.input("planning/route", self._on_route)
         self.input("planning/goal", self._on_goal)
@@ -91,11 +90,11 @@ class PlanningNode(StageNode):
 
     # --- inputs
 
-    def _on_queries(self, message: SceneQueriesMsg) -> None:
-        self.hand_over(self._worker, message)
+    def _on_queries(self, item: Item) -> None:
+        self.hand_over(self._worker, item)
 
-    def _on_reasoning(self, message: ReasoningMsg) -> None:
-        reasoning = messages.reasoning_from_msg(message)
+    def _on_reasoning(self, item: Item) -> None:
+        reasoning: Reasoning = item()
         with self._arrived:
             self._reasoning = reasoning
             self._arrived.notify_all()
@@ -122,9 +121,8 @@ class PlanningNode(StageNode):
 
     # --- work
 
-    def _work(self, message: SceneQueriesMsg) -> None:
+    def _work(self, queries: SceneQueries) -> None:
         began = time.monotonic()
-        queries = messages.queries_from_msg(message)
         now = self.get_clock().now().nanoseconds
         age = now - queries.stamp
         if abs(age) < CLOCKS_APART and age > self.values.max_age * 1e9:
@@ -160,7 +158,7 @@ class PlanningNode(StageNode):
         return reasoning if age <= self.values.reasoning_max_age else None
 
     def _publish(self, plan: Plan, source: CommandSource, latency: float) -> None:
-        self._plan.publish(messages.plan_to_msg(plan))
+        self._plan.publish(plan)
         if plan.status is PlanStatus.REJECTED:
             self._stop_followers("; ".join(plan.reasons), plan.stamp)
         else:

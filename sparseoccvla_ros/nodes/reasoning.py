@@ -10,15 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from sparseoccvla_msgs.msg import Plan as PlanMsg
-from sparseoccvla_msgs.msg import SceneQueries as SceneQueriesMsg
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.motion import carry_over
-from sparseoccvla_ros.core.types import HORIZONS, PlanStatus, SceneQueries
+from sparseoccvla_ros.core.types import HORIZONS, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.reasoning.answers import check_question
 from sparseoccvla_ros.ros import markers, messages
 from sparseoccvla_ros.ros.questions import Questions
+from sparseoccvla_ros.ros.stage_links import Item
 from sparseoccvla_ros.ros.stage_node import StageNode, run
 from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.ros.worker import Worker
@@ -50,17 +49,17 @@ class ReasoningNode(StageNode):
         self._epoch: int | None = None
         self._text = ""
         self._text_lock = threading.Lock()
-        self._state = self.output("reasoning/state")
+        self._state = self.stage_output("reasoning/state", messages.reasoning_to_msg)
         self._points = self.output("occupancy/forecast/points")
         self._markers = self.output("occupancy/forecast/markers")
         self._texts = self.output("reasoning/text")
         self._text_marker = self.output("reasoning/text_marker")
         self._marker_throttle = Throttle(lambda: self.values.marker_rate)
         self._self_throttle = Throttle(lambda: 1 / self.values.question_period if self.values.question_period else 0.0)
-        self._worker: Worker[SceneQueriesMsg] = Worker("reasoning", lambda m: self.attempt(lambda: self._work(m)))
+        self._worker: Worker[Item] = Worker("reasoning", lambda item: self.attempt(lambda: self._work(item())))
         self._questions = Questions(self, self._reasoner, self._on_answer)
-        self.input("occupancy/queries", self._on_queries)
-        self.input("planning/plan", self._on_plan)
+        self.stage_input("occupancy/queries", self._on_queries, messages.queries_from_msg)
+        self.stage_input("planning/plan", self._on_plan, messages.plan_from_msg)
         self.input("reasoning/question", self._on_question)
         self.monitor.show(weights="trained" if self._reasoner.trained else "untrained", preset=self.values.preset)
 
@@ -82,11 +81,11 @@ class ReasoningNode(StageNode):
 
     # --- inputs
 
-    def _on_queries(self, message: SceneQueriesMsg) -> None:
-        self.hand_over(self._worker, message)
+    def _on_queries(self, item: Item) -> None:
+        self.hand_over(self._worker, item)
 
-    def _on_plan(self, message: PlanMsg) -> None:
-        plan = messages.plan_from_msg(message)
+    def _on_plan(self, item: Item) -> None:
+        plan: Plan = item()
         if plan.status is not PlanStatus.REJECTED:
             self._plan = (plan.stamp, plan.epoch, plan.waypoints)
 
@@ -95,9 +94,8 @@ class ReasoningNode(StageNode):
 
     # --- work
 
-    def _work(self, message: SceneQueriesMsg) -> None:
+    def _work(self, queries: SceneQueries) -> None:
         began = time.monotonic()
-        queries = messages.queries_from_msg(message)
         if queries.epoch != self._epoch:
             self._poses.clear()
             self._reasoner.reset()
@@ -111,7 +109,7 @@ class ReasoningNode(StageNode):
         with self._text_lock:
             reasoning = replace(reasoning, text=self._text)
         latency = time.monotonic() - began
-        self._state.publish(messages.reasoning_to_msg(reasoning, latency))
+        self._state.publish(reasoning, latency=latency)
         self._show(reasoning)
         self.monitor.finished(latency, () if reasoning.trained else ("untrained_weights",))
         self.monitor.show(forecast_motion=reasoning.forecast_motion)
@@ -127,7 +125,7 @@ class ReasoningNode(StageNode):
             return None
         return carry_over(plan[2], pose_then, queries.ego.pose, (queries.stamp - plan[0]) / 1e9)
 
-    def _show(self, reasoning) -> None:
+    def _show(self, reasoning: Reasoning) -> None:
         if self._points.get_subscription_count():
             layers = list(zip(HORIZONS, reasoning.forecasts, strict=False))
             self._points.publish(messages.cloud_to_msg(layers, reasoning.stamp))

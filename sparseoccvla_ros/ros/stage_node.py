@@ -26,6 +26,7 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from .diagnostics import Monitor, State, diagnostic_array
 from .parameters import STAGES, TABLES, declare
 from .qos import PROFILES
+from .stage_links import Handover, Item, StageOutput
 from .topics import BY_NAME, NAMESPACE
 from .worker import Worker
 
@@ -61,6 +62,7 @@ class StageNode(LifecycleNode):
         context: Context | None = None,
         namespace: str = NAMESPACE,
         parameters: dict[str, Any] | None = None,
+        handover: Handover | None = None,
         **kwargs: Any,
     ) -> None:
         overrides = [Parameter(k, value=v) for k, v in (parameters or {}).items()]
@@ -70,6 +72,8 @@ class StageNode(LifecycleNode):
         self.monitor.waiting_for = self.waiting_for
         self.monitor.forced = State.UNCONFIGURED
         self.active = False
+        self._handover = handover
+        self._end_links: list[Callable[[], None]] = []
         self._failures = 0
         self._faulted = threading.Event()
         self._made_publishers: list[Any] = []
@@ -123,16 +127,29 @@ class StageNode(LifecycleNode):
 
     def listen(self, topic: str, kind: type, callback: Callable[[Any], None], qos: str) -> None:
         """Subscription whose callback runs only while active and turns InvalidInput into a refusal."""
+        self._made_subscriptions.append(self.create_subscription(kind, topic, self._guarded(callback), PROFILES[qos]))
 
-        def guarded(message: Any) -> None:
+    def stage_output(self, name: str, to_msg: Callable[..., Any]) -> StageOutput:
+        """Output that carries a dataclass: over DDS as `to_msg` of it, within a composed process as it is."""
+        return StageOutput(name, self.output(name), to_msg, self._handover)
+
+    def stage_input(self, name: str, callback: Callable[[Item], None], from_msg: Callable[[Any], Any]) -> None:
+        """Input that carries a dataclass; `callback` gets a call that gives it (and may raise InvalidInput)."""
+        if self._handover is not None:
+            self._end_links.append(self._handover.add(name, self._guarded(callback)))
+        else:
+            self.input(name, lambda message: callback(lambda: from_msg(message)))
+
+    def _guarded(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        def guarded(item: Any) -> None:
             if not self.active:
                 return
             try:
-                callback(message)
+                callback(item)
             except InvalidInput as error:
                 self.refuse(str(error))
 
-        self._made_subscriptions.append(self.create_subscription(kind, topic, guarded, PROFILES[qos]))
+        return guarded
 
     def hand_over(self, worker: Worker[Any], message: Any) -> None:
         """Give an input to the worker; one that was still waiting is replaced, and counted."""
@@ -233,6 +250,9 @@ class StageNode(LifecycleNode):
         self._destroy_topics()
 
     def _destroy_topics(self) -> None:
+        for end in self._end_links:
+            end()
+        self._end_links.clear()
         for publisher in self._made_publishers:
             self.destroy_publisher(publisher)
         for subscription in self._made_subscriptions:

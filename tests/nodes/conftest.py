@@ -16,6 +16,7 @@ from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.occ3d import CAMERAS
 from sparseoccvla_ros.core.types import CameraFrames, EgoState
 from sparseoccvla_ros.ros.qos import PROFILES
+from sparseoccvla_ros.ros.stage_links import Handover
 from sparseoccvla_ros.ros.stage_node import StageNode, message_class, spin
 from sparseoccvla_ros.ros.topics import BY_NAME, NAMESPACE
 
@@ -78,9 +79,11 @@ class Graph:
         thread.start()
         self._threads.append(thread)
 
-    def add(self, kind: type[StageNode], autostart: bool = True, **parameters: object) -> StageNode:
-        """Start a node in a thread of its own, as its process would."""
-        node = kind(context=self.context, parameters={"diagnostics_period": 0.2, **parameters})
+    def add(
+        self, kind: type[StageNode], autostart: bool = True, handover: Handover | None = None, **parameters: object
+    ) -> StageNode:
+        """Start a node in a thread of its own, as its process would; with `handover` as one of a composed process."""
+        node = kind(context=self.context, handover=handover, parameters={"diagnostics_period": 0.2, **parameters})
         self.nodes.append(node)
         if autostart:
             node.autostart()
