@@ -65,7 +65,7 @@ def test_outsiders_still_get_messages(composed, frames, until):
 
 
 def test_a_stage_that_was_cleaned_up_receives_nothing(composed, frames, until):
-    graph, handover, nodes = composed
+    _, handover, nodes = composed
     plans = []
     handover.add("planning/plan", lambda item: plans.append(item()))
     nodes["OccupancyNode"].trigger_deactivate()
