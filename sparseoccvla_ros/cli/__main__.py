@@ -90,16 +90,31 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="end_to_end, messages, occupancy or runtimes")] = "end_to_end",
+    what: Annotated[
+        str, typer.Argument(help="end_to_end, messages, occupancy, runtimes, soak or hardware")
+    ] = "end_to_end",
     bag: Annotated[Path | None, typer.Option(help="bag to play; the bundled world if not given")] = None,
     rate: Annotated[float, typer.Option(min=0.05, max=10.0, help="speed of playback, times real time")] = 1.0,
-    preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
+    preset: Annotated[str, typer.Option(help="model preset; hardware takes r50_600q if not given")] = "",
+    hz: Annotated[str, typer.Option(help="end_to_end: more runs at these frame sets per second, as 2,5,10,20")] = "",
+    variants: Annotated[bool, typer.Option(help="end_to_end: also composed, and with default transports")] = False,
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440.0, help="soak: how long")] = 20.0,
+    reduced: Annotated[bool, typer.Option(help="hardware: the same at a size that a laptop can compute")] = False,
     json: Json = None,
 ) -> None:
     """Measure latencies and rates."""
-    from .bench import run_bench
+    from sparseoccvla_ros.core.errors import InvalidInput
 
-    raise typer.Exit(run_bench(what, bag, rate, preset, json))
+    from .bench import Choices, run_bench
+
+    try:
+        rates = tuple(float(word) for word in hz.split(",") if word)
+    except ValueError:
+        raise InvalidInput("--hz", f"want numbers separated by commas, got {hz!r}") from None
+    if not all(0.1 <= value <= 50 for value in rates):
+        raise InvalidInput("--hz", f"want 0.1 .. 50, got {hz!r}")
+    preset = preset or ("r50_600q" if what == "hardware" else "tiny")
+    raise typer.Exit(run_bench(what, Choices(bag, rate, preset, rates, variants, minutes, reduced), json))
 
 
 @app.command()

@@ -5,25 +5,37 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.paths import bundled_bag
 
-from .play_through import isolated_domain, play_through
-from .tables import latency_table, node_table, state_lines
+from .play_through import isolated_domain
 
 
-def run_bench(what: str, bag: Path | None, rate: float, preset: str, file: Path | None) -> int:
+@dataclass(frozen=True)
+class Choices:
+    """Options of the verb. hz: frame sets a second of further runs; others as `./run bench --help` tells them."""
+
+    bag: Path | None = None
+    rate: float = 1.0
+    preset: str = "tiny"
+    hz: tuple[float, ...] = ()
+    variants: bool = False
+    minutes: float = 20.0
+    reduced: bool = False
+
+
+def run_bench(what: str, choices: Choices, file: Path | None) -> int:
     """Run one bench, print its table, write its numbers."""
-    benches = {"end_to_end": _end_to_end, "messages": _messages, "occupancy": _occupancy, "runtimes": _runtimes}
-    if what not in benches:
-        raise InvalidInput("bench", f"'{what}' is none of {', '.join(benches)}")
+    if what not in BENCHES:
+        raise InvalidInput("bench", f"'{what}' is none of {', '.join(BENCHES)}")
     console = Console()
-    numbers = benches[what](console, bag, rate, preset)
+    numbers = BENCHES[what](console, choices)
     numbers = {"bench": what, "machine": _machine(), **numbers}
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -37,24 +49,15 @@ def _machine() -> dict[str, Any]:
     return {"cpu": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)), "load": load}
 
 
-def _end_to_end(console: Console, bag: Path | None, rate: float, preset: str) -> dict[str, Any]:
-    """The whole stack on a bag, without the viewer: camera stamp to path and its parts."""
+def _end_to_end(console: Console, choices: Choices) -> dict[str, Any]:
+    """The whole stack on a bag, without the viewer: camera to path and its parts, at several rates."""
+    from .bench_end_to_end import bench_end_to_end
+
     isolated_domain()
-    outcome = play_through(
-        bag or bundled_bag(),
-        rate=rate,
-        view=False,
-        arguments={"preset": preset},
-        out=Path("out/bench"),
-        on_progress=lambda text, fraction: None,
-    )
-    console.print(latency_table(outcome), node_table(outcome))
-    for line in state_lines(outcome):
-        console.print(f"  {line}", highlight=False)
-    return outcome.as_dict()
+    return bench_end_to_end(console, choices.preset, choices.bag, choices.rate, choices.hz, variants=choices.variants)
 
 
-def _messages(console: Console, bag: Path | None, rate: float, preset: str) -> dict[str, Any]:
+def _messages(console: Console, choices: Choices) -> dict[str, Any]:
     """Building, reading and delivering the large messages, next to the plain way of doing it in the same run."""
     from .bench_messages import bench_messages
 
@@ -62,15 +65,32 @@ def _messages(console: Console, bag: Path | None, rate: float, preset: str) -> d
     return bench_messages(console)
 
 
-def _occupancy(console: Console, bag: Path | None, rate: float, preset: str) -> dict[str, Any]:
+def _occupancy(console: Console, choices: Choices) -> dict[str, Any]:
     """The sparse occupancy encoder by stages, paths, precision and device."""
     from .bench_occupancy import bench_occupancy
 
-    return bench_occupancy(console, preset)
+    return bench_occupancy(console, choices.preset)
 
 
-def _runtimes(console: Console, bag: Path | None, rate: float, preset: str) -> dict[str, Any]:
+def _runtimes(console: Console, choices: Choices) -> dict[str, Any]:
     """The encoder in torch, ONNX Runtime and OpenVINO, in turns."""
     from .bench_runtimes import bench_runtimes
 
-    return bench_runtimes(console, preset, bag)
+    return bench_runtimes(console, choices.preset, choices.bag)
+
+
+def _soak(console: Console, choices: Choices) -> dict[str, Any]:
+    """All nodes for a long time: memory, threads, shared memory."""
+    from .bench_soak import bench_soak
+
+    isolated_domain()
+    return bench_soak(console, choices.preset, choices.minutes)
+
+
+BENCHES: dict[str, Callable[[Console, Choices], dict[str, Any]]] = {
+    "end_to_end": _end_to_end,
+    "messages": _messages,
+    "occupancy": _occupancy,
+    "runtimes": _runtimes,
+    "soak": _soak,
+}

@@ -33,6 +33,7 @@ WATCHED = (
     "planning/trajectory",
     "planning/candidates",
 )
+TRACKED = (("reasoning", "prefill_ms"), ("reasoning", "answer_tokens_per_s"))
 REFERENCE = "CAM_FRONT"
 IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
 
@@ -63,7 +64,8 @@ class Outcome:
 
     paths: with poses; empty_paths: those that tell followers to stop; rates in Hz of wall time; latencies by name
     ("camera -> path" is from the arrival of the reference camera's image to the arrival of the path with its stamp);
-    cpu: share of one core per process; ready_seconds: until every node was active.
+    cpu: share of one core per process; ready_seconds: until every node was active; drops: what each node passed over or
+    refused, by reason, since it started; prefill_ms, tokens_per_s: of the language model, a value a second.
     """
 
     bag: str
@@ -82,6 +84,9 @@ class Outcome:
     active: dict[str, bool] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
     memory_mb: dict[str, float] = field(default_factory=dict)
+    drops: dict[str, dict[str, int]] = field(default_factory=dict)
+    prefill_ms: list[float] = field(default_factory=list)
+    tokens_per_s: list[float] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,15 +106,16 @@ def play_through(
     rate: float = 1.0,
     duration: float = 0.0,
     arguments: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Mapping[str, str]] | None = None,
     out: Path | None = None,
     view: bool = True,
     on_progress: Callable[[str, float], None] = lambda text, fraction: None,
 ) -> Outcome:
     """Start the graph, wait until every node is active, play the bag, wait for the last outputs, stop everything.
 
-    out: folder for logs and, with `view`, the viewer's files; duration: bag seconds to play (0 = all). Raises
-    InvalidInput when the bag or an argument is wrong, RuntimeError with the node's last lines when a node does not
-    become active.
+    out: folder for logs and, with `view`, the viewer's files; duration: bag seconds to play (0 = all); parameters: of
+    processes by name, beyond what launch arguments set. Raises InvalidInput when the bag or an argument is wrong,
+    RuntimeError with the node's last lines when a node does not become active.
     """
     with BagReader(bag) as reader:
         seconds = min(duration or reader.duration, reader.duration)
@@ -122,20 +128,20 @@ def play_through(
     # Reliable, so that no image is lost to the count; the bag player offers it.
     extra = [(camera.image_topic, image_type, "output")]
     with (
-        Observer(WATCHED, extra, ["planning/path"], namespace=values["namespace"]) as observer,
+        Observer(WATCHED, extra, ["planning/path"], TRACKED, namespace=values["namespace"]) as observer,
         Supervisor(values, logs, lambda text: outcome.events.append(text)) as supervisor,
     ):
         chosen = [e for e in graph.process_entries(values, with_bag=False) if e is not graph.VIEWER]
         # The slowest to load goes first.
         for entry in sorted(chosen, key=lambda e: e.name != "reasoning"):
-            supervisor.start(entry)
+            supervisor.start(entry, (parameters or {}).get(entry.name))
         player = {"rate": float(rate), "duration": float(duration), "start_paused": "true", "settle": 0.0}
         supervisor.start(graph.BAG_PLAYER, {name: str(value) for name, value in player.items()})
         wanted = set(STAGES)
         if view:
             supervisor.start(graph.VIEWER, {"out": str(out) if out else ""})
             wanted.add("viewer")
-        _wait_active(supervisor, observer, wanted, on_progress)
+        wait_active(supervisor, observer, wanted, on_progress)
         outcome.ready_seconds = time.monotonic() - began
         observer.unpause_player()
         usage = {n: psutil.Process(p.popen.pid) for n, p in supervisor.processes.items()}
@@ -154,8 +160,16 @@ def play_through(
         on_progress("writing the pictures and recordings" if view else "stopping", 1.0)
         if view:
             supervisor.stop(["viewer"])
+        outcome.drops = {n: _drops(observer.details.get(n, {})) for n in STAGES}
+        outcome.prefill_ms, outcome.tokens_per_s = (observer.tracked[pair] for pair in TRACKED)
         _measure(observer, outcome, camera.image_topic)
     return outcome
+
+
+def _drops(details: Mapping[str, str]) -> dict[str, int]:
+    """Counters of a node's diagnostics that tell of inputs it did not use."""
+    names = [k for k in details if k.startswith("dropped.") or k in ("replaced_by_newer", "refused", "exceptions")]
+    return {name: int(details[name]) for name in sorted(names) if details[name] != "0"}
 
 
 def _active(observer: Observer, name: str) -> bool:
@@ -164,7 +178,8 @@ def _active(observer: Observer, name: str) -> bool:
     return bool(state) and not state.startswith(("UNCONFIGURED", "INACTIVE", "FAULT"))
 
 
-def _wait_active(supervisor: Supervisor, observer: Observer, wanted: set[str], on_progress: Callable) -> None:
+def wait_active(supervisor: Supervisor, observer: Observer, wanted: set[str], on_progress: Callable) -> None:
+    """Wait until every node in `wanted` is active; RuntimeError with the reason where one will not be."""
     until = time.monotonic() + 300
     while time.monotonic() < until:
         ready = [n for n in wanted if _active(observer, n)]

@@ -22,7 +22,7 @@ from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.stages import build_occupancy
 from sparseoccvla_ros.runtime.warm_up import warm_up_occupancy
 
-ASK_AFTER = 0.5
+ASK_AFTER = 0.7
 """Share of the usual encoding time after which the next frame set is asked for: it is decoded during the rest."""
 
 

@@ -112,7 +112,7 @@ class ReasoningNode(StageNode):
         self._state.publish(reasoning, latency=latency)
         self._show(reasoning)
         self.monitor.finished(latency, () if reasoning.trained else ("untrained_weights",))
-        self.monitor.show(forecast_motion=reasoning.forecast_motion)
+        self.monitor.show(forecast_motion=reasoning.forecast_motion, prefill_ms=1e3 * self._reasoner.prefill_seconds)
         if self.values.self_question and self._self_throttle.due():
             self._questions.enqueue(self.values.self_question, from_itself=True)
 

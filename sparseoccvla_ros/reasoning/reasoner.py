@@ -108,6 +108,8 @@ class Reasoner(nn.Module):
         self._turns = Turns()
         self._prefix: CacheLayers | None = None
         self._scene: _Scene | None = None
+        self.prefill_seconds = 0.0
+        """Wall time of the newest prefill, without the wait for its turn."""
 
     def reset(self) -> None:
         """Drop the newest scene (after a time jump, or when the node stops); running answers keep theirs."""
@@ -232,7 +234,9 @@ class Reasoner(nn.Module):
         with self._turns.urgent():
             if self._prefix is None:
                 _, self._prefix = self.language_model.forward(self.language_model.embed(self._prefix_ids))
+            began = time.monotonic()
             hidden, layers = self.language_model.forward(sequence, self._prefix)
+            self.prefill_seconds = time.monotonic() - began
             length = len(self._prefix_ids) + scene.shape[1]
             self._scene = _Scene(queries.stamp, cropped(layers, length), trained)
         out = self._read(hidden, features, centres, path, scene, chosen)

@@ -47,7 +47,8 @@ class Observer:
     """A plain node in its own thread that notes arrivals without decoding messages.
 
     topics: names of ros/topics.py whose messages start with a Header; extra: (topic, type, qos) of others, for
-    instance the reference camera. `keep`: topics whose raw messages are kept in `messages`.
+    instance the reference camera. `keep`: topics whose raw messages are kept in `messages`; `track`: (node, key) of
+    numbers in /diagnostics whose every new value is kept in `tracked`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Observer:
         topics: Iterable[str],
         extra: Iterable[tuple[str, str, str]] = (),
         keep: Iterable[str] = (),
+        track: Iterable[tuple[str, str]] = (),
         namespace: str = NAMESPACE,
         domain_id: int | None = None,
         name: str = "observer",
@@ -67,6 +69,7 @@ class Observer:
         self.states: dict[str, str] = {}
         self.levels: dict[str, int] = {}
         self.details: dict[str, dict[str, str]] = {}
+        self.tracked: dict[tuple[str, str], list[float]] = {pair: [] for pair in track}
         self.history: list[tuple[float, str, str]] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -155,7 +158,11 @@ class Observer:
                     self.history.append((time.monotonic(), name, status.message))
                 self.states[name] = status.message
                 self.levels[name] = int.from_bytes(status.level, "little")
-                self.details[name] = {v.key: v.value for v in status.values}
+                found = {v.key: v.value for v in status.values}
+                for (node, key), values in self.tracked.items():
+                    if node == name and key in found and found[key] != self.details.get(name, {}).get(key):
+                        values.append(float(found[key]))
+                self.details[name] = found
 
     def _spin(self) -> None:
         while not self._ended.is_set() and self.context.ok():

@@ -1,0 +1,61 @@
+"""The benches measure what they say: soak, history, rates."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sparseoccvla_ros.cli.bench_history import KEPT, compare_and_append
+from sparseoccvla_ros.cli.bench_soak import Series, segments, soak, unused
+
+
+def test_a_regression_shows_against_the_usual_run(tmp_path):
+    file = tmp_path / "history.jsonl"
+    for value in (100.0, 104.0, 98.0):
+        assert compare_and_append(file, "e2e", {"p50": value}, {"load": 1.0}) == []
+    file.open("a").write('{"half a line')
+    assert compare_and_append(file, "another preset", {"p50": 900.0}, {}) == []
+    (line,) = compare_and_append(file, "e2e", {"p50": 200.0, "new": 1.0}, {})
+    assert "200.0" in line
+    assert "100.0" in line
+    # What has become normal is no regression for ever.
+    for _ in range(KEPT):
+        compare_and_append(file, "e2e", {"p50": 200.0}, {})
+    assert compare_and_append(file, "e2e", {"p50": 210.0}, {}) == []
+
+
+def test_slope_finds_a_leak_and_forgives_a_jump():
+    t = np.arange(600.0)
+    noise = np.random.default_rng(0).normal(0, 3, len(t))
+    leak, jump = 500 + 2 * t / 60, 500 + 40.0 * (t > 100)
+    assert Series(list(t), list(leak + noise), [4] * 600).slope(60) == pytest.approx(2, abs=0.3)
+    assert abs(Series(list(t), list(jump + noise), [4] * 600).slope(120)) < 0.3
+
+
+def test_segments_that_somebody_uses_are_not_left_behind():
+    from multiprocessing.shared_memory import SharedMemory
+
+    memory = SharedMemory(create=True, size=4096, name="fastdds_0123456789abcdef")
+    try:
+        assert memory.name in segments()
+        assert unused({memory.name}) == []
+        assert unused({"fastdds_fedcba9876543210"}) == ["fastdds_fedcba9876543210"]
+    finally:
+        memory.close()
+        memory.unlink()
+
+
+@pytest.mark.ros
+@pytest.mark.slow
+def test_soak_of_twenty_seconds(preset, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", "75")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    numbers = soak(preset, minutes=1 / 3, hz=4.0)
+    assert numbers["segments_left"] == []
+    assert numbers["plans_per_s"] > 0.2, "plans keep coming, however busy the machine"
+    assert set(numbers["nodes"]) == {"camera_sync", "occupancy", "reasoning", "planning", "bag_player"}
+    for name, node in numbers["nodes"].items():
+        assert node["threads_most"] - node["threads_least"] <= 4, (name, node)
+        # A frame set kept for each one that came would be 50 MB a minute and more.
+        assert node["mb_per_minute"] < 30, (name, node)
+    json.dumps(numbers)
