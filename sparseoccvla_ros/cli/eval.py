@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Evaluate a preset.", no_args_is_help=True)
 
+Tasks = Annotated[str, typer.Option(help="some of these, with commas")]
+Preset = Annotated[str, typer.Option(help="model preset: a name, or a folder with config.yaml")]
+Untrained = Annotated[bool, typer.Option("--untrained", help="also run stages that have no weights")]
+Json = Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")]
+Threads = Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")]
+
 
 @app.callback()
 def group() -> None:
@@ -40,13 +46,13 @@ class Split(StrEnum):
 def world(
     split: Annotated[Split, typer.Option(help="seeds to judge: the first 24 of this split")] = Split.TEST,
     seeds: Annotated[str, typer.Option(help="other seeds, A:B for A to B - 1")] = "",
-    tasks: Annotated[str, typer.Option(help="some of these, with commas")] = "occupancy,forecast,planning,language",
-    preset: Annotated[str, typer.Option(help="model preset: a name, or a folder with config.yaml")] = "tiny",
+    tasks: Tasks = "occupancy,forecast,planning,language",
+    preset: Preset = "tiny",
     samples: Annotated[int, typer.Option(min=0, help="moments that are asked questions, over all scenes")] = 24,
-    untrained: Annotated[bool, typer.Option("--untrained", help="also run stages that have no weights")] = False,
+    untrained: Untrained = False,
     out: Annotated[Path | None, typer.Option(help="folder of page and pictures; out/eval/world-SPLIT")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
+    json_file: Json = None,
+    threads: Threads = 0,
 ) -> None:
     """Judge a preset on drives of the synthetic world: occupancy, forecasts, plans, answers, latency.
 
@@ -69,10 +75,72 @@ def world(
         wanted = Wanted(words, samples, csv=folder / "plans.csv" if "planning" in words else None)
         request = Request(preset, chosen, wanted, untrained)
         folder.mkdir(parents=True, exist_ok=True)
-        console = Console(stderr=True)
+        console = _console()
         with Bars(console) as bars:
             report = evaluate_world(request, bars.show)
         _leave(report, folder, json_file, console)
+
+
+@app.command()
+def nuscenes(
+    dataroot: Annotated[Path, typer.Option(help="nuScenes folder, prepared by ./run data prepare")],
+    tasks: Tasks = "occupancy,forecast,planning,language",
+    preset: Preset = "tiny",
+    version: Annotated[str, typer.Option(help="tables; auto: v1.0-trainval, else v1.0-mini")] = "auto",
+    split: Annotated[str, typer.Option(help="val, or train, whose numbers are no result")] = "val",
+    scenes: Annotated[int | None, typer.Option(min=1, help="at most this many scenes, evenly spread; all")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="moments that are asked closed questions, over all scenes")] = 24,
+    captions: Annotated[int, typer.Option(min=0, help="of these, moments that are described in words too")] = 6,
+    caption_tokens: Annotated[int, typer.Option(min=1, help="limit of a description; OmniDrive allows 320")] = 320,
+    ray_origins: Annotated[int, typer.Option(min=1, help="places RayIoU looks from, 8 as published")] = 8,
+    untrained: Untrained = False,
+    index: Annotated[Path | None, typer.Option(help="prepared index; in the cache if not given")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of page and plots; out/eval/nuscenes-SPLIT")] = None,
+    json_file: Json = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Judge a preset on nuScenes: occupancy, forecasts, plans in every public protocol, answers, latency.
+
+    Leaves a folder with report.md, plots, pictures, report.json and plans.csv. What the folder lacks is named and left
+    out. Several processes share the scenes: ./run env torchrun --nproc_per_node 4 -m sparseoccvla_ros.cli eval nuscenes
+    --dataroot D ...; the numbers stay the same.
+    """
+    with one_line_errors():
+        import torch
+        from accelerate import PartialState
+        from accelerate.utils import gather_object
+
+        from sparseoccvla_ros.eval.nuscenes.evaluation import Request, evaluate_nuscenes
+        from sparseoccvla_ros.eval.tasks.run import Wanted
+        from sparseoccvla_ros.runtime.stages import pick_device
+
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        torch.set_num_threads(threads or os.cpu_count() or 1)
+        folder = out or Path("out/eval") / f"nuscenes-{split}"
+        words = _tasks(tasks)
+        csv = folder / "plans.csv" if "planning" in words else None
+        wanted = Wanted(words, samples, min(captions, samples), caption_tokens, csv)
+        chosen, share, gather = str(pick_device(device)), (0, 1), list
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            state = PartialState(cpu=chosen == "cpu")
+            chosen, share, gather = str(state.device), (state.process_index, state.num_processes), gather_object
+        request = Request(
+            preset, dataroot, version, index, split, scenes, wanted, untrained, ray_origins, chosen
+        )  # fmt: skip
+        console = _console(share[0] > 0)
+        with Bars(console) as bars:
+            report = evaluate_nuscenes(
+                request, bars.show, share, gather, lambda: folder.mkdir(parents=True, exist_ok=True)
+            )  # fmt: skip
+        if report is not None:
+            _leave(report, folder, json_file, console)
+
+
+def _console(quiet: bool = False) -> Console:
+    """Standard error; a pipe or file has no width, so tables are not squeezed into 80 columns there."""
+    console = Console(stderr=True, quiet=quiet)
+    return console if console.is_terminal else Console(stderr=True, quiet=quiet, width=200)
 
 
 def _tasks(text: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from ..camera_sync.images import CompressedImage, ImagePreparer
 from ..core import geometry
 from ..core.errors import InvalidInput
 from ..core.occ3d import CAMERAS
+from ..core.types import CameraFrames, EgoState
 from ..core.voxels import OCC3D_GRID
 from .nuscenes_index import NuscenesIndex
 from .nuscenes_labels import load_occ3d, occ3d_file, occ3d_folder
@@ -28,6 +29,56 @@ from .samples import Sample
 UNKNOWN = 255
 NATIVE = (900, 1600)
 """Rows and columns of a nuScenes image."""
+
+
+class NuscenesImages:
+    """The images of an index's rows, prepared as camera_sync does, and where every camera was.
+
+    image: their size; threads: that read and resize, all cores where None.
+    """
+
+    def __init__(self, root: Path, index: NuscenesIndex, image: ImageConfig, threads: int | None = None) -> None:
+        self.root, self.index, self.image = root, index, image
+        self._preparer = ImagePreparer(image, threads or os.cpu_count())
+
+    def frames(self, row: int, epoch: int) -> CameraFrames:
+        """A keyframe as a frame set. Its stamp and pose are the lidar's, in whose ego frame Occ3D labels and boxes lie.
+
+        Raises InvalidInput("images", ...) for a missing or damaged file.
+        """
+        index = self.index
+        images, ego2img = self.look([row], index.pose[row])
+        return CameraFrames(
+            stamp=int(index.stamp[row]),
+            epoch=epoch,
+            names=CAMERAS,
+            stamps=index.camera_stamp[row].astype(np.int64),
+            valid=np.ones(len(CAMERAS), bool),
+            images=images[0],
+            ego2img=ego2img[0],
+            ego=EgoState(index.pose[row], index.twist[row], "map"),
+        )
+
+    def look(self, rows: list[int], pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 [R, 6, H, W, 3] of rows, and ego2img float64 [R, 6, 4, 4] from the base_link at `pose`."""
+        index = self.index
+        files = [index.image[r, k].decode() for r in rows for k in range(len(CAMERAS))]
+        images = np.empty((len(rows), len(CAMERAS), self.image.height, self.image.width, 3), np.uint8)
+        flat = images.reshape(-1, *images.shape[2:])
+        jobs = [
+            (CompressedImage(_content(self.root / f), "jpeg"), out, None) for f, out in zip(files, flat, strict=True)
+        ]
+        done = self._preparer.prepare_all(jobs)
+        matrices = []
+        for k, (ida, file) in enumerate(zip(done, files, strict=True)):
+            if isinstance(ida, InvalidInput):
+                raise InvalidInput("images", f"{file}: {ida.reason}")
+            place = rows[k // len(CAMERAS)], k % len(CAMERAS)
+            calibration = index.calibration[place]
+            camera2global = index.camera_pose[place] @ index.camera2ego[calibration]
+            ego2camera = geometry.inverse(camera2global) @ pose
+            matrices.append(geometry.camera_matrix(ida @ index.intrinsics[calibration], ego2camera))
+        return images, np.stack(matrices).reshape(len(rows), len(CAMERAS), 4, 4)
 
 
 class NuscenesSamples:
@@ -78,7 +129,7 @@ class NuscenesSamples:
             missing = missing_files(self._labels, (self._label_file(int(row)) for row in rows))
             if missing:
                 raise InvalidInput("occ3d", f"{_listed(missing)} of {split} are missing below {self._labels}")
-        self._preparer = ImagePreparer(image, threads or os.cpu_count())
+        self._images = NuscenesImages(root, index, image, threads)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -88,7 +139,7 @@ class NuscenesSamples:
         index, row = self.index, int(self._rows[number])
         history = index.history(row, self.frames)
         seen = {r: k for k, r in enumerate(dict.fromkeys(history))}
-        images, ego2img = self._look(list(seen), index.pose[row])
+        images, ego2img = self._images.look(list(seen), index.pose[row])
         places = [seen[r] for r in history]
         semantics, visible = self._truth(row)
         return Sample(
@@ -115,28 +166,6 @@ class NuscenesSamples:
         """Nothing is ever added; raises InvalidInput where `state` is of other samples."""
         if state is not None and list(state) != self.state():
             raise InvalidInput("data", "the run was started on other samples: another root, version, split or number")
-
-    def _look(self, rows: list[int], pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [R, 6, H, W, 3] of rows, and ego2img float64 [R, 6, 4, 4] from the base_link at `pose`."""
-        index = self.index
-        files = [index.image[r, k].decode() for r in rows for k in range(len(CAMERAS))]
-        images = np.empty((len(rows), len(CAMERAS), self.image.height, self.image.width, 3), np.uint8)
-        flat = images.reshape(-1, *images.shape[2:])
-        jobs = [
-            (CompressedImage((self.root / f).read_bytes(), "jpeg"), out, None)
-            for f, out in zip(files, flat, strict=True)
-        ]
-        done = self._preparer.prepare_all(jobs)
-        matrices = []
-        for k, (ida, file) in enumerate(zip(done, files, strict=True)):
-            if isinstance(ida, InvalidInput):
-                raise InvalidInput("images", f"{file}: {ida.reason}")
-            place = rows[k // len(CAMERAS)], k % len(CAMERAS)
-            calibration = index.calibration[place]
-            camera2global = index.camera_pose[place] @ index.camera2ego[calibration]
-            ego2camera = geometry.inverse(camera2global) @ pose
-            matrices.append(geometry.camera_matrix(ida @ index.intrinsics[calibration], ego2camera))
-        return images, np.stack(matrices).reshape(len(rows), len(CAMERAS), 4, 4)
 
     def _truth(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         if self._labels is None:
@@ -172,6 +201,13 @@ def missing_files(root: Path, names: Iterable[str]) -> list[str]:
         return (root / name).is_file() if file == "labels.npz" else file in listed(folder)
 
     return sorted(name for name in set(names) if not there(name))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput("images", f"{path} cannot be read: {error}") from None
 
 
 def _listed(missing: list[str]) -> str:

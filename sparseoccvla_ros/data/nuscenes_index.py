@@ -21,7 +21,7 @@ from ..core.paths import cache_folder
 from ..core.types import STEPS
 from .nuscenes_tables import TABLES, versions
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Raise it when what a root gives changes: an older file is then refused."""
 MOTION_SOURCES = ("poses", "can_bus")
 COMMAND_SOURCES = ("motion", "route")
@@ -39,7 +39,7 @@ class NuscenesIndex:
     int32 [S], the keyframe before, -1 at a scene's start; image S [S, 6], files below the data root in the order of
     core.occ3d.CAMERAS; camera_stamp int64 [S, 6] ns; camera_pose float64 [S, 6, 4, 4], ego2global at that stamp;
     calibration int32 [S, 6], row of: intrinsics float64 [K, 3, 3], camera2ego float64 [K, 4, 4], size int32 [K, 2]
-    (width, height); scene_name, scene_split, location, vehicle, description U [C].
+    (width, height); lidar2ego float64 [C, 4, 4]; scene_name, scene_split, location, vehicle, description U [C].
 
     The future, for training and scores only: oracle uint8 [S], the command that the future turned out to be; future
     float64 [S, 6, 4, 4], ego at the next six keyframes to present ego; future_mask bool [S, 6], False past the scene's
@@ -69,6 +69,7 @@ class NuscenesIndex:
     intrinsics: np.ndarray
     camera2ego: np.ndarray
     size: np.ndarray
+    lidar2ego: np.ndarray
     scene_name: np.ndarray
     scene_split: np.ndarray
     location: np.ndarray

@@ -89,8 +89,7 @@ def prepare(root: Path, version: str, on_progress: Progress | None = None) -> Nu
     scenes = sorted(scenes, key=lambda s: s.name)
     columns: dict[str, list[Any]] = {}
     calibrations: dict[int, tuple[int, SensorRecord]] = {}
-    for number, scene in enumerate(scenes):
-        _add_scene(columns, calibrations, root, number, scene)
+    lidars = [_add_scene(columns, calibrations, root, number, scene) for number, scene in enumerate(scenes)]
     mounted = [record for _, record in calibrations.values()]
     arrays = {name: np.asarray(values) for name, values in columns.items()}
     types = {"token": "U32", "scene": "i4", "motion_source": "u1", "features": "f4", "paper": "f4", "previous": "i4"}
@@ -102,6 +101,7 @@ def prepare(root: Path, version: str, on_progress: Progress | None = None) -> Nu
         **_annotations(folder, {t: k for k, t in enumerate(columns["token"])}, report),
         intrinsics=np.array([r.calibration.intrinsics for r in mounted], np.float64),
         camera2ego=np.stack([r.calibration.sensor2ego for r in mounted]),
+        lidar2ego=np.stack(lidars),
         size=np.array([(r.width, r.height) for r in mounted], np.int32),
         scene_name=np.array(names),
         scene_split=np.array(scene_splits(root, version, names)),
@@ -163,8 +163,8 @@ def _add_scene(
     root: Path,
     number: int,
     scene: Scene,
-) -> None:
-    """Append a scene's rows. calibrations: by identity of the Calibration: (row, a record that has it)."""
+) -> np.ndarray:
+    """Append a scene's rows; returns its lidar2ego. calibrations: by identity: (row, a record that has it)."""
     records: dict[str, dict[str, SensorRecord]] = {}
     for record in scene.records:
         if record.keyframe:
@@ -216,6 +216,7 @@ def _add_scene(
         }
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
+    return keyframes[0][1][LIDAR].calibration.sensor2ego
 
 
 def _row_of(calibrations: dict[int, tuple[int, SensorRecord]], record: SensorRecord) -> int:

@@ -1,0 +1,168 @@
+"""A scene of nuScenes as a vehicle meets it, keyframe by keyframe, and its truth (nuScenes, Caesar et al. 2020;
+Occ3D, Tian et al. 2023; OmniDrive, Wang et al. 2025).
+
+The encoder remembers earlier keyframes, 0.5 s apart, as OPUS is tested; nothing later than a keyframe's lidar stamp is
+given to the chain.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ...core.errors import InvalidInput
+from ...core.types import HORIZONS, STEP_SECONDS, CameraFrames, Command, CommandSource
+from ...data.nuscenes import NuscenesImages
+from ...data.nuscenes_index import COMMAND_SOURCES, NuscenesIndex
+from ...data.nuscenes_labels import load_occ3d, occ3d_file
+from ...data.samples import COMMANDS
+from ...planning.ego import EgoHistory
+from ...world.question_files import read_questions
+from ...world.questions import Question
+from ..planning.samples import AgentBoxes, Sample
+from ..ray_iou import ORIGINS, lidar_origins
+from ..tasks.forecast import SPARSEWORLD_MARGIN, SPARSEWORLD_PAST
+from .roads import Roads
+
+_AHEAD = [round(h / STEP_SECONDS) for h in HORIZONS]
+
+
+class PreparedHistory(EgoHistory):
+    """The planner's memory at one keyframe: what `./run data prepare` derived from records up to its stamp."""
+
+    def __init__(self, index: NuscenesIndex, row: int) -> None:
+        super().__init__()
+        self._index, self._row = index, row
+        self.add(int(index.stamp[row]), index.pose[row], index.twist[row])
+
+    def features(self, stamp_ns: int) -> np.ndarray:
+        """As EgoHistory's; InvalidInput("stamp") for any but the keyframe's."""
+        return self._column("features", stamp_ns)
+
+    def paper_features(self, stamp_ns: int, command: Command) -> np.ndarray:
+        """As EgoHistory's; InvalidInput("stamp") for any but the keyframe's."""
+        out = self._column("paper", stamp_ns)
+        out[3 + COMMANDS.index(command)] = 1.0
+        return out
+
+    def _column(self, name: str, stamp_ns: int) -> np.ndarray:
+        if stamp_ns != int(self._index.stamp[self._row]):
+            raise InvalidInput("stamp", f"{stamp_ns} is not the keyframe's {int(self._index.stamp[self._row])}")
+        return getattr(self._index, name)[self._row].copy()
+
+
+class NuscenesDrive:
+    """One scene. Indices count its keyframes; all are judged, also the first ones, whose history is short.
+
+    images: of the index; labels: Occ3D folder or None; split: folder name of OmniDrive's files; origins: places of the
+    scene that RayIoU's rays start from, at most; roads: of the map expansion, None without.
+    """
+
+    def __init__(
+        self,
+        images: NuscenesImages,
+        scene: int,
+        labels: Path | None,
+        split: str,
+        origins: int = ORIGINS,
+        roads: Roads | None = None,
+    ) -> None:
+        self._images, self._index, self._labels, self._split = images, images.index, labels, split
+        self._origins, self._roads = origins, roads
+        rows = np.flatnonzero(self._index.scene == scene)
+        if not len(rows):
+            raise InvalidInput("scene", f"{scene} is none of the index")
+        self.first, self._count = int(rows[0]), len(rows)
+        self.name = str(self._index.scene_name[scene])
+        self._lidar2ego = np.repeat(self._index.lidar2ego[scene][None], len(rows), 0)
+        words = str(self._index.description[scene]).lower()
+        tags = {tag for tag in ("night", "rain") if tag in words}
+        self._tags = frozenset(tags | {str(self._index.location[scene])})
+
+    @property
+    def clips(self) -> list[range]:
+        """The whole scene is one piece."""
+        return [range(self._count)]
+
+    @property
+    def presents(self) -> list[int]:
+        """Every keyframe."""
+        return list(range(self._count))
+
+    def token(self, index: int) -> str:
+        """The sample's."""
+        return str(self._index.token[self.first + index])
+
+    def frames(self, index: int, epoch: int) -> CameraFrames:
+        """The keyframe's six images."""
+        return self._images.frames(self.first + index, epoch)
+
+    def history(self, index: int) -> EgoHistory:
+        """Prepared from records up to the keyframe."""
+        return PreparedHistory(self._index, self.first + index)
+
+    def command(self, index: int) -> tuple[Command, CommandSource]:
+        """Of the baseline route where the CAN bus expansion has one, else the present motion carried on."""
+        row = self.first + index
+        source = COMMAND_SOURCES[int(self._index.command_source[row])]
+        return COMMANDS[int(self._index.command[row])], CommandSource(source)
+
+    def semantics(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Occ3D's labels and camera mask."""
+        if self._labels is None:
+            return None
+        file = self._labels / occ3d_file(self.name, self.token(index))
+        if not file.is_file():
+            return None
+        found = load_occ3d(file)
+        return found.semantics, found.camera
+
+    def ray_origins(self, index: int) -> np.ndarray:
+        """Lidar places of all keyframes of the scene, at most as many as asked for."""
+        poses = self._index.pose[self.first : self.first + self._count]
+        return lidar_origins(poses, self._lidar2ego, index, self._origins)
+
+    def future(self, index: int) -> np.ndarray:
+        """At the next six keyframes; past the scene's end the last pose is repeated."""
+        return self._index.future[self.first + index]
+
+    def future_semantics(self, index: int) -> np.ndarray | None:
+        """Labels of the keyframes 2, 4 and 6 further on."""
+        if index + max(_AHEAD) >= self._count:
+            return None
+        found = [self.semantics(index + ahead) for ahead in _AHEAD]
+        return None if any(f is None for f in found) else np.stack([f[0] for f in found if f is not None])
+
+    def in_window(self, index: int) -> bool:
+        """Five keyframes before it, and eight up to the end."""
+        return SPARSEWORLD_PAST <= index <= self._count - SPARSEWORLD_MARGIN
+
+    def questions(self, index: int) -> list[Question]:
+        """Those of OmniDrive's files, or the world's own."""
+        return read_questions(self._images.root, self._split, self.token(index))
+
+    def sample(self, index: int) -> Sample:
+        """Truth, agents and road; the mask says where the scene has ended."""
+        row, data = self.first + index, self._index
+        here, centres, yaws, present = data.tracks(row)
+        command, source = self.command(index)
+        drivable, edges = (None, None) if self._roads is None else self._roads.around(data.pose[row])
+        return Sample(
+            token=self.token(index),
+            scene=self.name,
+            truth=np.ascontiguousarray(data.future[row][:, :2, 3]),
+            mask=data.future_mask[row],
+            agents=AgentBoxes(
+                centres, yaws, present,
+                data.box_size[here][:, :2].astype(np.float64),
+                tuple(str(data.category_name[c]) for c in data.box_category[here]),
+                data.box_visibility[here].astype(np.int8),
+            ),
+            ego_features=data.features[row],
+            command=command,
+            command_source=source,
+            drivable=drivable,
+            boundaries=edges,
+            tags=self._tags,
+        )  # fmt: skip
