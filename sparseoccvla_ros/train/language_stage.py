@@ -6,6 +6,7 @@ llm_planner.md 1.3). The base language model and the encoder stay as they are. L
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from .forecast_stage import queries_of
 from .positives import positive_anchors
 from .reasoner_files import save_reasoner
 from .stage import Stage, Validation
+from .words import start_with_words
+
+log = logging.getLogger(__name__)
 
 SHORT = 120
 """Characters of question and answer together up to which a pair is short."""
@@ -42,7 +46,8 @@ class LanguageStageSettings:
     """pairs: short questions per scene and step; long_pairs: long ones (descriptions, trajectories in words), of which
     alone one batch in long_every consists: all pairs of a batch are padded to the longest; anchors: weight of the
     anchor scores' loss; bridge: factor of the learning rate of everything but the adapters; asked: closed questions
-    per sample in validation; max_tokens: of their answers."""
+    per sample in validation; max_tokens: of their answers; word_steps: steps of words.py before the first step, 0 for
+    none."""
 
     pairs: int = 8
     long_pairs: int = 2
@@ -51,6 +56,7 @@ class LanguageStageSettings:
     bridge: float = 2.5
     asked: int = 8
     max_tokens: int = 16
+    word_steps: int = 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +88,7 @@ class LanguageStage(Stage[LanguageBatch]):
     ) -> None:
         super().__init__()
         self.settings = settings or LanguageStageSettings()
+        self._fresh = "language" not in parts
         self._parts = sorted({*parts, "language"})
         self.reasoner = reasoner.requires_grad_(True)
         for part in (reasoner.fusion, reasoner.forecaster):
@@ -91,6 +98,14 @@ class LanguageStage(Stage[LanguageBatch]):
         # The language model is no module of the reasoner; its adapters are registered here, so that they are saved.
         for name, parameter in adapter_parameters(reasoner.language_model):
             self.register_parameter(f"adapter/{name}".replace(".", "/"), parameter)
+
+    def begin(self, data: Any, seed: int) -> None:
+        """Let the connector's tokens say what their queries are, unless it has learnt to already."""
+        if self.settings.word_steps and self._fresh:
+            close = start_with_words(
+                self.reasoner.connector, self.reasoner.language_model, data, seed, self.settings.word_steps
+            )
+            log.info("tokens and words: cosine %.3f", close)
 
     def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
         """Some of the sample's questions, other ones each time."""

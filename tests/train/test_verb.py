@@ -23,9 +23,21 @@ from tests.train.conftest import MICRO
 from tests.train.test_later_stages import CONFIG, WIDTH
 
 
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with a rendered scene of each split."""
+    cache = tmp_path_factory.mktemp("rendered")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEOCCVLA_CACHE", str(cache))
+        for split in ("train", "validation"):
+            load_scene(SPLITS[split][0], world_settings(split, 32, 64, MICRO.frames))
+    return cache
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A micro preset with an encoder's weights, and a rendered scene of each split in a cache of its own."""
+def folder(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A micro preset with an encoder's weights, and rendered scenes in a cache of its own."""
+    shutil.copytree(rendered, tmp_path / "cache")
     monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "preset"
     folder.mkdir()
@@ -36,8 +48,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     checkpoints.save(build_occupancy(load_preset(str(folder))), tmp_path / "encoder.safetensors")
     ship(tmp_path / "encoder.safetensors", folder, "occupancy")
-    for split in ("train", "validation"):
-        load_scene(SPLITS[split][0], world_settings(split, 32, 64, MICRO.frames))
     return folder
 
 
