@@ -87,10 +87,18 @@ def _soak(console: Console, choices: Choices) -> dict[str, Any]:
     return bench_soak(console, choices.preset, choices.minutes)
 
 
+def _hardware(console: Console, choices: Choices) -> dict[str, Any]:
+    """A paper-size preset on this machine's device."""
+    from .bench_hardware import bench_hardware
+
+    return bench_hardware(console, choices.preset, choices.reduced)
+
+
 BENCHES: dict[str, Callable[[Console, Choices], dict[str, Any]]] = {
     "end_to_end": _end_to_end,
     "messages": _messages,
     "occupancy": _occupancy,
     "runtimes": _runtimes,
     "soak": _soak,
+    "hardware": _hardware,
 }

@@ -73,7 +73,7 @@ PUBLIC = (
         "InternVL2-2B, whose language half (InternLM2-1.8B) is the paper's; 4.4 GB",
         "MIT (model card of InternVL2-2B); InternLM2's weights have a licence of their own: read it first",
         "download config.json, tokenizer files and model.safetensors of that hub repository elsewhere, into {folder}",
-        "set reasoning.language_model of a preset to {folder}",
+        "--preset r50_600q, or reasoning.language_model: internvl2-2b in a preset of your own",
         "OpenGVLab/InternVL2-2B",
         "b537a0f49005448bb0ddb8bb4f5043c733025f53",
         ("config.json", "generation_config.json", "*.safetensors", "tokenizer*", "*tokens*.json"),
@@ -233,11 +233,13 @@ def _files(folder: Path) -> list[Path]:
 
 def _language_model(name: str) -> str:
     """Whether a language model is there."""
-    from sparseoccvla_ros.reasoning import smollm2
+    from sparseoccvla_ros.reasoning import random_model, smollm2
+    from sparseoccvla_ros.reasoning.language_model import model_folder
 
     if name == smollm2.NAME:
         return "package installed" if smollm2.package_file() else "package missing"
-    return "present" if Path(name).is_dir() or name.startswith("random") else "missing"
+    there = name in random_model.NAMES or (model_folder(name) / "config.json").is_file()
+    return "present" if there else f"missing, ./run models fetch {name}"
 
 
 def _sha256(path: Path) -> str:

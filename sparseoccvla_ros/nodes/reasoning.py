@@ -55,6 +55,7 @@ class ReasoningNode(StageNode):
         self._texts = self.output("reasoning/text")
         self._text_marker = self.output("reasoning/text_marker")
         self._marker_throttle = Throttle(lambda: self.values.marker_rate)
+        self._answering_throttle = Throttle(lambda: self.values.answering_rate)
         self._self_throttle = Throttle(lambda: 1 / self.values.question_period if self.values.question_period else 0.0)
         self._worker: Worker[Item] = Worker("reasoning", lambda item: self.attempt(lambda: self._work(item())))
         self._questions = Questions(self, self._reasoner, self._on_answer)
@@ -96,6 +97,10 @@ class ReasoningNode(StageNode):
 
     def _work(self, queries: SceneQueries) -> None:
         began = time.monotonic()
+        # Prefills go first at the model: without a pause between them an answer would get no turn.
+        if not self._answering_throttle.due() and self._questions.busy:
+            self.monitor.count("yielded_to_answer")
+            return
         if queries.epoch != self._epoch:
             self._poses.clear()
             self._reasoner.reset()

@@ -18,6 +18,20 @@ import torch
 
 from ..core.errors import InvalidInput
 
+INTERNLM2_1_8B = {
+    "model_type": "internlm2",
+    "vocab_size": 92553,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "rope_scaling": {"type": "dynamic", "factor": 2.0},
+}
+"""Published configuration of InternVL2-2B's language half (llm_planner.md 2.1)."""
 MODEL_TYPES = ("internlm2", "internvl_chat", "internvl")
 """`model_type` of config.json that `load` reads."""
 _PREFIXES = ("language_model.model.", "model.language_model.")

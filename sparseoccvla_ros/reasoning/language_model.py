@@ -233,14 +233,17 @@ def load_language_model(
 ) -> LanguageModel:
     """A language model ready for inference.
 
-    name_or_path: "smollm2-135m-instruct", "random-tiny", or a local folder: of any transformers causal model with
-    safetensors, of InternLM2, or of InternVL, whose vision half is left out. cache_dir: where converted models live
-    (default `cache_folder()`). dtype: see `pick_dtype`. progress: called with one line per slow step.
+    name_or_path: "smollm2-135m-instruct", one of random_model.NAMES, or a local folder: of any transformers causal
+    model with safetensors, of InternLM2, or of InternVL, whose vision half is left out; or the name of a fetched one.
+    cache_dir: where converted models live (default `cache_folder()`). dtype: see `pick_dtype`. progress: called with
+    one line per slow step.
     Raises InvalidInput("language_model") when there is no such model, or it cannot be read.
     """
     kind = pick_dtype(dtype, device)
-    if name_or_path == random_model.NAME:
-        model, tokenizer = random_model.build()
+    if name_or_path in random_model.NAMES:
+        # The small one is rounded from float32, so that it is the same model in every number format.
+        small = name_or_path == random_model.NAME
+        model, tokenizer = random_model.build(name_or_path, dtype=None if small else kind)
         model = model.to(kind)
     elif name_or_path == smollm2.NAME:
         cache = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()
@@ -248,14 +251,22 @@ def load_language_model(
             folder = smollm2.converted_folder(cache, progress)
         model, tokenizer = _from_folder(folder, kind)
     else:
-        folder = Path(name_or_path).expanduser()
+        folder = model_folder(name_or_path)
         if not (folder / "config.json").is_file():
             raise InvalidInput(
                 "language_model",
-                f"{name_or_path!r} is neither {smollm2.NAME}, {random_model.NAME} nor a transformers folder",
+                f"{name_or_path!r} is neither {smollm2.NAME}, {random_model.NAME}, a transformers folder nor something "
+                "that ./run models fetch has brought",
             )
         model, tokenizer = _from_folder(folder, kind)
     return LanguageModel(model.eval().requires_grad_(False).to(device), tokenizer, name_or_path)
+
+
+def model_folder(name_or_path: str) -> Path:
+    """The folder a language model's name means: that path, or where ./run models fetch puts what has this name."""
+    path = Path(name_or_path).expanduser()
+    fetched = cache_folder() / "models" / name_or_path
+    return path if path.is_dir() or len(path.parts) > 1 or not fetched.is_dir() else fetched
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:

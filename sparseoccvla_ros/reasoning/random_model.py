@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import internvl
 from .config import ReasoningConfig
 from .prompts import templates
 
 NAME = "random-tiny"
+LARGE = "random-internlm2-1.8b"
+"""The paper's language model with random weights: for timing and memory, where the real one is not at hand."""
+REDUCED = "random-internlm2-reduced"
+"""The same layers, two of them and an eighth as wide: the way through the code, on any machine."""
+NAMES = (NAME, LARGE, REDUCED)
 VOCABULARY = 768
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -15,8 +21,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def build(seed: int = 0) -> tuple[Any, Any]:
-    """(LlamaForCausalLM float32, fast tokenizer): 2 layers of 64 channels, ChatML template, byte-level BPE.
+def build(name: str = NAME, seed: int = 0, dtype: Any = None) -> tuple[Any, Any]:
+    """(LlamaForCausalLM, fast tokenizer) of one of NAMES: random weights, ChatML template, byte-level BPE.
+
+    random-tiny has 2 layers of 64 channels, the others InternLM2's. dtype: float32 if not given.
 
     The same seed gives the same weights, whatever the state of torch's generator, which is left as it was. The
     tokenizer learns its merges from the prompt templates, so prompts are about as long as under a real tokenizer.
@@ -63,7 +71,14 @@ def build(seed: int = 0) -> tuple[Any, Any]:
         tie_word_embeddings=False,
         initializer_range=0.2,
     )
+    if name != NAME:
+        shrink = 8 if name == REDUCED else 1
+        config = internvl.llama_config(
+            internvl.INTERNLM2_1_8B
+            | {k: internvl.INTERNLM2_1_8B[k] // shrink for k in ("hidden_size", "intermediate_size", "vocab_size")}
+            | {"num_hidden_layers": 24 if shrink == 1 else 2}
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = LlamaForCausalLM._from_config(config, dtype=dtype or torch.float32)
     return model, tokenizer

@@ -31,27 +31,33 @@ def made_up_voxels(count: int) -> SparseVoxels:
     return SparseVoxels(indices, rng.integers(0, 17, count).astype(np.uint8), rng.random(count, np.float32))
 
 
-def image_case(image: ImageConfig | None = None) -> Case:
-    """Six 1600x900 JPEG files to a preset's images: reduced and in parallel, against full decode and one resize."""
-    image = image or ImageConfig()
+def image_sources() -> list[CompressedImage]:
+    """Six JPEG files of 1600x900 pixels."""
     coarse = np.random.default_rng(0).integers(0, 255, (len(CAMERAS), 113, 200, 3), np.uint8)
     # Smooth with some grain: files of about 150 KB, as nuScenes has.
     large = [cv2.resize(c, (1600, 900), interpolation=cv2.INTER_CUBIC) for c in coarse]
     files = [cv2.imencode(".jpg", c, (cv2.IMWRITE_JPEG_QUALITY, 80))[1].tobytes() for c in large]
+    return [CompressedImage(file, "jpeg") for file in files]
+
+
+def image_case(image: ImageConfig | None = None) -> Case:
+    """Six 1600x900 JPEG files to a preset's images: reduced and in parallel, against full decode and one resize."""
+    image, sources = image or ImageConfig(), image_sources()
     preparer = ImagePreparer(image)
-    out = np.empty((len(files), image.height, image.width, 3), np.uint8)
+    out = np.empty((len(sources), image.height, image.width, 3), np.uint8)
     geometry = preparer.geometry(900, 1600)
     rows, columns = geometry.resized
     bottom, left = slice(geometry.top, geometry.top + image.height), geometry.left
 
     def ours() -> np.ndarray:
-        preparer.prepare_all([(CompressedImage(f, "jpeg"), o, None) for f, o in zip(files, out, strict=True)])
+        preparer.prepare_all([(s, o, None) for s, o in zip(sources, out, strict=True)])
         return out
 
     def plain() -> np.ndarray:
         images = []
-        for file in files:
-            whole = cv2.cvtColor(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        for source in sources:
+            file = np.frombuffer(source.data, np.uint8)
+            whole = cv2.cvtColor(cv2.imdecode(file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
             small = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
             images.append(small[bottom, left : left + image.width])
         return np.stack(images)

@@ -65,6 +65,11 @@ class Questions:
         question.done = self._publish
         return self._put(question)
 
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being written."""
+        return self._current is not None
+
     def cancel_all(self) -> None:
         """Cancel the present answer and drop those that wait."""
         while True:

@@ -87,6 +87,34 @@ def test_state_keeps_coming_while_an_answer_streams(scene, frames, until):
     assert until(goal.get_result_async().done, 10)
 
 
+def test_an_answer_gets_turns_although_sets_keep_coming(graph, preset, frames, until):
+    graph.add(OccupancyNode, preset=preset)
+    node = graph.add(
+        ReasoningNode, preset=preset, question_period=0.0, time_limit=60.0, max_tokens=900, answering_rate=0.5
+    )
+    states = graph.probe.listen("reasoning/state")
+    queries = graph.probe.listen("occupancy/queries")
+
+    def send(index: int) -> None:
+        graph.probe.send("frames", messages.frames_to_msg(frames(index)))
+        assert until(lambda: len(queries) == index + 1, 20)
+
+    send(0)
+    assert until(lambda: states, 20)
+    graph.probe.send("reasoning/question", String(data="Tell a long story."))
+    assert until(lambda: node._questions.busy, 10)
+    for i in range(1, 6):
+        send(i)
+    assert until(lambda: "yielded_to_answer" in node.monitor._counts, 10)
+    assert node._questions.busy, "the answer was too short to tell"
+    written = len(states)
+    assert written < 5, "while an answer is written, at most a state every two seconds"
+    node._questions.cancel_all()
+    assert until(lambda: not node._questions.busy, 10)
+    send(6)
+    assert until(lambda: len(states) > written, 10), "without an answer every set is reasoned about"
+
+
 def test_queue_is_bounded(scene, until):
     graph, node, _, _ = scene
     for i in range(12):
