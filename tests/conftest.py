@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
+
+from sparseoccvla_ros.data.nuscenes_index import NuscenesIndex
+from sparseoccvla_ros.data.nuscenes_layout import VERSION, write_world_root
+from sparseoccvla_ros.data.nuscenes_prepare import prepare
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +22,20 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
         "planning: {reasoning_dims: 64}\n"
     )
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nuScenes-layout root of two short drives of the world: seven keyframes each, tiny images; never written to."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return write_world_root(tmp_path_factory.mktemp("world") / "root", [5, 8], 3.2, 72, 128)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def world_index(world_root: Path) -> NuscenesIndex:
+    """Its index."""
+    return prepare(world_root, VERSION)

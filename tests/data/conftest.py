@@ -1,4 +1,4 @@
-"""Small bags for the tests of readers and playback, and a small nuScenes root."""
+"""Small bags for the tests of readers and playback."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla_ros.data.bag_writer import BagWriter
-from sparseoccvla_ros.data.nuscenes_index import NuscenesIndex
-from sparseoccvla_ros.data.nuscenes_layout import VERSION, write_world_root
-from sparseoccvla_ros.data.nuscenes_prepare import prepare
 
 START = 1_700_000_000_000_000_123
 
@@ -33,20 +29,3 @@ def drive(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A nuScenes-layout root of two short drives of the world: seven keyframes each, tiny images; never written to."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return write_world_root(tmp_path_factory.mktemp("world") / "root", [5, 8], 3.2, 72, 128)
-    finally:
-        torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def world_index(world_root: Path) -> NuscenesIndex:
-    """Its index."""
-    return prepare(world_root, VERSION)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from typer.testing import CliRunner
 
 from sparseoccvla_ros.cli import eval as verb
@@ -41,18 +40,6 @@ SEEDS = (90_001, 90_002)
 SETTINGS = WorldSettings(
     height=64, width=176, clips=1, sets=3, seconds=8.0, mount_degrees=0.0, mount_metres=0.0, interval=0.5
 )
-CONFIG = {
-    "format_version": 1,
-    "name": "micro",
-    "seed": 3,
-    "image": {"height": 64, "width": 176},
-    "occupancy": {
-        "pretrained": False, "strides": [16, 32], "embed_dims": 32, "groups": 2, "heads": 2, "frames": 2, "queries": 24,
-        "points_per_group": 2, "points_per_layer": [2, 8], "ffn_dims": 32, "mixing_points": 4, "score_threshold": 0.01,
-    },
-    "reasoning": {"language_model": "random-tiny", "dtype": "float32", "query_dims": 32, "occupancy_tokens": 16},
-    "planning": {"reasoning_dims": 64, "query_dims": 32},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,17 +58,6 @@ def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             load_scene(seed, SETTINGS)
         yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a preset with few queries and a random language model."""
-    folder = tmp_path_factory.mktemp("presets") / "micro"
-    folder.mkdir()
-    tiny = Path(__file__).resolve().parents[2] / "models" / "tiny"
-    (folder / "anchors.npz").write_bytes((tiny / "anchors.npz").read_bytes())
-    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
