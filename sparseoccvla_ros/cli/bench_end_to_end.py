@@ -67,6 +67,8 @@ def bench_end_to_end(
         with default_transports():
             rows["default transports"] = _play(preset, bag, rate, length)
     console.print(_rate_table(rows))
+    for name, row in rows.items():
+        console.print(f"  {name}: passed over by {passed_over(row.drops)}", highlight=False)
     numbers: dict[str, Any] = {"preset": preset, "rows": {name: row.as_dict() for name, row in rows.items()}}
     numbers["messages"] = _message_table(console)
     numbers["floor"] = _floor_table(console, preset, bag, outcome)
@@ -116,12 +118,13 @@ def _median(values: list[float]) -> float:
 def passed_over(drops: Mapping[str, Mapping[str, int]]) -> str:
     """Sets and inputs that were not used, by node: camera_sync 12 means the encoder was busy."""
     counts = {node: sum(found.values()) for node, found in drops.items()}
-    return " ".join(f"{node.split('_')[0][:4]} {n}" for node, n in counts.items() if n) or "0"
+    return ", ".join(f"{node} {n}" for node, n in counts.items() if n) or "none"
 
 
 def _rate_table(rows: Mapping[str, Outcome]) -> Table:
-    columns = ("run", "sets/s in", "plans/s", "path p50", "p95", "p99 ms", "reason Hz")
-    table = Table(*columns, "prefill ms", "tokens/s", "cores", "MB", "passed over", title="All nodes, all rates")
+    columns = ("run", "sets", "plans", "p50", "p95", "p99", "states", "prefill", "tokens", "cores", "MB")
+    caption = "sets, plans, states, tokens: per second; p50 .. p99: camera to path, prefill: ms"
+    table = Table(*columns, title="All nodes, answering questions", caption=caption)
     for name, row in rows.items():
         path = row.latencies["camera -> path"]
         table.add_row(
@@ -134,7 +137,6 @@ def _rate_table(rows: Mapping[str, Outcome]) -> Table:
             f"{_median(row.tokens_per_s):.1f}",
             f"{sum(v for n, v in row.cpu.items() if n != 'bag_player'):.2f}",
             f"{sum(v for n, v in row.memory_mb.items() if n != 'bag_player'):.0f}",
-            passed_over(row.drops),
         )
     return table
 
