@@ -30,6 +30,9 @@ class ReasoningConfig:
     """At most this many queries become tokens: the ones with the highest occupancy score."""
     token_score: str = "mean"
     """How the scores of a query's points make the query's occupancy score: "mean" or "max"."""
+    ground_score: float = 1.0
+    """Factor of the score of points on the ground (road, sidewalk, terrain, other flat) when queries are ranked for
+    tokens: below 1, things come before the ground that most queries are sure of."""
     global_tokens: int = 12
     """Learned queries for what occupancy cannot carry (weather, light, signs); the paper uses 12."""
     global_heads: int = 4
@@ -102,6 +105,7 @@ class ReasoningConfig:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InvalidInput(f"reasoning.{name}", f"want an integer >= {least}, got {value!r}")
         ranges = {
+            "ground_score": (0.0, 1.0),
             "lora_dropout": (0.0, 0.99),
             "score_threshold": (0.0, 1.0),
             "max_point_distance": (0.0, 1000.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..core.occ3d import FLAT
 from .config import ReasoningConfig
 from .position import encode_positions
 
@@ -12,6 +13,13 @@ from .position import encode_positions
 def query_scores(scores: torch.Tensor, how: str) -> torch.Tensor:
     """Occupancy score [B, Q] of each query from its points' scores [B, Q, R]; how: "mean" or "max"."""
     return scores.mean(-1) if how == "mean" else scores.amax(-1)
+
+
+def ranking_scores(scores: torch.Tensor, labels: torch.Tensor, ground: float) -> torch.Tensor:
+    """Scores [B, Q, R] of points for ranking queries; where labels, uint8 [B, Q, R], say ground, times `ground`."""
+    if ground == 1.0:
+        return scores
+    return torch.where(torch.isin(labels, torch.tensor(FLAT, device=labels.device)), scores * ground, scores)
 
 
 def choose_queries(centres: torch.Tensor, scores: torch.Tensor, count: int) -> torch.Tensor:

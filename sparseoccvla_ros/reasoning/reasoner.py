@@ -21,7 +21,7 @@ from .anchor_head import AnchorHead
 from .answer_text import TextStream, check_question
 from .answers import Answer, check_limits, decode, decode_batch
 from .config import ReasoningConfig
-from .connector import Connector, choose_queries, query_scores
+from .connector import Connector, choose_queries, query_scores, ranking_scores
 from .forecaster import Forecast, Forecaster, forecast_voxels
 from .fusion import ResidualFusion
 from .global_tokens import GlobalTokens
@@ -164,7 +164,8 @@ class Reasoner(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """([B, G + K, D] tokens T_g and T_o, int64 [B, K] the query of each T_o).
 
-        features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] of the queries' points; view_features [B, V, C].
+        features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] of the queries' points, as `ranking_scores` gives
+        them; view_features [B, V, C].
         """
         per_query = query_scores(scores, self.config.token_score)
         chosen = choose_queries(centres, per_query, self.config.occupancy_tokens)
@@ -364,8 +365,11 @@ class Reasoner(nn.Module):
             motion, source = constant_velocity(queries.ego.twist), "constant_velocity"
         else:
             motion = check_motion(future_motion)
-        arrays = (queries.features, queries.centres, queries.scores, queries.view_features, motion)
-        return *(torch.from_numpy(a).to(self.anchors.device)[None] for a in arrays), source
+        arrays = (queries.features, queries.centres, queries.scores, queries.view_features, motion, queries.labels)
+        features, centres, scores, views, path, labels = (
+            torch.from_numpy(a).to(self.anchors.device)[None] for a in arrays
+        )
+        return features, centres, ranking_scores(scores, labels, self.config.ground_score), views, path, source
 
     def _sequence(self, scene: torch.Tensor) -> torch.Tensor:
         """What follows the prefix, [B, T, D] in the language model's number format."""

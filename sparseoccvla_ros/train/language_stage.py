@@ -21,6 +21,7 @@ from ..data.question_cache import Asked
 from ..eval.answers import KINDS, answer_accuracy
 from ..planning.losses import score_loss
 from ..reasoning.adapters import adapter_parameters
+from ..reasoning.connector import ranking_scores
 from ..reasoning.motion import constant_velocity
 from ..reasoning.reasoner import Reasoner
 from ..reasoning.training_batch import TextBatch, text_batch, training_forward
@@ -61,8 +62,8 @@ class LanguageStageSettings:
 
 @dataclass(frozen=True, eq=False)
 class LanguageBatch:
-    """features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R]; views [B, V, C]; motion [B, 6, 2] m, constant
-    velocity; command int64 [B]; truth [B, 6, 2] m; text: the pairs; samples: for validation."""
+    """features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] for ranking; views [B, V, C]; motion [B, 6, 2] m,
+    constant velocity; command int64 [B]; truth [B, 6, 2] m; text: the pairs; samples: for validation."""
 
     features: Tensor
     centres: Tensor
@@ -126,7 +127,9 @@ class LanguageStage(Stage[LanguageBatch]):
         long = bool(draw.integers(self.settings.long_every) == 0)
         pairs = [[(q.question, q.answer) for q in s.arrays["questions"] if is_long(q) is long] for s in samples]
         return LanguageBatch(
-            stack("features"), stack("centres"), stack("scores"), stack("view_features"),
+            stack("features"), stack("centres"),
+            ranking_scores(stack("scores"), stack("labels"), self.reasoner.config.ground_score),
+            stack("view_features"),
             torch.from_numpy(np.stack([constant_velocity(s.twist) for s in samples])),
             torch.tensor([s.command for s in samples]), torch.from_numpy(np.stack([s.waypoints for s in samples])),
             text_batch(self.reasoner, pairs), tuple(samples),

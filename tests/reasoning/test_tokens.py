@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparseoccvla_ros.core.occ3d import LABEL
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
-from sparseoccvla_ros.reasoning.connector import Connector, choose_queries, query_scores
+from sparseoccvla_ros.reasoning.connector import Connector, choose_queries, query_scores, ranking_scores
 from sparseoccvla_ros.reasoning.global_tokens import GlobalTokens
 from sparseoccvla_ros.reasoning.position import encode_places, encode_positions
 
@@ -86,3 +87,12 @@ def test_position_features_have_the_asked_width_and_tell_voxels_apart(dims):
     assert a.abs().max() <= 1
     places = encode_places(8, dims, torch.device("cpu"))
     assert torch.cdist(places, places).fill_diagonal_(1).min() > 1e-2
+
+
+def test_things_come_before_ground_of_twice_their_score():
+    labels = torch.tensor([[[LABEL["car"]], [LABEL["driveable_surface"]], [LABEL["sidewalk"]]]], dtype=torch.uint8)
+    scores = torch.tensor([[[0.5], [0.9], [0.99]]])
+    assert ranking_scores(scores, labels, 1.0) is scores
+    ranked = ranking_scores(scores, labels, 0.5)
+    assert ranked[0, :, 0].tolist() == pytest.approx([0.5, 0.45, 0.495])
+    assert ranked[0, :, 0].argmax() == 0
