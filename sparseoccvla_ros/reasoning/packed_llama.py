@@ -114,39 +114,38 @@ class PackedLlama:
         """
         batch, length, _ = embeddings.shape
         start = 0 if past is None else past[0][0].shape[-2]
-        cos, sin = self._cos[start : start + length], self._sin[start : start + length]
-        # Without a past the kernel's own causal mask does.
-        mask = None
-        if start and length > 1:
-            mask = torch.ones(length, start + length, dtype=torch.bool).tril(start)
-        sizes = [self._heads * self._width, self._kv_heads * self._width, self._kv_heads * self._width]
-        x, layers = embeddings, []
+        cos, sin = self._cos[start : start + length, None], self._sin[start : start + length, None]
+        mask = torch.ones(length, start + length, dtype=torch.bool).tril(start) if length > 1 else None
+        kind = embeddings.dtype
+        turned = self._heads + self._kv_heads
+        # The sums along the layers stay in float32: normalising them is cheaper then, and they lose nothing.
+        x, layers = embeddings.float(), []
         for i, layer in enumerate(self._layers):
-            y = F.rms_norm(x, x.shape[-1:], layer.before_attention, self._eps)
-            parts = layer.qkv(y).split(sizes, dim=-1)
-            q, k, v = (part.view(batch, length, -1, self._width).transpose(1, 2) for part in parts)
-            q, k = self._turned(q, cos, sin), self._turned(k, cos, sin)
+            y = layer.qkv(self._normalised(x, layer.before_attention).to(kind))
+            y = y.view(batch, length, turned + self._kv_heads, self._width)
+            qk, v = y[:, :, :turned], y[:, :, turned:].transpose(1, 2)
+            # Rotary position embedding; the sign of the swapped halves is in `sin`.
+            qk = qk * cos + qk.roll(self._width // 2, dims=-1) * sin
+            q, k = qk[:, :, : self._heads].transpose(1, 2), qk[:, :, self._heads :].transpose(1, 2)
             if past is not None:
                 k, v = torch.cat([past[i][0], k], dim=-2), torch.cat([past[i][1], v], dim=-2)
             layers.append((k, v))
-            if length == 1:
-                y = self._attend_from_one(q, k, v)
-            else:
-                y = F.scaled_dot_product_attention(
-                    q, k, v, attn_mask=mask, is_causal=not start, enable_gqa=self._heads != self._kv_heads
-                )
-            x = x + layer.out(y.transpose(1, 2).reshape(batch, length, -1))
-            y = F.rms_norm(x, x.shape[-1:], layer.before_mlp, self._eps)
-            gate, up = layer.gate_up(y).chunk(2, dim=-1)
-            x = x + layer.down(F.silu(gate) * up)
-        return F.rms_norm(x, x.shape[-1:], self._norm, self._eps), tuple(layers)
+            y = self._attend_from_one(q, k, v) if length == 1 else self._attend(q, k, v, mask)
+            x += layer.out(y.transpose(1, 2).reshape(batch, length, -1))
+            y = layer.gate_up(self._normalised(x, layer.before_mlp).to(kind))
+            gate, up = y.chunk(2, dim=-1)
+            x += layer.down(F.silu(gate) * up)
+        return self._normalised(x, self._norm).to(kind), tuple(layers)
+
+    def _normalised(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self._eps) * weight
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Attention [B, heads, T, d] of several tokens."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self._heads != self._kv_heads)
 
     def _attend_from_one(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attention [B, heads, 1, d] of one token; in float32, which is four times as fast here as the kernel is."""
         rows = q.float().reshape(len(q), self._kv_heads, -1, self._width) * self._width**-0.5
         weights = (rows @ k.float().transpose(-1, -2)).softmax(-1)
         return (weights @ v.float()).reshape(q.shape).to(q.dtype)
-
-    def _turned(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """Rotary position embedding; the sign of the swapped halves is in `sin`."""
-        return x * cos + x.roll(self._width // 2, dims=-1) * sin
