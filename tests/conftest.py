@@ -1,13 +1,14 @@
 """What several rooms of tests share."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from sparseoccvla_ros.data.nuscenes_index import NuscenesIndex
-from sparseoccvla_ros.data.nuscenes_layout import VERSION, write_world_root
-from sparseoccvla_ros.data.nuscenes_prepare import prepare
+if TYPE_CHECKING:
+    from sparseoccvla_ros.data.nuscenes_index import NuscenesIndex
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,10 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nuScenes-layout root of two short drives of the world: seven keyframes each, tiny images; never written to."""
+    import torch
+
+    from sparseoccvla_ros.data.nuscenes_layout import write_world_root
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -38,4 +43,7 @@ def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def world_index(world_root: Path) -> NuscenesIndex:
     """Its index."""
+    from sparseoccvla_ros.data.nuscenes_layout import VERSION
+    from sparseoccvla_ros.data.nuscenes_prepare import prepare
+
     return prepare(world_root, VERSION)

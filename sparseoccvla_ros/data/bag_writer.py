@@ -288,9 +288,6 @@ class BagWriter:
         v = np.asarray(twist, np.float64)
         if v.shape != (6,) or not np.isfinite(v).all():
             raise InvalidInput("twist", f"want 6 finite numbers, got shape {v.shape}")
-        pose_message = self.construct(
-            "geometry_msgs/msg/Pose", position=self._xyz("Point", pose[:3, 3]), orientation=self._quaternion(pose)
-        )
         twist_message = self.construct(
             "geometry_msgs/msg/Twist", linear=self._xyz("Vector3", v[:3]), angular=self._xyz("Vector3", v[3:])
         )
@@ -298,10 +295,16 @@ class BagWriter:
             "nav_msgs/msg/Odometry",
             header=self.header(stamp_ns, fixed_frame),
             child_frame_id=child_frame,
-            pose=self.construct("geometry_msgs/msg/PoseWithCovariance", pose=pose_message, covariance=np.zeros(36)),
+            pose=self.construct("geometry_msgs/msg/PoseWithCovariance", pose=self.pose(pose), covariance=np.zeros(36)),
             twist=self.construct("geometry_msgs/msg/TwistWithCovariance", twist=twist_message, covariance=np.zeros(36)),
         )
         self.write(topic, message, stamp_ns if record_time is None else record_time)
+
+    def pose(self, matrix: np.ndarray) -> Any:
+        """geometry_msgs/Pose of a transform float64 [4, 4] in metres."""
+        return self.construct(
+            "geometry_msgs/msg/Pose", position=self._xyz("Point", matrix[:3, 3]), orientation=self._quaternion(matrix)
+        )
 
     def _xyz(self, name: str, values: Iterable[float]) -> Any:
         x, y, z = (float(v) for v in values)

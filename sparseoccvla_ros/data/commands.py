@@ -80,6 +80,7 @@ def nuscenes(
         bool, typer.Option("--keyframes-only", help="leave out the sweeps (2 Hz remain)")
     ] = False,
     lidar: Annotated[bool, typer.Option("--lidar/--no-lidar", help="include LIDAR_TOP")] = True,
+    annotations: Annotated[bool, typer.Option("--annotations/--no-annotations", help="include boxes")] = True,
     force: Force = False,
 ) -> None:
     """Convert a nuScenes scene; the JPEG files pass through unchanged."""
@@ -91,7 +92,7 @@ def nuscenes(
             return
         path = Path(scene) if out is None else out
         with progress(f"converting {scene}") as report:
-            result = convert_scene(dataroot, scene, path, version, keyframes_only, report, lidar, force)
+            result = convert_scene(dataroot, scene, path, version, keyframes_only, report, lidar, force, annotations)
         _print_conversion(result)
 
 

@@ -10,6 +10,8 @@ converters record keyframes at the lidar's), so that playback keeps the real tim
     /CAM_X/camera_info                      K, R = I, P = [K 0], D = 0 (the images are undistorted)
     /LIDAR_TOP                              x, y, z, intensity, ring as float32
     /nuscenes/sample_token                  at keyframes
+    /markers/annotations                    at keyframes: boxes in map; ns = category, text = annotation token
+    /drivable_area                          at keyframes, with the map expansion: 32 x 32 m around the car, 0.1 m
     /nuscenes/scene                         once, transient local: what the tables say of the scene, as JSON
 """
 
@@ -23,9 +25,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core import geometry
 from ..core.errors import InvalidInput
+from .bag_scenery import Cube, write_cubes, write_occupancy_grid
 from .bag_writer import LATCHED_QOS, BagWriter
+from .nuscenes_boxes import annotations as annotations_of
+from .nuscenes_boxes import category_names, has_annotations
 from .nuscenes_motion import can_odometry, differentiated
+from .nuscenes_roads import Roads, map_file
 from .nuscenes_tables import LIDAR, Scene, SensorRecord, list_scenes, load_scene
 
 __all__ = ["Conversion", "convert_scene", "list_scenes"]
@@ -33,6 +40,16 @@ __all__ = ["Conversion", "convert_scene", "list_scenes"]
 Progress = Callable[[int, int], None]
 """Called with (done, total) steps."""
 
+BOXES, GROUND = "/markers/annotations", "/drivable_area"
+BOX_SECONDS = 0.55
+"""Boxes stay until those of the next keyframe come."""
+GROUND_EXTENT = 16.0
+"""m to each side of the car that the ground around it is drawn, as Foxglove's converter does."""
+_COLOURS = {
+    "vehicle.bicycle": (0.86, 0.08, 0.24), "vehicle.motorcycle": (1.0, 0.24, 0.39), "vehicle": (1.0, 0.62, 0.0),
+    "human": (0.0, 0.0, 0.9), "movable_object": (0.44, 0.5, 0.56),
+}  # fmt: skip
+_OTHER = (0.6, 0.6, 0.6)
 LIDAR_POINT = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity", "ring")])
 
 
@@ -54,11 +71,13 @@ def convert_scene(
     on_progress: Progress | None = None,
     lidar: bool = True,
     force: bool = False,
+    annotations: bool = True,
 ) -> Conversion:
     """Write one scene (by name, such as scene-0061) of a nuScenes data root to a rosbag2 MCAP folder `out`.
 
     version: table folder, "auto" = the first that knows the scene. keyframes_only: leave the sweeps out. lidar:
-    include LIDAR_TOP. force: replace a bag at `out`. The bag appears only when it is complete.
+    include LIDAR_TOP. force: replace a bag at `out`. annotations: include boxes, whose table is long in v1.0-trainval.
+    The bag appears only when it is complete.
 
     Raises InvalidInput for missing tables or files (with the list and the archive that holds them), an unknown
     scene, a truncated JPEG or lidar file, and for an `out` that exists.
@@ -87,6 +106,16 @@ def convert_scene(
         events.append((record.stamp, 2, write(root, record)))
     for stamp, token in content.keyframes:
         events.append((stamp, 3, _token_event(stamp, token)))
+    boxes = _boxes(root / content.version, content) if annotations else {}
+    if annotations and not boxes:
+        skipped[BOXES] = f"{content.version} has no annotations of {scene}"
+    events += [(stamp, 3, _boxes_event(stamp, boxes[token])) for stamp, token in content.keyframes if token in boxes]
+    file = map_file(root, content.location)
+    if file.is_file():
+        roads = Roads(file)
+        events += [(r.stamp, 3, _ground_event(r.stamp, roads, poses[r.stamp])) for r in _placed(records, poses)]
+    else:
+        skipped[GROUND] = f"the map expansion is not there: {file}"
     events.sort(key=lambda e: e[:2])
 
     start = events[0][0]
@@ -100,6 +129,45 @@ def convert_scene(
             if on_progress is not None:
                 on_progress(done, len(events))
     return Conversion(Path(out), dict(bag.counts), skipped)
+
+
+def _boxes(folder: Path, scene: Scene) -> dict[str, list[Cube]]:
+    """Boxes of each keyframe by its token, in the global frame; empty where the version has none."""
+    if not has_annotations(folder):
+        return {}
+    names = category_names(folder)
+    out: dict[str, list[Cube]] = {}
+    for box in annotations_of(folder, frozenset(token for _, token in scene.keyframes)):
+        kind = names[box.category]
+        out.setdefault(box.sample, []).append(Cube(kind, box.instance, box.pose, box.size, _colour(kind), box.token))
+    return out
+
+
+def _colour(category: str) -> tuple[float, float, float]:
+    return next((c for prefix, c in _COLOURS.items() if category.startswith(prefix)), _OTHER)
+
+
+def _placed(records: Iterable[SensorRecord], poses: dict[int, np.ndarray]) -> list[SensorRecord]:
+    """One record of each keyframe whose stamp has a pose of its own: the first."""
+    first: dict[str, SensorRecord] = {}
+    for record in records:
+        if record.keyframe and record.stamp in poses:
+            first.setdefault(record.sample_token, record)
+    return list(first.values())
+
+
+def _boxes_event(stamp: int, cubes: list[Cube]) -> Callable[[BagWriter], None]:
+    return lambda bag: write_cubes(bag, BOXES, stamp, "map", cubes, BOX_SECONDS)
+
+
+def _ground_event(stamp: int, roads: Roads, pose: np.ndarray) -> Callable[[BagWriter], None]:
+    def write(bag: BagWriter) -> None:
+        flat = geometry.planar(float(pose[0, 3]), float(pose[1, 3]), geometry.yaw_of(pose))
+        cells = np.where(roads.drivable(flat, GROUND_EXTENT), 0, 100).astype(np.int8)
+        corner = flat @ geometry.planar(-GROUND_EXTENT, -GROUND_EXTENT, 0.0)
+        write_occupancy_grid(bag, GROUND, stamp, "map", corner, 0.1, cells)
+
+    return write
 
 
 def _transform_event(stamp: int, pose: np.ndarray) -> Callable[[BagWriter], None]:

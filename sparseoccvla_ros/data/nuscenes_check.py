@@ -10,10 +10,10 @@ from ..core.errors import InvalidInput
 from ..core.occ3d import CAMERAS
 from ..world.question_files import STORED
 from .nuscenes import missing_files
+from .nuscenes_boxes import ANNOTATION_TABLES, has_annotations
 from .nuscenes_index import open_index, pick_version
 from .nuscenes_labels import occ3d_file, occ3d_folder
 from .nuscenes_motion import CAN_BLACKLIST, scene_number
-from .nuscenes_prepare import ANNOTATION_TABLES
 from .nuscenes_splits import scene_splits
 from .nuscenes_tables import LIDAR, load_scenes
 
@@ -159,6 +159,6 @@ def _piece(
 
 
 def _boxes(root: Path, version: str, wanted: dict[str, int]) -> Piece:
-    there = all((root / version / f"{t}.json").is_file() for t in ANNOTATION_TABLES)
+    there = has_annotations(root / version)
     place = f"{root / version}, from the metadata archive ({', '.join(ANNOTATION_TABLES)}.json)"
     return Piece("boxes", "planning: scores and training", place, wanted if there else dict.fromkeys(wanted, 0), wanted)

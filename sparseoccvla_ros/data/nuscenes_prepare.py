@@ -19,13 +19,13 @@ from ..core.types import STEPS, Command
 from ..planning.anchors import COMMAND_ORDER, AnchorSet, fit_anchors
 from ..planning.ego import MAX_AGE_NS, WINDOW_NS, EgoHistory
 from ..planning.manoeuvres import TURN_OFFSET
+from .nuscenes_boxes import annotations, category_names, has_annotations
 from .nuscenes_index import COMMAND_SOURCES, MOTION_SOURCES, NuscenesIndex, table_sizes
 from .nuscenes_motion import Odometry, can_odometry, can_route, command_of_motion, command_on_route, differentiated
 from .nuscenes_splits import scene_splits
-from .nuscenes_tables import LIDAR, Calibration, OnRead, Scene, SensorRecord, load_scenes, rows, table_quaternion
+from .nuscenes_tables import LIDAR, Calibration, OnRead, Scene, SensorRecord, load_scenes
 from .samples import COMMANDS
 
-ANNOTATION_TABLES = ("sample_annotation", "instance", "category")
 Progress = Callable[[int, int], None]
 _COMMAND_FIELDS = slice(3, 6)
 """Of EgoHistory.paper_features: the command's one-hot."""
@@ -226,29 +226,13 @@ def _row_of(calibrations: dict[int, tuple[int, SensorRecord]], record: SensorRec
 
 def _annotations(folder: Path, sample_rows: dict[str, int], report: OnRead | None) -> dict[str, np.ndarray]:
     """The box arrays of the index; empty where the version has no annotations (v1.0-test)."""
-    if not all((folder / f"{n}.json").is_file() for n in ANNOTATION_TABLES):
-        names: list[str] = []
-        boxes: list[tuple[float, ...]] = []
-    else:
-        category = {r["token"]: k for k, r in enumerate(rows(folder / "category.json"))}
-        names = [r["name"] for r in rows(folder / "category.json")]
-        instances = {
-            r["token"]: (k, category[r["category_token"]]) for k, r in enumerate(rows(folder / "instance.json"))
-        }
-        boxes = []
-        for row in rows(folder / "sample_annotation.json", report):
-            if row["sample_token"] not in sample_rows:
-                continue
-            try:
-                instance, kind = instances[row["instance_token"]]
-                pose = geometry.transform(np.asarray(row["translation"]), table_quaternion(row["rotation"]))
-                width, length, height = row["size"]
-                seen = int(row.get("visibility_token") or 0)
-                points = int(row.get("num_lidar_pts", 0))
-            except (KeyError, TypeError, ValueError) as error:
-                raise InvalidInput("sample_annotation", f"row {row.get('token')} is no box: {error!r}") from error
-            flat = (*pose[:3, 3], geometry.yaw_of(pose), length, width, height)
-            boxes.append((sample_rows[row["sample_token"]], instance, kind, seen, points, *flat))
+    names: list[str] = []
+    boxes: list[tuple[float, ...]] = []
+    if has_annotations(folder):
+        names = category_names(folder)
+        for box in annotations(folder, sample_rows, report):
+            flat = (*box.pose[:3, 3], geometry.yaw_of(box.pose), *box.size)
+            boxes.append((sample_rows[box.sample], box.instance, box.category, box.visibility, box.points, *flat))
     table = np.array(sorted(boxes), np.float64).reshape(-1, 12)
     return {
         "box_end": np.cumsum(np.bincount(table[:, 0].astype(np.int64), minlength=len(sample_rows))).astype(np.int64),

@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rosbags.highlevel import AnyReader
 from typer.testing import CliRunner
 
 from sparseoccvla_ros.camera_sync.assemble import CameraSync
@@ -31,6 +33,7 @@ from sparseoccvla_ros.data.nuscenes_index import NuscenesIndex, index_path, open
 from sparseoccvla_ros.data.nuscenes_layout import CLOCK, PLACE, VERSION, write_world_root
 from sparseoccvla_ros.data.nuscenes_motion import command_of_motion
 from sparseoccvla_ros.data.nuscenes_prepare import moments, oracle_command, prepare, summary, training_anchors
+from sparseoccvla_ros.data.nuscenes_roads import map_file
 from sparseoccvla_ros.data.samples import COMMANDS
 from sparseoccvla_ros.planning.ego import FEATURE_NAMES
 from sparseoccvla_ros.world.annotations import boxes
@@ -300,32 +303,72 @@ def test_omnidrive_files_read_back(world_root: Path, world_index: NuscenesIndex)
     assert {"desc", "conv", "vqa"} <= {q.family for q in found}
 
 
-def test_a_scene_becomes_a_bag(world_root: Path, tmp_path: Path) -> None:
-    result = convert_scene(world_root, "scene-9000", tmp_path / "bag")
-    assert result.counts["/CAM_FRONT/image_rect_compressed"] == KEYFRAMES
-    assert result.counts["/LIDAR_TOP"] == KEYFRAMES
+def test_a_scene_becomes_a_bag(world_root: Path, world_index: NuscenesIndex, tmp_path: Path) -> None:
+    """Images, lidar, boxes and, where there is a map, drivable ground, all at the keyframes' places and stamps."""
+    root = tmp_path / "root"
+    root.mkdir()
+    for entry in world_root.iterdir():
+        (root / entry.name).symlink_to(entry)
+    (root / "maps").unlink()
+    x, y = world_index.pose[0, :2, 3]
+    half = {"a": (x - 200, y - 200), "b": (x, y - 200), "c": (x, y + 200), "d": (x - 200, y + 200)}
+    content = {
+        "node": [{"token": t, "x": p[0], "y": p[1]} for t, p in half.items()],
+        "polygon": [{"token": "p", "exterior_node_tokens": list(half), "holes": []}],
+        "drivable_area": [{"polygon_tokens": ["p"]}],
+        "road_segment": [],
+        "lane": [],
+    }
+    path = map_file(root, "world")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    result = convert_scene(root, "scene-9000", tmp_path / "bag")
     assert result.skipped == {}
+    topics = ("/CAM_FRONT/image_rect_compressed", "/LIDAR_TOP", "/markers/annotations", "/drivable_area")
+    assert [result.counts[t] for t in topics] == [KEYFRAMES] * 4
+    with AnyReader([tmp_path / "bag"]) as bag:
+        wanted = [c for c in bag.connections if c.topic in topics[2:]]
+        found: dict[str, list[tuple[int, Any]]] = {}
+        for connection, stamp, raw in bag.messages(wanted):
+            found.setdefault(connection.topic, []).append((stamp, bag.deserialize(raw, connection.msgtype)))
+    rows = json.loads((world_root / VERSION / "sample_annotation.json").read_text())
+    boxes = {r["token"]: r for r in rows}
+    for row, (stamp, message) in enumerate(found["/markers/annotations"]):
+        here = world_index.boxes(row)
+        assert stamp == int(world_index.stamp[row])
+        assert len(message.markers) == here.stop - here.start > 0
+        for marker in message.markers:
+            table = boxes[marker.text]
+            assert table["sample_token"] == world_index.token[row]
+            assert marker.header.frame_id == "map"
+            assert marker.ns.split(".")[0] in ("vehicle", "human", "movable_object")
+            at = marker.pose.position
+            np.testing.assert_allclose([at.x, at.y, at.z], table["translation"], atol=1e-9)
+            width, length, height = table["size"]
+            assert (marker.scale.x, marker.scale.y, marker.scale.z) == (length, width, height)
+        assert len({m.id for m in message.markers}) == len(message.markers)
+    _, ground = found["/drivable_area"][0]
+    cells = ground.data.reshape(ground.info.height, ground.info.width)
+    assert cells.shape == (320, 320)
+    # Which cells lie on the map's half: their places in map, from the message's own numbers.
+    rotation, at = ground.info.origin.orientation, ground.info.origin.position
+    yaw = 2 * np.arctan2(rotation.z, rotation.w)
+    column, row = np.meshgrid(np.arange(320), np.arange(320))
+    east = at.x + ground.info.resolution * ((column + 0.5) * np.cos(yaw) - (row + 0.5) * np.sin(yaw))
+    clear = np.abs(east - x) > 0.3
+    np.testing.assert_array_equal(cells[clear] == 0, (east < x)[clear])
 
 
-def test_a_few_steps_of_stage_1(world_root: Path, tmp_path: Path, cache: Path) -> None:
+def test_loading_is_measured_and_training_needs_its_root(world_root: Path, tmp_path: Path, cache: Path) -> None:
     run = CliRunner()
     prepared = run.invoke(data_app, ["prepare", str(world_root)])
     assert prepared.exit_code == 0, prepared.output
     assert index_path(world_root, VERSION).is_file()
     assert "command from route 7" in prepared.output
-    small = tmp_path / "preset"
-    small.mkdir()
-    (small / "config.yaml").write_text(
-        "format_version: 1\nname: small\nseed: 1\nstages: [occupancy]\nimage: {height: 32, width: 64}\n"
-        "occupancy: {pretrained: false, strides: [16, 32], embed_dims: 32, groups: 2, heads: 2, frames: 2, queries: 24,"
-        " points_per_group: 2, points_per_layer: [2, 8], ffn_dims: 32, mixing_points: 4}\n"
+    (tmp_path / "config.yaml").write_text(
+        "format_version: 1\nname: small\nstages: [occupancy]\nimage: {height: 32, width: 64}\n"
     )
-    arguments = ["--data", "nuscenes", "--dataroot", str(world_root), "--preset", str(small), "--device", "cpu"]
-    arguments += ["--steps", "3", "--batch", "2", "--validation", "2", "--threads", "1", "--out", str(tmp_path / "run")]
-    trained = run.invoke(train_app, [*arguments, "--precision", "float32"])
-    assert trained.exit_code == 0, trained.output
-    assert (tmp_path / "run" / "best.safetensors").is_file()
-    speed = run.invoke(data_app, ["speed", str(world_root), "--preset", str(small), "--seconds", "1"])
+    speed = run.invoke(data_app, ["speed", str(world_root), "--preset", str(tmp_path), "--seconds", "1"])
     assert "images/s" in speed.output
     refused = run.invoke(train_app, ["--data", "nuscenes", "--steps", "1"])
     assert refused.exit_code == 2

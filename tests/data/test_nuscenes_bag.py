@@ -175,7 +175,7 @@ def test_can_bus_odometry_wins(dataroot, tmp_path):
     ]
     (dataroot / "can_bus" / "scene-0001_pose.json").write_text(json.dumps(rows))
     result = convert_scene(dataroot, "scene-0001", tmp_path / "bag")
-    assert result.skipped == {}
+    assert set(result.skipped) == {"/markers/annotations", "/drivable_area"}
     messages = read(tmp_path / "bag", "/odom")
     assert [t // 1000 - T0 for t, _ in messages] == [k * 20_000 for k in range(27)], "only while the scene lasts"
     assert {m.twist.twist.linear.x for _, m in messages} == {7.5}

@@ -26,10 +26,10 @@ from sparseoccvla_ros.core.types import Command, CommandSource
 from sparseoccvla_ros.data.nuscenes import NuscenesImages, NuscenesSamples
 from sparseoccvla_ros.data.nuscenes_index import NuscenesIndex, open_index
 from sparseoccvla_ros.data.nuscenes_layout import VERSION
+from sparseoccvla_ros.data.nuscenes_roads import Roads, map_file
 from sparseoccvla_ros.eval.nuscenes import evaluation, known
 from sparseoccvla_ros.eval.nuscenes.drives import NuscenesDrive, PreparedHistory
 from sparseoccvla_ros.eval.nuscenes.evaluation import Request, available, evaluate_nuscenes
-from sparseoccvla_ros.eval.nuscenes.roads import Roads, map_file
 from sparseoccvla_ros.eval.planning.ablations import ABLATIONS
 from sparseoccvla_ros.eval.planning.protocols import PROTOCOLS
 from sparseoccvla_ros.eval.tasks import captions, planning

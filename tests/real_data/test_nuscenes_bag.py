@@ -4,6 +4,7 @@ import itertools
 import json
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,6 +159,25 @@ def test_sample_tokens_mark_the_keyframes(converted):
         samples = {s["token"]: s for s in tables.get("sample").values() if s["scene_token"] == token}
         got = {m.data: t for _, t, m in read(bag, "/nuscenes/sample_token")}
         assert got == {token: s["timestamp"] * 1000 for token, s in samples.items()}
+
+
+def test_boxes_equal_the_tables(converted):
+    checked = 0
+    for bag, tables, _, _ in converted:
+        rows = tables.get("sample_annotation") if (tables.folder / "sample_annotation.json").is_file() else {}
+        for _, stamp, message in read(bag, "/markers/annotations"):
+            for marker in message.markers:
+                row = rows[marker.text]
+                sample = tables.get("sample")[row["sample_token"]]
+                assert stamp == nanoseconds(marker.header.stamp) == sample["timestamp"] * 1000
+                transform = SimpleNamespace(translation=marker.pose.position, rotation=marker.pose.orientation)
+                assert same_pose(transform, row)
+                assert [marker.scale.y, marker.scale.x, marker.scale.z] == row["size"]
+                instance = tables.get("instance")[row["instance_token"]]
+                assert marker.ns == tables.get("category")[instance["category_token"]]["name"]
+                checked += 1
+    if not checked:
+        pytest.skip("no scene with boxes among the recordings")
 
 
 def test_odometry_agrees_with_the_motion_of_the_poses(converted):

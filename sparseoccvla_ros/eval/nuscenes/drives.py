@@ -16,6 +16,7 @@ from ...core.types import HORIZONS, STEP_SECONDS, CameraFrames, Command, Command
 from ...data.nuscenes import NuscenesImages
 from ...data.nuscenes_index import COMMAND_SOURCES, NuscenesIndex
 from ...data.nuscenes_labels import load_occ3d, occ3d_file
+from ...data.nuscenes_roads import Roads
 from ...data.samples import COMMANDS
 from ...planning.ego import EgoHistory
 from ...world.question_files import read_questions
@@ -23,7 +24,6 @@ from ...world.questions import Question
 from ..planning.samples import AgentBoxes, Sample
 from ..ray_iou import ORIGINS, lidar_origins
 from ..tasks.forecast import SPARSEWORLD_MARGIN, SPARSEWORLD_PAST
-from .roads import Roads
 
 _AHEAD = [round(h / STEP_SECONDS) for h in HORIZONS]
 

@@ -18,6 +18,7 @@ from ...core.errors import InvalidInput
 from ...data.nuscenes import NuscenesImages, missing_files
 from ...data.nuscenes_index import COMMAND_SOURCES, NuscenesIndex, open_index
 from ...data.nuscenes_labels import occ3d_file, occ3d_folder
+from ...data.nuscenes_roads import Roads, map_file
 from ...runtime.presets import load_preset
 from ...world.question_files import STORED
 from ..ray_iou import ORIGINS
@@ -26,7 +27,6 @@ from ..tasks.page import facts_of, head_of
 from ..tasks.run import EvaluationReport, Gather, Progress, Run, Wanted, plain
 from .drives import NuscenesDrive
 from .known import known
-from .roads import Roads, map_file
 
 
 @dataclass(frozen=True)

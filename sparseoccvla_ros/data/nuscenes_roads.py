@@ -15,11 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...core import geometry
-from ...core.errors import InvalidInput
-from ..planning.samples import ROAD_CELLS, ROAD_EXTENT
+from ..core import geometry
+from ..core.errors import InvalidInput
 
-_CELLS_PER_METRE = ROAD_CELLS / (2 * ROAD_EXTENT)
+ROAD_EXTENT = 50.0
+"""m from base_link to each side of what the planning protocols look at."""
+_CELLS_PER_METRE = 10
 _RIM = 100
 """Cells around the raster in which edges are drawn too, so that its border is none."""
 _EDGE_LAYERS = ("road_segment", "lane")
@@ -51,19 +52,22 @@ class Roads:
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput("maps", f"{path} is no map of the expansion: {error!r}") from None
 
+    def drivable(self, pose: np.ndarray, extent: float) -> np.ndarray:
+        """bool [20 * extent] squared, cells of 0.1 m around an ego2global [4, 4] and turned with it, row = y."""
+        return _drawn(self._drivable, pose, extent, 0)
+
     def around(self, pose: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Ground and edges around an ego2global [4, 4], as planning.samples.Sample has them.
 
         (bool [1000, 1000], row = y, column = x; lines float32 [P, 2] m in base_link).
         """
-        drivable = _drawn(self._drivable, pose, 0)
-        rim = _drawn(self._edged, pose, _RIM)
+        rim = _drawn(self._edged, pose, ROAD_EXTENT, _RIM)
         outlines, _ = cv2.findContours(rim.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         lines = []
         for outline in outlines:
             closed = np.concatenate([outline[:, 0], outline[:1, 0]]).astype(np.float64)
             lines.append(((closed - _RIM) / _CELLS_PER_METRE - ROAD_EXTENT).astype(np.float32))
-        return drivable, tuple(lines)
+        return self.drivable(pose, ROAD_EXTENT), tuple(lines)
 
 
 def map_file(root: Path, location: str) -> Path:
@@ -79,16 +83,16 @@ def _ground(polygon: dict[str, Any], nodes: dict[str, tuple[float, float]]) -> G
     return Ground(outline, tuple(h for h in holes if len(h) > 2), outline.min(0), outline.max(0))
 
 
-def _drawn(polygons: list[Ground], pose: np.ndarray, rim: int) -> np.ndarray:
-    """bool [1000 + 2 * rim] squared: polygons filled in cells around a pose."""
+def _drawn(polygons: list[Ground], pose: np.ndarray, extent: float, rim: int) -> np.ndarray:
+    """bool [20 * extent + 2 * rim] squared: polygons filled in cells around a pose."""
     yaw = geometry.yaw_of(pose)
     turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
-    reach = np.sqrt(2) * (ROAD_EXTENT + rim / _CELLS_PER_METRE)
-    image = np.zeros((ROAD_CELLS + 2 * rim,) * 2, np.uint8)
+    reach = np.sqrt(2) * (extent + rim / _CELLS_PER_METRE)
+    image = np.zeros((round(2 * extent * _CELLS_PER_METRE) + 2 * rim,) * 2, np.uint8)
 
     def cells(points: np.ndarray) -> np.ndarray:
         local = (points - pose[:2, 3]) @ turn
-        return np.round((local + ROAD_EXTENT) * _CELLS_PER_METRE + rim).astype(np.int32)
+        return np.round((local + extent) * _CELLS_PER_METRE + rim).astype(np.int32)
 
     for polygon in polygons:
         if (polygon.low > pose[:2, 3] + reach).any() or (polygon.high < pose[:2, 3] - reach).any():
