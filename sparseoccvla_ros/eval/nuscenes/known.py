@@ -37,7 +37,7 @@ def known(
         return None
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, READ).round().astype(int))]
     votes = np.zeros((FREE + 1, int(np.prod(OCC3D_GRID.shape))), np.uint16)
-    every, labelled = np.arange(votes.shape[1]), 0
+    every, labelled, questioned = np.arange(votes.shape[1]), 0, 0
     answers: dict[str, Counter[str]] = {}
     for done, row in enumerate(chosen.tolist()):
         on_progress(done, len(chosen))
@@ -47,6 +47,7 @@ def known(
             votes[load_occ3d(file).semantics.ravel(), every] += 1
             labelled += 1
         asked = read_questions(root, "train", token)
+        questioned += bool(asked)
         for question in (*(q for q in asked if q.kind in KINDS), *captions_of(asked)):
             answers.setdefault(question.key, Counter())[question.answer] += 1
     on_progress(len(chosen), len(chosen))
@@ -54,7 +55,7 @@ def known(
     prior = votes.argmax(0).astype(np.uint8).reshape(OCC3D_GRID.shape) if labelled else None
     source = (
         f"the training split of {index.version}: ego motion of {len(usable)} samples, labels of {labelled}, answers of "
-        f"{len(chosen)}, no image"
+        f"{questioned}, no image"
     )
     truth = np.ascontiguousarray(index.future[usable][:, :, :2, 3])
     return Known(source, prior, index.features[usable], truth, answers)
