@@ -16,11 +16,15 @@ from .occupancy import OccupancyNode
 from .planning import PlanningNode
 from .reasoning import ReasoningNode
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the interpreter. torch lets go of it at every operation; with Python's own 5 ms each of
+thousands a second waits that long to come back, and half as many plans come out (measured on two cores)."""
 NODES: tuple[type[StageNode], ...] = (CameraSyncNode, OccupancyNode, ReasoningNode, PlanningNode)
 
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run sparseoccvla_ros composed`."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     rclpy.init(args=args, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
