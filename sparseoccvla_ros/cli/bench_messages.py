@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import rclpy
-from rclpy.context import Context
-from rclpy.node import Node
 from rich.console import Console
 from rich.table import Table
-from sensor_msgs.msg import PointCloud2
-from visualization_msgs.msg import MarkerArray
 
-from sparseoccvla_ros.ros import markers, messages
 from sparseoccvla_ros.ros.delivery import as_numbers, measure_delivery
-from sparseoccvla_ros.ros.message_cases import made_up_voxels, message_cases
-from sparseoccvla_ros.ros.qos import PROFILES
+from sparseoccvla_ros.ros.message_cases import message_cases, voxel_publisher
 
 from .bench_runtimes import turns
 
@@ -28,7 +19,7 @@ def bench_messages(console: Console, seconds: float = 4.0) -> dict[str, Any]:
     """Print both tables, return their numbers. seconds: of each kind of image under each transport."""
     table = Table("step", "ours ms", "plain ms", "ratio", title="Message path, median of one process, in turns")
     numbers: dict[str, Any] = {}
-    with voxel_publisher() as publish:
+    with voxel_publisher(VOXELS) as publish:
         cases = {f"{VOXELS} voxels published as cloud and markers": (publish, None), **message_cases(VOXELS)}
         for name, (ours, plain) in cases.items():
             times = turns({"ours": ours, **({"plain": plain} if plain else {})}, 1.0)
@@ -37,27 +28,6 @@ def bench_messages(console: Console, seconds: float = 4.0) -> dict[str, Any]:
             table.add_row(name, f"{fast:.2f}", f"{slow:.1f}" if slow else "", f"{slow / fast:.1f}x" if slow else "")
     console.print(table)
     return {"rows": numbers, "delivery": _delivery(console, seconds)}
-
-
-@contextmanager
-def voxel_publisher(count: int = VOXELS) -> Iterator[Callable[[], None]]:
-    """A call that builds and publishes `count` voxels as PointCloud2 and CUBE_LIST, as the occupancy node does."""
-    context = Context()
-    rclpy.init(context=context)
-    node = Node("bench_voxels", context=context)
-    try:
-        voxels = made_up_voxels(count)
-        cloud = node.create_publisher(PointCloud2, "bench/points", PROFILES["output"])
-        cubes = node.create_publisher(MarkerArray, "bench/markers", PROFILES["output"])
-
-        def publish() -> None:
-            cloud.publish(messages.cloud_to_msg([(0.0, voxels)], 1))
-            cubes.publish(markers.cubes(voxels, 1, "occupancy", count))
-
-        yield publish
-    finally:
-        node.destroy_node()
-        context.try_shutdown()
 
 
 def _delivery(console: Console, seconds: float) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def _main(role: str, *numbers: str) -> None:
 
         threading.Thread(target=wait_for_end, daemon=True).start()
         result = _receive(ended)
-    print(json.dumps(result))
+    sys.stdout.write(json.dumps(result))
 
 
 if __name__ == "__main__":

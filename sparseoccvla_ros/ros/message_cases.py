@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
 import numpy as np
+import rclpy
 from geometry_msgs.msg import Point
+from rclpy.context import Context
+from rclpy.node import Node
 from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import PointCloud2
 from sparseoccvla_msgs.msg import Tensor
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
@@ -19,6 +24,7 @@ from sparseoccvla_ros.core.occ3d import CAMERAS, PALETTE
 from sparseoccvla_ros.core.voxels import SparseVoxels
 
 from . import markers, messages
+from .qos import PROFILES
 
 Case = tuple[Callable[[], Any], Callable[[], Any] | None]
 
@@ -91,3 +97,24 @@ def message_cases(count: int = 10_000) -> dict[str, Case]:
             None,
         ),
     }
+
+
+@contextmanager
+def voxel_publisher(count: int) -> Iterator[Callable[[], None]]:
+    """A call that builds and publishes `count` voxels as PointCloud2 and CUBE_LIST, as the occupancy node does."""
+    context = Context()
+    rclpy.init(context=context)
+    node = Node("bench_voxels", context=context)
+    try:
+        voxels = made_up_voxels(count)
+        cloud = node.create_publisher(PointCloud2, "bench/points", PROFILES["output"])
+        cubes = node.create_publisher(MarkerArray, "bench/markers", PROFILES["output"])
+
+        def publish() -> None:
+            cloud.publish(messages.cloud_to_msg([(0.0, voxels)], 1))
+            cubes.publish(markers.cubes(voxels, 1, "occupancy", count))
+
+        yield publish
+    finally:
+        node.destroy_node()
+        context.try_shutdown()

@@ -4,9 +4,8 @@ import time
 
 import pytest
 
-from sparseoccvla_ros.cli.bench_messages import VOXELS, voxel_publisher
 from sparseoccvla_ros.ros.delivery import measure_delivery
-from sparseoccvla_ros.ros.message_cases import image_case
+from sparseoccvla_ros.ros.message_cases import image_case, voxel_publisher
 
 pytestmark = pytest.mark.ros
 
@@ -30,7 +29,7 @@ def test_reduced_decoding_costs_half_at_most():
 
 
 def test_ten_thousand_voxels_are_published_in_two_milliseconds():
-    with voxel_publisher(VOXELS) as publish:
+    with voxel_publisher(10_000) as publish:
         assert least(publish, 30) < 2.0
 
 
