@@ -1,11 +1,13 @@
 """How often each answer comes up, and which share of the facts to keep so that answers balance.
 
-`python -m sparseoccvla_ros.world.question_balance` measures training seeds anew and writes question_balance.yaml. Run
-it after every change of what the world contains or how it moves.
+`python -m sparseoccvla_ros.world.question_balance [varied] [SEEDS]` measures training seeds anew and writes
+question_balance.yaml, or question_balance_varied.yaml for the varied world. Run it after every change of what the world
+contains or how it moves.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,8 +19,10 @@ import yaml
 from .questions import Fact, balance, balanced, facts, templates
 from .scene import Scene
 from .scene_view import SceneView
+from .variety import VARIED
 
 PATH = Path(__file__).with_name("question_balance.yaml")
+VARIED_PATH = Path(__file__).with_name("question_balance_varied.yaml")
 SEEDS, TIMES = 150, 3
 LARGEST = 0.34
 """Share of the most frequent answer to aim at where a question has more than two."""
@@ -104,11 +108,15 @@ def kept(seeds: Iterable[int], times: int = TIMES) -> dict[str, Counter[str]]:
 
 
 def main() -> None:
-    """Measure and write the table."""
+    """Measure and write the table; with the argument varied that of the varied world; a number: of seeds."""
     torch.set_num_threads(1)
-    text = yaml.safe_dump(measure(), sort_keys=True, default_flow_style=None, width=120)
-    head = "# Made by `python -m sparseoccvla_ros.world.question_balance`: share of facts to keep by key, answer.\n"
-    PATH.write_text(head + text, encoding="utf-8")
+    varied = "varied" in sys.argv[1:]
+    count = next((int(a) for a in sys.argv[1:] if a.isdecimal()), SEEDS)
+    seeds = range(VARIED, VARIED + count) if varied else range(count)
+    text = yaml.safe_dump(measure(seeds), sort_keys=True, default_flow_style=None, width=120)
+    said = " ".join(["python -m sparseoccvla_ros.world.question_balance", *sys.argv[1:]])
+    head = f"# Made by `{said}`: share of facts to keep by key, answer.\n"
+    (VARIED_PATH if varied else PATH).write_text(head + text, encoding="utf-8")
     balance.cache_clear()
 
 

@@ -40,6 +40,8 @@ LANE_AHEAD, LANE_BEHIND, LANE_HALF = 6.0, 3.0, 1.3
 BLIND = 0.9
 """Majority share of a question's answers from which on it needs no sight."""
 MOST_CONV, MOST_WHAT_IF = 8, 2
+KIND_SEEN, BEND_AHEAD = 35.0, 40.0
+"""Metres before the stop line from which on the kind of the junction shows, and over which a bend is asked about."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,12 @@ def templates() -> dict[str, Any]:
     return data
 
 
-@lru_cache(maxsize=1)
-def balance() -> dict[str, dict[str, float]]:
-    """Share of facts to keep by key and answer (question_balance.yaml); `majority` holds the share of the most frequent
-    answer that remains."""
-    path = files(__package__).joinpath("question_balance.yaml")
+@lru_cache(maxsize=2)
+def balance(varied: bool = False) -> dict[str, dict[str, float]]:
+    """Share of facts to keep by key and answer, for plain or varied worlds (question_balance.yaml,
+    question_balance_varied.yaml); `majority` holds the share of the most frequent answer that remains."""
+    name = "question_balance_varied.yaml" if varied else "question_balance.yaml"
+    path = files(__package__).joinpath(name)
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -106,8 +109,21 @@ def _surroundings(view: SceneView) -> Iterator[Fact]:
     word = weather_word(view.weather)
     yield Fact("description", description(view))
     yield Fact("weather", f"{word.capitalize()}.")
-    yield Fact("shadows", yes(word != "overcast"))
+    if word != "dusk":  # a low sun lights the street or not, as the houses have it
+        yield Fact("shadows", yes(word not in ("overcast", "foggy")))
     yield Fact("place", f"{view.place.capitalize()}.")
+    if view.varied:
+        yield from _place(view)
+
+
+def _place(view: SceneView) -> Iterator[Fact]:
+    """What differs from place to place in varied worlds."""
+    if 0.0 < view.room < KIND_SEEN:
+        yield Fact("junction_kind", "A T-junction." if len(view.scene.streets.arms) == 1 else "A crossing.")
+    if view.own_lane is not None and not (view.room > 0 and view.room < BEND_AHEAD):
+        turned = view.bend(BEND_AHEAD)
+        if abs(turned) > 0.15 or abs(turned) < 0.04:
+            yield Fact("bend", "Left." if turned > 0.15 else "Right." if turned < -0.15 else "Straight.")
 
 
 def _select(view: SceneView, word: str, side: str, reach: float) -> list[Thing] | None:
@@ -157,7 +173,7 @@ def _lanes(view: SceneView) -> Iterator[Fact]:
     if view.lead:
         yield Fact("lead_kind", f"{view.lead[0].word.capitalize()}.")
         yield Fact("lead_distance", f"{near_distance(max(gap, 2.5))} m.")
-    aligned = view.lane_beside("left") is not None or view.lane_beside("right") is not None
+    aligned = view.own_lane is not None
     for side in ("left", "right"):
         offset = view.lane_beside(side)
         if aligned:
@@ -182,7 +198,8 @@ def _on_path(view: SceneView, reach: float) -> bool:
 def _in_lane(view: SceneView, offset: float) -> bool:
     for thing in view.things:
         size = view.boxes.size[thing.row]
-        if abs(thing.y - offset) < LANE_HALF and -LANE_BEHIND - 0.5 * size[0] < thing.x < LANE_AHEAD + 0.5 * size[0]:
+        x, y = view.along_lane(thing)
+        if abs(y - offset) < LANE_HALF and -LANE_BEHIND - 0.5 * size[0] < x < LANE_AHEAD + 0.5 * size[0]:
             return True
     return False
 
@@ -200,6 +217,9 @@ def _actions(view: SceneView) -> Iterator[Fact]:
     if view.speed > 2.0:
         yield Fact("turning", way)
     yield Fact("attention", _attention(view))
+    people = [t for t in view.things if t.word == "pedestrian" and t.within("ahead") and t.distance < 30]
+    if view.varied and people and view.yields == (view.yields_to is not None):
+        yield Fact("yields", yes(view.yields))
     told = advice(view)
     if told is not None:
         yield Fact("action", f"{told.action.capitalize()}, because {told.reason}.")
@@ -225,6 +245,8 @@ def outcome_text(result: Outcome) -> str:
 
 def _attention(view: SceneView) -> str:
     """The light that holds the car, else who is close ahead, else the junction, else nothing."""
+    if view.yields_to is not None:
+        return "The pedestrian ahead."
     if view.light not in (None, GREEN) and view.room < 30:
         return "The traffic light."
     if view.lead and view.lead[1] < 20:
@@ -237,6 +259,8 @@ def _attention(view: SceneView) -> str:
             and abs(thing.y) < 6
         ):
             return f"The {thing.word} ahead."
+    if view.varied and view.room > 50:
+        return "The bend ahead." if abs(view.bend(40.0)) > 0.15 else "Nothing special."
     return "The junction." if view.place != "after" else "Nothing special."
 
 
@@ -249,7 +273,8 @@ def description(view: SceneView) -> str:
         count = sum(t.word == word and t.within("ahead") and t.distance < 30 for t in view.things)
         if count:
             ahead.append(f"{count} {word}" + ("" if count == 1 else "es" if word == "bus" else "s"))
-    parts = [f"{weather_word(view.weather).capitalize()} weather.", road[view.place]]
+    word = weather_word(view.weather)
+    parts = ["It is dusk." if word == "dusk" else f"{word.capitalize()} weather.", road[view.place]]
     parts.append(f"Ahead within 30 m: {', '.join(ahead)}." if ahead else "Nobody is ahead within 30 m.")
     if view.light:
         parts.append(f"The light is {view.light}.")
@@ -266,7 +291,7 @@ def draw(view: SceneView, fact: Fact, purpose: str) -> np.random.Generator:
 
 def balanced(view: SceneView, table: dict[str, dict[str, float]] | None = None) -> list[Fact]:
     """The facts that are kept so that answers balance; table: shares by key and answer, the shipped ones where None."""
-    table = balance() if table is None else table
+    table = balance(view.varied) if table is None else table
     kept = []
     for fact in facts(view):
         share = table.get(fact.key, {}).get(fact.answer, 1.0)
@@ -278,8 +303,9 @@ def balanced(view: SceneView, table: dict[str, dict[str, float]] | None = None) 
 def worded(view: SceneView, fact: Fact) -> Question:
     """A fact in one of its wordings."""
     entry = templates()["questions"][fact.name]
-    text = entry["texts"][int(draw(view, fact, "wording").integers(len(entry["texts"])))].format(**fact.fields)
-    visual = balance().get(fact.key, {}).get("majority", 0.0) < BLIND
+    texts = entry.get("varied", entry["texts"]) if view.varied else entry["texts"]
+    text = texts[int(draw(view, fact, "wording").integers(len(texts)))].format(**fact.fields)
+    visual = balance(view.varied).get(fact.key, {}).get("majority", 0.0) < BLIND
     return Question(entry["family"], entry["kind"], fact.key, text, fact.answer, visual)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,14 +72,28 @@ class Renderer:
         direction = rays.directions()
         colour, label, depth = self._shade(table, rays, direction, depth, row)
         shown = encode(colour, self.weather.exposure).reshape(height, samples, width, samples, 3).mean((1, 3))
+        if self.weather.noise:
+            shown = shown + self._noise(shown, camera2map, time)
         middle = samples // 2
         grid = (height, samples, width, samples)
         depth = torch.where(depth < NO_HIT, depth, torch.full_like(depth, torch.inf)).reshape(grid)[
             :, middle, :, middle
         ]
         label = label.reshape(grid)[:, middle, :, middle]
-        rgb = (shown * 255.0 + 0.5).to(torch.uint8)
+        rgb = (shown.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
         return Picture(rgb.cpu().numpy(), label.cpu().numpy(), depth.cpu().numpy())
+
+    def _noise(self, shown: torch.Tensor, camera2map: np.ndarray, time: float) -> torch.Tensor:
+        """What the sensor adds to a picture [H, W, 3] in 0..1: the same for one camera pose and time on every device.
+
+        Most of it is that of counted photons, which grows with the square root of the light; the rest is there in the
+        dark too.
+        """
+        place = np.round(camera2map[:3] * 1e3).astype(np.int64)
+        key = zlib.crc32(place.tobytes() + round(time * 1e6).to_bytes(8, "little", signed=True))
+        drawn = np.random.default_rng([self.scene.seed, key]).standard_normal(shown.shape, np.float32)
+        level = self.weather.noise * (0.3 + 0.7 * shown.clamp(min=0).sqrt())
+        return level * torch.from_numpy(drawn).to(shown.device)
 
     def _primitives_at(self, time: float, position: torch.Tensor) -> Primitives:
         if self._state is None or self._table is None or self._state.time != time:
@@ -113,7 +128,7 @@ class Renderer:
         blur = depth[at] * pixel / (-unit[at, 2]).clamp(min=0.02).sqrt()
         x, y = point[:, 0], point[:, 1]
         surface = self.scene.streets.surface(x, y, blur)
-        albedo = surfaces.ground(surface, x, y, blur, self.scene.streets.worn)
+        albedo = surfaces.ground(self.scene.streets, surface, x, y, blur)
         label[at] = surface.label
         sunlight = self._shadows.sun(point) * max(weather.sun[2], 0.0)
         ambient = self._shadows.shade(point)

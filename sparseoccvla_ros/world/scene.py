@@ -15,29 +15,23 @@ import torch
 from ..core import geometry
 from ..core.errors import InvalidInput
 from ..core.types import Command
-from . import objects, vehicles
+from . import objects, varied, vehicles
+from .actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, TAIL_SECONDS, Moving, without_collisions
 from .curves import Curve, join, turn
-from .layout import REACH, Layout, Placed
+from .layout import REACH, Furnishing, Layout, Placed
 from .objects import SIGNAL_LAMPS, Shape
 from .shapes import Kind, Material, Part, Primitives, linear
 from .streets import SIDEWALK, STOP_LINE, Streets
-from .traffic import AMBER, GREEN, RED, Mover, Signals, overlap, simulate, walk
+from .traffic import AMBER, GREEN, RED, Lights, Mover, Signals, overlap, simulate, walk
+from .variety import MANEUVERS, VARIED
 
-EGO_LENGTH, EGO_WIDTH, EGO_CENTRE = 4.08, 1.73, 1.39
-"""The nuScenes cars (Renault Zoe); base_link lies under the rear axle, EGO_CENTRE metres behind the middle."""
 COMMAND_SECONDS = 3.0
 COMMAND_OFFSET = 2.0
 COMMAND_SPEED = 5.0
 LONGEST = 30.0
 """Seconds after which the ego may leave the built-up part of the world."""
-LEAD_SECONDS = 2.0
-"""Motion is known this long before the drive starts."""
-TAIL_SECONDS = 6.0
-"""and this long after it ends, so that every stamp has a future."""
-MANEUVERS = ("left", "straight", "right")
 _EGO_OWNER = -2
 _LAMP_ON = {RED: (1.0, 0.10, 0.06), AMBER: (1.0, 0.62, 0.08), GREEN: (0.10, 1.0, 0.55)}
-_APPROACHES = ("main_east", "main_west", "cross", "cross")
 
 
 class EgoMotion:
@@ -75,14 +69,6 @@ class EgoMotion:
 
 
 @dataclass(frozen=True)
-class Moving:
-    """A shape that moves."""
-
-    shape: Shape
-    mover: Mover
-
-
-@dataclass(frozen=True)
 class State:
     """The world at one time: every primitive in the map frame, and the ego's own body, which only casts a shadow."""
 
@@ -102,7 +88,7 @@ class Scene:
         standing: Sequence[Placed],
         moving: Sequence[Moving],
         ego: EgoMotion,
-        signals: Signals,
+        signals: Lights,
         maneuver: str,
     ) -> None:
         self.seed, self.streets, self.ego, self.signals, self.maneuver = seed, streets, ego, signals, maneuver
@@ -116,8 +102,9 @@ class Scene:
         self._moving = Primitives.concatenate(tables)
         self._ego = Primitives.of(_ego_body(), _EGO_OWNER, 0.0)
         self._lamps = [
-            (int((self.fixed.owner == i).nonzero()[0, 0]), _APPROACHES[k])
-            for k, i in enumerate(i for i, p in enumerate(self.standing) if p.shape.name == "signal")
+            (int((self.fixed.owner == i).nonzero()[0, 0]), _approach(p.pose[2]))
+            for i, p in enumerate(self.standing)
+            if p.shape.name == "signal"
         ]
 
     @property
@@ -135,20 +122,24 @@ class Scene:
             raise InvalidInput("seed", f"{seed} is negative")
         if not 1.0 <= seconds <= LONGEST:
             raise InvalidInput("seconds", f"{seconds} is not within 1..{LONGEST:.0f}, then the built-up streets end")
+        if maneuver not in (None, *MANEUVERS):
+            raise InvalidInput("maneuver", f"{maneuver!r} is none of {MANEUVERS}")
+        if seed >= VARIED:
+            world = varied.generate(seed, maneuver, seconds)
+            plan, drive = world.plan, EgoMotion(world.ego, seconds)
+            return cls(seed, plan.streets, world.standing, world.moving, drive, world.lights, plan.maneuver)
         rng = np.random.default_rng(seed)
         drawn = str(rng.choice(MANEUVERS, p=[0.4, 0.25, 0.35]))
         maneuver = maneuver or drawn
-        if maneuver not in MANEUVERS:
-            raise InvalidInput("maneuver", f"{maneuver!r} is none of {MANEUVERS}")
         streets = Streets.generate(rng)
-        standing = Layout(streets, rng).build()
+        standing = Layout(streets, rng, Furnishing((float(rng.uniform(-62, -52)), 1.0))).build()
         held = frozenset({"main_west"}) if maneuver == "left" else frozenset()
         signals = Signals(change=float(rng.uniform(4.5, 6.5)), held=held)
         ego = _ego(streets, maneuver, rng)
         driven = _vehicles(streets, ego, rng)
         simulate([ego, *(m.mover for m in driven)], signals, seconds + TAIL_SECONDS + 1.0, -LEAD_SECONDS)
         walkers = _walkers(streets, signals, rng, seconds + TAIL_SECONDS + 1.0)
-        moving = _without_collisions(ego, driven + walkers, standing, seconds)
+        moving = without_collisions(ego, driven + walkers, standing, seconds)
         return cls(seed, streets, standing, moving, EgoMotion(ego, seconds), signals, maneuver)
 
     def at(self, time: float) -> State:
@@ -166,6 +157,13 @@ class Scene:
                     colour[[first + k for k in lamps]] = 2.0 * linear(torch.tensor(_LAMP_ON[name]))
         fixed = Primitives(**{**self.fixed.__dict__, "colour": colour})
         return State(time, fixed, moving, ego)
+
+
+def _approach(yaw: float) -> str:
+    """Whom a signal is for, by the direction in which they drive."""
+    if abs(np.sin(yaw)) > 0.5:
+        return "cross"
+    return "main_east" if np.cos(yaw) > 0 else "main_west"
 
 
 def _ego_body() -> list[Part]:
@@ -269,20 +267,3 @@ def _walkers(streets: Streets, signals: Signals, rng: np.random.Generator, end: 
         leave = signals.change - 0.8 - path.length / speed - float(rng.uniform(0, 4.0))
         out.append(Moving(objects.pedestrian(rng), walk(path, speed, leave, 0.0, end)))
     return out
-
-
-def _without_collisions(ego: Mover, moving: list[Moving], standing: Sequence[Placed], seconds: float) -> list[Moving]:
-    """The movers that never come near the ego, a standing thing or a mover kept before them."""
-    times = np.arange(-LEAD_SECONDS, seconds + TAIL_SECONDS, 0.1)
-    fixed = np.stack([p.rectangle for p in standing])
-    kept: list[Moving] = []
-    tracks = ego.rectangle(times)[None]
-    for item in moving:
-        track = item.mover.rectangle(times)
-        reach = 0.5 * item.shape.length + 1.0 + np.ptp(track[:, :2], axis=0)
-        near = fixed[(np.abs(fixed[:, :2] - track[:, :2].mean(0)) < reach + 0.5 * fixed[:, 3:4]).all(-1)]
-        if overlap(tracks, track[None], 0.25).any() or overlap(near[:, None], track[None, ::3], 0.02).any():
-            continue
-        kept.append(item)
-        tracks = np.concatenate([tracks, track[None]])
-    return kept

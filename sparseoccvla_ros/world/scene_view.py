@@ -22,7 +22,9 @@ from .raster import PinholeRays, cast
 from .rig import Camera, load_rig
 from .scene import Scene
 from .shapes import Primitives
+from .streets import Street
 from .traffic import AMBER, GREEN, RED
+from .variety import VARIED
 from .weather import Weather
 
 HEIGHT, WIDTH, CUT = 128, 352, 70
@@ -41,6 +43,12 @@ DIRECTIONS = ("front", "front left", "left", "back left", "back", "back right", 
 DISTANCES = (5, 10, 15, 20, 25, 30, 40)
 """Distances in metres that answers name; the nearest one is right."""
 HAZY, OVERCAST = 1 / 220, 0.95
+CLEAR_SIGHT = 1.5
+"""In fog nothing is seen beyond so many lengths of its haze, where a fifth of a thing's light arrives."""
+NEAR_JUNCTION = 16.0
+"""Metres beside the junction's edges within which a drive that changes streets is turning."""
+BEND = 1 / 250
+"""1/m of curvature from which on a street bends."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,21 @@ class Thing:
         return bool(abs(np.angle(np.exp(1j * (self.angle - middle[side])))) <= np.pi / 4)
 
 
+@dataclass(frozen=True)
+class OwnLane:
+    """Where the ego drives: along m on the street, offset m right of its centreline as it drives, way 1 along the
+    street and -1 against it."""
+
+    street: Street
+    along: float
+    offset: float
+    way: float
+
+
 def weather_word(weather: Weather) -> str:
-    """clear, hazy or overcast."""
+    """clear, hazy or overcast; in varied worlds also foggy or dusk."""
+    if weather.word:
+        return weather.word
     if weather.cover >= OVERCAST:
         return "overcast"
     return "hazy" if weather.haze > HAZY else "clear"
@@ -114,8 +135,11 @@ class SceneView:
         for camera in self.rig:
             k = camera.scaled(HEIGHT + CUT, WIDTH)
             k[1, 2] -= CUT
-            row = cast(table, PinholeRays(k, self.frame @ camera.camera2ego, HEIGHT, WIDTH))[1]
-            row = row[row >= 0]
+            depth, row = cast(table, PinholeRays(k, self.frame @ camera.camera2ego, HEIGHT, WIDTH))
+            seen = row >= 0
+            if self.weather.foggy:
+                seen &= depth < CLEAR_SIGHT / self.weather.haze
+            row = row[seen]
             pixels += np.bincount(table.owner[row].numpy(), minlength=total)
             lamps += int(torch.isin(row, torch.tensor(lit)).sum())
         return pixels, lamps
@@ -166,8 +190,10 @@ class SceneView:
 
     @cached_property
     def room(self) -> float:
-        """Metres from the front bumper to the ego's stop line, negative past it."""
+        """Metres from the front bumper to the ego's stop line, negative past it and where there is none to come."""
         mover = self.scene.ego.mover
+        if not mover.stops:
+            return -np.inf
         return mover.stops[0][0] - float(mover.motion(self.time)[0]) - mover.front
 
     @cached_property
@@ -203,16 +229,86 @@ class SceneView:
         inside = abs(x) < half + 4 and abs(y) < self.scene.streets.main.half_width + 4
         return "on" if inside else "after"
 
-    def lane_beside(self, side: str) -> float | None:
-        """Lateral offset in metres (left positive) of the neighbouring lane of the same direction on the main street,
-        None where there is none or the ego is not lined up with its lane."""
+    @property
+    def varied(self) -> bool:
+        """The scene is one of the varied world; only there streets but the main one are asked about."""
+        return self.scene.seed >= VARIED
+
+    @cached_property
+    def own_lane(self) -> OwnLane | None:
+        """The lane the ego drives in; None near the junction and where it is not lined up with one."""
+        streets = self.scene.streets
+        pairs = [(streets.main, streets.cross.half_width), (streets.cross, streets.main.half_width)]
         x, y, yaw = float(self.frame[0, 3]), float(self.frame[1, 3]), geometry.yaw_of(self.frame)
-        lanes = self.scene.streets.main.lanes
-        if abs(np.sin(yaw)) > 0.05 or abs(x) < self.scene.streets.cross.half_width + 8:
+        for street, other in pairs if self.varied else pairs[:1]:
+            s, lateral = street.at(x, y)
+            turned = yaw - float(street.pose(s)[2])
+            if abs(lateral) > street.half_width or abs(np.sin(turned)) > 0.05 or abs(s) < other + 8:
+                continue
+            way = 1.0 if np.cos(turned) > 0 else -1.0
+            offset = -way * lateral
+            if min(abs(offset - lane) for lane in street.lanes) <= 0.4:
+                return OwnLane(street, s, offset, way)
+        return None
+
+    def lane_beside(self, side: str) -> float | None:
+        """Lateral offset in metres (left positive) of the neighbouring lane of the same direction, None where there is
+        none or the ego is not lined up with its lane."""
+        if self.own_lane is None:
             return None
-        own = abs(y)
-        if min(abs(own - lane) for lane in lanes) > 0.4:
-            return None
+        own = self.own_lane.offset
         # Traffic keeps right, so the kerb is on the right: lanes further from the centre line are right of the car.
+        lanes = self.own_lane.street.lanes
         others = [lane - own for lane in lanes if (lane - own) * (-1 if side == "left" else 1) > 1.0]
         return -min(others, key=abs) if others else None
+
+    def along_lane(self, thing: Thing) -> tuple[float, float]:
+        """Metres ahead of the rear axle and to the left of the ego's own lane of a thing, along the street's bend."""
+        if not self.varied or self.own_lane is None:
+            return thing.x, thing.y
+        lane = self.own_lane
+        x, y = (float(v) for v in geometry.apply(self.frame, np.array([thing.x, thing.y, 0.0]))[:2])
+        s, lateral = lane.street.at(x, y)
+        return lane.way * (s - lane.along), lane.way * lateral + lane.offset
+
+    @cached_property
+    def turning(self) -> bool:
+        """Within the next 3 s the ego is about to change from one street to the other."""
+        if self.scene.maneuver == "straight":
+            return False
+        streets, sweep = self.scene.streets, self.expert.sweep
+        points = geometry.apply(self.frame, np.column_stack([sweep[:, :2], np.zeros(len(sweep))]))[:, :2]
+        reach = np.array([streets.cross.half_width, streets.main.half_width]) + NEAR_JUNCTION
+        return bool((np.abs(points) < reach).all(1).any())
+
+    def bend(self, reach: float) -> float:
+        """Radians by which the ego's way turns over the next `reach` metres, left positive."""
+        mover = self.scene.ego.mover
+        here = float(mover.motion(self.time)[0])
+        yaw = mover.path.at(np.array([here, here + reach]))[:, 2]
+        return float(yaw[1] - yaw[0])
+
+    @cached_property
+    def _held(self) -> int | None:
+        """Instance of the person who makes the ego brake or wait within the next second."""
+        mover = self.scene.ego.mover
+        if not mover.held_by:
+            return None
+        first, last = np.searchsorted(mover.times, [self.time, self.time + 1.0])
+        slow = (mover.forces[first:last] < -0.3) | (mover.speeds[first:last] < 0.5)
+        who = mover.yields[first:last][slow & (mover.yields[first:last] >= 0)]
+        if not len(who):
+            return None
+        person = mover.held_by[int(who[0])]
+        movers = [m.mover for m in self.scene.moving]
+        return next((len(self.scene.standing) + i for i, m in enumerate(movers) if m is person), None)
+
+    @property
+    def yields(self) -> bool:
+        """Somebody who crosses makes the ego brake or wait, seen or not."""
+        return self._held is not None
+
+    @cached_property
+    def yields_to(self) -> Thing | None:
+        """The seen person for whom the ego brakes or waits."""
+        return next((t for t in self.things if t.instance == self._held), None)

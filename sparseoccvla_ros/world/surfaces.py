@@ -8,7 +8,7 @@ import torch
 
 from ..core.occ3d import LABEL
 from .shapes import Material, Primitives, linear
-from .streets import CURB, SIDEWALK, Surface
+from .streets import CURB, SIDEWALK, Streets, Surface
 from .textures import clouds, grain
 
 
@@ -29,8 +29,12 @@ def _rgb(*values: float, like: torch.Tensor) -> torch.Tensor:
     return linear(torch.tensor(values, dtype=torch.float32, device=like.device))
 
 
-def ground(surface: Surface, x: torch.Tensor, y: torch.Tensor, blur: torch.Tensor, worn: float) -> torch.Tensor:
-    """Albedo float32 [N, 3] of the ground at x, y [N] seen with pixels `blur` [N] metres wide."""
+def ground(streets: Streets, surface: Surface, x: torch.Tensor, y: torch.Tensor, blur: torch.Tensor) -> torch.Tensor:
+    """Albedo float32 [N, 3] of the ground at x, y [N] seen with pixels `blur` [N] metres wide.
+
+    surface: what `streets` has there.
+    """
+    x, y = x + streets.shift[0], y + streets.shift[1]
     label, edge = surface.label, surface.edge
     fine = clouds(x * 34.0, y * 34.0) - 0.5
     middle = clouds(x * 4.1 + 91.0, y * 4.1) - 0.5
@@ -42,14 +46,13 @@ def ground(surface: Surface, x: torch.Tensor, y: torch.Tensor, blur: torch.Tenso
 
     # Tyres polish two tracks per lane; lanes are told by the distance to their lines.
     asphalt = torch.where(surface.main[:, None], _rgb(0.355, 0.355, 0.365, like=x), _rgb(0.41, 0.405, 0.40, like=x))
-    lane = torch.where(surface.main, (surface.across.abs() - 4.1).abs() - 1.65, surface.across.abs() - 1.8)
-    track = torch.exp(-(((lane.abs() - 0.78) / 0.3) ** 2))
+    track = torch.exp(-(((surface.lane.abs() - 0.78) / 0.3) ** 2))
     tone = 1.0 + 0.30 * fine + 0.22 * middle + 0.32 * broad - 0.13 * track
     patch = (clouds(x * 0.21 + 300.0, y * 0.21 + 40.0) > 0.80).float()
-    albedo = asphalt * (tone * (1.0 - 0.17 * patch))[:, None]
+    albedo = asphalt * (tone * (1.0 - 0.17 * patch))[:, None] * streets.asphalt
     gutter = ((0.45 + edge) / 0.45).clamp(0, 1) * (edge < 0)
     albedo = albedo * (1 - 0.25 * gutter)[:, None]
-    rub = (1.0 - worn * (0.4 + 2.2 * (middle + 0.5 * fine).clamp(min=0))).clamp(0, 1)
+    rub = (1.0 - streets.worn * (0.4 + 2.2 * (middle + 0.5 * fine).clamp(min=0))).clamp(0, 1)
     albedo = albedo + (_rgb(0.90, 0.90, 0.87, like=x) - albedo) * (surface.white * rub)[:, None]
     albedo = albedo + (_rgb(0.88, 0.68, 0.20, like=x) - albedo) * (surface.yellow * rub)[:, None]
 

@@ -1,12 +1,14 @@
 """Motion: traffic lights, cars that follow and stop, people who walk, the ego among them.
 
 Vehicles keep their lane and follow the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000)
-behind whatever is ahead of them on their own path, stop at red, and slow down for bends.
+behind whatever is ahead of them on their own path, stop at red, and slow down for bends. In varied worlds they also
+wait for people who cross the road, and brake and set off without a jerk.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +19,10 @@ STEP = 0.1
 GREEN, AMBER, RED = "green", "amber", "red"
 _HEADWAY, _GAP, _BRAKE, _HARD_BRAKE, _LATERAL = 1.3, 2.2, 1.8, 5.0, 2.0
 _SCAN, _SCAN_STEP = 45.0, 1.0
+_GENTLE = 2.6
+"""m/s^2: who would have to brake harder for an amber light drives on."""
+_JERK_UP, _JERK_OFF, _JERK_DOWN, _JERK_ALARM = 4.0, 8.0, 7.0, 20.0
+"""m/s^3: how fast careful drivers press the pedal, let go of the brake, brake, and brake when they must."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,31 @@ class Signals:
         return GREEN if time >= self.change and approach not in self.held else RED
 
 
+@dataclass(frozen=True)
+class Phases:
+    """Green times of both streets (first and last second of each), amber after each of them, red otherwise.
+
+    amber: seconds; held: as in Signals.
+    """
+
+    main: tuple[tuple[float, float], ...]
+    cross: tuple[tuple[float, float], ...]
+    amber: float = 3.0
+    held: frozenset[str] = frozenset()
+
+    def colour(self, approach: str, time: float) -> str:
+        """As Signals.colour."""
+        if approach in self.held:
+            return RED
+        for start, end in self.cross if approach == "cross" else self.main:
+            if start <= time < end + self.amber:
+                return GREEN if time < end else AMBER
+        return RED
+
+
+Lights = Signals | Phases
+
+
 @dataclass(eq=False)
 class Mover:
     """Something that moves along a path.
@@ -47,7 +78,8 @@ class Mover:
     path: of its reference point; length, width, centre: ground plan as in objects.Shape; start: arc length at the
     first time; speed: m/s then; desired: m/s on a free straight road; acceleration: m/s^2; stops: (arc length of a
     stop line, approach). After the simulation, times, travelled [T] m, speeds [T] m/s and forces [T] m/s^2 hold its
-    motion.
+    motion; yields [T] (int, in varied worlds) says which of the people who cross holds it, -1 for none; held_by: these
+    people, for the ego only.
     """
 
     path: Curve
@@ -63,6 +95,8 @@ class Mover:
     travelled: np.ndarray = field(default_factory=lambda: np.zeros(0))
     speeds: np.ndarray = field(default_factory=lambda: np.zeros(0))
     forces: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    yields: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    held_by: tuple[Mover, ...] = ()
 
     @property
     def front(self) -> float:
@@ -85,8 +119,8 @@ class Mover:
         """Ground plan at times: [..., 5] = centre x, centre y, yaw, length, width."""
         return rectangle(self.pose(time), self.length, self.width, self.centre)
 
-    def rectangle_at(self, s: float) -> np.ndarray:
-        """Ground plan [5] at an arc length."""
+    def rectangle_at(self, s: float | np.ndarray) -> np.ndarray:
+        """Ground plan [..., 5] at arc lengths."""
         return rectangle(self.path.at(s), self.length, self.width, self.centre)
 
 
@@ -157,8 +191,27 @@ def walk(path: Curve, speed: float, start_time: float, start: float, end_time: f
     return mover
 
 
-def simulate(movers: list[Mover], signals: Signals, end_time: float, start_time: float = -2.0) -> None:
-    """Move all vehicles from start_time to end_time (s) and leave the motion in each mover."""
+class Crowd(Protocol):
+    """People who cross the road; see crossings.People."""
+
+    def prepare(self, movers: list[Mover], times: np.ndarray) -> None:
+        """Called once before the first step."""
+        ...
+
+    def step(self, k: int, s: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Move everyone at times[k], given arc lengths and speeds [N] of the vehicles; (room [N] m from each bumper to
+        where it has to wait, infinite for those who need not, and for whom int [N])."""
+        ...
+
+
+def simulate(
+    movers: list[Mover], signals: Lights, end_time: float, start_time: float = -2.0, people: Crowd | None = None
+) -> None:
+    """Move all vehicles from start_time to end_time (s) and leave the motion in each mover.
+
+    people: those who cross the road; with them drivers are careful: they yield, pass an amber light rather than brake
+    hard, and change their acceleration smoothly.
+    """
     count = len(movers)
     times = np.arange(start_time, end_time + STEP, STEP)
     s = np.array([m.start for m in movers])
@@ -171,6 +224,10 @@ def simulate(movers: list[Mover], signals: Signals, end_time: float, start_time:
     reach = np.arange(2.0, _SCAN, _SCAN_STEP)
     everyone = np.arange(count)
     log = np.zeros((3, len(times), count))
+    held_by = np.full((len(times), count), -1, np.int64)
+    force = np.zeros(count)
+    if people is not None:
+        people.prepare(movers, times)
     for k, time in enumerate(times):
         middle = tracks.at(s + centre)
         wanted = tracks.at(s)[:, 3]
@@ -188,15 +245,27 @@ def simulate(movers: list[Mover], signals: Signals, end_time: float, start_time:
         leader = gap.argmin(1)
         gap = gap[everyone, leader]
         closing = v - v[leader] * np.cos(middle[leader, 2] - middle[:, 2])
+        fixed = np.zeros(count, bool)
         for i, mover in enumerate(movers):
             for line, approach in mover.stops:
                 room = line - s[i] - front[i]
-                stops = signals.colour(approach, time) != GREEN and room > 0 and v[i] ** 2 < 2 * _HARD_BRAKE * room
+                colour = signals.colour(approach, time)
+                limit = _GENTLE if people is not None and colour == AMBER else _HARD_BRAKE
+                stops = colour != GREEN and room > 0 and v[i] ** 2 < 2 * limit * room
                 if stops and room + _GAP - 0.7 < gap[i]:
-                    gap[i], closing[i] = room + _GAP - 0.7, v[i]
+                    gap[i], closing[i], fixed[i] = room + _GAP - 0.7, v[i], True
+        if people is not None:
+            room, walker = people.step(k, s, v)
+            waits = room + _GAP - 0.7 < gap
+            gap, closing = np.where(waits, room + _GAP - 0.7, gap), np.where(waits, v, closing)
+            fixed |= waits
+            held_by[k] = np.where(waits, walker, -1)
         desired_gap = _GAP + np.maximum(0.0, v * _HEADWAY + v * closing / (2 * np.sqrt(rate * _BRAKE)))
+        before = force
         force = rate * (1 - (v / np.maximum(wanted, 0.5)) ** 4 - (desired_gap / np.maximum(gap, 0.3)) ** 2)
         force = np.clip(force, -6.0, rate)
+        if people is not None:
+            force = _smooth(force, before, v, np.where(fixed, gap, np.nan))
         force = np.maximum(force, -v / STEP)
         log[:, k] = s, v, force
         s = s + v * STEP + 0.5 * force * STEP**2
@@ -204,3 +273,17 @@ def simulate(movers: list[Mover], signals: Signals, end_time: float, start_time:
     for i, mover in enumerate(movers):
         mover.times = times
         mover.travelled, mover.speeds, mover.forces = log[:, :, i].copy()
+        mover.yields = held_by[:, i].copy()
+
+
+def _smooth(force: np.ndarray, before: np.ndarray, v: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """The model's acceleration [N] as a careful driver applies it; gap: to something that stands, NaN for the rest.
+
+    The model brakes for what stands harder than it must, to win back its time gap; a driver who sees a line or a person
+    spreads the braking evenly.
+    """
+    needed = 0.4 + 1.2 * v**2 / (2 * np.maximum(gap - _GAP + 0.2, 0.3))
+    force = np.where(np.isnan(gap), force, np.maximum(force, -needed))
+    down = np.where(force < -4.0, _JERK_ALARM, _JERK_DOWN)
+    up = np.where(before < 0.0, _JERK_OFF, _JERK_UP)
+    return np.clip(force, before - down * STEP, before + up * STEP)

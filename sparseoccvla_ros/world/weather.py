@@ -8,8 +8,11 @@ import numpy as np
 import torch
 
 from .textures import clouds
+from .variety import VARIED
 
 Rgb = tuple[float, float, float]
+FOG = 1 / 120
+"""1/m of haze from which on it is fog."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Weather:
 
     sun: unit vector towards it, map frame; sunlight: its colour and strength on a surface that faces it; zenith,
     horizon: sky colours; ambient: light from above; bounce: light from below; haze: 1/m, how fast things fade into the
-    horizon's colour; cover: share of clouds 0..1; exposure: factor before tone mapping.
+    horizon's colour; cover: share of clouds 0..1; exposure: factor before tone mapping; noise: of the camera, standard
+    deviation on white as a share of white; word: what it is called, empty where haze and cover say it.
     """
 
     sun: Rgb
@@ -30,10 +34,14 @@ class Weather:
     haze: float
     cover: float
     exposure: float
+    noise: float = 0.0
+    word: str = ""
 
     @classmethod
     def generate(cls, seed: int) -> Weather:
-        """Clear, hazy or overcast, at some time of day."""
+        """Clear, hazy or overcast, at some time of day; from VARIED on also dusk and fog, all in wide ranges."""
+        if seed >= VARIED:
+            return _varied(np.random.default_rng([seed, 11]))
         rng = np.random.default_rng([seed, 11])
         azimuth, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(32, 56))
         sun = (
@@ -51,6 +59,11 @@ class Weather:
         return cls(sun, (0.45, 0.44, 0.42), (0.46, 0.50, 0.56), (0.78, 0.80, 0.82), (1.15, 1.20, 1.28),
                    (0.25, 0.24, 0.22), 1 / 260, 1.0, 0.68)  # fmt: skip
 
+    @property
+    def foggy(self) -> bool:
+        """So dense that nothing far away is seen, not even the clouds."""
+        return self.haze > FOG
+
     def vector(self, name: str, device: torch.device | str) -> torch.Tensor:
         """One of the fields above as float32 [3]."""
         return torch.tensor(getattr(self, name), dtype=torch.float32, device=device)
@@ -65,7 +78,7 @@ class Weather:
         towards = (direction @ self.vector("sun", device)).clamp(min=0.0)
         glow = 0.12 * towards**12 + 0.5 * towards**180
         colour = colour + glow[:, None] * self.vector("sunlight", device)
-        if not detail:
+        if not detail or self.foggy:
             return colour
         distance = 1.0 / (up + 0.06)
         x, y = direction[:, 0] * distance, direction[:, 1] * distance
@@ -79,6 +92,42 @@ class Weather:
         trees = ((crest - direction[:, 2]) / 0.004).clamp(0.0, 1.0)
         far = 0.35 * torch.tensor((0.05, 0.09, 0.06), device=device) + 0.55 * horizon
         return colour + (far - colour) * trees[:, None]
+
+
+def _varied(rng: np.random.Generator) -> Weather:
+    kind = str(rng.choice(["clear", "hazy", "overcast", "dusk", "foggy"], p=[0.28, 0.12, 0.18, 0.22, 0.20]))
+    azimuth, bright = rng.uniform(0, 2 * np.pi), rng.uniform(0.82, 1.12)
+    elevation = np.radians(rng.uniform(4, 13) if kind == "dusk" else rng.uniform(24, 66))
+    cast = rng.uniform(0.95, 1.05, 3)
+    sight = {"clear": (260, 620), "hazy": (125, 210), "overcast": (150, 320), "dusk": (140, 380), "foggy": (45, 90)}
+    haze = 1 / rng.uniform(*sight[kind])
+    cover = 1.0 if kind in ("overcast", "foggy") else rng.uniform(0.15, 0.75)
+    # Cameras expose for the scene, but not perfectly.
+    exposure = {"clear": 0.62, "hazy": 0.64, "overcast": 0.68, "dusk": 0.95, "foggy": 0.62}[kind]
+    exposure *= rng.uniform(0.8, 1.25)
+    noise = rng.uniform(0.012, 0.04) if kind == "dusk" else rng.uniform(0.0, 0.02)
+    low = (np.degrees(elevation) - 4) / 9  # of dusk: 0 when the sun is about to set
+    colours: dict[str, tuple[Rgb, ...]] = {
+        "clear": ((2.75, 2.52, 2.15), (0.10, 0.24, 0.62), (0.60, 0.72, 0.88), (0.50, 0.62, 0.84), (0.17, 0.16, 0.14)),
+        "hazy": ((2.1, 1.9, 1.55), (0.24, 0.36, 0.58), (0.78, 0.79, 0.80), (0.66, 0.70, 0.78), (0.18, 0.17, 0.15)),
+        "overcast": ((0.4, 0.39, 0.37), (0.46, 0.50, 0.56), (0.74, 0.76, 0.78), (1.08, 1.12, 1.2), (0.25, 0.24, 0.22)),
+        "dusk": (
+            (1.5 + 0.8 * low, 0.72 + 0.7 * low, 0.28 + 0.5 * low), (0.08, 0.13, 0.30),
+            (0.62, 0.42 + 0.08 * low, 0.30 + 0.14 * low), (0.26, 0.28, 0.38), (0.10, 0.085, 0.075),
+        ),
+        "foggy": ((0.3, 0.29, 0.27), (0.60, 0.63, 0.66), (0.70, 0.72, 0.74), (0.92, 0.95, 1.0), (0.24, 0.23, 0.22)),
+    }  # fmt: skip
+    sun = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    sunlight, zenith, horizon, ambient, bounce = (_rgb(np.array(c) * cast * bright) for c in colours[kind])
+    return Weather(
+        _rgb(sun), sunlight, zenith, horizon, ambient, bounce, float(haze), float(cover), float(exposure),
+        float(noise), kind,
+    )  # fmt: skip
+
+
+def _rgb(values: np.ndarray) -> Rgb:
+    x, y, z = (float(v) for v in values)
+    return x, y, z
 
 
 def encode(colour: torch.Tensor, exposure: float) -> torch.Tensor:

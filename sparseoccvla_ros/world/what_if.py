@@ -17,6 +17,8 @@ LANE, RADIUS, LOWEST = 3.3, 9.0, 4.0
 """Metres a lane change goes aside, radius of a turn, and the least speed (m/s) at which either is driven."""
 TURNED = 0.2
 """Radians the heading changes within 3 s from which on the car turns."""
+BENT = 0.12
+"""Radians over the next 25 m or 4 s from which on the road ahead bends."""
 STOPPED, CHANGED = 0.5, 0.8
 """m/s below which the car stands, and by which its speed must change to slow down or speed up."""
 
@@ -47,22 +49,40 @@ def advice(view: SceneView) -> Advice | None:
     held = slowing or action == "stay stopped"
     if not held and view.light not in (None, GREEN) and view.room < 20:
         return None
+    if held and view.yields and view.yields_to is None:
+        return None
     if side:
-        action += f" and turn {side}"
+        action += f" and turn {side}" if _turns(view) else f" and follow the bend to the {side}"
     return Advice(action, _reason(view, held, later > view.speed + CHANGED, side))
+
+
+def _turns(view: SceneView) -> bool:
+    """Whether a change of heading is a turn, not a bend of the street; in plain worlds every one is called a turn."""
+    return view.turning or not view.varied
+
+
+def _slows(view: SceneView, side: str) -> str:
+    """Why the ego slows down where nobody is in its way."""
+    if side and _turns(view):
+        return "the turn is sharp"
+    if not view.varied:
+        return "the road bends" if view.place != "before" else "a junction is ahead"
+    if side or abs(view.bend(max(25.0, 4.0 * view.speed))) > BENT:
+        return "the road bends"
+    return "a junction is ahead" if view.place == "before" and view.room < 60 else "the road is narrow"
 
 
 def _reason(view: SceneView, held: bool, faster: bool, side: str) -> str:
     gap = view.lead[1] if view.lead else np.inf
     reach = 8.0 + 2.5 * view.speed
     if held:
+        if view.yields_to is not None:
+            return "a pedestrian crosses the road"
         if view.light not in (None, GREEN) and view.room < min(gap + 2.0, 8.0 + 5.0 * view.speed):
             return f"the light is {view.light}"
         if view.lead and gap < 2 * reach:
             return f"a {view.lead[0].word} is {near_distance(gap)} m ahead"
-        if side or view.place != "before":
-            return "the turn is sharp" if side else "the road bends"
-        return "a junction is ahead"
+        return _slows(view, side)
     if view.light == GREEN and view.room < 40:
         return "the light is green"
     if view.lead and gap < reach:
