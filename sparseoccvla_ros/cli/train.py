@@ -101,7 +101,7 @@ def train(
     alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="focal loss: weight of positives; OPUS 0.25")] = 0.6,
     gamma: Annotated[float, typer.Option(min=0.0, help="focal loss: exponent; OPUS 2")] = 1.0,
     rare: Annotated[str, typer.Option(help="classes that weigh most: things (0..10), or opus (four)")] = "things",
-    scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on")] = 10_000,
+    scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on; stages 2, 3: scenes")] = 10_000,
     validation: Annotated[int, typer.Option(min=1, help="seeds, or samples of nuScenes, to validate on")] = 20,
     validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 400,
     frozen: Annotated[
@@ -145,16 +145,17 @@ def train(
             validate_every=validate_every, loaders=1 if (os.cpu_count() or 1) < 8 else 8,
             **({"save_every": 20, "warmup": 30} if name == "language" else {"save_every": 100}),
         )  # fmt: skip
-        if stage != 1:
-            if data != "world":
-                raise InvalidInput("data", f"stages 2 and 3 train on world, not on {data!r}")
-            kind = pick_device(device).type
-            run(name, load_preset(preset), settings, out, resume, encoder, reasoning, init, scenes, validation, kind)
-            return
         if data not in ("world", "nuscenes"):
             raise InvalidInput("data", f"{data!r} is not known; want world or nuscenes")
         if (data == "nuscenes") != (dataroot is not None):
             raise InvalidInput("dataroot", "--data nuscenes and --dataroot go together")
+        if stage != 1:
+            kind = pick_device(device).type
+            run(
+                name, load_preset(preset), settings, out, resume, encoder, reasoning, init, scenes, validation, kind,
+                dataroot, index,
+            )  # fmt: skip
+            return
         found = load_preset(preset)
         kind = pick_device(device).type
         torch.manual_seed(seed)

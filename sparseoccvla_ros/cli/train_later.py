@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from sparseoccvla_ros.data.commands import one_line_errors
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.runtime.presets import Preset
+    from sparseoccvla_ros.train.later import Source
     from sparseoccvla_ros.train.settings import TrainSettings
     from sparseoccvla_ros.train.trainer import Report
 
@@ -119,12 +128,18 @@ def anchors(
 def run(
     part: str, preset: Preset, settings: TrainSettings, out: Path | None, resume: bool,
     encoder: Path | None, reasoning: Path | None, init: Path | None, scenes: int, validation: int, device: str,
+    dataroot: Path | None = None, index: Path | None = None,
 ) -> None:  # fmt: skip
-    """Train stage 2 or a part of stage 3 on cached features."""
+    """Train stage 2 or a part of stage 3 on cached features: of the world, or of the nuScenes folder `dataroot`."""
     from sparseoccvla_ros.train import later
     from sparseoccvla_ros.train.trainer import Trainer
 
-    trained, learned, checked = later.build(part, preset, encoder, reasoning, init, scenes, validation)
+    if dataroot is None:
+        network, file = later.frozen_encoder(preset, encoder, "cpu")
+        sources = later.world_sources(network, file, preset, scenes, validation)
+    else:
+        sources = _nuscenes(part, preset, encoder, reasoning, scenes, validation, device, dataroot, index)
+    trained, learned, checked = later.build(part, preset, reasoning, init, sources)
     console = Console(stderr=True)
     folder = out or Path("out/train") / trained.name
     with bar(console) as shown:
@@ -137,6 +152,41 @@ def run(
         console.print(f"{len(learned)} samples to learn, {len(checked)} to validate")
         trainer.run()
     console.print(f"{folder}: best.safetensors has validation {trainer.progress.best:.4f}")
+
+
+def _nuscenes(
+    part: str, preset: Preset, encoder: Path | None, reasoning: Path | None, scenes: int, validation: int, device: str,
+    dataroot: Path, index: Path | None,
+) -> dict[str, Source]:  # fmt: skip
+    """Features of a nuScenes folder and, where a trained reasoner is there, its readings; what is cached stays."""
+    from sparseoccvla_ros.data.nuscenes_index import open_index
+    from sparseoccvla_ros.data.readings import Readings
+    from sparseoccvla_ros.runtime.stages import parts_of
+    from sparseoccvla_ros.train import later
+
+    opened = open_index(dataroot, path=index)
+    network, file = later.frozen_encoder(preset, encoder, device)
+    with bar(Console(stderr=True)) as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what, total=total, note="")
+            shown.update(tasks[what], completed=done)
+
+        sources = later.nuscenes_sources(
+            network, file, preset, dataroot, opened, part, scenes, validation, report
+        )  # fmt: skip
+        files = later.reading_files(preset, reasoning) if part != "language" else []
+        if files and "language" in parts_of(files[0]):
+            reasoner, files = later.frozen_reasoner(preset, reasoning, device)
+            for split, source in sources.items():
+                readings = Readings(source.cache, files)
+                _follow(
+                    shown, f"reading {split}", len(source.seeds),
+                    (readings.prepare(reasoner, scene) for scene in source.seeds),
+                )  # fmt: skip
+    return sources
 
 
 def _show(shown: Progress, task: Any, console: Console, report: Report) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..core.errors import InvalidInput
-from .scene_features import STATE_FIELDS, FeatureCache, read_arrays
+from .scene_features import STATE_FIELDS, read_arrays
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSample:
     """One instant as the later stages see it, and its truth.
 
-    seed, time: of the drive, s; ego: float32 [F], causal (planning.ego); twist: float32 [6]; command: index into
-    COMMANDS; future: float32 [6, 4, 4], base_link at FUTURE_SECONDS to present base_link; arrays: what else was asked
-    for: QUERY_FIELDS as SceneQueries has them (float32, labels uint8), and what `extra` gave.
+    seed, time: of the drive (nuScenes: number of the scene), s; drive: its name; ego: float32 [F], causal
+    (planning.ego); twist: float32 [6]; command: index into COMMANDS; future: float32 [6, 4, 4], base_link at
+    FUTURE_SECONDS to present base_link; arrays: what else was asked for: QUERY_FIELDS as SceneQueries has them
+    (float32, labels uint8), and what `extra` gave.
     """
 
     seed: int
@@ -28,10 +30,11 @@ class FeatureSample:
     command: int
     future: np.ndarray
     arrays: dict[str, Any] = field(default_factory=dict)
+    drive: str = ""
 
     @property
     def name(self) -> str:
-        return f"world {self.seed} at {self.time:.2f} s"
+        return f"{self.drive or f'world {self.seed}'} at {self.time:.2f} s"
 
     @property
     def waypoints(self) -> np.ndarray:
@@ -39,39 +42,56 @@ class FeatureSample:
         return self.future[:, :2, 3]
 
 
+class Cache(Protocol):
+    """Where the features of scenes lie, by number (world: seed), one file of arrays each."""
+
+    def folder(self) -> Path:
+        """Folder of the features."""
+        ...
+
+    def file(self, seed: int) -> Path:
+        """Where the features of a scene lie."""
+        ...
+
+    def name(self, seed: int) -> str:
+        """Of the scene."""
+        ...
+
+
 class FeatureSamples:
     """Every frame set of the scenes whose features are cached.
 
-    seeds: of the scenes; fields: QUERY_FIELDS to load; rows: frame sets of a scene to use, all where None; extra:
-    further arrays of a seed, their first axis those rows (reasoning tokens, future labels), or None where they are not
-    cached: the scene is then left out.
+    seeds: of the scenes; fields: QUERY_FIELDS to load; rows: frame sets of a scene to use, the same of every scene or
+    by its number, all where None; extra: further arrays of a seed, their first axis those rows (reasoning tokens,
+    future labels), or None where they are not cached: the scene is then left out.
     """
 
     def __init__(
         self,
-        cache: FeatureCache,
+        cache: Cache,
         seeds: Sequence[int],
         fields: Sequence[str] = ("features", "centres"),
-        rows: Sequence[int] | None = None,
+        rows: Sequence[int] | Callable[[int], Sequence[int]] | None = None,
         extra: Callable[[int], dict[str, np.ndarray] | None] | None = None,
     ) -> None:
         self.cache, self.fields = cache, tuple(fields)
         self._wanted, self._extra = list(seeds), extra
         self._scenes: dict[int, dict[str, np.ndarray]] = {}
         self._seeds: list[int] = []
-        self._rows = list(range(cache.world.clips * cache.world.sets) if rows is None else rows)
+        self._places: list[tuple[int, int]] = []
+        self._rows = rows
         self.refresh()
 
     def __len__(self) -> int:
-        return len(self._seeds) * len(self._rows)
+        return len(self._places)
 
     def __getitem__(self, index: int) -> FeatureSample:
-        place, row = divmod(index, len(self._rows))
-        arrays = {k: v[row] for k, v in self._scene(self._seeds[place]).items()}
+        seed, row = self._places[index]
+        arrays = {k: v[row] for k, v in self._scene(seed).items()}
         state = {k: arrays.pop(k) for k in STATE_FIELDS}
         return FeatureSample(
-            self._seeds[place], float(state["time"]), state["ego"], state["twist"], int(state["command"]),
-            state["future"], {k: _full(v) for k, v in arrays.items()},
+            seed, float(state["time"]), state["ego"], state["twist"], int(state["command"]),
+            state["future"], {k: _full(v) for k, v in arrays.items()}, self.cache.name(seed),
         )  # fmt: skip
 
     def state(self) -> list[int]:
@@ -82,7 +102,11 @@ class FeatureSamples:
         """Take in scenes whose features were cached since, or use exactly the seeds of `state`."""
         if state is None:
             self._seeds = [s for s in self._wanted if self.cache.file(s).is_file() and self._scene(s, missing=True)]
-            return
+        else:
+            self._take(state)
+        self._places = [(seed, k) for seed in self._seeds for k in range(len(self._scene(seed)["time"]))]
+
+    def _take(self, state: list[int]) -> None:
         gone = [s for s in state if not self.cache.file(s).is_file()]
         if gone:
             raise InvalidInput("cache", f"features of seeds {gone[:5]} are gone: run ./run train cache again")
@@ -98,7 +122,8 @@ class FeatureSamples:
                     return {}
                 raise InvalidInput("cache", f"what belongs to seed {seed} is gone: run ./run train cache again")
             arrays = read_arrays(self.cache.file(seed), (*self.fields, *STATE_FIELDS))
-            found = {k: v[self._rows] for k, v in arrays.items()} | extra
+            rows = self._rows(seed) if callable(self._rows) else self._rows
+            found = (arrays if rows is None else {k: v[list(rows)] for k, v in arrays.items()}) | extra
             self._scenes[seed] = found
         return found
 

@@ -13,6 +13,7 @@ import torch
 from ..core.paths import cache_folder
 from ..reasoning.motion import constant_velocity
 from ..reasoning.reasoner import Reasoner
+from .nuscenes_features import NuscenesFeatures
 from .scene_features import FeatureCache, file_digest, read_arrays, write_arrays
 
 FIELDS = ("token", "anchor_scores", "occupancy", "chosen")
@@ -22,7 +23,7 @@ _INPUTS = ("features", "centres", "scores", "view_features")
 class Readings:
     """The cache of a reasoner's readings of an encoder's features. weights: files of the reasoner, adapter included."""
 
-    def __init__(self, features: FeatureCache, weights: Sequence[Path]) -> None:
+    def __init__(self, features: FeatureCache | NuscenesFeatures, weights: Sequence[Path]) -> None:
         self.features = features
         text = json.dumps([features.key, *(file_digest(path) for path in weights)])
         self._folder = cache_folder() / "readings" / hashlib.sha256(text.encode()).hexdigest()[:12]

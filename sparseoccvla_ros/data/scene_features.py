@@ -30,7 +30,8 @@ from .world_drives import load_drive
 FORMAT_VERSION = 1
 QUERY_FIELDS = ("features", "centres", "points", "labels", "scores", "view_features")
 STATE_FIELDS = ("time", "pose", "twist", "ego", "command", "future")
-_HALF = ("features", "points", "scores", "view_features")
+HALF = ("features", "points", "scores", "view_features")
+"""Of QUERY_FIELDS, those that are kept as float16."""
 _NS = 1_000_000_000
 _CLIP_GAP = 3600
 
@@ -61,6 +62,10 @@ class FeatureCache:
     def file(self, seed: int) -> Path:
         """Where the features of a scene lie."""
         return self.folder() / f"{seed:08d}.safetensors"
+
+    def name(self, seed: int) -> str:
+        """For logs and pictures."""
+        return f"world {seed}"
 
 
 def file_digest(path: Path) -> str:
@@ -101,7 +106,7 @@ def make_features(encoder: OccupancyEncoder, scene: WorldScene) -> dict[str, np.
     out = {}
     for name in QUERY_FIELDS:
         stacked = np.stack([getattr(q, name) for q in queries])
-        out[name] = stacked.astype(np.float16) if name in _HALF else stacked
+        out[name] = stacked.astype(np.float16) if name in HALF else stacked
     drive = load_drive(scene.seed, scene.settings.seconds)
     return out | {
         "time": scene.time,

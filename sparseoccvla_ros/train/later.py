@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from ..core.errors import InvalidInput
 from ..core.paths import cache_folder
 from ..data.feature_samples import FeatureSamples
 from ..data.future_labels import FutureLabels
+from ..data.nuscenes import NuscenesImages
+from ..data.nuscenes_features import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
+from ..data.nuscenes_index import NuscenesIndex
+from ..data.nuscenes_labels import occ3d_folder
 from ..data.question_cache import QuestionCache
 from ..data.readings import Readings
 from ..data.scene_features import FeatureCache
@@ -65,19 +70,84 @@ def rendered(cache: FeatureCache, split: str, count: int) -> list[int]:
     return seeds
 
 
-def samples(
-    cache: FeatureCache,
-    split: str,
-    count: int,
-    fields: Sequence[str],
-    rows: Sequence[int] | None = None,
-    extra: Callable[[int], dict[str, np.ndarray] | None] | None = None,
-) -> FeatureSamples:
-    """The cached samples of a split's first `count` seeds. Raises InvalidInput("data") where nothing is cached."""
-    found = FeatureSamples(cache, SPLITS[split][:count], fields, rows, extra)
-    if not len(found):
-        raise InvalidInput("data", f"no features are in {cache.folder()}: run ./run train cache first")
-    return found
+Rows = Sequence[int] | Callable[[int], Sequence[int]]
+"""Frame sets of a scene, the same of every scene or by its number."""
+Extra = Callable[[int], dict[str, np.ndarray] | None]
+"""Arrays of a scene by its number, None where they are not cached."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The cached features of a split and what belongs to them.
+
+    cache: the features; seeds: scenes; planned: frame sets that the planner learns from, all where None; ahead: those
+    with a future, which futures is about; asked: those with questions, which questions is about.
+    """
+
+    cache: FeatureCache | NuscenesFeatures
+    seeds: Sequence[int]
+    planned: Rows | None
+    ahead: Rows
+    futures: Extra
+    asked: Rows
+    questions: Extra
+
+    def samples(self, fields: Sequence[str], rows: Rows | None, extra: Extra | None) -> FeatureSamples:
+        """The cached samples. Raises InvalidInput("data") where nothing is cached."""
+        found = FeatureSamples(self.cache, self.seeds, fields, rows, extra)
+        if not len(found):
+            raise InvalidInput("data", f"no features are in {self.cache.folder()}: run ./run train cache first")
+        return found
+
+
+def world_sources(
+    network: OccupancyEncoder, weights: Path, preset: Preset, scenes: int, validation: int
+) -> dict[str, Source]:
+    """By split: what `./run train cache` left of the first seeds."""
+    out = {}
+    for split, count in (("train", scenes), ("validation", validation)):
+        cache = feature_cache(network, weights, preset, split)
+        futures = FutureLabels(cache.world, present=split == "train")
+        asked = QuestionCache(cache.world, futures.rows)
+        seeds = SPLITS[split][:count]
+        out[split] = Source(cache, seeds, None, futures.rows, futures.read, futures.rows, asked.read)
+    return out
+
+
+def nuscenes_sources(
+    network: OccupancyEncoder,
+    weights: Path,
+    preset: Preset,
+    root: Path,
+    index: NuscenesIndex,
+    part: str,
+    scenes: int,
+    validation: int,
+    on_progress: Callable[[str, int, int], None],
+) -> dict[str, Source]:
+    """By split: features and what `part` needs beside them, encoded and moved now where they are not cached.
+
+    scenes, validation: at most so many scenes. Raises InvalidInput naming the split, or what is missing of the root.
+    """
+    images = NuscenesImages(root, index, preset.image)
+    cache = NuscenesFeatures.of(network, weights, images)
+    labels = occ3d_folder(root)
+    if part == "forecast" and labels is None:
+        raise InvalidInput("occ3d", f"{root} has no label folder; the Occ3D gts archive goes to {root / 'gts'}")
+    out = {}
+    for split, folder, count in (("train", "train", scenes), ("validation", "val", validation)):
+        seeds = np.unique(index.scene[index.rows(folder)]).tolist()[:count]
+        futures = NuscenesFutures(cache, labels or root, present=split == "train")
+        questions = NuscenesQuestions(cache, folder)
+        for done, scene in enumerate(cache.prepare(network, seeds), 1):
+            if part == "forecast":
+                futures.prepare(scene)
+            on_progress(f"encoding {folder}", done, len(seeds))
+        if part == "language" and not any(questions.asked(scene) for scene in seeds):
+            raise InvalidInput("questions", f"no question of {folder} is below {root}; OmniDrive's data go there")
+        whole = cache.complete
+        out[split] = Source(cache, seeds, whole, whole, futures.read, questions.asked, questions.read)
+    return out
 
 
 def reasoner_of(preset: Preset, weights: Path | None, adapter: Sequence[Path] = ()) -> tuple[Reasoner, tuple[str, ...]]:
@@ -128,54 +198,54 @@ def frozen_reasoner(preset: Preset, weights: Path | None, device: torch.device |
 def build(
     part: str,
     preset: Preset,
-    encoder: Path | None,
     reasoning: Path | None,
     init: Path | None,
-    scenes: int,
-    validation: int,
+    sources: dict[str, Source],
 ) -> tuple[Stage[Any], FeatureSamples, FeatureSamples]:
     """(stage to train, samples to learn, samples to validate on). part: one of PARTS.
 
-    encoder, reasoning: weights of what is frozen, the preset's where None; init: exported weights to start from (the
-    forecaster starts from `reasoning` without). Planner and forecaster see the reasoner's readings where it has learnt
-    to speak, and nothing of it otherwise. Raises InvalidInput naming what is missing.
+    reasoning: weights of what is frozen beside the encoder, the preset's where None; init: exported weights to start
+    from (the forecaster starts from `reasoning` without); sources: of "train" and "validation". Planner and forecaster
+    see the reasoner's readings where it has learnt to speak, and nothing of it otherwise. Raises InvalidInput naming
+    what is missing.
     """
     if part not in PARTS:
         raise InvalidInput("parts", f"{part!r} is none of {', '.join(PARTS)}")
-    network, file = frozen_encoder(preset, encoder, "cpu")
-    caches = {split: feature_cache(network, file, preset, split) for split in ("train", "validation")}
     files = reading_files(preset, reasoning) if part != "language" else []
     speaks = bool(files) and "language" in parts_of(files[0])
-    counts = {"train": scenes, "validation": validation}
     if part == "planning":
         found = {}
-        for split, count in counts.items():
+        for split, source in sources.items():
             fields = ("features", "centres", *(("points", "scores") if split == "validation" else ()))
-            extra = partial(Readings(caches[split], files).read, fields=("token", "anchor_scores")) if speaks else None
-            found[split] = samples(caches[split], split, count, fields, None, extra)
+            read = _readings(source, files, ("token", "anchor_scores"), source.planned) if speaks else None
+            found[split] = source.samples(fields, source.planned, read)
         return planning_stage(preset, init, speaks), found["train"], found["validation"]
     fields = ("features", "centres", "points", "labels", "scores", "view_features")
     start = init or (files[0] if files else None)
     reasoner, done = reasoner_of(preset, start, files[1:] if start in files else adapter_beside(start))
     found = {}
-    for split, count in counts.items():
-        futures = FutureLabels(caches[split].world, present=split == "train")
+    for split, source in sources.items():
         if part == "language":
-            asked = QuestionCache(caches[split].world, futures.rows)
-            found[split] = samples(caches[split], split, count, fields, futures.rows, asked.read)
+            found[split] = source.samples(fields, source.asked, source.questions)
             continue
-        sources: list[Callable[[int], dict[str, np.ndarray] | None]] = [futures.read]
+        extras: list[Extra] = [source.futures]
         if speaks:
-            readings = Readings(caches[split], files)
-            sources.append(partial(readings.read, fields=("occupancy", "chosen"), rows=futures.rows))
-        found[split] = samples(caches[split], split, count, fields, futures.rows, partial(_together, sources))
+            extras.append(_readings(source, files, ("occupancy", "chosen"), source.ahead))
+        found[split] = source.samples(fields, source.ahead, partial(_together, extras))
     trained = LanguageStage(reasoner, done) if part == "language" else ForecastStage(reasoner, preset.occupancy, done)
     return trained, found["train"], found["validation"]
 
 
-def _together(
-    sources: Sequence[Callable[[int], dict[str, np.ndarray] | None]], seed: int
-) -> dict[str, np.ndarray] | None:
+def _readings(source: Source, files: Sequence[Path], fields: Sequence[str], rows: Rows | None) -> Extra:
+    readings = Readings(source.cache, files)
+
+    def read(seed: int) -> dict[str, np.ndarray] | None:
+        return readings.read(seed, fields, rows(seed) if callable(rows) else rows)
+
+    return read
+
+
+def _together(sources: Sequence[Extra], seed: int) -> dict[str, np.ndarray] | None:
     """What all sources have of a seed; None where one has nothing."""
     found = [source(seed) for source in sources]
     return None if any(part is None for part in found) else {k: v for part in found for k, v in (part or {}).items()}

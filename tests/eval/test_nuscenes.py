@@ -23,19 +23,22 @@ from sparseoccvla_ros.cli.train import app as train_app
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import Command, CommandSource
+from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.data.future_labels import unpack
 from sparseoccvla_ros.data.nuscenes import NuscenesImages, NuscenesSamples
+from sparseoccvla_ros.data.nuscenes_features import NuscenesFeatures, NuscenesFutures, seen_from_now
 from sparseoccvla_ros.data.nuscenes_index import NuscenesIndex, open_index
 from sparseoccvla_ros.data.nuscenes_layout import VERSION
 from sparseoccvla_ros.data.nuscenes_roads import Roads, map_file
-from sparseoccvla_ros.eval.nuscenes import evaluation, known
+from sparseoccvla_ros.eval.nuscenes import known
 from sparseoccvla_ros.eval.nuscenes.drives import NuscenesDrive, PreparedHistory
-from sparseoccvla_ros.eval.nuscenes.evaluation import Request, available, evaluate_nuscenes
+from sparseoccvla_ros.eval.nuscenes.evaluation import Request, available
 from sparseoccvla_ros.eval.planning.ablations import ABLATIONS
 from sparseoccvla_ros.eval.planning.protocols import PROTOCOLS
 from sparseoccvla_ros.eval.tasks import captions, planning
 from sparseoccvla_ros.eval.tasks.chain import Chain, Stages
-from sparseoccvla_ros.eval.tasks.run import Part, Wanted, together
-from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.eval.tasks.run import Part, Run, Wanted, plain, together
+from sparseoccvla_ros.runtime.presets import STAGES, load_preset
 from sparseoccvla_ros.world.questions import Question
 
 KEYFRAMES = 7
@@ -153,56 +156,104 @@ def test_the_truth_scores_zero_and_oracles_are_marked(page, numbers):
 
 def test_shares_of_several_processes_give_the_numbers_of_one(trained, world_root, prepared):
     """Two processes are played one after the other; what they send each other goes through pickle."""
-    wanted = Wanted(samples=2, captions=0)
-    request = Request(str(trained), world_root, wanted=wanted, untrained=True, origins=1)
-    sent: list[list[Any]] = []
+    preset, wanted = load_preset(str(trained)), Wanted(("occupancy", "planning", "language"), samples=2)
+    stages = Stages.build(preset, untrained=True)
+    drives = [drive_of(world_root, prepared, scene, origins=1) for scene in (0, 1)]
 
-    def gathering(number: int) -> Any:
-        calls = iter(range(2))
+    def run() -> Run:
+        return Run(preset, stages, wanted, None, len(drives))
 
-        def gather(own: list[Any]) -> list[Any]:
-            call = next(calls)
-            if number:
-                sent.append(pickle.loads(pickle.dumps(own)))
-                return own + parts if call == 0 else own
-            return [*own, *(sent[call] if sent else [])]
+    alone = run()
+    parts = [alone.judge(place, drive) for place, drive in enumerate(drives)]
+    # The second process has seen nothing of the first drive.
+    shares = [parts[:1], [run().judge(1, drives[1])]]
+    sent: list[list[Any]] = [shares[1]]
 
-        return gather
+    def heard(own: list[Any]) -> list[Any]:
+        """Of process 1, which hears of the parts of process 0, and is heard itself."""
+        if isinstance(own[0], Part):
+            return own + shares[0]
+        sent.append(own)
+        return own
 
-    with pytest.MonkeyPatch.context() as patch:
-        # Both drives are judged: the shares are one scene each.
-        patch.setattr(NuscenesIndex, "rows", lambda self, split: np.arange(len(self)))
-        patch.setattr(evaluation, "known", lambda *_: None)
-        patch.setattr(evaluation, "missing_files", lambda *_: [])
-        one = evaluate_nuscenes(request)
-        parts: list[Part] = []
-        run = evaluation.Run
-
-        class Keeping(run):
-            """Keeps what process 0 collected, for process 1 to get."""
-
-            def finish(self, own: list[Part], *rest: Any) -> Any:
-                parts.extend(own)
-                raise StopIteration
-
-        patch.setattr(evaluation, "Run", Keeping)
-        with pytest.raises(StopIteration):
-            evaluate_nuscenes(request, share=(0, 2))
-        patch.setattr(evaluation, "Run", run)
-        assert evaluate_nuscenes(request, share=(1, 2), gather=gathering(1)) is None
-        two = evaluate_nuscenes(request, share=(0, 2), gather=gathering(0))
+    assert run().finish(shares[1], lambda *_: None, (1, 2), heard) is None
+    answers = iter(pickle.loads(pickle.dumps(sent)))
+    two = run().finish(shares[0], lambda *_: None, (0, 2), lambda own: own + next(answers))
+    one = alone.finish(parts, lambda *_: None)
     assert one is not None
     assert two is not None
-    assert (one.numbers.pop("processes"), two.numbers.pop("processes")) == (1, 2)
-    assert one.numbers.pop("latency").keys() == two.numbers.pop("latency").keys()
-    assert len(one.numbers["scenes"]) == 2
-    assert one.numbers == two.numbers
-    assert [s.title for s in one.sections] == [s.title for s in two.sections]
+    assert one[0].pop("latency").keys() == two[0].pop("latency").keys()
+    assert one[0]["occupancy"]["rows"]["network"]["scenes"] == 2
+    assert set(one[0]["language"]["rows"]) == {"seeing", "blind (black images)", "blind (another scene)"}
+    assert plain(one[0]) == plain(two[0])
+    assert [s.name for s in one[2]] == [s.name for s in two[2]]
 
 
 def test_parts_come_together_in_the_order_of_the_drives():
     parts = [Part(2, seconds={"occupancy": [3.0]}), Part(0, seconds={"occupancy": [1.0, 2.0]})]
     assert together(parts).seconds == {"occupancy": [1.0, 2.0, 3.0]}
+
+
+# --- the later stages
+
+
+@pytest.mark.parametrize("part", ["planning", "forecast", "language"])
+def test_later_stages_learn_from_the_same_folder(trained, world_root, prepared, tmp_path, part):
+    """Features are encoded now and cached; what comes out loads into the preset and takes part in the chain."""
+    preset, run = Path(shutil.copytree(trained, tmp_path / "preset")), CliRunner()
+    words = ["--stage", "2"] if part == "language" else ["--stage", "3", "--parts", part]
+    words += ["--data", "nuscenes", "--dataroot", str(world_root), "--preset", str(preset), "--device", "cpu"]
+    words += ["--steps", "2", "--batch", "1", "--threads", "1"]
+    done = run.invoke(train_app, [*words, "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "1 samples to learn, 1 to validate" in done.output
+    stage = "planning" if part == "planning" else "reasoning"
+    best = str(tmp_path / "run" / "best.safetensors")
+    done = run.invoke(train_app, ["ship", best, "--preset", str(preset), "--stage", stage])
+    assert done.exit_code == 0, done.output
+    stages = Stages.build(load_preset(str(preset)), wanted=STAGES[: STAGES.index(stage) + 1])
+    assert stage in stages.running
+
+
+def test_later_stages_name_what_is_missing(trained, world_root, prepared, tmp_path):
+    copy = Path(shutil.copytree(world_root, tmp_path / "copy"))
+    for folder in ("gts", "vqa", "conv", "desc", "keywords", "kinds"):
+        shutil.rmtree(copy / folder)
+    index = tmp_path / "index.npz"
+    prepared.save(index)
+    words = ["--data", "nuscenes", "--dataroot", str(copy), "--index", str(index), "--preset", str(trained)]
+    words += ["--device", "cpu", "--steps", "1", "--threads", "1", "--out", str(tmp_path / "run")]
+    for more, said in ((["--stage", "3", "--parts", "forecast"], "Occ3D"), (["--stage", "2"], "OmniDrive")):
+        done = CliRunner().invoke(train_app, [*words, *more])
+        assert done.exit_code == 2
+        assert said in done.output
+
+
+def test_future_labels_move_into_the_present():
+    grid = np.random.default_rng(3).integers(0, 18, OCC3D_GRID.shape, dtype=np.uint8)
+    moved = seen_from_now(grid, geometry.planar(4.0, -0.8, 0.0))
+    np.testing.assert_array_equal(moved[10:, :-2], grid[:-10, 2:])
+    assert (moved[:10] == 255).all()
+    assert (moved[:, -2:] == 255).all()
+    turned = seen_from_now(grid, geometry.planar(0.0, 0.0, np.pi / 2))
+    np.testing.assert_array_equal(turned, np.rot90(grid))
+
+
+def test_movers_are_the_annotated_boxes(world_root, prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path))
+    features = NuscenesFeatures(NuscenesImages(world_root, prepared, ImageConfig(64, 176), 1), "", "")
+    futures = NuscenesFutures(features, world_root / "gts", present=False)
+    assert futures.read(1) is None
+    futures.prepare(1)
+    found, drive = futures.read(1), drive_of(world_root, prepared)
+    assert features.complete(1) == [0]
+    np.testing.assert_array_equal(unpack(found["future_labels"][0]), drive.future_semantics(0))
+    agents = drive.sample(0).agents
+    stays = agents.present[:, [0, 2, 4, 6]].all(1)
+    (movers,) = found["movers"]
+    assert movers.shape == (4, stays.sum(), 5)
+    np.testing.assert_allclose(movers[3, :, :2], agents.centres[stays, 6], atol=1e-5)
+    np.testing.assert_allclose(movers[0, :, 3:], agents.sizes[stays], atol=1e-5)
 
 
 # --- what is missing
