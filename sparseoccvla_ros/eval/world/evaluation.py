@@ -15,7 +15,7 @@ from ..tasks.chain import Stages
 from ..tasks.page import facts_of, head_of
 from ..tasks.run import EvaluationReport, Progress, Run, Wanted, plain
 from .drives import Drive
-from .known import SEEDS, known
+from .known import baseline_seeds, known
 from .seeds import warnings_about
 
 SCENES = 24
@@ -44,12 +44,13 @@ def evaluate_world(request: Request, on_progress: Progress = lambda what, done, 
     Uses the CPU with as many threads as torch is set to. Raises InvalidInput naming the field.
     """
     preset, seeds, wanted = load_preset(request.preset), request.seeds, request.wanted
-    warnings = warnings_about(preset, seeds, SEEDS)
+    base = baseline_seeds(seeds)
+    warnings = warnings_about(preset, seeds, base)
     on_progress("building the stages", 0, 1)
     stages = Stages.build(preset, request.untrained, wanted.stages)
     learned = None
     if wanted.tasks != ("forecast",):
-        learned = known(SEEDS, on_progress=lambda done, total: on_progress("reading training seeds", done, total))
+        learned = known(base, on_progress=lambda done, total: on_progress("reading training seeds", done, total))
     run = Run(preset, stages, wanted, learned, len(seeds))
     frames = preset.occupancy.frames
     settings = world_settings("test", preset.image.height, preset.image.width, frames)

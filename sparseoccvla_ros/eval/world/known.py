@@ -27,11 +27,12 @@ from ...core.voxels import OCC3D_GRID
 from ...data.bag_writer import NANOSECONDS
 from ...data.world_bag import START
 from ...data.world_cache import WORLD_VERSION
-from ...data.world_samples import SPLITS
+from ...data.world_samples import SPLITS, seeds_of
 from ...world.labels import dense_labels
 from ...world.questions import balanced, templates
 from ...world.scene import Scene
 from ...world.scene_view import SceneView
+from ...world.variety import VARIED
 from ..answers import KINDS
 from ..tasks.known import Known
 from .drives import history_before
@@ -39,9 +40,18 @@ from .drives import history_before
 VERSION = 1
 """Of what is kept; raise it when that changes."""
 SEEDS = tuple(SPLITS["train"][:64])
+_TRAINING = (SPLITS["train"], SPLITS["varied_train"])
 LABELLED, ASKED, DRIVEN = 3, 2, 40
 """Moments of each seed for labels, questions and ego motion."""
 SECONDS = 20.0
+
+
+def baseline_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The training seeds that tell the baselines what seeds to be judged are like: of the plain world, the varied one,
+    or half of each where both are judged."""
+    varied = sum(s >= VARIED for s in seeds)
+    worlds = "plain" if not varied else "varied" if varied == len(seeds) else "both"
+    return tuple(seeds_of("train", worlds, len(SEEDS)))
 
 
 def known(seeds: Sequence[int] = SEEDS, on_progress: Callable[[int, int], None] = lambda done, all_: None) -> Known:
@@ -49,7 +59,7 @@ def known(seeds: Sequence[int] = SEEDS, on_progress: Callable[[int, int], None] 
 
     Raises InvalidInput("seeds") for none and for one that is no training seed.
     """
-    foreign = [s for s in seeds if s not in SPLITS["train"]]
+    foreign = [s for s in seeds if not any(s in split for split in _TRAINING)]
     if foreign or not seeds:
         raise InvalidInput("seeds", f"{foreign[:3]} are no training seeds" if foreign else "there are none")
     path = _file(tuple(seeds))

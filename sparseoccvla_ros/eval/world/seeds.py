@@ -42,10 +42,10 @@ def warnings_about(preset: Preset, seeds: Sequence[int], known: Sequence[int]) -
     both = sorted(set(seeds) & set(known))
     if both:
         found.append(f"{len(both)} of {len(seeds)} seeds are those that the baselines are made of")
-    unspent = [s for s in seeds if s in SPLITS["train"]]
+    unspent = [s for s in seeds if s in SPLITS["train"] or s in SPLITS["varied_train"]]
     if unspent and not found:
         found.append(f"{len(unspent)} of {len(seeds)} seeds belong to the training split")
-    chosen = [s for s in seeds if s in SPLITS["validation"]]
+    chosen = [s for s in seeds if s in SPLITS["validation"] or s in SPLITS["varied_validation"]]
     if chosen and preset.weights:
         found.append(f"{len(chosen)} of {len(seeds)} seeds are validation seeds, by which weights may have been chosen")
     return found
