@@ -40,6 +40,8 @@ class Split(StrEnum):
 
     TEST = "test"
     VALIDATION = "validation"
+    VARIED_TEST = "varied_test"
+    VARIED_VALIDATION = "varied_validation"
 
 
 @app.command()

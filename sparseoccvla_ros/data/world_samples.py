@@ -9,11 +9,21 @@ import torch
 
 from ..core import geometry
 from ..core.errors import InvalidInput
+from ..world.variety import VARIED
 from .samples import Sample
 from .world_cache import WorldScene, WorldSettings, load_scene, scene_file
 
-SPLITS = {"train": range(10_000), "validation": range(10_000, 11_000), "test": range(11_000, 12_000)}
-"""Seeds of each split; the world accepts any other seed as well."""
+SPLITS = {
+    "train": range(10_000),
+    "validation": range(10_000, 11_000),
+    "test": range(11_000, 12_000),
+    "varied_train": range(VARIED, VARIED + 10_000),
+    "varied_validation": range(VARIED + 10_000, VARIED + 11_000),
+    "varied_test": range(VARIED + 11_000, VARIED + 12_000),
+}
+"""Seeds of each split of the plain and the varied world; the world accepts any other seed as well."""
+WORLDS = ("plain", "varied", "both")
+"""Which world seeds come from."""
 
 
 def world_settings(split: str, height: int = 128, width: int = 352, frames: int = 2) -> WorldSettings:
@@ -24,8 +34,24 @@ def world_settings(split: str, height: int = 128, width: int = 352, frames: int 
     """
     if split not in SPLITS:
         raise InvalidInput("split", f"{split!r} is none of {', '.join(SPLITS)}")
-    mounts = {} if split == "train" else {"mount_degrees": 0.0, "mount_metres": 0.0}
+    mounts = {} if split.endswith("train") else {"mount_degrees": 0.0, "mount_metres": 0.0}
     return WorldSettings(height=height, width=width, sets=frames + 1, **mounts)
+
+
+def seeds_of(split: str, worlds: str, count: int | None = None) -> list[int]:
+    """The first `count` seeds (all where None) of train, validation or test in one of WORLDS; both: by turns.
+
+    The splits of one name have the same settings in both worlds, so their scenes lie in one folder of the cache.
+    Raises InvalidInput for an unknown split or world.
+    """
+    if split not in ("train", "validation", "test"):
+        raise InvalidInput("split", f"{split!r} is none of train, validation, test")
+    if worlds not in WORLDS:
+        raise InvalidInput("worlds", f"{worlds!r} is none of {', '.join(WORLDS)}")
+    plain, varied = SPLITS[split], SPLITS[f"varied_{split}"]
+    if worlds == "both":
+        return [s for pair in zip(plain, varied, strict=True) for s in pair][:count]
+    return list(plain if worlds == "plain" else varied)[:count]
 
 
 class WorldSamples:

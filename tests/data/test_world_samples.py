@@ -31,7 +31,7 @@ from sparseoccvla_ros.data.world_cache import (
     rig_of,
     scene_file,
 )  # fmt: skip
-from sparseoccvla_ros.data.world_samples import SPLITS, WorldSamples, world_sample, world_settings
+from sparseoccvla_ros.data.world_samples import SPLITS, WorldSamples, seeds_of, world_sample, world_settings
 from sparseoccvla_ros.world.renderer import Renderer
 from sparseoccvla_ros.world.scene import Scene
 
@@ -221,6 +221,14 @@ def test_splits_share_no_seed() -> None:
     assert world_settings("train", 256, 704, 4).sets == 5
     with pytest.raises(InvalidInput, match="split"):
         world_settings("all")
+    # Both worlds of a split share their settings, hence one folder of the cache.
+    for split in ("train", "validation", "test"):
+        assert world_settings(split) == world_settings(f"varied_{split}")
+    assert SPLITS["varied_train"] == range(20_000, 30_000)
+    assert seeds_of("test", "both", 3) == [11_000, 31_000, 11_001]
+    assert seeds_of("train", "plain") == list(SPLITS["train"])
+    with pytest.raises(InvalidInput, match="worlds"):
+        seeds_of("train", "all")
 
 
 def assert_same(a: Sample, b: Sample) -> None:

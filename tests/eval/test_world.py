@@ -50,7 +50,7 @@ def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(evaluation, "world_settings", lambda *_: SETTINGS)
-        patch.setattr(evaluation, "SEEDS", (0, 1))
+        patch.setattr(evaluation, "baseline_seeds", lambda _: (0, 1))
         patch.setattr(known, "LABELLED", 1)
         patch.setattr(known, "ASKED", 1)
         patch.setattr(known, "DRIVEN", 4)
@@ -184,6 +184,8 @@ def test_training_seeds_are_warned_about(micro, tmp_path):
     assert "TRAINED ON by occupancy (2..2)" in warnings_about(trained, (2, 3), ())[0]
     assert "training split" in warnings_about(trained, (3, 4), ())[0]
     assert "validation" in warnings_about(trained, (10_000,), ())[0]
+    assert "training split" in warnings_about(trained, (20_000,), ())[0]
+    assert "validation" in warnings_about(trained, (30_000, 31_000), ())[0]
     save_file({"x": np.zeros(1)}, file)
     assert "TRAINED ON" in warnings_about(trained, (9_999,), ())[0]
     assert warnings_about(trained, (11_000, 50_000), ()) == []
@@ -207,6 +209,9 @@ def test_the_prior_comes_from_training_seeds_only(monkeypatch):
     np.testing.assert_array_equal(again.truth, found.truth)
     assert again.answers == found.answers
     assert set(evaluation.known.__defaults__[0]) <= set(SPLITS["train"])
+    assert known.baseline_seeds((11_000, 11_001)) == known.SEEDS
+    assert set(known.baseline_seeds((31_000,))) <= set(SPLITS["varied_train"])
+    assert known.baseline_seeds((11_000, 31_000))[:2] == (0, 20_000)
 
 
 def test_usual_answers_fall_back_to_the_template():
