@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from .play_through import REFERENCE, wait_active
 
 EVERY = 1.0
 """Seconds between two looks at the processes."""
+TELL_EVERY = 120.0
+"""Seconds between two lines of progress."""
 
 
 @dataclass
@@ -52,6 +55,15 @@ def segments() -> set[str]:
     return {p.name for p in Path("/dev/shm").glob("fast*_????????????????")}
 
 
+def shared_mb() -> float:
+    """MB of shared memory in use on this machine, by everybody."""
+    blocks = 0
+    for path in Path("/dev/shm").glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # its owner ended just now
+            blocks += path.stat().st_blocks
+    return 512 * blocks / 1e6
+
+
 def unused(names: set[str]) -> list[str]:
     """Those of the segments that no living process has mapped: its owner left them behind."""
     used = set()
@@ -62,7 +74,12 @@ def unused(names: set[str]) -> list[str]:
 
 
 def soak(
-    preset: str, minutes: float, hz: float = 2.0, bag: Path | None = None, settle: float | None = None
+    preset: str,
+    minutes: float,
+    hz: float = 2.0,
+    bag: Path | None = None,
+    settle: float | None = None,
+    on_progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Run all nodes on a looping bag at `hz` frame sets a second; every loop is a jump of the clock.
 
@@ -87,7 +104,7 @@ def soak(
         wait_active(supervisor, observer, set(STAGES), lambda text, fraction: None)
         supervisor.start(graph.BAG_PLAYER, {"rate": f"{rate:.4f}", "loop": "true"})
         processes = {name: psutil.Process(p.popen.pid) for name, p in supervisor.processes.items()}
-        began = time.monotonic()
+        began, told = time.monotonic(), 0.0
         while (now := time.monotonic() - began) < 60 * minutes:
             for ended in supervisor.poll():
                 raise RuntimeError(f"{ended.entry.name} ended with code {ended.ended} after {now:.0f} s")
@@ -96,7 +113,10 @@ def soak(
                 series.at.append(now)
                 series.mb.append(process.memory_info().rss / 1e6)
                 series.threads.append(process.num_threads())
-            shared.append(sum(p.stat().st_blocks for p in Path("/dev/shm").glob("*")) * 512 / 1e6)
+            shared.append(shared_mb())
+            if now >= told + TELL_EVERY:
+                told = now
+                on_progress(f"{now / 60:.0f} min: " + ", ".join(f"{n} {x.mb[-1]:.0f} MB" for n, x in found.items()))
             time.sleep(EVERY)
         plans = observer.count("planning/path")
     nodes = {}
@@ -126,7 +146,7 @@ def bench_soak(console: Console, preset: str, minutes: float) -> dict[str, Any]:
     console.print(
         f"all nodes at 2 frame sets a second for {minutes:g} minutes; the load now is {os.getloadavg()[0]:.1f}"
     )
-    numbers = soak(preset, minutes)
+    numbers = soak(preset, minutes, on_progress=lambda text: console.print(f"  {text}", highlight=False))
     table = Table("node", "MB", "MB/min", "threads", title=f"{minutes:g} minutes, {numbers['plans_per_s']:.2f} plans/s")
     for name, row in numbers["nodes"].items():
         threads = f"{row['threads_begin']} -> {row['threads_end']} ({row['threads_least']}..{row['threads_most']})"
