@@ -104,7 +104,7 @@ def soak(
         wait_active(supervisor, observer, set(STAGES), lambda text, fraction: None)
         supervisor.start(graph.BAG_PLAYER, {"rate": f"{rate:.4f}", "loop": "true"})
         processes = {name: psutil.Process(p.popen.pid) for name, p in supervisor.processes.items()}
-        began, told = time.monotonic(), 0.0
+        began, told, first, at = time.monotonic(), 0.0, 0, 0.0
         while (now := time.monotonic() - began) < 60 * minutes:
             for ended in supervisor.poll():
                 raise RuntimeError(f"{ended.entry.name} ended with code {ended.ended} after {now:.0f} s")
@@ -118,7 +118,9 @@ def soak(
                 told = now
                 on_progress(f"{now / 60:.0f} min: " + ", ".join(f"{n} {x.mb[-1]:.0f} MB" for n, x in found.items()))
             time.sleep(EVERY)
-        plans = observer.count("planning/path")
+            if now < settle:
+                first, at = observer.count("planning/path"), now
+        plans = (observer.count("planning/path") - first) / (time.monotonic() - began - at)
     nodes = {}
     for name, series in found.items():
         tail = [n for t, n in zip(series.at, series.threads, strict=True) if t >= settle]
@@ -135,7 +137,7 @@ def soak(
         "minutes": minutes,
         "hz": hz,
         "nodes": nodes,
-        "plans_per_s": plans / (60 * minutes),
+        "plans_per_s": plans,
         "shared_memory_mb": {"first": shared[0], "last": shared[-1], "most": max(shared)},
         "segments_left": unused(segments() - before),
     }
