@@ -24,7 +24,7 @@ from ..data.question_cache import QuestionCache
 from ..data.readings import Readings
 from ..data.scene_features import FeatureCache
 from ..data.world_cache import cached_seeds
-from ..data.world_samples import SPLITS, world_settings
+from ..data.world_samples import seeds_of, world_settings
 from ..occupancy import checkpoints
 from ..occupancy.encoder import OccupancyEncoder
 from ..planning.anchors import AnchorSet
@@ -62,9 +62,10 @@ def feature_cache(encoder: OccupancyEncoder, weights: Path, preset: Preset, spli
     )
 
 
-def rendered(cache: FeatureCache, split: str, count: int) -> list[int]:
-    """The first `count` seeds of a split that are rendered. Raises InvalidInput("data") without any."""
-    seeds = [s for s in cached_seeds(cache.world) if s in SPLITS[split]][:count]
+def rendered(cache: FeatureCache, split: str, count: int, worlds: str = "plain") -> list[int]:
+    """The first `count` seeds of a split (see seeds_of) that are rendered. Raises InvalidInput("data") without any."""
+    there = set(cached_seeds(cache.world))
+    seeds = [s for s in seeds_of(split, worlds) if s in there][:count]
     if not seeds:
         raise InvalidInput("data", f"no scene is in {cache.world.folder()}: run ./run train prepare first")
     return seeds
@@ -101,15 +102,15 @@ class Source:
 
 
 def world_sources(
-    network: OccupancyEncoder, weights: Path, preset: Preset, scenes: int, validation: int
+    network: OccupancyEncoder, weights: Path, preset: Preset, scenes: int, validation: int, worlds: str = "plain"
 ) -> dict[str, Source]:
-    """By split: what `./run train cache` left of the first seeds."""
+    """By split: what `./run train cache` left of the first seeds of one of WORLDS."""
     out = {}
     for split, count in (("train", scenes), ("validation", validation)):
         cache = feature_cache(network, weights, preset, split)
         futures = FutureLabels(cache.world, present=split == "train")
         asked = QuestionCache(cache.world, futures.rows)
-        seeds = SPLITS[split][:count]
+        seeds = seeds_of(split, worlds, count)
         out[split] = Source(cache, seeds, None, futures.rows, futures.read, futures.rows, asked.read)
     return out
 
