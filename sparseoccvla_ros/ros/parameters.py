@@ -124,7 +124,13 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("question_period", 10.0, "time between two questions to itself; 0 never", "s", 0.0, 3600.0, live=True),
         Param("self_question", "Describe the scene in one sentence.", "what it asks itself", live=True),
         Param(
-            "answering_rate", 1.25, "most states per second while an answer is being written", "Hz", 0.1, 60.0, live=True
+            "answering_rate",
+            1.25,
+            "most states per second while an answer is being written",
+            "Hz",
+            0.1,
+            60.0,
+            live=True,
         ),
         Param("max_tokens", 48, "longest answer", "tokens", 1, 1000, live=True),
         Param("time_limit", 15.0, "longest time to answer", "s", 0.1, 600.0, live=True),
