@@ -20,9 +20,9 @@ BODY = 0.3
 ROOM = 0.6
 """Metres that drivers leave beside a person."""
 _CELL = 0.5
-_PATIENT = 1.6
+_EXPECTED = 2.2
 """m/s^2 of braking that a person expects of a driver before stepping on the road,"""
-_REACTION = 1.2
+_REACTION = 0.9
 """and the seconds it takes to begin it."""
 
 
@@ -119,9 +119,13 @@ class People:
         at_kerb = self._position >= self._kerb - 1e-6
         crossing = at_kerb & (self._position > self._kerb + 1e-6)
         speed = np.broadcast_to(v[:, None], room.shape)
-        stops = room > speed**2 / (2 * _PATIENT) + _REACTION * speed + 2.0
+        stops = room > speed**2 / (2 * _EXPECTED) + _REACTION * speed + 1.5
         stands = (speed < 0.3) & (room > 0.4)
-        clear = (left | stops | stands | ~np.isfinite(self._first)).all(0)
+        until = (self._enter - self._position) / self._speed
+        passing = (self._last + 0.5 - (s + self._rear)[:, None]) / np.maximum(speed, 2.0)
+        # Whoever drives fast enough is gone before the person gets that far.
+        passes = (passing + 2.5 < until) & (speed > 4.0)
+        clear = (left | stops | stands | passes | ~np.isfinite(self._first)).all(0)
         moved = self._position + self._speed * STEP
         for p, one in enumerate(self.crossings):
             if crossing[p]:
@@ -134,8 +138,6 @@ class People:
                 crossing[p] = True
             else:
                 moved[p] = self._position[p]
-        until = (self._enter - self._position) / self._speed
-        passing = (self._last + 0.5 - (s + self._rear)[:, None]) / np.maximum(speed, 2.0)
         over = self._position > self._leave
         waits = crossing & ~over & (room > -0.3) & (passing + 1.5 > until)
         gap = np.where(waits, room - 0.5, np.inf)

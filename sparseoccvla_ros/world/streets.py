@@ -200,7 +200,7 @@ class Streets:
             for offset in street.dashed:
                 white = torch.maximum(white, open_road * dash * _band(beside - offset, 0.07, blur))
             if street.parking:
-                bay = _band(_repeat(along, 6.0), 0.05, blur) * (beside > street.solid[0]).float()
+                bay = _band(_repeat(along, 6.0), 0.05, blur) * (beside > street.solid[-1]).float()
                 white = torch.maximum(white, open_road * bay * (gap > 12.0).float() * (edge < 0).float())
             centre = beside - (street.median + 0.25 if street.median else 0.13)
             yellow = torch.maximum(yellow, open_road * _band(centre, 0.06, blur))

@@ -278,16 +278,16 @@ def _crossers(
         count = rng.integers(1, 4) if entered else rng.integers(0, 3)
         for slot in rng.permutation(3)[:count]:
             wanted.append((cross, side * (main.half_width + middle + 0.9 * (slot - 1)), when, lights.main))
-    for _ in range(int(rng.choice(3, p=[0.25, 0.4, 0.35]))):
+    for _ in range(int(rng.choice(3, p=[0.15, 0.4, 0.45]))):
         ahead = float(rng.uniform(35.0, 150.0))
         along = plan.start + ahead
         if abs(along) > cross.half_width + 14.0 and (plan.maneuver == "straight" or along < 0):
-            reached = ahead / (0.85 * plan.desired) - LEAD_SECONDS
-            wanted.append((main, along, (reached - 7.5, reached - 4.5), None))
+            reached = ahead / (0.95 * plan.desired) - LEAD_SECONDS
+            wanted.append((main, along, (reached - 7.0, reached - 4.0), None))
     still = np.stack([p.rectangle for p in standing])
     out = []
     for street, along, when, windows in wanted:
-        for _ in range(4):
+        for _ in range(8):
             way = float(rng.choice([-1.0, 1.0]))
             wish = max(float(rng.uniform(*when)), -1.0)
             points = _across(street, along, way, rng)
