@@ -14,6 +14,7 @@ from .raster import PinholeRays, cast, to_local
 from .scene import Scene, State
 from .shadows import Shadows
 from .shapes import NO_HIT, Primitives, normals
+from .textures import sensor_noise
 from .weather import Weather, encode
 
 SHADOW_MARGIN = 75.0
@@ -73,7 +74,7 @@ class Renderer:
         colour, label, depth = self._shade(table, rays, direction, depth, row)
         shown = encode(colour, self.weather.exposure).reshape(height, samples, width, samples, 3).mean((1, 3))
         if self.weather.noise:
-            shown = shown + self._noise(shown, camera2map, time)
+            shown = shown + self._noise(shown, intrinsics, camera2map, time)
         middle = samples // 2
         grid = (height, samples, width, samples)
         depth = torch.where(depth < NO_HIT, depth, torch.full_like(depth, torch.inf)).reshape(grid)[
@@ -83,17 +84,19 @@ class Renderer:
         rgb = (shown.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
         return Picture(rgb.cpu().numpy(), label.cpu().numpy(), depth.cpu().numpy())
 
-    def _noise(self, shown: torch.Tensor, camera2map: np.ndarray, time: float) -> torch.Tensor:
+    def _noise(self, shown: torch.Tensor, intrinsics: np.ndarray, camera2map: np.ndarray, time: float) -> torch.Tensor:
         """What the sensor adds to a picture [H, W, 3] in 0..1: the same for one camera pose and time on every device.
 
+        It is counted from the principal point, so that a picture cut out of a larger one has the larger one's noise.
         Most of it is that of counted photons, which grows with the square root of the light; the rest is there in the
         dark too.
         """
         place = np.round(camera2map[:3] * 1e3).astype(np.int64)
         key = zlib.crc32(place.tobytes() + round(time * 1e6).to_bytes(8, "little", signed=True))
-        drawn = np.random.default_rng([self.scene.seed, key]).standard_normal(shown.shape, np.float32)
+        start = np.random.default_rng([self.scene.seed, key]).integers(0, 1 << 20, 2)
+        row, column = (int(s - np.floor(c)) for s, c in zip(start, (intrinsics[1, 2], intrinsics[0, 2]), strict=True))
         level = self.weather.noise * (0.3 + 0.7 * shown.clamp(min=0).sqrt())
-        return level * torch.from_numpy(drawn).to(shown.device)
+        return level * sensor_noise(row, column, shown.shape[0], shown.shape[1], shown.device)
 
     def _primitives_at(self, time: float, position: torch.Tensor) -> Primitives:
         if self._state is None or self._table is None or self._state.time != time:

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 _SIZE = 64
 _PLANE = 512
+_SENSOR = 997
 
 
 def _levelled(field: np.ndarray) -> np.ndarray:
@@ -38,6 +39,19 @@ def grain(points: torch.Tensor) -> torch.Tensor:
     cell = torch.floor(points).to(torch.int32) & (_SIZE - 1)
     index = (cell[:, 0] * _SIZE + cell[:, 1]) * _SIZE + cell[:, 2]
     return _tables(str(points.device))[0][index.long()]
+
+
+@lru_cache(maxsize=2)
+def _sensor(device: str) -> torch.Tensor:
+    drawn = np.random.default_rng(20250102).standard_normal((_SENSOR, _SENSOR, 3), np.float32)
+    return torch.from_numpy(drawn).to(device)
+
+
+def sensor_noise(row: int, column: int, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Standard normal numbers float32 [height, width, 3] from one endless pattern, beginning at `row`, `column`."""
+    rows = (row + torch.arange(height, device=device)) % _SENSOR
+    columns = (column + torch.arange(width, device=device)) % _SENSOR
+    return _sensor(str(device))[rows[:, None], columns]
 
 
 def clouds(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
