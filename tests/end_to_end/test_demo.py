@@ -16,6 +16,8 @@ from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.parameters import STAGES
 from sparseoccvla_ros.ros.stage_node import message_class
 from sparseoccvla_ros.ros.topics import OUTPUTS
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.runtime.stages import build_planning
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +98,8 @@ def test_plans_say_how_they_were_made(recorded):
     assert {p.command_source.value for p in plans} <= {"topic", "default"}
     assert sum(p.command_source.value == "topic" for p in plans) > len(plans) / 2
     assert len({p.command for p in plans}) >= 2, "the bundled drive turns"
-    assert any(p.score_source == "language+ego" for p in plans)
+    listens = build_planning(load_preset("tiny")).listens
+    assert any(p.score_source == "language+ego" for p in plans) is listens, "the planner hears what it was trained with"
     assert all(p.status in (PlanStatus.DEGRADED, PlanStatus.BRAKING) or p.trained for p in plans)
     assert all("untrained_weights" in p.reasons or p.trained for p in plans)
     for plan in plans:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparseoccvla_ros.core.types import SceneQueries
 from sparseoccvla_ros.planning.anchors import AnchorSet
 from sparseoccvla_ros.planning.planner import Planner
 from sparseoccvla_ros.runtime import accelerate, graphs
@@ -43,6 +44,18 @@ def engines(case, runtime: str) -> list[Built]:
     return [build(preset.name, graph, runtime, real, precision) for graph, real, precision in pairs]
 
 
+def alike(ours: SceneQueries, truth: SceneQueries) -> float:
+    """Share of queries that agree to 1e-3 in points [m] and scores with the nearest one of the other encoder.
+
+    Image queries start at the cells that are most telling. With random weights many are equally telling, so that a
+    rounding error of a runtime may choose another cell, or the same cells in another order.
+    """
+    nearest = np.linalg.norm(ours.centres[:, None] - truth.centres, axis=-1).argmin(1)
+    points = np.abs(ours.points - truth.points[nearest]).max((1, 2))
+    scores = np.abs(ours.scores - truth.scores[nearest]).max(1)
+    return float(((points < 1e-3) & (scores < 1e-3)).mean())
+
+
 def test_the_samples_see_a_turning_ring(case) -> None:
     seen = case[3]
     assert len({tuple(s["slots"].tolist()) for s in seen.decoder}) > 1
@@ -62,8 +75,7 @@ def test_engine_equals_torch_on_the_bag_and_streams(case, runtime) -> None:
     for item in [*sets, replace(sets[0], epoch=sets[0].epoch + 1)]:
         ours, truth = accelerated.encode(item), plain.encode(item)
         assert accelerated.memory.history == plain.memory.history
-        np.testing.assert_allclose(ours.points, truth.points, atol=1e-3)
-        np.testing.assert_allclose(ours.scores, truth.scores, atol=1e-3)
+        assert alike(ours, truth) >= (0.9 if preset.occupancy.image_queries else 1.0)
         np.testing.assert_allclose(
             ours.view_features, truth.view_features, atol=1e-3 * np.abs(truth.view_features).max()
         )
@@ -86,7 +98,8 @@ def test_tensorrt_knows_every_operator_and_builds(case) -> None:
 def test_operators_are_plain_ones(case) -> None:
     used = {op for item in engines(case, "onnx") for op in item.record["operators"]}
     assert "GridSample" in used
-    assert not used & {"Loop", "If", "Scan", "NonZero", "ScatterND", "TopK", "DeformConv", "Unique"}
+    assert not used & {"Loop", "If", "Scan", "NonZero", "ScatterND", "DeformConv", "Unique"}
+    assert ("TopK" in used) is (case[0].occupancy.image_queries > 0), "only image queries are chosen"
 
 
 def test_bfloat16_stays_in_the_backbone(presets, frames) -> None:
