@@ -140,6 +140,8 @@ def train(
         from sparseoccvla_ros.train.trainer import Trainer
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        # What stages say of themselves before their first step.
+        logging.getLogger("sparseoccvla_ros.train").setLevel(logging.INFO)
         torch.set_num_threads(threads or os.cpu_count() or 1)
         name = {1: "occupancy", 2: "language"}.get(stage, parts)
         if name not in DEFAULTS:

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..core.errors import InvalidInput
 from .config import ReasoningConfig
+from .grouped_attention import use_grouped_attention, use_own_attention
 from .language_model import LanguageModel
 
 FORMAT_VERSION = "1"
@@ -45,7 +46,14 @@ def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> Languag
         target_modules="all-linear" if config.lora_targets == "all" else _ATTENTION,
         task_type="CAUSAL_LM",
     )
-    return replace(language_model, model=get_peft_model(language_model.model, settings).eval(), packed=None)
+    use_grouped_attention(language_model.model)
+    model = get_peft_model(language_model.model, settings)
+    for layer in model.modules():
+        # The adapters are float32 and would pull the whole stream of a bfloat16 model up and down again; autocast
+        # (LanguageModel.forward) rounds their small matrices instead.
+        if hasattr(layer, "cast_input_dtype_enabled"):
+            layer.cast_input_dtype_enabled = False
+    return replace(language_model, model=model.eval(), packed=None)
 
 
 def has_adapter(language_model: LanguageModel) -> bool:
@@ -57,7 +65,9 @@ def merge(language_model: LanguageModel) -> LanguageModel:
     """The model with its adapters folded into the weights; unchanged where it has none."""
     if not has_adapter(language_model):
         return language_model
-    return replace(language_model, model=language_model.model.merge_and_unload().eval().requires_grad_(False))
+    merged = language_model.model.merge_and_unload().eval().requires_grad_(False)
+    use_own_attention(merged)
+    return replace(language_model, model=merged)
 
 
 def adapter_parameters(language_model: LanguageModel) -> Iterator[tuple[str, nn.Parameter]]:

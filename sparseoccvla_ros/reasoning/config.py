@@ -69,6 +69,8 @@ class ReasoningConfig:
     """m; points farther from their query's centre are dropped, as in the encoder's post-processing."""
     padding: bool = True
     """Close holes of one voxel in forecasts, as the encoder's post-processing does."""
+    continue_ground: bool = False
+    """In forecasts placed into future ego frames, ground that the vehicle has left behind the grid continues ahead."""
     max_question_chars: int = 500
     """Longer questions are refused."""
     max_answer_chars: int = 2000
@@ -126,6 +128,9 @@ class ReasoningConfig:
         for name in ("system_prompt", "scene_prompt"):
             if not isinstance(getattr(self, name), str):
                 raise InvalidInput(f"reasoning.{name}", "want a string")
+        for name in ("padding", "continue_ground"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInput(f"reasoning.{name}", f"want true or false, got {getattr(self, name)!r}")
         for heads, dims in (("global_heads", "query_dims"), ("forecaster_heads", "forecaster_dims")):
             if getattr(self, dims) % getattr(self, heads):
                 raise InvalidInput(f"reasoning.{heads}", f"does not divide {dims} {getattr(self, dims)}")

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..core import geometry
 from ..core.closing import closed
-from ..core.occ3d import NUM_CLASSES
+from ..core.occ3d import FLAT, NUM_CLASSES
 from ..core.types import HORIZONS, WAYPOINT_TIMES, SceneQueries
 from ..core.voxelise import voxelise
 from ..core.voxels import SparseVoxels, VoxelGrid
@@ -135,6 +135,21 @@ def apply_forecast(
     return moved, new_labels, np.clip(new_scores, 0.0, 1.0).astype(np.float32)
 
 
+def continued(
+    points: np.ndarray, centres: np.ndarray, labels: np.ndarray, grid: VoxelGrid
+) -> tuple[np.ndarray, np.ndarray]:
+    """(points [Q, R, 3] m, bool [Q, R] which of them count) where the ground goes on as it was.
+
+    A street looks ahead as it does behind: what comes into range at the front of the grid, which no camera has seen
+    yet, is taken to be what leaves it at the back. Queries whose centres [Q, 3] m lie behind the grid are put as far
+    ahead as the grid is long; of their points only ground counts. All in the frame of the grid; labels uint8 [Q, R].
+    """
+    behind = centres[:, 0] < grid.lower[0]
+    ahead = points.copy()
+    ahead[behind, :, 0] += grid.upper[0] - grid.lower[0]
+    return ahead, ~behind[:, None] | np.isin(labels, FLAT)
+
+
 def forecast_voxels(
     queries: SceneQueries,
     forecast: Forecast,
@@ -146,7 +161,8 @@ def forecast_voxels(
 
     future2now: None leaves them in base_link at the stamp (the CURRENT ego frame); float64 [H, 4, 4], the pose of
     base_link at each horizon in base_link at the stamp, puts each horizon into its own FUTURE ego frame. Points move
-    before they become voxels, so nothing is resampled.
+    before they become voxels, so nothing is resampled. With config.continue_ground the ground that a future frame has
+    left behind lies ahead in it (`continued`).
     """
     distance = np.square(queries.points - queries.centres[:, None]).sum(-1)
     near = distance < config.max_point_distance**2
@@ -156,9 +172,14 @@ def forecast_voxels(
         points, labels, scores = apply_forecast(
             queries.points, queries.centres, queries.labels, queries.scores, shift, turn, change
         )
-        if future2now is not None:
-            points = geometry.apply(geometry.inverse(future2now[i]), points)
         keep = near & (scores > config.score_threshold)
+        if future2now is not None:
+            now2future = geometry.inverse(future2now[i])
+            points = geometry.apply(now2future, points)
+            if config.continue_ground:
+                centres = geometry.apply(now2future, queries.centres + shift)
+                points, stays = continued(points, centres, labels, grid)
+                keep &= stays
         own = voxelise(points[keep], labels[keep], scores[keep], grid)
         out.append(closed(own) if config.padding else own)
     return tuple(out)

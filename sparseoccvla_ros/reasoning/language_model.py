@@ -137,13 +137,16 @@ class LanguageModel:
         from transformers import DynamicCache
 
         cache: Any = DynamicCache(past, config=self.config) if past else DynamicCache(config=self.config)
-        out = self.decoder(
-            inputs_embeds=embeddings,
-            past_key_values=cache,
-            use_cache=True,
-            attention_mask=None if mask is None else mask.long(),
-            position_ids=positions,
-        )
+        # Only adapters have another number format than the rest (adapters.with_lora).
+        mixed = self.dtype != torch.float32 and hasattr(self.model, "peft_config")
+        with torch.autocast(self.device.type, self.dtype, enabled=mixed):
+            out = self.decoder(
+                inputs_embeds=embeddings,
+                past_key_values=cache,
+                use_cache=True,
+                attention_mask=None if mask is None else mask.long(),
+                position_ids=positions,
+            )
         return out.last_hidden_state, tuple((layer.keys, layer.values) for layer in cache.layers)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,10 @@
 """Stage 3, forecast: residual fusion and forecaster learn what becomes of the points that a frozen encoder sees.
 
-Two targets. Motion: points of movable classes that lie in a moving box go where the box goes, all others stay
-(scene flow from boxes, as rigid motion of instances). Score: the log-odds that a point, once moved, lies in a voxel of
-its class, against the labels of that time. All in the current ego frame, which reasoning/forecaster.py speaks in.
+Three targets. Motion: points of movable classes that lie in a moving box go where the box goes, all others stay
+(scene flow from boxes, as rigid motion of instances). Place: once moved, points are drawn to the nearest voxel of their
+class, since what the encoder sees is half a metre off where it is. Score: the log-odds that a point, once moved, lies
+in a voxel of its class, against the labels of that time. All in the current ego frame, which reasoning/forecaster.py
+speaks in.
 
 The encoder's scores are no calibrated probabilities, and its threshold stays the forecast's. A voxel raises the IoU if
 the probability of a hit exceeds IoU / (1 + IoU) (the ratio of what it adds above to what it adds below), so log-odds
@@ -40,18 +42,23 @@ MARGIN = 0.8
 """Metres about a moving box within which points of movable classes count as its own: predictions are a little off."""
 SEEN = 0.05
 """Points below this score teach nothing: nobody will show them."""
+REACH = (3, 3, 1)
+"""Voxels along x, y and z within which a point looks for its class."""
 _AHEAD = [1, 3, 5]
 _MOVING = 0.2
 
 
 @dataclass(frozen=True)
 class ForecastStageSettings:
-    """moving, still, score: weights of the losses; worth: probability of a hit from which on a voxel is worth showing;
+    """moving, still, place, score: weights of the losses; points: of a query, drawn for place; worth: probability of a
+    hit from which on a voxel is worth showing;
     small: weight of the mean square of what changes scores; told_wrong: share of samples that are told constant
     velocity instead of (blurred) true motion, as when there is no plan yet."""
 
     moving: float = 4.0
-    still: float = 1.0
+    still: float = 0.3
+    place: float = 2.0
+    points: int = 8
     score: float = 1.0
     worth: float = 0.12
     small: float = 0.01
@@ -176,7 +183,21 @@ class ForecastStage(Stage[ForecastBatch]):
             # Of all points: most stand still, and a query that moves them costs more than one that misses a car.
             share = (per_second * seen * which).sum() / seen.sum().clamp(min=1.0)
             terms[name] = getattr(self.settings, name) * share
-        return {**terms, "score": self.settings.score * self._score_loss(found, moved.detach(), batch)}
+        return {
+            **terms,
+            "place": self.settings.place * self._place_loss(moved, batch),
+            "score": self.settings.score * self._score_loss(found, moved.detach(), batch),
+        }
+
+    def _place_loss(self, moved: Tensor, batch: ForecastBatch) -> Tensor:
+        """Mean distance in metres by which some points of each query miss the nearest voxel of their class."""
+        drawn = torch.randperm(moved.shape[3], device=moved.device)[: self.settings.points]
+        at = batch.points[:, None, :, drawn] + moved[..., drawn, :]
+        label = batch.labels.long()[:, None, :, drawn].expand(at.shape[:-1])
+        centre, found = nearest_of_class(at.detach(), label, batch.known)
+        miss = ((at - centre).abs() - 0.5 * OCC3D_GRID.size).clamp(min=0.0).sum(-1)
+        weight = found * batch.scores[:, None, :, drawn]
+        return (miss * weight).sum() / weight.sum().clamp(min=1.0)
 
     def _score_loss(self, found: Forecast, moved: Tensor, batch: ForecastBatch) -> Tensor:
         grid = OCC3D_GRID
@@ -210,7 +231,8 @@ class ForecastStage(Stage[ForecastBatch]):
         """IoU and mIoU at 1, 2, 3 s by SparseWorld's protocol, told constant velocity, against copy-forward of what
         the encoder sees now, at the encoder's threshold. score: by how much mean IoU and mIoU together are better."""
         meters = {name: ForecastMeter(Protocol.SPARSEWORLD) for name in ("told", "copy")}
-        config = replace(self.reasoner.config, score_threshold=self.config.score_threshold)
+        # What was learnt alone: how the ground goes on is a rule.
+        config = replace(self.reasoner.config, score_threshold=self.config.score_threshold, continue_ground=False)
         with torch.inference_mode():
             for batch in batches:
                 found = self.forecast(batch, batch.steady)
@@ -244,6 +266,25 @@ def displacement(found: Forecast, points: Tensor, centres: Tensor) -> Tensor:
     x, y = offset[..., 0], offset[..., 1]
     turned = torch.stack([(cos - 1) * x - sin * y, sin * x + (cos - 1) * y, torch.zeros_like(x * cos)], -1)
     return found.shift[:, :, :, None] + turned
+
+
+def nearest_of_class(points: Tensor, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """The voxel of its class that is nearest to each point's: (centres [B, H, Q, R, 3] m, bool [B, H, Q, R] whether
+    there is one within REACH). points [B, H, Q, R, 3] m; labels int64 [B, H, Q, R]; known uint8 [B, H, X, Y, Z]."""
+    grid = OCC3D_GRID
+    axes = [torch.arange(-r, r + 1, device=points.device) for r in REACH]
+    near = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2)
+    near = near[near.square().sum(-1).argsort(stable=True)]
+    lower, shape = points.new_tensor(grid.lower), torch.tensor(grid.shape, device=points.device)
+    index = ((points - lower) / grid.size).floor().long()[..., None, :] + near
+    inside = ((index >= 0) & (index < shape)).all(-1)
+    x, y, z = index.clamp(min=shape.new_zeros(3), max=shape - 1).unbind(-1)
+    row = torch.arange(len(points), device=points.device)[:, None, None, None, None]
+    horizon = torch.arange(points.shape[1], device=points.device)[None, :, None, None, None]
+    same = inside & (known[row, horizon, x, y, z] == labels[..., None])
+    first = same.to(torch.uint8).argmax(-1)
+    chosen = index.gather(-2, first[..., None, None].expand(*first.shape, 1, 3))[..., 0, :]
+    return (chosen + 0.5) * grid.size + lower, same.any(-1)
 
 
 def queries_of(sample: FeatureSample) -> SceneQueries:

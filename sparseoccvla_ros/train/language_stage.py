@@ -27,6 +27,7 @@ from ..reasoning.reasoner import Reasoner
 from ..reasoning.training_batch import TextBatch, text_batch, training_forward
 from .forecast_stage import queries_of
 from .positives import positive_anchors
+from .reader import start_with_answers
 from .reasoner_files import save_reasoner
 from .stage import Stage, Validation
 from .words import start_with_words
@@ -47,17 +48,18 @@ class LanguageStageSettings:
     """pairs: short questions per scene and step; long_pairs: long ones (descriptions, trajectories in words), of which
     alone one batch in long_every consists: all pairs of a batch are padded to the longest; anchors: weight of the
     anchor scores' loss; bridge: factor of the learning rate of everything but the adapters; asked: closed questions
-    per sample in validation; max_tokens: of their answers; word_steps: steps of words.py before the first step, 0 for
-    none."""
+    per sample in validation; max_tokens: of their answers; word_steps, reader_steps: steps of words.py and then of
+    reader.py before the first step, 0 for none."""
 
     pairs: int = 8
     long_pairs: int = 2
     long_every: int = 4
     anchors: float = 0.3
-    bridge: float = 2.5
+    bridge: float = 0.5
     asked: int = 8
     max_tokens: int = 16
     word_steps: int = 400
+    reader_steps: int = 1200
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +103,13 @@ class LanguageStage(Stage[LanguageBatch]):
             self.register_parameter(f"adapter/{name}".replace(".", "/"), parameter)
 
     def begin(self, data: Any, seed: int) -> None:
-        """Let the connector's tokens say what their queries are, unless it has learnt to already."""
-        if self.settings.word_steps and self._fresh:
-            close = start_with_words(
-                self.reasoner.connector, self.reasoner.language_model, data, seed, self.settings.word_steps
-            )
+        """Let the tokens say what is there, unless they have learnt to already."""
+        reasoner, settings = self.reasoner, self.settings
+        if settings.word_steps and self._fresh:
+            close = start_with_words(reasoner.connector, reasoner.language_model, data, seed, settings.word_steps)
             log.info("tokens and words: cosine %.3f", close)
+        if settings.reader_steps and self._fresh:
+            start_with_answers(reasoner, data, seed, settings.reader_steps)
 
     def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
         """Some of the sample's questions, other ones each time."""

@@ -315,7 +315,7 @@ def test_forecasts_without_another_prefill_are_those_of_the_reasoner(stages, dri
     np.testing.assert_array_equal(motions[forecast.PLANNED], motions[forecast.CONSTANT])
     np.testing.assert_allclose(motions[forecast.TRUE], drive.sample(0).truth, atol=1e-5)
     motion = motions[forecast.TRUE]
-    ours = forecast.forecasts(stages.reasoner, step.queries, step.reasoning, motion, where)
+    ours = forecast.forecasts(stages.reasoner, step.queries, step.reasoning, motions, where)[forecast.TRUE]
     theirs = stages.reasoner.forecast_ahead(step.queries, motion, where)
     assert sum(map(len, ours)) > 0
     for a, b in zip(ours, theirs, strict=True):

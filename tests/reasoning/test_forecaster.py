@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.occ3d import LABEL
 from sparseoccvla_ros.core.types import HORIZONS, WAYPOINT_TIMES
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
-from sparseoccvla_ros.reasoning.forecaster import Forecaster, apply_forecast, forecast_voxels
+from sparseoccvla_ros.reasoning.forecaster import Forecaster, apply_forecast, continued, forecast_voxels
 from sparseoccvla_ros.reasoning.motion import constant_velocity, future_poses
 
 CONFIG = ReasoningConfig()
@@ -202,6 +203,38 @@ def test_static_world_and_known_motion_give_the_moved_present(still_world, make_
             assert got <= possible
             for point in np.flatnonzero(inside.all(0)):
                 assert {tuple(cell) for cell in index[:, point].tolist()} & got
+
+
+def test_ground_that_is_left_behind_continues_ahead():
+    """Ten metres on, the last ten metres of road lie before the car; the truck that stood on them does not."""
+    road, truck = LABEL["driveable_surface"], LABEL["truck"]
+    centres = np.array([[-45.0, 2, 0], [-39, 2, 0], [12, 0, 0]], np.float32)
+    points = np.repeat(centres[:, None], 2, 1)
+    labels = np.array([[road, truck]] * 3, np.uint8)
+    ahead, counts = continued(points, centres, labels, OCC3D_GRID)
+    np.testing.assert_array_equal(ahead[0, 0], [35, 2, 0])
+    np.testing.assert_array_equal(ahead[1:], points[1:])
+    assert counts.tolist() == [[True, False], [True, True], [True, True]]
+    assert not np.shares_memory(ahead, points)
+
+
+def test_ground_continues_in_future_frames_only(reasoner, make_scene):
+    queries = make_scene(0)
+    queries = replace(queries, labels=np.full_like(queries.labels, LABEL["driveable_surface"]))
+    still = reasoner.reason(queries)
+    inputs = [torch.from_numpy(getattr(queries, n))[None] for n in ("features", "centres", "scores", "view_features")]
+    with torch.inference_mode():
+        out = reasoner(*inputs, torch.zeros(1, 6, 2)).forecast
+    longer = replace(reasoner.config, continue_ground=True)
+    for a, b in zip(still.forecasts, forecast_voxels(queries, out, longer, OCC3D_GRID), strict=True):
+        np.testing.assert_array_equal(a.indices, b.indices)
+    poses = np.stack([geometry.planar(10.0 * (n + 1), 0, 0) for n in range(3)])
+    rule, alone = (forecast_voxels(queries, out, c, OCC3D_GRID, poses) for c in (longer, reasoner.config))
+    for n, (a, b) in enumerate(zip(rule, alone, strict=True)):
+        assert len(a) > len(b)
+        more = set(map(tuple, a.indices.tolist())) - set(map(tuple, b.indices.tolist()))
+        # A query reaches a few metres about its centre.
+        assert min(x for x, _, _ in more) >= 200 - 25 * (n + 1) - 10
 
 
 def test_frames_differ_by_the_pose_and_nothing_else(reasoner, make_scene):

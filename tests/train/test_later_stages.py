@@ -27,7 +27,13 @@ from sparseoccvla_ros.planning.ego import FEATURE_NAMES
 from sparseoccvla_ros.planning.planner import Planner
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.stages import build_planning, build_reasoning
-from sparseoccvla_ros.train.forecast_stage import ForecastStage, displacement, flow_of, queries_of
+from sparseoccvla_ros.train.forecast_stage import (
+    ForecastStage,
+    displacement,
+    flow_of,
+    nearest_of_class,
+    queries_of,
+)
 from sparseoccvla_ros.train.language_stage import LanguageStage, LanguageStageSettings
 from sparseoccvla_ros.train.planning_stage import PlanningStage
 from sparseoccvla_ros.train.positives import positive_anchors
@@ -111,7 +117,7 @@ def stage_of(name: str, folder: Path) -> Stage:
     reasoner = build_reasoning(preset)
     if name == "forecast":
         return ForecastStage(reasoner, OccupancyConfig(score_threshold=0.3))
-    return LanguageStage(reasoner, settings=LanguageStageSettings(max_tokens=2, word_steps=3))
+    return LanguageStage(reasoner, settings=LanguageStageSettings(max_tokens=2, word_steps=3, reader_steps=3))
 
 
 def train(
@@ -229,6 +235,20 @@ def test_flow_follows_boxes_and_a_forecast_can_say_it() -> None:
         found.shift[0, k, 0, :2] = torch.from_numpy(shift)
     moved = displacement(found, torch.from_numpy(points)[None], torch.from_numpy(sample.arrays["centres"])[None])
     np.testing.assert_allclose(moved[0].numpy(), flow, atol=1e-4)
+
+
+def test_the_nearest_voxel_of_the_same_class_is_found() -> None:
+    car, bus = LABEL["car"], LABEL["bus"]
+    known = torch.full((1, 1, *OCC3D_GRID.shape), FREE, dtype=torch.uint8)
+    known[0, 0, 100, 100, 5] = known[0, 0, 103, 100, 5] = car
+    known[0, 0, 101, 100, 5] = bus
+    lower, at = torch.tensor(OCC3D_GRID.lower), [[101.0, 100, 5], [102, 101, 5], [110, 100, 5], [-3, 0, 0]]
+    points = (lower + (torch.tensor(at) + 0.5) * OCC3D_GRID.size + 0.1)[None, None, :, None]
+    near = [True, True, False, False]
+    for label, index in ((car, [[100, 100, 5], [103, 100, 5]]), (bus, [[101, 100, 5], [101, 100, 5]])):
+        found, there = nearest_of_class(points, torch.full((1, 1, 4, 1), label), known)
+        assert there[0, 0, :, 0].tolist() == near
+        assert ((found - lower) / OCC3D_GRID.size).floor().long()[0, 0, :2, 0].tolist() == index
 
 
 def test_other_features_are_seen_and_ego_noise_only_trains(folder: Path) -> None:

@@ -6,6 +6,7 @@ for copy-forward and the network alike. What differs is the motion that the fore
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,27 +23,40 @@ from .intervals import compared
 from .occupancy import voxel_numbers
 from .tables import Block
 
+NOT_CONTINUED = "forecast, planned motion, ground not continued"
 PLANNED, CONSTANT, TRUE = "forecast, planned motion", "forecast, constant velocity", "forecast, true motion (oracle)"
 UNMOVED, FORWARD = "copy of the prediction", "copy-forward of the prediction"
 TRUE_UNMOVED, TRUE_FORWARD = "copy of the true present (oracle)", "copy-forward of the true present (oracle)"
-AGAINST = ((PLANNED, FORWARD), (CONSTANT, FORWARD), (PLANNED, CONSTANT))
+AGAINST = ((PLANNED, FORWARD), (CONSTANT, FORWARD), (NOT_CONTINUED, FORWARD), (PLANNED, CONSTANT))
 RULE = Protocol.SPARSEWORLD.rule
 SPARSEWORLD_PAST, SPARSEWORLD_MARGIN = 5, 8
 """Keyframes of a scene that SparseWorld's protocol leaves out at its start, and before its end."""
 
 
 def forecasts(
-    reasoner: Reasoner, queries: SceneQueries, reasoning: Reasoning, motion: np.ndarray, future2now: np.ndarray
-) -> tuple[SparseVoxels, ...]:
-    """Forecasts at HORIZONS as Reasoner.forecast_ahead gives them, without another prefill: only the forecaster hears
-    of the motion. motion: [6, 2] m told to it; future2now: float64 [3, 4, 4], where the grids lie."""
+    reasoner: Reasoner,
+    queries: SceneQueries,
+    reasoning: Reasoning,
+    motions: dict[str, np.ndarray],
+    future2now: np.ndarray,
+) -> dict[str, tuple[SparseVoxels, ...]]:
+    """Forecasts at HORIZONS by row as Reasoner.forecast_ahead gives them, without another prefill: only the forecaster
+    hears of the motion. motions: [6, 2] m told to it, by row; future2now: float64 [3, 4, 4], where the grids lie.
+
+    Where the reasoner continues the ground, NOT_CONTINUED is what it learnt alone."""
 
     def row(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(reasoner.anchors.device)[None]
 
-    with torch.inference_mode():
-        found = reasoner.forecaster(row(reasoning.fused_features), row(queries.centres), row(motion))
-    return forecast_voxels(queries, found, reasoner.config, reasoner.grid, future2now)
+    out = {}
+    for name, motion in motions.items():
+        with torch.inference_mode():
+            found = reasoner.forecaster(row(reasoning.fused_features), row(queries.centres), row(motion))
+        out[name] = forecast_voxels(queries, found, reasoner.config, reasoner.grid, future2now)
+        if name == PLANNED and reasoner.config.continue_ground:
+            alone = replace(reasoner.config, continue_ground=False)
+            out[NOT_CONTINUED] = forecast_voxels(queries, found, alone, reasoner.grid, future2now)
+    return out
 
 
 def numbers_of(confusions: np.ndarray) -> np.ndarray:

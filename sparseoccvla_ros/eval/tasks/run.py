@@ -236,10 +236,7 @@ class Run:
             return None
         future = drive.future(index)
         motions = forecast.told_motions(step.motion, step.queries.ego.twist, future)
-        return {
-            row: forecast.forecasts(reasoner, step.queries, step.reasoning, motion, future[_AHEAD])
-            for row, motion in motions.items()
-        }
+        return forecast.forecasts(reasoner, step.queries, step.reasoning, motions, future[_AHEAD])
 
     def _plan(self, task: PlanningTask, drive: Drive, index: int, step: Step | None, blind: Step | None) -> None:
         token, planner, sample = drive.token(index), self.stages.planner, drive.sample(index)
