@@ -61,8 +61,11 @@ def decode(
     turns: Turns,
     max_tokens: int,
     deadline: float,
+    reading: torch.Tensor | None = None,
 ) -> tuple[Reason, int]:
     """Continue `past` with the question's `ids`, then answer greedily; returns (reason, tokens).
+
+    reading: [D], the last token before the answer, if any.
 
     Runs in the caller's thread. The model is held for one chunk of the question or one token at a time (`turns`);
     `on_text` is called in between, never while it is held. deadline: on time.monotonic(). `past` is only read.
@@ -81,6 +84,9 @@ def decode(
             hidden, past = language_model.forward(language_model.embed(ids[start : start + QUESTION_CHUNK]), past)
     if hidden is None:
         raise InvalidInput("question", "has no tokens")
+    if reading is not None:
+        with turns.patient():
+            hidden, past = language_model.forward(reading.to(language_model.dtype)[None, None], past)
 
     stop = language_model.stop_ids
     count = 0
@@ -116,8 +122,9 @@ def decode_batch(
     turns: Turns,
     max_tokens: int,
     deadline: float,
+    readings: torch.Tensor | None = None,
 ) -> list[tuple[Reason, int]]:
-    """As `decode` for several questions about one scene; (reason, tokens) of each.
+    """As `decode` for several questions about one scene; (reason, tokens) of each. readings: [N, D], as there.
 
     Shorter questions are padded on the left of their tokens, behind the scene; the padding is masked and takes no
     position, so each row runs as it would alone. The model is held for one token of all rows at a time.
@@ -126,11 +133,14 @@ def decode_batch(
     device = language_model.device
     lengths = torch.tensor([len(row) for row in ids], device=device)
     padded = torch.tensor([[0] * (longest - len(row)) + row for row in ids], device=device)
+    embeddings = language_model.embed(padded)
+    if readings is not None:
+        embeddings = torch.cat([embeddings, readings.to(embeddings.dtype)[:, None]], dim=1)
+        lengths, longest = lengths + 1, longest + 1
     places = torch.arange(longest, device=device) - (longest - lengths)[:, None]
     mask = torch.cat([places.new_ones(rows, scene, dtype=torch.bool), places >= 0], dim=1)
     past = tuple((k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in past)
     with turns.patient():
-        embeddings = language_model.embed(padded)
         hidden, past = language_model.forward(embeddings, past, mask, scene + places.clamp_min(0))
         tokens = language_model.logits(hidden[:, -1]).argmax(-1)
 

@@ -37,6 +37,8 @@ class ReasoningConfig:
     """Learned queries for what occupancy cannot carry (weather, light, signs); the paper uses 12."""
     global_heads: int = 4
     """Attention heads of the global tokens; divides query_dims."""
+    reading_dims: int = 0
+    """Width of the reading token's question encoder; 0: no reading token, as in the paper (reading.py says why)."""
     max_prefill_tokens: int = 150
     """Bound on prefix + global + occupancy + scoring tokens: it bounds the latency of a frame."""
     system_prompt: str = "You drive a car. The tokens show the scene."
@@ -91,6 +93,7 @@ class ReasoningConfig:
             "global_tokens": 1,
             "global_heads": 1,
             "max_prefill_tokens": 1,
+            "reading_dims": 0,
             "anchor_dims": 1,
             "lora_r": 0,
             "lora_alpha": 1,

@@ -27,6 +27,7 @@ from .fusion import ResidualFusion
 from .global_tokens import GlobalTokens
 from .language_model import CacheLayers, LanguageModel, cropped
 from .motion import SOURCES, check_motion, constant_velocity
+from .reading import Reading
 from .turns import Turns
 
 
@@ -50,11 +51,15 @@ class Readout:
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """What questions continue from; never changed, so an answer keeps its scene while newer ones arrive."""
+    """What questions continue from; never changed, so an answer keeps its scene while newer ones arrive.
+
+    tokens: [1, T, D], the scene tokens as they went in.
+    """
 
     stamp: int
     layers: CacheLayers
     trained: bool
+    tokens: torch.Tensor
 
 
 class Reasoner(nn.Module):
@@ -92,6 +97,10 @@ class Reasoner(nn.Module):
         self.connector = Connector(config, dims, scale)
         self.global_tokens = GlobalTokens(config, dims, scale)
         self.anchor_head = AnchorHead(config, dims)
+        self.reading: Reading | None = None
+        if config.reading_dims:
+            count = config.global_tokens + config.occupancy_tokens
+            self.reading = Reading(dims, config.reading_dims, count, scale)
         self.fusion = ResidualFusion(config.query_dims, dims)
         self.forecaster = Forecaster(config)
 
@@ -215,6 +224,19 @@ class Reasoner(nn.Module):
         text = check_question(question, self.config.max_question_chars)
         return self.language_model.tokens("\n" + text) + self._turn_end_ids
 
+    def read(self, questions: Sequence[str], tokens: torch.Tensor, scene: torch.Tensor) -> torch.Tensor | None:
+        """Reading tokens float32 [N, D] of N questions, the last token before each answer; None without a `reading`.
+
+        tokens: [B, T, D], scene tokens; scene: int64 [N], the place of each question's scene in the batch.
+        """
+        if self.reading is None:
+            return None
+        return self.reading([self.words(question) for question in questions], tokens, scene)
+
+    def words(self, question: str) -> torch.Tensor:
+        """Embeddings [L, D] of a question's tokens, without a gradient."""
+        return self.language_model.embedding_weight.detach()[self.language_model.tokens(question)]
+
     @torch.inference_mode()
     def reason(
         self,
@@ -239,7 +261,7 @@ class Reasoner(nn.Module):
             hidden, layers = self.language_model.forward(sequence, self._prefix)
             self.prefill_seconds = time.monotonic() - began
             length = len(self._prefix_ids) + scene.shape[1]
-            self._scene = _Scene(queries.stamp, cropped(layers, length), trained)
+            self._scene = _Scene(queries.stamp, cropped(layers, length), trained, scene)
         out = self._read(hidden, features, centres, path, scene, chosen)
         return Reasoning(
             stamp=queries.stamp,
@@ -284,6 +306,7 @@ class Reasoner(nn.Module):
         """
         began = time.monotonic()
         scene, (ids,), max_tokens, time_limit = self._asked([question], max_tokens, time_limit)
+        reading = self._read_now([question], scene)
         stream = TextStream(self.language_model.text, self.config.max_answer_chars)
         reason, tokens = decode(
             self.language_model,
@@ -295,6 +318,7 @@ class Reasoner(nn.Module):
             self._turns,
             max_tokens,
             began + time_limit,
+            None if reading is None else reading[0],
         )
         return Answer(stream.text, reason, tokens, time.monotonic() - began, scene.stamp, scene.trained)
 
@@ -325,12 +349,18 @@ class Reasoner(nn.Module):
             self._turns,
             max_tokens,
             began + time_limit,
+            self._read_now(questions, scene),
         )
         seconds = time.monotonic() - began
         return [
             Answer(stream.text, reason, tokens, seconds, scene.stamp, scene.trained)
             for stream, (reason, tokens) in zip(streams, ended, strict=True)
         ]
+
+    @torch.inference_mode()
+    def _read_now(self, questions: Sequence[str], scene: _Scene) -> torch.Tensor | None:
+        texts = [check_question(question, self.config.max_question_chars) for question in questions]
+        return self.read(texts, scene.tokens, torch.zeros(len(texts), dtype=torch.long, device=scene.tokens.device))
 
     def _asked(
         self, questions: Sequence[str], max_tokens: int | None, time_limit: float | None
@@ -345,6 +375,7 @@ class Reasoner(nn.Module):
         if scene is None:
             raise InvalidInput("scene", "no scene has been reasoned about yet")
         room = self.language_model.context - scene.layers[0][0].shape[-2] - max(map(len, ids))
+        room -= self.reading is not None
         if room < 1:
             raise InvalidInput("question", f"is {1 - room} tokens too long for {self.language_model.name}")
         return scene, ids, min(max_tokens, room), time_limit

@@ -14,7 +14,9 @@ import torch
 from torch.nn import functional
 
 from ..core.errors import InvalidInput
+from .answer_text import check_question
 from .language_model import CacheLayers
+from .reading import READING
 from .reasoner import Readout, Reasoner
 
 IGNORED = -100
@@ -26,12 +28,14 @@ class TextBatch:
     """N questions with their answers, about scenes of a batch.
 
     ids: int64 [N, L], padded on the right; labels: int64 [N, L], the id where it belongs to an answer, else IGNORED;
-    scene: int64 [N], the place of each pair's scene in the batch. N may be 0.
+    scene: int64 [N], the place of each pair's scene in the batch; questions: their texts. N may be 0. Where the
+    reasoner has a reading token, READING stands at its place among the ids.
     """
 
     ids: torch.Tensor
     labels: torch.Tensor
     scene: torch.Tensor
+    questions: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> TextBatch:
         """The same batch on another device."""
@@ -65,9 +69,11 @@ def text_batch(
     limit = min(max_tokens, model.context - reasoner.config.max_prefill_tokens)
     rows: list[tuple[list[int], list[int]]] = []
     scenes: list[int] = []
+    questions: list[str] = []
+    reading = [READING] if reasoner.reading is not None else []
     for place, pairs in enumerate(conversations):
         for question, answer in pairs:
-            asked, answered = reasoner.question_ids(question), model.tokens(answer)
+            asked, answered = reasoner.question_ids(question) + reading, model.tokens(answer)
             if not answered:
                 raise InvalidInput("answer", f"to {question!r} has no tokens")
             if len(asked) >= limit:
@@ -75,10 +81,12 @@ def text_batch(
             ids = (asked + answered + [end])[:limit]
             rows.append((ids, [IGNORED] * len(asked) + ids[len(asked) :]))
             scenes.append(place)
+            questions.append(check_question(question, reasoner.config.max_question_chars))
     length = max((len(ids) for ids, _ in rows), default=0)
     # What stands in the padding is never read: it comes behind everything that counts.
     shape = (len(rows), length)
-    batch = TextBatch(torch.full(shape, end), torch.full(shape, IGNORED), torch.tensor(scenes, dtype=torch.long))
+    scene = torch.tensor(scenes, dtype=torch.long)
+    batch = TextBatch(torch.full(shape, end), torch.full(shape, IGNORED), scene, tuple(questions))
     for row, (ids, labels) in enumerate(rows):
         batch.ids[row, : len(ids)] = torch.tensor(ids)
         batch.labels[row, : len(labels)] = torch.tensor(labels)
@@ -104,7 +112,7 @@ def training_forward(
     if not len(text.scene):
         nothing = readout.scene.new_zeros(0)
         return TrainingOutput(readout, nothing.sum() + 0 * readout.scene.sum(), nothing)
-    hidden = continue_scenes(reasoner, layers, text)
+    hidden = continue_scenes(reasoner, layers, text, readout.scene)
     # The state at a token predicts the next one; only the states before answer tokens meet the vocabulary.
     labels = text.labels[:, 1:]
     counted = labels != IGNORED
@@ -115,7 +123,16 @@ def training_forward(
     return TrainingOutput(readout, losses.mean(), sums / counted.sum(1))
 
 
-def continue_scenes(reasoner: Reasoner, layers: CacheLayers, text: TextBatch) -> torch.Tensor:
-    """Last hidden states [N, L, D] of the pairs' tokens behind their scenes' keys and values (`Reasoner.prefill`)."""
+def continue_scenes(
+    reasoner: Reasoner, layers: CacheLayers, text: TextBatch, tokens: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Last hidden states [N, L, D] of the pairs' tokens behind their scenes' keys and values (`Reasoner.prefill`).
+
+    tokens: [B, T, D], the scene tokens, which a reading token is made of.
+    """
     past = tuple((keys[text.scene], values[text.scene]) for keys, values in layers)
-    return reasoner.language_model.forward(reasoner.language_model.embed(text.ids), past)[0]
+    embeddings = reasoner.language_model.embed(text.ids.clamp_min(0))
+    if tokens is not None and (read := reasoner.read(text.questions, tokens, text.scene)) is not None:
+        there = (text.ids == READING)[..., None]
+        embeddings = torch.where(there, read[:, None].to(embeddings.dtype), embeddings)
+    return reasoner.language_model.forward(embeddings, past)[0]

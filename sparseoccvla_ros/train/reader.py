@@ -1,11 +1,9 @@
-"""A start for all scene tokens: a small reader answers the questions from them, in the language model's own words.
+"""A start for all scene tokens: the questions are read from them, in the language model's own words.
 
 words.py tells each query's token what the query is. What is true of the scene as a whole (the weather, how many cars,
-whether the lane is free) is no word of one query; the questions say it. Before the language model is asked, a reader of
-a third of a million weights learns, with connector and global tokens, to point from a question at the tokens and to
-find the answer in their mean: as the answer's own word embedding, which is what a language model with tied embeddings
-would have to copy. A step takes a quarter of a second where one through the language model takes seconds. The reader is
-thrown away afterwards.
+whether the lane is free) is no word of one query; the questions say it. Before the language model is asked, connector,
+global tokens and reading token (reasoning/reading.py) learn to find the answer, as the answer's own word embedding. A
+step takes a quarter of a second where one through the language model takes seconds.
 """
 
 from __future__ import annotations
@@ -25,49 +23,29 @@ from ..data.question_cache import Asked
 from ..eval.answers import KINDS
 from ..reasoning.connector import ranking_scores
 from ..reasoning.language_model import LanguageModel
+from ..reasoning.reading import Reading
 from ..reasoning.reasoner import Reasoner
 
 log = logging.getLogger(__name__)
-_WIDTH, _HEADS, _HEAD_DIMS = 128, 4, 64
-_SCENES, _PAIRS, _RATE, _DECAY, _SMOOTHING, _CLIP = 16, 10, 1e-3, 0.05, 0.05, 1.0
+_WIDTH, _SCENES, _PAIRS, _RATE, _DECAY, _SMOOTHING, _CLIP = 128, 16, 10, 1e-3, 0.05, 0.05, 1.0
 LEAST = 5
 """Times an answer must occur: rarer ones are left to the language model."""
 
 
-class Reader(nn.Module):
-    """Points from questions at tokens. answers: float32 [N, D], the embeddings that a reading is compared with;
-    tokens: T, scene tokens at most."""
+class AnswerHead(nn.Module):
+    """Compares what was read with the words of the answers. answers: float32 [N, D], their embeddings."""
 
     answers: Tensor
 
-    def __init__(self, answers: Tensor, tokens: int) -> None:
+    def __init__(self, answers: Tensor, code: int) -> None:
         super().__init__()
-        dims, width = answers.shape[1], _HEADS * _HEAD_DIMS
         # What all answers have in common tells none from another.
         self.register_buffer("answers", F.normalize(answers - answers.mean(0), dim=-1))
-        self.word = nn.Linear(dims, _WIDTH)
-        self.order = nn.GRU(_WIDTH, _WIDTH, batch_first=True, bidirectional=True)
-        self.query = nn.Linear(2 * _WIDTH, width)
-        self.norm, self.key = nn.LayerNorm(dims), nn.Linear(dims, width)
-        self.place = nn.Parameter(torch.randn(tokens, width) * 0.02)
-        self.gain = nn.Linear(2 * _WIDTH, dims)
-        nn.init.zeros_(self.gain.weight)
-        nn.init.ones_(self.gain.bias)
-        self.usual = nn.Linear(2 * _WIDTH, len(answers))
+        self.usual = nn.Linear(code, len(answers))
         self.scale = nn.Parameter(torch.tensor(20.0))
 
-    def forward(self, words: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [B, n, N] of n questions each about B scenes.
-
-        words: embeddings [B * n, L, D], padded on the right; lengths: int64 [B * n] on the CPU; tokens: [B, T, D].
-        """
-        batch, count, _ = tokens.shape
-        packed = nn.utils.rnn.pack_padded_sequence(self.word(words), lengths, batch_first=True, enforce_sorted=False)
-        asked = self.order(packed)[1].transpose(0, 1).flatten(1).view(batch, -1, 2 * _WIDTH)
-        query = self.query(asked).unflatten(-1, (_HEADS, _HEAD_DIMS)).transpose(1, 2)
-        key = (self.key(self.norm(tokens)) + self.place[:count]).unflatten(-1, (_HEADS, _HEAD_DIMS)).transpose(1, 2)
-        weight = (query @ key.transpose(-1, -2) * _HEAD_DIMS**-0.5).softmax(-1)
-        read = weight.mean(1) @ tokens * self.gain(asked)
+    def forward(self, read: Tensor, asked: Tensor) -> Tensor:
+        """Logits [n, N] of what was read [n, D] and the questions' own code [n, code], as Reading.read gives them."""
         return self.scale * F.normalize(read, dim=-1) @ self.answers.T + self.usual(asked)
 
 
@@ -82,28 +60,28 @@ class _Questions:
 
     def __init__(self, model: LanguageModel, answers: Sequence[str]) -> None:
         self._model = model
-        self._size = float(model.embedding_weight.detach().float().pow(2).mean().sqrt())
         self.place = {answer: i for i, answer in enumerate(answers)}
         # As the model will have to write them, without the full stop that all share.
         self.answers = torch.stack([self._embedded(answer.rstrip(".") or answer).mean(0) for answer in answers])
         self._known: dict[str, Tensor] = {}
 
     def _embedded(self, text: str) -> Tensor:
-        return self._model.embedding_weight.detach()[self._model.tokens(text)].float().cpu()
+        return self._model.embedding_weight.detach()[self._model.tokens(text)].float()
 
-    def batch(self, asked: Sequence[Asked]) -> tuple[Tensor, Tensor, Tensor]:
-        """(words [n, L, D] of unit size, lengths [n], place of each answer [n])."""
+    def batch(self, asked: Sequence[Asked]) -> tuple[list[Tensor], Tensor]:
+        """(embeddings of each question's words [L, D], place of each answer [n])."""
         for q in asked:
             if q.question not in self._known:
-                self._known[q.question] = self._embedded(q.question) / self._size
-        rows = [self._known[q.question] for q in asked]
-        lengths, right = torch.tensor([len(r) for r in rows]), torch.tensor([self.place[q.answer] for q in asked])
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, right
+                self._known[q.question] = self._embedded(q.question)
+        device = self.answers.device
+        return [self._known[q.question] for q in asked], torch.tensor(
+            [self.place[q.answer] for q in asked], device=device
+        )
 
 
 def start_with_answers(reasoner: Reasoner, data: Sequence[FeatureSample], seed: int, steps: int = 1200) -> float:
-    """Let connector and global tokens learn what the questions are about; returns the share of right readings at the
-    end, on the training data.
+    """Let connector, global tokens and reading token learn what the questions are about; returns the share of right
+    readings at the end, on the training data. A reasoner without a reading token gets a reader for the time being.
 
     data: samples with QUERY_FIELDS and questions. Where hardly an answer occurs twice (captions) there is nothing to
     read, and 0 is returned. Raises InvalidInput("steps") below 1.
@@ -118,8 +96,14 @@ def start_with_answers(reasoner: Reasoner, data: Sequence[FeatureSample], seed: 
     samples = [(s, asked) for s, asked in samples if asked]
     rng, device = np.random.default_rng([seed, 37]), reasoner.anchors.device
     config = reasoner.config
-    reader = Reader(words.answers, config.global_tokens + config.occupancy_tokens).to(device)
-    parts = nn.ModuleList([reasoner.connector, reasoner.global_tokens, reader])
+    reading = reasoner.reading
+    if reading is None:
+        size = float(reasoner.language_model.embedding_weight.detach().float().pow(2).mean().sqrt())
+        count = config.global_tokens + config.occupancy_tokens
+        reading = Reading(words.answers.shape[1], _WIDTH, count, size).to(device)
+    head = AnswerHead(words.answers, 2 * reading.width).to(device)
+    scene = torch.arange(_SCENES, device=device).repeat_interleave(_PAIRS)
+    parts = nn.ModuleList([reasoner.connector, reasoner.global_tokens, reading, head])
     optimizer = torch.optim.AdamW(parts.parameters(), _RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
     right = 0.0
@@ -127,9 +111,8 @@ def start_with_answers(reasoner: Reasoner, data: Sequence[FeatureSample], seed: 
         for step in range(steps):
             drawn = [samples[i] for i in rng.integers(len(samples), size=_SCENES)]
             tokens = _tokens(reasoner, [s for s, _ in drawn], device)
-            text, lengths, answer = words.batch([q[i] for _, q in drawn for i in rng.integers(len(q), size=_PAIRS)])
-            logits = reader(text.to(device), lengths, tokens).flatten(0, 1)
-            answer = answer.to(device)
+            text, answer = words.batch([q[i] for _, q in drawn for i in rng.integers(len(q), size=_PAIRS)])
+            logits = head(*reading.read(text, tokens, scene))
             loss = F.cross_entropy(logits, answer, label_smoothing=_SMOOTHING)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

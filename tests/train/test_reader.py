@@ -14,19 +14,21 @@ from sparseoccvla_ros.data.feature_samples import FeatureSample
 from sparseoccvla_ros.data.question_cache import Asked
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
 from sparseoccvla_ros.reasoning.language_model import load_language_model
+from sparseoccvla_ros.reasoning.reading import Reading
 from sparseoccvla_ros.reasoning.reasoner import Reasoner
-from sparseoccvla_ros.train.reader import Reader, common_answers, start_with_answers
+from sparseoccvla_ros.train.reader import common_answers, start_with_answers
 
 WIDTH = 32
 KINDS_OF_SCENE = ("Clear.", "Foggy.", "Overcast.")
 
 
-@pytest.fixture
-def reasoner(tmp_path: Path) -> Reasoner:
+@pytest.fixture(params=[0, 32], ids=["plain", "reading token"])
+def reasoner(request: pytest.FixtureRequest, tmp_path: Path) -> Reasoner:
     torch.manual_seed(0)
     config = ReasoningConfig(
-        query_dims=WIDTH, language_model="random-tiny", dtype="float32", occupancy_tokens=12, global_tokens=4
-    )
+        query_dims=WIDTH, language_model="random-tiny", dtype="float32", occupancy_tokens=12, global_tokens=4,
+        reading_dims=request.param,
+    )  # fmt: skip
     return Reasoner(config, load_language_model("random-tiny", tmp_path, "float32"), np.zeros((3, 6, 2), np.float32))
 
 
@@ -72,11 +74,12 @@ def test_where_there_is_nothing_to_read_nothing_changes(reasoner: Reasoner) -> N
 
 def test_padding_of_a_question_is_not_read() -> None:
     torch.manual_seed(0)
-    reader, tokens = Reader(torch.randn(4, 16), 6), torch.randn(1, 6, 16)
-    words = torch.randn(1, 5, 16)
-    longer = torch.cat([words, torch.randn(1, 3, 16)], 1)
-    lengths = torch.tensor([5])
-    assert torch.equal(reader(words, lengths, tokens), reader(longer, lengths, tokens))
+    reading, tokens, scene = Reading(16, 8, 6, 1.0), torch.randn(2, 6, 16), torch.tensor([0, 1])
+    short, long = torch.randn(5, 16), torch.randn(9, 16)
+    together = reading([short, long], tokens, scene)
+    for k, words in enumerate((short, long)):
+        alone = reading([words], tokens[k : k + 1], torch.tensor([0]))
+        torch.testing.assert_close(together[k], alone[0])
 
 
 def test_steps_are_checked(reasoner: Reasoner) -> None:
