@@ -50,7 +50,7 @@ def world(
     seeds: Annotated[str, typer.Option(help="other seeds, A:B for A to B - 1")] = "",
     tasks: Tasks = "occupancy,forecast,planning,language",
     preset: Preset = "tiny",
-    samples: Annotated[int, typer.Option(min=0, help="moments that are asked questions, over all scenes")] = 24,
+    samples: Annotated[int, typer.Option(min=0, help="moments that are asked questions, over all scenes")] = 48,
     untrained: Untrained = False,
     out: Annotated[Path | None, typer.Option(help="folder of page and pictures; out/eval/world-SPLIT")] = None,
     json_file: Json = None,

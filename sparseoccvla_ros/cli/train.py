@@ -74,15 +74,18 @@ def prepare(
 @app.command()
 def ship(
     weights: Annotated[Path, typer.Argument(help="best.safetensors of a run")],
-    stage: Annotated[str, typer.Option(help="occupancy, reasoning or planning")] = "occupancy",
+    stage: Annotated[str, typer.Option(help="occupancy, reasoning, adapter or planning")] = "occupancy",
     preset: Preset_ = "tiny",
+    train_seeds: Annotated[
+        str | None, typer.Option(help="A:B: seeds of the world that it was trained on; the whole split if not given")
+    ] = None,
 ) -> None:
     """Put the weights of a run into a preset: float16, with their sha256 in its config.yaml."""
     with one_line_errors():
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.train.ship import ship as put
 
-        target = put(weights, load_preset(preset).folder, stage)
+        target = put(weights, load_preset(preset).folder, stage, train_seeds)
         Console(stderr=True).print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 

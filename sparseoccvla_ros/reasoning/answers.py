@@ -14,6 +14,7 @@ import torch
 from ..core.errors import InvalidInput
 from .answer_text import TextStream, check_question
 from .language_model import CacheLayers, LanguageModel
+from .reading import READING
 from .turns import Turns
 
 __all__ = ["Answer", "check_limits", "check_question", "decode", "decode_batch"]
@@ -50,6 +51,15 @@ def check_limits(max_tokens: int, time_limit: float, most_tokens: int, most_seco
         raise InvalidInput("time_limit", f"want above 0 and at most {most_seconds} s, got {time_limit!r}")
 
 
+def embedded(language_model: LanguageModel, ids: torch.Tensor, readings: torch.Tensor | None) -> torch.Tensor:
+    """Embeddings [N, L, D] of ids int64 [N, L], where READING stands for the row of `readings`, [N, D] or [D]."""
+    embeddings = language_model.embed(ids.clamp_min(0))
+    if readings is None:
+        return embeddings
+    rows = readings.reshape(-1, 1, readings.shape[-1]).to(embeddings.dtype)
+    return torch.where((ids == READING)[..., None].to(embeddings.device), rows, embeddings)
+
+
 @torch.inference_mode()
 def decode(
     language_model: LanguageModel,
@@ -65,7 +75,7 @@ def decode(
 ) -> tuple[Reason, int]:
     """Continue `past` with the question's `ids`, then answer greedily; returns (reason, tokens).
 
-    reading: [D], the last token before the answer, if any.
+    reading: [D], the embedding of READING among the ids, if it is there.
 
     Runs in the caller's thread. The model is held for one chunk of the question or one token at a time (`turns`);
     `on_text` is called in between, never while it is held. deadline: on time.monotonic(). `past` is only read.
@@ -81,12 +91,10 @@ def decode(
         if reason := ended():
             return reason, 0
         with turns.patient():
-            hidden, past = language_model.forward(language_model.embed(ids[start : start + QUESTION_CHUNK]), past)
+            chunk = embedded(language_model, torch.tensor([ids[start : start + QUESTION_CHUNK]]), reading)
+            hidden, past = language_model.forward(chunk, past)
     if hidden is None:
         raise InvalidInput("question", "has no tokens")
-    if reading is not None:
-        with turns.patient():
-            hidden, past = language_model.forward(reading.to(language_model.dtype)[None, None], past)
 
     stop = language_model.stop_ids
     count = 0
@@ -133,10 +141,7 @@ def decode_batch(
     device = language_model.device
     lengths = torch.tensor([len(row) for row in ids], device=device)
     padded = torch.tensor([[0] * (longest - len(row)) + row for row in ids], device=device)
-    embeddings = language_model.embed(padded)
-    if readings is not None:
-        embeddings = torch.cat([embeddings, readings.to(embeddings.dtype)[:, None]], dim=1)
-        lengths, longest = lengths + 1, longest + 1
+    embeddings = embedded(language_model, padded, readings)
     places = torch.arange(longest, device=device) - (longest - lengths)[:, None]
     mask = torch.cat([places.new_ones(rows, scene, dtype=torch.bool), places >= 0], dim=1)
     past = tuple((k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in past)

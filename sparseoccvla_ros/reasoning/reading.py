@@ -3,8 +3,9 @@
 The paper leaves it to the language model to find among the scene's tokens what a question is about. A model of 135 M
 parameters does not learn that in half an hour on a CPU: 400 steps of 32 questions left its answers the same with
 another scene's tokens. So the question itself points at the scene tokens first, as in instruction-aware querying
-(InstructBLIP, Dai et al., NeurIPS 2023), and the language model gets what was found as the last token before its
-answer. Occupancy queries stay the only bridge: the token is made of scene tokens and of nothing else.
+(InstructBLIP, Dai et al., NeurIPS 2023), and the language model gets what was found as a hint behind the question,
+where the bare model already copies from (as the last token before the answer it does not). Occupancy queries stay the
+only bridge: the token is made of scene tokens and the question, and of nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 HEADS, HEAD_DIMS = 4, 64
+HINT, HINT_END = " Hint:", "."
+"""Text around the reading token."""
 READING = -1
 """In lists of token ids: the place of the reading token."""
 
@@ -35,12 +38,17 @@ class Reading(nn.Module):
         self.gain = nn.Linear(2 * width, dims)
         nn.init.zeros_(self.gain.weight)
         nn.init.ones_(self.gain.bias)
+        self.out = nn.Sequential(nn.Linear(dims + 2 * width, dims), nn.GELU(), nn.Linear(dims, dims))
         self.out_norm = nn.RMSNorm(dims, eps=1e-6)
         nn.init.constant_(self.out_norm.weight, scale)
 
     def forward(self, words: list[Tensor], tokens: Tensor, scene: Tensor) -> Tensor:
         """Reading tokens [N, D] of N questions; arguments as in `read`."""
-        return self.out_norm(self.read(words, tokens, scene)[0])
+        return self.spoken(*self.read(words, tokens, scene))
+
+    def spoken(self, read: Tensor, asked: Tensor) -> Tensor:
+        """What was read as a token [N, D] of the language model; both as `read` gives them."""
+        return self.out_norm(self.out(torch.cat([nn.functional.rms_norm(read, read.shape[-1:]), asked], dim=-1)))
 
     def read(self, words: list[Tensor], tokens: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
         """(what is read, float32 [N, D] of any size, the questions' own code [N, 2 * width]).

@@ -27,7 +27,7 @@ from .fusion import ResidualFusion
 from .global_tokens import GlobalTokens
 from .language_model import CacheLayers, LanguageModel, cropped
 from .motion import SOURCES, check_motion, constant_velocity
-from .reading import Reading
+from .reading import HINT, HINT_END, READING, Reading
 from .turns import Turns
 
 
@@ -101,6 +101,7 @@ class Reasoner(nn.Module):
         if config.reading_dims:
             count = config.global_tokens + config.occupancy_tokens
             self.reading = Reading(dims, config.reading_dims, count, scale)
+            self._hint_ids = [*language_model.tokens(HINT), READING, *language_model.tokens(HINT_END)]
         self.fusion = ResidualFusion(config.query_dims, dims)
         self.forecaster = Forecaster(config)
 
@@ -222,10 +223,11 @@ class Reasoner(nn.Module):
         Raises InvalidInput("question") unless it has 1..max_question_chars printable characters.
         """
         text = check_question(question, self.config.max_question_chars)
-        return self.language_model.tokens("\n" + text) + self._turn_end_ids
+        hint = [] if self.reading is None else self._hint_ids
+        return self.language_model.tokens("\n" + text) + hint + self._turn_end_ids
 
     def read(self, questions: Sequence[str], tokens: torch.Tensor, scene: torch.Tensor) -> torch.Tensor | None:
-        """Reading tokens float32 [N, D] of N questions, the last token before each answer; None without a `reading`.
+        """Reading tokens float32 [N, D] of N questions, for READING among their ids; None without a `reading`.
 
         tokens: [B, T, D], scene tokens; scene: int64 [N], the place of each question's scene in the batch.
         """
@@ -375,7 +377,6 @@ class Reasoner(nn.Module):
         if scene is None:
             raise InvalidInput("scene", "no scene has been reasoned about yet")
         room = self.language_model.context - scene.layers[0][0].shape[-2] - max(map(len, ids))
-        room -= self.reading is not None
         if room < 1:
             raise InvalidInput("question", f"is {1 - room} tokens too long for {self.language_model.name}")
         return scene, ids, min(max_tokens, room), time_limit

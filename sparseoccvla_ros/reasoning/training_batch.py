@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from ..core.errors import InvalidInput
 from .answer_text import check_question
+from .answers import embedded
 from .language_model import CacheLayers
-from .reading import READING
 from .reasoner import Readout, Reasoner
 
 IGNORED = -100
@@ -70,10 +70,9 @@ def text_batch(
     rows: list[tuple[list[int], list[int]]] = []
     scenes: list[int] = []
     questions: list[str] = []
-    reading = [READING] if reasoner.reading is not None else []
     for place, pairs in enumerate(conversations):
         for question, answer in pairs:
-            asked, answered = reasoner.question_ids(question) + reading, model.tokens(answer)
+            asked, answered = reasoner.question_ids(question), model.tokens(answer)
             if not answered:
                 raise InvalidInput("answer", f"to {question!r} has no tokens")
             if len(asked) >= limit:
@@ -131,8 +130,6 @@ def continue_scenes(
     tokens: [B, T, D], the scene tokens, which a reading token is made of.
     """
     past = tuple((keys[text.scene], values[text.scene]) for keys, values in layers)
-    embeddings = reasoner.language_model.embed(text.ids.clamp_min(0))
-    if tokens is not None and (read := reasoner.read(text.questions, tokens, text.scene)) is not None:
-        there = (text.ids == READING)[..., None]
-        embeddings = torch.where(there, read[:, None].to(embeddings.dtype), embeddings)
+    read = None if tokens is None else reasoner.read(text.questions, tokens, text.scene)
+    embeddings = embedded(reasoner.language_model, text.ids, read)
     return reasoner.language_model.forward(embeddings, past)[0]

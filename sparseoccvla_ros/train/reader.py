@@ -36,17 +36,24 @@ class AnswerHead(nn.Module):
     """Compares what was read with the words of the answers. answers: float32 [N, D], their embeddings."""
 
     answers: Tensor
+    words: Tensor
 
     def __init__(self, answers: Tensor, code: int) -> None:
         super().__init__()
         # What all answers have in common tells none from another.
         self.register_buffer("answers", F.normalize(answers - answers.mean(0), dim=-1))
+        self.register_buffer("words", answers)
         self.usual = nn.Linear(code, len(answers))
         self.scale = nn.Parameter(torch.tensor(20.0))
 
     def forward(self, read: Tensor, asked: Tensor) -> Tensor:
         """Logits [n, N] of what was read [n, D] and the questions' own code [n, code], as Reading.read gives them."""
         return self.scale * F.normalize(read, dim=-1) @ self.answers.T + self.usual(asked)
+
+    def off(self, spoken: Tensor, answer: Tensor) -> Tensor:
+        """How far reading tokens [n, D] are from the words of their answers, int64 [n], and from all other words."""
+        cosine = F.normalize(spoken, dim=-1) @ F.normalize(self.words, dim=-1).T
+        return F.cross_entropy(self.scale * cosine, answer) + 1.0 - cosine.gather(1, answer[:, None]).mean()
 
 
 def common_answers(data: Sequence[FeatureSample]) -> list[str]:
@@ -112,8 +119,10 @@ def start_with_answers(reasoner: Reasoner, data: Sequence[FeatureSample], seed: 
             drawn = [samples[i] for i in rng.integers(len(samples), size=_SCENES)]
             tokens = _tokens(reasoner, [s for s, _ in drawn], device)
             text, answer = words.batch([q[i] for _, q in drawn for i in rng.integers(len(q), size=_PAIRS)])
-            logits = head(*reading.read(text, tokens, scene))
+            read, asked = reading.read(text, tokens, scene)
+            logits = head(read, asked)
             loss = F.cross_entropy(logits, answer, label_smoothing=_SMOOTHING)
+            loss = loss + head.off(reading.spoken(read, asked), answer)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parts.parameters(), _CLIP)

@@ -12,18 +12,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..core.errors import InvalidInput
+from ..eval.world.seeds import seed_range
 from ..runtime.presets import ADAPTER, STAGES, load_preset
 
 _WEIGHTS = (*STAGES, ADAPTER)
 _SECTION = re.compile(r"^weights:.*\n(?:[ \t]+.*\n)*", re.MULTILINE)
 
 
-def ship(source: Path, folder: Path, stage: str) -> Path:
+def ship(source: Path, folder: Path, stage: str, train_seeds: str | None = None) -> Path:
     """Put exported weights into a preset as those of `stage` (or "adapter", after its reasoning); returns the file.
 
     source: safetensors as Stage.export writes it; folder: of the preset. Matrices and kernels become float16, which
-    halves the file; vectors (biases, norms and their statistics) keep their type. Raises InvalidInput where the file
-    cannot be read, is of another stage, or holds a number that float16 does not.
+    halves the file; vectors (biases, norms and their statistics) keep their type. train_seeds: A:B, the range of the
+    world's seeds that they were trained on, which the evaluation warns of; the whole training split where None. Raises
+    InvalidInput where the file cannot be read, is of another stage, or holds a number that float16 does not.
     """
     if stage not in _WEIGHTS:
         raise InvalidInput("stage", f"{stage!r} is none of {', '.join(_WEIGHTS)}")
@@ -33,6 +35,9 @@ def ship(source: Path, folder: Path, stage: str) -> Path:
             metadata = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise InvalidInput("weights", f"{source} cannot be read: {error}") from None
+    if train_seeds is not None:
+        seed_range(train_seeds)
+        metadata["train_seeds"] = train_seeds
     if metadata.get("stage", stage) != stage:
         raise InvalidInput("weights", f"{source} holds weights of {metadata['stage']}, not of {stage}")
     for name, value in tensors.items():

@@ -17,7 +17,7 @@ from sparseoccvla_ros.reasoning.config import ReasoningConfig
 from sparseoccvla_ros.reasoning.language_model import load_language_model
 from sparseoccvla_ros.reasoning.reading import READING
 from sparseoccvla_ros.reasoning.reasoner import Reasoner
-from sparseoccvla_ros.reasoning.training_batch import continue_scenes, text_batch, training_forward
+from sparseoccvla_ros.reasoning.training_batch import IGNORED, continue_scenes, text_batch, training_forward
 
 QUESTIONS = ("What is near?", "How is the weather, and is there a car ahead of us?")
 
@@ -41,7 +41,8 @@ def test_training_and_decoding_read_the_same(reasoner: Reasoner, make_scene) -> 
         hidden = continue_scenes(reasoner, scene.layers, text, scene.tokens)
         read = reasoner.read(QUESTIONS, scene.tokens, torch.zeros(2, dtype=torch.long))
     assert read is not None
-    place = (text.ids == READING).int().argmax(1)
+    # The state before the first token of the answer, whose label is the first that counts.
+    place = (text.labels != IGNORED).int().argmax(1) - 1
     said = reasoner.language_model.logits(hidden[torch.arange(2), place]).argmax(-1)
     for k, question in enumerate(QUESTIONS):
         stream = TextStream(reasoner.language_model.text, 2000)

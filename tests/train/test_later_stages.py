@@ -20,6 +20,7 @@ from sparseoccvla_ros.core.types import HORIZONS
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.data.feature_samples import FeatureSample
 from sparseoccvla_ros.data.question_cache import Asked
+from sparseoccvla_ros.eval.world.seeds import trained_on
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.planning.anchors import MODES, AnchorSet
 from sparseoccvla_ros.planning.config import PlanningConfig
@@ -168,8 +169,10 @@ def test_what_is_shipped_is_what_was_averaged(name: str, folder: Path, tmp_path:
     made = MAKERS[name]
     ship(tmp_path / "out" / BEST, folder, made)
     if name == "language":
-        ship(tmp_path / "out" / "adapter.safetensors", folder, "adapter")
+        ship(tmp_path / "out" / "adapter.safetensors", folder, "adapter", "3:9")
     preset = load_preset(str(folder))
+    told = {stage: seeds for stage, seeds in trained_on(preset).items() if stage == "adapter"}
+    assert told == ({"adapter": range(3, 9)} if name == "language" else {})
     loaded = build_planning(preset) if made == "planning" else build_reasoning(preset)
     # A forecaster alone does not make the reasoning token mean anything.
     assert loaded.trained is (name != "forecast")

@@ -1,7 +1,7 @@
 """Answers come from the occupancy tokens: after a few minutes of training, another scene's tokens answer worse.
 
-It renders the scenes that the cache lacks (about ten minutes for all of them on two cores) and trains for MINUTES, so
-it runs on request only: SPARSEOCCVLA_LONG_TESTS=1 ./run test tests/train/test_tokens_matter.py
+It renders the scenes that the cache lacks (about ten minutes for all of them on two cores) and trains for six, so it
+runs on request only: SPARSEOCCVLA_LONG_TESTS=1 ./run test tests/train/test_tokens_matter.py
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from sparseoccvla_ros.data.world_cache import prepare_scenes
 from sparseoccvla_ros.data.world_samples import SPLITS
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.train import later
+from sparseoccvla_ros.train.language_stage import LanguageStage
 from sparseoccvla_ros.train.settings import TrainSettings
 from sparseoccvla_ros.train.trainer import Trainer
 
 SCENES = {"train": 64, "validation": 10}
-MINUTES = 6.0
+MINUTES, READER_STEPS = 3.0, 500
 BETTER = 0.08
 """Share of right answers by which the own tokens must be ahead of another scene's; 240 questions, standard error 0.04
 for unpaired and about half of it for paired answers."""
@@ -50,6 +51,8 @@ def test_shuffled_tokens_answer_worse(tmp_path: Path) -> None:
             asked.prepare(seed)
     sources = later.world_sources(network, file, fresh, SCENES["train"], SCENES["validation"])
     stage, learned, held_out = later.build("language", fresh, None, None, sources)
+    assert isinstance(stage, LanguageStage)
+    stage.settings = replace(stage.settings, reader_steps=READER_STEPS)
     settings = TrainSettings(minutes=MINUTES, batch=4, rate=4e-4, warmup=10, validate_every=100_000)
     found = Trainer(stage, learned, held_out, settings, tmp_path / "run", augment=stage.augment, device="cpu").run()
     assert found is not None

@@ -19,7 +19,7 @@ from .known import baseline_seeds, known
 from .seeds import warnings_about
 
 SCENES = 24
-"""Scenes of a split that are judged unless seeds are given: with 24 questioned moments they take about a quarter of an
+"""Scenes of a split that are judged unless seeds are given: with 48 questioned moments they take about a quarter of an
 hour on two idle cores, the first time included."""
 
 
