@@ -104,6 +104,9 @@ class PlanningConfig:
     """m above the local ground; voxel centres above it are driven under."""
     movable_hold: float = 1.0
     """s for which a movable obstacle is taken to stay where it is when there is no forecast."""
+    gate_forecasts: bool = True
+    """Whether candidates are also checked against forecasts. Those of a forecaster that has not learnt how traffic
+    moves leave every vehicle in the way for the whole horizon."""
 
     on_reject: str = "brake"
     """What follows when no candidate passes: brake (flagged braking waypoints) or empty."""
@@ -145,6 +148,8 @@ class PlanningConfig:
         for name in ("reverse_tolerance", "position_tolerance", "collision_margin", "obstacle_score", "movable_hold"):
             if getattr(self, name) < 0:
                 raise InvalidInput(f"planning.{name}", f"is negative: {getattr(self, name)}")
+        if not isinstance(self.gate_forecasts, bool):
+            raise InvalidInput("planning.gate_forecasts", f"want true or false, got {self.gate_forecasts!r}")
         if self.comfortable_deceleration > self.max_deceleration:
             raise InvalidInput("planning.comfortable_deceleration", "exceeds max_deceleration")
         if self.min_obstacle_height >= self.max_obstacle_height:

@@ -181,7 +181,8 @@ class Planner(nn.Module):
         masked = command_mask(logits, group) if self.config.command_mask else logits
         obstacles = None
         if queries.trained:
-            forecasts, why = self._forecasts(queries, reasoning, history)
+            use = self.config.gate_forecasts
+            forecasts, why = self._forecasts(queries, reasoning, history) if use else ((), [])
             obstacles = ObstacleMap(self.config, voxels, forecasts)
             reasons += why
             if len(voxels) == 0:

@@ -229,6 +229,10 @@ def test_older_reasoning_forecasts_are_moved_to_now(
     hit = {k for k, reasons in enumerate(planner.last_gate.reasons) if "collision" in reasons}
     assert hit
     assert "forecast_missing" not in plan.reasons
+    without = make_planner(gate_forecasts=False)
+    plan = without.plan(queries, road, old, history, Command.STRAIGHT, TOPIC)
+    assert not any("collision" in reasons for reasons in without.last_gate.reasons)
+    assert "forecast_missing" not in plan.reasons, "nobody asked for them"
     planner.reset()
     history.clear()
     plan = planner.plan(queries, road, old, history, Command.STRAIGHT, TOPIC)
