@@ -114,7 +114,7 @@ def load_adapter(language_model: LanguageModel, config: ReasoningConfig, path: P
         (f"has another shape of {n}" for n, p in parameters.items() if p.shape != tensors[n].shape), None
     )
     if problem:
-        adapted.model.unload()
+        use_own_attention(adapted.model.unload())
         raise InvalidInput("adapter", f"{path.name} {problem}")
     with torch.no_grad():
         for name, parameter in parameters.items():
