@@ -97,8 +97,9 @@ class ReasoningNode(StageNode):
 
     def _work(self, queries: SceneQueries) -> None:
         began = time.monotonic()
-        # Prefills go first at the model: without a pause between them an answer would get no turn.
-        if not self._answering_throttle.due() and self._questions.busy:
+        # Prefills go first at the model: without a pause between them an answer would get no turn, and with short
+        # answers each would begin behind one.
+        if not self._answering_throttle.due() and self._questions.talking:
             self.monitor.count("yielded_to_answer")
             return
         if queries.epoch != self._epoch:

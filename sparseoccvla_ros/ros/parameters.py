@@ -126,7 +126,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param(
             "answering_rate",
             1.25,
-            "most states per second while an answer is being written",
+            "most states per second while answers are being written",
             "Hz",
             0.1,
             60.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,9 @@ from sparseoccvla_ros.reasoning.answers import check_question
 from .messages import time_msg
 from .stage_node import StageNode
 from .topics import ACTION
+
+PAUSE = 0.5
+"""s between two questions of one conversation; frames keep to `answering_rate` in it."""
 
 
 @dataclass(eq=False)
@@ -44,6 +48,7 @@ class Questions:
         self._on_answer = on_answer
         self._queue: queue.Queue[_Question | None] = queue.Queue(maxsize=node.values.queue_limit)
         self._current: _Question | None = None
+        self._ended = float("-inf")
         self._running = True
         self._thread = threading.Thread(target=self._loop, name="answers", daemon=True)
         self._thread.start()
@@ -69,6 +74,11 @@ class Questions:
     def busy(self) -> bool:
         """Whether an answer is being written."""
         return self._current is not None
+
+    @property
+    def talking(self) -> bool:
+        """Whether an answer is being written, or ended within PAUSE."""
+        return self.busy or time.monotonic() - self._ended < PAUSE
 
     def cancel_all(self) -> None:
         """Cancel the present answer and drop those that wait."""
@@ -120,6 +130,7 @@ class Questions:
                 self._node.monitor.show(answer_tokens_per_s=rate)
 
             self._node.attempt(work)
+            self._ended = time.monotonic()
             self._current = None
             question.done(answer)
 
