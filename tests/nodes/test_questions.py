@@ -118,7 +118,7 @@ def test_an_answer_gets_turns_although_sets_keep_coming(graph, preset, frames, u
     written = len(states)
     assert written < 5, "while an answer is written, at most a state every two seconds"
     node._questions.cancel_all()
-    assert until(lambda: not node._questions.busy, 10)
+    assert until(lambda: not node._questions.talking, 10)
     send(6)
     assert until(lambda: len(states) > written, 10), "without an answer every set is reasoned about"
 
@@ -144,8 +144,9 @@ def test_odd_questions_on_the_topic_are_refused_with_the_reason(scene, until, qu
 def test_asks_itself_at_its_period_and_not_while_others_wait(graph, preset, frames, until):
     graph.add(OccupancyNode, preset=preset)
     node = graph.add(
-        ReasoningNode, preset=preset, question_period=0.2, self_question="Describe the scene.", max_tokens=4
-    )
+        ReasoningNode, preset=preset, question_period=0.2, self_question="Describe the scene.", max_tokens=4,
+        answering_rate=60.0,
+    )  # fmt: skip
     states, texts = graph.probe.listen("reasoning/state"), graph.probe.listen("reasoning/text")
     # A question goes with a new state once its period is over; a state that comes before that asks nothing.
     sent = 0
