@@ -56,7 +56,7 @@ class LanguageStageSettings:
     long_every: int = 4
     anchors: float = 0.3
     bridge: float = 0.5
-    asked: int = 8
+    asked: int = 16
     max_tokens: int = 16
     word_steps: int = 400
     reader_steps: int = 1200
