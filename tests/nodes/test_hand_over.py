@@ -20,8 +20,9 @@ pytestmark = pytest.mark.ros
 def composed(graph, preset):
     handover = Handover()
     nodes = {
-        kind.__name__: graph.add(kind, handover=handover, preset=preset)
-        for kind in (OccupancyNode, ReasoningNode, PlanningNode)
+        kind.__name__: graph.add(kind, handover=handover, preset=preset, **parameters)
+        # While it asks itself not every set gets a state.
+        for kind, parameters in ((OccupancyNode, {}), (ReasoningNode, {"question_period": 0.0}), (PlanningNode, {}))
     }
     return graph, handover, nodes
 

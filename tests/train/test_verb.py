@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sparseoccvla_ros.data.world_samples import SPLITS, world_settings
 from sparseoccvla_ros.occupancy import checkpoints
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.stages import build_occupancy, build_planning, build_reasoning
+from sparseoccvla_ros.train import language_stage
 from sparseoccvla_ros.train.ship import ship
 from tests.train.conftest import MICRO
 from tests.train.test_later_stages import CONFIG, WIDTH
@@ -39,6 +41,8 @@ def folder(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A micro preset with an encoder's weights, and rendered scenes in a cache of its own."""
     shutil.copytree(rendered, tmp_path / "cache")
     monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path / "cache"))
+    quick = partial(language_stage.LanguageStageSettings, word_steps=3, reader_steps=3)
+    monkeypatch.setattr(language_stage, "LanguageStageSettings", quick)
     folder = tmp_path / "preset"
     folder.mkdir()
     shutil.copy(share("models", "tiny", "anchors.npz"), folder)
