@@ -31,8 +31,10 @@ from .play_through import REFERENCE, Outcome, play_through
 from .tables import latency_table, node_table, state_lines
 
 HISTORY = Path("out/bench/history.jsonl")
-ASKING = {"reasoning": {"question_period": "0.2"}, "composed": {"question_period": "0.2"}}
-"""Parameters of the node, or of the process, that answers: a new question as soon as the last is answered."""
+_ASKING = {"question_period": "0.2", "self_question": "Describe the scene in one sentence."}
+ASKING = {"reasoning": _ASKING, "composed": _ASKING}
+"""Parameters of the node, or of the process, that answers: a new question, for more than a few words, as soon as
+the last is answered."""
 
 
 def bench_end_to_end(
