@@ -181,8 +181,7 @@ class Planner(nn.Module):
         masked = command_mask(logits, group) if self.config.command_mask else logits
         obstacles = None
         if queries.trained:
-            use = self.config.gate_forecasts
-            forecasts, why = self._forecasts(queries, reasoning, history) if use else ((), [])
+            forecasts, why = self._forecasts(queries, reasoning, history)
             obstacles = ObstacleMap(self.config, voxels, forecasts)
             reasons += why
             if len(voxels) == 0:
@@ -291,6 +290,8 @@ class Planner(nn.Module):
         self, queries: SceneQueries, reasoning: Reasoning | None, history: EgoHistory
     ) -> tuple[tuple[Forecast, ...], list[str]]:
         """Forecast voxels moved from the reasoning's frame and clock to this one's, none unless they mean something."""
+        if not self.config.gate_forecasts:
+            return (), []
         if reasoning is None or not reasoning.trained or not reasoning.forecasts:
             return (), [PlanReason.FORECAST_MISSING]
         to_ego = np.eye(4)

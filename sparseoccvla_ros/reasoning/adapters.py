@@ -46,7 +46,6 @@ def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> Languag
         target_modules="all-linear" if config.lora_targets == "all" else _ATTENTION,
         task_type="CAUSAL_LM",
     )
-    use_grouped_attention(language_model.model)
     model = get_peft_model(language_model.model, settings)
     for layer in model.modules():
         # The adapters are float32 and would pull the whole stream of a bfloat16 model up and down again; autocast
@@ -59,6 +58,13 @@ def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> Languag
 def has_adapter(language_model: LanguageModel) -> bool:
     """Whether the model carries adapters that are not merged."""
     return hasattr(language_model.model, "merge_and_unload")
+
+
+def set_training(language_model: LanguageModel, mode: bool) -> None:
+    """Dropout of the adapters and the attention that trains fastest, or neither. The model has adapters."""
+    language_model.model.train(mode)
+    switch = use_grouped_attention if mode else use_own_attention
+    switch(language_model.model.get_base_model())
 
 
 def merge(language_model: LanguageModel) -> LanguageModel:
@@ -114,7 +120,7 @@ def load_adapter(language_model: LanguageModel, config: ReasoningConfig, path: P
         (f"has another shape of {n}" for n, p in parameters.items() if p.shape != tensors[n].shape), None
     )
     if problem:
-        use_own_attention(adapted.model.unload())
+        adapted.model.unload()
         raise InvalidInput("adapter", f"{path.name} {problem}")
     with torch.no_grad():
         for name, parameter in parameters.items():

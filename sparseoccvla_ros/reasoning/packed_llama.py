@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .grouped_attention import attend
+
 ARCHITECTURES = ("llama", "qwen2")
 """`model_type` of configurations whose layers are computed here."""
 _ROWS = 128
@@ -131,7 +133,10 @@ class PackedLlama:
             if past is not None:
                 k, v = torch.cat([past[i][0], k], dim=-2), torch.cat([past[i][1], v], dim=-2)
             layers.append((k, v))
-            y = self._attend_from_one(q, k, v) if length == 1 else self._attend(q, k, v, mask)
+            if length == 1:
+                y = self._attend_from_one(q, k, v)
+            else:
+                y = attend(q, k, v, mask, self._width**-0.5, softmax_dtype=torch.float32)
             x += layer.out(y.transpose(1, 2).reshape(batch, length, -1))
             y = layer.gate_up(self._normalised(x, layer.before_mlp).to(kind))
             gate, up = y.chunk(2, dim=-1)
@@ -140,17 +145,6 @@ class PackedLlama:
 
     def _normalised(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self._eps) * weight
-
-    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Attention [B, heads, T, d] of several tokens: the heads of a group are rows of one product with its keys.
-
-        A prefill's weights are small enough to be held, and torch's kernel takes half as long again here.
-        """
-        batch, _, length, width = q.shape
-        rows = (q * width**-0.5).reshape(batch, self._kv_heads, -1, width)
-        weights = (rows @ k.transpose(-1, -2)).view(batch, self._heads, length, -1)
-        weights = weights.add_(mask).softmax(-1, dtype=torch.float32).to(q.dtype)
-        return (weights.view(batch, self._kv_heads, -1, k.shape[-2]) @ v).view(q.shape)
 
     def _attend_from_one(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attention [B, heads, 1, d] of one token; in float32, which is four times as fast here as the kernel is."""

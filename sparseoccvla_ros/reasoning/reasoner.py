@@ -159,7 +159,7 @@ class Reasoner(nn.Module):
         """Training mode of the bridge and, for their dropout, of the adapters."""
         super().train(mode)
         if adapters.has_adapter(self.language_model):
-            self.language_model.model.train(mode)
+            adapters.set_training(self.language_model, mode)
         return self
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Reasoner:

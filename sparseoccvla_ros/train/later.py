@@ -22,7 +22,7 @@ from ..data.nuscenes_index import NuscenesIndex
 from ..data.nuscenes_labels import occ3d_folder
 from ..data.question_cache import QuestionCache
 from ..data.readings import Readings
-from ..data.scene_features import FeatureCache
+from ..data.scene_features import QUERY_FIELDS, FeatureCache
 from ..data.world_cache import cached_seeds
 from ..data.world_samples import seeds_of, world_settings
 from ..occupancy import checkpoints
@@ -221,7 +221,7 @@ def build(
             read = _readings(source, files, ("token", "anchor_scores"), source.planned) if speaks else None
             found[split] = source.samples(fields, source.planned, read)
         return planning_stage(preset, init, speaks), found["train"], found["validation"]
-    fields = ("features", "centres", "points", "labels", "scores", "view_features")
+    fields = QUERY_FIELDS
     start = init or (files[0] if files else None)
     reasoner, done = reasoner_of(preset, start, files[1:] if start in files else adapter_beside(start))
     found = {}

@@ -58,8 +58,7 @@ class AnswerHead(nn.Module):
 
 def common_answers(data: Sequence[FeatureSample]) -> list[str]:
     """Answers to closed questions that occur LEAST times or more, the most frequent first."""
-    asked = (q for i in range(len(data)) for q in data[i].arrays["questions"])
-    found = Counter(q.answer for q in asked if q.kind in KINDS)
+    found = Counter(q.answer for s in data for q in s.arrays["questions"] if q.kind in KINDS)
     return [answer for answer, times in found.most_common() if times >= LEAST]
 
 
@@ -96,12 +95,13 @@ def start_with_answers(reasoner: Reasoner, data: Sequence[FeatureSample], seed: 
     """
     if steps < 1:
         raise InvalidInput("steps", f"want at least 1, got {steps}")
-    answers = common_answers(data)
+    # By number: a dataset need not be iterable.
+    found = [data[i] for i in range(len(data))]
+    answers = common_answers(found)
     if len(answers) < 2:
         return 0.0
     words = _Questions(reasoner.language_model, answers)
-    found = ((s, s.arrays["questions"]) for s in (data[i] for i in range(len(data))))
-    samples = [(s, [q for q in asked if q.kind in KINDS and q.answer in words.place]) for s, asked in found]
+    samples = [(s, [q for q in s.arrays["questions"] if q.kind in KINDS and q.answer in words.place]) for s in found]
     samples = [(s, asked) for s, asked in samples if asked]
     rng, device = np.random.default_rng([seed, 37]), reasoner.anchors.device
     config = reasoner.config

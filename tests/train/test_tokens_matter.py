@@ -16,7 +16,7 @@ import torch
 
 from sparseoccvla_ros.data.future_labels import FutureLabels
 from sparseoccvla_ros.data.question_cache import QuestionCache
-from sparseoccvla_ros.data.scene_features import prepare_features
+from sparseoccvla_ros.data.scene_features import QUERY_FIELDS, prepare_features
 from sparseoccvla_ros.data.world_cache import prepare_scenes
 from sparseoccvla_ros.data.world_samples import SPLITS
 from sparseoccvla_ros.runtime.presets import load_preset
@@ -32,7 +32,6 @@ ASKED = 24
 BETTER = 0.10
 """Share of right answers by which the own tokens must be ahead of another scene's; of 350 questions, so that the
 standard error of the difference is about 0.03."""
-FIELDS = ("features", "centres", "points", "labels", "scores", "view_features")
 
 
 @pytest.mark.slow
@@ -53,7 +52,8 @@ def test_shuffled_tokens_answer_worse() -> None:
             asked.prepare(seed)
     sources = later.world_sources(network, file, preset, SCENES["train"], SCENES["validation"])
     learned, held_out = (
-        source.samples(FIELDS, source.asked, source.questions) for source in (sources["train"], sources["validation"])
+        source.samples(QUERY_FIELDS, source.asked, source.questions)
+        for source in (sources["train"], sources["validation"])
     )
     # The language model can speak already (the preset's adapters, frozen); the bridge starts from its seed.
     reasoner, parts = later.reasoner_of(preset, None)
