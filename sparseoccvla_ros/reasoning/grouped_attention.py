@@ -1,8 +1,8 @@
 """Attention on a CPU: plain matrix products, with the query heads of a group stacked on their shared keys.
 
-It serves training, through transformers, and prefills (packed_llama.py). torch's fused kernel spends most of its time in its backward pass here: for 32 questions of 32 tokens behind a scene,
-38 ms a layer, of which this takes 16 (SmolLM2-135M in bfloat16, two cores). The weights of a whole batch are held in
-memory, which short sequences allow.
+It serves training, through transformers, and prefills (packed_llama.py). torch's fused kernel spends most of its time
+in its backward pass here: for 32 questions of 32 tokens behind a scene, 38 ms a layer, of which this takes 16
+(SmolLM2-135M in bfloat16, two cores). The weights of a whole batch are held in memory, which short sequences allow.
 """
 
 from __future__ import annotations
