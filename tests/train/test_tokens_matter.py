@@ -1,10 +1,13 @@
 """Answers come from the occupancy tokens: after minutes of training, another scene's tokens answer worse.
 
 The bridge starts from its seed, under a language model that can speak already (the preset's adapters). The scenes are
-those the shipped weights were trained on; the cache may lack them (`./run train prepare` and `cache` fill it, which
-takes hours on two cores), so it runs on request only:
+those the shipped weights were trained on. It renders and encodes what the cache lacks of them, up to half a minute per
+scene on two cores, so it runs on request only:
 
-    SPARSEOCCVLA_LONG_TESTS=1 ./run test tests/train/test_tokens_matter.py
+    SPARSEOCCVLA_LONG_TESTS=1 ./run test tests/train/test_tokens_matter.py -s
+
+Seen on two cores: 51.0 % of the answers right, 39.1 % with another scene's tokens. With 120 scenes and 700 steps of
+reading it was 47.9 against 43.9: what is read of few scenes holds for those alone.
 """
 
 from __future__ import annotations
