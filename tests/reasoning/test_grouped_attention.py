@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparseoccvla_ros.reasoning.grouped_attention import NAME, use_grouped_attention, use_own_attention
+from sparseoccvla_ros.reasoning.grouped_attention import NAME, attend, use_grouped_attention, use_own_attention
 from sparseoccvla_ros.reasoning.language_model import load_language_model
 from sparseoccvla_ros.reasoning.random_model import NAME as TINY
 from sparseoccvla_ros.reasoning.random_model import REDUCED
@@ -33,6 +33,21 @@ def test_same_states_and_gradients(tmp_path: Path, name: str) -> None:
     for a, b, c in zip(own, grouped, again, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
         assert torch.equal(a, c)
+
+
+def test_equals_torch_at_the_size_of_the_papers_model() -> None:
+    """InternLM2-1.8B: 16 heads of 128 channels on 8 keys, 5 tokens behind 7."""
+    torch.manual_seed(0)
+    shapes = ((2, 16, 5, 128), (2, 8, 12, 128), (2, 8, 12, 128))
+    rows = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    mask = torch.full((1, 1, 5, 12), float("-inf")).triu(8)
+
+    ours = attend(*rows, mask, 128**-0.5)
+    theirs = torch.nn.functional.scaled_dot_product_attention(*rows, mask, enable_gqa=True)
+
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for a, b in zip(*(torch.autograd.grad(out.square().sum(), rows) for out in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_is_masked(tmp_path: Path) -> None:

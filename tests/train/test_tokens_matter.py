@@ -62,7 +62,6 @@ def test_shuffled_tokens_answer_worse(tmp_path: Path) -> None:
         replace(sources[split], seeds=seeds).samples(QUERY_FIELDS, sources[split].asked, sources[split].questions)
         for split, seeds in SEEDS.items()
     )
-    # The language model can speak already (the preset's adapters); the bridge starts from its seed.
     reasoner, parts = later.reasoner_of(preset, None)
     assert parts == ()
     reasoner.load_adapter(preset.weights["adapter"], merge=False)

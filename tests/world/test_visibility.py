@@ -84,11 +84,11 @@ def test_agrees_with_a_walk_along_every_ray():
 
 
 def test_agrees_with_a_walk_through_the_world(renderer, seen):
-    """Six small images of a street against their own rays at 2 x 2 per pixel."""
+    """Six small images of a street against their own rays at 3 x 3 per pixel."""
     _, _, dense, ours = seen
     k, poses = matrices()
     true = np.zeros(OCC3D_GRID.shape, bool)
-    fine, ego = 2, renderer.scene.ego.at(TIME)[0]
+    fine, ego = 3, renderer.scene.ego.at(TIME)[0]
     for one, pose in zip(k, poses, strict=True):
         scaled = one.copy()
         scaled[:2] *= fine
