@@ -59,6 +59,8 @@ class OccupancyConfig:
     image_queries: int = 0
     """How many of them start where the images show things (proposals.py); the others start at learned points, as all
     do in OPUS."""
+    depth_bins: int = 32
+    """Logarithmic bins in which the image cells tell their depth; 32 are 12 % apart, 64 are 6 %."""
     points_per_group: int = 4
     """Sampled points per group and frame."""
     points_per_layer: tuple[int, ...] = (4, 16, 64)
@@ -141,6 +143,8 @@ class OccupancyConfig:
                 raise InvalidInput(name, f"want a probability between 0 and 1, got {getattr(self, name)}")
         if not 0.0 <= self.dropout < 1.0:
             raise InvalidInput("dropout", f"want 0 to below 1, got {self.dropout}")
+        if self.depth_bins < 2:
+            raise InvalidInput("depth_bins", f"want at least 2, got {self.depth_bins}")
         if not 0 <= self.image_queries < self.queries:
             raise InvalidInput("image_queries", f"want 0 to below queries {self.queries}, got {self.image_queries}")
         if self.initial_spread < 0 or self.history_interval < 0:

@@ -127,7 +127,11 @@ class OccupancyDecoder(nn.Module):
             self.init_points.weight[:, 2].mul_(high - low).add_(low)
         counts = (1, *config.points_per_layer)
         self.layers = nn.ModuleList(DecoderLayer(config, grid, counts[i], counts[i + 1]) for i in range(config.layers))
-        self.proposals = ViewProposals(config.image_queries, config.embed_dims, grid) if config.image_queries else None
+        self.proposals = (
+            ViewProposals(config.image_queries, config.embed_dims, grid, config.depth_bins)
+            if config.image_queries
+            else None
+        )
         self.embed_dims = config.embed_dims
         lower, upper = torch.tensor(grid.lower), torch.tensor(grid.upper)
         self.register_buffer("lower", lower, persistent=False)

@@ -21,8 +21,8 @@ from ..core.occ3d import FLAT, FREE, LABEL, NUM_CLASSES
 from ..core.voxels import VoxelGrid
 from .sampling import SceneViews
 
-NEAREST, FURTHEST, BINS = 1.5, 56.0, 32
-"""Depths [m] are told apart in BINS logarithmic steps; between them they are interpolated."""
+NEAREST, FURTHEST = 1.5, 56.0
+"""Depths [m] between these are told apart in logarithmic bins; between their middles they are interpolated."""
 COLUMN = 2.0
 """Metres: of the cells that fall on one square of this size, the most telling one becomes a query."""
 CANDIDATES = 1024
@@ -32,7 +32,7 @@ _SCENERY = tuple(LABEL[n] for n in ("manmade", "vegetation"))
 @dataclass(frozen=True, eq=False)
 class Proposals:
     """points [B, K, 1, 3] normalised to the grid, without gradient; features [B, K, C]; cells: logits of class (17 and
-    "nothing in the grid") and of depth bin, [B, N * h * w, 18 + BINS], of all cells of the finest level, for the loss.
+    "nothing in the grid") and of depth bin, [B, N * h * w, 18 + bins], of all cells of the finest level, for the loss.
     """
 
     points: Tensor
@@ -50,11 +50,11 @@ class ViewProposals(nn.Module):
     extent: Tensor
     worth: Tensor
 
-    def __init__(self, count: int, channels: int, grid: VoxelGrid) -> None:
+    def __init__(self, count: int, channels: int, grid: VoxelGrid, bins: int = 32) -> None:
         super().__init__()
         self.count = count
         self.hidden = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, FREE + 1 + BINS)
+        self.out = nn.Linear(channels, FREE + 1 + bins)
         self.start = nn.Linear(channels, channels)
         worth = torch.ones(FREE + 1)
         worth[list(_SCENERY)] = 0.3
@@ -83,7 +83,7 @@ class ViewProposals(nn.Module):
         return Proposals(points[:, :, None], self.start(kept), cells)
 
     def _lift(self, depth: Tensor, scene: SceneViews) -> Tensor:
-        """Cells' middles at their depth: [B, cells, 3] m in base_link. depth: logits [B, cells, BINS]."""
+        """Cells' middles at their depth: [B, cells, 3] m in base_link. depth: logits [B, cells, bins]."""
         b, n = scene.ego2img.shape[0], scene.ego2img.shape[2]
         (h, w), (height, width) = scene.sizes[0], scene.image_size
         away = expected_depth(depth).view(b, n, h * w)
@@ -115,22 +115,23 @@ class ViewProposals(nn.Module):
         return order.gather(1, first), points
 
 
-def depth_step(metres: Tensor) -> Tensor:
-    """Depth as a real number of logarithmic steps, 0..BINS - 1."""
-    scale = (BINS - 1) / math.log(FURTHEST / NEAREST)
-    return ((metres / NEAREST).log() * scale).clamp(0.0, BINS - 1.0)
+def depth_step(metres: Tensor, bins: int = 32) -> Tensor:
+    """Depth as a real number of logarithmic steps, 0..bins - 1."""
+    scale = (bins - 1) / math.log(FURTHEST / NEAREST)
+    return ((metres / NEAREST).log() * scale).clamp(0.0, bins - 1.0)
 
 
 def expected_depth(logits: Tensor) -> Tensor:
-    """Metres [...] of logits [..., BINS]: the mean over the best step and two to each side of it.
+    """Metres [...] of logits [..., bins]: the mean over the best bin and a quarter (28 %) of its depth to each side.
 
-    A mean over all steps would lie between two surfaces where a cell shows both.
+    A mean over all bins would lie between two surfaces where a cell shows both.
     """
+    bins = logits.shape[-1]
     share = logits.softmax(-1)
-    step = torch.arange(BINS, device=logits.device, dtype=logits.dtype)
-    share = torch.where((step - share.argmax(-1, keepdim=True)).abs() <= 2.0, share, 0.0)
+    step = torch.arange(bins, device=logits.device, dtype=logits.dtype)
+    share = torch.where((step - share.argmax(-1, keepdim=True)).abs() <= max(2.0, bins / 16), share, 0.0)
     mean = (share * step).sum(-1) / share.sum(-1)
-    return NEAREST * torch.exp(mean * (math.log(FURTHEST / NEAREST) / (BINS - 1)))
+    return NEAREST * torch.exp(mean * (math.log(FURTHEST / NEAREST) / (bins - 1)))
 
 
 def _inverse(m: Tensor) -> Tensor:

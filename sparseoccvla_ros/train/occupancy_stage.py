@@ -97,7 +97,11 @@ class OccupancyStage(Stage[OccupancyBatch]):
         perspective, proposes = self.settings.perspective, encoder.decoder.proposals is not None
         if proposes and not perspective:
             raise InvalidInput("perspective", "image queries start where that loss teaches them to: want more than 0")
-        self.heads = PerspectiveHeads(encoder.config.embed_dims) if perspective and not proposes else None
+        self.heads = (
+            PerspectiveHeads(encoder.config.embed_dims, encoder.config.depth_bins)
+            if perspective and not proposes
+            else None
+        )
         for part in _first_parts(encoder.backbone, self.settings.frozen):
             part.requires_grad_(False)
         for part in encoder.backbone.modules():

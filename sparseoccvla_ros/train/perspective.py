@@ -14,9 +14,11 @@ from scipy.ndimage import maximum_filter
 from torch import Tensor, nn
 
 from ..core.occ3d import FREE, LABEL, NUM_CLASSES
-from ..occupancy.proposals import BINS, NEAREST, depth_step
+from ..occupancy.proposals import NEAREST, depth_step
 
 UNKNOWN = 255
+THING_WEIGHT = 4.0
+"""Of cells that show a thing, in the loss of class and of depth: they are few, and what a drive depends on."""
 _SPLAT = 3
 
 
@@ -65,20 +67,20 @@ def cell_targets(
 class PerspectiveHeads(nn.Module):
     """Logits of class and depth of the cells of the finest feature level, for an encoder without image queries."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, bins: int = 32) -> None:
         super().__init__()
         self.hidden = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, NUM_CLASSES + 1 + BINS)
+        self.out = nn.Linear(channels, NUM_CLASSES + 1 + bins)
 
     def forward(self, level: Tensor) -> Tensor:
-        """level float32 [M, C, h, w] to [M, h * w, 18 + BINS]."""
+        """level float32 [M, C, h, w] to [M, h * w, 18 + bins]."""
         return self.out(F.relu(self.hidden(level.flatten(2).transpose(1, 2))))
 
 
 def cell_losses(cells: Tensor, classes: Tensor, depths: Tensor) -> dict[str, Tensor]:
     """Cross entropies over the known cells, and for depth over those that show something.
 
-    cells: logits float32 [..., 18 + BINS] of as many cells as classes uint8 and depths float32 m have. The truth of a
+    cells: logits float32 [..., 18 + bins] of as many cells as classes uint8 and depths float32 m have. The truth of a
     depth is shared between the two steps around it, so that their mean is the depth.
     """
     rows, classes, depths = cells.reshape(-1, cells.shape[-1]), classes.flatten().long(), depths.flatten()
@@ -87,13 +89,15 @@ def cell_losses(cells: Tensor, classes: Tensor, depths: Tensor) -> dict[str, Ten
         zero = 0.0 * rows.sum()
         return {"cells_class": zero, "cells_depth": zero}
     weight = rows.new_ones(NUM_CLASSES + 1)
-    weight[: LABEL["driveable_surface"]] = 2.0  # things are small
+    weight[: LABEL["driveable_surface"]] = THING_WEIGHT
     weight[FREE] = 0.5
-    step = depth_step(depths[solid])
-    below = step.floor().clamp(max=BINS - 2.0)
+    bins = rows.shape[1] - NUM_CLASSES - 1
+    step = depth_step(depths[solid], bins)
+    below = step.floor().clamp(max=bins - 2.0)
     log = rows[solid, NUM_CLASSES + 1 :].log_softmax(-1)
+    share = weight[classes[solid]]
     low, high = (log.gather(1, (below.long() + k)[:, None])[:, 0] for k in (0, 1))
     return {
         "cells_class": F.cross_entropy(rows[known, : NUM_CLASSES + 1], classes[known], weight),
-        "cells_depth": -(low + (step - below) * (high - low)).sum() / max(1, len(step)),
+        "cells_depth": -(share * (low + (step - below) * (high - low))).sum() / share.sum().clamp(min=1.0),
     }

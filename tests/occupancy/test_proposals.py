@@ -11,7 +11,6 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.occ3d import CAMERAS, FREE, LABEL
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.occupancy.proposals import (
-    BINS,
     COLUMN,
     FURTHEST,
     NEAREST,
@@ -40,7 +39,7 @@ def telling(classes: torch.Tensor, metres: float) -> ViewProposals:
     proposals = ViewProposals(10, CHANNELS, OCC3D_GRID).eval()
     step = depth_step(torch.tensor(metres))
     low = int(step.floor())
-    logits = torch.full((1, len(classes), FREE + 1 + BINS), -20.0)
+    logits = torch.full((1, len(classes), FREE + 1 + 32), -20.0)
     logits[0, torch.arange(len(classes)), classes] = 5.0
     logits[0, :, FREE + 1 + low] = torch.log(1 - (step - low))
     logits[0, :, FREE + 2 + low] = torch.log(step - low)
@@ -48,11 +47,11 @@ def telling(classes: torch.Tensor, metres: float) -> ViewProposals:
     return proposals
 
 
-@given(st.floats(NEAREST, FURTHEST * 0.999))
-def test_a_depth_shared_between_two_steps_comes_back(metres: float) -> None:
-    step = depth_step(torch.tensor(metres, dtype=torch.float64))
+@given(st.floats(NEAREST, FURTHEST * 0.999), st.sampled_from([2, 32, 64]))
+def test_a_depth_shared_between_two_steps_comes_back(metres: float, bins: int) -> None:
+    step = depth_step(torch.tensor(metres, dtype=torch.float64), bins)
     low = int(step.floor())
-    logits = torch.full((BINS,), -60.0, dtype=torch.float64)
+    logits = torch.full((bins,), -60.0, dtype=torch.float64)
     logits[low] = torch.log(1 - (step - low))
     if step > low:
         logits[low + 1] = torch.log(step - low)
@@ -60,7 +59,7 @@ def test_a_depth_shared_between_two_steps_comes_back(metres: float) -> None:
 
 
 def test_of_two_surfaces_the_likelier_one_is_meant() -> None:
-    logits = torch.full((BINS,), -60.0)
+    logits = torch.full((32,), -60.0)
     logits[4], logits[25] = 0.0, -0.2
     assert float(depth_step(expected_depth(logits))) == pytest.approx(4.0, abs=1e-4)
 

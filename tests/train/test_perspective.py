@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from sparseoccvla_ros.core.occ3d import FREE, LABEL
@@ -49,13 +50,23 @@ def test_heads_learn_from_known_cells_only() -> None:
     assert not level.grad.any()
 
 
-def test_the_least_depth_loss_is_at_the_depth() -> None:
+@pytest.mark.parametrize("bins", [32, 64])
+def test_the_least_depth_loss_is_at_the_depth(bins: int) -> None:
     metres = torch.tensor([1.5, 3.3, 17.0, 55.0])
-    cells = torch.zeros(1, 4, FREE + 1 + 32, requires_grad=True)
+    cells = torch.zeros(1, 4, FREE + 1 + bins, requires_grad=True)
     optimizer = torch.optim.Adam([cells], lr=0.3)
     for _ in range(300):
         optimizer.zero_grad()
         cell_losses(cells, torch.full((1, 4), 4, dtype=torch.uint8), metres[None])["cells_depth"].backward()
         optimizer.step()
     found = expected_depth(cells.detach()[0, :, FREE + 1 :])
-    assert torch.allclose(depth_step(found), depth_step(metres), atol=0.1)
+    assert torch.allclose(depth_step(found, bins), depth_step(metres, bins), atol=0.1)
+
+
+def test_cells_of_things_weigh_four_times_in_class_and_depth() -> None:
+    cells = torch.zeros(1, 2, FREE + 1 + 32, requires_grad=True)
+    classes = torch.tensor([[LABEL["pedestrian"], LABEL["manmade"]]], dtype=torch.uint8)
+    for name, part in (("cells_class", slice(0, FREE + 1)), ("cells_depth", slice(FREE + 1, None))):
+        (found,) = torch.autograd.grad(cell_losses(cells, classes, torch.tensor([[9.0, 9.0]]))[name], cells)
+        thing, wall = found[0, :, part].abs().sum(-1)
+        torch.testing.assert_close(thing, 4.0 * wall, msg=name)
