@@ -14,6 +14,7 @@ from sparseoccvla_ros.core.occ3d import CAMERAS
 from sparseoccvla_ros.core.types import CameraFrames
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from tests.tolerance import decoder_operations, rounding
 
 THREE = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT")
 
@@ -33,9 +34,10 @@ def batch_result(encoder: OccupancyEncoder, history: list[CameraFrames]) -> dict
     }
 
 
-def assert_same(queries, expected: dict[str, np.ndarray], tolerance: float = 1e-5) -> None:
+def assert_same(queries, expected: dict[str, np.ndarray], config: OccupancyConfig) -> None:
     for name, want in expected.items():
-        np.testing.assert_allclose(getattr(queries, name), want, atol=tolerance, rtol=1e-5, err_msg=name)
+        atol = rounding(want, terms=decoder_operations(config))
+        np.testing.assert_allclose(getattr(queries, name), want, atol=atol, rtol=0, err_msg=name)
 
 
 @pytest.mark.parametrize("names", [CAMERAS, THREE, ("CAM_BACK",)], ids=["six", "three", "one"])
@@ -58,7 +60,7 @@ def test_streaming_equals_batch(make_frames, make_encoder, small, names, changes
         seen.insert(0, make_frames(step, names))
         queries = encoder.encode(seen[0])
         by_age = (seen + [seen[-1]] * config.frames)[: config.frames]
-        assert_same(queries, batch_result(encoder, by_age))
+        assert_same(queries, batch_result(encoder, by_age), config)
 
 
 def test_past_frames_matter(make_frames, make_encoder, small):
@@ -91,7 +93,8 @@ def test_result_shapes_and_stamp(make_frames):
     assert queries.view_features.shape == (12, 128)
     assert (queries.stamp, queries.epoch) == (frames.stamp, 7)
     assert not queries.trained
-    np.testing.assert_allclose(queries.centres, queries.points.mean(1), atol=1e-4)
+    atol = rounding(queries.points, terms=queries.points.shape[1])
+    np.testing.assert_allclose(queries.centres, queries.points.mean(1), atol=atol)
     # Untrained weights still show the wiring: some voxels, not a full grid.
     assert 300 < len(encoder.voxels(queries)) < 12000
 
@@ -137,7 +140,8 @@ def test_invalid_camera_equals_absent_camera(make_frames, make_encoder, small):
     rest = tuple(n for n in CAMERAS if n != "CAM_BACK")
     encoder.reset()
     absent = encoder.encode(make_frames(0, rest))
-    np.testing.assert_allclose(masked.features, absent.features, atol=1e-5)
+    atol = rounding(absent.features, terms=decoder_operations(small))
+    np.testing.assert_allclose(masked.features, absent.features, atol=atol)
 
 
 def test_black_camera_counts_as_missing(make_frames, make_encoder, small):
