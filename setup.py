@@ -32,10 +32,11 @@ setup(
     extras_require={"test": ["pytest"], "viz": ["rerun-sdk"]},
     zip_safe=False,
     maintainer="sparseoccvla_ros maintainers",
-    maintainer_email="maintainers@sparseoccvla.org",
+    maintainer_email="maintainers@users.noreply.github.com",
     description="Six cameras in; semantic occupancy, language and a planned path out.",
     license="Apache-2.0",
     entry_points={
-        "console_scripts": [f"{node} = {NAME}.nodes.{node}:main" for node in NODES] + [f"cli = {NAME}.cli:main"],
+        "console_scripts": [f"{node} = {NAME}.nodes.{node}:main" for node in NODES]
+        + [f"cli = {NAME}.cli.__main__:main"],
     },
 )

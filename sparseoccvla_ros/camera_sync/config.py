@@ -51,9 +51,9 @@ class SyncConfig:
     """Its stamp is the stamp of the set; while it is silent the first camera of `cameras` that is not leads."""
     tolerance: float = 0.060
     """Largest spread between the stamps of a set's valid images (nuScenes keyframes spread over 43 ms)."""
-    policy: MissingPolicy = MissingPolicy.STRICT
+    policy: MissingPolicy = MissingPolicy.HOLD
     """What happens when a camera has no image: strict, hold or black."""
-    max_hold: float = 1.0
+    max_hold: float = 0.5
     """Under `hold`: how old a reused image may be against the stamp of the set."""
     patience: float = 0.2
     """A camera that shows nothing for this long is silent, and no set waits for it."""

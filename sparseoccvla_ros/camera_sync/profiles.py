@@ -12,6 +12,7 @@ import yaml
 from ..core.errors import InvalidInput
 from ..core.occ3d import CAMERAS
 from ..core.paths import share
+from .config import SyncConfig
 
 TRANSPORTS = ("raw", "compressed")
 MOUNTS = ("tf", "file")
@@ -56,6 +57,10 @@ class Profile:
     def needs_calibration_file(self) -> bool:
         """Intrinsics or mounts are not on any topic."""
         return self.mounts == "file" or any(not camera.info_topic for camera in self.cameras.values())
+
+    def sync_config(self, **settings: Any) -> SyncConfig:
+        """How frame sets are formed from this profile; `settings` that are given win over its frames."""
+        return SyncConfig(**{"base_frame": self.base_frame, "fixed_frames": self.fixed_frames} | settings)
 
 
 def load_profiles(path: str | Path | None = None, cameras: tuple[str, ...] = CAMERAS) -> dict[str, Profile]:

@@ -1,7 +1,7 @@
 """Image augmentation of OPUS, SparseWorld and SparseBEV, with the matrices that follow every pixel.
 
 One draw of scale, crop and mirror image for all views and frames of a sample, as of one vehicle; photometric distortion
-per image (encoder.md 5.5; Wang et al., OPUS, NeurIPS 2024; the distortion is that of SSD, Liu et al. 2016).
+per image (Wang et al., OPUS, NeurIPS 2024; the distortion is that of SSD, Liu et al. 2016).
 """
 
 from __future__ import annotations

@@ -1,46 +1,62 @@
-"""Frame sets of a bag without ROS, as camera_sync would publish them: for benches, parity checks and evaluation."""
+"""Frame sets of a bag without ROS, as the camera_sync node would publish them: for benches, parity and evaluation."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ..camera_sync import calibration
 from ..camera_sync.assemble import CameraSync
 from ..camera_sync.config import ImageConfig
-from ..camera_sync.images import CompressedImage, RawImage
-from ..camera_sync.profiles import CameraInput, profile
-from ..core import geometry
+from ..camera_sync.message_adapter import MessageAdapter
+from ..camera_sync.profiles import profile
+from ..core.errors import InvalidInput
 from ..core.types import CameraFrames
-from .bag_reader import BagReader
+from .bag_reader import BagMessage, BagReader
+
+log = logging.getLogger(__name__)
 
 
-def bag_frames(bag: Path, image: ImageConfig, profile_name: str = "nuscenes") -> Iterator[CameraFrames]:
+def bag_frames(
+    bag: Path, image: ImageConfig, profile_name: str = "nuscenes", calibration_file: str = ""
+) -> Iterator[CameraFrames]:
     """CameraFrames of a bag in their order, as the preset's images.
 
-    profile_name: of config/profiles.yaml; one whose mounts come from tf and intrinsics from CameraInfo. Raises
-    InvalidInput for a bag that cannot be read.
+    A message that the node would refuse is refused here as well, with a warning.
+
+    Args:
+        bag: rosbag2 folder or single file.
+        image: size of the prepared images.
+        profile_name: of config/profiles.yaml.
+        calibration_file: as the node's parameter.
+
+    Raises:
+        InvalidInput: the bag cannot be read, or the profile needs a calibration file.
     """
     chosen = profile(profile_name)
-    pictures = {c.image_topic: c for c in chosen.cameras.values()}
-    infos = {c.info_topic: c for c in chosen.cameras.values()}
-    sync = CameraSync(image=image, threads=1)
+    images = {c.image_topic: c for c in chosen.cameras.values()}
+    infos = {c.info_topic: c for c in chosen.cameras.values() if c.info_topic}
+    sync = CameraSync(chosen.sync_config(), image, threads=1)
+
+    def feed(record: BagMessage, message: object) -> None:
+        if record.topic in images:
+            adapter.add_image(images[record.topic], message, record.stamp)
+        elif record.topic in infos:
+            adapter.add_camera_info(infos[record.topic], message)
+        elif record.topic == chosen.odometry_topic:
+            adapter.add_odometry(message)
+        else:
+            adapter.add_transforms(message, static=record.topic == "/tf_static")
+
     try:
+        adapter = MessageAdapter(sync, chosen, calibration_file)
         with BagReader(bag) as reader:
-            wanted = {"/tf", "/tf_static", chosen.odometry_topic, *pictures, *infos} & set(reader.topics)
+            wanted = {"/tf", "/tf_static", chosen.odometry_topic, *images, *infos} & set(reader.topics)
             for record in reader.messages(wanted):
-                message = reader.decode(record.raw, record.type)
-                if record.topic in pictures:
-                    _add_image(sync, pictures[record.topic], message)
-                elif record.topic in infos:
-                    _add_info(sync, infos[record.topic], message)
-                elif record.topic == chosen.odometry_topic:
-                    _add_odometry(sync, message)
-                else:
-                    _add_transforms(sync, message, record.topic == "/tf_static")
+                try:
+                    feed(record, reader.decode(record.raw, record.type))
+                except InvalidInput as error:
+                    log.warning("%s: %s", record.topic, error)
                 frames = sync.take()
                 if frames is not None:
                     yield frames
@@ -49,52 +65,3 @@ def bag_frames(bag: Path, image: ImageConfig, profile_name: str = "nuscenes") ->
             yield last
     finally:
         sync.close()
-
-
-def _nanoseconds(stamp: Any) -> int:
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
-
-
-def _add_image(sync: CameraSync, camera: CameraInput, message: Any) -> None:
-    source: CompressedImage | RawImage
-    if camera.transport == "compressed":
-        source = CompressedImage(message.data, message.format)
-    else:
-        source = RawImage(
-            message.data, message.height, message.width, message.step, message.encoding, message.is_bigendian
-        )
-    sync.add_image(camera.name, _nanoseconds(message.header.stamp), source)
-
-
-def _add_info(sync: CameraSync, camera: CameraInput, message: Any) -> None:
-    model = calibration.from_fields(
-        camera.name,
-        message.header.frame_id.lstrip("/") or camera.frame_id,
-        width=int(message.width),
-        height=int(message.height),
-        model=message.distortion_model,
-        d=np.asarray(message.d, np.float64),
-        k=np.asarray(message.k, np.float64),
-        r=np.asarray(message.r, np.float64),
-        p=np.asarray(message.p, np.float64),
-    )
-    sync.set_camera(model)
-
-
-def _add_transforms(sync: CameraSync, message: Any, static: bool) -> None:
-    for item in message.transforms:
-        t, q = item.transform.translation, item.transform.rotation
-        parent, child = item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/")
-        stamp = _nanoseconds(item.header.stamp)
-        sync.add_transform(parent, child, stamp, (t.x, t.y, t.z), (q.x, q.y, q.z, q.w), static)
-
-
-def _add_odometry(sync: CameraSync, message: Any) -> None:
-    p, q = message.pose.pose.position, message.pose.pose.orientation
-    pose = geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), "odometry")
-    linear, angular = message.twist.twist.linear, message.twist.twist.angular
-    twist = np.array((linear.x, linear.y, linear.z, angular.x, angular.y, angular.z))
-    # All zeros while moving means a recorder that fills no twist; poses tell the truth.
-    sync.add_odometry(
-        _nanoseconds(message.header.stamp), pose, twist if twist.any() else None, message.header.frame_id or "odom"
-    )

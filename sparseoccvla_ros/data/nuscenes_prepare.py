@@ -114,7 +114,7 @@ def prepare(root: Path, version: str, on_progress: Progress | None = None) -> Nu
 
 
 def training_anchors(index: NuscenesIndex, seed: int = 0) -> AnchorSet:
-    """Anchors of the training split: complete futures, grouped by what they turned out to be (llm_planner.md 4.4).
+    """Anchors of the training split: complete futures, grouped by what they turned out to be.
 
     Raises InvalidInput where a command has too few different trajectories, as on v1.0-mini.
     """

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
-from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from sparseoccvla_ros.camera_sync import calibration, images
 from sparseoccvla_ros.camera_sync.assemble import CameraSync
-from sparseoccvla_ros.camera_sync.config import SyncConfig
+from sparseoccvla_ros.camera_sync.message_adapter import MessageAdapter
 from sparseoccvla_ros.camera_sync.profiles import CameraInput, profile
 from sparseoccvla_ros.camera_sync.statistics import DropReason
-from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.bridge import cv_bridge_fallback
 from sparseoccvla_ros.ros.stage_links import Item
@@ -43,28 +41,16 @@ class CameraSyncNode(StageNode):
         """Read profile and calibration, create the topics."""
         values = self.values
         chosen = profile(values.profile)
-        fixed = tuple(f for f in values.fixed_frames if f) or chosen.fixed_frames
+        settings = {"reference": values.reference_camera}
+        settings |= {name: getattr(values, name) for name in ("tolerance", "policy", "max_hold", "tf_timeout")}
+        if values.base_frame:
+            settings["base_frame"] = values.base_frame
+        if any(values.fixed_frames):
+            settings["fixed_frames"] = tuple(filter(None, values.fixed_frames))
         self._sync = CameraSync(
-            SyncConfig(
-                reference=values.reference_camera,
-                tolerance=values.tolerance,
-                policy=values.policy,
-                max_hold=values.max_hold,
-                tf_timeout=values.tf_timeout,
-                base_frame=values.base_frame,
-                fixed_frames=fixed,
-            ),
-            load_preset(values.preset).image,
-            fallback=cv_bridge_fallback(),
+            chosen.sync_config(**settings), load_preset(values.preset).image, fallback=cv_bridge_fallback()
         )
-        self._mounts = {}
-        if values.calibration_file:
-            models = calibration.load_calibration(values.calibration_file)
-            self._mounts = {name: m.camera2ego for name, m in models.items() if m.camera2ego is not None}
-            for model in models.values():
-                self._sync.set_camera(model)
-        elif chosen.needs_calibration_file:
-            raise InvalidInput("calibration_file", f"profile {chosen.name} needs one: {chosen.description}")
+        self._adapter = MessageAdapter(self._sync, chosen, values.calibration_file)
         self._frames = self.stage_output("frames", messages.frames_to_msg)
         self._unasked: tuple[int, float] | None = None
         self._mosaic = self.output("camera_sync/mosaic")
@@ -78,7 +64,7 @@ class CameraSyncNode(StageNode):
         self.input("/tf_static", partial(self._on_transforms, static=True))
         odometry = values.odometry_topic or chosen.odometry_topic
         if odometry:
-            self.input("/odom", self._on_odometry, topic=odometry)
+            self.input("/odom", self._adapter.add_odometry, topic=odometry)
         self.monitor.show(profile=chosen.name, preset=values.preset)
 
     def stopped(self) -> None:
@@ -106,56 +92,26 @@ class CameraSyncNode(StageNode):
     # --- inputs
 
     def _listen_to(self, camera: CameraInput) -> None:
-        def chosen(key: str) -> str:
-            return getattr(self.values, f"{camera.name}__{key}") or getattr(camera, key)
+        named = ("image_topic", "info_topic", "transport", "frame_id")
+        own = {key: getattr(self.values, f"{camera.name}__{key}") for key in named}
+        camera = replace(camera, **{key: value for key, value in own.items() if value})
+        kind = CompressedImage if camera.transport == "compressed" else Image
+        self.listen(camera.image_topic, kind, partial(self._on_image, camera), "sensor")
+        if camera.info_topic:
+            callback = partial(self._adapter.add_camera_info, camera)
+            self.listen(camera.info_topic, CameraInfo, callback, "sensor")
 
-        frame = chosen("frame_id")
-        compressed = chosen("transport") == "compressed"
-        kind, callback = (CompressedImage, self._on_compressed) if compressed else (Image, self._on_raw)
-        self.listen(chosen("image_topic"), kind, partial(callback, camera.name), "sensor")
-        if chosen("info_topic"):
-            callback = partial(self._on_camera_info, camera.name, frame)
-            self.listen(chosen("info_topic"), CameraInfo, callback, "sensor")
-
-    def _on_compressed(self, camera: str, message: CompressedImage) -> None:
-        self._add(camera, message, images.CompressedImage(message.data, message.format))
-
-    def _on_raw(self, camera: str, message: Image) -> None:
-        image = images.RawImage(
-            message.data, message.height, message.width, message.step, message.encoding, message.is_bigendian
-        )
-        self._add(camera, message, image)
-
-    def _add(self, camera: str, message: Image | CompressedImage, image: images.Source) -> None:
+    def _on_image(self, camera: CameraInput, message: Image | CompressedImage) -> None:
         self.monitor.received()
-        # Some converters leave the stamp 0; the time of receipt is then the best there is.
-        stamp = messages.nanoseconds(message.header.stamp) or self.get_clock().now().nanoseconds
-        if self._sync.add_image(camera, stamp, image):
+        if self._adapter.add_image(camera, message, self.get_clock().now().nanoseconds):
             self._worker.submit(True)
-
-    def _on_camera_info(self, camera: str, frame: str, message: CameraInfo) -> None:
-        model = calibration.from_fields(
-            camera, message.header.frame_id.lstrip("/") or frame, **messages.camera_info_fields(message)
-        )
-        mount = self._mounts.get(camera)
-        self._sync.set_camera(model if mount is None else model.mounted(mount))
 
     def _on_transforms(self, message: TFMessage, static: bool) -> None:
-        problem: InvalidInput | None = None
-        for parent, child, stamp, translation, rotation in messages.transforms_from_msg(message):
-            try:
-                self._sync.add_transform(parent, child, stamp, translation, rotation, static)
-            except InvalidInput as error:
-                problem = error
-        if self._sync.waiting:
-            self._worker.submit(True)
-        if problem is not None:
-            raise problem
-
-    def _on_odometry(self, message: Odometry) -> None:
-        stamp, pose, twist, frame = messages.odometry_from_msg(message)
-        # All zeros while moving means a recorder that fills no twist (nuScenes converters); poses tell the truth.
-        self._sync.add_odometry(stamp, pose, twist if twist.any() else None, frame or "odom")
+        try:
+            self._adapter.add_transforms(message, static)
+        finally:
+            if self._sync.waiting:
+                self._worker.submit(True)
 
     def _on_ready(self, item: Item) -> None:
         unasked = self._unasked

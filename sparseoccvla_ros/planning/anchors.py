@@ -1,6 +1,6 @@
 """Trajectory anchors: 3 commands x 6 modes by k-means, their file, and the command line that writes it.
 
-llm_planner.md 4.4; SparseDrive / DiffusionDrive-nusc use the same shape.
+The shape is that of SparseDrive (Sun et al., arXiv 2405.19620) and of DiffusionDrive's nuScenes branch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The diffusion decoder network: from noisy anchors to clean trajectories (llm_planner.md 4.4)."""
+"""The diffusion decoder network: from noisy anchors to clean trajectories (DiffusionDrive, arXiv 2411.15139)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Truncated anchored diffusion: DDIM schedule, delta normaliser and the short denoising loop (llm_planner.md 4.1-4.4).
+"""Truncated anchored diffusion: DDIM schedule, delta normaliser and the short denoising loop.
 
-The network predicts the clean sample x0. The numbers equal diffusers' DDIMScheduler (scaled-linear betas, eta 0, final
-alpha 1): x0 is clipped inside a step while the noise it implies is taken from the unclipped x0.
+Source: DiffusionDrive (Liao et al., CVPR 2025, arXiv 2411.15139), section 3 and its public code. The network predicts
+the clean sample x0. The numbers equal diffusers' DDIMScheduler (scaled-linear betas, eta 0, final alpha 1): x0 is
+clipped inside a step while the noise it implies is taken from the unclipped x0.
 """
 
 from __future__ import annotations

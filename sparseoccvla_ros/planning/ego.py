@@ -1,4 +1,7 @@
-"""Ego status features that never look past their stamp (llm_planner.md 4.6)."""
+"""Ego status features that never look past their stamp.
+
+The layout `paper` is that of AD-MLP (Zhai et al., arXiv 2305.10430) and of BEVFormer's can_bus (Li et al., ECCV 2022).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate: no candidate becomes a plan before it has been found drivable and free (anchors.md 4)."""
+"""The gate: no candidate becomes a plan before it has been found drivable and free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training losses of the planner (llm_planner.md 4.4)."""
+"""Training losses of the planner: those of DiffusionDrive's nuScenes branch (arXiv 2411.15139)."""
 
 from __future__ import annotations
 

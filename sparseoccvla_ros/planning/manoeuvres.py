@@ -20,7 +20,7 @@ TOP_SPEED = 14.0
 MAX_LATERAL = 3.5
 """m/s^2, what drivers accept in town."""
 TURN_OFFSET = 2.0
-"""m of lateral offset after 3 s from which a trajectory counts as a turn (llm_planner.md 4.7)."""
+"""m of lateral offset after 3 s from which a trajectory counts as a turn, as in ST-P3 (Hu et al., ECCV 2022)."""
 COMMAND_INDEX = {"left": 0, "straight": 1, "right": 2}
 
 

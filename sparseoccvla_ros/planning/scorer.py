@@ -1,4 +1,4 @@
-"""Scores trajectory anchors from the reasoning token, the ego status and the scene (llm_planner.md 1.3, 4.4)."""
+"""Scores trajectory anchors from the reasoning token, the ego status and the scene (SparseOccVLA, arXiv 2601.06474)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A frozen CLIP image encoder teaches the global tokens, in training only (paper, figure: "CLIP").
 
-The paper does not print the loss; this is llm_planner.md 8, point 4: one minus the cosine to CLIP's image embedding,
+The paper does not print the loss; ours is one minus the cosine to CLIP's image embedding,
 averaged over the cameras. No CLIP weights come with this package: a local transformers folder is needed, and training
 goes on without when there is none.
 """

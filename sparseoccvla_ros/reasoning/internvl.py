@@ -1,9 +1,9 @@
 """Language models out of InternVL and InternLM2 checkpoints, as native transformers classes, without remote code.
 
 InternVL2-2B, the paper's, holds InternLM2-1.8B (Cai et al., 2024). That is a Llama with other names and one fused
-projection; llm_planner.md 2.1 has the layout. Its dynamic rotary scaling (x2) sets in beyond max_position_embeddings
-(32768), far behind any prompt here; transformers' "dynamic" type is the same formula. InternVL2-1B and InternVL3 hold
-Qwen2, whose tensors only lose their prefix.
+projection (per key/value group: its query heads, then key, then value). Its dynamic rotary scaling (x2) sets in beyond
+max_position_embeddings (32768), far behind any prompt here; transformers' "dynamic" type is the same formula.
+InternVL2-1B and InternVL3 hold Qwen2, whose tensors only lose their prefix.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ INTERNLM2_1_8B = {
     "rope_theta": 1e6,
     "rope_scaling": {"type": "dynamic", "factor": 2.0},
 }
-"""Published configuration of InternVL2-2B's language half (llm_planner.md 2.1)."""
+"""Published configuration of InternVL2-2B's language half (its config.json, llm_config)."""
 MODEL_TYPES = ("internlm2", "internvl_chat", "internvl")
 """`model_type` of config.json that `load` reads."""
 _PREFIXES = ("language_model.model.", "model.language_model.")

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import array
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from geometry_msgs.msg import Pose, PoseStamped, Transform, Twist
-from nav_msgs.msg import OccupancyGrid, Odometry, Path
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from nav_msgs.msg import OccupancyGrid, Path
+from sensor_msgs.msg import Image, PointCloud2, PointField
 from sparseoccvla_msgs import msg as own
-from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
 
 from sparseoccvla_ros.core import geometry
@@ -62,14 +61,6 @@ def pose_from_msg(message: Pose, name: str = "pose") -> np.ndarray:
     return geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), name)
 
 
-def transforms_from_msg(message: TFMessage) -> Iterator[tuple[str, str, int, tuple[float, ...], tuple[float, ...]]]:
-    """(parent, child, stamp ns, translation x y z, quaternion x y z w) of each transform, as they are."""
-    for item in message.transforms:
-        t, q = item.transform.translation, item.transform.rotation
-        parent, child = item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/")
-        yield parent, child, nanoseconds(item.header.stamp), (t.x, t.y, t.z), (q.x, q.y, q.z, q.w)
-
-
 def twist_to_msg(twist: np.ndarray) -> Twist:
     """Twist of vx, vy, vz, wx, wy, wz."""
     out = Twist()
@@ -85,26 +76,6 @@ def twist_from_msg(message: Twist, name: str = "twist") -> np.ndarray:
     if not np.isfinite(out).all():
         raise InvalidInput(name, "holds a number that is not finite")
     return out
-
-
-def odometry_from_msg(message: Odometry) -> tuple[int, np.ndarray, np.ndarray, str]:
-    """(stamp ns, pose [4, 4] child in frame, twist [6] in the child frame, name of the fixed frame)."""
-    pose = pose_from_msg(message.pose.pose, "odometry.pose")
-    twist = twist_from_msg(message.twist.twist, "odometry.twist")
-    return nanoseconds(message.header.stamp), pose, twist, message.header.frame_id
-
-
-def camera_info_fields(message: CameraInfo) -> dict:
-    """The fields of a CameraInfo that camera_sync.calibration reads, as numpy arrays and plain numbers."""
-    return {
-        "width": int(message.width),
-        "height": int(message.height),
-        "model": message.distortion_model,
-        "d": np.array(message.d, np.float64),
-        "k": np.array(message.k, np.float64),
-        "r": np.array(message.r, np.float64),
-        "p": np.array(message.p, np.float64),
-    }
 
 
 def ego_to_msg(ego: EgoState) -> own.EgoState:

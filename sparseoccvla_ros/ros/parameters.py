@@ -17,6 +17,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from sparseoccvla_ros.camera_sync.config import MissingPolicy, SyncConfig
 from sparseoccvla_ros.core.occ3d import CAMERAS
 
 
@@ -72,6 +73,7 @@ _MODEL = (
     Param("threads", 1, "CPU threads of the model", "threads", 1, 64),
 )
 
+_SYNC = SyncConfig()
 _CAMERA = tuple(
     Param(f"{camera}.{key}", "", what)
     for camera in CAMERAS
@@ -92,13 +94,13 @@ TABLES: dict[str, tuple[Param, ...]] = {
             "names of topics and frames of a kind of bag or vehicle (config/profiles.yaml)",
             choices=("nuscenes", "nuscenes_lower", "nuscenes2bag", "nuscenes_prefixed", "dataset_bridge", "autoware"),
         ),
-        Param("reference_camera", "CAM_FRONT", "its stamp is the stamp of the frame set", choices=CAMERAS),
-        Param("tolerance", 0.06, "largest spread of the stamps in a frame set", "s", 0.0, 1.0),
-        Param("policy", "hold", "what to do when a camera is missing", choices=("strict", "hold", "black")),
-        Param("max_hold", 0.5, "policy hold: oldest image that stands in for a missing one", "s", 0.0, 5.0),
+        Param("reference_camera", _SYNC.reference, "its stamp is the stamp of the frame set", choices=CAMERAS),
+        Param("tolerance", _SYNC.tolerance, "largest spread of the stamps in a frame set", "s", 0.0, 1.0),
+        Param("policy", _SYNC.policy.value, "what to do when a camera is missing", choices=tuple(MissingPolicy)),
+        Param("max_hold", _SYNC.max_hold, "policy hold: oldest image that stands in for a missing one", "s", 0.0, 5.0),
         Param("max_rate", 30.0, "frame sets per second; more are dropped before decoding", "Hz", 0.1, 60.0, live=True),
-        Param("tf_timeout", 0.3, "how long a frame set waits for the pose at its stamp", "s", 0.0, 5.0),
-        Param("base_frame", "base_link", "vehicle frame in tf (REP-105)"),
+        Param("tf_timeout", _SYNC.tf_timeout, "how long a frame set waits for the pose at its stamp", "s", 0.0, 5.0),
+        Param("base_frame", "", "vehicle frame in tf (REP-105); empty takes the profile's"),
         Param("fixed_frames", [""], "fixed frames to try in this order; empty takes the profile's"),
         Param("odometry_topic", "", "odometry used where tf has no pose; empty takes the profile's"),
         Param("calibration_file", "", "YAML file with intrinsics and extrinsics; empty uses CameraInfo and tf"),

@@ -1,7 +1,7 @@
 """Stage 2: connector, global tokens, reasoning token, anchor head and adapters learn to speak about cached queries.
 
 Cross-entropy on answer tokens alone, and the reasoning token learns by scoring anchors (SparseOccVLA's scoring prompt,
-llm_planner.md 1.3). The base language model and the encoder stay as they are. Learning rate of the adapters: HERMES.
+arXiv 2601.06474). The base language model and the encoder stay as they are. Learning rate of the adapters: HERMES.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Stage 3, planning: anchor scorer and diffusion decoder learn on the cached queries of a frozen encoder.
 
-Sources: positives, L1 on the deltas of the positive anchor, one noise time per sample below 40 of 1000 and the sum
-over decoder layers are DiffusionDrive's nuScenes branch; BCE over the anchors is SparseOccVLA's (llm_planner.md 4.2,
-4.4). The positive is the nearest anchor of the commanded group, because only that group is chosen from on line.
+Sources: positives, L1 on the deltas of the positive anchor, one noise time per sample below 40 of 1000 and the sum over
+decoder layers are DiffusionDrive's nuScenes branch; BCE over the anchors is SparseOccVLA's (arXiv 2601.06474). The
+positive is the nearest anchor of the commanded group, because only that group is chosen from on line.
 """
 
 from __future__ import annotations

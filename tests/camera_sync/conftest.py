@@ -118,7 +118,7 @@ class Rig:
     """A CameraSync with everything calibrated, and a clock that follows the stamps."""
 
     def __init__(self, mounted=True, **config):
-        self.sync = CameraSync(SyncConfig(**config), threads=1)
+        self.sync = CameraSync(SyncConfig(**{"policy": "strict"} | config), threads=1)
         self.frames = []
         for camera in CAMERAS:
             model = from_fields(camera, f"{camera}_optical", WIDTH, HEIGHT, K)

@@ -1,4 +1,4 @@
-"""The six profiles say what the converters' own files say (design/data.md 3.1, 3.4)."""
+"""The six profiles say what the converters' own files say."""
 
 from __future__ import annotations
 
@@ -70,6 +70,17 @@ def test_default_and_unknown_names():
     assert profile("autoware").name == "autoware"
     with pytest.raises(InvalidInput, match="none of nuscenes, nuscenes_lower"):
         profile("kitti")
+
+
+def test_the_frames_of_a_profile_reach_the_sync(tmp_path):
+    content = yaml.safe_load(share("config", "profiles.yaml").read_text())
+    content["profiles"]["nuscenes"]["ego"]["base_frame"] = "rear_axle"
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(content))
+    chosen = profile("nuscenes", path)
+    assert (chosen.sync_config().base_frame, chosen.sync_config().fixed_frames) == ("rear_axle", ("map",))
+    own = chosen.sync_config(base_frame="base_link", tolerance=0.02)
+    assert (own.base_frame, own.tolerance) == ("base_link", 0.02)
 
 
 def test_single_cameras_may_differ(tmp_path):

@@ -25,7 +25,7 @@ FIRING["CAM_BACK_LEFT"] = 43
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_constant_skew_completes_iff_within_tolerance(stream, feed, check, skew, camera):
     """At 2 Hz the next image is too far to stand in, so the skew alone decides."""
-    sync = Synchroniser(SyncConfig(tolerance=0.060))
+    sync = Synchroniser(SyncConfig(tolerance=0.060, policy=MissingPolicy.STRICT))
     sets = feed(sync, stream(CAMERAS, START, 60, 500 * MS, {camera: skew * MS}))
     check(sets, 60 * MS, CAMERAS)
     if skew <= 60:

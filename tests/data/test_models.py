@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def public(encoder: OccupancyEncoder) -> dict[str, torch.Tensor]:
-    """The weights under OPUS' names (encoder.md 2)."""
+    """The weights under OPUS' names (its released checkpoints)."""
     rules = (
         ("self_attn.in_proj.", "self_attn.attention.attn.in_proj_"),
         ("self_attn.out_proj.", "self_attn.attention.attn.out_proj."),

@@ -1,10 +1,13 @@
 """package.xml, setup.py, parameter file, launch graph and topic table agree with each other."""
 
 import importlib
+import os
+import re
 import runpy
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,21 @@ from sparseoccvla_ros.ros.parameters import TABLES, as_yaml
 from sparseoccvla_ros.ros.topics import TOPICS, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def _setup_arguments() -> dict:
+    import setuptools
+
+    seen: dict = {}
+    original, setuptools.setup = setuptools.setup, lambda **kwargs: seen.update(kwargs)
+    try:
+        here = os.getcwd()
+        os.chdir(ROOT)
+        runpy.run_path(str(ROOT / "setup.py"))
+    finally:
+        os.chdir(here)
+        setuptools.setup = original
+    return seen
 
 
 def test_parameter_file_is_the_table() -> None:
@@ -64,21 +82,29 @@ def test_every_node_has_module_parameters_and_entry_point() -> None:
             assert set(entry.parameters) <= known, entry.name
 
 
-def _setup_arguments() -> dict:
-    import setuptools
+@pytest.mark.parametrize("script", _setup_arguments()["entry_points"]["console_scripts"])
+def test_every_entry_point_loads(script: str) -> None:
+    name, _, target = script.partition(" = ")
+    entry = EntryPoint(name, target, "console_scripts").load()
+    assert callable(entry), script
 
-    seen: dict = {}
-    original, setuptools.setup = setuptools.setup, lambda **kwargs: seen.update(kwargs)
-    try:
-        import os
 
-        here = os.getcwd()
-        os.chdir(ROOT)
-        runpy.run_path(str(ROOT / "setup.py"))
-    finally:
-        os.chdir(here)
-        setuptools.setup = original
-    return seen
+def test_the_cli_entry_point_starts() -> None:
+    scripts = dict(s.split(" = ") for s in _setup_arguments()["entry_points"]["console_scripts"])
+    module, _, function = scripts["cli"].partition(":")
+    start = f"import sys; from {module} import {function} as main; sys.argv = ['cli', '--help']; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_nothing_sends_a_reader_out_of_the_repository() -> None:
+    """Pages that texts name are in the repository, or named with the public project they belong to."""
+    public = {"schema_nuscenes.md"}
+    inside = {p.name for p in ROOT.glob("**/*.md") if ".venv" not in p.parts} | {"report.md"}
+    for file in (*ROOT.glob("sparseoccvla_ros/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("config/*.yaml")):
+        named = set(re.findall(r"\b[\w-]+\.md\b", file.read_text()))
+        assert named <= inside | public, f"{file.relative_to(ROOT)} names {named - inside - public}"
 
 
 def test_everything_in_the_shared_folders_is_installed() -> None:

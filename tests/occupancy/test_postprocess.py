@@ -49,7 +49,7 @@ def as_dict(voxels: SparseVoxels) -> dict[tuple[int, ...], int]:
 
 
 def dense_reference(points: np.ndarray, scores: np.ndarray, config: OccupancyConfig) -> dict[tuple[int, ...], int]:
-    """encoder.md section 1.9 with loops and dense volumes."""
+    """OPUS' inference (Wang et al., NeurIPS 2024) with loops and dense volumes."""
     held: dict[tuple[int, ...], list[np.ndarray]] = {}
     for query, values in zip(points, scores, strict=True):
         for point, score in zip(query, values, strict=True):

@@ -1,4 +1,4 @@
-"""The scheduler's golden numbers and the properties of the denoising loop (llm_planner.md 4.3 and 4.5)."""
+"""The scheduler's golden numbers and the properties of the denoising loop (diffusers' DDIMScheduler)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing a planner is given at time t comes from after t (llm_planner.md 6.3).
+"""Nothing a planner is given at time t comes from after t.
 
 To put a new loader under these tests, write a function here with `@inference_loader("its name")`. It gets the moment
 in ns, what becomes of later records, and a list to which it adds the stamp of every record it opens, and returns all

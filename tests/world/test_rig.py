@@ -1,4 +1,4 @@
-"""The rigs' numbers against the headings of the design table and, where it lies there, real calibration."""
+"""The rigs' numbers against the headings of the two nuScenes cars and, where it is there, real calibration."""
 
 import json
 import os

@@ -1,8 +1,10 @@
 """The five public open-loop protocols, each with its own frame, grid, boxes and averages.
 
-Written from llm_planner.md 5 and checked against what the official implementations returned
-(tests/parity/test_planning.py). All share: ego box 4.084 x 1.85 m; a predicted collision counts only where the truth's
-own box is free at that step; horizons are 1, 2 and 3 s and "avg" is the mean of the three.
+UniAD (Hu et al., CVPR 2023), ST-P3 (Hu et al., ECCV 2022), VAD (Jiang et al., ICCV 2023), BEV-Planner (Li et al., CVPR
+2024) with OmniDrive's variant (Wang et al., CVPR 2025), and SparseDrive (Sun et al., arXiv 2405.19620), checked against
+what the official implementations returned (tests/parity/test_planning.py). All share: ego box 4.084 x 1.85 m; a
+predicted collision counts only where the truth's own box is free at that step; horizons are 1, 2 and 3 s and "avg" is
+the mean of the three.
 """
 
 from __future__ import annotations
