@@ -1,0 +1,1 @@
+"""Measures, each by the public definition it names."""
