@@ -17,7 +17,7 @@ from .vehicle import DT, HEADING, VX, VY
 _STOPPED = 0.05
 _TTC_STOPPED = 0.005
 _TTC_OFFSETS = (0, 3, 6, 9)
-_AHEAD, _BEHIND = np.deg2rad(30.0), np.deg2rad(150.0)
+AHEAD, BEHIND = np.deg2rad(30.0), np.deg2rad(150.0)
 
 
 class Contact(IntEnum):
@@ -78,7 +78,7 @@ def collision_events(states: np.ndarray, areas: DriveAreas, objects: Objects) ->
             contact, at_fault = Contact.EGO_STOPPED, False
         elif objects.kind[i] > LAST_ROAD_USER or objects.first_speed[i] <= _STOPPED:
             contact, at_fault = Contact.OBJECT_STOPPED, True
-        elif angle > _BEHIND:
+        elif angle > BEHIND:
             contact, at_fault = Contact.REAR, False
         elif hulls_touch(front, objects.boxes[i, step]):
             contact, at_fault = Contact.FRONT, True
@@ -117,7 +117,7 @@ def first_ttc_step(states: np.ndarray, areas: DriveAreas, objects: Objects, last
             continue
         angle = relative_angle(states[step, : HEADING + 1], objects.state[i, step + k, :2])
         unsafe = areas.multiple_lanes[step] or areas.non_drivable[step] or areas.rear_axle_in_intersection[step]
-        if angle < _AHEAD or (unsafe and not angle > _BEHIND):
+        if angle < AHEAD or (unsafe and not angle > BEHIND):
             return int(step)
         ignored.add(i)
     return -1
