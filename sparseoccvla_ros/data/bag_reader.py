@@ -5,16 +5,13 @@ Whatever a bag holds that this cannot read is refused with InvalidInput that say
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from mcap.reader import make_reader
-from mcap.records import Channel
-from mcap.stream_reader import StreamReader
 from rosbags.interfaces import (
     Connection,
     ConnectionExtRosbag2,
@@ -24,22 +21,20 @@ from rosbags.interfaces import (
     QosHistory,
     QosReliability,
 )
-from rosbags.rosbag2 import Reader
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from ..core.errors import InvalidInput
 from .bag_writer import NANOSECONDS, typestore
+from .bags.storage import guard, name_problem, open_files, root_name
 
-MCAP_MAGIC = b"\x89MCAP0\r\n"
 STATIC_TF_DEPTH = 100
 """tf2's depth for /tf_static: what a bag without QoS profiles (no converter stores them) means by it."""
 DEPTH_LIMIT = 1000
 """Latched messages kept per topic at most, also where a recorder offered keep-all."""
 _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _IDL_RULE = "=" * 80 + "\n"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,10 @@ class TopicSummary:
 
 @dataclass(frozen=True)
 class BagSummary:
-    """What a bag holds: file_bytes on disk, start in ns since the epoch, duration in s, and the traffic per topic."""
+    """What a bag holds: file_bytes on disk, start in ns since the epoch, duration in s, and the traffic per topic.
+
+    left_out: topics that are not read, with the reason; notes: where the bag's own index and its content differ.
+    """
 
     path: Path
     storage: str
@@ -91,6 +89,8 @@ class BagSummary:
     message_count: int
     ros_distro: str | None
     topics: tuple[TopicSummary, ...]
+    left_out: dict[str, str]
+    notes: tuple[str, ...]
 
 
 class BagReader:
@@ -105,19 +105,30 @@ class BagReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        _refuse_foreign(self.path)
-        self._reader = _guard(self.path, lambda: _open(self.path))
+        self._reader = open_files(self.path)
+        self.left_out: dict[str, str] = {}
+        """Topics that cannot be played or decoded, with the reason."""
         try:
             self._connections: dict[str, list[Connection]] = {}
             for connection in self._reader.connections:
-                self._connections.setdefault(connection.topic, []).append(connection)
+                name = root_name(connection.topic)
+                problem = _encoding_problem(connection) or name_problem(name)
+                if problem is None:
+                    self._connections.setdefault(name, []).append(connection)
+                else:
+                    self.left_out[name] = problem
             self.topics: dict[str, BagTopic] = {
                 name: _topic(self.path, name, group) for name, group in sorted(self._connections.items())
             }
+            if self.left_out and not self.topics:
+                text = "; ".join(f"{name}: {problem}" for name, problem in self.left_out.items())
+                raise InvalidInput("bag", f"{self.path} holds nothing to play: {text}")
             self._refuse_disagreement()
         except BaseException:
             self.close()
             raise
+        self.notes: list[str] = self._reader.notes
+        """Where metadata.yaml and the files differ in what they hold; grows when `summary` counts."""
         self._types: dict[str, Typestore] = {}
 
     def __enter__(self) -> BagReader:
@@ -136,7 +147,7 @@ class BagReader:
     @property
     def message_count(self) -> int:
         """Messages of all topics."""
-        return int(self._reader.message_count)
+        return sum(topic.count for topic in self.topics.values())
 
     @property
     def start(self) -> int:
@@ -166,11 +177,11 @@ class BagReader:
             return
         source = self._reader.messages(connections=wanted, start=start, stop=stop)
         while True:
-            item = _guard(self.path, lambda: next(source, None))
+            item = guard(self.path, lambda: next(source, None))
             if item is None:
                 return
             connection, stamp, raw = item
-            yield BagMessage(connection.topic, connection.msgtype, stamp, bytes(raw))
+            yield BagMessage(root_name(connection.topic), connection.msgtype, stamp, bytes(raw))
 
     def latched(self, before: int, topics: Collection[str] | None = None) -> list[BagMessage]:
         """What a subscriber that joins at `before` (ns) still gets: per latched topic the last `depth` messages."""
@@ -202,8 +213,10 @@ class BagReader:
         first: dict[str, int] = {}
         last: dict[str, int] = {}
         frames: dict[str, dict[str, None]] = {name: {} for name in self.topics}
+        read: dict[str, int] = dict.fromkeys(self.topics, 0)
         for message in self.messages():
             name = message.topic
+            read[name] += 1
             sizes[name] += len(message.raw)
             first.setdefault(name, message.stamp)
             last[name] = message.stamp
@@ -212,19 +225,23 @@ class BagReader:
                 frames[name].update(dict.fromkeys(self._frames(message)))
         rows = []
         for name, topic in self.topics.items():
+            if read[name] != topic.count:
+                self.notes.append(f"{read[name]} messages of {name} could be read, its index declares {topic.count}")
             span = (last[name] - first[name]) / NANOSECONDS if name in first else 0.0
             rate = (topic.count - 1) / span if span > 0 else 0.0
             rows.append(TopicSummary(topic, sizes[name], rate, tuple(frames[name])))
         files = [f for f in self.path.rglob("*") if f.is_file()] if self.path.is_dir() else [self.path]
         return BagSummary(
             path=self.path,
-            storage="sqlite3" if any(f.suffix == ".db3" for f in files) else "mcap",
+            storage=self._reader.format,
             file_bytes=sum(f.stat().st_size for f in files),
             start=self.start,
             duration=self.duration,
             message_count=self.message_count,
             ros_distro=self._reader.ros_distro,
             topics=tuple(rows),
+            left_out=dict(self.left_out),
+            notes=tuple(self.notes),
         )
 
     def _frames(self, message: BagMessage) -> list[str]:
@@ -241,14 +258,14 @@ class BagReader:
         return [frame] if frame else []
 
     def _refuse_disagreement(self) -> None:
-        """The bag library would leave out, without a word, topics whose profiles metadata.yaml tells differently."""
+        """The bag library would leave out, without a word, topics whose type metadata.yaml tells differently."""
         storages = getattr(self._reader.storage, "storages", None)
         if storages is None:
             return
-        stored = [(c.topic, c.msgtype, c.ext) for storage in storages for c in storage.connections]
+        stored = {c.topic: c.msgtype for storage in storages for c in storage.connections}
         for group in self._connections.values():
             for c in group:
-                if c.msgcount and (c.topic, c.msgtype, c.ext) not in stored:
+                if stored.get(c.topic, c.msgtype) != c.msgtype:
                     text = f"{self.path}: metadata.yaml and the file disagree about {c.topic}; open the file itself"
                     raise InvalidInput("bag", text)
 
@@ -284,91 +301,9 @@ class BagReader:
         return typestore()
 
 
-def _open(path: Path) -> Reader:
-    reader = Reader(path)
-    reader.open()
-    return reader
-
-
-def _guard(path: Path, action: Callable[[], _T]) -> _T:
-    """Run a step of the bag library; its many ways to fail on damaged bytes become one InvalidInput."""
-    try:
-        return action()
-    except (InvalidInput, PermissionError):
-        raise
-    except Exception as error:  # struct, zstd, sqlite, yaml, key and type errors: all mean damaged content
-        raise InvalidInput(
-            "bag", f"{path} cannot be read: {error or type(error).__name__}. {_salvage(path)}"
-        ) from error
-
-
-def _salvage(path: Path) -> str:
-    if path.is_dir() or path.suffix == ".db3":
-        return "Record or convert it again, or try `ros2 bag reindex` on a machine with ROS"
-    return f"Record or convert it again, or save what is whole with `mcap recover {path.name} -o recovered.mcap`"
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Raise InvalidInput, with advice, for whatever is no readable ROS 2 bag by name, magic or channel encoding."""
-    if not path.exists():
-        raise InvalidInput("bag", f"{path} does not exist")
-    if path.is_dir():
-        if not (path / "metadata.yaml").is_file():
-            inside = sorted(p.name for p in path.iterdir() if p.suffix in (".mcap", ".db3"))
-            if inside:
-                raise InvalidInput(
-                    "bag",
-                    f"{path} has no metadata.yaml: its recording was interrupted. Open {path / inside[0]} itself, "
-                    "or run `ros2 bag reindex` on a machine with ROS",
-                )
-            raise InvalidInput("bag", f"{path} is no bag: it holds neither metadata.yaml nor an .mcap or .db3 file")
-        files = sorted(path.glob("*.mcap"))
-    elif path.suffix == ".bag":
-        raise InvalidInput("bag", f"{path} is a ROS 1 bag; convert it with `rosbags-convert --src {path} --dst NEW`")
-    elif path.suffix not in (".mcap", ".db3"):
-        raise InvalidInput("bag", f"{path} is no bag: want a rosbag2 folder or an .mcap or .db3 file")
-    else:
-        files = [path] if path.suffix == ".mcap" else []
-    for file in files:
-        _check_mcap(file)
-
-
-def _check_mcap(file: Path) -> None:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        head = stream.read(8)
-        if size == 0:
-            raise InvalidInput("bag", f"{file} is empty")
-        if head != MCAP_MAGIC[: len(head)]:
-            raise InvalidInput("bag", f"{file} is no MCAP file: it begins with {head!r}")
-        stream.seek(max(0, size - 8))
-        if size < 2 * len(MCAP_MAGIC) or stream.read(8) != MCAP_MAGIC:
-            raise InvalidInput("bag", f"{file} is cut off: it has no end mark. {_salvage(file)}")
-    profile, encodings = _guard(file, lambda: mcap_encodings(file))
-    foreign = sorted(encodings - {"cdr"})
-    if {"protobuf", "json"} & encodings:
-        raise InvalidInput(
-            "bag",
-            f"{file} holds {' and '.join(foreign)} channels, which ROS cannot play; "
-            f"convert it with ./run bag foxglove {file}",
-        )
-    if foreign:
-        raise InvalidInput("bag", f"{file} holds {' and '.join(foreign)} messages; only ROS 2 (cdr) can be read")
-    if profile != "ros2":
-        raise InvalidInput("bag", f"{file} has the MCAP profile {profile!r}, want 'ros2': it is no ROS 2 recording")
-
-
-def mcap_encodings(file: Path) -> tuple[str, set[str]]:
-    """(profile, message encodings of all channels) of an MCAP file."""
-    with file.open("rb") as stream:
-        reader = make_reader(stream)
-        profile = reader.get_header().profile
-        summary = reader.get_summary()
-        if summary is not None and summary.channels:
-            return profile, {c.message_encoding for c in summary.channels.values()}
-        # Without a summary the channels stand between the messages: rare, and worth one pass over the file.
-        stream.seek(0)
-        return profile, {r.message_encoding for r in StreamReader(stream).records if isinstance(r, Channel)}
+def _encoding_problem(connection: Connection) -> str | None:
+    encoding = getattr(connection.ext, "serialization_format", "cdr")
+    return None if encoding == "cdr" else f"its messages are {encoding or 'of no named encoding'}, not cdr"
 
 
 def _topic(path: Path, name: str, connections: list[Connection]) -> BagTopic:
@@ -377,11 +312,8 @@ def _topic(path: Path, name: str, connections: list[Connection]) -> BagTopic:
         raise InvalidInput("bag", f"{path}: topic {name} carries {' and '.join(types)}")
     profiles: list[Qos] = []
     for connection in connections:
-        extension = connection.ext
-        if isinstance(extension, ConnectionExtRosbag2):
-            if extension.serialization_format != "cdr":
-                raise InvalidInput("bag", f"{path}: topic {name} is {extension.serialization_format}, want cdr")
-            profiles += extension.offered_qos_profiles
+        if isinstance(connection.ext, ConnectionExtRosbag2):
+            profiles += connection.ext.offered_qos_profiles
     latched = any(p.durability == QosDurability.TRANSIENT_LOCAL for p in profiles)
     # A recorder stores one profile per publisher, and each publisher keeps its own last messages.
     kept = [DEPTH_LIMIT if p.history == QosHistory.KEEP_ALL else p.depth for p in profiles]

@@ -194,6 +194,10 @@ def _print_summary(summary: BagSummary) -> None:
             Text(_grouped(row.frames)),
         )
     _console().print(table)
+    for name, problem in sorted(summary.left_out.items()):
+        typer.echo(f"  left out {name}: {problem}", err=True)
+    for note in summary.notes:
+        typer.echo(f"  {note}", err=True)
 
 
 def _grouped(frames: tuple[str, ...]) -> str:

@@ -29,8 +29,8 @@ from mcap_protobuf.decoder import DecoderFactory
 
 from ..core import geometry
 from ..core.errors import InvalidInput
-from .bag_reader import MCAP_MAGIC
 from .bag_writer import NANOSECONDS, BagWriter
+from .bags.storage import MCAP_MAGIC
 from .nuscenes_bag import Conversion, Progress
 
 SENSOR_PREFIXES = ("CAM_", "LIDAR_", "RADAR_")

@@ -10,6 +10,7 @@ from typing import Any
 from rosgraph_msgs.msg import Clock as ClockMsg
 from std_srvs.srv import SetBool, Trigger
 
+from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.data.bag_reader import BagReader
 from sparseoccvla_ros.data.playback import Clock, Message, Playback
@@ -36,22 +37,26 @@ class BagPlayerNode(StageNode):
         self._reader = BagReader(self.values.bag)
         excluded = {topic for topic in self.values.exclude if topic}
         self._outputs: dict[str, Any] = {}
-        skipped = []
+        skipped = [f"{name} ({problem})" for name, problem in self._reader.left_out.items()]
         for topic in self._reader.topics.values():
             if topic.name in excluded or topic.name == "/clock":
                 continue
             try:
                 kind = message_class(topic.type)
             except (ImportError, AttributeError):
-                skipped.append(f"{topic.name} ({topic.type})")
+                skipped.append(f"{topic.name} ({topic.type} is not installed)")
                 continue
             qos = PROFILES["latched" if topic.latched else "output"]
             publisher = self.create_lifecycle_publisher(kind, topic.name, qos)
             self._made_publishers.append(publisher)
             self._outputs[topic.name] = publisher
         if skipped:
-            self.get_logger().warning(f"not played, message not installed: {', '.join(skipped)}")
+            self.get_logger().warning(f"not played: {', '.join(skipped)}")
+        for note in self._reader.notes:
+            self.get_logger().warning(note)
         self._images = [t.name for t in self._reader.topics.values() if t.type in IMAGES and t.name in self._outputs]
+        cameras = profile(self.values.profile).cameras.values()
+        self._cameras = [c.image_topic for c in cameras if c.image_topic in self._outputs]
         self._clock_output = self.output("/clock")
         values = self.values
         self._playback = Playback(
@@ -93,16 +98,24 @@ class BagPlayerNode(StageNode):
             self._reader.close()
             self._reader = None
 
-    def _subscribers_there(self) -> bool:
-        wanted = self.values.wait_for
-        return all(self._outputs[name].get_subscription_count() >= wanted for name in self._images)
+    def _unheard(self) -> list[str]:
+        """Cameras of the profile that too few subscribe to; in a bag without them, its images while nobody does."""
+
+        def few(names: list[str]) -> list[str]:
+            return [n for n in names if self._outputs[n].get_subscription_count() < self.values.wait_for]
+
+        if self._cameras:
+            return few(self._cameras)
+        unheard = few(self._images)
+        return unheard if len(unheard) == len(self._images) else []
 
     def _play(self) -> None:
         until = time.monotonic() + self.values.wait_timeout
-        while self._running and not self._subscribers_there():
+        while self._running and (unheard := self._unheard()):
             if time.monotonic() > until:
                 self.get_logger().error(
-                    f"no {self.values.wait_for} subscribers on every camera within {self.values.wait_timeout:g} s"
+                    f"fewer than {self.values.wait_for} subscribers on {', '.join(unheard)} "
+                    f"within {self.values.wait_timeout:g} s"
                 )
                 self.exit_code = 1
                 self.finished.set()
@@ -159,7 +172,13 @@ class BagPlayerNode(StageNode):
 
 
 class _PlayOnce(BagPlayerNode):
-    """Ends its process when the bag ends, so that a launch can end with it."""
+    """Ends its process with the bag, or where it cannot be played, so that a launch can end with it."""
+
+    def autostart(self) -> None:
+        super().autostart()
+        if self.values.autostart and not self.active:
+            self.exit_code = 1
+            raise KeyboardInterrupt
 
     def watch(self) -> None:
         if self.finished.is_set():

@@ -49,7 +49,9 @@ NODES: tuple[NodeEntry, ...] = (
     NodeEntry("planning", {"preset": "preset", "device": "device"}),
 )
 BAG_PLAYER = NodeEntry(
-    "bag_player", {"bag": "bag", "rate": "rate", "loop": "loop", "start_offset": "start_offset"}, True
+    "bag_player",
+    {"bag": "bag", "profile": "profile", "rate": "rate", "loop": "loop", "start_offset": "start_offset"},
+    True,
 )
 COMPOSED = NodeEntry(
     "composed",

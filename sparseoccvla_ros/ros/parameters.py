@@ -74,6 +74,12 @@ _MODEL = (
 )
 
 _SYNC = SyncConfig()
+_PROFILE = Param(
+    "profile",
+    "nuscenes",
+    "names of topics and frames of a kind of bag or vehicle (config/profiles.yaml)",
+    choices=("nuscenes", "nuscenes_lower", "nuscenes2bag", "nuscenes_prefixed", "dataset_bridge", "autoware"),
+)
 _CAMERA = tuple(
     Param(f"{camera}.{key}", "", what)
     for camera in CAMERAS
@@ -88,12 +94,7 @@ _CAMERA = tuple(
 TABLES: dict[str, tuple[Param, ...]] = {
     "camera_sync": (
         *COMMON,
-        Param(
-            "profile",
-            "nuscenes",
-            "names of topics and frames of a kind of bag or vehicle (config/profiles.yaml)",
-            choices=("nuscenes", "nuscenes_lower", "nuscenes2bag", "nuscenes_prefixed", "dataset_bridge", "autoware"),
-        ),
+        _PROFILE,
         Param("reference_camera", _SYNC.reference, "its stamp is the stamp of the frame set", choices=CAMERAS),
         Param("tolerance", _SYNC.tolerance, "largest spread of the stamps in a frame set", "s", 0.0, 1.0),
         Param("policy", _SYNC.policy.value, "what to do when a camera is missing", choices=tuple(MissingPolicy)),
@@ -156,13 +157,21 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("autostart", True, "configure and activate without waiting for a lifecycle manager"),
         Param("diagnostics_period", 1.0, "time between two /diagnostics messages", "s", 0.1, 10.0),
         Param("bag", "", "rosbag2 folder or .mcap file"),
+        _PROFILE,
         Param("rate", 1.0, "speed of playback", "times real time", 0.01, 100.0),
         Param("loop", False, "start again at the end"),
         Param("start_offset", 0.0, "skip this much at the start", "s", 0.0, 86400.0),
         Param("duration", 0.0, "stop after this much of the bag; 0 plays all", "s", 0.0, 86400.0),
         Param("start_paused", False, "wait for the ~/pause service"),
         Param("clock_rate", 50.0, "how often /clock is published", "Hz", 1.0, 1000.0),
-        Param("wait_for", 1, "subscribers of every camera to wait for before starting", "subscribers", 0, 100),
+        Param(
+            "wait_for",
+            1,
+            "subscribers of every camera of the profile to wait for before starting",
+            "subscribers",
+            0,
+            100,
+        ),
         Param("wait_timeout", 60.0, "longest wait for them", "s", 0.0, 600.0),
         Param(
             "settle", 1.0, "from the last camera's subscriber to the first message: others match later", "s", 0.0, 60.0

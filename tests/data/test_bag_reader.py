@@ -176,10 +176,19 @@ def test_interrupted_recording_without_metadata(drive, tmp_path):
     assert "no bag" in refusal(tmp_path)
 
 
-def test_metadata_that_contradicts_the_file_is_no_silent_loss(drive):
+def test_profiles_of_metadata_win_over_the_file(drive):
     path = drive()
     text = (path / "metadata.yaml").read_text()
     (path / "metadata.yaml").write_text(text.replace("depth: 10", "depth: 11"))
+    with BagReader(path) as reader:
+        assert len(list(reader.messages())) == 23
+        assert [p.depth for p in reader.topics["/count"].qos] == [11]
+
+
+def test_types_that_contradict_the_file_are_no_silent_loss(drive):
+    path = drive()
+    text = (path / "metadata.yaml").read_text()
+    (path / "metadata.yaml").write_text(text.replace("std_msgs/msg/String", "std_msgs/msg/Empty"))
     assert "disagree about /count" in refusal(path)
     with BagReader(next(path.glob("*.mcap"))) as reader:
         assert len(list(reader.messages())) == 23
