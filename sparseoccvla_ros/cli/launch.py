@@ -5,13 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.ros import graph
 from sparseoccvla_ros.ros.parameters import as_yaml
 from sparseoccvla_ros.ros.supervisor import Supervisor
@@ -30,6 +28,9 @@ def parse_arguments(words: Sequence[str]) -> dict[str, str]:
 
 def run_launch(words: Sequence[str], show_args: bool, print_params: bool) -> int:
     """Start the nodes and wait; ends with the bag, on Ctrl-C, or when nothing is left running."""
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: ended.set())
     console = Console(stderr=True)
     if print_params:
         print(as_yaml(), end="")
@@ -39,16 +40,9 @@ def run_launch(words: Sequence[str], show_args: bool, print_params: bool) -> int
         return 0
     given = parse_arguments(words)
     with_bag = "bag" in given
-    values = graph.resolve(given, with_bag)
-    if with_bag and not values["bag"]:
-        values["bag"] = str(bundled_bag())
-    if with_bag and not Path(values["bag"]).exists():
-        raise InvalidInput("bag", f"{values['bag']} does not exist")
+    values = graph.resolve_checked(given, with_bag)
     if values["rviz"] == "true":
-        console.print("rviz:=true needs a ROS install; with the wheels use ./run view")
-    ended = threading.Event()
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, lambda *_: ended.set())
+        raise InvalidInput("rviz", "RViz is started by `ros2 launch`, on a ROS install; with the wheels use ./run view")
     with Supervisor(values, on_event=lambda text: console.print(f"[yellow]{text}[/]")) as supervisor:
         supervisor.start_all(with_bag)
         while not ended.wait(0.2):

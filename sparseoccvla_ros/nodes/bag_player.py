@@ -16,8 +16,9 @@ from sparseoccvla_ros.data.bag_reader import BagReader
 from sparseoccvla_ros.data.playback import Clock, Message, Playback
 from sparseoccvla_ros.ros.diagnostics import State
 from sparseoccvla_ros.ros.messages import time_msg
+from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.qos import PROFILES
-from sparseoccvla_ros.ros.stage_node import StageNode, message_class, run
+from sparseoccvla_ros.ros.stage_node import StageNode, message_class
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
@@ -187,7 +188,7 @@ class _PlayOnce(BagPlayerNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run sparseoccvla_ros bag_player`: ends when the bag ends."""
-    return run(_PlayOnce, args)
+    return run(_PlayOnce, args=args)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from sparseoccvla_ros.camera_sync.profiles import CameraInput, profile
 from sparseoccvla_ros.camera_sync.statistics import DropReason
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.bridge import cv_bridge_fallback
+from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.stage_links import Item
-from sparseoccvla_ros.ros.stage_node import StageNode, run
+from sparseoccvla_ros.ros.stage_node import StageNode
 from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
@@ -171,7 +172,7 @@ _REFUSALS = {
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run sparseoccvla_ros camera_sync`."""
-    return run(CameraSyncNode, args)
+    return run(CameraSyncNode, args=args)
 
 
 if __name__ == "__main__":

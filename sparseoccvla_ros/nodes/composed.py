@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
+from functools import partial
 
-import rclpy
-
+from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.stage_links import Handover
-from sparseoccvla_ros.ros.stage_node import StageNode, spin
+from sparseoccvla_ros.ros.stage_node import StageNode
 
 from .camera_sync import CameraSyncNode
 from .occupancy import OccupancyNode
@@ -25,26 +23,8 @@ NODES: tuple[type[StageNode], ...] = (CameraSyncNode, OccupancyNode, ReasoningNo
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run sparseoccvla_ros composed`."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    rclpy.init(args=args, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    ended = threading.Event()
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, lambda *_: ended.set())
     handover = Handover()
-    nodes = [make(handover=handover) for make in NODES]
-    threads = []
-    for node in nodes:
-        node.publish_diagnostics()
-        node.autostart()
-        thread = threading.Thread(target=spin, args=([node], None, ended), name=node.get_name(), daemon=True)
-        thread.start()
-        threads.append(thread)
-    ended.wait()
-    for thread in threads:
-        thread.join(5.0)
-    for node in nodes:
-        node.close()
-    rclpy.try_shutdown()
-    return 0
+    return run(*(partial(make, handover=handover) for make in NODES), args=args)
 
 
 if __name__ == "__main__":

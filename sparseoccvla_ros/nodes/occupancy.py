@@ -13,8 +13,9 @@ import torch
 from sparseoccvla_ros.core.types import CameraFrames, SceneQueries
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import markers, messages
+from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.stage_links import Item
-from sparseoccvla_ros.ros.stage_node import StageNode, run
+from sparseoccvla_ros.ros.stage_node import StageNode
 from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.accelerate import use_runtime
@@ -126,7 +127,7 @@ class OccupancyNode(StageNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run sparseoccvla_ros occupancy`."""
-    return run(OccupancyNode, args)
+    return run(OccupancyNode, args=args)
 
 
 if __name__ == "__main__":

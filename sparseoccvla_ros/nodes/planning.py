@@ -19,8 +19,9 @@ from sparseoccvla_ros.planning.command import RouteCommand, parse_command
 from sparseoccvla_ros.planning.ego import EgoHistory
 from sparseoccvla_ros.ros import markers, messages
 from sparseoccvla_ros.ros.diagnostics import State
+from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.stage_links import Item
-from sparseoccvla_ros.ros.stage_node import StageNode, run
+from sparseoccvla_ros.ros.stage_node import StageNode
 from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.stages import build_planning
@@ -205,7 +206,7 @@ class PlanningNode(StageNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run sparseoccvla_ros planning`."""
-    return run(PlanningNode, args)
+    return run(PlanningNode, args=args)
 
 
 if __name__ == "__main__":

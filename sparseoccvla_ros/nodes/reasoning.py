@@ -16,9 +16,10 @@ from sparseoccvla_ros.core.motion import carry_over
 from sparseoccvla_ros.core.types import HORIZONS, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.reasoning.answers import check_question
 from sparseoccvla_ros.ros import markers, messages
+from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.questions import Questions
 from sparseoccvla_ros.ros.stage_links import Item
-from sparseoccvla_ros.ros.stage_node import StageNode, run
+from sparseoccvla_ros.ros.stage_node import StageNode
 from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
@@ -40,9 +41,9 @@ class ReasoningNode(StageNode):
     def setup(self) -> None:
         """Load the language model and create topics, action and threads."""
         torch.set_num_threads(self.values.threads)
-        self.get_logger().info("loading the language model (the first time it is converted, which takes a while)")
+        self.get_logger().info("loading the language model")
         preset = load_preset(self.values.preset)
-        self._reasoner = build_reasoning(preset, self.values.device)
+        self._reasoner = build_reasoning(preset, self.values.device, self.get_logger().info)
         warm_up_reasoning(self._reasoner, preset)
         self._poses: OrderedDict[int, np.ndarray] = OrderedDict()
         self._plan: tuple[int, int, np.ndarray] | None = None
@@ -152,7 +153,7 @@ class ReasoningNode(StageNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run sparseoccvla_ros reasoning`."""
-    return run(ReasoningNode, args)
+    return run(ReasoningNode, args=args)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from sparseoccvla_ros.data.recorder import BagRecorder
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.observer import stamp_of
+from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.qos import PROFILES
-from sparseoccvla_ros.ros.stage_node import StageNode, message_class, run
+from sparseoccvla_ros.ros.stage_node import StageNode, message_class
 from sparseoccvla_ros.ros.topics import BY_NAME, OUTPUTS
 from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
@@ -40,6 +41,7 @@ class ViewerNode(StageNode):
     """Collects the messages of a stamp and draws them when its plan arrives; nothing waits for it."""
 
     waiting_for = "planning/plan from planning"
+    end_seconds = 9.0  # the files are finished then
 
     def __init__(self, **kwargs) -> None:
         super().__init__("viewer", **kwargs)
@@ -105,8 +107,10 @@ class ViewerNode(StageNode):
     def _on_raw(self, name: str, full_name: str, raw: bytes) -> None:
         if not self.active:
             return
-        if self._bag is not None and name not in NOT_RECORDED:
-            self._bag.write(full_name, BY_NAME[name].type, self.get_clock().now().nanoseconds, raw)
+        now = self.get_clock().now().nanoseconds
+        # Before the first /clock it is 0: one such record makes a bag that begins in 1970.
+        if self._bag is not None and name not in NOT_RECORDED and now:
+            self._bag.write(full_name, BY_NAME[name].type, now, raw)
         if name in STAMPED:
             self._keep(name, stamp_of(raw), raw)
             if name == "planning/plan":
@@ -205,7 +209,7 @@ def _decode(name: str, raw: bytes) -> Any:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run sparseoccvla_ros viewer`."""
-    return run(ViewerNode, args)
+    return run(ViewerNode, args=args)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import bundled_bag
 
 from .topics import NAMESPACE
 
@@ -118,6 +120,20 @@ def resolve(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
             raise InvalidInput(
                 argument.name, f"is '{values[argument.name]}', want one of {', '.join(argument.choices)}"
             )
+    return values
+
+
+def resolve_checked(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
+    """`resolve` for a launch: an empty bag is the bundled one, and a missing file is refused before any node runs.
+
+    Raises InvalidInput naming the argument.
+    """
+    values = resolve(given, with_bag)
+    if with_bag and not values["bag"]:
+        values["bag"] = str(bundled_bag())
+    for name in ("params_file", "calibration_file", *(["bag"] if with_bag else [])):
+        if values[name] and not Path(values[name]).exists():
+            raise InvalidInput(name, f"{values[name]} does not exist")
     return values
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
 from launch import LaunchContext, LaunchDescription
-from sparseoccvla_ros.core.paths import bundled_bag, share
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import share
 
 from . import graph
 from .supervisor import big_message_environment
+from .topics import TOPICS
+
+SIGTERM_SECONDS = "10"
+"""How long launch lets a node end by itself after SIGINT: more than the longest `end_seconds` of ros/stage_node.py."""
 
 
 def description(with_bag: bool) -> LaunchDescription:
@@ -27,33 +33,54 @@ def description(with_bag: bool) -> LaunchDescription:
 
 
 def _nodes(context: LaunchContext, with_bag: bool) -> list:
+    """The actions of one launch; InvalidInput, before any of them, when something that they need is missing."""
     arguments = graph.ARGUMENTS + (graph.BAG_ARGUMENTS if with_bag else ())
-    values = graph.resolve({a.name: LaunchConfiguration(a.name).perform(context) for a in arguments}, with_bag)
-    if with_bag and not values["bag"]:
-        values["bag"] = str(bundled_bag())
-    actions: list = []
-    for entry in graph.process_entries(values, with_bag):
-        common = {
-            "package": "sparseoccvla_ros",
-            "executable": entry.name,
-            "namespace": values["namespace"],
-            "parameters": [
-                values["params_file"] or str(share("config", "params.yaml")),
-                {k: graph.typed(v) for k, v in graph.parameters_of(entry, values).items()},
-            ],
-            "ros_arguments": ["--log-level", values["log_level"]],
-            "output": "screen",
-            "additional_env": big_message_environment() if entry.big_messages else {},
-            "respawn": values["respawn"] == "true" and entry is not graph.BAG_PLAYER,
-            "respawn_delay": 1.0,
-        }
-        if entry is graph.BAG_PLAYER:
-            common["on_exit"] = [Shutdown(reason="end of the bag")]
-        if entry is graph.COMPOSED:
-            actions.append(Node(**common))  # four nodes, each with its own name
-        else:
-            actions.append(LifecycleNode(name=entry.name, **common))
-    if values["rviz"] == "true":
-        config = str(share("rviz", "sparseoccvla.rviz"))
-        actions.append(Node(package="rviz2", executable="rviz2", arguments=["-d", config], output="screen"))
-    return actions
+    values = graph.resolve_checked({a.name: LaunchConfiguration(a.name).perform(context) for a in arguments}, with_bag)
+    rviz = [_rviz(values)] if values["rviz"] == "true" else []
+    return [*(_node(entry, values) for entry in graph.process_entries(values, with_bag)), *rviz]
+
+
+def _node(entry: graph.NodeEntry, values: dict[str, str]) -> Node:
+    common = {
+        "package": "sparseoccvla_ros",
+        "executable": entry.name,
+        "namespace": values["namespace"],
+        "parameters": [
+            values["params_file"] or str(share("config", "params.yaml")),
+            {k: graph.typed(v) for k, v in graph.parameters_of(entry, values).items()},
+        ],
+        "ros_arguments": ["--log-level", values["log_level"]],
+        "output": "screen",
+        "sigterm_timeout": SIGTERM_SECONDS,
+        "additional_env": big_message_environment() if entry.big_messages else {},
+        "respawn": values["respawn"] == "true" and entry is not graph.BAG_PLAYER,
+        "respawn_delay": 1.0,
+    }
+    if entry is graph.BAG_PLAYER:
+        common["on_exit"] = _end_of_bag
+    if entry is graph.COMPOSED:
+        return Node(**common)  # four nodes, each with its own name
+    return LifecycleNode(name=entry.name, **common)
+
+
+def _end_of_bag(event: object, context: LaunchContext) -> list[Shutdown] | None:
+    """Ends the launch with its bag; after Ctrl-C it ends already, and a second shutdown would be an error."""
+    return None if context.is_shutdown else [Shutdown(reason="end of the bag")]
+
+
+def _rviz(values: dict[str, str]) -> Node:
+    """RViz on the time and in the namespace of the nodes; its configuration names topics of the default namespace."""
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        raise InvalidInput("rviz", "rviz2 is not installed; without it use view:=true serve:=true") from None
+    namespace = values["namespace"].rstrip("/")
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=namespace,
+        arguments=["-d", str(share("rviz", "sparseoccvla.rviz"))],
+        parameters=[{"use_sim_time": values["use_sim_time"] == "true"}],
+        remappings=[(t.full_name, f"{namespace}/{t.name}") for t in TOPICS if not t.name.startswith("/")],
+        output="screen",
+    )

@@ -33,6 +33,8 @@ class _Question:
     cancel: threading.Event = field(default_factory=threading.Event)
     on_text: Callable[[str], None] = lambda piece: None
     done: Callable[[Any], None] = lambda answer: None
+    problem: str = ""
+    """Why there is no answer."""
 
 
 class Questions:
@@ -52,6 +54,7 @@ class Questions:
         self._running = True
         self._thread = threading.Thread(target=self._loop, name="answers", daemon=True)
         self._thread.start()
+        self._goals: dict[bytes, _Question] = {}
         self._server = ActionServer(
             node,
             AskScene,
@@ -60,7 +63,6 @@ class Questions:
             goal_callback=self._accept,
             cancel_callback=self._cancel,
         )
-        self._goals: dict[bytes, _Question] = {}
 
     def enqueue(self, text: str, from_itself: bool = False) -> bool:
         """Queue a question; False and a count when too many wait. One to itself is skipped while others wait."""
@@ -122,9 +124,13 @@ class Questions:
 
             def work(question: _Question = question) -> None:
                 nonlocal answer
-                answer = self._reasoner.ask(
-                    question.text, question.on_text, question.cancel, question.max_tokens, question.time_limit
-                )
+                try:
+                    answer = self._reasoner.ask(
+                        question.text, question.on_text, question.cancel, question.max_tokens, question.time_limit
+                    )
+                except Exception as error:
+                    question.problem = str(error)
+                    raise
                 self._node.monitor.count("questions_answered")
                 rate = answer.tokens / max(answer.seconds, 1e-6)
                 self._node.monitor.show(answer_tokens_per_s=rate)
@@ -175,7 +181,7 @@ class Questions:
             del self._goals[key]
         result = AskScene.Result(trained=bool(self._reasoner.trained))
         if answer is None:
-            result.reason = "cancelled" if question.cancel.is_set() else "could not be answered; see /diagnostics"
+            result.reason = "cancelled" if question.cancel.is_set() else question.problem or "too many questions wait"
             goal.canceled() if goal.is_cancel_requested else goal.abort()
             return result
         result.answer, result.reason, result.stamp = answer.text, answer.reason, time_msg(answer.stamp)

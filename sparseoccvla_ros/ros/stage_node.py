@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import sys
 import threading
 import time
 import traceback
@@ -54,6 +50,8 @@ class StageNode(LifecycleNode):
     waiting_for = "input"
     exit_code = 0
     """What the node's process ends with after a normal end."""
+    end_seconds = 2.5
+    """How long the node's process may take to close it, before it ends without what still computes."""
 
     def __init__(
         self,
@@ -72,6 +70,8 @@ class StageNode(LifecycleNode):
         self.monitor.waiting_for = self.waiting_for
         self.monitor.forced = State.UNCONFIGURED
         self.active = False
+        self.closing = False
+        """The process ends: what a thread still finds missing is no news."""
         self._handover = handover
         self._end_links: list[Callable[[], None]] = []
         self._failures = 0
@@ -173,6 +173,8 @@ class StageNode(LifecycleNode):
             self._failures = 0
             self.refuse(str(error))
         except Exception as error:  # a node survives whatever its model does
+            if self.closing:
+                return
             self._failures += 1
             self.monitor.count("exceptions")
             self.monitor.show(last_error=f"{type(error).__name__}: {error}")
@@ -188,6 +190,8 @@ class StageNode(LifecycleNode):
         try:
             self.setup()
         except Exception as error:
+            if self.closing:
+                return TransitionCallbackReturn.FAILURE
             self.monitor.show(last_error=f"{type(error).__name__}: {error}")
             self.get_logger().error(
                 f"configure failed: {type(error).__name__}: {error}\n{traceback.format_exc(limit=6)}"
@@ -234,7 +238,7 @@ class StageNode(LifecycleNode):
         """Configure and activate, unless the parameter says that somebody else does."""
         if not self.values.autostart:
             return
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS and not self.closing:
             self.trigger_activate()
 
     def close(self) -> None:
@@ -324,29 +328,3 @@ def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: thre
         for node in nodes:
             executor.remove_node(node)
         executor.shutdown(timeout_sec=2.0)
-
-
-def run(make: Callable[[], StageNode], args: Sequence[str] | None = None) -> int:
-    """The main of a node's process: init, autostart, spin, end within seconds of SIGINT or SIGTERM."""
-    rclpy.init(args=list(args) if args is not None else None)
-    # A model that hangs must not keep the process alive once it was told to end.
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
-    node: StageNode | None = None
-    try:
-        node = make()
-        node.publish_diagnostics()
-        node.autostart()
-        spin([node])
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (ValueError, InvalidInput, rclpy.exceptions.ParameterException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    finally:
-        signal.alarm(10)
-        if node is not None:
-            with contextlib.suppress(Exception):
-                node.close()
-        rclpy.try_shutdown()
-        signal.alarm(0)
-    return node.exit_code

@@ -17,8 +17,8 @@ from sparseoccvla_ros.core.paths import share
 from . import graph
 from .graph import NodeEntry
 
-STOP_SECONDS = (6.0, 4.0)
-"""How long a process gets after SIGINT, then after SIGTERM, before it is killed."""
+STOP_SECONDS = 10.0
+"""How long a process gets after SIGTERM before it is killed: more than the longest `end_seconds` of a node."""
 RESPAWN_SECONDS = 1.0
 
 
@@ -124,14 +124,17 @@ class Supervisor:
         return ended
 
     def stop(self, names: Sequence[str] | None = None) -> None:
-        """Stop processes in order: SIGINT, then SIGTERM, then SIGKILL."""
+        """Stop processes: SIGTERM, then SIGKILL.
+
+        Nodes take SIGINT as well, but an interpreter that is only starting would answer it with a traceback.
+        """
         chosen = [p for n, p in self.processes.items() if names is None or n in names]
-        for kind, patience in zip((signal.SIGINT, signal.SIGTERM, signal.SIGKILL), (*STOP_SECONDS, 5.0), strict=True):
+        for kind, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 5.0)):
             alive = [p for p in chosen if p.popen.poll() is None]
             if not alive:
                 break
             for process in alive:
-                if kind is not signal.SIGINT:
+                if kind is signal.SIGKILL:
                     self._on_event(f"{process.entry.name} did not end in time: sending {kind.name}")
                 process.popen.send_signal(kind)
             until = time.monotonic() + patience

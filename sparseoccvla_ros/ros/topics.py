@@ -101,8 +101,9 @@ INPUTS: tuple[Topic, ...] = (
     Topic("/odom", "nav_msgs/msg/Odometry", "user", "sensor", "ego pose and twist; the name comes from the profile"),
     Topic("reasoning/question", "std_msgs/msg/String", "user", "output", "a question about the scene"),
     Topic("planning/command", "std_msgs/msg/String", "user", "output", "left, straight or right"),
-    Topic("planning/route", "nav_msgs/msg/Path", "user", "latched", "a route; commands are derived from it"),
-    Topic("planning/goal", "geometry_msgs/msg/PoseStamped", "user", "latched", "a goal; commands are derived from it"),
+    # Volatile, which connects to every reliable publisher: RViz's goal tool and `ros2 topic pub` offer no more.
+    Topic("planning/route", "nav_msgs/msg/Path", "user", "output", "a route; commands are derived from it"),
+    Topic("planning/goal", "geometry_msgs/msg/PoseStamped", "user", "output", "a goal; commands are derived from it"),
 )
 
 TOPICS: tuple[Topic, ...] = OUTPUTS + INPUTS

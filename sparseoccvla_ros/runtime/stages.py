@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -82,15 +83,18 @@ def build_occupancy(preset: Preset, device: str = "cpu") -> OccupancyEncoder:
     return _finish(OccupancyEncoder(preset.occupancy), "occupancy", preset, pick_device(device))
 
 
-def build_reasoning(preset: Preset, device: str = "cpu") -> Reasoner:
+def build_reasoning(
+    preset: Preset, device: str = "cpu", progress: Callable[[str], object] = lambda text: None
+) -> Reasoner:
     """The reasoner of a preset with its language model (converted into the cache on first use), adapter merged.
 
-    Raises InvalidInput("preset", ...) when the preset has no such stage.
+    progress: told when that conversion begins and ends. Raises InvalidInput("preset", ...) when the preset has no such
+    stage.
     """
     preset.need("reasoning")
     anchors = AnchorSet.load(preset.anchors)
     config, where = preset.reasoning, pick_device(device)
-    model = load_language_model(config.language_model, cache_folder(), config.dtype, device=where)
+    model = load_language_model(config.language_model, cache_folder(), config.dtype, device=where, progress=progress)
     torch.manual_seed(preset.seed + 1)
     reasoner = Reasoner(config, model, anchors.flat)
     if ADAPTER in preset.weights:

@@ -29,6 +29,7 @@ def launched(tmp_path, preset, monkeypatch):
         time.sleep(0.1)
     assert len(nodes) == 4, (tmp_path / "log").read_text()
     yield process, nodes
+    assert "Traceback" not in (tmp_path / "log").read_text()
     for child in (*nodes, psutil.Process(process.pid) if process.poll() is None else None):
         if child is not None and child.is_running():
             child.kill()
@@ -38,8 +39,10 @@ def launched(tmp_path, preset, monkeypatch):
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
 def test_nodes_end_with_the_launcher(launched, kind, code):
     process, nodes = launched
+    began = time.monotonic()
     os.kill(process.pid, kind)
     assert process.wait(20) == code
+    assert time.monotonic() - began < 8, "5 s on two free cores"
     _, alive = psutil.wait_procs(nodes, timeout=15)
     assert not alive, [p.cmdline() for p in alive]
 
@@ -51,6 +54,8 @@ def test_nodes_end_with_the_launcher(launched, kind, code):
         (["profile:=tesla"], "tesla"),
         (["rubbish"], "NAME:=VALUE"),
         (["bag:=no/such/bag"], "no/such/bag"),
+        (["params_file:=no/such.yaml"], "no/such.yaml"),
+        (["rviz:=true"], "ros2 launch"),
     ],
 )
 def test_wrong_arguments_are_one_line(words, expected):

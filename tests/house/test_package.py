@@ -146,6 +146,13 @@ def test_launch_arguments_resolve_and_refuse() -> None:
         graph.resolve({"rate": "1"}, with_bag=False)
 
 
+@pytest.mark.parametrize("name", ["bag", "params_file", "calibration_file"])
+def test_a_launch_refuses_a_missing_file(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: no/such/file"):
+        graph.resolve_checked({name: "no/such/file"}, with_bag=True)
+    assert Path(graph.resolve_checked({}, with_bag=True)["bag"]).is_dir()
+
+
 @pytest.mark.parametrize("name", ["bringup", "nuscenes_bag"])
 def test_launch_file_builds_where_launch_is_installed(name: str) -> None:
     pytest.importorskip("launch_ros", reason="launch_ros is not in the wheels")

@@ -59,6 +59,16 @@ def test_cancel_ends_the_answer(scene, until):
     assert node.active
 
 
+def test_a_question_before_the_first_scene_says_so(graph, preset, until):
+    graph.add(ReasoningNode, preset=preset, question_period=0.0)
+    client = ActionClient(graph.probe, AskScene, "reasoning/ask")
+    assert client.wait_for_server(timeout_sec=10)
+    goal, _ = ask(client, until, "What is ahead?")
+    result = goal.get_result_async()
+    assert until(result.done, 10)
+    assert "no scene" in result.result().result.reason
+
+
 @pytest.mark.parametrize("question", ["", "   ", "x" * 501, "ring\x07 the bell"])
 def test_odd_questions_are_refused(scene, until, question):
     _, node, client, _ = scene

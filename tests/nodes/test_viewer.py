@@ -1,11 +1,13 @@
 """The viewer beside a running stack: a page in a browser, a recording, a bag of outputs, a picture."""
 
 import socket
+import time
 import urllib.request
 
 import cv2
 import numpy as np
 import pytest
+from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.voxels import SparseVoxels
@@ -14,8 +16,10 @@ from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.planning import PlanningNode
 from sparseoccvla_ros.nodes.viewer import ViewerNode
 from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.qos import PROFILES
 
 pytestmark = pytest.mark.ros
+START = 1_700_000_000 * 10**9
 
 
 def free_port() -> int:
@@ -34,7 +38,7 @@ def free_port() -> int:
 def test_viewer_serves_and_writes(graph, preset, frames, until, tmp_path):
     port = free_port()
     graph.add(OccupancyNode, preset=preset)
-    graph.add(PlanningNode, preset=preset)
+    graph.add(PlanningNode, preset=preset, stale_after=60.0)
     viewer = graph.add(ViewerNode, preset=preset, out=str(tmp_path / "out"), serve=True, port=port, picture_at=0.5)
     plans = graph.probe.listen("planning/plan")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
@@ -68,3 +72,18 @@ def test_viewer_without_a_place_to_write_writes_nothing(graph, preset, frames, u
     viewer.trigger_deactivate()
     viewer.trigger_cleanup()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_recorded_before_the_first_clock(graph, preset, until, tmp_path):
+    """A record at time 0 makes a bag of fifty years, which nobody can play."""
+    viewer = graph.add(ViewerNode, preset=preset, out=str(tmp_path / "out"), use_sim_time=True)
+    clock = graph.probe.create_publisher(Clock, "/clock", PROFILES["output"])
+    time.sleep(1.0)  # five rounds of its own diagnostics
+    clock.publish(Clock(clock=messages.time_msg(START)))
+    assert until(lambda: viewer.get_clock().now().nanoseconds >= START, 10)
+    time.sleep(1.0)
+    viewer.trigger_deactivate()
+    viewer.trigger_cleanup()
+    with BagReader(tmp_path / "out" / "outputs") as bag:
+        assert bag.topics["/diagnostics"].count > 0
+        assert bag.start >= START

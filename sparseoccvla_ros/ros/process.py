@@ -1,0 +1,103 @@
+"""The process of a node: it loads while its services answer, and ends within seconds of SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.signals import SignalHandlerOptions
+
+from .stage_node import StageNode, spin
+
+
+def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> int:
+    """The main of a node's process: make the nodes, autostart and spin them, end the process.
+
+    rclpy's own signal handlers stay out: they invalidate the context at once, so that whatever a thread is about to
+    publish raises, and the empty path that stops a follower would never leave. Here nodes close first.
+
+    Args:
+        makes: Calls that make the nodes of this process; each node spins in a thread of its own.
+        args: Command line, as rclpy takes it.
+
+    Returns:
+        2 when a parameter is refused. Otherwise it does not return: the process ends with the nodes' exit code.
+    """
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: ended.set())
+    rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
+    nodes: list[StageNode] = []
+    try:
+        for make in makes:
+            nodes.append(make())
+    except (ValueError, ParameterException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        for node in nodes:
+            node.close()
+        rclpy.try_shutdown()
+        return 2
+    threads = [threading.Thread(target=_spin, args=(node, ended), name=node.get_name(), daemon=True) for node in nodes]
+    for thread in threads:
+        thread.start()
+    # Beside the spinning, so that parameters and lifecycle states can be asked for while a model loads.
+    threading.Thread(target=_autostart, args=(nodes,), name="autostart", daemon=True).start()
+    ended.wait()
+    _end(nodes, threads)
+    return 0
+
+
+def _spin(node: StageNode, ended: threading.Event) -> None:
+    try:
+        spin([node], node.context, ended)
+    except Exception:
+        traceback.print_exc()
+        node.exit_code = 1
+    finally:
+        ended.set()
+
+
+def _autostart(nodes: Sequence[StageNode]) -> None:
+    for node in nodes:
+        try:
+            node.publish_diagnostics()
+            node.autostart()
+        except Exception as error:  # a lifecycle manager was faster, or the process ends
+            if not node.closing:
+                node.get_logger().error(f"autostart: {error}")
+
+
+def _end(nodes: Sequence[StageNode], spinning: Sequence[threading.Thread]) -> None:
+    """Close the nodes and end the process, without the threads that are still inside a model by then.
+
+    The interpreter's own end would wait for them, and unloading torch alone takes seconds on a busy machine.
+    """
+    until = time.monotonic() + max(node.end_seconds for node in nodes)
+    for node in nodes:
+        node.closing = True
+    for thread in spinning:  # no callback may meet a destroyed handle
+        thread.join(1.0)
+    closers = [threading.Thread(target=_close, args=(node.close,), daemon=True) for node in nodes]
+    for thread in closers:
+        thread.start()
+    for thread in closers:
+        thread.join(max(0.0, until - time.monotonic()))
+    for node in nodes:
+        _close(node.destroy_node)  # else others would believe in it until its lease ends, 20 s later
+    _close(rclpy.try_shutdown)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(max(node.exit_code for node in nodes))
+
+
+def _close(close: Callable[[], object]) -> None:
+    with contextlib.suppress(Exception):
+        close()

@@ -1,0 +1,112 @@
+"""A node's process: services answer while it loads, and it ends cleanly whenever it is told to."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.srv import GetState
+from rcl_interfaces.srv import ListParameters
+
+from sparseoccvla_ros.nodes.occupancy import OccupancyNode
+from sparseoccvla_ros.nodes.planning import PlanningNode
+from sparseoccvla_ros.ros import messages, process
+
+pytestmark = pytest.mark.ros
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_services_answer_while_a_node_loads(graph, preset, until):
+    load = threading.Event()
+
+    class Loading(PlanningNode):
+        def setup(self) -> None:
+            assert load.wait(60)
+            super().setup()
+
+    node = graph.add(Loading, autostart=False, preset=preset)
+    loading = threading.Thread(target=process._autostart, args=([node],), daemon=True)
+    loading.start()
+    for kind, name in ((ListParameters, "planning/list_parameters"), (GetState, "planning/get_state")):
+        client = graph.probe.create_client(kind, name)
+        assert client.wait_for_service(timeout_sec=10)
+        answer = client.call_async(kind.Request())
+        assert until(answer.done, 10), name
+        assert not node.active
+    load.set()
+    assert until(lambda: node.active, 30)
+    loading.join(10)
+
+
+@pytest.fixture
+def start(graph, preset, tmp_path):
+    """Starts `python -m sparseoccvla_ros.nodes.planning` in the graph's domain; what it says goes to `log`."""
+    log = tmp_path / "log"
+    started = []
+
+    def go() -> subprocess.Popen:
+        words = ["--ros-args", "-r", "__ns:=/sparseoccvla", "-p", f"preset:='{preset}'"]
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(graph.domain_id)}
+        with log.open("w") as stream:
+            command = [sys.executable, "-m", "sparseoccvla_ros.nodes.planning", *words]
+            started.append(subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, cwd=ROOT))
+        return started[-1]
+
+    yield go, log
+    for one in started:
+        one.kill()
+        one.wait(10)
+
+
+def ended_in_time(one: subprocess.Popen, log: Path) -> float:
+    one.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert one.wait(15) == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+    return time.monotonic() - began
+
+
+def test_ctrl_c_stops_the_follower_before_the_process_ends(graph, preset, frames, until, start):
+    go, log = start
+    one = go()
+    graph.add(OccupancyNode, preset=preset)
+    paths = graph.probe.listen("planning/path")
+    for i in range(60):  # the node may only be loading
+        graph.probe.send("frames", messages.frames_to_msg(frames(i)))
+        if until(lambda: paths, 0.5):
+            break
+    assert paths[-1].poses, log.read_text()
+    assert ended_in_time(one, log) < 5
+    assert until(lambda: not paths[-1].poses, 5), "a follower would drive on"
+    assert until(lambda: graph.probe.count_publishers("planning/path") == 0, 5), "others still believe in the node"
+
+
+def test_ctrl_c_during_imports_is_silent(start, until):
+    go, log = start
+    one = go()
+    assert until(lambda: "libtorch" in Path(f"/proc/{one.pid}/maps").read_text(), 30)
+    assert ended_in_time(one, log) < 5
+    assert log.read_text() == ""
+
+
+@pytest.mark.parametrize("latched", [False, True])
+def test_goal_of_an_ordinary_and_of_a_latched_publisher_arrives(graph, preset, frames, until, latched):
+    """RViz's goal tool and `ros2 topic pub` are volatile; a route server may be latched."""
+    graph.add(OccupancyNode, preset=preset)
+    graph.add(PlanningNode, preset=preset)
+    plans = graph.probe.listen("planning/plan")
+    graph.probe.send("frames", messages.frames_to_msg(frames(0)))
+    assert until(lambda: plans, 20)
+    goal = PoseStamped()
+    goal.header.frame_id = "map"
+    goal.pose.position.x, goal.pose.position.y, goal.pose.orientation.w = 20.0, 20.0, 1.0
+    graph.probe.send("planning/goal", goal, "latched" if latched else "output")
+    until(lambda: False, 0.5)
+    graph.probe.send("frames", messages.frames_to_msg(frames(1)))
+    assert until(lambda: len(plans) > 1, 20)
+    assert (plans[-1].command, plans[-1].command_source) == ("left", "route")
