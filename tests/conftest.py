@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from sparseoccvla_ros.data.nuscenes_index import NuscenesIndex
+    from sparseoccvla_ros.data.nuscenes.index import NuscenesIndex
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nuScenes-layout root of two short drives of the world: seven keyframes each, tiny images; never written to."""
     import torch
 
-    from sparseoccvla_ros.data.nuscenes_layout import write_world_root
+    from sparseoccvla_ros.data.nuscenes.writer import write_world_root
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -43,7 +43,7 @@ def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def world_index(world_root: Path) -> NuscenesIndex:
     """Its index."""
-    from sparseoccvla_ros.data.nuscenes_layout import VERSION
-    from sparseoccvla_ros.data.nuscenes_prepare import prepare
+    from sparseoccvla_ros.data.nuscenes.prepare import prepare
+    from sparseoccvla_ros.data.nuscenes.writer import VERSION
 
     return prepare(world_root, VERSION)

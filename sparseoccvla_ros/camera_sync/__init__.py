@@ -1,0 +1,1 @@
+"""Camera images and vehicle pose brought to one stamp: the first stage."""

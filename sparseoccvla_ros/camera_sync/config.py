@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ..core.classes import CAMERAS
 from ..core.errors import InvalidInput
-from ..core.occ3d import CAMERAS
 
 
 class MissingPolicy(StrEnum):

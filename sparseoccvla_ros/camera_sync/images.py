@@ -19,7 +19,7 @@ import numpy as np
 from ..core.errors import InvalidInput
 from .calibration import CalibrationMismatch, CameraModel, rectifying_maps
 from .config import ImageConfig
-from .headers import check_size, read_header
+from .image_header import check_size, read_header
 
 ENCODINGS: dict[str, tuple[int, int | None]] = {
     "rgb8": (3, None),

@@ -12,7 +12,7 @@ import numpy as np
 from ..core import geometry
 from ..core.errors import InvalidInput
 from . import calibration
-from .assemble import CameraSync
+from .frame_assembler import CameraSync
 from .images import CompressedImage, RawImage
 from .profiles import CameraInput, Profile
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from ..core.classes import CAMERAS
 from ..core.errors import InvalidInput
-from ..core.occ3d import CAMERAS
 from ..core.paths import share
 from .config import SyncConfig
 

@@ -140,10 +140,10 @@ def play(
     paused: Annotated[bool, typer.Option("--start-paused", help="wait for the ~/pause service")] = False,
 ) -> None:
     """Play a bag as live topics with /clock. Ctrl-C ends; ~/pause and ~/step are services."""
-    from sparseoccvla_ros.data.bag_reader import BagReader
-    from sparseoccvla_ros.data.commands import one_line_errors
+    from sparseoccvla_ros.bringup.supervisor import big_message_environment
+    from sparseoccvla_ros.cli.console import one_line_errors
+    from sparseoccvla_ros.data.bags.reader import BagReader
     from sparseoccvla_ros.nodes.bag_player import main as player
-    from sparseoccvla_ros.ros.supervisor import big_message_environment
 
     with one_line_errors():
         BagReader(bag).close()
@@ -156,12 +156,12 @@ def play(
 
 def main() -> int:
     """Entry point; a wrong input is one line, not a traceback."""
+    from sparseoccvla_ros.cli.bag import app as bag_app
     from sparseoccvla_ros.cli.data import app as data_app
     from sparseoccvla_ros.cli.eval import app as eval_app
     from sparseoccvla_ros.cli.models import app as models_app
     from sparseoccvla_ros.cli.train import app as train_app
     from sparseoccvla_ros.core.errors import InvalidInput
-    from sparseoccvla_ros.data.commands import app as bag_app
 
     bag_app.command("play")(play)
     # Told to end, unwind as for Ctrl-C, so that every process that was started is stopped.

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sparseoccvla_ros.core.errors import InvalidInput
 
-from .play_through import isolated_domain
+from ..bringup.run_on_bag import isolated_domain
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _machine() -> dict[str, Any]:
 
 def _end_to_end(console: Console, choices: Choices) -> dict[str, Any]:
     """The whole stack on a bag, without the viewer: camera to path and its parts, at several rates."""
-    from .bench_end_to_end import bench_end_to_end
+    from ..bench.end_to_end import bench_end_to_end
 
     isolated_domain()
     return bench_end_to_end(console, choices.preset, choices.bag, choices.rate, choices.hz, variants=choices.variants)
@@ -59,7 +59,7 @@ def _end_to_end(console: Console, choices: Choices) -> dict[str, Any]:
 
 def _messages(console: Console, choices: Choices) -> dict[str, Any]:
     """Building, reading and delivering the large messages, next to the plain way of doing it in the same run."""
-    from .bench_messages import bench_messages
+    from ..bench.messages import bench_messages
 
     isolated_domain()
     return bench_messages(console)
@@ -67,21 +67,21 @@ def _messages(console: Console, choices: Choices) -> dict[str, Any]:
 
 def _occupancy(console: Console, choices: Choices) -> dict[str, Any]:
     """The sparse occupancy encoder by stages, paths, precision and device."""
-    from .bench_occupancy import bench_occupancy
+    from ..bench.occupancy import bench_occupancy
 
     return bench_occupancy(console, choices.preset)
 
 
 def _runtimes(console: Console, choices: Choices) -> dict[str, Any]:
     """The encoder in torch, ONNX Runtime and OpenVINO, in turns."""
-    from .bench_runtimes import bench_runtimes
+    from ..bench.runtimes import bench_runtimes
 
     return bench_runtimes(console, choices.preset, choices.bag)
 
 
 def _soak(console: Console, choices: Choices) -> dict[str, Any]:
     """All nodes for a long time: memory, threads, shared memory."""
-    from .bench_soak import bench_soak
+    from ..bench.soak import bench_soak
 
     isolated_domain()
     return bench_soak(console, choices.preset, choices.minutes)
@@ -89,7 +89,7 @@ def _soak(console: Console, choices: Choices) -> dict[str, Any]:
 
 def _hardware(console: Console, choices: Choices) -> dict[str, Any]:
     """A paper-size preset on this machine's device."""
-    from .bench_hardware import bench_hardware
+    from ..bench.hardware import bench_hardware
 
     return bench_hardware(console, choices.preset, choices.reduced)
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sparseoccvla_ros.data.commands import one_line_errors, progress
+from sparseoccvla_ros.cli.console import one_line_errors, progress
 
 if TYPE_CHECKING:
-    from sparseoccvla_ros.data.nuscenes_check import Check
+    from sparseoccvla_ros.data.nuscenes.check import Check
 
 app = typer.Typer(no_args_is_help=True, help="Check and prepare a nuScenes folder, or make one of the synthetic world.")
 
@@ -26,8 +26,8 @@ Version = Annotated[str, typer.Option(help="table folder such as v1.0-mini; auto
 def check(root: Root, version: Version = "auto") -> None:
     """Say what a nuScenes folder holds, what is missing and where it goes, and what can be done with it."""
     with one_line_errors():
-        from sparseoccvla_ros.data.nuscenes_check import check as look
-        from sparseoccvla_ros.data.nuscenes_index import pick_version
+        from sparseoccvla_ros.data.nuscenes.check import check as look
+        from sparseoccvla_ros.data.nuscenes.index import pick_version
 
         version = pick_version(root, version)
         large = (root / version / f"{name}.json" for name in ("sample_data", "ego_pose"))
@@ -54,9 +54,9 @@ def prepare(
     """Read the tables once and write the index that training and evaluation start from, with anchors."""
     with one_line_errors():
         from sparseoccvla_ros.core.errors import InvalidInput
-        from sparseoccvla_ros.data.nuscenes_index import index_path, pick_version
-        from sparseoccvla_ros.data.nuscenes_prepare import prepare as derive
-        from sparseoccvla_ros.data.nuscenes_prepare import summary, training_anchors
+        from sparseoccvla_ros.data.nuscenes.index import index_path, pick_version
+        from sparseoccvla_ros.data.nuscenes.prepare import prepare as derive
+        from sparseoccvla_ros.data.nuscenes.prepare import summary, training_anchors
 
         version = pick_version(root, version)
         target = out or index_path(root, version)
@@ -88,7 +88,7 @@ def world_root(
 ) -> None:
     """Write the synthetic world as a nuScenes folder with Occ3D, OmniDrive and CAN bus files."""
     with one_line_errors():
-        from sparseoccvla_ros.data.nuscenes_layout import write_world_root
+        from sparseoccvla_ros.data.nuscenes.writer import write_world_root
 
         with progress(f"driving into {out.name}") as report:
             write_world_root(out, range(seed, seed + scenes), seconds, height, round(height * 16 / 9), "n015", report)
@@ -108,11 +108,11 @@ def speed(
     """Measure how fast training samples are loaded and augmented."""
     with one_line_errors():
         from sparseoccvla_ros.data.augment import ImageAugmentation
-        from sparseoccvla_ros.data.nuscenes import NuscenesSamples, whole_images
-        from sparseoccvla_ros.data.nuscenes_index import open_index
-        from sparseoccvla_ros.data.nuscenes_labels import occ3d_folder
+        from sparseoccvla_ros.data.nuscenes.dataset import NuscenesSamples, whole_images
+        from sparseoccvla_ros.data.nuscenes.index import open_index
+        from sparseoccvla_ros.data.nuscenes.labels import occ3d_folder
         from sparseoccvla_ros.runtime.presets import load_preset
-        from sparseoccvla_ros.train.plan import Feed
+        from sparseoccvla_ros.train.data_loader import Feed
 
         found = load_preset(preset)
         augment = ImageAugmentation(height=found.image.height, width=found.image.width)

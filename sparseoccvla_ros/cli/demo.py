@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.runtime.presets import load_preset
 
-from .play_through import Outcome, isolated_domain, play_through
-from .tables import latency_table, node_table, state_lines
+from ..bringup.run_on_bag import Outcome, isolated_domain, play_through
+from ..bringup.tables import latency_table, node_table, state_lines
 
 
 def run_demo(

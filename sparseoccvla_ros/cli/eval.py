@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sparseoccvla_ros.data.commands import one_line_errors
+from sparseoccvla_ros.cli.console import one_line_errors
 
 if TYPE_CHECKING:
-    from sparseoccvla_ros.eval.tasks.run import EvaluationReport
+    from sparseoccvla_ros.eval.tasks.evaluator import EvaluationReport
 
 app = typer.Typer(help="Evaluate a preset.", no_args_is_help=True)
 
@@ -64,8 +64,8 @@ def world(
     with one_line_errors():
         import torch
 
-        from sparseoccvla_ros.data.world_samples import SPLITS
-        from sparseoccvla_ros.eval.tasks.run import Wanted
+        from sparseoccvla_ros.data.synthetic.dataset import SPLITS
+        from sparseoccvla_ros.eval.tasks.evaluator import Wanted
         from sparseoccvla_ros.eval.world.evaluation import SCENES, Request, evaluate_world
         from sparseoccvla_ros.eval.world.seeds import seed_range
 
@@ -114,8 +114,8 @@ def nuscenes(
         from accelerate.utils import gather_object
 
         from sparseoccvla_ros.eval.nuscenes.evaluation import Request, evaluate_nuscenes
-        from sparseoccvla_ros.eval.tasks.run import Wanted
-        from sparseoccvla_ros.runtime.stages import pick_device
+        from sparseoccvla_ros.eval.tasks.evaluator import Wanted
+        from sparseoccvla_ros.runtime.factory import pick_device
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         torch.set_num_threads(threads or os.cpu_count() or 1)
@@ -151,9 +151,9 @@ def _tasks(text: str) -> tuple[str, ...]:
 
 def _leave(report: EvaluationReport, folder: Path, json_file: Path | None, console: Console) -> None:
     """Write page, pictures, plots and numbers into the folder, and the tables onto the terminal."""
-    from sparseoccvla_ros.cli.eval_pictures import save_pictures
-    from sparseoccvla_ros.cli.eval_plots import save_plots
-    from sparseoccvla_ros.eval.tasks.page import to_markdown
+    from sparseoccvla_ros.eval.report.page import to_markdown
+    from sparseoccvla_ros.eval.report.pictures import save_pictures
+    from sparseoccvla_ros.eval.report.plots import save_plots
 
     pictures, plots = save_pictures(report.shown, folder), save_plots(report.numbers, folder)
     command = "./run " + shlex.join(a for a in sys.argv[1:] if a)

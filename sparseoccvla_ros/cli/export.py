@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -16,30 +15,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from sparseoccvla_ros.core.paths import bundled_bag
-from sparseoccvla_ros.data.bag_frames import bag_frames
+from sparseoccvla_ros.data.bags.offline_sync import bag_frames
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
-from sparseoccvla_ros.runtime.accelerate import graphs_of, precisions
-from sparseoccvla_ros.runtime.engines import CannotBuild, backend
+from sparseoccvla_ros.runtime.backends.base import CannotBuild
+from sparseoccvla_ros.runtime.backends.registry import backend
 from sparseoccvla_ros.runtime.export import Built, build
-from sparseoccvla_ros.runtime.graphs import Graph, Recording, Sample, planner_graph, planner_samples, record
+from sparseoccvla_ros.runtime.factory import build_planning
+from sparseoccvla_ros.runtime.onnx_graphs import Recording, planner_graph, planner_samples, record
 from sparseoccvla_ros.runtime.presets import Preset, load_preset
-from sparseoccvla_ros.runtime.stages import build_occupancy, build_planning
 
-FRAMES = 8
-"""Frame sets of the bag that parity is verified on; the newest three of them are compared."""
-
+from ..runtime.export_jobs import FRAMES, Job, _occupancy_jobs, build_encoder
 
 _CAPTION = "off: largest difference from torch in float32, as a share of the largest value"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A graph with real inputs, what to compute in, and whether the stack needs its engine."""
-
-    graph: Graph
-    samples: list[Sample]
-    precision: str = "float32"
-    needed: bool = False
 
 
 def run_export(preset: str, runtime: str, out: Path | None, bag: Path | None, precision: str) -> int:
@@ -95,27 +82,6 @@ def recording(encoder: OccupancyEncoder, preset: Preset, bag: Path | None = None
     """Real inputs of the graphs, from a bag (the bundled one if not given)."""
     frames = list(islice(bag_frames(bag or bundled_bag(), preset.image), FRAMES))
     return record(encoder, frames)
-
-
-def build_encoder(preset: Preset, precision: str = "preset") -> OccupancyEncoder:
-    """The preset's encoder on the CPU; precision: float32 or bfloat16 of the backbone, or the preset's own."""
-    encoder = build_occupancy(preset)
-    if precision != "preset":
-        encoder.config = encoder.config.replace(backbone_dtype=precision)
-    return encoder
-
-
-def build_engines(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording) -> list[Built]:
-    """Image and decoder engine of an encoder. Raises CannotBuild."""
-    return [
-        build(preset.name, job.graph, runtime, job.samples, job.precision, torch.get_num_threads())
-        for job in _occupancy_jobs(encoder, preset, runtime, seen)
-    ]
-
-
-def _occupancy_jobs(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording) -> list[Job]:
-    graphs, kinds = graphs_of(encoder, preset, runtime), precisions(encoder, runtime)
-    return [Job(graphs[0], seen.images, kinds[0], True), Job(graphs[1], seen.decoder, kinds[1], True)]
 
 
 def _jobs(preset: Preset, runtime: str, bag: Path, precision: str) -> Iterator[Job]:

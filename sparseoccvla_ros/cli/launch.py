@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from sparseoccvla_ros.bringup import launch_config
+from sparseoccvla_ros.bringup.supervisor import Supervisor
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.ros import graph
 from sparseoccvla_ros.ros.parameters import as_yaml
-from sparseoccvla_ros.ros.supervisor import Supervisor
 
 
 def parse_arguments(words: Sequence[str]) -> dict[str, str]:
@@ -40,14 +40,14 @@ def run_launch(words: Sequence[str], show_args: bool, print_params: bool) -> int
         return 0
     given = parse_arguments(words)
     with_bag = "bag" in given
-    values = graph.resolve_checked(given, with_bag)
+    values = launch_config.resolve_checked(given, with_bag)
     if values["rviz"] == "true":
         raise InvalidInput("rviz", "RViz is started by `ros2 launch`, on a ROS install; with the wheels use ./run view")
     with Supervisor(values, on_event=lambda text: console.print(f"[yellow]{text}[/]")) as supervisor:
         supervisor.start_all(with_bag)
         while not ended.wait(0.2):
             for process in supervisor.poll():
-                if process.entry is graph.BAG_PLAYER:
+                if process.entry is launch_config.BAG_PLAYER:
                     ended.wait(2.0)
                     return process.ended or 0
             running = [p for p in supervisor.processes.values() if p.popen.poll() is None]
@@ -58,6 +58,6 @@ def run_launch(words: Sequence[str], show_args: bool, print_params: bool) -> int
 
 def _show_arguments() -> None:
     table = Table("argument", "default", "choices", "meaning", title="./run launch NAME:=VALUE ...")
-    for argument in graph.ARGUMENTS + graph.BAG_ARGUMENTS:
+    for argument in launch_config.ARGUMENTS + launch_config.BAG_ARGUMENTS:
         table.add_row(argument.name, argument.default or "''", " ".join(argument.choices), argument.what)
     Console().print(table)

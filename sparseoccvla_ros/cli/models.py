@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sparseoccvla_ros.cli.console import one_line_errors
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.data.commands import one_line_errors
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.occupancy.config import OccupancyConfig
@@ -233,12 +233,12 @@ def _files(folder: Path) -> list[Path]:
 
 def _language_model(name: str) -> str:
     """Whether a language model is there."""
-    from sparseoccvla_ros.reasoning import random_model, smollm2
-    from sparseoccvla_ros.reasoning.language_model import model_folder
+    from sparseoccvla_ros.reasoning.llm import dummy_llm, smollm2
+    from sparseoccvla_ros.reasoning.llm.language_model import model_folder
 
     if name == smollm2.NAME:
         return "package installed" if smollm2.package_file() else "package missing"
-    there = name in random_model.NAMES or (model_folder(name) / "config.json").is_file()
+    there = name in dummy_llm.NAMES or (model_folder(name) / "config.json").is_file()
     return "present" if there else f"missing, ./run models fetch {name}"
 
 

@@ -12,18 +12,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from sparseoccvla_ros.cli.console import one_line_errors
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.data.commands import one_line_errors
 
 from .train_later import DEFAULTS, Encoder, Reasoning_, Worlds, anchors, cache, run
 
 if TYPE_CHECKING:
-    from sparseoccvla_ros.data.nuscenes import NuscenesSamples
-    from sparseoccvla_ros.data.samples import Augmentation, DrivingSamples
-    from sparseoccvla_ros.data.world_samples import WorldSamples
+    from sparseoccvla_ros.data.dataset import Augmentation, DrivingSamples
+    from sparseoccvla_ros.data.nuscenes.dataset import NuscenesSamples
+    from sparseoccvla_ros.data.synthetic.dataset import WorldSamples
     from sparseoccvla_ros.occupancy.losses import LossWeights
     from sparseoccvla_ros.runtime.presets import Preset
-    from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
+    from sparseoccvla_ros.train.stages.occupancy import OccupancyStage, OccupancyStageSettings
     from sparseoccvla_ros.train.trainer import Report
 
 app = typer.Typer(help="Train a stage of a preset, or prepare the data for it.")
@@ -55,8 +55,8 @@ def prepare(
 ) -> None:
     """Render scenes of the synthetic world into the cache. Ctrl-C ends; what is done stays."""
     with one_line_errors():
-        from sparseoccvla_ros.data.world_cache import prepare_scenes
-        from sparseoccvla_ros.data.world_samples import SPLITS, world_settings
+        from sparseoccvla_ros.data.synthetic.dataset import SPLITS, world_settings
+        from sparseoccvla_ros.data.synthetic.scenes import prepare_scenes
         from sparseoccvla_ros.runtime.presets import load_preset
 
         found = load_preset(preset)
@@ -83,7 +83,7 @@ def ship(
     """Put the weights of a run into a preset: float16, with their sha256 in its config.yaml."""
     with one_line_errors():
         from sparseoccvla_ros.runtime.presets import load_preset
-        from sparseoccvla_ros.train.ship import ship as put
+        from sparseoccvla_ros.train.export_weights import ship as put
 
         target = put(weights, load_preset(preset).folder, stage, train_seeds)
         Console(stderr=True).print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
@@ -133,13 +133,13 @@ def train(
     with one_line_errors():
         import torch
 
-        from sparseoccvla_ros.core.occ3d import LABEL
-        from sparseoccvla_ros.data.samples import Augmentation
+        from sparseoccvla_ros.core.classes import LABEL
+        from sparseoccvla_ros.data.dataset import Augmentation
         from sparseoccvla_ros.occupancy.losses import LossWeights
+        from sparseoccvla_ros.runtime.factory import pick_device
         from sparseoccvla_ros.runtime.presets import load_preset
-        from sparseoccvla_ros.runtime.stages import pick_device
-        from sparseoccvla_ros.train.occupancy_stage import OccupancyStageSettings
         from sparseoccvla_ros.train.settings import TrainSettings
+        from sparseoccvla_ros.train.stages.occupancy import OccupancyStageSettings
         from sparseoccvla_ros.train.trainer import Trainer
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -210,7 +210,7 @@ def _occupancy_stage(
 ) -> OccupancyStage:
     from sparseoccvla_ros.occupancy import checkpoints
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
-    from sparseoccvla_ros.train.occupancy_stage import OccupancyStage
+    from sparseoccvla_ros.train.stages.occupancy import OccupancyStage
 
     encoder = OccupancyEncoder(preset.occupancy.replace(backbone_dtype=_precision(precision, device)))
     if init is not None:
@@ -219,7 +219,7 @@ def _occupancy_stage(
 
 
 def _world(split: str, worlds: str, count: int, preset: Preset, device: str, cached_only: bool = False) -> WorldSamples:
-    from sparseoccvla_ros.data.world_samples import WorldSamples, seeds_of, world_settings
+    from sparseoccvla_ros.data.synthetic.dataset import WorldSamples, seeds_of, world_settings
 
     frames = preset.occupancy.frames
     settings = world_settings(split, preset.image.height, preset.image.width, frames)
@@ -234,8 +234,8 @@ def _nuscenes(
 ) -> tuple[NuscenesSamples, NuscenesSamples, Augmentation]:
     """Samples to learn from, which hold whole images, samples to validate on, and what makes the former fit."""
     from sparseoccvla_ros.data.augment import ImageAugmentation
-    from sparseoccvla_ros.data.nuscenes import NuscenesSamples, whole_images
-    from sparseoccvla_ros.data.nuscenes_index import open_index
+    from sparseoccvla_ros.data.nuscenes.dataset import NuscenesSamples, whole_images
+    from sparseoccvla_ros.data.nuscenes.index import open_index
 
     opened, frames = open_index(root, path=index), preset.occupancy.frames
     augment = ImageAugmentation(height=preset.image.height, width=preset.image.width)

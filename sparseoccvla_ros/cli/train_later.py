@@ -19,11 +19,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sparseoccvla_ros.data.commands import one_line_errors
+from sparseoccvla_ros.cli.console import one_line_errors
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.runtime.presets import Preset
-    from sparseoccvla_ros.train.later import Source
+    from sparseoccvla_ros.train.build import Source
     from sparseoccvla_ros.train.settings import TrainSettings
     from sparseoccvla_ros.train.trainer import Report
 
@@ -56,13 +56,13 @@ def cache(
     with one_line_errors():
         import torch
 
-        from sparseoccvla_ros.data.future_labels import FutureLabels
-        from sparseoccvla_ros.data.question_cache import QuestionCache
-        from sparseoccvla_ros.data.readings import Readings
-        from sparseoccvla_ros.data.scene_features import prepare_features
+        from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache
+        from sparseoccvla_ros.runtime.factory import pick_device
         from sparseoccvla_ros.runtime.presets import load_preset
-        from sparseoccvla_ros.runtime.stages import pick_device
-        from sparseoccvla_ros.train import later
+        from sparseoccvla_ros.train import build as later
+        from sparseoccvla_ros.train.features.future_labels import FutureLabels
+        from sparseoccvla_ros.train.features.reasoning import Readings
+        from sparseoccvla_ros.train.features.synthetic import prepare_features
 
         torch.set_num_threads(threads or os.cpu_count() or 1)
         found = load_preset(preset)
@@ -105,8 +105,8 @@ def anchors(
     """Fit the preset's trajectory anchors to the world's drives and write them; the planner must then train anew."""
     with one_line_errors():
         from sparseoccvla_ros.core.errors import InvalidInput
-        from sparseoccvla_ros.data.world_drives import prepare_drives
-        from sparseoccvla_ros.data.world_samples import seeds_of
+        from sparseoccvla_ros.data.synthetic.dataset import seeds_of
+        from sparseoccvla_ros.data.synthetic.drives import prepare_drives
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.train.anchors import describe, refit
 
@@ -134,7 +134,7 @@ def run(
     dataroot: Path | None = None, index: Path | None = None, worlds: str = "plain",
 ) -> None:  # fmt: skip
     """Train stage 2 or a part of stage 3 on cached features: of the world, or of the nuScenes folder `dataroot`."""
-    from sparseoccvla_ros.train import later
+    from sparseoccvla_ros.train import build as later
     from sparseoccvla_ros.train.trainer import Trainer
 
     if dataroot is None:
@@ -162,10 +162,10 @@ def _nuscenes(
     dataroot: Path, index: Path | None,
 ) -> dict[str, Source]:  # fmt: skip
     """Features of a nuScenes folder and, where a trained reasoner is there, its readings; what is cached stays."""
-    from sparseoccvla_ros.data.nuscenes_index import open_index
-    from sparseoccvla_ros.data.readings import Readings
-    from sparseoccvla_ros.runtime.stages import parts_of
-    from sparseoccvla_ros.train import later
+    from sparseoccvla_ros.data.nuscenes.index import open_index
+    from sparseoccvla_ros.runtime.factory import parts_of
+    from sparseoccvla_ros.train import build as later
+    from sparseoccvla_ros.train.features.reasoning import Readings
 
     opened = open_index(dataroot, path=index)
     network, file = later.frozen_encoder(preset, encoder, device)

@@ -16,7 +16,7 @@ from threading import RLock
 import numpy as np
 
 from .errors import InvalidInput
-from .scalar_pose import (
+from .quaternion import (
     IDENTITY,
     ROTATION_TOLERANCE,
     Pose,

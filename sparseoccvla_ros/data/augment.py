@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ..core.errors import InvalidInput
-from .samples import Augmentation, Sample, mirrored, without_history
+from .dataset import Augmentation, Sample, mirrored, without_history
 
 SMALLEST, LARGEST = 0.38 / 0.44, 0.55 / 0.44
 """Of the reference: scale 0.38 .. 0.55 of the native image where the test takes 0.44."""

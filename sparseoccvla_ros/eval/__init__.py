@@ -1,0 +1,1 @@
+"""Evaluation: metrics/, protocols/, tasks/ and report/; nuscenes/ and world/ are the sources."""

@@ -12,13 +12,13 @@ from std_srvs.srv import SetBool, Trigger
 
 from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.data.bag_reader import BagReader
-from sparseoccvla_ros.data.playback import Clock, Message, Playback
+from sparseoccvla_ros.data.bags.playback import Clock, Message, Playback
+from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.ros.diagnostics import State
+from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
 from sparseoccvla_ros.ros.messages import time_msg
 from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.qos import PROFILES
-from sparseoccvla_ros.ros.stage_node import StageNode, message_class
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 

@@ -10,17 +10,17 @@ from functools import partial
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from sparseoccvla_ros.camera_sync.assemble import CameraSync
+from sparseoccvla_ros.camera_sync.drop_reasons import DropReason
+from sparseoccvla_ros.camera_sync.frame_assembler import CameraSync
 from sparseoccvla_ros.camera_sync.message_adapter import MessageAdapter
 from sparseoccvla_ros.camera_sync.profiles import CameraInput, profile
-from sparseoccvla_ros.camera_sync.statistics import DropReason
 from sparseoccvla_ros.ros import messages
-from sparseoccvla_ros.ros.bridge import cv_bridge_fallback
+from sparseoccvla_ros.ros.cv_bridge_compat import cv_bridge_fallback
+from sparseoccvla_ros.ros.intra_process import Item
+from sparseoccvla_ros.ros.latest_worker import Worker
+from sparseoccvla_ros.ros.lifecycle_base import StageNode
 from sparseoccvla_ros.ros.process import run
-from sparseoccvla_ros.ros.stage_links import Item
-from sparseoccvla_ros.ros.stage_node import StageNode
 from sparseoccvla_ros.ros.throttle import Throttle
-from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
 
 READY_TIMEOUT = 1.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+from sparseoccvla_ros.ros.intra_process import Handover
+from sparseoccvla_ros.ros.lifecycle_base import StageNode
 from sparseoccvla_ros.ros.process import run
-from sparseoccvla_ros.ros.stage_links import Handover
-from sparseoccvla_ros.ros.stage_node import StageNode
 
 from .camera_sync import CameraSyncNode
 from .occupancy import OccupancyNode

@@ -13,14 +13,14 @@ import torch
 from sparseoccvla_ros.core.types import CameraFrames, SceneQueries
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import markers, messages
+from sparseoccvla_ros.ros.intra_process import Item
+from sparseoccvla_ros.ros.latest_worker import Worker
+from sparseoccvla_ros.ros.lifecycle_base import StageNode
 from sparseoccvla_ros.ros.process import run
-from sparseoccvla_ros.ros.stage_links import Item
-from sparseoccvla_ros.ros.stage_node import StageNode
 from sparseoccvla_ros.ros.throttle import Throttle
-from sparseoccvla_ros.ros.worker import Worker
-from sparseoccvla_ros.runtime.accelerate import use_runtime
+from sparseoccvla_ros.runtime.backend_swap import use_runtime
+from sparseoccvla_ros.runtime.factory import build_occupancy
 from sparseoccvla_ros.runtime.presets import load_preset
-from sparseoccvla_ros.runtime.stages import build_occupancy
 from sparseoccvla_ros.runtime.warm_up import warm_up_occupancy
 
 ASK_AFTER = 0.7

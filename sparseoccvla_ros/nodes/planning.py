@@ -15,16 +15,16 @@ from std_msgs.msg import String
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import CommandSource, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
-from sparseoccvla_ros.planning.command import RouteCommand, parse_command
-from sparseoccvla_ros.planning.ego import EgoHistory
+from sparseoccvla_ros.planning.ego_history import EgoHistory
+from sparseoccvla_ros.planning.route_command import RouteCommand, parse_command
 from sparseoccvla_ros.ros import markers, messages
 from sparseoccvla_ros.ros.diagnostics import State
+from sparseoccvla_ros.ros.intra_process import Item
+from sparseoccvla_ros.ros.latest_worker import Worker
+from sparseoccvla_ros.ros.lifecycle_base import StageNode
 from sparseoccvla_ros.ros.process import run
-from sparseoccvla_ros.ros.stage_links import Item
-from sparseoccvla_ros.ros.stage_node import StageNode
-from sparseoccvla_ros.ros.worker import Worker
+from sparseoccvla_ros.runtime.factory import build_planning
 from sparseoccvla_ros.runtime.presets import load_preset
-from sparseoccvla_ros.runtime.stages import build_planning
 from sparseoccvla_ros.runtime.warm_up import warm_up_planning
 
 CLOCKS_APART = 3600 * 10**9

@@ -14,16 +14,16 @@ from std_msgs.msg import String
 
 from sparseoccvla_ros.core.motion import carry_over
 from sparseoccvla_ros.core.types import HORIZONS, Plan, PlanStatus, Reasoning, SceneQueries
-from sparseoccvla_ros.reasoning.answers import check_question
+from sparseoccvla_ros.reasoning.serving.generation import check_question
 from sparseoccvla_ros.ros import markers, messages
+from sparseoccvla_ros.ros.ask_server import Questions
+from sparseoccvla_ros.ros.intra_process import Item
+from sparseoccvla_ros.ros.latest_worker import Worker
+from sparseoccvla_ros.ros.lifecycle_base import StageNode
 from sparseoccvla_ros.ros.process import run
-from sparseoccvla_ros.ros.questions import Questions
-from sparseoccvla_ros.ros.stage_links import Item
-from sparseoccvla_ros.ros.stage_node import StageNode
 from sparseoccvla_ros.ros.throttle import Throttle
-from sparseoccvla_ros.ros.worker import Worker
+from sparseoccvla_ros.runtime.factory import build_reasoning
 from sparseoccvla_ros.runtime.presets import load_preset
-from sparseoccvla_ros.runtime.stages import build_reasoning
 from sparseoccvla_ros.runtime.warm_up import warm_up_reasoning
 
 POSES_KEPT = 32

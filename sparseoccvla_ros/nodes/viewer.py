@@ -15,15 +15,15 @@ from rclpy.serialization import deserialize_message
 from sparseoccvla_msgs.msg import SparseVoxels as SparseVoxelsMsg
 from std_msgs.msg import String
 
-from sparseoccvla_ros.data.recorder import BagRecorder
+from sparseoccvla_ros.bringup.topic_monitor import stamp_of
+from sparseoccvla_ros.data.bags.recorder import BagRecorder
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import messages
-from sparseoccvla_ros.ros.observer import stamp_of
+from sparseoccvla_ros.ros.latest_worker import Worker
+from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
 from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.qos import PROFILES
-from sparseoccvla_ros.ros.stage_node import StageNode, message_class
 from sparseoccvla_ros.ros.topics import BY_NAME, OUTPUTS
-from sparseoccvla_ros.ros.worker import Worker
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.view.recording import SceneRecording
 from sparseoccvla_ros.view.scene_picture import save_png, scene_picture

@@ -1,0 +1,1 @@
+"""Images to sparse occupancy queries: the second stage."""

@@ -57,8 +57,8 @@ class OccupancyConfig:
     queries: int = 150
     """Queries of a scene."""
     image_queries: int = 0
-    """How many of them start where the images show things (proposals.py); the others start at learned points, as all
-    do in OPUS."""
+    """How many of them start where the images show things (image_queries.py); the others start at learned points, as
+    all do in OPUS."""
     depth_bins: int = 32
     """Logarithmic bins in which the image cells tell their depth; 32 are 12 % apart, 64 are 6 %."""
     points_per_group: int = 4

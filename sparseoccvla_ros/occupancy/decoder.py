@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..core.occ3d import NUM_CLASSES
+from ..core.classes import NUM_CLASSES
 from ..core.voxels import VoxelGrid
 from .attention import DistanceAttention
 from .config import OccupancyConfig
+from .image_queries import Proposals, ViewProposals
 from .mixing import AdaptiveMixing
-from .proposals import Proposals, ViewProposals
-from .sampling import PointSampling, SamplingRules, SceneViews
+from .sampling.point_sampling import PointSampling
+from .sampling.views import SamplingRules, SceneViews
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,7 @@ class DecoderLayer(nn.Module):
 
 
 class OccupancyDecoder(nn.Module):
-    """Starting points, learned or read off the images (proposals.py), and a stack of DecoderLayer.
+    """Starting points, learned or read off the images (image_queries.py), and a stack of DecoderLayer.
 
     Every layer has its own weights. Point coordinates carry no gradient from one layer to the next; features do.
     """

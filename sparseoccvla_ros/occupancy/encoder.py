@@ -7,17 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.classes import CAMERAS
 from ..core.errors import InvalidInput
-from ..core.occ3d import CAMERAS
 from ..core.types import CameraFrames, SceneQueries
 from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
 from .backbone import EfficientNetLite, build_backbone, package_weights
 from .config import OccupancyConfig
 from .decoder import LayerOutput, OccupancyDecoder
-from .memory import FrameMemory
 from .neck import FeaturePyramid
 from .postprocess import occupied_voxels
-from .sampling import SceneViews
+from .sampling.views import SceneViews
+from .temporal_queue import FrameMemory
 
 PIXEL_MULTIPLE = 32
 """Images are padded with zeros at the bottom and right to multiples of this (the coarsest stride)."""
@@ -180,7 +180,7 @@ def singular(ego2img: np.ndarray) -> np.ndarray:
 
 
 def in_view_order(frames: CameraFrames) -> CameraFrames:
-    """Cameras in the order of core.occ3d.CAMERAS, unknown names behind them in the order given.
+    """Cameras in the order of core.classes.CAMERAS, unknown names behind them in the order given.
 
     The order decides which camera a point is read from where two overlap, so it must not depend on the sender.
     """

@@ -29,8 +29,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.classes import FREE, LABEL, NUM_CLASSES
 from ..core.errors import InvalidInput
-from ..core.occ3d import FREE, LABEL, NUM_CLASSES
 from ..core.voxels import OCC3D_GRID, VoxelGrid
 from .decoder import LayerOutput
 

@@ -11,12 +11,11 @@ from itertools import product
 
 import numpy as np
 
-from ..core.closing import BITS, close_bits, closed, neighbours, unflatten, volume_shape
+from ..core.classes import NUM_CLASSES
 from ..core.errors import InvalidInput
-from ..core.occ3d import NUM_CLASSES
+from ..core.morphology import BITS, close_bits, closed, neighbours, unflatten, volume_shape
 from ..core.types import SceneQueries
-from ..core.voxelise import voxelise
-from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
+from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid, voxelise
 from .config import OccupancyConfig
 
 _SURROUNDINGS = np.array(list(product(range(-2, 3), repeat=3)), np.int64)
@@ -29,7 +28,7 @@ def occupied_voxels(
     """Voxels of a scene from the best class and score of each point.
 
     A point counts when its score exceeds `config.score_threshold`, it lies within `config.max_point_distance` of its
-    query's centre and inside the grid; core.voxelise says what voxels they make. With `config.padding` each class is
+    query's centre and inside the grid; core.voxels says what voxels they make. With `config.padding` each class is
     closed by 3x3x3 voxels; a hole filled so takes, among the classes that fill it, the one with the highest summed
     score among its neighbours, and their mean score.
     """

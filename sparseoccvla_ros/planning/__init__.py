@@ -1,0 +1,1 @@
+"""Queries, voxels and reasoning to a trajectory: the fourth stage."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.errors import InvalidInput
 from ..core.types import STEPS, Command, check_array
-from . import manoeuvres
+from . import anchor_presets
 
 COMMAND_ORDER: tuple[Command, ...] = (Command.LEFT, Command.STRAIGHT, Command.RIGHT)
 """Order of the first axis of every anchor array."""
@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="file to write, for example models/tiny/anchors.npz")
     parser.add_argument("--seed", type=int, default=0, help="seed of k-means (default 0)")
     options = parser.parse_args(arguments)
-    anchors = fit_anchors(*manoeuvres.urban(), seed=options.seed)
+    anchors = fit_anchors(*anchor_presets.urban(), seed=options.seed)
     anchors.save(options.out)
     for command, modes, counts in zip(COMMAND_ORDER, anchors.array, anchors.counts, strict=True):
         ends = "  ".join(f"({x:.1f}, {y:.1f}) x{n}" for (x, y), n in zip(modes[:, -1], counts, strict=True))

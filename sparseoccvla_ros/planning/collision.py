@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.occ3d import FLAT, LABEL, MOVABLE
+from ..core.classes import FLAT, LABEL, MOVABLE
 from ..core.voxels import SparseVoxels, VoxelGrid
 from .config import PlanningConfig
 from .trajectory import SWEEP_TIMES, sweep

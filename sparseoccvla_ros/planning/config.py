@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
+from ..core.classes import CLASSES, OBSTACLES
 from ..core.errors import InvalidInput
-from ..core.occ3d import CLASSES, OBSTACLES
 
 _POSITIVE = (
     "max_speed",

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .diffusion import deltas_of
+from .anchors import MODES
+from .model.diffusion import deltas_of
 
 
 def nearest_anchor(anchors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
@@ -44,3 +45,15 @@ def trajectory_loss(waypoints: Tensor, truth: Tensor, positive: Tensor, valid: T
     both = valid & torch.cat([torch.ones_like(valid[:, :1]), valid[:, :-1]], dim=1)
     weight = both.to(error.dtype)
     return (torch.where(both, error, torch.zeros_like(error)) * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def positive_anchors(anchors: Tensor, truth: Tensor, command: Tensor) -> tuple[Tensor, Tensor]:
+    """(int64 [B], the nearest anchor among those of the command; int64 [B, 6], all of the command's).
+
+    anchors [A, 6, 2] m, six per command in their order; truth [B, 6, 2] m; command int64 [B]. Only the commanded group
+    is chosen from on line, so an anchor of another group that lies nearer is not what the sample should choose.
+    """
+    group = command[:, None] * MODES + torch.arange(MODES, device=command.device)
+    valid = torch.ones(1, truth.shape[1], dtype=torch.bool, device=truth.device)
+    inside = [nearest_anchor(anchors[row], path[None], valid)[0] for row, path in zip(group, truth, strict=True)]
+    return group.gather(1, torch.stack(inside)[:, None])[:, 0], group

@@ -23,15 +23,15 @@ from ..core.types import (
     SceneQueries,
 )
 from ..core.voxels import SparseVoxels
-from . import gate
+from . import trajectory_validator
 from .anchors import AnchorSet
 from .collision import Forecast, ObstacleMap
 from .config import PlanningConfig
-from .decoder import TrajectoryDecoder
-from .diffusion import DeltaNormaliser, DiffusionSchedule, denoise, start_noise
-from .ego import FEATURE_NAMES, EgoHistory
-from .reasons import PlanReason, missing_camera, rejected, skipped
-from .scorer import AnchorScorer, command_mask
+from .ego_history import FEATURE_NAMES, EgoHistory
+from .model.anchor_scorer import AnchorScorer, command_mask
+from .model.decoder import TrajectoryDecoder
+from .model.diffusion import DeltaNormaliser, DiffusionSchedule, denoise, start_noise
+from .plan_reasons import PlanReason, missing_camera, rejected, skipped
 from .trajectory import Motion, braking, motion_of
 
 
@@ -88,7 +88,7 @@ class Planner(nn.Module):
         self.register_buffer("anchor_waypoints", torch.from_numpy(anchors.flat.copy()), persistent=False)
         self.register_buffer("anchor_deltas", self.normaliser.normalise(deltas), persistent=False)
         self.register_buffer("noise", start_noise(deltas.shape, config.seed), persistent=False)
-        self.last_gate: gate.GateReport | None = None
+        self.last_gate: trajectory_validator.GateReport | None = None
         """Verdict on every candidate of the newest plan, for diagnostics and markers; None when none was decoded."""
         self._newest: _Previous | None = None
         self._before: _Previous | None = None
@@ -188,7 +188,7 @@ class Planner(nn.Module):
                 reasons.append(PlanReason.VOXELS_EMPTY)
         else:
             reasons.append(PlanReason.COLLISION_UNCHECKED)
-        report = gate.choose(
+        report = trajectory_validator.choose(
             self.config,
             candidates,
             masked.numpy(),

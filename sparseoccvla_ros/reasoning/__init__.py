@@ -1,0 +1,1 @@
+"""Queries to language, forecasts and scores: the third stage."""

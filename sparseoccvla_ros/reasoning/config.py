@@ -38,7 +38,8 @@ class ReasoningConfig:
     global_heads: int = 4
     """Attention heads of the global tokens; divides query_dims."""
     reading_dims: int = 0
-    """Width of the reading token's question encoder; 0: no reading token, as in the paper (reading.py says why)."""
+    """Width of the reading token's question encoder; 0: no reading token, as in the paper
+    (reasoning/model/question_pooling.py says why)."""
     max_prefill_tokens: int = 150
     """Bound on prefix + global + occupancy + scoring tokens: it bounds the latency of a frame."""
     system_prompt: str = "You drive a car. The tokens show the scene."

@@ -1,0 +1,1 @@
+"""Messages, topics, parameters, QoS, diagnostics and the base of every lifecycle node."""

@@ -10,7 +10,7 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from sparseoccvla_ros.core.occ3d import PALETTE
+from sparseoccvla_ros.core.classes import PALETTE
 from sparseoccvla_ros.core.types import Plan
 from sparseoccvla_ros.core.voxels import SparseVoxels
 

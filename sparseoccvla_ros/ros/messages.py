@@ -18,8 +18,8 @@ from sparseoccvla_msgs import msg as own
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
 
 from sparseoccvla_ros.core import geometry
+from sparseoccvla_ros.core.classes import DRIVABLE, OBSTACLES, PALETTE
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.occ3d import DRIVABLE, OBSTACLES, PALETTE
 from sparseoccvla_ros.core.types import (
     HORIZONS,
     WAYPOINT_TIMES,
@@ -34,7 +34,7 @@ from sparseoccvla_ros.core.types import (
 )
 from sparseoccvla_ros.core.voxels import SparseVoxels, VoxelGrid
 
-from .fields import (
+from .msg_utils import (
     BASE_FRAME,
     block,
     duration_msg,

@@ -18,7 +18,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sparseoccvla_ros.camera_sync.config import MissingPolicy, SyncConfig
-from sparseoccvla_ros.core.occ3d import CAMERAS
+from sparseoccvla_ros.core.classes import CAMERAS
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.signals import SignalHandlerOptions
 
-from .stage_node import StageNode, spin
+from .lifecycle_base import StageNode, spin
 
 
 def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""Presets, the factory that builds stages from them, and compiled runtimes."""

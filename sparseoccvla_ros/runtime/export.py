@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from .engine_cache import Progress, building, engine_folder, record_path, short, silent, vouch, vouched, written
-from .engines import TOLERANCE, Backend, CannotBuild, Engine, absent, backend, difference
-from .graphs import Graph, Sample
+from .backends.base import TOLERANCE, Backend, CannotBuild, Engine, absent, difference
+from .backends.cache import Progress, building, engine_folder, record_path, short, silent, vouch, vouched, written
+from .backends.registry import backend
+from .onnx_graphs import Graph, Sample
 
 OPSET = 20
 """ONNX operator set: the first whose GridSample and Gelu every runtime here reads from torch's exporter."""

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.occ3d import CAMERAS
+from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.core.types import CameraFrames, Command, CommandSource, EgoState, SceneQueries
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
-from sparseoccvla_ros.planning.ego import EgoHistory
+from sparseoccvla_ros.planning.ego_history import EgoHistory
 from sparseoccvla_ros.planning.planner import Planner
-from sparseoccvla_ros.reasoning.reasoner import Reasoner
+from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
 
 from .presets import Preset
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 
 from ..core.errors import InvalidInput
-from ..data.world_drives import Drive, trajectories
+from ..data.synthetic.drives import Drive, trajectories
 from ..planning.anchors import COMMAND_ORDER, AnchorSet, fit_anchors
 from ..planning.config import PlanningConfig
-from ..planning.diffusion import DeltaNormaliser
+from ..planning.model.diffusion import DeltaNormaliser
 
 
 def refit(drives: Iterable[Drive], config: PlanningConfig, every: float = 0.5, seed: int = 0) -> AnchorSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..core.errors import InvalidInput
-from .plan import Place
+from ..reasoning.llm.lora import adapter_parameters
+from ..reasoning.model.reasoner import Reasoner
+from .data_loader import Place
 
 FORMAT_VERSION = 1
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -107,3 +110,23 @@ def load(
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+ADAPTER_FILE = "adapter.safetensors"
+
+
+def save_reasoner(reasoner: Reasoner, path: Path, parts: Sequence[str]) -> None:
+    """Write `path` for a preset's weights.reasoning and, where there are adapters, ADAPTER_FILE for weights.adapter.
+
+    The language model is never written. parts: which of language, forecast were trained.
+    """
+    if next(adapter_parameters(reasoner.language_model), None) is not None:
+        reasoner.save_adapter(path.with_name(ADAPTER_FILE))
+    state = {k: v.detach().cpu().contiguous() for k, v in reasoner.state_dict().items()}
+    save_file(state, path, {"stage": "reasoning", "format_version": "1", "parts": " ".join(parts)})
+
+
+def adapter_beside(weights: Path | None) -> list[Path]:
+    """The adapters that lie beside exported weights: one file or none."""
+    found = [] if weights is None else [weights.with_name(ADAPTER_FILE)]
+    return [path for path in found if path.is_file()]

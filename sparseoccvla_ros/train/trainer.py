@@ -15,13 +15,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..core.errors import InvalidInput
-from ..data.samples import DrivingSamples
+from ..data.dataset import DrivingSamples
 from . import checkpoint
 from .checkpoint import Progress
-from .logs import RunLog
-from .plan import Feed
+from .data_loader import Feed
+from .run_log import RunLog
 from .settings import TrainSettings
-from .stage import Stage, Validation
+from .task import Stage, Validation
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 """In the output folder: the checkpoint to resume from, and the exported weights of the best validation."""

@@ -1,0 +1,1 @@
+"""Images of the scene and the live view."""

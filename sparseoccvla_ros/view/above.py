@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ..core.classes import FLAT, FREE, NUM_CLASSES
 from ..core.errors import InvalidInput
-from ..core.occ3d import FLAT, FREE, NUM_CLASSES
 from ..core.types import STEP_SECONDS, Command, Plan
 from ..core.voxels import SparseVoxels
 from .canvas import BOLD, LINE, MUTED, SHOWN_PALETTE, SUNKEN, TEXT, Colour, Rect, blank, draw_text, mix, plated, veil

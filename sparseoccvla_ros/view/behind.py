@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ..core.classes import FLAT
 from ..core.errors import InvalidInput
 from ..core.geometry import project
-from ..core.occ3d import FLAT
 from ..core.types import Plan
 from ..core.voxels import SparseVoxels
 from .canvas import SHOWN_PALETTE, Colour, mix

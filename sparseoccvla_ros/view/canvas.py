@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core.occ3d import FLAT, PALETTE
+from ..core.classes import FLAT, PALETTE
 
 Colour = tuple[int, int, int]
 
@@ -38,7 +38,7 @@ def _shown_palette() -> np.ndarray:
 
 
 SHOWN_PALETTE = _shown_palette()
-"""float32 [17, 3] RGB: what the pictures and their legend use, core.occ3d.PALETTE with bright ground darkened."""
+"""float32 [17, 3] RGB: what the pictures and their legend use, core.classes.PALETTE with bright ground darkened."""
 
 REGULAR, MEDIUM, BOLD = 400, 550, 750
 """Weights of the font."""

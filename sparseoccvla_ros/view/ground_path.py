@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from ..core.classes import FLAT
 from ..core.errors import InvalidInput
-from ..core.occ3d import FLAT
 from ..core.types import Plan, PlanStatus
 from ..core.voxels import SparseVoxels
 from .canvas import BAD, GOOD, WARNING, Colour

@@ -19,8 +19,8 @@ import numpy as np
 from scipy.linalg import rq
 
 from ..core import geometry
+from ..core.classes import CAMERAS, CLASSES, PALETTE
 from ..core.errors import InvalidInput
-from ..core.occ3d import CAMERAS, CLASSES, PALETTE
 from ..core.types import HORIZONS, CameraFrames, Plan, PlanStatus
 from ..core.voxels import SparseVoxels
 from .canvas import SHOWN_PALETTE, printable

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..core.classes import CLASSES
 from ..core.errors import InvalidInput
-from ..core.occ3d import CLASSES
 from ..core.types import HORIZONS, CameraFrames, Plan, PlanStatus
 from ..core.voxels import SparseVoxels
 from .above import view_from_above

@@ -1,0 +1,1 @@
+"""The synthetic world: roads, agents, shapes, rendering, labels and questions."""

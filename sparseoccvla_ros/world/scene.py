@@ -15,15 +15,16 @@ import torch
 from ..core import geometry
 from ..core.errors import InvalidInput
 from ..core.types import Command
-from . import objects, varied, vehicles
-from .actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, TAIL_SECONDS, Moving, without_collisions
-from .curves import Curve, join, turn
-from .layout import REACH, Furnishing, Layout, Placed
-from .objects import SIGNAL_LAMPS, Shape
-from .shapes import Kind, Material, Part, Primitives, linear
-from .streets import SIDEWALK, STOP_LINE, Streets
-from .traffic import AMBER, GREEN, RED, Lights, Mover, Signals, overlap, simulate, walk
-from .variety import MANEUVERS, VARIED
+from . import generator
+from .agents.actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, TAIL_SECONDS, Moving, without_collisions
+from .agents.traffic import AMBER, GREEN, RED, Lights, Mover, Signals, overlap, simulate, walk
+from .roads.curves import Curve, join, turn
+from .roads.static_scene import REACH, Furnishing, Layout, Placed
+from .roads.streets import SIDEWALK, STOP_LINE, Streets
+from .scenario import MANEUVERS, VARIED
+from .shapes import objects, vehicles
+from .shapes.objects import SIGNAL_LAMPS, Shape
+from .shapes.solids import Kind, Material, Part, Primitives, linear
 
 COMMAND_SECONDS = 3.0
 COMMAND_OFFSET = 2.0
@@ -125,7 +126,7 @@ class Scene:
         if maneuver not in (None, *MANEUVERS):
             raise InvalidInput("maneuver", f"{maneuver!r} is none of {MANEUVERS}")
         if seed >= VARIED:
-            world = varied.generate(seed, maneuver, seconds)
+            world = generator.generate(seed, maneuver, seconds)
             plan, drive = world.plan, EgoMotion(world.ego, seconds)
             return cls(seed, plan.streets, world.standing, world.moving, drive, world.lights, plan.maneuver)
         rng = np.random.default_rng(seed)

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from sparseoccvla_ros.camera_sync.assemble import CameraSync
 from sparseoccvla_ros.camera_sync.calibration import from_fields
 from sparseoccvla_ros.camera_sync.config import SyncConfig
+from sparseoccvla_ros.camera_sync.frame_assembler import CameraSync
 from sparseoccvla_ros.camera_sync.images import CompressedImage
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.occ3d import CAMERAS
+from sparseoccvla_ros.core.classes import CAMERAS
 
 MS = 10**6
 S = 10**9

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla_ros.camera_sync.config import SyncConfig
-from sparseoccvla_ros.camera_sync.synchroniser import DropReason, MissingPolicy, Synchroniser
-from sparseoccvla_ros.core.occ3d import CAMERAS
+from sparseoccvla_ros.camera_sync.time_synchronizer import DropReason, MissingPolicy, Synchroniser
+from sparseoccvla_ros.core.classes import CAMERAS
 
 MS = 10**6
 S = 10**9

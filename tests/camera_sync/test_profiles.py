@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from sparseoccvla_ros.camera_sync.profiles import load_profiles, profile
+from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.occ3d import CAMERAS
 from sparseoccvla_ros.core.paths import share
 
 EXPECTED = {

@@ -1,4 +1,4 @@
-"""core/voxelise.py against a plain per-voxel loop and its invariants."""
+"""core/voxels.py against a plain per-voxel loop and its invariants."""
 
 from collections import defaultdict
 
@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparseoccvla_ros.core.classes import NUM_CLASSES
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.occ3d import NUM_CLASSES
-from sparseoccvla_ros.core.voxelise import voxelise
-from sparseoccvla_ros.core.voxels import OCC3D_GRID, VoxelGrid
+from sparseoccvla_ros.core.voxels import OCC3D_GRID, VoxelGrid, voxelise
 
 SMALL = VoxelGrid((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), 0.5)
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from sparseoccvla_ros.core.classes import CAMERAS, CLASSES, FLAT, FREE, LABEL, MOVABLE, NUM_CLASSES, OBSTACLES, PALETTE
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.occ3d import CAMERAS, CLASSES, FLAT, FREE, LABEL, MOVABLE, NUM_CLASSES, OBSTACLES, PALETTE
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
 
 SMALL = VoxelGrid((-2.0, -1.0, -1.0), (2.0, 1.0, 1.0), 0.5)

@@ -16,8 +16,8 @@ from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.data.augment import LARGEST, SMALLEST, Crop, ImageAugmentation, cropped, distorted
-from sparseoccvla_ros.data.nuscenes import whole_images
-from sparseoccvla_ros.data.samples import Sample
+from sparseoccvla_ros.data.dataset import Sample
+from sparseoccvla_ros.data.nuscenes.dataset import whole_images
 
 HEIGHT, WIDTH = 128, 352
 WHOLE = whole_images(ImageConfig(HEIGHT, WIDTH), LARGEST)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sparseoccvla_ros.cli.play_through import WATCHED
+from sparseoccvla_ros.bringup import launch_config
+from sparseoccvla_ros.bringup.run_on_bag import WATCHED
+from sparseoccvla_ros.bringup.supervisor import Supervisor
+from sparseoccvla_ros.bringup.topic_monitor import Observer
 from sparseoccvla_ros.core.paths import bundled_bag
-from sparseoccvla_ros.ros import graph
-from sparseoccvla_ros.ros.observer import Observer
 from sparseoccvla_ros.ros.parameters import STAGES
-from sparseoccvla_ros.ros.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 _domains = itertools.count(80)
@@ -35,7 +35,7 @@ class Stack:
     def play(self, **parameters: object) -> None:
         """Start the bag player with parameters."""
         texts = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in parameters.items()}
-        self.supervisor.start(graph.BAG_PLAYER, texts)
+        self.supervisor.start(launch_config.BAG_PLAYER, texts)
 
     def state(self, name: str) -> str:
         """What a node says of itself."""
@@ -65,11 +65,11 @@ def start(tmp_path: Path, bag: Path, preset: str, monkeypatch: pytest.MonkeyPatc
     with contextlib.ExitStack() as ends:
 
         def go(parameters: dict[str, dict[str, str]] | None = None, **arguments: str) -> Stack:
-            values = graph.resolve({"preset": preset, "bag": str(bag), **arguments}, with_bag=True)
+            values = launch_config.resolve({"preset": preset, "bag": str(bag), **arguments}, with_bag=True)
             observer = ends.enter_context(Observer(WATCHED, domain_id=domain))
             supervisor = ends.enter_context(Supervisor(values, tmp_path / "logs", print))
             stack = Stack(supervisor, observer, bag)
-            for entry in graph.process_entries(values, with_bag=False):
+            for entry in launch_config.process_entries(values, with_bag=False):
                 supervisor.start(entry, (parameters or {}).get(entry.name))
             stack.wait(lambda: all(stack.active(n) for n in STAGES), 90, "every node active")
             return stack

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from sparseoccvla_ros.cli.bench_history import KEPT, compare_and_append
-from sparseoccvla_ros.cli.bench_soak import Series, segments, soak, unused
+from sparseoccvla_ros.bench.history import KEPT, compare_and_append
+from sparseoccvla_ros.bench.soak import Series, segments, soak, unused
 
 
 def test_a_regression_shows_against_the_usual_run(tmp_path):

@@ -11,13 +11,13 @@ import pytest
 from rclpy.serialization import deserialize_message
 
 from sparseoccvla_ros.core.types import PlanStatus
-from sparseoccvla_ros.data.bag_reader import BagReader
+from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.lifecycle_base import message_class
 from sparseoccvla_ros.ros.parameters import STAGES
-from sparseoccvla_ros.ros.stage_node import message_class
 from sparseoccvla_ros.ros.topics import OUTPUTS
+from sparseoccvla_ros.runtime.factory import build_planning
 from sparseoccvla_ros.runtime.presets import load_preset
-from sparseoccvla_ros.runtime.stages import build_planning
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparseoccvla_ros.cli.bench_hardware import run_pipeline, with_random_language
-from sparseoccvla_ros.reasoning import random_model
+from sparseoccvla_ros.bench.hardware import run_pipeline, with_random_language
+from sparseoccvla_ros.reasoning.llm import dummy_llm
 from sparseoccvla_ros.runtime.presets import load_preset
 
 
@@ -15,7 +15,7 @@ def test_paper_presets_take_one_token_per_query():
         assert (preset.image.height, preset.image.width) == (256, 704)
         assert preset.planning.reasoning_dims == 2048
         assert preset.reasoning.language_model == "internvl2-2b"
-        assert with_random_language(preset, reduced=False).reasoning.language_model == random_model.LARGE
+        assert with_random_language(preset, reduced=False).reasoning.language_model == dummy_llm.LARGE
 
 
 @pytest.mark.slow

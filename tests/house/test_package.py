@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparseoccvla_ros.ros import graph
+from sparseoccvla_ros.bringup import launch_config
 from sparseoccvla_ros.ros.parameters import TABLES, as_yaml
 from sparseoccvla_ros.ros.topics import TOPICS, markdown
 
@@ -73,11 +73,11 @@ def test_every_topic_type_is_installed() -> None:
 
 def test_every_node_has_module_parameters_and_entry_point() -> None:
     scripts = _setup_arguments()["entry_points"]["console_scripts"]
-    for entry in (*graph.NODES, graph.BAG_PLAYER, graph.VIEWER, graph.COMPOSED):
+    for entry in (*launch_config.NODES, launch_config.BAG_PLAYER, launch_config.VIEWER, launch_config.COMPOSED):
         module = importlib.import_module(entry.module)
         assert callable(module.main)
         assert any(s.startswith(f"{entry.name} = {entry.module}:main") for s in scripts), entry.name
-        if entry is not graph.COMPOSED:
+        if entry is not launch_config.COMPOSED:
             known = {p.name for p in TABLES[entry.name]}
             assert set(entry.parameters) <= known, entry.name
 
@@ -131,26 +131,26 @@ def test_package_xml_names_what_we_import() -> None:
 
 
 def test_launch_arguments_resolve_and_refuse() -> None:
-    values = graph.resolve({"rate": "2.0"}, with_bag=True)
+    values = launch_config.resolve({"rate": "2.0"}, with_bag=True)
     assert values["use_sim_time"] == "true"
     assert values["rate"] == "2.0"
-    names = [e.name for e in graph.process_entries(values, with_bag=True)]
+    names = [e.name for e in launch_config.process_entries(values, with_bag=True)]
     assert names == ["camera_sync", "occupancy", "reasoning", "planning", "bag_player"]
-    composed = graph.resolve({"composed": "true", "view": "true"}, with_bag=False)
-    assert [e.name for e in graph.process_entries(composed, False)] == ["composed", "viewer"]
+    composed = launch_config.resolve({"composed": "true", "view": "true"}, with_bag=False)
+    assert [e.name for e in launch_config.process_entries(composed, False)] == ["composed", "viewer"]
     with pytest.raises(ValueError, match="profile"):
-        graph.resolve({"profile": "nope"}, with_bag=False)
+        launch_config.resolve({"profile": "nope"}, with_bag=False)
     with pytest.raises(ValueError, match="speed"):
-        graph.resolve({"speed": "1"}, with_bag=True)
+        launch_config.resolve({"speed": "1"}, with_bag=True)
     with pytest.raises(ValueError, match="rate"):
-        graph.resolve({"rate": "1"}, with_bag=False)
+        launch_config.resolve({"rate": "1"}, with_bag=False)
 
 
 @pytest.mark.parametrize("name", ["bag", "params_file", "calibration_file"])
 def test_a_launch_refuses_a_missing_file(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: no/such/file"):
-        graph.resolve_checked({name: "no/such/file"}, with_bag=True)
-    assert Path(graph.resolve_checked({}, with_bag=True)["bag"]).is_dir()
+        launch_config.resolve_checked({name: "no/such/file"}, with_bag=True)
+    assert Path(launch_config.resolve_checked({}, with_bag=True)["bag"]).is_dir()
 
 
 @pytest.mark.parametrize("name", ["bringup", "nuscenes_bag"])
@@ -158,7 +158,7 @@ def test_launch_file_builds_where_launch_is_installed(name: str) -> None:
     pytest.importorskip("launch_ros", reason="launch_ros is not in the wheels")
     description = runpy.run_path(str(ROOT / "launch" / f"{name}.launch.py"))["generate_launch_description"]()
     declared = {e.name for e in description.entities if hasattr(e, "default_value")}
-    assert {a.name for a in graph.ARGUMENTS} <= declared
+    assert {a.name for a in launch_config.ARGUMENTS} <= declared
 
 
 @pytest.mark.parametrize("name", ["bringup", "nuscenes_bag"])

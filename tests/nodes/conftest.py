@@ -13,11 +13,11 @@ from rclpy.context import Context
 from rclpy.node import Node
 
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.occ3d import CAMERAS
+from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.core.types import CameraFrames, EgoState
+from sparseoccvla_ros.ros.intra_process import Handover
+from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class, spin
 from sparseoccvla_ros.ros.qos import PROFILES
-from sparseoccvla_ros.ros.stage_links import Handover
-from sparseoccvla_ros.ros.stage_node import StageNode, message_class, spin
 from sparseoccvla_ros.ros.topics import BY_NAME, NAMESPACE
 
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

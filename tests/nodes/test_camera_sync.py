@@ -14,10 +14,10 @@ from tf2_msgs.msg import TFMessage
 from sparseoccvla_ros.camera_sync.calibration import CameraModel, save_calibration
 from sparseoccvla_ros.camera_sync.profiles import load_profiles, profile
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.occ3d import CAMERAS
+from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.nodes.camera_sync import CameraSyncNode
 from sparseoccvla_ros.ros import messages
-from sparseoccvla_ros.world.rig import load_rig
+from sparseoccvla_ros.world.render.camera_rig import load_rig
 
 pytestmark = pytest.mark.ros
 START = 1_700_000_000 * 10**9

@@ -6,8 +6,8 @@ import pytest
 
 from sparseoccvla_ros.nodes import bag_player
 from sparseoccvla_ros.nodes.bag_player import BagPlayerNode
+from sparseoccvla_ros.ros.lifecycle_base import message_class
 from sparseoccvla_ros.ros.qos import PROFILES
-from sparseoccvla_ros.ros.stage_node import message_class
 from tests.reported import bags
 
 pytestmark = pytest.mark.ros

@@ -11,7 +11,7 @@ from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.voxels import SparseVoxels
-from sparseoccvla_ros.data.bag_reader import BagReader
+from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.planning import PlanningNode
 from sparseoccvla_ros.nodes.viewer import ViewerNode

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.occ3d import CAMERAS
+from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.core.types import CameraFrames, EgoState
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder

@@ -11,7 +11,7 @@ from sparseoccvla_ros.occupancy.attention import DistanceAttention
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.decoder import OccupancyDecoder
 from sparseoccvla_ros.occupancy.mixing import AdaptiveMixing
-from sparseoccvla_ros.occupancy.sampling import SceneViews
+from sparseoccvla_ros.occupancy.sampling.views import SceneViews
 
 
 def randomise(module: torch.nn.Module) -> None:

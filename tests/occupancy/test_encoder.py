@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sparseoccvla_ros.core import geometry
+from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.occ3d import CAMERAS
 from sparseoccvla_ros.core.types import CameraFrames
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
@@ -283,7 +283,7 @@ def test_batch_path_trains_every_parameter(make_frames, make_encoder, small):
     outputs = encoder(torch.from_numpy(frames.images)[None, None], torch.from_numpy(frames.ego2img)[None, None].float())
     sum(o.logits.square().mean() + o.points.square().mean() for o in outputs).backward()
     # Layer 0 sees one point per query, so its offsets cannot matter; initial points are trained by their own loss,
-    # directly, and only reach the rest detached; so is what says where image queries start (test_proposals.py).
+    # directly, and only reach the rest detached; so is what says where image queries start (test_image_queries.py).
     detached = ("decoder.layers.0.sampling.sampling_offset", "decoder.proposals.out")
     idle = {"decoder.init_points.weight"} | {f"{part}.{w}" for part in detached for w in ("weight", "bias")}
     silent = {n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()}

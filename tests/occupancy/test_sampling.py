@@ -16,18 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.occupancy.sampling import (
-    PointSampling,
+from sparseoccvla_ros.occupancy.sampling.embedding_bag import sample_bag
+from sparseoccvla_ros.occupancy.sampling.point_sampling import PointSampling, pick_path
+from sparseoccvla_ros.occupancy.sampling.views import (
     SamplingRules,
     SceneViews,
     choose_view,
     locate,
-    pick_path,
     project,
     read_map,
     sample_plain,
 )
-from sparseoccvla_ros.occupancy.sampling_bag import sample_bag
 
 ALL_RULES = [SamplingRules(leak, corners) for leak in (False, True) for corners in (False, True)]
 NO_TRITON = importlib.util.find_spec("triton") is None
@@ -196,14 +195,14 @@ def test_weighted_gather_equals_plain(make_frames, batch, frames, cameras, slots
     ("batch", "frames", "cameras", "slots"), [(1, 1, 1, None), (2, 2, 3, None), (1, 3, 6, [2, 0, 1])]
 )
 def test_triton_equals_plain_on_a_gpu(make_frames, batch, frames, cameras, slots, rules):
-    from sparseoccvla_ros.occupancy.sampling_triton import sample_triton
+    from sparseoccvla_ros.occupancy.sampling.triton_kernel import sample_triton
 
     assert_equal_to_plain(sample_triton, make_frames, batch, frames, cameras, slots, rules, "cuda")
 
 
 @pytest.mark.skipif(NO_TRITON or not torch.cuda.is_available(), reason="needs CUDA and Triton")
 def test_triton_reads_half_precision_tables(make_frames):
-    from sparseoccvla_ros.occupancy.sampling_triton import sample_triton
+    from sparseoccvla_ros.occupancy.sampling.triton_kernel import sample_triton
 
     scene, points, weights = scene_of(make_frames, 1, 2, 6, None, "cuda", torch.bfloat16)
     expected = sample_plain(scene, points, weights, SamplingRules())
@@ -215,7 +214,7 @@ def test_triton_equals_plain_in_the_interpreter():
     """The kernels themselves, without a GPU; a process of its own, since Triton decides on import."""
     code = (
         "import sys; sys.path.insert(0, 'tests/occupancy'); import torch, conftest, test_sampling as t\n"
-        "from sparseoccvla_ros.occupancy.sampling_triton import sample_triton\n"
+        "from sparseoccvla_ros.occupancy.sampling.triton_kernel import sample_triton\n"
         "make = conftest.make_frames.__wrapped__() if hasattr(conftest.make_frames, '__wrapped__') else None\n"
         "for rules in (t.ALL_RULES[0], t.ALL_RULES[3]):\n"
         "    t.assert_equal_to_plain(sample_triton, make, 1, 2, 3, [1, 0], rules)\n"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparseoccvla_ros.planning.diffusion import DeltaNormaliser, DiffusionSchedule, denoise
+from sparseoccvla_ros.planning.model.diffusion import DeltaNormaliser, DiffusionSchedule, denoise
 from tests.tolerance import rounding
 
 ROOT = Path(__file__).parents[2]

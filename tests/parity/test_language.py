@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparseoccvla_ros.eval.language import BLEU, Document, Turn, caption_scores, evaluate, select_documents
-from sparseoccvla_ros.eval.meteor import meteor_java, meteor_nltk, nltk_tokens, ptb_tokens, wordnet
+from sparseoccvla_ros.eval.metrics.language import BLEU, Document, Turn, caption_scores, evaluate, select_documents
+from sparseoccvla_ros.eval.metrics.meteor import meteor_java, meteor_nltk, nltk_tokens, ptb_tokens, wordnet
 
 pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed (requirements/eval.txt)")
 pytest.importorskip("nltk", reason="nltk is not installed (requirements/eval.txt)")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.occ3d import CLASSES
-from sparseoccvla_ros.eval.forecast import ForecastMeter, Protocol
-from sparseoccvla_ros.eval.occupancy import AbsentRule, OccupancyMeter
-from sparseoccvla_ros.eval.ray_iou import RayMeter, cast, lidar_origins, ray_directions, rays_from
+from sparseoccvla_ros.core.classes import CLASSES
+from sparseoccvla_ros.eval.metrics.forecast import ForecastMeter, Protocol
+from sparseoccvla_ros.eval.metrics.occupancy import AbsentRule, OccupancyMeter
+from sparseoccvla_ros.eval.metrics.ray_iou import RayMeter, cast, lidar_origins, ray_directions, rays_from
 
 MASKS = {"camera_mask": "mask_camera", "lidar_mask": "mask_lidar", "no_mask": None}
 

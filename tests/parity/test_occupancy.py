@@ -31,7 +31,7 @@ from sparseoccvla_ros.occupancy.decoder import OccupancyDecoder
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.occupancy.neck import FeaturePyramid
 from sparseoccvla_ros.occupancy.postprocess import voxels_from_scores
-from sparseoccvla_ros.occupancy.sampling import SceneViews
+from sparseoccvla_ros.occupancy.sampling.views import SceneViews
 
 
 def part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

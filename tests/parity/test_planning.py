@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparseoccvla_ros.eval.planning import grids, protocols
-from sparseoccvla_ros.eval.planning.protocols import Protocol, Reduction, SampleScorer, Score
-from sparseoccvla_ros.eval.planning.samples import AgentBoxes, Sample
-from sparseoccvla_ros.planning.ego import FEATURE_NAMES
+from sparseoccvla_ros.eval.protocols import grids, planning
+from sparseoccvla_ros.eval.protocols.planning import Protocol, Reduction, SampleScorer, Score
+from sparseoccvla_ros.eval.tasks.planning_samples import AgentBoxes, Sample
+from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
 
 FIXTURES = Path(os.environ.get("SPARSEOCCVLA_FIXTURES") or Path(__file__).parents[3] / "shared" / "fixtures")
 FILES = {
-    "uniad": protocols.UNIAD,
-    "stp3": protocols.STP3,
-    "vad": protocols.VAD,
-    "bev_planner": protocols.BEV_PLANNER,
-    "omnidrive": protocols.OMNIDRIVE,
-    "sparsedrive": protocols.SPARSEDRIVE,
+    "uniad": planning.UNIAD,
+    "stp3": planning.STP3,
+    "vad": planning.VAD,
+    "bev_planner": planning.BEV_PLANNER,
+    "omnidrive": planning.OMNIDRIVE,
+    "sparsedrive": planning.SPARSEDRIVE,
 }
 FLOAT32 = 2e-7
 """Relative: one unit in the last place of float32."""
@@ -169,7 +169,7 @@ def test_headings(folder):
         for points, expected in ((prediction, ours), (sample.truth, truth)):
             if sample.complete:
                 right_forward = np.stack([-points[:, 1], points[:, 0]], -1).astype(np.float32).astype(np.float64)
-                np.testing.assert_allclose(protocols.central_headings(right_forward), expected, atol=1e-6)
+                np.testing.assert_allclose(planning.central_headings(right_forward), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

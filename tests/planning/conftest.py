@@ -12,10 +12,10 @@ import torch
 from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.types import EgoState, Reasoning, SceneQueries
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
-from sparseoccvla_ros.planning import manoeuvres
+from sparseoccvla_ros.planning import anchor_presets
 from sparseoccvla_ros.planning.anchors import AnchorSet, fit_anchors
 from sparseoccvla_ros.planning.config import PlanningConfig
-from sparseoccvla_ros.planning.ego import EgoHistory
+from sparseoccvla_ros.planning.ego_history import EgoHistory
 from sparseoccvla_ros.planning.planner import Planner
 
 STAMP = 1_700_000_000_000_000_000
@@ -23,7 +23,7 @@ STAMP = 1_700_000_000_000_000_000
 
 @pytest.fixture(scope="session")
 def anchors() -> AnchorSet:
-    return fit_anchors(*manoeuvres.urban(), seed=0)
+    return fit_anchors(*anchor_presets.urban(), seed=0)
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import pytest
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import Command
-from sparseoccvla_ros.planning import manoeuvres
+from sparseoccvla_ros.planning import anchor_presets
 from sparseoccvla_ros.planning.anchors import COMMAND_ORDER, AnchorSet, cluster, fit_anchors, main
 
 SHIPPED = Path(__file__).parents[2] / "models" / "tiny" / "anchors.npz"
 
 
 def test_drive_matches_closed_forms():
-    straight, circle = manoeuvres.drive(
+    straight, circle = anchor_presets.drive(
         np.array([4.0, 5.0]), np.array([1.0, 0.0]), np.array([0.0, 0.1]), np.array([0.0, 0.1])
     )
     time = np.arange(1, 7) * 0.5
@@ -25,16 +25,16 @@ def test_drive_matches_closed_forms():
 
 
 def test_drive_stops_and_does_not_reverse():
-    stop = manoeuvres.drive(np.array([3.0]), np.array([-3.0]), np.zeros(1), np.zeros(1))[0]
+    stop = anchor_presets.drive(np.array([3.0]), np.array([-3.0]), np.zeros(1), np.zeros(1))[0]
     assert np.diff(stop[:, 0], prepend=0).min() >= 0
     assert stop[-1, 0] == pytest.approx(1.5, abs=2e-3)
 
 
 def test_groups_obey_their_command(anchors: AnchorSet):
     end = anchors.array[:, :, -1, 1]
-    assert (end[0] >= manoeuvres.TURN_OFFSET).all()
-    assert (np.abs(end[1]) < manoeuvres.TURN_OFFSET).all()
-    assert (end[2] <= -manoeuvres.TURN_OFFSET).all()
+    assert (end[0] >= anchor_presets.TURN_OFFSET).all()
+    assert (np.abs(end[1]) < anchor_presets.TURN_OFFSET).all()
+    assert (end[2] <= -anchor_presets.TURN_OFFSET).all()
     assert anchors.group(Command.RIGHT).tolist() == [False] * 12 + [True] * 6
 
 
@@ -43,7 +43,7 @@ def test_standstill_is_covered(anchors: AnchorSet):
 
 
 def test_standstill_is_forced_when_the_data_never_stand():
-    trajectories, commands = manoeuvres.urban()
+    trajectories, commands = anchor_presets.urban()
     fast = trajectories[:, -1, 0] > 12.0
     anchors = fit_anchors(trajectories[fast], commands[fast])
     assert np.abs(anchors.array[1, 0]).max() == 0.0
@@ -51,17 +51,17 @@ def test_standstill_is_forced_when_the_data_never_stand():
 
 
 def test_fit_is_deterministic(anchors: AnchorSet):
-    again = fit_anchors(*manoeuvres.urban(), seed=0)
+    again = fit_anchors(*anchor_presets.urban(), seed=0)
     assert again.array.tobytes() == anchors.array.tobytes()
     assert again.sha256 == anchors.sha256
 
 
 def test_mirrored_data_give_mirrored_anchors():
     rng = np.random.default_rng(5)
-    trajectories, _ = manoeuvres.urban()
+    trajectories, _ = anchor_presets.urban()
     # an asymmetric sample, so that the test is not about the symmetry of the table
     trajectories = trajectories[rng.permutation(len(trajectories))[:900]]
-    commands = manoeuvres.command_of(trajectories)
+    commands = anchor_presets.command_of(trajectories)
     plain = fit_anchors(trajectories, commands, seed=1)
     mirrored = fit_anchors(trajectories * (1.0, -1.0), 2 - commands, seed=1)
     np.testing.assert_array_equal(mirrored.array, plain.array[::-1] * np.float32([1, -1]))
@@ -79,7 +79,7 @@ def test_cluster_finds_separated_groups_and_counts_them():
 
 
 def test_few_different_trajectories_are_refused():
-    trajectories, commands = manoeuvres.urban()
+    trajectories, commands = anchor_presets.urban()
     only = trajectories[commands == 0][:1].repeat(50, 0)
     with pytest.raises(InvalidInput, match="left has 1 different"):
         fit_anchors(
@@ -89,7 +89,7 @@ def test_few_different_trajectories_are_refused():
 
 @pytest.mark.parametrize("broken", ["shape", "nan", "commands"])
 def test_fit_refuses_bad_input(broken: str):
-    trajectories, commands = manoeuvres.urban()
+    trajectories, commands = anchor_presets.urban()
     if broken == "shape":
         trajectories = trajectories[:, :5]
     elif broken == "nan":

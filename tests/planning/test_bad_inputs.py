@@ -18,8 +18,8 @@ from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.types import STEPS, Command, CommandSource, PlanStatus
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 from sparseoccvla_ros.planning.config import PlanningConfig
-from sparseoccvla_ros.planning.gate import kinematic_failures
 from sparseoccvla_ros.planning.planner import Planner
+from sparseoccvla_ros.planning.trajectory_validator import kinematic_failures
 
 EXAMPLES = int(os.environ.get("SPARSEOCCVLA_FUZZ_EXAMPLES", "120"))
 S = 1_000_000_000

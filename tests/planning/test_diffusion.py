@@ -9,8 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.planning.diffusion import DeltaNormaliser, DiffusionSchedule, deltas_of, denoise, start_noise
 from sparseoccvla_ros.planning.losses import nearest_anchor, score_loss, trajectory_loss
+from sparseoccvla_ros.planning.model.diffusion import (
+    DeltaNormaliser,
+    DiffusionSchedule,
+    deltas_of,
+    denoise,
+    start_noise,
+)
 
 GOLDEN_ALPHA_BAR = {
     0: 0.9999,

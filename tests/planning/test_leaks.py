@@ -18,23 +18,23 @@ import numpy as np
 import pytest
 
 from sparseoccvla_ros.camera_sync.config import SyncConfig
-from sparseoccvla_ros.camera_sync.ego import EgoMotion
+from sparseoccvla_ros.camera_sync.ego_motion import EgoMotion
 from sparseoccvla_ros.core.geometry import inverse, planar, transform
 from sparseoccvla_ros.core.tf_buffer import TransformBuffer
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES, Command
-from sparseoccvla_ros.data.bag_reader import BagMessage, BagReader
-from sparseoccvla_ros.data.nuscenes_prepare import moments
-from sparseoccvla_ros.data.playback import Message, Playback
-from sparseoccvla_ros.data.world_bag import COMMAND_TOPIC, ODOMETRY_TOPIC, START
-from sparseoccvla_ros.data.world_drives import STEP, Drive, record
-from sparseoccvla_ros.eval.planning.baselines import BASELINES, coast
-from sparseoccvla_ros.eval.planning.ego_mlp import EgoMlp
-from sparseoccvla_ros.eval.planning.samples import AgentBoxes, Sample
+from sparseoccvla_ros.data.bags.playback import Message, Playback
+from sparseoccvla_ros.data.bags.reader import BagMessage, BagReader
+from sparseoccvla_ros.data.nuscenes.prepare import moments
+from sparseoccvla_ros.data.synthetic.drives import STEP, Drive, record
+from sparseoccvla_ros.data.synthetic.to_bag import COMMAND_TOPIC, ODOMETRY_TOPIC, START
+from sparseoccvla_ros.eval.tasks.baselines import BASELINES, coast
+from sparseoccvla_ros.eval.tasks.ego_mlp import EgoMlp
+from sparseoccvla_ros.eval.tasks.planning_samples import AgentBoxes, Sample
 from sparseoccvla_ros.eval.world.drives import command_at, history_before
-from sparseoccvla_ros.planning.command import RouteCommand
-from sparseoccvla_ros.planning.ego import FEATURE_NAMES, EgoHistory
+from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES, EgoHistory
+from sparseoccvla_ros.planning.route_command import RouteCommand
+from sparseoccvla_ros.world.agents.traffic import Mover
 from sparseoccvla_ros.world.scene import Scene
-from sparseoccvla_ros.world.traffic import Mover
 
 S = 1_000_000_000
 TICK = S // 50
@@ -67,7 +67,7 @@ def inference_loader(name: str) -> Callable[[Loader], Loader]:
 
 
 def everything(history: EgoHistory, now: int) -> np.ndarray:
-    """All that planning.ego says about a moment."""
+    """All that planning.ego_history says about a moment."""
     parts = [history.features(now), *(history.paper_features(now, command) for command in Command)]
     for age in (0, S // 2, S):
         pose = history.pose_at(now - age, now)

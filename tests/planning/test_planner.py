@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import planar
-from sparseoccvla_ros.core.occ3d import LABEL
 from sparseoccvla_ros.core.types import Command, CommandSource, Plan, PlanStatus
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.planning.anchors import AnchorSet

@@ -13,8 +13,8 @@ from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader
 from scipy.spatial.transform import Rotation
 
-from sparseoccvla_ros.data.bag_reader import BagReader
-from sparseoccvla_ros.data.nuscenes_bag import convert_scene, list_scenes
+from sparseoccvla_ros.data.bags.reader import BagReader
+from sparseoccvla_ros.data.nuscenes.to_bag import convert_scene, list_scenes
 
 TOLERANCE = 1e-9
 

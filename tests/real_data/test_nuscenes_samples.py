@@ -11,15 +11,15 @@ import pytest
 
 from sparseoccvla_ros.camera_sync.config import ImageConfig
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.occ3d import CAMERAS, DRIVABLE, FREE, LABEL
-from sparseoccvla_ros.data.nuscenes import NuscenesSamples
-from sparseoccvla_ros.data.nuscenes_check import check
-from sparseoccvla_ros.data.nuscenes_index import NuscenesIndex
-from sparseoccvla_ros.data.nuscenes_labels import load_occ3d
-from sparseoccvla_ros.data.nuscenes_motion import differentiated
-from sparseoccvla_ros.data.nuscenes_prepare import moments, prepare
-from sparseoccvla_ros.data.nuscenes_tables import LIDAR
-from sparseoccvla_ros.planning.ego import FEATURE_NAMES
+from sparseoccvla_ros.core.classes import CAMERAS, DRIVABLE, FREE, LABEL
+from sparseoccvla_ros.data.nuscenes.check import check
+from sparseoccvla_ros.data.nuscenes.dataset import NuscenesSamples
+from sparseoccvla_ros.data.nuscenes.ego_motion import differentiated
+from sparseoccvla_ros.data.nuscenes.index import NuscenesIndex
+from sparseoccvla_ros.data.nuscenes.labels import load_occ3d
+from sparseoccvla_ros.data.nuscenes.prepare import moments, prepare
+from sparseoccvla_ros.data.nuscenes.tables import LIDAR
+from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
 
 SENSORS = (*CAMERAS, LIDAR)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from sparseoccvla_ros.camera_sync.assemble import CameraSync
 from sparseoccvla_ros.camera_sync.calibration import CameraModel, load_calibration, save_calibration
 from sparseoccvla_ros.camera_sync.config import ImageConfig, SyncConfig
+from sparseoccvla_ros.camera_sync.frame_assembler import CameraSync
 from sparseoccvla_ros.camera_sync.images import CompressedImage, ImagePreparer, RawImage, decode_compressed
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.tf_buffer import TransformBuffer

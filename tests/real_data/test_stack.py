@@ -12,14 +12,14 @@ from rclpy.node import Node
 from scipy.spatial.transform import Rotation
 
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.data.nuscenes_bag import convert_scene
+from sparseoccvla_ros.data.nuscenes.to_bag import convert_scene
 from sparseoccvla_ros.nodes.bag_player import BagPlayerNode
 from sparseoccvla_ros.nodes.camera_sync import CameraSyncNode
 from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.planning import PlanningNode
 from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.lifecycle_base import message_class, spin
 from sparseoccvla_ros.ros.qos import PROFILES
-from sparseoccvla_ros.ros.stage_node import message_class, spin
 from sparseoccvla_ros.ros.topics import BY_NAME, NAMESPACE
 
 pytestmark = pytest.mark.ros

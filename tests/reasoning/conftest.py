@@ -12,8 +12,8 @@ import torch
 
 from sparseoccvla_ros.core.types import EgoState, SceneQueries
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
-from sparseoccvla_ros.reasoning.language_model import load_language_model
-from sparseoccvla_ros.reasoning.reasoner import Reasoner
+from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
+from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.reasoning.answer_text import TextStream, check_question, escape
 from sparseoccvla_ros.reasoning.prompts import (
     answer_templates,
     parse_positions,
@@ -19,6 +18,7 @@ from sparseoccvla_ros.reasoning.prompts import (
     templates,
     trajectory_text,
 )
+from sparseoccvla_ros.reasoning.serving.text_stream import TextStream, check_question, escape
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.occ3d import CAMERAS
+from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.core.types import CameraFrames, EgoState
 
 

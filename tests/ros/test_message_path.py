@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from sparseoccvla_ros.ros.delivery import measure_delivery
-from sparseoccvla_ros.ros.message_cases import image_case, voxel_publisher
+from sparseoccvla_ros.bench.dds_delivery import measure_delivery
+from sparseoccvla_ros.bench.message_cases import image_case, voxel_publisher
 
 pytestmark = pytest.mark.ros
 

@@ -12,8 +12,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 from visualization_msgs.msg import MarkerArray
 
 from sparseoccvla_ros.core import geometry
+from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.occ3d import LABEL
 from sparseoccvla_ros.core.types import Command, CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.ros import markers, messages

@@ -12,7 +12,7 @@ import torch
 from sparseoccvla_ros.camera_sync.config import ImageConfig
 from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.core.types import CameraFrames
-from sparseoccvla_ros.data.bag_frames import bag_frames
+from sparseoccvla_ros.data.bags.offline_sync import bag_frames
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.runtime.presets import Preset, load_preset

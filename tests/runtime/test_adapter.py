@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import share
-from sparseoccvla_ros.reasoning.adapters import has_adapter
+from sparseoccvla_ros.reasoning.llm.lora import has_adapter
+from sparseoccvla_ros.runtime.factory import build_reasoning
 from sparseoccvla_ros.runtime.presets import load_preset
-from sparseoccvla_ros.runtime.stages import build_reasoning
-from sparseoccvla_ros.train.ship import ship
+from sparseoccvla_ros.train.export_weights import ship
 
 REASONING = {"language_model": "random-tiny", "dtype": "float32", "lora_r": 2}
 

@@ -14,9 +14,10 @@ import torch
 from sparseoccvla_ros.core.types import SceneQueries
 from sparseoccvla_ros.planning.anchors import AnchorSet
 from sparseoccvla_ros.planning.planner import Planner
-from sparseoccvla_ros.runtime import accelerate, graphs
-from sparseoccvla_ros.runtime.accelerate import graphs_of, precisions, use_runtime, use_torch
-from sparseoccvla_ros.runtime.engines import CannotBuild, backend, difference
+from sparseoccvla_ros.runtime import backend_swap, onnx_graphs
+from sparseoccvla_ros.runtime.backend_swap import graphs_of, precisions, use_runtime, use_torch
+from sparseoccvla_ros.runtime.backends.base import CannotBuild, difference
+from sparseoccvla_ros.runtime.backends.registry import backend
 from sparseoccvla_ros.runtime.export import Built, build
 
 from .conftest import random_encoder
@@ -31,7 +32,7 @@ def case(request: pytest.FixtureRequest, presets, frames):
     """Preset, encoder, frames, and what went through its graphs."""
     preset = presets[request.param]
     encoder = random_encoder(preset)
-    return preset, encoder, frames[request.param], graphs.record(encoder, frames[request.param][:6])
+    return preset, encoder, frames[request.param], onnx_graphs.record(encoder, frames[request.param][:6])
 
 
 def engines(case, runtime: str) -> list[Built]:
@@ -86,7 +87,7 @@ def test_engine_equals_torch_on_the_bag_and_streams(case, runtime) -> None:
 
 def test_tensorrt_knows_every_operator_and_builds(case) -> None:
     for item in engines(case, "tensorrt"):
-        from sparseoccvla_ros.runtime.tensorrt_engine import unsupported
+        from sparseoccvla_ros.runtime.backends.tensorrt import unsupported
 
         assert unsupported(item.onnx) == []
         assert item.engine.stat().st_size > 100_000
@@ -108,7 +109,7 @@ def test_bfloat16_stays_in_the_backbone(presets, frames) -> None:
         pytest.skip(problem)
     preset = presets["r50"]
     encoder = random_encoder(preset)
-    seen = graphs.record(encoder, frames["r50"][:4])
+    seen = onnx_graphs.record(encoder, frames["r50"][:4])
     encoder.config = encoder.config.replace(backbone_dtype="bfloat16")
     images, decoder = engines((preset, encoder, frames["r50"], seen), "openvino")
     assert (images.record["precision"], decoder.record["precision"]) == ("bfloat16", "float32")
@@ -127,8 +128,8 @@ def test_planner_exports(presets) -> None:
         features=random.standard_normal((12, 128), np.float32), centres=random.standard_normal((12, 3), np.float32)
     )
     for reasoning in (True, False):
-        graph = graphs.planner_graph(planner, 12, reasoning)
-        built = build("tiny", graph, "onnx", graphs.planner_samples(planner, [scene], reasoning))
+        graph = onnx_graphs.planner_graph(planner, 12, reasoning)
+        built = build("tiny", graph, "onnx", onnx_graphs.planner_samples(planner, [scene], reasoning))
         assert max(built.record["difference"].values()) <= 1e-3
 
 
@@ -171,7 +172,7 @@ def test_reasons_are_named(case, monkeypatch, tmp_path: Path) -> None:
     reason = use_runtime(encoder, preset, "onnx")
     assert f"./run export --preset {preset.name} --runtime onnx" in reason
     assert "image_features" not in encoder.__dict__
-    monkeypatch.setattr("sparseoccvla_ros.runtime.onnx_engine.absent", lambda *names: f"{names[0]} is not installed")
+    monkeypatch.setattr("sparseoccvla_ros.runtime.backends.onnx.absent", lambda *names: f"{names[0]} is not installed")
     assert use_runtime(encoder, preset, "onnx") == "onnxruntime is not installed"
     assert len(encoder.encode(sets[0]).points) == preset.occupancy.queries
 
@@ -183,7 +184,7 @@ def test_a_wrong_engine_is_found_where_it_runs(case, monkeypatch) -> None:
     def refuse(*arguments):
         raise CannotBuild("images.level0 differs from torch by 3.0e-01")
 
-    monkeypatch.setattr(accelerate, "compare", refuse)
+    monkeypatch.setattr(backend_swap, "compare", refuse)
     assert "differs from torch" in use_runtime(encoder, preset, "onnx")
     assert not built[0].engine.exists()
     use_torch(encoder)

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from sparseoccvla_ros.runtime import export
-from sparseoccvla_ros.runtime.engine_cache import building, engine_folder, vouch, vouched, written
-from sparseoccvla_ros.runtime.engines import TOLERANCE, CannotBuild, backend
+from sparseoccvla_ros.runtime.backends.base import TOLERANCE, CannotBuild
+from sparseoccvla_ros.runtime.backends.cache import building, engine_folder, vouch, vouched, written
+from sparseoccvla_ros.runtime.backends.registry import backend
 from sparseoccvla_ros.runtime.export import build, engine_path, find
-from sparseoccvla_ros.runtime.graphs import Graph, decoder_graph, image_graph
+from sparseoccvla_ros.runtime.onnx_graphs import Graph, decoder_graph, image_graph
 
 from .conftest import random_encoder
 

@@ -10,8 +10,8 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import share
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.runtime.factory import build_planning, build_reasoning
 from sparseoccvla_ros.runtime.presets import load_preset, preset_names
-from sparseoccvla_ros.runtime.stages import build_planning, build_reasoning
 
 
 @pytest.mark.parametrize("name", preset_names())

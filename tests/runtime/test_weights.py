@@ -14,9 +14,9 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import share
 from sparseoccvla_ros.occupancy import checkpoints
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.runtime.factory import build_occupancy, build_planning
 from sparseoccvla_ros.runtime.presets import load_preset
-from sparseoccvla_ros.runtime.stages import build_occupancy, build_planning
-from sparseoccvla_ros.train.ship import ship
+from sparseoccvla_ros.train.export_weights import ship
 
 SMALL = {"pretrained": False, "strides": [16, 32], "embed_dims": 32, "queries": 8, "points_per_layer": [2, 4]}
 

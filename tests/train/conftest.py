@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from sparseoccvla_ros.core.occ3d import FREE, LABEL
+from sparseoccvla_ros.core.classes import FREE, LABEL
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
-from sparseoccvla_ros.data.samples import Sample
+from sparseoccvla_ros.data.dataset import Sample
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
-from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
+from sparseoccvla_ros.train.stages.occupancy import OccupancyStage, OccupancyStageSettings
 
 MICRO = OccupancyConfig(
     pretrained=False, strides=(16, 32), embed_dims=32, groups=2, heads=2, frames=2, queries=24, points_per_group=2,

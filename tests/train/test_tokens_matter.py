@@ -19,15 +19,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparseoccvla_ros.data.future_labels import FutureLabels
-from sparseoccvla_ros.data.question_cache import QuestionCache
-from sparseoccvla_ros.data.scene_features import QUERY_FIELDS, prepare_features
-from sparseoccvla_ros.data.world_cache import prepare_scenes
-from sparseoccvla_ros.data.world_samples import SPLITS
+from sparseoccvla_ros.data.synthetic.dataset import SPLITS
+from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache
+from sparseoccvla_ros.data.synthetic.scenes import prepare_scenes
 from sparseoccvla_ros.runtime.presets import load_preset
-from sparseoccvla_ros.train import later
-from sparseoccvla_ros.train.language_stage import LanguageStage, LanguageStageSettings
+from sparseoccvla_ros.train import build
+from sparseoccvla_ros.train.features.future_labels import FutureLabels
+from sparseoccvla_ros.train.features.synthetic import QUERY_FIELDS, prepare_features
 from sparseoccvla_ros.train.settings import TrainSettings
+from sparseoccvla_ros.train.stages.language import LanguageStage, LanguageStageSettings
 from sparseoccvla_ros.train.trainer import Trainer
 
 SEEDS = {"train": (*range(221), *range(1000, 1129)), "validation": SPLITS["validation"][:20]}
@@ -47,9 +47,9 @@ of that difference is about 0.02; saying what is usual is right as often as anot
 def test_shuffled_tokens_answer_worse(tmp_path: Path) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     preset = load_preset("tiny")
-    network, file = later.frozen_encoder(preset, None, "cpu")
+    network, file = build.frozen_encoder(preset, None, "cpu")
     for split, seeds in SEEDS.items():
-        cache = later.feature_cache(network, file, preset, split)
+        cache = build.feature_cache(network, file, preset, split)
         for _ in prepare_scenes(seeds, cache.world, workers=2):
             pass
         for _ in prepare_features(network, cache, seeds):
@@ -57,12 +57,12 @@ def test_shuffled_tokens_answer_worse(tmp_path: Path) -> None:
         asked = QuestionCache(cache.world, FutureLabels(cache.world, present=False).rows)
         for seed in seeds:
             asked.prepare(seed)
-    sources = later.world_sources(network, file, preset, 1, 1)
+    sources = build.world_sources(network, file, preset, 1, 1)
     learned, held_out = (
         replace(sources[split], seeds=seeds).samples(QUERY_FIELDS, sources[split].asked, sources[split].questions)
         for split, seeds in SEEDS.items()
     )
-    reasoner, parts = later.reasoner_of(preset, None)
+    reasoner, parts = build.reasoner_of(preset, None)
     assert parts == ()
     reasoner.load_adapter(preset.weights["adapter"], merge=False)
     stage = LanguageStage(reasoner, settings=LanguageStageSettings(asked=ASKED, reader_steps=READER_STEPS))

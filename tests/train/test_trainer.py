@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.data.samples import Augmentation
+from sparseoccvla_ros.data.dataset import Augmentation
 from sparseoccvla_ros.occupancy import checkpoints
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
-from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
 from sparseoccvla_ros.train.settings import TrainSettings
+from sparseoccvla_ros.train.stages.occupancy import OccupancyStage, OccupancyStageSettings
 from sparseoccvla_ros.train.trainer import BEST, LAST, Report, Trainer
 from tests.train.conftest import MICRO, Boxes
 

@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 from sparseoccvla_ros.cli.train import app
 from sparseoccvla_ros.core.paths import share
-from sparseoccvla_ros.data.world_cache import load_scene
-from sparseoccvla_ros.data.world_samples import SPLITS, world_settings
+from sparseoccvla_ros.data.synthetic.dataset import SPLITS, world_settings
+from sparseoccvla_ros.data.synthetic.scenes import load_scene
 from sparseoccvla_ros.occupancy import checkpoints
+from sparseoccvla_ros.runtime.factory import build_occupancy, build_planning, build_reasoning
 from sparseoccvla_ros.runtime.presets import load_preset
-from sparseoccvla_ros.runtime.stages import build_occupancy, build_planning, build_reasoning
-from sparseoccvla_ros.train import language_stage
-from sparseoccvla_ros.train.ship import ship
+from sparseoccvla_ros.train.export_weights import ship
+from sparseoccvla_ros.train.stages import language
 from tests.train.conftest import MICRO
-from tests.train.test_later_stages import CONFIG, WIDTH
+from tests.train.stages.test_later_stages import CONFIG, WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def folder(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A micro preset with an encoder's weights, and rendered scenes in a cache of its own."""
     shutil.copytree(rendered, tmp_path / "cache")
     monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path / "cache"))
-    quick = partial(language_stage.LanguageStageSettings, word_steps=3, reader_steps=3)
-    monkeypatch.setattr(language_stage, "LanguageStageSettings", quick)
+    quick = partial(language.LanguageStageSettings, word_steps=3, reader_steps=3)
+    monkeypatch.setattr(language, "LanguageStageSettings", quick)
     folder = tmp_path / "preset"
     folder.mkdir()
     shutil.copy(share("models", "tiny", "anchors.npz"), folder)

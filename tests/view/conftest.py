@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.occ3d import CAMERAS, LABEL
+from sparseoccvla_ros.core.classes import CAMERAS, LABEL
 from sparseoccvla_ros.core.types import CameraFrames, Command, CommandSource, EgoState, Plan, PlanStatus
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 

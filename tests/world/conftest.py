@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparseoccvla_ros.world.renderer import Renderer
+from sparseoccvla_ros.world.render.renderer import Renderer
 from sparseoccvla_ros.world.scene import Scene
 
 

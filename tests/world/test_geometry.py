@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparseoccvla_ros.core.occ3d import LABEL
-from sparseoccvla_ros.world.curves import FAR, Piece, turn
-from sparseoccvla_ros.world.shapes import NO_HIT, Kind, intersect, normals
-from sparseoccvla_ros.world.streets import Streets
-from sparseoccvla_ros.world.traffic import overlap
+from sparseoccvla_ros.core.classes import LABEL
+from sparseoccvla_ros.world.agents.traffic import overlap
+from sparseoccvla_ros.world.roads.curves import FAR, Piece, turn
+from sparseoccvla_ros.world.roads.streets import Streets
+from sparseoccvla_ros.world.shapes.solids import NO_HIT, Kind, intersect, normals
 
 real = st.floats(-1.0, 1.0)
 

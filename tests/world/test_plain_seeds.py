@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from sparseoccvla_ros.world.render.weather import Weather
+from sparseoccvla_ros.world.scenario import VARIED
 from sparseoccvla_ros.world.scene import Scene
-from sparseoccvla_ros.world.variety import VARIED
-from sparseoccvla_ros.world.weather import Weather
 
 KNOWN = {
     7: ("9d5bb82f21a81558", "7f41077d8e317487", "f20816751b0e75d1", "193d7cf0889016aa"),

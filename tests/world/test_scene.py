@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import apply, yaw_of
-from sparseoccvla_ros.core.occ3d import LABEL
 from sparseoccvla_ros.core.types import Command
+from sparseoccvla_ros.world.agents.traffic import GREEN
 from sparseoccvla_ros.world.scene import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, Scene
-from sparseoccvla_ros.world.traffic import GREEN
 
 TIMES = np.arange(-1.0, 24.0, 0.5)
 

@@ -13,17 +13,17 @@ import numpy as np
 
 from ...core.errors import InvalidInput
 from ...core.types import HORIZONS, STEP_SECONDS, CameraFrames, Command, CommandSource
-from ...data.nuscenes import NuscenesImages
-from ...data.nuscenes_index import COMMAND_SOURCES, NuscenesIndex
-from ...data.nuscenes_labels import load_occ3d, occ3d_file
-from ...data.nuscenes_roads import Roads
-from ...data.samples import COMMANDS
-from ...planning.ego import EgoHistory
-from ...world.question_files import read_questions
-from ...world.questions import Question
-from ..planning.samples import AgentBoxes, Sample
-from ..ray_iou import ORIGINS, lidar_origins
+from ...data.dataset import COMMANDS
+from ...data.nuscenes.dataset import NuscenesImages
+from ...data.nuscenes.index import COMMAND_SOURCES, NuscenesIndex
+from ...data.nuscenes.labels import load_occ3d, occ3d_file
+from ...data.nuscenes.map import Roads
+from ...data.nuscenes.omnidrive import read_questions
+from ...planning.ego_history import EgoHistory
+from ...world.qa.questions import Question
+from ..metrics.ray_iou import ORIGINS, lidar_origins
 from ..tasks.forecast import SPARSEWORLD_MARGIN, SPARSEWORLD_PAST
+from ..tasks.planning_samples import AgentBoxes, Sample
 
 _AHEAD = [round(h / STEP_SECONDS) for h in HORIZONS]
 

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import InvalidInput
-from ...data.nuscenes import NuscenesImages, missing_files
-from ...data.nuscenes_index import COMMAND_SOURCES, NuscenesIndex, open_index
-from ...data.nuscenes_labels import occ3d_file, occ3d_folder
-from ...data.nuscenes_roads import Roads, map_file
+from ...data.nuscenes.dataset import NuscenesImages, missing_files
+from ...data.nuscenes.index import COMMAND_SOURCES, NuscenesIndex, open_index
+from ...data.nuscenes.labels import occ3d_file, occ3d_folder
+from ...data.nuscenes.map import Roads, map_file
+from ...data.nuscenes.omnidrive import STORED
+from ...pipeline import Stages
 from ...runtime.presets import load_preset
-from ...world.question_files import STORED
-from ..ray_iou import ORIGINS
-from ..tasks.chain import Stages
-from ..tasks.page import facts_of, head_of
-from ..tasks.run import EvaluationReport, Gather, Progress, Run, Wanted, plain
+from ..metrics.ray_iou import ORIGINS
+from ..report.page import facts_of, head_of
+from ..tasks.evaluator import EvaluationReport, Gather, Progress, Run, Wanted, plain
 from .drives import NuscenesDrive
-from .known import known
+from .priors import known
 
 
 @dataclass(frozen=True)

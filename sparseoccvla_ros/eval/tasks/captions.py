@@ -1,13 +1,13 @@
-"""Descriptions and attention answers against references, in the recipes that papers use (eval.language)."""
+"""Descriptions and attention answers against references, in the recipes that papers use (eval.metrics.language)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ...world.questions import Question
-from ..language import TOKENISATIONS, Document, Score, evaluate
-from .intervals import Estimate
-from .tables import Block
+from ...world.qa.questions import Question
+from ..metrics.intervals import Estimate
+from ..metrics.language import TOKENISATIONS, Document, Score, evaluate
+from ..report.tables import Block
 
 SELF_TEST = "reference (self-test)"
 SHOWN = ("METEOR-nltk", "METEOR-nltk-no-synonyms", "METEOR-1.5", "ROUGE-L", "CIDEr", "BLEU-4")

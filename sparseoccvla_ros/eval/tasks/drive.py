@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from ...core.types import CameraFrames, Command, CommandSource
-from ...planning.ego import EgoHistory
-from ...world.questions import Question
-from ..planning.samples import Sample
+from ...planning.ego_history import EgoHistory
+from ...world.qa.questions import Question
+from .planning_samples import Sample
 
 
 class Drive(Protocol):

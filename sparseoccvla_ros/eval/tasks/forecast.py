@@ -14,14 +14,14 @@ import torch
 
 from ...core.types import HORIZONS, Reasoning, SceneQueries
 from ...core.voxels import SparseVoxels
-from ...reasoning.forecaster import forecast_voxels
-from ...reasoning.motion import constant_velocity
-from ...reasoning.reasoner import Reasoner
-from ..forecast import Protocol, copy_forward, copy_unmoved
-from ..occupancy import OccupancyMeter
-from .intervals import compared
+from ...reasoning.model.ego_motion import constant_velocity
+from ...reasoning.model.forecaster import forecast_voxels
+from ...reasoning.model.reasoner import Reasoner
+from ..metrics.forecast import Protocol, copy_forward, copy_unmoved
+from ..metrics.intervals import compared
+from ..metrics.occupancy import OccupancyMeter
+from ..report.tables import Block
 from .occupancy import voxel_numbers
-from .tables import Block
 
 NOT_CONTINUED = "forecast, planned motion, ground not continued"
 PLANNED, CONSTANT, TRUE = "forecast, planned motion", "forecast, constant velocity", "forecast, true motion (oracle)"

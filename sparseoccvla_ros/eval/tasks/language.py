@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from ...core.types import SceneQueries
-from ...reasoning.reasoner import Reasoner
-from ...world.questions import Question
-from ..answers import KINDS, answer_accuracy
-from ..planning.report import scene_interval
+from ...reasoning.model.reasoner import Reasoner
+from ...world.qa.questions import Question
+from ..metrics.intervals import Estimate
+from ..metrics.qa_accuracy import KINDS, answer_accuracy
+from ..report.planning_tables import scene_interval
+from ..report.tables import Block
 from .captions import scored_captions
-from .intervals import Estimate
-from .known import Known
-from .tables import Block
+from .priors import Known
 
 SEEING, BLIND, SHUFFLED, GUESS = "seeing", "blind (black images)", "blind (another scene)", "usual answer"
 MAX_TOKENS, SECONDS = 24, 120.0

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ...core.occ3d import CLASSES, NUM_CLASSES
-from ..occupancy import AbsentRule, OccupancyMeter, binary_confusion, iou_per_class, mean_of_known
-from ..ray_iou import THRESHOLDS, RayMeter
-from .intervals import compared
-from .tables import Block
+from ...core.classes import CLASSES, NUM_CLASSES
+from ..metrics.intervals import compared
+from ..metrics.occupancy import AbsentRule, OccupancyMeter, binary_confusion, iou_per_class, mean_of_known
+from ..metrics.ray_iou import THRESHOLDS, RayMeter
+from ..report.tables import Block
 
 MODEL, BLIND, PRIOR = "network", "network, blind", "class prior"
 AGAINST = ((MODEL, PRIOR), (MODEL, BLIND))

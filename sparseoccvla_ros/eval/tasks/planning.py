@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 
 from ...core.types import Command, CommandSource, PlanStatus
-from ...planning.ego import EgoHistory
-from ...planning.manoeuvres import TURN_OFFSET
+from ...pipeline import Step
+from ...planning.anchor_presets import TURN_OFFSET
+from ...planning.ego_history import EgoHistory
 from ...planning.planner import Planner
-from ..planning.ablations import ABLATIONS, SHUFFLED, Deprived, PlannerInputs, other_commands
-from ..planning.baselines import BASELINES, anchor_oracle, best_of
-from ..planning.ego_mlp import EgoMlp
-from ..planning.evaluate import Evaluation, evaluate, write_csv
-from ..planning.protocols import OMNIDRIVE
-from ..planning.report import Report, report, scene_interval
-from ..planning.samples import ROAD_CELLS, Method, Prediction, Sample
-from .chain import Step
-from .intervals import Estimate
-from .known import Known
-from .tables import Block
+from ..metrics.intervals import Estimate
+from ..protocols.planning import OMNIDRIVE
+from ..report.planning_tables import Report, report, scene_interval
+from ..report.tables import Block
+from .ablations import ABLATIONS, SHUFFLED, Deprived, PlannerInputs, other_commands
+from .baselines import BASELINES, anchor_oracle, best_of
+from .ego_mlp import EgoMlp
+from .planning_loop import Evaluation, evaluate, write_csv
+from .planning_samples import ROAD_CELLS, Method, Prediction, Sample
+from .priors import Known
 
 CHAIN, BLIND = "SparseOccVLA", "SparseOccVLA, blind"
 _ABOUT = {

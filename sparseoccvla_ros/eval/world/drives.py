@@ -7,20 +7,20 @@ from functools import cached_property
 import numpy as np
 
 from ...core import geometry
+from ...core.classes import CLASSES
 from ...core.errors import InvalidInput
-from ...core.occ3d import CLASSES
 from ...core.types import HORIZONS, STEP_SECONDS, STEPS, CameraFrames, Command, CommandSource, EgoState
-from ...data.bag_writer import NANOSECONDS
-from ...data.world_bag import FIXED_FRAME, START
-from ...data.world_cache import WorldScene, exposures, rig_of
-from ...planning.ego import WINDOW_NS, EgoHistory
-from ...world import annotations
-from ...world.annotations import Boxes
-from ...world.questions import Question, questions
+from ...data.bags.writer import NANOSECONDS
+from ...data.synthetic.scenes import WorldScene, exposures, rig_of
+from ...data.synthetic.to_bag import FIXED_FRAME, START
+from ...planning.ego_history import WINDOW_NS, EgoHistory
+from ...world.labels import annotations
+from ...world.labels.annotations import Boxes
+from ...world.qa.questions import Question, questions
+from ...world.qa.scene_relations import SceneView
 from ...world.scene import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, EgoMotion, Scene
-from ...world.scene_view import SceneView
-from ..planning.grids import LIDAR_AHEAD
-from ..planning.samples import ROAD_CELLS, ROAD_EXTENT, AgentBoxes, EgoSize, Sample
+from ..protocols.grids import LIDAR_AHEAD
+from ..tasks.planning_samples import ROAD_CELLS, ROAD_EXTENT, AgentBoxes, EgoSize, Sample
 
 HISTORY_STEP = NANOSECONDS // 10
 """ns between the poses that the ego history holds: those of a planning node that gets ten frame sets a second."""

@@ -8,14 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from ...core.errors import InvalidInput
-from ...data.world_cache import WorldSettings, load_scene, prepare_scenes
-from ...data.world_samples import world_settings
+from ...data.synthetic.dataset import world_settings
+from ...data.synthetic.scenes import WorldSettings, load_scene, prepare_scenes
+from ...pipeline import Stages
 from ...runtime.presets import load_preset
-from ..tasks.chain import Stages
-from ..tasks.page import facts_of, head_of
-from ..tasks.run import EvaluationReport, Progress, Run, Wanted, plain
+from ..report.page import facts_of, head_of
+from ..tasks.evaluator import EvaluationReport, Progress, Run, Wanted, plain
 from .drives import Drive
-from .known import baseline_seeds, known
+from .priors import baseline_seeds, known
 from .seeds import warnings_about
 
 SCENES = 24

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from safetensors import safe_open
 
 from ...core.errors import InvalidInput
-from ...data.world_samples import SPLITS
+from ...data.synthetic.dataset import SPLITS
 from ...runtime.presets import Preset
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
-from sparseoccvla_ros.eval.planning.samples import AgentBoxes, Sample
-from sparseoccvla_ros.planning.ego import FEATURE_NAMES
+from sparseoccvla_ros.eval.tasks.planning_samples import AgentBoxes, Sample
+from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Measurements: latency, throughput, delivery, endurance, and their history."""

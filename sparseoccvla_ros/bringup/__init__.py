@@ -1,0 +1,1 @@
+"""Start a graph of nodes, watch it, and collect what came out; demo, bench and tests use it."""

@@ -1,0 +1,164 @@
+"""The nodes of the stack and the arguments of a launch: one table for `ros2 launch` and `./run launch`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import bundled_bag
+
+from ..ros.topics import NAMESPACE
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """One node.
+
+    name: node, executable, module in nodes/ and section of the parameter file; parameters: launch arguments that become
+    parameters, as {parameter: argument}; big_messages: its process gets the Fast DDS profile for large messages;
+    when: launch argument that switches it on ("" = always).
+    """
+
+    name: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    big_messages: bool = False
+    when: str = ""
+
+    @property
+    def module(self) -> str:
+        """Python module with `main`."""
+        return f"sparseoccvla_ros.nodes.{self.name}"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One launch argument: name, default, description, allowed values (empty = any)."""
+
+    name: str
+    default: str
+    what: str
+    choices: tuple[str, ...] = ()
+
+
+_BOOL = ("true", "false")
+
+NODES: tuple[NodeEntry, ...] = (
+    NodeEntry("camera_sync", {"preset": "preset", "profile": "profile", "calibration_file": "calibration_file"}, True),
+    NodeEntry("occupancy", {"preset": "preset", "device": "device", "runtime": "runtime"}),
+    NodeEntry("reasoning", {"preset": "preset", "device": "device"}),
+    NodeEntry("planning", {"preset": "preset", "device": "device"}),
+)
+BAG_PLAYER = NodeEntry(
+    "bag_player",
+    {"bag": "bag", "profile": "profile", "rate": "rate", "loop": "loop", "start_offset": "start_offset"},
+    True,
+)
+COMPOSED = NodeEntry(
+    "composed",
+    {
+        "preset": "preset",
+        "profile": "profile",
+        "calibration_file": "calibration_file",
+        "device": "device",
+        "runtime": "runtime",
+    },
+    True,
+)
+"""The four stages in one process; parameters given on the command line reach the nodes that know them."""
+VIEWER = NodeEntry("viewer", {"preset": "preset", "out": "out", "serve": "serve"}, when="view")
+
+ARGUMENTS: tuple[Argument, ...] = (
+    Argument("preset", "tiny", "model preset: a folder below models/ or a path"),
+    Argument(
+        "profile",
+        "nuscenes",
+        "names of camera topics and frames",
+        ("nuscenes", "nuscenes_lower", "nuscenes2bag", "nuscenes_prefixed", "dataset_bridge", "autoware"),
+    ),
+    Argument("device", "auto", "where the models run", ("auto", "cpu", "cuda")),
+    Argument(
+        "runtime",
+        "torch",
+        "what computes the occupancy, after ./run export",
+        ("torch", "compiled", "onnx", "openvino", "tensorrt"),
+    ),
+    Argument("calibration_file", "", "YAML with intrinsics and extrinsics; empty uses CameraInfo and tf"),
+    Argument("namespace", NAMESPACE, "namespace of nodes and topics"),
+    Argument("params_file", "", "YAML with parameters; empty uses config/params.yaml of the package"),
+    Argument("use_sim_time", "false", "take the time from /clock", _BOOL),
+    Argument("autostart", "true", "configure and activate the nodes at once", _BOOL),
+    Argument("composed", "false", "run the four stages in one process", _BOOL),
+    Argument("respawn", "true", "start a node again when it dies", _BOOL),
+    Argument("log_level", "info", "log level of the nodes", ("debug", "info", "warn", "error", "fatal")),
+    Argument("view", "false", "start the viewer node", _BOOL),
+    Argument("serve", "false", "viewer: show the stack live in a browser", _BOOL),
+    Argument("out", "", "viewer: folder for recording, picture and bag of outputs"),
+    Argument("rviz", "false", "start RViz with rviz/sparseoccvla.rviz (needs a ROS install)", _BOOL),
+)
+BAG_ARGUMENTS: tuple[Argument, ...] = (
+    Argument("bag", "", "rosbag2 folder or .mcap file to play; empty plays the bundled world"),
+    Argument("rate", "1.0", "speed of playback, times real time"),
+    Argument("loop", "false", "start again at the end", _BOOL),
+    Argument("start_offset", "0.0", "skip this much at the start, in seconds"),
+)
+
+
+def resolve(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
+    """Every argument with its given or default value; InvalidInput on an unknown name or a value that is no choice."""
+    arguments = ARGUMENTS + (BAG_ARGUMENTS if with_bag else ())
+    values = {a.name: a.default for a in arguments}
+    if with_bag:
+        values["use_sim_time"] = "true"
+    for name, value in given.items():
+        if name not in values:
+            raise InvalidInput(name, f"is no launch argument; known are {', '.join(values)}")
+        values[name] = value
+    for argument in arguments:
+        if argument.choices and values[argument.name] not in argument.choices:
+            raise InvalidInput(
+                argument.name, f"is '{values[argument.name]}', want one of {', '.join(argument.choices)}"
+            )
+    return values
+
+
+def resolve_checked(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
+    """`resolve` for a launch: an empty bag is the bundled one, and a missing file is refused before any node runs.
+
+    Raises InvalidInput naming the argument.
+    """
+    values = resolve(given, with_bag)
+    if with_bag and not values["bag"]:
+        values["bag"] = str(bundled_bag())
+    for name in ("params_file", "calibration_file", *(["bag"] if with_bag else [])):
+        if values[name] and not Path(values[name]).exists():
+            raise InvalidInput(name, f"{values[name]} does not exist")
+    return values
+
+
+def process_entries(values: Mapping[str, str], with_bag: bool) -> list[NodeEntry]:
+    """The processes to start for resolved arguments; the bag player comes last."""
+    stages = (COMPOSED,) if values["composed"] == "true" else NODES
+    chosen = [*stages, VIEWER, *([BAG_PLAYER] if with_bag else [])]
+    return [n for n in chosen if not n.when or values[n.when] == "true"]
+
+
+def typed(text: str) -> bool | int | float | str:
+    """The value that a parameter's text means, as YAML would read it."""
+    if text in _BOOL:
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parameters_of(entry: NodeEntry, values: Mapping[str, str]) -> dict[str, str]:
+    """Parameters that the arguments set for a node, as text; an empty value leaves the parameter file's."""
+    chosen = {p: values[a] for p, a in entry.parameters.items() if a in values and values[a] != ""}
+    chosen["autostart"] = values["autostart"]
+    chosen["use_sim_time"] = "false" if entry.name == "bag_player" else values["use_sim_time"]
+    return chosen

@@ -1,0 +1,89 @@
+"""The graph as a launch description, where launch_ros is installed."""
+
+from __future__ import annotations
+
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+
+from launch import LaunchContext, LaunchDescription
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import share
+
+from ..ros.topics import TOPICS
+from . import launch_config
+from .supervisor import big_message_environment
+
+SIGTERM_SECONDS = "10"
+"""How long launch lets a node end by itself after SIGINT: more than the longest `end_seconds` of
+ros/lifecycle_base.py."""
+
+
+def description(with_bag: bool) -> LaunchDescription:
+    """Every argument of bringup/launch_config.py with description and choices, and the nodes they ask for."""
+    arguments = launch_config.ARGUMENTS + (launch_config.BAG_ARGUMENTS if with_bag else ())
+    defaults = launch_config.resolve({}, with_bag)
+    declared = [
+        DeclareLaunchArgument(
+            a.name, default_value=defaults[a.name], description=a.what, choices=list(a.choices) or None
+        )
+        for a in arguments
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=lambda context: _nodes(context, with_bag))])
+
+
+def _nodes(context: LaunchContext, with_bag: bool) -> list:
+    """The actions of one launch; InvalidInput, before any of them, when something that they need is missing."""
+    arguments = launch_config.ARGUMENTS + (launch_config.BAG_ARGUMENTS if with_bag else ())
+    values = launch_config.resolve_checked(
+        {a.name: LaunchConfiguration(a.name).perform(context) for a in arguments}, with_bag
+    )
+    rviz = [_rviz(values)] if values["rviz"] == "true" else []
+    return [*(_node(entry, values) for entry in launch_config.process_entries(values, with_bag)), *rviz]
+
+
+def _node(entry: launch_config.NodeEntry, values: dict[str, str]) -> Node:
+    common = {
+        "package": "sparseoccvla_ros",
+        "executable": entry.name,
+        "namespace": values["namespace"],
+        "parameters": [
+            values["params_file"] or str(share("config", "params.yaml")),
+            {k: launch_config.typed(v) for k, v in launch_config.parameters_of(entry, values).items()},
+        ],
+        "ros_arguments": ["--log-level", values["log_level"]],
+        "output": "screen",
+        "sigterm_timeout": SIGTERM_SECONDS,
+        "additional_env": big_message_environment() if entry.big_messages else {},
+        "respawn": values["respawn"] == "true" and entry is not launch_config.BAG_PLAYER,
+        "respawn_delay": 1.0,
+    }
+    if entry is launch_config.BAG_PLAYER:
+        common["on_exit"] = _end_of_bag
+    if entry is launch_config.COMPOSED:
+        return Node(**common)  # four nodes, each with its own name
+    return LifecycleNode(name=entry.name, **common)
+
+
+def _end_of_bag(event: object, context: LaunchContext) -> list[Shutdown] | None:
+    """Ends the launch with its bag; after Ctrl-C it ends already, and a second shutdown would be an error."""
+    return None if context.is_shutdown else [Shutdown(reason="end of the bag")]
+
+
+def _rviz(values: dict[str, str]) -> Node:
+    """RViz on the time and in the namespace of the nodes; its configuration names topics of the default namespace."""
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        raise InvalidInput("rviz", "rviz2 is not installed; without it use view:=true serve:=true") from None
+    namespace = values["namespace"].rstrip("/")
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=namespace,
+        arguments=["-d", str(share("rviz", "sparseoccvla.rviz"))],
+        parameters=[{"use_sim_time": values["use_sim_time"] == "true"}],
+        remappings=[(t.full_name, f"{namespace}/{t.name}") for t in TOPICS if not t.name.startswith("/")],
+        output="screen",
+    )

@@ -1,0 +1,266 @@
+"""Plays a bag through the whole stack, watches from outside and measures: shared by demo, bench and tests."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sparseoccvla_ros.bringup import launch_config
+from sparseoccvla_ros.bringup.supervisor import Supervisor
+from sparseoccvla_ros.bringup.topic_monitor import Observer, has_poses
+from sparseoccvla_ros.camera_sync.profiles import profile
+from sparseoccvla_ros.data.bags.reader import BagReader
+from sparseoccvla_ros.ros.parameters import STAGES
+
+WATCHED = (
+    "frames",
+    "occupancy/queries",
+    "occupancy/points",
+    "occupancy/grid",
+    "occupancy/markers",
+    "reasoning/state",
+    "occupancy/forecast/points",
+    "planning/plan",
+    "planning/path",
+    "planning/trajectory",
+    "planning/candidates",
+)
+TRACKED = (("reasoning", "prefill_ms"), ("reasoning", "answer_tokens_per_s"))
+REFERENCE = "CAM_FRONT"
+IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Statistics of times in milliseconds."""
+
+    n: int
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Spread | None:
+        """None for no values."""
+        if not seconds:
+            return None
+        ordered = sorted(1e3 * s for s in seconds)
+        rank = lambda q: ordered[min(len(ordered) - 1, round(q * (len(ordered) - 1)))]  # noqa: E731
+        return cls(len(ordered), statistics.median(ordered), rank(0.95), rank(0.99), ordered[-1])
+
+
+@dataclass
+class Outcome:
+    """What a playback brought.
+
+    paths: with poses; empty_paths: those that tell followers to stop; rates in Hz of wall time; latencies by name
+    ("camera -> path" is from the arrival of the reference camera's image to the arrival of the path with its stamp);
+    cpu: share of one core per process; ready_seconds: until every node was active; drops: what each node passed over or
+    refused, by reason, since it started; prefill_ms, tokens_per_s: of the language model, a value a second.
+    """
+
+    bag: str
+    bag_seconds: float
+    rate: float
+    wall_seconds: float = 0.0
+    ready_seconds: float = 0.0
+    camera_sets: int = 0
+    paths: int = 0
+    empty_paths: int = 0
+    stamps_matched: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    latencies: dict[str, Spread] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    active: dict[str, bool] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+    memory_mb: dict[str, float] = field(default_factory=dict)
+    drops: dict[str, dict[str, int]] = field(default_factory=dict)
+    prefill_ms: list[float] = field(default_factory=list)
+    tokens_per_s: list[float] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def isolated_domain() -> None:
+    """Keep demo, bench and tests to themselves: loopback only, on a domain nobody else uses by habit."""
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 99)))
+
+
+def play_through(
+    bag: Path,
+    *,
+    rate: float = 1.0,
+    duration: float = 0.0,
+    arguments: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Mapping[str, str]] | None = None,
+    out: Path | None = None,
+    view: bool = True,
+    on_progress: Callable[[str, float], None] = lambda text, fraction: None,
+) -> Outcome:
+    """Start the graph, wait until every node is active, play the bag, wait for the last outputs, stop everything.
+
+    out: folder for logs and, with `view`, the viewer's files; duration: bag seconds to play (0 = all); parameters: of
+    processes by name, beyond what launch arguments set. Raises InvalidInput when the bag or an argument is wrong,
+    RuntimeError with the node's last lines when a node does not become active.
+    """
+    with BagReader(bag) as reader:
+        seconds = min(duration or reader.duration, reader.duration)
+    values = launch_config.resolve({"respawn": "false", **(arguments or {}), "bag": str(bag)}, with_bag=True)
+    outcome = Outcome(str(bag.name), seconds, rate)
+    camera = profile(values["profile"]).cameras[REFERENCE]
+    image_type = IMAGE_TYPES[camera.transport]
+    logs = out / "logs" if out else None
+    began = time.monotonic()
+    # Reliable, so that no image is lost to the count; the bag player offers it.
+    extra = [(camera.image_topic, image_type, "output")]
+    with (
+        Observer(WATCHED, extra, ["planning/path"], TRACKED, namespace=values["namespace"]) as observer,
+        Supervisor(values, logs, lambda text: outcome.events.append(text)) as supervisor,
+    ):
+        chosen = [e for e in launch_config.process_entries(values, with_bag=False) if e is not launch_config.VIEWER]
+        # The slowest to load goes first.
+        for entry in sorted(chosen, key=lambda e: e.name != "reasoning"):
+            supervisor.start(entry, (parameters or {}).get(entry.name))
+        player = {"rate": float(rate), "duration": float(duration), "start_paused": "true", "settle": 0.0}
+        supervisor.start(launch_config.BAG_PLAYER, {name: str(value) for name, value in player.items()})
+        wanted = set(STAGES)
+        if view:
+            supervisor.start(launch_config.VIEWER, {"out": str(out) if out else ""})
+            wanted.add("viewer")
+        wait_active(supervisor, observer, wanted, on_progress)
+        outcome.ready_seconds = time.monotonic() - began
+        observer.unpause_player()
+        usage = {n: psutil.Process(p.popen.pid) for n, p in supervisor.processes.items()}
+        for process in usage.values():
+            process.cpu_percent()
+        played = time.monotonic()
+        _wait_end(supervisor, observer, outcome, seconds / rate, camera.image_topic, on_progress)
+        outcome.wall_seconds = time.monotonic() - played
+        _drain(observer)
+        for name, process in usage.items():
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                outcome.cpu[name] = process.cpu_percent() / 100
+                outcome.memory_mb[name] = process.memory_info().rss / 1e6
+        outcome.states = {n: s for n, s in (outcome.states or observer.states).items() if n in wanted}
+        outcome.active = {n: _active(observer, n) for n in sorted(wanted)}
+        on_progress("writing the pictures and recordings" if view else "stopping", 1.0)
+        if view:
+            supervisor.stop(["viewer"])
+        outcome.drops = {n: _drops(observer.details.get(n, {})) for n in STAGES}
+        outcome.prefill_ms, outcome.tokens_per_s = (observer.tracked[pair] for pair in TRACKED)
+        _measure(observer, outcome, camera.image_topic)
+    return outcome
+
+
+def _drops(details: Mapping[str, str]) -> dict[str, int]:
+    """Counters of a node's diagnostics that tell of inputs it did not use."""
+    names = [k for k in details if k.startswith("dropped.") or k in ("replaced_by_newer", "refused", "exceptions")]
+    return {name: int(details[name]) for name in sorted(names) if details[name] != "0"}
+
+
+def _active(observer: Observer, name: str) -> bool:
+    """Configured and activated; STALE after the end of the bag is still an active node."""
+    state = observer.states.get(name, "")
+    return bool(state) and not state.startswith(("UNCONFIGURED", "INACTIVE", "FAULT"))
+
+
+def wait_active(supervisor: Supervisor, observer: Observer, wanted: set[str], on_progress: Callable) -> None:
+    """Wait until every node in `wanted` is active; RuntimeError with the reason where one will not be."""
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        ready = [n for n in wanted if _active(observer, n)]
+        missing = sorted(wanted - set(ready))
+        slow = " (the first time it converts the language model, about a minute)" if missing == ["reasoning"] else ""
+        on_progress(f"starting nodes: waiting for {', '.join(missing) or 'nobody'}{slow}", 0.0)
+        if not missing:
+            return
+        for process in supervisor.poll():
+            tail = process.log.read_text(errors="replace")[-1500:] if process.log else ""
+            raise RuntimeError(f"{process.entry.name} ended with code {process.ended} before it was active\n{tail}")
+        failed = [n for n in wanted if observer.details.get(n, {}).get("last_error")]
+        if failed:
+            raise RuntimeError(f"{failed[0]} could not be configured: {observer.details[failed[0]]['last_error']}")
+        time.sleep(0.1)
+    raise RuntimeError(f"not active within 300 s: {', '.join(sorted(wanted - set(ready)))}")
+
+
+def _wait_end(
+    supervisor: Supervisor,
+    observer: Observer,
+    outcome: Outcome,
+    expected: float,
+    image_topic: str,
+    on_progress: Callable[[str, float], None],
+) -> None:
+    began, images = time.monotonic(), 0
+    while True:
+        supervisor.poll()
+        # After the last image every node rightly goes STALE; what counts is its state while images came.
+        if observer.count(image_topic) > images:
+            images = observer.count(image_topic)
+            outcome.states = dict(observer.states)
+        player = supervisor.processes.get("bag_player")
+        if player is None or player.popen.poll() is not None:
+            if player is not None and player.popen.returncode not in (0, -2):
+                tail = player.log.read_text(errors="replace")[-1500:] if player.log else ""
+                raise RuntimeError(f"bag_player ended with code {player.popen.returncode}\n{tail}")
+            return
+        paths = observer.count("planning/path") if "planning/path" in observer.arrivals else 0
+        on_progress(f"playing: {paths} paths", min(1.0, (time.monotonic() - began) / max(expected, 0.1)))
+        if time.monotonic() - began > 3 * expected + 90:
+            outcome.events.append("the bag player did not end in time")
+            return
+        time.sleep(0.1)
+
+
+def _drain(observer: Observer) -> None:
+    """Wait until nothing has come for a moment: the last frame set is still on its way when the bag ends."""
+    last, quiet = -1, 0
+    for _ in range(60):
+        total = sum(len(a.order) for a in observer.arrivals.values())
+        quiet = quiet + 1 if total == last else 0
+        last = total
+        if quiet >= 8:
+            return
+        time.sleep(0.1)
+
+
+def _measure(observer: Observer, outcome: Outcome, image_topic: str) -> None:
+    for name, arrivals in observer.arrivals.items():
+        times = sorted(arrivals.at.values())
+        outcome.counts[name] = len(arrivals.order)
+        if len(times) > 1:
+            outcome.rates[name] = (len(times) - 1) / max(times[-1] - times[0], 1e-6)
+    images = set(observer.stamps(image_topic))
+    outcome.camera_sets = len(images)
+    if "planning/path" in observer.arrivals:
+        received = observer.messages["planning/path"]
+        paths = [stamp for stamp, _, raw in received if has_poses(raw)]
+        outcome.paths, outcome.empty_paths = len(paths), len(received) - len(paths)
+        outcome.stamps_matched = sum(s in images for s in paths)
+    pairs = {
+        "camera -> frames": (image_topic, "frames"),
+        "frames -> queries": ("frames", "occupancy/queries"),
+        "queries -> reasoning": ("occupancy/queries", "reasoning/state"),
+        "queries -> path": ("occupancy/queries", "planning/path"),
+        "camera -> path": (image_topic, "planning/path"),
+    }
+    for name, (first, last) in pairs.items():
+        if first in observer.arrivals and last in observer.arrivals:
+            spread = Spread.of(observer.latencies(first, last))
+            if spread is not None:
+                outcome.latencies[name] = spread

@@ -1,0 +1,167 @@
+"""Starts and stops the nodes of the graph where launch_ros is not installed: one process per node."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparseoccvla_ros.core.paths import share
+
+from . import launch_config
+from .launch_config import NodeEntry
+
+STOP_SECONDS = 10.0
+"""How long a process gets after SIGTERM before it is killed: more than the longest `end_seconds` of a node."""
+RESPAWN_SECONDS = 1.0
+
+
+def big_message_environment() -> dict[str, str]:
+    """Variables that give a process the Fast DDS profile for images; one that the user set is kept."""
+    profile = str(share("config", "fastdds_big_messages.xml"))
+    old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
+    return {name: os.environ.get(name, profile)}
+
+
+def ros_arguments(values: Mapping[str, str], parameters: Mapping[str, str], extra: Sequence[str] = ()) -> list[str]:
+    """--ros-args of a node process."""
+    out = ["--ros-args", "-r", f"__ns:={values['namespace']}", "--log-level", values["log_level"]]
+    out += ["--params-file", values["params_file"] or str(share("config", "params.yaml"))]
+    for name, value in parameters.items():
+        out += ["-p", f"{name}:={_yaml_text(value)}"]
+    return [*out, *extra]
+
+
+def _yaml_text(value: str) -> str:
+    """Numbers, booleans and lists stay as they are, anything else is quoted so that YAML reads a string."""
+    if value.startswith("["):
+        return value
+    return "'" + value.replace("'", "''") + "'" if isinstance(launch_config.typed(value), str) else value
+
+
+@dataclass
+class Process:
+    """A running node process."""
+
+    entry: NodeEntry
+    command: list[str]
+    environment: dict[str, str]
+    popen: subprocess.Popen[bytes]
+    log: Path | None = None
+    deaths: int = 0
+    ended: int | None = None
+    died_at: float = field(default=0.0)
+
+
+class Supervisor:
+    """Processes of the graph.
+
+    values: resolved launch arguments; log_folder: where each node's output goes (None = this terminal); on_event: told
+    about deaths and respawns. Use as a context manager: leaving it stops everything.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, str],
+        log_folder: Path | None = None,
+        on_event: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._values = dict(values)
+        self._logs = log_folder
+        self._on_event = on_event
+        self.processes: dict[str, Process] = {}
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, entry: NodeEntry, parameters: Mapping[str, str] | None = None) -> Process:
+        """Start a node; `parameters` are added to those from the launch arguments."""
+        chosen = launch_config.parameters_of(entry, self._values) | dict(parameters or {})
+        command = [sys.executable, "-m", entry.module, *ros_arguments(self._values, chosen)]
+        environment = {**os.environ, **(big_message_environment() if entry.big_messages else {})}
+        log = None
+        if self._logs is not None:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            log = self._logs / f"{entry.name}.log"
+            log.unlink(missing_ok=True)
+        process = Process(entry, command, environment, self._spawn(command, environment, log), log)
+        self.processes[entry.name] = process
+        return process
+
+    def start_all(self, with_bag: bool) -> None:
+        """Start what the launch arguments ask for."""
+        for entry in launch_config.process_entries(self._values, with_bag):
+            self.start(entry)
+
+    def poll(self) -> list[Process]:
+        """Processes that ended since the last call; those that may are started again."""
+        ended = []
+        for process in self.processes.values():
+            code = process.popen.poll()
+            if code is None:
+                continue
+            if process.ended is None:
+                process.ended, process.died_at = code, time.monotonic()
+                ended.append(process)
+                if code:
+                    self._on_event(f"{process.entry.name} died with code {code}{_tail(process.log)}")
+            respawns = self._values["respawn"] == "true" and process.entry.name != "bag_player" and code not in (0, 2)
+            if respawns and time.monotonic() - process.died_at > RESPAWN_SECONDS:
+                process.deaths += 1
+                process.ended = None
+                process.popen = self._spawn(process.command, process.environment, process.log)
+                self._on_event(f"{process.entry.name} started again")
+        return ended
+
+    def stop(self, names: Sequence[str] | None = None) -> None:
+        """Stop processes: SIGTERM, then SIGKILL.
+
+        Nodes take SIGINT as well, but an interpreter that is only starting would answer it with a traceback.
+        """
+        chosen = [p for n, p in self.processes.items() if names is None or n in names]
+        for kind, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 5.0)):
+            alive = [p for p in chosen if p.popen.poll() is None]
+            if not alive:
+                break
+            for process in alive:
+                if kind is signal.SIGKILL:
+                    self._on_event(f"{process.entry.name} did not end in time: sending {kind.name}")
+                process.popen.send_signal(kind)
+            until = time.monotonic() + patience
+            while time.monotonic() < until and any(p.popen.poll() is None for p in alive):
+                time.sleep(0.05)
+        for process in chosen:
+            process.ended = process.popen.poll()
+            self.processes.pop(process.entry.name, None)
+
+    def _spawn(self, command: list[str], environment: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
+        common = {"env": environment, "start_new_session": True, "preexec_fn": _end_with_parent}
+        if log is None:
+            return subprocess.Popen(command, **common)
+        with log.open("ab") as stream:
+            return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, **common)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Linux ends the child when whoever started it is killed, so that no node drives on unsupervised."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _tail(log: Path | None, lines: int = 4) -> str:
+    if log is None or not log.is_file():
+        return ""
+    return ":\n    " + "\n    ".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,47 @@
+"""What demo and bench print."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from .run_on_bag import Outcome
+
+
+def latency_table(outcome: Outcome) -> Table:
+    """Latencies between stages, wall time from arrival to arrival."""
+    table = Table("from -> to", "n", "median ms", "p95 ms", "p99 ms", "max ms", title="Latency (same stamp, wall time)")
+    for name, spread in outcome.latencies.items():
+        numbers = (f"{v:.0f}" for v in (spread.p50, spread.p95, spread.p99, spread.max))
+        style = "bold" if name == "camera -> path" else ""
+        table.add_row(name, str(spread.n), *numbers, style=style)
+    return table
+
+
+def state_lines(outcome: Outcome) -> list[str]:
+    """Why a node is not OK, in its own words."""
+    return [f"{name}: {state}" for name, state in sorted(outcome.states.items()) if state != "OK"]
+
+
+def node_table(outcome: Outcome) -> Table:
+    """Rates of topics, and state, CPU and memory of nodes."""
+    table = Table(title="Nodes and topics")
+    for name in ("node", "state", "cores", "MB", "topic", "n", "Hz"):
+        table.add_column(name, no_wrap=name in ("node", "state", "topic"))
+    rows = {
+        "camera_sync": "frames",
+        "occupancy": "occupancy/queries",
+        "reasoning": "reasoning/state",
+        "planning": "planning/path",
+    }
+    for name in sorted(outcome.states | outcome.cpu, key=lambda n: [*rows, "viewer", "bag_player", n].index(n)):
+        topic = rows.get(name, "")
+        table.add_row(
+            name,
+            outcome.states.get(name, "").split(":")[0],
+            f"{outcome.cpu[name]:.2f}" if name in outcome.cpu else "",
+            f"{outcome.memory_mb[name]:.0f}" if name in outcome.memory_mb else "",
+            topic,
+            str(outcome.counts.get(topic, "")) if topic else "",
+            f"{outcome.rates[topic]:.2f}" if topic in outcome.rates else "",
+        )
+    return table

@@ -1,0 +1,176 @@
+"""Watches the graph from outside: what came out, when, for which stamp, and what state every node is in."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Path
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from std_srvs.srv import SetBool
+
+from ..ros.lifecycle_base import message_class
+from ..ros.qos import PROFILES
+from ..ros.topics import BY_NAME, NAMESPACE
+
+
+@dataclass
+class Arrivals:
+    """When messages of a topic came: stamp in ns -> seconds of the steady clock; order of stamps as received."""
+
+    at: dict[int, float] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    bytes: int = 0
+
+
+def stamp_of(raw: bytes) -> int:
+    """Stamp in ns of a serialised message that starts with a Header (CDR, little endian)."""
+    sec, nanosec = struct.unpack_from("<iI", raw, 4)
+    return sec * 10**9 + nanosec
+
+
+def has_poses(raw: bytes) -> bool:
+    """Whether a serialised nav_msgs/Path holds a pose; an empty one tells followers to stop."""
+    return bool(deserialize_message(raw, Path).poses)
+
+
+class Observer:
+    """A plain node in its own thread that notes arrivals without decoding messages.
+
+    topics: names of ros/topics.py whose messages start with a Header; extra: (topic, type, qos) of others, for
+    instance the reference camera. `keep`: topics whose raw messages are kept in `messages`; `track`: (node, key) of
+    numbers in /diagnostics whose every new value is kept in `tracked`.
+    """
+
+    def __init__(
+        self,
+        topics: Iterable[str],
+        extra: Iterable[tuple[str, str, str]] = (),
+        keep: Iterable[str] = (),
+        track: Iterable[tuple[str, str]] = (),
+        namespace: str = NAMESPACE,
+        domain_id: int | None = None,
+        name: str = "observer",
+    ) -> None:
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=domain_id)
+        self.node = Node(name, context=self.context, namespace=namespace)
+        self.arrivals: dict[str, Arrivals] = {}
+        self.messages: dict[str, list[tuple[int, float, bytes]]] = {name: [] for name in keep}
+        self.states: dict[str, str] = {}
+        self.levels: dict[str, int] = {}
+        self.details: dict[str, dict[str, str]] = {}
+        self.tracked: dict[tuple[str, str], list[float]] = {pair: [] for pair in track}
+        self.history: list[tuple[float, str, str]] = []
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        for topic in topics:
+            entry = BY_NAME[topic]
+            self._listen(topic, topic, entry.type, entry.qos)
+        for topic, kind, qos in extra:
+            self._listen(topic, topic, kind, qos)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, PROFILES["output"])
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Observer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._ended.set()
+        self._thread.join(5.0)
+        self._executor.shutdown(timeout_sec=2.0)
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    def count(self, topic: str) -> int:
+        """Messages received on a topic."""
+        with self._lock:
+            return len(self.arrivals[topic].order)
+
+    def stamps(self, topic: str) -> list[int]:
+        """Stamps received on a topic, in order of arrival."""
+        with self._lock:
+            return list(self.arrivals[topic].order)
+
+    def latencies(self, first: str, last: str) -> list[float]:
+        """Seconds between the arrivals of the same stamp on two topics."""
+        with self._lock:
+            a, b = self.arrivals[first].at, self.arrivals[last].at
+            return [b[s] - a[s] for s in b if s in a]
+
+    def wait_for(self, condition: Any, timeout: float, poll: float = 0.05) -> bool:
+        """Wait until condition() is true; False when it is not within `timeout` seconds."""
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            if condition():
+                return True
+            time.sleep(poll)
+        return bool(condition())
+
+    def unpause_player(self, timeout: float = 20.0) -> None:
+        """Let a bag player that was started paused begin; RuntimeError when it does not answer in time."""
+        client = self.node.create_client(SetBool, "bag_player/pause")
+        try:
+            until = time.monotonic() + timeout
+            if client.wait_for_service(timeout_sec=timeout):
+                answer = client.call_async(SetBool.Request(data=False))
+                if self.wait_for(answer.done, max(0.1, until - time.monotonic())):
+                    return
+            raise RuntimeError(f"bag_player/pause did not answer within {timeout:g} s")
+        finally:
+            self.node.destroy_client(client)
+
+    def _listen(self, key: str, topic: str, kind: str, qos: str) -> None:
+        arrivals = self.arrivals[key] = Arrivals()
+
+        def receive(raw: bytes) -> None:
+            now, stamp = time.monotonic(), stamp_of(raw)
+            with self._lock:
+                arrivals.at.setdefault(stamp, now)
+                arrivals.order.append(stamp)
+                arrivals.bytes += len(raw)
+                if key in self.messages:
+                    self.messages[key].append((stamp, now, bytes(raw)))
+
+        self.node.create_subscription(message_class(kind), topic, receive, PROFILES[qos], raw=True)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            name = status.name.removesuffix(": state").rsplit("/", 1)[-1]
+            with self._lock:
+                if self.states.get(name) != status.message:
+                    self.history.append((time.monotonic(), name, status.message))
+                self.states[name] = status.message
+                self.levels[name] = int.from_bytes(status.level, "little")
+                found = {v.key: v.value for v in status.values}
+                for (node, key), values in self.tracked.items():
+                    if node == name and key in found and found[key] != self.details.get(name, {}).get(key):
+                        values.append(float(found[key]))
+                self.details[name] = found
+
+    def _spin(self) -> None:
+        while not self._ended.is_set() and self.context.ok():
+            try:
+                self._executor.spin_once(timeout_sec=0.2)
+            except (ExternalShutdownException, KeyboardInterrupt):
+                return
+            except Exception:
+                if not self.context.ok():
+                    return
+                raise

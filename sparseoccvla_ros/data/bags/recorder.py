@@ -1,0 +1,79 @@
+"""Recording serialised messages as they come, so that a run leaves a bag of all its outputs."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from ...core.errors import InvalidInput
+from .writer import LATCHED_QOS, SENSOR_QOS, TF_QOS, BagWriter
+
+
+class BagRecorder:
+    """Appends raw CDR messages to a rosbag2 MCAP folder.
+
+    path: the bag folder; it appears when the recorder closes. force: replace a bag that is there.
+
+    A recording is worth keeping however it ends: leaving the with block by an exception, an interrupt or the end of
+    the interpreter closes the bag like a normal end. Only a killed process leaves nothing but a hidden folder beside
+    `path`, whose .mcap `mcap recover` can read. Safe to call from several threads.
+
+    Raises InvalidInput for a path that exists, as BagWriter.
+    """
+
+    def __init__(self, path: Path | str, force: bool = False) -> None:
+        self._lock = threading.RLock()
+        self._writer: BagWriter | None = BagWriter(path, force=force).__enter__()
+        self.path = Path(path)
+        self.counts: dict[str, int] = self._writer.counts
+        """Messages written so far, per topic."""
+        atexit.register(self.close)
+
+    def __enter__(self) -> BagRecorder:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """True once nothing more can be written."""
+        return self._writer is None
+
+    def write(self, topic: str, msgtype: str, stamp: int, raw: bytes | memoryview, latched: bool = False) -> None:
+        """Append one message unchanged.
+
+        topic: absolute name; msgtype: such as sensor_msgs/msg/Image, of ROS 2 Jazzy or sparseoccvla_msgs; stamp:
+        record time in ns; raw: CDR with its 4-byte header; latched: offer the topic as transient local (always so for
+        /tf_static). Raises InvalidInput for bytes without a CDR header, an unknown type, a topic that changes its
+        type, a stamp that is no ROS time, and after close().
+        """
+        if len(raw) < 4 or bytes(raw[:2]) not in (b"\x00\x00", b"\x00\x01"):
+            raise InvalidInput(topic, "the message does not begin with a CDR header")
+        if latched or topic.rsplit("/", 1)[-1] == "tf_static":
+            profile = LATCHED_QOS
+        else:
+            profile = TF_QOS if topic == "/tf" else SENSOR_QOS
+        with self._lock:
+            if self._writer is None:
+                raise InvalidInput("recorder", f"{self.path} is closed")
+            self._writer.write_cdr(topic, msgtype, raw, stamp, profile)
+
+    def close(self) -> bool:
+        """Finish the bag; True when there is one now, False when nothing was recorded. May be called twice."""
+        with self._lock:
+            writer, self._writer = self._writer, None
+            atexit.unregister(self.close)
+            if writer is None:
+                return bool(self.counts)
+            if self.counts:
+                writer.__exit__(None, None, None)
+                return True
+            # An empty bag is no recording: drop it as an aborted one.
+            empty = InvalidInput("recorder", "nothing was recorded")
+            writer.__exit__(InvalidInput, empty, None)
+            return False

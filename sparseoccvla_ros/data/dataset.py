@@ -1,0 +1,123 @@
+"""What every data set gives to training: samples, the protocol of a data set, and augmentation.
+
+A data set for training is anything with the methods of `DrivingSamples`; the world and nuScenes are two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from ..core.classes import CAMERAS
+from ..core.types import Command
+
+FUTURE_SECONDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+COMMANDS = tuple(Command)
+_MIRROR = np.diag([1.0, -1.0, 1.0, 1.0]).astype(np.float32)
+_SWAPPED = [CAMERAS.index(c.replace("LEFT", "?").replace("RIGHT", "LEFT").replace("?", "RIGHT")) for c in CAMERAS]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One instant with its history and its truth; T frames, the present one first, N cameras in order of CAMERAS.
+
+    name: where it comes from, for logs and pictures; images: uint8 [T, N, H, W, 3] RGB as camera_sync prepares them;
+    ego2img: float32 [T, N, 4, 4], present base_link to pixels of each frame's images; semantics: uint8 [X, Y, Z] in
+    base_link, 17 free, 255 unknown; visible: bool [X, Y, Z], seen by a camera of the present frame; twist: float32 [6]
+    m/s and rad/s in base_link; command: index into COMMANDS; future: float32 [6, 4, 4], base_link at FUTURE_SECONDS
+    from now to present base_link.
+    """
+
+    name: str
+    images: np.ndarray
+    ego2img: np.ndarray
+    semantics: np.ndarray
+    visible: np.ndarray
+    twist: np.ndarray
+    command: int
+    future: np.ndarray
+
+
+class DrivingSamples(Protocol):
+    """A data set: a fixed order of samples that any thread may ask for."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at an index."""
+        ...
+
+    def state(self) -> list[int]:
+        """What makes up the order (world: seeds), so that a resumed run finds the same samples at the same places."""
+        ...
+
+    def refresh(self, state: list[int] | None = None) -> None:
+        """Take in what has been added since, or exactly what `state` names. Raises InvalidInput where it is gone."""
+        ...
+
+
+def mirrored(sample: Sample) -> Sample:
+    """The scene seen in a mirror that swaps left and right."""
+    width = sample.images.shape[3]
+    flip = np.eye(4, dtype=np.float32)
+    flip[0, 0], flip[0, 2] = -1.0, width - 1.0
+    return replace(
+        sample,
+        images=sample.images[:, _SWAPPED, :, ::-1],
+        ego2img=flip @ sample.ego2img[:, _SWAPPED] @ _MIRROR,
+        semantics=sample.semantics[:, ::-1],
+        visible=sample.visible[:, ::-1],
+        twist=sample.twist * np.array([1, -1, 1, -1, 1, -1], np.float32),
+        command=len(COMMANDS) - 1 - sample.command,
+        future=_MIRROR @ sample.future @ _MIRROR,
+    )
+
+
+def without_history(sample: Sample) -> Sample:
+    """As at the start of a drive: the present frame in every place."""
+    index = [0] * len(sample.images)
+    return replace(sample, images=sample.images[index], ego2img=sample.ego2img[index])
+
+
+def photographed_anew(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Other exposure, contrast, white balance, focus and JPEG quality; one draw for all images, as of one vehicle."""
+    ramp = np.arange(256, dtype=np.float64) / 255.0
+    gamma, gain = rng.uniform(0.75, 1.35), rng.uniform(0.75, 1.25)
+    contrast, tint = rng.uniform(0.75, 1.25), rng.uniform(0.92, 1.08, 3)
+    tables = np.clip(((ramp**gamma)[:, None] * gain * tint - 0.5) * contrast + 0.5, 0.0, 1.0)
+    table = np.ascontiguousarray((tables * 255.0 + 0.5).astype(np.uint8)[None])
+    saturation = rng.uniform(0.6, 1.3)
+    mix = saturation * np.eye(3) + (1.0 - saturation) * np.array([0.299, 0.587, 0.114])
+    blur = rng.uniform(0.3, 0.9) if rng.random() < 0.4 else 0.0
+    quality = int(rng.integers(60, 95)) if rng.random() < 0.4 else 0
+    t, n, h, w, _ = sample.images.shape
+    # All images below one another: one call each instead of T x N.
+    tall = cv2.LUT(np.ascontiguousarray(sample.images).reshape(t * n * h, w, 3), table)
+    tall = cv2.transform(tall, mix)
+    if blur:
+        tall = cv2.GaussianBlur(tall, (5, 5), blur)
+    if quality:
+        tall = cv2.imdecode(cv2.imencode(".jpg", tall, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    return replace(sample, images=tall.reshape(t, n, h, w, 3))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How often what is done to a training sample, as probabilities."""
+
+    mirror: float = 0.5
+    photograph: float = 0.8
+    no_history: float = 0.1
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        draws = rng.random(3)
+        if draws[0] < self.no_history:
+            sample = without_history(sample)
+        if draws[1] < self.photograph:
+            sample = photographed_anew(sample, rng)
+        return mirrored(sample) if draws[2] < self.mirror else sample

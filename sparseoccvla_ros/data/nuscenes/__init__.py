@@ -1,0 +1,1 @@
+"""nuScenes: tables, index, labels, motion, map, and the dataset made of them."""

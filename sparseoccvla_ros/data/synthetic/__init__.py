@@ -1,0 +1,1 @@
+"""The synthetic world as a source: rendered scenes, drives, bags, questions."""

@@ -1,0 +1,125 @@
+"""The synthetic world as a data set for training: samples from the scenes of `world_cache`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ...core import geometry
+from ...core.errors import InvalidInput
+from ...world.scenario import VARIED
+from ..dataset import Sample
+from .scenes import WorldScene, WorldSettings, load_scene, scene_file
+
+SPLITS = {
+    "train": range(10_000),
+    "validation": range(10_000, 11_000),
+    "test": range(11_000, 12_000),
+    "varied_train": range(VARIED, VARIED + 10_000),
+    "varied_validation": range(VARIED + 10_000, VARIED + 11_000),
+    "varied_test": range(VARIED + 11_000, VARIED + 12_000),
+}
+"""Seeds of each split of the plain and the varied world; the world accepts any other seed as well."""
+WORLDS = ("plain", "varied", "both")
+"""Which world seeds come from."""
+
+
+def world_settings(split: str, height: int = 128, width: int = 352, frames: int = 2) -> WorldSettings:
+    """Settings of a split: cameras sit where the car has them, except in training, where they differ a little.
+
+    A clip has one frame set more than the network looks at, so that each yields two samples with their whole history.
+    Raises InvalidInput for an unknown split or numbers that do not fit together.
+    """
+    if split not in SPLITS:
+        raise InvalidInput("split", f"{split!r} is none of {', '.join(SPLITS)}")
+    mounts = {} if split.endswith("train") else {"mount_degrees": 0.0, "mount_metres": 0.0}
+    return WorldSettings(height=height, width=width, sets=frames + 1, **mounts)
+
+
+def seeds_of(split: str, worlds: str, count: int | None = None) -> list[int]:
+    """The first `count` seeds (all where None) of train, validation or test in one of WORLDS; both: by turns.
+
+    The splits of one name have the same settings in both worlds, so their scenes lie in one folder of the cache.
+    Raises InvalidInput for an unknown split or world.
+    """
+    if split not in ("train", "validation", "test"):
+        raise InvalidInput("split", f"{split!r} is none of train, validation, test")
+    if worlds not in WORLDS:
+        raise InvalidInput("worlds", f"{worlds!r} is none of {', '.join(WORLDS)}")
+    plain, varied = SPLITS[split], SPLITS[f"varied_{split}"]
+    if worlds == "both":
+        return [s for pair in zip(plain, varied, strict=True) for s in pair][:count]
+    return list(plain if worlds == "plain" else varied)[:count]
+
+
+class WorldSamples:
+    """Samples of scenes: every frame set that has its whole history in its clip is one.
+
+    seeds: of the scenes; frames: frames of a sample, the present one included; device: where missing scenes are
+    rendered; cached_only: leave out seeds that are not in the cache (yet) instead of rendering them when they are
+    asked for; `refresh` looks for them again.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        settings: WorldSettings,
+        frames: int = 2,
+        device: torch.device | str = "cpu",
+        cached_only: bool = False,
+    ) -> None:
+        if not 1 <= frames <= settings.sets:
+            raise InvalidInput("frames", f"clips of {settings.sets} sets hold no sample of {frames} frames")
+        self.settings, self.frames, self.device = settings, frames, device
+        self._wanted, self._cached_only = list(seeds), cached_only
+        self._presents = [
+            clip * settings.sets + i for clip in range(settings.clips) for i in range(frames - 1, settings.sets)
+        ]
+        self._seeds: list[int] = []
+        self.refresh()
+
+    def __len__(self) -> int:
+        return len(self._seeds) * len(self._presents)
+
+    def __getitem__(self, index: int) -> Sample:
+        seed, place = divmod(index, len(self._presents))
+        scene = load_scene(self._seeds[seed], self.settings, self.device)
+        return world_sample(scene, self._presents[place], self.frames)
+
+    def state(self) -> list[int]:
+        """The seeds in use."""
+        return list(self._seeds)
+
+    def refresh(self, state: list[int] | None = None) -> None:
+        """Take in scenes that were cached since, or use exactly the seeds of `state` (missing ones are rendered)."""
+        if state is not None:
+            self._seeds = list(state)
+        elif self._cached_only:
+            self._seeds = [s for s in self._wanted if scene_file(s, self.settings).is_file()]
+        else:
+            self._seeds = self._wanted
+
+
+def world_sample(scene: WorldScene, present: int, frames: int) -> Sample:
+    """The sample whose present is set `present` of a scene, with the frames - 1 sets before it."""
+    sets = range(present, present - frames, -1)
+    pose = scene.pose[present]
+    back = geometry.inverse(pose)
+    ego2img = [scene.ego2img[s] if s == present else _moved(scene, s, pose) for s in sets]
+    return Sample(
+        name=f"world {scene.seed} at {scene.time[present]:.2f} s",
+        images=np.stack([scene.images(s) for s in sets]),
+        ego2img=np.stack(ego2img).astype(np.float32),
+        semantics=scene.dense(present),
+        visible=scene.mask(present),
+        twist=scene.twist[present].astype(np.float32),
+        command=int(scene.command[present]),
+        future=(back @ scene.future[present]).astype(np.float32),
+    )
+
+
+def _moved(scene: WorldScene, index: int, pose: np.ndarray) -> np.ndarray:
+    """ego2img [N, 4, 4] of an older set for points in the base_link at `pose`."""
+    return scene.ego2img[index] @ geometry.inverse(scene.pose[index]) @ pose

@@ -1,0 +1,143 @@
+"""The ego's drives of world seeds: where it was and what the route asked for, without rendering anything.
+
+A drive is cheap (a second of simulation, then a small file in the cache), so trajectories of many more seeds can be had
+than rendered scenes. Everything about a moment that an inference would know comes from records at or before it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ...core import geometry
+from ...core.errors import InvalidInput
+from ...core.paths import cache_folder
+from ...planning.ego_history import EgoHistory
+from ...world.scene import LEAD_SECONDS, Scene
+from ..dataset import COMMANDS, FUTURE_SECONDS
+from ..processes import end_with_parent
+from .scenes import WORLD_VERSION
+
+STEP = 0.05
+"""Seconds between the records of a drive; between them everything is linear, which is off by a millimetre at most."""
+RECORDED = 0.2
+"""Seconds between the poses that an ego history is fed with, about as often as frame sets come on line."""
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Drive:
+    """The ego's motion in one seed.
+
+    time: float64 [T] s of the drive, from -2 s on; pose: float64 [T, 3], x, y m and yaw rad (continuous) in the map;
+    motion: float64 [T, 2], speed m/s and yaw rate rad/s; command: uint8 [T], index into COMMANDS.
+    """
+
+    seed: int
+    time: np.ndarray
+    pose: np.ndarray
+    motion: np.ndarray
+    command: np.ndarray
+
+    @property
+    def last(self) -> float:
+        """The last moment, in s, that has a whole future."""
+        return float(self.time[-1]) - FUTURE_SECONDS[-1]
+
+    def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """(ego2map float64 [4, 4], twist float64 [6] in base_link). Raises InvalidInput outside the drive."""
+        if not self.time[0] <= time <= self.time[-1]:
+            raise InvalidInput("time", f"{time} s is outside the drive")
+        x, y, yaw = (float(np.interp(time, self.time, column)) for column in self.pose.T)
+        twist = np.zeros(6)
+        twist[0], twist[5] = (float(np.interp(time, self.time, column)) for column in self.motion.T)
+        return geometry.planar(x, y, yaw), twist
+
+    def features(self, time: float) -> np.ndarray:
+        """float32 [FEATURE_NAMES] of planning.ego_history, from poses at or before `time`."""
+        history = EgoHistory()
+        for age in np.arange(round(2.4 / RECORDED), -1, -1) * RECORDED:
+            if time - age >= self.time[0]:
+                history.add(round((time - age) * _NS), *self.at(time - age))
+        return history.features(round(time * _NS))
+
+    def waypoints(self, time: float) -> np.ndarray:
+        """float32 [6, 2] m: where base_link truly goes, in base_link at `time`."""
+        back = geometry.inverse(self.at(time)[0])
+        return np.array([(back @ self.at(time + t)[0])[:2, 3] for t in FUTURE_SECONDS], np.float32)
+
+    def commanded(self, time: float) -> int:
+        """What the route asks for, index into COMMANDS."""
+        return int(self.command[np.searchsorted(self.time, time + 1e-9, side="right") - 1])
+
+
+def record(scene: Scene) -> Drive:
+    """The drive of a scene, and what its future needs after the end."""
+    time = np.arange(round(-LEAD_SECONDS / STEP), round((scene.duration + FUTURE_SECONDS[-1]) / STEP) + 1) * STEP
+    states = [scene.ego.at(float(t)) for t in time]
+    yaw = np.unwrap([geometry.yaw_of(p) for p, _ in states])
+    pose = np.column_stack([[p[0, 3] for p, _ in states], [p[1, 3] for p, _ in states], yaw])
+    motion = np.array([(twist[0], twist[5]) for _, twist in states])
+    command = np.array([COMMANDS.index(scene.ego.command(float(t))) for t in time], np.uint8)
+    return Drive(scene.seed, time, pose, motion, command)
+
+
+def drive_file(seed: int, seconds: float) -> Path:
+    """Where a drive is cached."""
+    return cache_folder() / "drives" / f"{WORLD_VERSION}-{seconds:g}" / f"{seed:08d}.safetensors"
+
+
+def load_drive(seed: int, seconds: float = 20.0, scene: Scene | None = None) -> Drive:
+    """The drive of a seed from the cache; simulated (or taken from `scene`) and cached where it is missing."""
+    path = drive_file(seed, seconds)
+    if path.is_file():
+        try:
+            return Drive(seed, **load_file(path))
+        except (SafetensorError, OSError, TypeError):
+            path.unlink(missing_ok=True)
+    drive = record(scene or Scene.generate(seed, seconds))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({n: getattr(drive, n) for n in ("time", "pose", "motion", "command")}, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return drive
+
+
+def prepare_drives(seeds: Sequence[int], seconds: float = 20.0, workers: int = 1) -> Iterator[Drive]:
+    """The drives of the seeds, in their order; missing ones are simulated, `workers` processes at a time."""
+    missing = [s for s in seeds if not drive_file(s, seconds).is_file()]
+    if workers == 1 or not missing:
+        yield from (load_drive(s, seconds) for s in seeds)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
+    try:
+        yield from pool.map(_prepare, seeds, [seconds] * len(seeds))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare(seed: int, seconds: float) -> Drive:
+    torch.set_num_threads(1)
+    return load_drive(seed, seconds)
+
+
+def trajectories(drives: Iterator[Drive], every: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Waypoints float32 [N, 6, 2] m and commands int64 [N] of drives at every `every` seconds."""
+    paths, commands = [], []
+    for drive in drives:
+        for time in np.arange(0.0, drive.last, every):
+            paths.append(drive.waypoints(float(time)))
+            commands.append(drive.commanded(float(time)))
+    return np.array(paths, np.float32).reshape(-1, len(FUTURE_SECONDS), 2), np.array(commands, np.int64)

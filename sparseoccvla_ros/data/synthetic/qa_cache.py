@@ -1,0 +1,74 @@
+"""Questions about the rendered frame sets, made once per seed and cached; see world/qa/questions.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from ...core.errors import InvalidInput
+from ...core.paths import cache_folder
+from ...world.qa.questions import questions
+from ...world.qa.scene_relations import SceneView
+from ...world.scene import Scene
+from .scenes import WORLD_VERSION, WorldSettings, load_scene
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, its answer, and its kind (world.qa.questions.KINDS)."""
+
+    question: str
+    answer: str
+    kind: str
+
+
+class QuestionCache:
+    """Questions about the given frame sets (`rows`) of rendered scenes."""
+
+    def __init__(self, world: WorldSettings, rows: Sequence[int]) -> None:
+        self.world, self.rows = world, tuple(rows)
+        digest = hashlib.sha256(json.dumps([WORLD_VERSION, world.key, self.rows]).encode())
+        tables = ("balance.yaml", "balance_varied.yaml")
+        for name in ("questions.py", "questions.yaml", *tables):
+            digest.update(files("sparseoccvla_ros.world.qa").joinpath(name).read_bytes())
+        self._folder = cache_folder() / "questions" / digest.hexdigest()[:12]
+
+    def file(self, seed: int) -> Path:
+        """Where a seed's questions lie."""
+        return self._folder / f"{seed:08d}.json"
+
+    def prepare(self, seed: int) -> None:
+        """Make and write what is missing of a seed, whose scene is rendered."""
+        path = self.file(seed)
+        if path.is_file():
+            return
+        times = load_scene(seed, self.world).time[list(self.rows)]
+        scene = Scene.generate(seed, self.world.seconds)
+        sets = [
+            [asdict(Asked(q.question, q.answer, q.kind)) for q in questions(SceneView(scene, float(time)))]
+            for time in times
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.write_text(json.dumps(sets, ensure_ascii=False), encoding="utf-8")
+        part.replace(path)
+
+    def read(self, seed: int) -> dict[str, np.ndarray] | None:
+        """{"questions": objects [rows], a list of Asked each}, None where a seed's are not cached."""
+        path = self.file(seed)
+        if not path.is_file():
+            return None
+        try:
+            sets = [[Asked(**entry) for entry in row] for row in json.loads(path.read_text(encoding="utf-8"))]
+        except (ValueError, TypeError) as error:
+            raise InvalidInput("cache", f"{path} cannot be read ({error}); delete it") from None
+        out = np.empty(len(sets), object)
+        out[:] = sets
+        return {"questions": out}

@@ -1,0 +1,304 @@
+"""Training data of the synthetic world: short clips of camera sets with occupancy truth, rendered once per seed.
+
+One safetensors file per scene lies in the cache folder under a hash of the settings and of WORLD_VERSION. Images are
+what camera_sync delivers for a drive of that seed: same size, same crop, every camera at its own stamp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy.spatial.transform import Rotation
+
+from ...camera_sync.config import ImageConfig
+from ...core import geometry
+from ...core.errors import InvalidInput
+from ...core.paths import cache_folder
+from ...core.voxels import OCC3D_GRID
+from ...world.labels.occupancy import dense_labels
+from ...world.labels.visibility import camera_visibility
+from ...world.render.camera_rig import Camera, load_rig
+from ...world.render.renderer import Renderer
+from ...world.scene import Scene
+from ..bags.writer import NANOSECONDS
+from ..dataset import COMMANDS, FUTURE_SECONDS
+from ..processes import end_with_parent
+from .to_bag import JITTER, SWEEP
+
+log = logging.getLogger(__name__)
+
+WORLD_VERSION = 1
+"""Raise it when the world, its renderer or its labels change what a seed gives: cached scenes are then made anew."""
+RIGS = ("n015", "n008")
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """What is taken from every scene.
+
+    height, width: of the prepared images [px]; samples: rays along each side of a pixel; clips: pieces of the drive;
+    sets: frame sets of a clip; interval, interval_jitter: seconds between them, plus or minus; seconds: length of the
+    drive; mount_degrees, mount_metres: standard deviations by which every camera's mount differs from the car's.
+    """
+
+    height: int = 128
+    width: int = 352
+    samples: int = 1
+    clips: int = 3
+    sets: int = 3
+    interval: float = 0.5
+    interval_jitter: float = 0.08
+    seconds: float = 20.0
+    mount_degrees: float = 0.7
+    mount_metres: float = 0.03
+
+    def __post_init__(self) -> None:
+        ImageConfig(self.height, self.width)
+        for name in ("samples", "clips", "sets"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"world.{name}", f"want at least 1, got {getattr(self, name)}")
+        if not 0.0 <= self.interval_jitter < self.interval:
+            raise InvalidInput("world.interval_jitter", f"want 0..{self.interval} s, got {self.interval_jitter}")
+        if self.clip_seconds > self.seconds / self.clips:
+            raise InvalidInput("world.sets", f"{self.clips} clips of {self.sets} sets do not fit {self.seconds} s")
+        if self.mount_degrees < 0 or self.mount_metres < 0:
+            raise InvalidInput("world.mount_degrees", "a standard deviation is negative")
+
+    @property
+    def clip_seconds(self) -> float:
+        """The longest a clip can last."""
+        return (self.sets - 1) * (self.interval + self.interval_jitter) + 0.1
+
+    @property
+    def key(self) -> str:
+        """Name of the cache folder these settings have."""
+        text = json.dumps([WORLD_VERSION, asdict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def folder(self) -> Path:
+        """Where the scenes of these settings are cached."""
+        return cache_folder() / "world" / self.key
+
+
+@dataclass(frozen=True, eq=False)
+class WorldScene:
+    """The clips of one seed; S = clips x sets, clip by clip, each from old to new.
+
+    png: S x 6 encoded images; ego2img float64 [S, 6, 4, 4], base_link at the set's time to prepared pixels of each
+    camera; pose float64 [S, 4, 4] ego2map; twist float64 [S, 6] m/s, rad/s in base_link; time float64 [S] seconds of
+    the drive (the front camera's exposure); future float64 [S, 6, 4, 4], ego2map at time + FUTURE_SECONDS; command
+    uint8 [S], index into COMMANDS; labels, visible: S zlib blocks, uint8 and packed bool [200, 200, 16].
+    """
+
+    seed: int
+    settings: WorldSettings
+    png: list[bytes]
+    ego2img: np.ndarray
+    pose: np.ndarray
+    twist: np.ndarray
+    time: np.ndarray
+    future: np.ndarray
+    command: np.ndarray
+    labels: list[bytes]
+    visible: list[bytes]
+
+    def images(self, index: int) -> np.ndarray:
+        """uint8 [6, H, W, 3] RGB of a set."""
+        n = self.ego2img.shape[1]
+        files = self.png[n * index : n * (index + 1)]
+        return np.stack([cv2.imdecode(np.frombuffer(f, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for f in files])
+
+    def dense(self, index: int) -> np.ndarray:
+        """Labels uint8 [X, Y, Z] in base_link at the set's time, 17 = free."""
+        return np.frombuffer(zlib.decompress(self.labels[index]), np.uint8).reshape(OCC3D_GRID.shape)
+
+    def mask(self, index: int) -> np.ndarray:
+        """bool [X, Y, Z]: the voxels that a camera of the set sees."""
+        bits = np.unpackbits(np.frombuffer(zlib.decompress(self.visible[index]), np.uint8))
+        return bits[: int(np.prod(OCC3D_GRID.shape))].astype(bool).reshape(OCC3D_GRID.shape)
+
+
+def rig_of(seed: int, settings: WorldSettings) -> tuple[Camera, ...]:
+    """The cameras of a seed: one of the two cars, every mount a little off."""
+    rng = np.random.default_rng([seed, 17])
+    out = []
+    for camera in load_rig(RIGS[int(rng.integers(len(RIGS)))]):
+        off = np.eye(4)
+        turn = rng.normal(0.0, np.radians(settings.mount_degrees), 3)
+        off[:3, :3] = Rotation.from_rotvec(turn).as_matrix()
+        pose = camera.camera2ego @ off
+        pose[:3, 3] += rng.normal(0.0, settings.mount_metres, 3)
+        out.append(Camera(camera.name, camera.width, camera.height, camera.intrinsics, pose, camera.sweep_offset))
+    return tuple(out)
+
+
+def prepared_intrinsics(camera: Camera, height: int, width: int) -> np.ndarray:
+    """K float64 [3, 3] of a prepared image: scaled to cover it, then bottom rows and middle columns (ImageConfig)."""
+    scale = max(height / camera.height, width / camera.width)
+    rows, columns = max(height, round(camera.height * scale)), max(width, round(camera.width * scale))
+    k = camera.scaled(rows, columns)
+    k[:2, 2] -= ((columns - width) // 2, rows - height)
+    return k
+
+
+def set_times(seed: int, settings: WorldSettings) -> np.ndarray:
+    """float64 [clips, sets]: when the lidar sweeps of the sets begin, seconds of the drive; one clip per equal part."""
+    rng = np.random.default_rng([seed, 19])
+    part = settings.seconds / settings.clips
+    begin = part * np.arange(settings.clips) + rng.uniform(0.0, part - settings.clip_seconds, settings.clips)
+    steps = rng.uniform(-1.0, 1.0, (settings.clips, settings.sets - 1)) * settings.interval_jitter + settings.interval
+    return begin[:, None] + np.concatenate([np.zeros((settings.clips, 1)), np.cumsum(steps, 1)], 1)
+
+
+def exposures(seed: int, settings: WorldSettings, rig: tuple[Camera, ...]) -> np.ndarray:
+    """float64 [S, 6]: when each camera of each set takes its image, seconds of the drive, whole nanoseconds."""
+    rng = np.random.default_rng([seed, 13])
+    begin = set_times(seed, settings).ravel()
+    offsets = np.array([c.sweep_offset for c in rig])
+    times = begin[:, None] + SWEEP + offsets + rng.uniform(-JITTER, JITTER, (len(begin), len(rig)))
+    return np.round(times * NANOSECONDS) / NANOSECONDS
+
+
+def render_scene(seed: int, settings: WorldSettings, device: torch.device | str = "cpu") -> WorldScene:
+    """Everything that is taken from a seed. Raises InvalidInput for a negative seed."""
+    scene = Scene.generate(seed, settings.seconds)
+    renderer = Renderer(scene, device)
+    rig = rig_of(seed, settings)
+    intrinsics = np.stack([prepared_intrinsics(c, settings.height, settings.width) for c in rig])
+    out: dict[str, list] = {n: [] for n in ("png", "ego2img", "pose", "twist", "time", "future", "labels", "visible")}
+    commands = []
+    front = [c.name for c in rig].index("CAM_FRONT")
+    for moments in exposures(seed, settings, rig):
+        present = float(moments[front])
+        pose, twist = scene.ego.at(present)
+        depths, camera2ego = [], []
+        for camera, k, moment in zip(rig, intrinsics, moments, strict=True):
+            camera2map = scene.ego.at(float(moment))[0] @ camera.camera2ego
+            picture = renderer.render(k, camera2map, settings.height, settings.width, float(moment), settings.samples)
+            camera2ego.append(geometry.inverse(pose) @ camera2map)
+            depths.append(picture.depth)
+            out["png"].append(_png(picture.rgb))
+        labels = dense_labels(scene, present, pose, OCC3D_GRID, device)
+        visible = camera_visibility(np.stack(depths), intrinsics, np.stack(camera2ego), OCC3D_GRID).numpy()
+        projections = [
+            geometry.camera_matrix(k, geometry.inverse(c)) for k, c in zip(intrinsics, camera2ego, strict=True)
+        ]
+        out["ego2img"].append(np.stack(projections))
+        out["pose"].append(pose)
+        out["twist"].append(twist)
+        out["time"].append(present)
+        out["future"].append(np.stack([scene.ego.at(present + t)[0] for t in FUTURE_SECONDS]))
+        out["labels"].append(zlib.compress(labels.tobytes(), 6))
+        out["visible"].append(zlib.compress(np.packbits(visible).tobytes(), 6))
+        commands.append(COMMANDS.index(scene.ego.command(present)))
+    arrays = {n: np.asarray(out[n], np.float64) for n in ("ego2img", "pose", "twist", "time", "future")}
+    blocks = {n: out[n] for n in ("png", "labels", "visible")}
+    return WorldScene(seed=seed, settings=settings, command=np.array(commands, np.uint8), **arrays, **blocks)
+
+
+def load_scene(seed: int, settings: WorldSettings, device: torch.device | str = "cpu", keep: bool = True) -> WorldScene:
+    """The scene of a seed from the cache; rendered, and with `keep` cached, where it is missing or damaged."""
+    path = scene_file(seed, settings)
+    if path.is_file():
+        try:
+            return read_scene(path, settings)
+        except InvalidInput as damaged:
+            log.warning("%s: made again", damaged)
+    scene = render_scene(seed, settings, device)
+    if keep:
+        write_scene(scene, path)
+    return scene
+
+
+def scene_file(seed: int, settings: WorldSettings) -> Path:
+    """Where a scene is cached."""
+    return settings.folder() / f"{seed:08d}.safetensors"
+
+
+def cached_seeds(settings: WorldSettings) -> list[int]:
+    """Seeds that lie in the cache, ascending."""
+    return sorted(int(p.stem) for p in settings.folder().glob("*.safetensors") if p.stem.isdigit())
+
+
+def write_scene(scene: WorldScene, path: Path) -> None:
+    """Write a scene's file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {n: getattr(scene, n) for n in ("ego2img", "pose", "twist", "time", "future", "command")}
+    for name in ("png", "labels", "visible"):
+        blocks = getattr(scene, name)
+        arrays[name] = np.frombuffer(b"".join(blocks), np.uint8)
+        arrays[f"{name}_ends"] = np.cumsum([len(b) for b in blocks], dtype=np.int64)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(arrays, part, {"seed": str(scene.seed), "settings": json.dumps(asdict(scene.settings))})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_scene(path: Path, settings: WorldSettings) -> WorldScene:
+    """A cached scene. Raises InvalidInput("world", ...) for a damaged file or one of other settings."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        blocks = {}
+        for name in ("png", "labels", "visible"):
+            data, ends = arrays.pop(name).tobytes(), arrays.pop(f"{name}_ends")
+            blocks[name] = [data[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        known = WorldSettings(**json.loads(metadata["settings"]))
+        scene = WorldScene(seed=int(metadata["seed"]), settings=known, **arrays, **blocks)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise InvalidInput("world", f"{path.name} in the cache cannot be read ({error})") from None
+    if known != settings:
+        raise InvalidInput("world", f"{path.name} in the cache was made with other settings")
+    return scene
+
+
+def prepare_scenes(
+    seeds: Sequence[int], settings: WorldSettings, workers: int = 1, device: str = "cpu"
+) -> Iterator[int]:
+    """Render the seeds that are not cached yet, `workers` processes at a time; gives each seed when it is there."""
+    missing = []
+    for seed in seeds:
+        if scene_file(seed, settings).is_file():
+            yield seed
+        else:
+            missing.append(seed)
+    if not missing:
+        return
+    if workers < 1:
+        raise InvalidInput("workers", f"{workers} processes cannot render")
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
+    try:
+        yield from pool.map(_prepare, missing, [settings] * len(missing), [device] * len(missing))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare(seed: int, settings: WorldSettings, device: str) -> int:
+    # One thread each: the processes share the cores among themselves.
+    torch.set_num_threads(1)
+    load_scene(seed, settings, device)
+    return seed
+
+
+def _png(rgb: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 2])
+    if not done:
+        raise InvalidInput("image", f"{rgb.shape} cannot be written as PNG")
+    return data.tobytes()

@@ -1,0 +1,216 @@
+"""Bags of the synthetic world: six cameras, calibration, motion and occupancy truth, as a nuScenes bag would hold them.
+
+Topic names are those of the default input profile `nuscenes`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from ...core.errors import InvalidInput
+from ...world.labels.occupancy import sparse_labels
+from ...world.render.camera_rig import Camera, load_rig
+from ...world.render.renderer import Renderer
+from ...world.scene import Scene
+from ..bags.writer import NANOSECONDS, BagWriter
+from ..processes import end_with_parent
+
+START = 1_700_000_000 * NANOSECONDS
+"""Stamp of the start of every drive, ns."""
+FIXED_FRAME, EGO_FRAME = "map", "base_link"
+ODOMETRY_TOPIC = "/odom"
+COMMAND_TOPIC = "/sparseoccvla/planning/command"
+OCCUPANCY_TOPIC = "/world/occupancy"
+TF_RATE, COMMAND_RATE, OCCUPANCY_RATE = 50.0, 2.0, 2.0
+TF_MARGIN = 0.5
+"""Seconds of transforms before and after the images, so that every image stamp lies between two of them."""
+SWEEP = 0.05
+JITTER = 0.001
+BUNDLED = {
+    "seed": 11, "seconds": 20.0, "rate": 6.0, "height": 198, "width": 352, "samples": 2, "jpeg_quality": 80,
+}  # fmt: skip
+"""How bags/world_demo was made: make_world_bag("bags/world_demo", **BUNDLED)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One image to be taken: camera, seconds from the start of the drive, stamp in ns."""
+
+    camera: str
+    time: float
+    stamp: int
+
+
+def schedule(rig: tuple[Camera, ...], seconds: float, rate: float, seed: int) -> list[View]:
+    """Every image of a drive in the order of stamps: the cameras fire one after another during each lidar sweep."""
+    rng = np.random.default_rng([seed, 13])
+    views = []
+    for k in range(int(seconds * rate + 1e-6)):
+        for camera in rig:
+            time = k / rate + SWEEP + camera.sweep_offset + float(rng.uniform(-JITTER, JITTER))
+            nanoseconds = round(time * NANOSECONDS)
+            views.append(View(camera.name, nanoseconds / NANOSECONDS, START + nanoseconds))
+    return sorted(views, key=lambda v: v.stamp)
+
+
+@dataclass(frozen=True)
+class _Job:
+    seed: int
+    seconds: float
+    rig: str
+    height: int
+    width: int
+    samples: int
+    jpeg_quality: int
+    device: str
+    views: tuple[View, ...]
+
+
+@lru_cache(maxsize=1)
+def _renderer(seed: int, seconds: float, device: str) -> Renderer:
+    return Renderer(Scene.generate(seed, seconds), device)
+
+
+def _photograph(job: _Job) -> list[bytes]:
+    """JPEG files of a job's views; runs in a worker, which keeps its renderer from job to job."""
+    # One thread each: the processes share the cores among themselves.
+    torch.set_num_threads(1)
+    renderer = _renderer(job.seed, job.seconds, job.device)
+    cameras = {c.name: c for c in load_rig(job.rig)}
+    out = []
+    for view in job.views:
+        camera = cameras[view.camera]
+        camera2map = renderer.scene.ego.at(view.time)[0] @ camera.camera2ego
+        k = camera.scaled(job.height, job.width)
+        picture = renderer.render(k, camera2map, job.height, job.width, view.time, job.samples)
+        options = [cv2.IMWRITE_JPEG_QUALITY, job.jpeg_quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+        done, data = cv2.imencode(".jpg", picture.rgb[..., ::-1], options)
+        if not done:
+            raise InvalidInput("image", f"{job.height} x {job.width} cannot be written as JPEG")
+        out.append(data.tobytes())
+    return out
+
+
+def _photographs(jobs: list[_Job], workers: int) -> Generator[bytes, None, None]:
+    if workers == 1:
+        for job in jobs:
+            yield from _photograph(job)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
+    try:
+        for result in pool.map(_photograph, jobs):
+            yield from result
+    finally:
+        # Also when the consumer stops half-way: what was not begun is not done.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def make_world_bag(
+    path: Path | str,
+    seed: int = 1,
+    seconds: float = 20.0,
+    rate: float = 12.0,
+    height: int = 396,
+    width: int = 704,
+    jpeg_quality: int = 90,
+    rig: str = "n015",
+    samples: int = 1,
+    workers: int = 1,
+    device: str = "cpu",
+    force: bool = False,
+    on_progress: Callable[[float], None] | None = None,
+) -> Path:
+    """Drive through the world of a seed and write what the cameras see; returns the bag folder.
+
+    seconds, rate: length of the drive and images per second and camera; height, width: of the images (the field of
+    view is always that of the car's real 16:9 cameras); samples: rays along each side of a pixel; workers: processes
+    that render; device: where torch renders; on_progress: called with the share done, 0..1. On one machine the same
+    arguments give the same bag, byte for byte.
+
+    Raises InvalidInput for an unknown rig, nonsensical numbers or an existing path without `force`.
+    """
+    if rate <= 0 or 1.0 / rate <= 2 * JITTER:
+        raise InvalidInput("rate", f"{rate} images per second cannot be stamped in order")
+    if not 1 <= jpeg_quality <= 100:
+        raise InvalidInput("jpeg_quality", f"{jpeg_quality} is not within 1..100")
+    if workers < 1:
+        raise InvalidInput("workers", f"{workers} processes cannot render")
+    cameras = load_rig(rig)
+    with BagWriter(path, force) as bag:
+        scene = Scene.generate(seed, seconds)
+        views = schedule(cameras, seconds, rate, seed)
+        chunk = 2 * len(cameras)
+        jobs = [
+            _Job(seed, seconds, rig, height, width, samples, jpeg_quality, device, tuple(views[i : i + chunk]))
+            for i in range(0, len(views), chunk)
+        ]
+        intrinsics = {c.name: c.scaled(height, width) for c in cameras}
+        mounts = [(EGO_FRAME, c.name, c.camera2ego) for c in cameras]
+        with closing(_photographs(jobs, workers)) as files:
+            # The second number orders what happens at one instant: motion first, then what was seen from there.
+            events: list[tuple[int, int, Callable[[], None]]] = []
+            for stamp in _ticks(-TF_MARGIN, seconds + TF_MARGIN, TF_RATE):
+                events.append((stamp, 0, partial(_write_motion, bag, scene, stamp)))
+            for stamp in _ticks(0.0, seconds, COMMAND_RATE):
+                events.append((stamp, 1, partial(_write_command, bag, scene, stamp)))
+            for view in views:
+                events.append((view.stamp, 2, partial(_write_view, bag, view, files, intrinsics, height, width)))
+            for view in _keyframes(views, seconds):
+                events.append((view.stamp, 3, partial(_write_occupancy, bag, scene, view)))
+            events.sort(key=lambda e: e[:2])
+            bag.transforms(events[0][0], mounts, static=True)
+            for k, (_, _, action) in enumerate(events):
+                action()
+                if on_progress is not None:
+                    on_progress((k + 1) / len(events))
+    return Path(path)
+
+
+def _ticks(start: float, end: float, rate: float) -> list[int]:
+    """Stamps in ns from start to end (both included, seconds of the drive)."""
+    count = int((end - start) * rate + 1e-6)
+    return [START + round((start + k / rate) * NANOSECONDS) for k in range(count + 1)]
+
+
+def _seconds(stamp: int) -> float:
+    return (stamp - START) / NANOSECONDS
+
+
+def _write_command(bag: BagWriter, scene: Scene, stamp: int) -> None:
+    bag.string(COMMAND_TOPIC, stamp, scene.ego.command(_seconds(stamp)).value)
+
+
+def _write_motion(bag: BagWriter, scene: Scene, stamp: int) -> None:
+    pose, twist = scene.ego.at(_seconds(stamp))
+    bag.transforms(stamp, [(FIXED_FRAME, EGO_FRAME, pose)])
+    bag.odometry(ODOMETRY_TOPIC, stamp, FIXED_FRAME, pose, twist)
+
+
+def _write_view(
+    bag: BagWriter, view: View, files: Iterator[bytes], intrinsics: dict[str, np.ndarray], height: int, width: int
+) -> None:
+    name = view.camera
+    bag.camera_info(f"/{name}/camera_info", view.stamp, name, width, height, intrinsics[name])
+    bag.compressed_image(f"/{name}/image_rect_compressed", view.stamp, name, next(files))
+
+
+def _keyframes(views: list[View], seconds: float) -> list[View]:
+    """The front camera's views nearest to every half second: truth and images share these stamps."""
+    front = [v for v in views if v.camera == "CAM_FRONT"]
+    times = np.array([v.time for v in front])
+    wanted = np.arange(0.0, seconds, 1.0 / OCCUPANCY_RATE)
+    return [front[i] for i in np.unique([int(np.abs(times - t).argmin()) for t in wanted])]
+
+
+def _write_occupancy(bag: BagWriter, scene: Scene, view: View) -> None:
+    bag.voxels(OCCUPANCY_TOPIC, view.stamp, sparse_labels(scene, view.time), EGO_FRAME)

@@ -1,0 +1,71 @@
+"""Bootstrap over scenes of numbers that are no means: IoU of counts that are summed over scenes first.
+
+Draws are those of eval.report.planning_tables.scene_interval, the same for everything with the same scenes, so
+differences of two rows are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+
+from ..report.planning_tables import LEVEL, RESAMPLES, SEED
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""From summed counts to the numbers float64 [K] that are reported."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval, None below two scenes."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+    def text(self, scale: float = 100.0) -> str:
+        """As in the tables, in percent unless told otherwise."""
+        if not isfinite(self.value):
+            return "-"
+        span = f" [{scale * self.interval[0]:.2f}, {scale * self.interval[1]:.2f}]" if self.interval else ""
+        return f"{scale * self.value:.2f}{span}"
+
+
+def resampled(counts: np.ndarray, statistic: Statistic) -> np.ndarray:
+    """float64 [RESAMPLES, K] of counts [S, ...] by scene; empty below two scenes."""
+    scenes = len(counts)
+    if scenes < 2:
+        return np.zeros((0, len(statistic(counts.sum(0)))))
+    drawn = np.random.default_rng(SEED).multinomial(scenes, np.full(scenes, 1 / scenes), size=RESAMPLES)
+    return np.stack([statistic(np.tensordot(row, counts, 1)) for row in drawn])
+
+
+def estimates(values: np.ndarray, draws: np.ndarray) -> list[Estimate]:
+    """Numbers [K] with the intervals of their resampled values [R, K]."""
+    out: list[Estimate] = []
+    for value, column in zip(values, draws.T, strict=True):
+        known = column[~np.isnan(column)]
+        if not len(known):
+            out.append(Estimate(float(value)))
+            continue
+        low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        out.append(Estimate(float(value), (float(low), float(high))))
+    return out
+
+
+def compared(
+    rows: dict[str, np.ndarray], statistic: Statistic, against: Sequence[tuple[str, str]]
+) -> tuple[dict[str, list[Estimate]], dict[tuple[str, str], list[Estimate]]]:
+    """Estimates of every row (counts [S, ...] of the same scenes) and of the differences first minus second."""
+    values = {name: statistic(counts.sum(0)) for name, counts in rows.items()}
+    draws = {name: resampled(counts, statistic) for name, counts in rows.items()}
+    return (
+        {name: estimates(values[name], draws[name]) for name in rows},
+        {
+            (a, b): estimates(values[a] - values[b], draws[a] - draws[b])
+            for a, b in against
+            if a in rows and b in rows
+        },
+    )  # fmt: skip

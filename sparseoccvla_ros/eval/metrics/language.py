@@ -1,0 +1,246 @@
+"""Language metrics of answers against references: BLEU-1..4, ROUGE-L, CIDEr and METEOR.
+
+Two recipes, named in every result because their numbers must not be compared:
+
+- `hermes` (HERMES, ICCV 2025, and by all appearance OmniDrive, CVPR 2025): raw strings split on blanks, neither
+  lower-cased nor stripped of punctuation ("car." is not "car"); METEOR is nltk's (METEOR-nltk).
+- `ptb` (COCO captioning): every text through the PTB tokeniser first (lower case, punctuation dropped); METEOR is the
+  Java program 1.5 (METEOR-1.5).
+
+BLEU, ROUGE-L and CIDEr are pycocoevalcap's: BLEU (Papineni et al., ACL 2002) from counts summed over the corpus with
+the closest reference length; ROUGE-L (Lin, ACL 2004) with beta 1.2; CIDEr (Vedantam et al., CVPR 2015) over 1..4-grams
+in the library's scale 0..10 (HERMES quotes it as it is, OmniDrive times 100).
+
+CIDEr weighs words by how rare they are among the references of the evaluated set: the same answers score differently
+in another subset, and a set of one document always scores 0. Compare CIDEr only on the same documents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...core.errors import InvalidInput
+from .meteor import INSTALL, Unavailable, meteor_java, meteor_nltk, nltk_tokens, ptb_tokens
+
+TOKENISATIONS = ("hermes", "ptb")
+SELECTIONS = ("single_turn", "multi_turn", "given")
+CAPTIONS = ("description", "attention")
+"""Question families that OmniDrive scores."""
+HERMES_TEMPLATE_TURNS = 2
+"""HERMES ends every conversation with two template turns (action, imagined future) and does not score them."""
+BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
+CIDER_NOTE = "CIDEr depends on the evaluated set: comparable only with results on the same {n} documents"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One answer and what it is measured against; hypothesis None where the model gave none (scored as empty)."""
+
+    id: str
+    hypothesis: str | None
+    references: tuple[str, ...]
+    scene: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question of a conversation with the model's answer (None: it gave none) and the reference answer."""
+
+    family: str
+    question: str
+    answer: str | None
+    reference: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """value of the whole set; each document's own value [n]; 95 % interval over scenes of the mean of documents.
+
+    The interval is None with fewer than two scenes, and for BLEU and METEOR-1.5, whose value is not a mean. That of
+    CIDEr keeps the document frequencies of the whole set.
+    """
+
+    value: float
+    per_document: np.ndarray
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class LanguageResult:
+    """Scores by metric name, and by name why a metric is absent; ids are the order of per_document."""
+
+    tokenisation: str
+    selection: str
+    ids: tuple[str, ...]
+    missing: int
+    empty: int
+    scores: dict[str, Score]
+    absent: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        return len(self.ids)
+
+
+def pair_documents(
+    predictions: Mapping[str, str | None],
+    references: Mapping[str, str | Sequence[str]],
+    scenes: Mapping[str, str] | None = None,
+) -> list[Document]:
+    """Documents from answers and references by id, in the order of the references.
+
+    Raises InvalidInput("predictions") unless both have the same ids: an answer that is missing is written as None, so
+    that it counts, and never left out. A scene per id gives the unit of the intervals.
+    """
+    if set(predictions) != set(references):
+        lacking, foreign = sorted(set(references) - set(predictions)), sorted(set(predictions) - set(references))
+        raise InvalidInput(
+            "predictions", f"{len(lacking)} ids lacking {lacking[:3]}, {len(foreign)} without reference {foreign[:3]}"
+        )
+    if scenes is not None and not set(references) <= set(scenes):
+        raise InvalidInput("scenes", f"no scene for {sorted(set(references) - set(scenes))[:3]}")
+    return [
+        Document(key, predictions[key], (text,) if isinstance(text, str) else tuple(text), (scenes or {}).get(key, ""))
+        for key, text in references.items()
+    ]
+
+
+def select_documents(
+    conversations: Mapping[str, Sequence[Turn]],
+    selection: str,
+    scenes: Mapping[str, str] | None = None,
+    families: Sequence[str] = CAPTIONS,
+) -> list[Document]:
+    """The documents that a recipe scores, with ids "<conversation>/<turn>".
+
+    single_turn (OmniDrive): every turn of the given families; each question was asked alone. multi_turn (HERMES): all
+    turns but the last two, whatever their family; the model saw its own earlier answers. How the questions were asked
+    is for the caller to get right: it changes the answers, and no text shows it.
+
+    Raises InvalidInput("selection") for any other selection.
+    """
+    if selection not in ("single_turn", "multi_turn"):
+        raise InvalidInput("selection", f"want single_turn or multi_turn, got {selection!r}")
+    out = []
+    for key, turns in conversations.items():
+        scored = turns if selection == "single_turn" else turns[: max(0, len(turns) - HERMES_TEMPLATE_TURNS)]
+        for place, turn in enumerate(scored):
+            if selection == "multi_turn" or turn.family in families:
+                out.append(Document(f"{key}/{place}", turn.answer, (turn.reference,), (scenes or {}).get(key, "")))
+    return out
+
+
+def evaluate(documents: Sequence[Document], tokenisation: str = "hermes", selection: str = "given") -> LanguageResult:
+    """All metrics of a recipe; what this machine lacks (Java, WordNet, a package) is named in `absent`, not guessed.
+
+    An empty or missing answer is a document like any other and scores 0. Deterministic; downloads nothing.
+
+    Raises InvalidInput("tokenisation" or "selection") for an unknown name, InvalidInput("documents") for an empty set,
+    an id that comes twice, and a document without reference or with an empty one.
+    """
+    if tokenisation not in TOKENISATIONS:
+        raise InvalidInput("tokenisation", f"want one of {TOKENISATIONS}, got {tokenisation!r}")
+    if selection not in SELECTIONS:
+        raise InvalidInput("selection", f"want one of {SELECTIONS}, got {selection!r}")
+    if not documents:
+        raise InvalidInput("documents", "is empty")
+    ids = tuple(d.id for d in documents)
+    if len(set(ids)) != len(ids):
+        raise InvalidInput("documents", f"the id {max(ids, key=ids.count)!r} comes twice")
+    for document in documents:
+        if not document.references or not all(text.strip() for text in document.references):
+            raise InvalidInput("documents", f"{document.id!r} has no reference or an empty one")
+
+    scores, absent = _scores(
+        [(d.hypothesis or "") if (d.hypothesis or "").strip() else "" for d in documents],
+        [list(d.references) for d in documents],
+        tokenisation,
+    )
+    scenes = [d.scene for d in documents]
+    for name in ("ROUGE-L", "CIDEr", "METEOR-nltk", "METEOR-nltk-no-synonyms"):
+        if name in scores:
+            value, each = scores[name].value, scores[name].per_document
+            scores[name] = Score(value, each, scene_interval(each, scenes))
+    return LanguageResult(
+        tokenisation,
+        selection,
+        ids,
+        missing=sum(d.hypothesis is None for d in documents),
+        empty=sum(d.hypothesis is not None and not d.hypothesis.strip() for d in documents),
+        scores=scores,
+        absent=absent,
+        notes=(CIDER_NOTE.format(n=len(ids)),),
+    )
+
+
+def scene_interval(
+    values: np.ndarray, scenes: Sequence[str], draws: int = 1000, seed: int = 0
+) -> tuple[float, float] | None:
+    """95 % bootstrap interval of the mean of values [n], drawing whole scenes: documents of a scene are no
+    independent evidence. None with fewer than two scenes."""
+    names, place = np.unique(np.asarray(scenes), return_inverse=True)
+    if len(names) < 2:
+        return None
+    sums, counts = np.bincount(place, values), np.bincount(place)
+    drawn = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
+    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _scores(
+    hypotheses: list[str], references: list[list[str]], tokenisation: str
+) -> tuple[dict[str, Score], dict[str, str]]:
+    """Scores without intervals, and why others are absent."""
+    names = (*BLEU, "ROUGE-L", "CIDEr")
+    meteor = "METEOR-nltk" if tokenisation == "hermes" else "METEOR-1.5"
+    scores: dict[str, Score] = {}
+    absent: dict[str, str] = {}
+    if tokenisation == "ptb":
+        try:
+            words = iter(ptb_tokens([text for refs in references for text in refs]))
+            hypotheses = ptb_tokens(hypotheses)
+        except Unavailable as error:
+            return {}, dict.fromkeys((*names, meteor), str(error))
+        references = [[next(words) for _ in refs] for refs in references]
+    try:
+        scores |= caption_scores(hypotheses, references)
+    except Unavailable as error:
+        absent |= dict.fromkeys(names, str(error))
+    try:
+        if tokenisation == "ptb":
+            scores[meteor] = Score(*meteor_java(hypotheses, references))
+        else:
+            tokens = [nltk_tokens(text) for text in hypotheses], [[nltk_tokens(t) for t in r] for r in references]
+            try:
+                each = meteor_nltk(*tokens)
+            except Unavailable as error:
+                absent[meteor] = str(error)
+                meteor += "-no-synonyms"
+                each = meteor_nltk(*tokens, synonyms=False)
+            scores[meteor] = Score(float(each.mean()), each)
+    except Unavailable as error:
+        absent[meteor] = str(error)
+    return scores, absent
+
+
+def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
+    """BLEU-1..4, ROUGE-L and CIDEr of texts with blanks between words. Raises Unavailable without pycocoevalcap."""
+    try:
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
+    except ImportError as error:
+        raise Unavailable(f"pycocoevalcap is {INSTALL}") from error
+    truth = {i: list(refs) for i, refs in enumerate(references)}
+    said = {i: [text] for i, text in enumerate(hypotheses)}
+    with contextlib.redirect_stdout(io.StringIO()):
+        results = dict(zip(BLEU, zip(*Bleu(4).compute_score(truth, said, verbose=0), strict=True), strict=True))
+        results["ROUGE-L"] = Rouge().compute_score(truth, said)
+        results["CIDEr"] = Cider().compute_score(truth, said)
+    return {name: Score(float(value), np.asarray(each, np.float64)) for name, (value, each) in results.items()}

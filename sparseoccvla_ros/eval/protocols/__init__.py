@@ -1,0 +1,1 @@
+"""The open-loop planning protocols of published papers."""

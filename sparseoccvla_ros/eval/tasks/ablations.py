@@ -1,0 +1,174 @@
+"""What the planner is deprived of at test time, without retraining, to see what its numbers rest on.
+
+An ablation is data: a name, a sentence for the report, and a change of the planner's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ...core.errors import InvalidInput
+from ...core.types import Command, CommandSource
+from ...planning.model.anchor_scorer import command_mask
+from ...planning.planner import Planner
+from .planning_samples import Prediction, Sample
+
+SPEED_COLUMNS: dict[str, tuple[int, ...]] = {"none": (), "causal": (12, 13), "paper": (18, 19, 34, 35)}
+"""Where the ego vector holds vx and vy, by the planner's `ego` setting (planning.ego_history)."""
+_PAPER_COMMAND = slice(3, 6)
+
+
+@dataclass(frozen=True, eq=False)
+class PlannerInputs:
+    """What planning.Planner.forward reads for one sample, unbatched.
+
+    token: the sample's; features float32 [Q, C]; centres float32 [Q, 3] m in base_link; ego float32 [F], made as
+    ego_kind (none, causal, paper) says; reasoning: float32 [D] or None; anchor_scores: float32 [A] logits of the
+    language model or None; command and where it came from.
+    """
+
+    token: str
+    features: np.ndarray
+    centres: np.ndarray
+    ego: np.ndarray
+    ego_kind: str
+    reasoning: np.ndarray | None
+    anchor_scores: np.ndarray | None
+    command: Command
+    source: CommandSource
+
+    def __post_init__(self) -> None:
+        if self.ego_kind not in SPEED_COLUMNS:
+            raise InvalidInput("inputs.ego_kind", f"want one of {', '.join(SPEED_COLUMNS)}, got {self.ego_kind!r}")
+
+
+@dataclass(frozen=True)
+class OtherCommands:
+    """Commands a sample could have had: shuffled, some other sample's; future, what the truth turns out to do."""
+
+    shuffled: Command
+    future: Command
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """name: short; about: what is changed, for the report; oracle: it hands the future to the planner."""
+
+    name: str
+    about: str
+    change: Callable[[PlannerInputs, OtherCommands], PlannerInputs]
+    oracle: bool = False
+
+
+def other_commands(samples: Sequence[Sample], seed: int = 0) -> dict[str, OtherCommands]:
+    """By token. Shuffling permutes the commands of the whole set, so their frequencies stay."""
+    order = np.random.default_rng(seed).permutation(len(samples))
+    return {
+        sample.token: OtherCommands(samples[other].command, sample.future_command)
+        for sample, other in zip(samples, order, strict=True)
+    }
+
+
+def _scaled_speed(inputs: PlannerInputs, factor: float) -> PlannerInputs:
+    ego = inputs.ego.copy()
+    ego[list(SPEED_COLUMNS[inputs.ego_kind])] *= np.float32(factor)
+    return replace(inputs, ego=ego)
+
+
+def _commanded(inputs: PlannerInputs, command: Command, source: CommandSource) -> PlannerInputs:
+    ego = inputs.ego
+    if inputs.ego_kind == "paper":
+        # the paper's ego vector repeats the command
+        ego = ego.copy()
+        ego[_PAPER_COMMAND] = [c is command for c in Command]
+    return replace(inputs, ego=ego, command=command, source=source)
+
+
+SHUFFLED = Ablation(
+    "command shuffled",
+    "commands permuted over the whole set",
+    lambda i, other: _commanded(i, other.shuffled, i.source),
+)
+ABLATIONS: tuple[Ablation, ...] = (
+    Ablation("as given", "nothing is changed", lambda i, _: i),
+    Ablation("no ego", "ego features and their masks 0", lambda i, _: replace(i, ego=np.zeros_like(i.ego))),
+    Ablation("speed x0.5", "present velocity halved", lambda i, _: _scaled_speed(i, 0.5)),
+    Ablation("speed x1.5", "present velocity raised by half", lambda i, _: _scaled_speed(i, 1.5)),
+    Ablation(
+        "always straight",
+        "command straight everywhere",
+        lambda i, _: _commanded(i, Command.STRAIGHT, CommandSource.DEFAULT),
+    ),
+    SHUFFLED,
+    Ablation(
+        "future command",
+        "command read off the true future, as published planners do",
+        lambda i, other: _commanded(i, other.future, CommandSource.ORACLE),
+        oracle=True,
+    ),
+    Ablation(
+        "language score off",
+        "anchor scores of the language model left out",
+        lambda i, _: replace(i, anchor_scores=None),
+    ),
+    Ablation(
+        "reasoning token 0",
+        "reasoning token zeroed where there is one",
+        lambda i, _: i if i.reasoning is None else replace(i, reasoning=np.zeros_like(i.reasoning)),
+    ),
+    Ablation("no language", "neither token nor scores", lambda i, _: replace(i, reasoning=None, anchor_scores=None)),
+    Ablation(
+        "no vision",
+        "query features 0, as if every image were black",
+        lambda i, _: replace(i, features=np.zeros_like(i.features)),
+    ),
+)
+
+
+@torch.inference_mode()
+def ungated(planner: Planner, inputs: PlannerInputs) -> tuple[Prediction, np.ndarray]:
+    """The planner's best-scored trajectory and all candidates float32 [K, 6, 2] m, without gate and memory.
+
+    The gate knows the present speed and would hide what an ablation does.
+    """
+
+    device = planner.anchor_waypoints.device
+
+    def row(array: np.ndarray | None) -> torch.Tensor | None:
+        return None if array is None else torch.from_numpy(np.ascontiguousarray(array)).to(device)[None]
+
+    logits, waypoints = planner(
+        row(inputs.features), row(inputs.centres), row(inputs.ego), row(inputs.reasoning), row(inputs.anchor_scores)
+    )
+    if planner.config.command_mask:
+        logits = command_mask(logits, torch.from_numpy(planner.anchors.group(inputs.command)).to(device))
+    best = int(logits[0].argmax())
+    candidates = waypoints[0].cpu().numpy()
+    return Prediction(candidates[best], inputs.command, inputs.source, best), candidates
+
+
+@dataclass(frozen=True, eq=False)
+class Deprived:
+    """The answers to one sample: by name of each ablation but SHUFFLED, and told each command in turn."""
+
+    answers: dict[str, Prediction]
+    told: dict[Command, Prediction]
+
+
+def deprived(planner: Planner, inputs: PlannerInputs, future: Command) -> Deprived:
+    """Every ablation of one sample. Which command shuffling gives it is known only at the end, so all are answered.
+
+    future: what the truth turns out to do.
+    """
+
+    def answer(ablation: Ablation, shuffled: Command) -> Prediction:
+        return ungated(planner, ablation.change(inputs, OtherCommands(shuffled, future)))[0]
+
+    return Deprived(
+        {a.name: answer(a, inputs.command) for a in ABLATIONS if a is not SHUFFLED},
+        {command: answer(SHUFFLED, command) for command in Command},
+    )

@@ -1,0 +1,340 @@
+"""Drives through the chain into every task, in one process or several, with the same numbers.
+
+Every drive is judged on its own into a `Part`; parts are put together in the order of the drives, whoever made them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from ...core.errors import InvalidInput
+from ...core.types import HORIZONS, STEP_SECONDS, Plan
+from ...core.voxels import SparseVoxels
+from ...pipeline import Chain, Stages, Step, blinded
+from ...planning.anchors import AnchorSet
+from ...runtime.presets import STAGES, Preset
+from ..metrics.intervals import Estimate
+from ..report.tables import Block
+from . import captions, forecast, language, occupancy, planning
+from .ablations import deprived
+from .drive import Drive
+from .forecast import ForecastTask
+from .language import LanguageTask
+from .occupancy import OccupancyTask
+from .planning import PlanningTask
+from .priors import Known
+
+TASKS = ("occupancy", "forecast", "planning", "language")
+PICTURED = 3
+"""Drives that get a picture."""
+Progress = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, and how much there is."""
+T = TypeVar("T")
+Gather = Callable[[list[T]], list[T]]
+"""Every process's list, one behind the other, in every process."""
+_AHEAD = [round(h / STEP_SECONDS) - 1 for h in HORIZONS]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to judge. tasks: some of TASKS; samples: moments that are asked closed questions, spread over the drives;
+    captions: of these, moments that are asked for free texts too; caption_tokens: of one; csv: file for every plan;
+    rays_from: where RayIoU's rays start, in words. Raises InvalidInput naming the field."""
+
+    tasks: tuple[str, ...] = TASKS
+    samples: int = 24
+    captions: int = 0
+    caption_tokens: int = language.CAPTION_TOKENS
+    csv: Path | None = None
+    rays_from: str = "the lidar's place at the moment itself; published numbers use up to eight places"
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.tasks) - set(TASKS))
+        if unknown or not self.tasks:
+            raise InvalidInput("tasks", f"want some of {', '.join(TASKS)}, got {', '.join(unknown) or 'none'}")
+        for name in ("samples", "captions"):
+            if getattr(self, name) < 0:
+                raise InvalidInput(name, f"want 0 or more, got {getattr(self, name)}")
+        if self.caption_tokens < 1:
+            raise InvalidInput("caption_tokens", f"want 1 or more, got {self.caption_tokens}")
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that the tasks need."""
+        if {"forecast", "planning"} & set(self.tasks):
+            return STAGES
+        return STAGES[:2] if "language" in self.tasks else STAGES[:1]
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What one picture shows. images uint8 [6, H, W, 3] in order of CAMERAS; seen: uint8 [X, Y, Z], what a camera sees
+    of the truth (the rest free), None without labels; waypoints float64 [6, 2] m, driven; future: uint8 [3, X, Y, Z]
+    true labels at +1, +2, +3 s, or None; predicted, forecasts, plan: None without their stage. Forecasts lie in the
+    ego frames of their own times, as `future` does."""
+
+    name: str
+    images: np.ndarray
+    seen: np.ndarray | None
+    waypoints: np.ndarray
+    future: np.ndarray | None
+    predicted: SparseVoxels | None
+    forecasts: tuple[SparseVoxels, ...] | None
+    plan: Plan | None
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """A task's part of the page: tables, ready Markdown behind them."""
+
+    title: str
+    blocks: list[Block]
+    markdown: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationReport:
+    """Everything an evaluation found. title, facts: what was judged, for the head of the page; numbers: plain, for
+    json.dump; warnings: what forbids to quote the numbers."""
+
+    title: str
+    facts: list[str]
+    numbers: dict[str, Any]
+    sections: list[Section]
+    warnings: list[str]
+    shown: list[Shown]
+
+
+@dataclass(eq=False)
+class Part:
+    """What one drive gave, or many put together: everything that is reported is made of it. Pickles.
+
+    seconds: wall clock of every sighted step by stage; windowed: forecasts of the moments that SparseWorld counts.
+    """
+
+    place: int = 0
+    occupancy: OccupancyTask = field(default_factory=OccupancyTask)
+    forecast: ForecastTask = field(default_factory=ForecastTask)
+    windowed: ForecastTask = field(default_factory=ForecastTask)
+    planning: PlanningTask = field(default_factory=PlanningTask)
+    language: LanguageTask = field(default_factory=LanguageTask)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    shown: list[Shown] = field(default_factory=list)
+
+
+def together(parts: Iterable[Part]) -> Part:
+    """All parts in the order of their drives, whatever the order they come in."""
+    whole = Part()
+    for part in sorted(parts, key=lambda p: p.place):
+        for name in ("occupancy", "forecast", "windowed", "planning", "language"):
+            getattr(whole, name).merge(getattr(part, name))
+        whole.shown += part.shown
+        for stage, values in part.seconds.items():
+            whole.seconds.setdefault(stage, []).extend(values)
+    return whole
+
+
+class Run:
+    """The stages of a preset, driven. known: what baselines learn from, None where there is nothing to learn from."""
+
+    def __init__(self, preset: Preset, stages: Stages, wanted: Wanted, known: Known | None, drives: int) -> None:
+        self.preset, self.stages, self.wanted, self.known = preset, stages, wanted, known
+        self._drives = drives
+        driven = bool({"forecast", "planning"} & set(wanted.tasks))
+        self._chain = None if stages.encoder is None else Chain(stages if driven else stages.only_encoder())
+
+    def judge(self, place: int, drive: Drive) -> Part:
+        """One drive through every task; place: its number among all drives."""
+        part, presents = Part(place), list(drive.presents)
+        steps, blind = self._steps(drive, 2 * place * len(drive.clips), part)
+        asked = self._spread(self.wanted.samples, place, presents) if "language" in self.wanted.tasks else []
+        told = self._spread(min(self.wanted.captions, self.wanted.samples), place, asked)
+        middle = presents[len(presents) // 2] if place < PICTURED and presents else None
+        for index in presents:
+            self._present(part, drive, index, steps.get(index), blind.get(index), index == middle)
+            if index in asked:
+                self._ask(part, drive, index, steps.get(index), blind.get(index), index in told)
+        return part
+
+    def _spread(self, count: int, place: int, among: Sequence[int]) -> list[int]:
+        """This drive's share of so many moments, evenly spread."""
+        own = min(count // self._drives + (place < count % self._drives), len(among))
+        return [among[int((k + 0.5) * len(among) / own)] for k in range(own)]
+
+    def _steps(self, drive: Drive, epoch: int, part: Part) -> tuple[dict[int, Step], dict[int, Step]]:
+        """What the chain makes of every set, with sight and blind; empty without an encoder."""
+        found: tuple[dict[int, Step], dict[int, Step]] = {}, {}
+        if self._chain is None:
+            return found
+        # Plans of the blind are judged; of everyone else who is blind, the queries are enough.
+        blind = self._chain if "planning" in self.wanted.tasks else Chain(self.stages.only_encoder())
+        for number, clip in enumerate(drive.clips):
+            for steps, chain, seeing in zip(found, (self._chain, blind), (True, False), strict=True):
+                for index in clip:
+                    frames = drive.frames(index, epoch + 2 * number + (not seeing))
+                    frames = frames if seeing else blinded(frames)
+                    step = chain.step(frames, drive.history(index), *drive.command(index))
+                    steps[index] = step
+                    for stage, value in step.seconds.items() if seeing else ():
+                        part.seconds.setdefault(stage, []).append(value)
+        return found
+
+    def _present(
+        self, part: Part, drive: Drive, index: int, step: Step | None, blind: Step | None, pictured: bool
+    ) -> None:
+        tasks, truth = self.wanted.tasks, drive.semantics(index)
+        future = told = None
+        if "occupancy" in tasks:
+            self._occupancy(part.occupancy, drive, index, truth, step, blind)
+        if "forecast" in tasks:
+            future = None if truth is None else drive.future_semantics(index)
+            told = None if future is None else self._forecasts(drive, index, step)
+            for task in (part.forecast, *((part.windowed,) if drive.in_window(index) else ())):
+                if truth is None or future is None:
+                    task.unlabelled += 1
+                else:
+                    voxels = None if step is None else step.voxels
+                    task.add(drive.name, truth[0], drive.future(index)[_AHEAD], future, voxels, told)
+        if "planning" in tasks:
+            self._plan(part.planning, drive, index, step, blind)
+        if pictured:
+            images = drive.frames(index, 0).images
+            seen = None if truth is None else np.where(truth[1], truth[0], np.uint8(17)).astype(np.uint8)
+            part.shown.append(
+                Shown(
+                    drive.token(index), images, seen, drive.future(index)[:, :2, 3], future,
+                    None if step is None else step.voxels, told[forecast.PLANNED] if told else None,
+                    None if step is None else step.plan,
+                )
+            )  # fmt: skip
+
+    def _occupancy(
+        self, task: OccupancyTask, drive: Drive, index: int, truth: tuple[np.ndarray, np.ndarray] | None,
+        step: Step | None, blind: Step | None,
+    ) -> None:  # fmt: skip
+        if truth is None:
+            task.unlabelled += 1
+            return
+        grids = {occupancy.MODEL: step, occupancy.BLIND: blind}
+        found = {row: s.voxels.dense() for row, s in grids.items() if s is not None}
+        if self.known is not None and self.known.prior is not None:
+            found[occupancy.PRIOR] = self.known.prior
+        for row, grid in found.items():
+            task.add(row, drive.name, grid, *truth, drive.ray_origins(index))
+
+    def _forecasts(self, drive: Drive, index: int, step: Step | None) -> dict[str, tuple[SparseVoxels, ...]] | None:
+        reasoner = self.stages.reasoner
+        if step is None or reasoner is None or step.reasoning is None:
+            return None
+        future = drive.future(index)
+        motions = forecast.told_motions(step.motion, step.queries.ego.twist, future)
+        return forecast.forecasts(reasoner, step.queries, step.reasoning, motions, future[_AHEAD])
+
+    def _plan(self, task: PlanningTask, drive: Drive, index: int, step: Step | None, blind: Step | None) -> None:
+        token, planner, sample = drive.token(index), self.stages.planner, drive.sample(index)
+        task.add(sample)
+        if planner is None or step is None or blind is None:
+            return
+        task.answer(planning.CHAIN, token, step)
+        task.answer(planning.BLIND, token, blind)
+        inputs = planning.planner_inputs(token, step, drive.history(index), planner, *drive.command(index))
+        task.deprive(token, deprived(planner, inputs, sample.future_command))
+
+    def _ask(
+        self, part: Part, drive: Drive, index: int, step: Step | None, blind: Step | None, captioned: bool
+    ) -> None:
+        found = drive.questions(index)
+        part.language.add(
+            language.Asked(
+                drive.name, drive.token(index), language.closed(found),
+                None if step is None else step.queries, None if blind is None else blind.queries,
+                captions.captions_of(found) if captioned else (),
+            )
+        )  # fmt: skip
+
+    def finish(
+        self, parts: list[Part], on_progress: Progress, share: tuple[int, int] = (0, 1), gather: Gather[Any] = list
+    ) -> tuple[dict[str, Any], list[Section], list[Shown]] | None:
+        """Numbers, tables and pictures of what was collected.
+
+        parts: of this process's drives; share: its number among how many; gather: puts the lists of all together.
+        None in every process but number 0.
+        """
+        whole = together(gather(parts))
+        wanted, absent, number = self.wanted, self.stages.absent, share[0]
+        tasks = wanted.tasks
+        if "language" in tasks:
+            own = range(number, len(whole.language.asked), share[1])
+            answers = whole.language.ask(
+                self.stages.reasoner, own, wanted.caption_tokens,
+                lambda done, total: on_progress("asking questions", done, total),
+            )  # fmt: skip
+            for found in gather([answers]):
+                whole.language.take(found)
+        if number:
+            return None
+        numbers: dict[str, Any] = {}
+        sections = []
+        if "occupancy" in tasks:
+            numbers["occupancy"], blocks = whole.occupancy.result(wanted.rays_from)
+            sections.append(Section("Occupancy", blocks + _absent(absent, "occupancy")))
+        if "forecast" in tasks:
+            numbers["forecast"], blocks = whole.forecast.result()
+            if whole.windowed.frames:
+                numbers["forecast_window"], more = whole.windowed.result(
+                    f"Forecasts, SparseWorld's keyframes ({forecast.SPARSEWORLD_PAST} to length - "
+                    f"{forecast.SPARSEWORLD_MARGIN} of every scene)"
+                )
+                blocks += more
+            sections.append(Section("Forecast", blocks + _absent(absent, "reasoning")))
+        if "planning" in tasks:
+            on_progress("scoring plans", 0, 1)
+            anchors = None if self.preset.anchors is None else AnchorSet.load(self.preset.anchors).flat
+            numbers["planning"], blocks, markdown = whole.planning.result(self.known, anchors, wanted.csv)
+            sections.append(Section("Planning", blocks + _absent(absent, "planning"), markdown))
+        if "language" in tasks:
+            numbers["language"], blocks = whole.language.result(self.known, wanted.caption_tokens)
+            sections.append(Section("Language", blocks + _absent(absent, "reasoning")))
+        numbers["latency"], block = _latency(whole.seconds)
+        sections.append(Section("Latency", [block]))
+        return numbers, sections, whole.shown
+
+
+def _absent(absent: dict[str, str], stage: str) -> list[Block]:
+    return [Block("Not run", notes=[f"{absent[stage]}: baselines only."])] if stage in absent else []
+
+
+def _latency(seconds: dict[str, list[float]]) -> tuple[dict[str, Any], Block]:
+    """Milliseconds per stage of the sighted chain; the first set of every clip refills the memories and counts too."""
+    rows, numbers = [], {}
+    total = np.array([sum(v) for v in zip(*seconds.values(), strict=True)]) if seconds else np.zeros(0)
+    for stage, values in [*seconds.items(), ("together", total)] if seconds else []:
+        spread = 1e3 * np.quantile(np.asarray(values), (0.5, 0.95))
+        numbers[stage] = {"n": len(values), "median_ms": float(spread[0]), "p95_ms": float(spread[1])}
+        rows.append([stage, str(len(values)), *(f"{v:.0f}" for v in spread)])
+    numbers |= {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
+    note = f"Wall time on {numbers['cores']} cores with {numbers['threads']} threads, while others may work too."
+    return numbers, Block("Milliseconds per frame set", ["stage", "n", "median", "p95"], rows, [note])
+
+
+def plain(value: Any) -> Any:
+    """Numbers, strings, lists and dicts for json.dump; NaN becomes None."""
+    if isinstance(value, Estimate):
+        return plain({"value": value.value, "interval": value.interval})
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    return value

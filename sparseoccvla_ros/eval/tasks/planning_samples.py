@@ -1,0 +1,212 @@
+"""What is evaluated: one scene instant with its truth, and what a method answers to it.
+
+Everything is in base_link at the stamp (x forward, y left, origin under the rear axle); the protocols convert to
+their own frames themselves. Step t is 0.5 s * t after the stamp; waypoints are steps 1..6, boxes steps 0..6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...core.errors import InvalidInput
+from ...core.types import STEPS, Command, CommandSource, Plan, check_array
+from ...planning.anchor_presets import TURN_OFFSET
+from ...planning.ego_history import FEATURE_NAMES
+
+PEOPLE: tuple[str, ...] = tuple(
+    f"human.pedestrian.{kind}"
+    for kind in (
+        "adult",
+        "child",
+        "wheelchair",
+        "stroller",
+        "personal_mobility",
+        "police_officer",
+        "construction_worker",
+    )
+)
+EMERGENCY: tuple[str, ...] = ("vehicle.emergency.ambulance", "vehicle.emergency.police")
+DETECTED_VEHICLES: tuple[str, ...] = tuple(
+    f"vehicle.{kind}"
+    for kind in ("car", "motorcycle", "bicycle", "bus.bendy", "bus.rigid", "truck", "construction", "trailer")
+)
+"""Vehicles that belong to a nuScenes detection class; emergency vehicles belong to none."""
+OTHERS: tuple[str, ...] = (
+    "animal",
+    "movable_object.barrier",
+    "movable_object.trafficcone",
+    "movable_object.pushable_pullable",
+    "movable_object.debris",
+    "static_object.bicycle_rack",
+)
+CATEGORIES: frozenset[str] = frozenset((*PEOPLE, *EMERGENCY, *DETECTED_VEHICLES, *OTHERS))
+"""The 23 nuScenes category names. Protocols match by name: indices differ between releases of the data set."""
+ROAD_EXTENT = 50.0
+"""m from base_link to each side of the drivable raster."""
+ROAD_CELLS = 1000
+"""Cells along each side of the drivable raster (0.1 m)."""
+
+
+@dataclass(frozen=True, eq=False)
+class AgentBoxes:
+    """Annotated objects now and in the next six steps.
+
+    centres: float64 [A, 7, 2] m; yaws: float64 [A, 7] rad, of the long side, counter-clockwise from x; present: bool
+    [A, 7], annotated at that step (elsewhere centre and yaw may be NaN); sizes: float64 [A, 2] m, length along the yaw
+    and width; categories: nuScenes names [A]; visibility: int8 [A], nuScenes token 1 (least) .. 4. Source: annotations
+    of the present and future keyframes; the truth of the evaluation, never an input of a planner.
+    """
+
+    centres: np.ndarray
+    yaws: np.ndarray
+    present: np.ndarray
+    sizes: np.ndarray
+    categories: tuple[str, ...]
+    visibility: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.categories)
+        check_array("agents.centres", self.centres, np.float64, (count, STEPS + 1, 2), finite=False)
+        check_array("agents.yaws", self.yaws, np.float64, (count, STEPS + 1), finite=False)
+        check_array("agents.present", self.present, np.bool_, (count, STEPS + 1))
+        check_array("agents.sizes", self.sizes, np.float64, (count, 2))
+        check_array("agents.visibility", self.visibility, np.int8, (count,))
+        unknown = sorted(set(self.categories) - CATEGORIES)
+        if unknown:
+            raise InvalidInput("agents.categories", f"{unknown[0]!r} is no nuScenes category")
+        for name, values in (("centres", self.centres), ("yaws", self.yaws)):
+            if not np.isfinite(values[self.present]).all():
+                raise InvalidInput(f"agents.{name}", "is not finite where the agent is present")
+
+    @classmethod
+    def none(cls) -> AgentBoxes:
+        """An empty street."""
+        steps = STEPS + 1
+        return cls(
+            np.zeros((0, steps, 2)), np.zeros((0, steps)), np.zeros((0, steps), bool), np.zeros((0, 2)), (),
+            np.zeros(0, np.int8),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EgoSize:
+    """The vehicle's own outline in metres; centre: from base_link forward to its middle.
+
+    Only the drivable-area measure uses it: each protocol prescribes a vehicle of its own.
+    """
+
+    length: float = 4.084
+    width: float = 1.85
+    centre: float = 1.4858
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One instant to plan from, and what truly happened.
+
+    token: unique name; scene: the drive it belongs to (the unit of the bootstrap); truth: float64 [6, 2] m, where
+    base_link went; mask: bool [6], False where the recording had ended (truth is finite there too, its value means
+    nothing); ego_features: float32 [FEATURE_NAMES] of planning.ego_history.EgoHistory.features at the stamp; command
+    and source: what the loader would tell a planner; drivable: bool [1000, 1000], row = y, column = x, both from -50 m,
+    0.1 m cells, None when there is no map; boundaries: road edges, float32 [P, 2] m each, None when there is no map;
+    tags: subsets it belongs to (night, rain, a city).
+    """
+
+    token: str
+    scene: str
+    truth: np.ndarray
+    mask: np.ndarray
+    agents: AgentBoxes
+    ego_features: np.ndarray
+    command: Command = Command.STRAIGHT
+    command_source: CommandSource = CommandSource.DEFAULT
+    ego: EgoSize = EgoSize()
+    drivable: np.ndarray | None = None
+    boundaries: tuple[np.ndarray, ...] | None = None
+    tags: frozenset[str] = field(default=frozenset())
+
+    def __post_init__(self) -> None:
+        for name in ("token", "scene"):
+            if not getattr(self, name):
+                raise InvalidInput(f"sample.{name}", "is empty")
+        check_array("sample.truth", self.truth, np.float64, (STEPS, 2))
+        check_array("sample.mask", self.mask, np.bool_, (STEPS,))
+        check_array("sample.ego_features", self.ego_features, np.float32, (len(FEATURE_NAMES),))
+        if self.drivable is not None:
+            check_array("sample.drivable", self.drivable, np.bool_, (ROAD_CELLS, ROAD_CELLS))
+        for line in self.boundaries or ():
+            check_array("sample.boundaries", line, np.float32, (None, 2))
+
+    @property
+    def complete(self) -> bool:
+        """All six steps have a truth; most protocols leave other samples out."""
+        return bool(self.mask.all())
+
+    @property
+    def speed(self) -> float | None:
+        """Present m/s along x, None where the history does not know it."""
+        known = self.ego_features[FEATURE_NAMES.index("has_velocity")] > 0
+        return float(self.ego_features[FEATURE_NAMES.index("vx")]) if known else None
+
+    @property
+    def future_command(self) -> Command:
+        """What the truth turns out to do: 2 m or more to a side at its last valid step. Looks ahead: oracle only."""
+        valid = np.flatnonzero(self.mask)
+        lateral = self.truth[valid[-1], 1] if len(valid) else 0.0
+        if lateral >= TURN_OFFSET:
+            return Command.LEFT
+        return Command.RIGHT if lateral <= -TURN_OFFSET else Command.STRAIGHT
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a method answers: waypoints float [6, 2] m, or None with the reason (no plan, unparsable text).
+
+    Waypoints that are not finite count as missing too. command, source: what the method was told, None if it takes no
+    command; chosen: index of the anchor or candidate, -1 if there is none.
+    """
+
+    waypoints: np.ndarray | None
+    command: Command | None = None
+    source: CommandSource | None = None
+    chosen: int = -1
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.waypoints is not None and np.shape(self.waypoints) != (STEPS, 2):
+            raise InvalidInput("prediction.waypoints", f"want [{STEPS}, 2], got {list(np.shape(self.waypoints))}")
+
+    @property
+    def usable(self) -> bool:
+        """There are six finite waypoints."""
+        return self.waypoints is not None and bool(np.isfinite(self.waypoints).all())
+
+    @classmethod
+    def of_plan(cls, plan: Plan) -> Prediction:
+        """The planner's answer with everything the gate did to it; a rejected plan has no waypoints."""
+        waypoints = plan.waypoints if len(plan.waypoints) else None
+        return cls(waypoints, plan.command, plan.command_source, plan.chosen, ",".join(plan.reasons))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the report. predict: from a sample to its answer, None = missing; oracle: it uses the future; about:
+    one line for the report's legend."""
+
+    name: str
+    predict: Callable[[Sample], Prediction | None]
+    oracle: bool = False
+    about: str = ""
+
+    @classmethod
+    def stored(cls, name: str, predictions: Mapping[str, Prediction], oracle: bool = False, about: str = "") -> Method:
+        """A method whose answers were computed before, by token."""
+        return cls(name, lambda sample: predictions.get(sample.token), oracle, about)
+
+
+GROUND_TRUTH = Method(
+    "ground truth", lambda sample: Prediction(sample.truth), oracle=True, about="self-test: L2 and collision must be 0"
+)

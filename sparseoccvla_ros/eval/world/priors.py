@@ -1,0 +1,139 @@
+"""What training seeds of the world tell without a camera.
+
+Most frequent label per voxel, ego motion with what became of it, usual answers. No image is rendered. The result is
+cached under a hash of the seeds and of the world's version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ...core.classes import FREE
+from ...core.errors import InvalidInput
+from ...core.geometry import inverse
+from ...core.paths import cache_folder
+from ...core.types import WAYPOINT_TIMES
+from ...core.voxels import OCC3D_GRID
+from ...data.bags.writer import NANOSECONDS
+from ...data.synthetic.dataset import SPLITS, seeds_of
+from ...data.synthetic.scenes import WORLD_VERSION
+from ...data.synthetic.to_bag import START
+from ...world.labels.occupancy import dense_labels
+from ...world.qa.questions import balanced, templates
+from ...world.qa.scene_relations import SceneView
+from ...world.scenario import VARIED
+from ...world.scene import Scene
+from ..metrics.qa_accuracy import KINDS
+from ..tasks.priors import Known
+from .drives import history_before
+
+VERSION = 1
+"""Of what is kept; raise it when that changes."""
+SEEDS = tuple(SPLITS["train"][:64])
+_TRAINING = (SPLITS["train"], SPLITS["varied_train"])
+LABELLED, ASKED, DRIVEN = 3, 2, 40
+"""Moments of each seed for labels, questions and ego motion."""
+SECONDS = 20.0
+
+
+def baseline_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The training seeds that tell the baselines what seeds to be judged are like: of the plain world, the varied one,
+    or half of each where both are judged."""
+    varied = sum(s >= VARIED for s in seeds)
+    worlds = "plain" if not varied else "varied" if varied == len(seeds) else "both"
+    return tuple(seeds_of("train", worlds, len(SEEDS)))
+
+
+def known(seeds: Sequence[int] = SEEDS, on_progress: Callable[[int, int], None] = lambda done, all_: None) -> Known:
+    """What the seeds tell, from the cache or, in 2 to 3 s of one core each, from the world.
+
+    Raises InvalidInput("seeds") for none and for one that is no training seed.
+    """
+    foreign = [s for s in seeds if not any(s in split for split in _TRAINING)]
+    if foreign or not seeds:
+        raise InvalidInput("seeds", f"{foreign[:3]} are no training seeds" if foreign else "there are none")
+    path = _file(tuple(seeds))
+    if path.is_file():
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+            path.unlink(missing_ok=True)  # damaged: made again
+    found = _observe(tuple(seeds), on_progress)
+    _write(tuple(seeds), found, path)
+    return found
+
+
+def _file(seeds: tuple[int, ...]) -> Path:
+    text = json.dumps([VERSION, WORLD_VERSION, SECONDS, LABELLED, ASKED, DRIVEN, seeds, _questions_key()])
+    return cache_folder() / "world" / f"known-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
+
+
+@lru_cache(maxsize=1)
+def _questions_key() -> str:
+    return hashlib.sha256(json.dumps(templates(), sort_keys=True).encode()).hexdigest()
+
+
+def _moments(seed: int, count: int, stream: int) -> np.ndarray:
+    """float64 [count] seconds, spread over the drive and different for every seed."""
+    offset = np.random.default_rng([seed, stream]).random()
+    return np.round((np.arange(count) + offset) / count * SECONDS, 2)
+
+
+def _observe(seeds: tuple[int, ...], on_progress: Callable[[int, int], None]) -> Known:
+    votes = np.zeros((FREE + 1, int(np.prod(OCC3D_GRID.shape))), np.uint16)
+    every = np.arange(votes.shape[1])
+    features, truth = [], []
+    answers: dict[str, Counter[str]] = {}
+    for done, seed in enumerate(seeds):
+        on_progress(done, len(seeds))
+        scene = Scene.generate(seed, SECONDS)
+        for time in _moments(seed, LABELLED, 29):
+            votes[dense_labels(scene, time, scene.ego.at(time)[0]).ravel(), every] += 1
+        for time in _moments(seed, DRIVEN, 31):
+            stamp = START + round(time * NANOSECONDS)
+            back = inverse(scene.ego.at(time)[0])
+            features.append(history_before(scene.ego, stamp).features(stamp))
+            truth.append([(back @ scene.ego.at(time + ahead)[0])[:2, 3] for ahead in WAYPOINT_TIMES])
+        for time in _moments(seed, ASKED, 37):
+            for fact in balanced(SceneView(scene, time)):
+                if templates()["questions"][fact.name]["kind"] in KINDS:
+                    answers.setdefault(fact.key, Counter())[fact.answer] += 1
+    on_progress(len(seeds), len(seeds))
+    prior = votes.argmax(0).astype(np.uint8).reshape(OCC3D_GRID.shape)
+    return Known(_source(seeds), prior, np.stack(features), np.array(truth, np.float64), answers)
+
+
+def _source(seeds: tuple[int, ...]) -> str:
+    return f"{len(seeds)} training seeds ({seeds[0]}..{seeds[-1]}), no image"
+
+
+def _write(seeds: tuple[int, ...], found: Known, path: Path) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(
+                file, seeds=np.array(seeds), prior=found.prior, features=found.features, truth=found.truth,
+                answers=np.array(json.dumps(found.answers, sort_keys=True)),
+            )  # fmt: skip
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Known:
+    with np.load(path, allow_pickle=False) as stored:
+        answers = {key: Counter(counts) for key, counts in json.loads(str(stored["answers"])).items()}
+        seeds = tuple(int(s) for s in stored["seeds"])
+        return Known(_source(seeds), stored["prior"], stored["features"], stored["truth"], answers)

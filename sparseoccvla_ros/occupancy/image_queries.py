@@ -1,0 +1,143 @@
+"""Image queries: queries that start where the present images show something, instead of at a learned place.
+
+A head on the finest feature level says of every cell what it shows and how far away that is; the most telling cells,
+one per column of ground, are lifted into space and become the decoder's starting points. The decoder then has to find
+out how far a thing reaches, not where in 80 x 80 m it stands: in OPUS (Wang et al., NeurIPS 2024) learned points have
+to travel there, which takes a hundred epochs. Far3D (Jiang et al., AAAI 2024) starts detection queries alike. Only
+comparisons, gathers and top-k: the whole exports to ONNX.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.classes import FLAT, FREE, LABEL, NUM_CLASSES
+from ..core.errors import InvalidInput
+from ..core.voxels import VoxelGrid
+from .sampling.views import SceneViews
+
+NEAREST, FURTHEST = 1.5, 56.0
+"""Depths [m] between these are told apart in logarithmic bins; between their middles they are interpolated."""
+COLUMN = 2.0
+"""Metres: of the cells that fall on one square of this size, the most telling one becomes a query."""
+CANDIDATES = 1024
+_SCENERY = tuple(LABEL[n] for n in ("manmade", "vegetation"))
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """points [B, K, 1, 3] normalised to the grid, without gradient; features [B, K, C]; cells: logits of class (17 and
+    "nothing in the grid") and of depth bin, [B, N * h * w, 18 + bins], of all cells of the finest level, for the loss.
+    """
+
+    points: Tensor
+    features: Tensor
+    cells: Tensor
+
+
+class ViewProposals(nn.Module):
+    """What the cells of the present images show, how far away, and the `count` places most worth a query.
+
+    Things count most, buildings and plants a third of that, ground next to nothing: learned queries cover it well.
+    """
+
+    lower: Tensor
+    extent: Tensor
+    worth: Tensor
+
+    def __init__(self, count: int, channels: int, grid: VoxelGrid, bins: int = 32) -> None:
+        super().__init__()
+        self.count = count
+        self.hidden = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, FREE + 1 + bins)
+        self.start = nn.Linear(channels, channels)
+        worth = torch.ones(FREE + 1)
+        worth[list(_SCENERY)] = 0.3
+        worth[list(FLAT)] = 0.02
+        worth[FREE] = 0.0
+        lower, upper = torch.tensor(grid.lower), torch.tensor(grid.upper)
+        self.register_buffer("worth", worth, persistent=False)
+        self.register_buffer("lower", lower, persistent=False)
+        self.register_buffer("extent", upper - lower, persistent=False)
+
+    def forward(self, scene: SceneViews) -> Proposals:
+        """Proposals from the present frame of a scene; a camera that is not usable proposes nothing.
+
+        Raises InvalidInput("image_queries", ...) when the images have fewer cells than queries are wanted.
+        """
+        (h, w), n = scene.sizes[0], scene.ego2img.shape[2]
+        if n * h * w < self.count:
+            raise InvalidInput("image_queries", f"{self.count} are wanted of {n} x {h} x {w} feature cells")
+        present = scene.table[:, 0] if scene.slots is None else scene.table.index_select(1, scene.slots[:1])[:, 0]
+        hidden = F.relu(self.hidden(present[:, : n * h * w].float()))
+        cells = self.out(hidden)
+        with torch.no_grad():
+            places = self._lift(cells[..., NUM_CLASSES + 1 :].detach(), scene)
+            chosen, points = self._choose(cells[..., : NUM_CLASSES + 1].detach(), places, scene)
+        kept = hidden.gather(1, chosen[..., None].expand(-1, -1, hidden.shape[-1]))
+        return Proposals(points[:, :, None], self.start(kept), cells)
+
+    def _lift(self, depth: Tensor, scene: SceneViews) -> Tensor:
+        """Cells' middles at their depth: [B, cells, 3] m in base_link. depth: logits [B, cells, bins]."""
+        b, n = scene.ego2img.shape[0], scene.ego2img.shape[2]
+        (h, w), (height, width) = scene.sizes[0], scene.image_size
+        away = expected_depth(depth).view(b, n, h * w)
+        u = (torch.arange(w, device=depth.device) + 0.5) * (width / w) - 0.5
+        v = (torch.arange(h, device=depth.device) + 0.5) * (height / h) - 0.5
+        pixel = torch.stack([u.expand(h, w), v[:, None].expand(h, w), u.new_ones(h, w)], -1).view(1, 1, h * w, 3)
+        matrix = scene.ego2img[:, 0]
+        image = pixel * away[..., None] - matrix[:, :, None, :3, 3]
+        return (image @ _inverse(matrix[..., :3, :3]).transpose(-1, -2)).flatten(1, 2)
+
+    def _choose(self, classes: Tensor, places: Tensor, scene: SceneViews) -> tuple[Tensor, Tensor]:
+        """Indices of the chosen cells [B, K], and their normalised places [B, K, 3], inside the grid."""
+        h, w = scene.sizes[0]
+        normal = (places - self.lower) / self.extent
+        inside = ((normal > 0) & (normal < 1)).all(-1)
+        worth = (classes.softmax(-1) * self.worth).amax(-1)
+        usable = scene.usable[:, 0].repeat_interleave(h * w, 1)
+        worth = torch.where(inside & usable, worth, 0.0)
+        best, order = worth.topk(min(CANDIDATES, worth.shape[1]), dim=1)
+        near = normal.gather(1, order[..., None].expand(-1, -1, 3))
+        square = torch.floor(near[..., :2] * self.extent[:2] / COLUMN)
+        square = square[..., 0] * 4096.0 + square[..., 1]
+        earlier = torch.ones(order.shape[1], order.shape[1], device=order.device).tril(-1) > 0
+        taken = ((square[:, :, None] == square[:, None]) & earlier).any(-1)
+        # One per square first, then what is left, each in order of worth.
+        rank = torch.where(taken | (best <= 0), best, best + 2.0)
+        first = rank.topk(self.count, dim=1).indices
+        points = near.gather(1, first[..., None].expand(-1, -1, 3)).clamp(0.0, 1.0)
+        return order.gather(1, first), points
+
+
+def depth_step(metres: Tensor, bins: int = 32) -> Tensor:
+    """Depth as a real number of logarithmic steps, 0..bins - 1."""
+    scale = (bins - 1) / math.log(FURTHEST / NEAREST)
+    return ((metres / NEAREST).log() * scale).clamp(0.0, bins - 1.0)
+
+
+def expected_depth(logits: Tensor) -> Tensor:
+    """Metres [...] of logits [..., bins]: the mean over the best bin and a quarter (28 %) of its depth to each side.
+
+    A mean over all bins would lie between two surfaces where a cell shows both.
+    """
+    bins = logits.shape[-1]
+    share = logits.softmax(-1)
+    step = torch.arange(bins, device=logits.device, dtype=logits.dtype)
+    share = torch.where((step - share.argmax(-1, keepdim=True)).abs() <= max(2.0, bins / 16), share, 0.0)
+    mean = (share * step).sum(-1) / share.sum(-1)
+    return NEAREST * torch.exp(mean * (math.log(FURTHEST / NEAREST) / (bins - 1)))
+
+
+def _inverse(m: Tensor) -> Tensor:
+    """Inverse of 3 x 3 matrices [..., 3, 3] by cross products, which export; zero where they are singular."""
+    a, b, c = m.unbind(-2)
+    columns = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
+    determinant = (a * columns[..., 0]).sum(-1)[..., None, None]
+    safe = torch.where(determinant == 0, 1.0, determinant)
+    return torch.where(determinant == 0, 0.0, columns / safe)

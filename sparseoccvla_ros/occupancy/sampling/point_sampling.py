@@ -1,0 +1,83 @@
+"""The module that samples each query's points, by whichever implementation suits the device."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from .views import SamplingRules, SceneViews, sample_plain
+
+PATHS = ("auto", "plain", "bag", "triton")
+
+
+class PointSampling(nn.Module):
+    """Samples each query's own points from all frames, cameras and levels (SparseBEV, OPUS).
+
+    Rows of `sampling_offset`: (group, point, xyz); of `scale_weights`: (group, point, level). path: one of PATHS; auto
+    takes the Triton kernel on CUDA where Triton is installed, the weighted gather on a CPU, and the plain path
+    elsewhere and in an export.
+    """
+
+    def __init__(
+        self, embed_dims: int, groups: int, points: int, levels: int, rules: SamplingRules, compatible: bool
+    ) -> None:
+        super().__init__()
+        self.groups, self.points, self.levels = groups, points, levels
+        self.rules, self.compatible = rules, compatible
+        self.path = "auto"
+        self.sampling_offset = nn.Linear(embed_dims, groups * points * 3)
+        self.scale_weights = nn.Linear(embed_dims, groups * points * levels)
+        nn.init.zeros_(self.sampling_offset.weight)
+        nn.init.uniform_(self.sampling_offset.bias, -0.5, 0.5)
+
+    def forward(self, query: Tensor, centres: Tensor, spread: Tensor, scene: SceneViews) -> Tensor:
+        """query [B, Q, C], centres and spread [B, Q, 3] m to [B, Q, G, T * P, C / G], frames in order of age."""
+        b, q, _ = query.shape
+        offset = self.sampling_offset(query).float().view(b, q, self.groups, self.points, 3)
+        points = centres[:, :, None, None] + offset * spread[:, :, None, None]
+        weights = self.level_weights(query, scene.ego2img.shape[1])
+        path = pick_path(self.path, points.device)
+        if path == "bag":
+            from .embedding_bag import sample_bag
+
+            return sample_bag(scene, points, weights, self.rules)
+        if path == "triton":
+            from .triton_kernel import sample_triton
+
+            return sample_triton(scene, points, weights, self.rules)
+        return sample_plain(scene, points, weights, self.rules)
+
+    def level_weights(self, query: Tensor, frames: int) -> Tensor:
+        """Softmax weights [B, T, G, Q, P, L] of the levels, frames in order of age.
+
+        In the compatible order the weights laid out (group, frame) meet features laid out (frame, group): frame t,
+        group g uses those of group (t * G + g) // T (SparseBEV issue 24). Public weights were trained that way.
+        """
+        b, q, _ = query.shape
+        g, t = self.groups, frames
+        weights = self.scale_weights(query).float().view(b, q, g, self.points, self.levels).softmax(-1)
+        weights = weights.permute(0, 2, 1, 3, 4)
+        if not self.compatible:
+            return weights[:, None].expand(-1, t, -1, -1, -1, -1)
+        source = torch.arange(t * g, device=query.device) // t
+        return weights.index_select(1, source).view(b, t, g, q, self.points, self.levels)
+
+
+def pick_path(path: str, device: torch.device) -> str:
+    """plain, bag or triton for a wish of PATHS."""
+    if path != "auto":
+        return path
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        return "plain"
+    if device.type == "cuda" and _has_triton():
+        return "triton"
+    return "bag" if device.type == "cpu" else "plain"
+
+
+@cache
+def _has_triton() -> bool:
+    """Looked up once: every decoder layer asks at every step."""
+    return importlib.util.find_spec("triton") is not None

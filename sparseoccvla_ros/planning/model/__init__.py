@@ -1,0 +1,1 @@
+"""The planner's torch modules."""

@@ -1,0 +1,35 @@
+"""Scores trajectory anchors from the reasoning token, the ego status and the scene (SparseOccVLA, arXiv 2601.06474)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...core.types import STEPS
+from ..config import PlanningConfig
+from .layers import FREQUENCIES, Attention, SceneCondition, mlp, sine_embedding
+
+
+class AnchorScorer(nn.Module):
+    """One logit per anchor. Each anchor is a token that pools the scene by attention: what stands in its way differs
+    from anchor to anchor. Trained 18-way with BCE, the anchor nearest to the truth being 1."""
+
+    def __init__(self, config: PlanningConfig) -> None:
+        super().__init__()
+        width = config.hidden
+        self.condition = SceneCondition(config)
+        self.anchor = mlp(STEPS * 2 * 2 * FREQUENCIES, width, width)
+        self.pool = Attention(width, config.heads)
+        self.head = nn.Sequential(nn.LayerNorm(width), mlp(width, width, 1))
+
+    def forward(self, anchors: Tensor, features: Tensor, centres: Tensor, ego: Tensor, token: Tensor | None) -> Tensor:
+        """anchors [A, 6, 2] m, cumulative; the rest as SceneCondition. Returns logits [B, A]."""
+        memory, condition = self.condition(features, centres, ego, token)
+        tokens = self.anchor(sine_embedding(anchors.flatten(-2))).expand(len(features), -1, -1)
+        tokens = self.pool(tokens + condition[:, None], memory)
+        return self.head(tokens)[..., 0]
+
+
+def command_mask(logits: Tensor, group: Tensor) -> Tensor:
+    """Logits with every anchor outside the command's group (bool [A]) at minus infinity."""
+    return torch.where(group, logits, torch.full_like(logits, -torch.inf))

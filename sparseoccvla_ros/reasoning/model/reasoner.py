@@ -1,0 +1,434 @@
+"""The language half for one frame: one prefill, three read-outs, and answers beside it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...core.classes import NUM_CLASSES
+from ...core.errors import InvalidInput
+from ...core.types import HORIZONS, STEPS, Reasoning, SceneQueries, check_array
+from ...core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
+from ..config import ReasoningConfig
+from ..llm import lora
+from ..llm.language_model import CacheLayers, LanguageModel, cropped
+from ..serving.generation import Answer, check_limits, decode, decode_batch
+from ..serving.priority_lock import Turns
+from ..serving.text_stream import TextStream, check_question
+from .anchor_head import AnchorHead
+from .connector import Connector, choose_queries, query_scores, ranking_scores
+from .ego_motion import SOURCES, check_motion, constant_velocity
+from .forecaster import Forecast, Forecaster, forecast_voxels
+from .fusion import ResidualFusion
+from .global_tokens import GlobalTokens
+from .question_pooling import HINT, HINT_END, READING, Reading
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """Everything one prefill gives, with gradients where they are enabled.
+
+    token: float32 [B, D], T_r; anchor_logits: float32 [B, A]; occupancy: float32 [B, K, D], the occupancy tokens
+    behind the language model (T_o'); fused: float32 [B, Q, C]; forecast: see `Forecast`; scene: [B, G + K, D], the
+    tokens as they went in, global ones first; chosen: int64 [B, K], the query of each occupancy token.
+    """
+
+    token: torch.Tensor
+    anchor_logits: torch.Tensor
+    occupancy: torch.Tensor
+    fused: torch.Tensor
+    forecast: Forecast
+    scene: torch.Tensor
+    chosen: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """What questions continue from; never changed, so an answer keeps its scene while newer ones arrive.
+
+    tokens: [1, T, D], the scene tokens as they went in.
+    """
+
+    stamp: int
+    layers: CacheLayers
+    trained: bool
+    tokens: torch.Tensor
+
+
+class Reasoner(nn.Module):
+    """Connector, global tokens, language model, anchor head, residual fusion and forecaster.
+
+    Sequence: [template prefix, T_g, T_o, scoring prompt, reasoning token]; T_r is the last hidden state at the
+    reasoning token, T_o' the last hidden states at T_o. The reasoning token is a row of this module and not of the
+    vocabulary, so weights and adapters stay small. `state_dict()` holds the bridge only, never the language model.
+
+    config: parameters; language_model: from `load_language_model`; anchors: float32 [A, 6, 2] m, base_link;
+    grid: where forecasts are voxelised. `trained`: set by whoever loads trained weights; it goes into every output.
+    `reason` and `ask` may run in different threads. Raises InvalidInput when the prompt exceeds max_prefill_tokens.
+    """
+
+    anchors: torch.Tensor
+
+    def __init__(
+        self,
+        config: ReasoningConfig,
+        language_model: LanguageModel,
+        anchors: np.ndarray,
+        grid: VoxelGrid = OCC3D_GRID,
+    ) -> None:
+        super().__init__()
+        check_array("anchors", anchors, np.float32, (None, STEPS, 2))
+        self.config = config
+        self.grid = grid
+        self.trained = False
+        # A dataclass, not a module: its weights belong to its own files.
+        self.language_model = language_model
+        weight = language_model.embedding_weight.detach().float()
+        scale = float(weight.pow(2).mean().sqrt())
+        dims = language_model.dims
+        self.register_buffer("anchors", torch.from_numpy(anchors.copy()))
+        self.connector = Connector(config, dims, scale)
+        self.global_tokens = GlobalTokens(config, dims, scale)
+        self.anchor_head = AnchorHead(config, dims)
+        self.reading: Reading | None = None
+        if config.reading_dims:
+            count = config.global_tokens + config.occupancy_tokens
+            self.reading = Reading(dims, config.reading_dims, count, scale)
+            self._hint_ids = [*language_model.tokens(HINT), READING, *language_model.tokens(HINT_END)]
+        self.fusion = ResidualFusion(config.query_dims, dims)
+        self.forecaster = Forecaster(config)
+
+        self._prefix_ids, self._turn_end_ids = language_model.prompt_parts(config.system_prompt, config.scene_prompt)
+        self._scoring_ids = language_model.tokens("\n" + config.scoring_prompt) + self._turn_end_ids
+        # Starts as the mean of its own prompt: close to words the model knows in this place.
+        mean = weight[self._scoring_ids].mean(0)
+        self.reasoning_token = nn.Parameter(mean * (scale / mean.pow(2).mean().sqrt().clamp_min(1e-8)))
+        length = len(self._prefix_ids) + config.global_tokens + config.occupancy_tokens + len(self._scoring_ids) + 1
+        limit = min(config.max_prefill_tokens, language_model.context)
+        if length > limit:
+            raise InvalidInput("reasoning.max_prefill_tokens", f"the sequence has {length} tokens, at most {limit} fit")
+
+        self._turns = Turns()
+        self._prefix: CacheLayers | None = None
+        self._scene: _Scene | None = None
+        self.prefill_seconds = 0.0
+        """Wall time of the newest prefill, without the wait for its turn."""
+
+    def reset(self) -> None:
+        """Drop the newest scene (after a time jump, or when the node stops); running answers keep theirs."""
+        self._scene = None
+
+    def use(self, language_model: LanguageModel) -> None:
+        """Continue with another state of the same language model (adapters added or merged, another device)."""
+        with self._turns.urgent():
+            self.language_model = language_model
+            self._scene = None
+            self._prefix = None
+
+    # --- adapters
+
+    def add_adapter(self) -> None:
+        """Put trainable low-rank adapters into the language model, as the config says; they start as no change."""
+        self.use(lora.with_lora(self.language_model, self.config))
+
+    def save_adapter(self, path: Path) -> None:
+        """Write the adapters to a safetensors file of their own; InvalidInput("adapter") when there are none."""
+        lora.save_adapter(self.language_model, self.config, path)
+
+    def load_adapter(self, path: Path, merge: bool = True) -> None:
+        """Take the adapters of a file: merged into the weights for inference, or (merge False) to train them on.
+
+        Raises InvalidInput("adapter") naming what is missing, truncated or does not fit; the model is then unchanged.
+        """
+        loaded = lora.load_adapter(self.language_model, self.config, path)
+        self.use(lora.merge(loaded) if merge else loaded)
+
+    def trainable_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """What can train, in two groups: "bridge" (this module's own) and "adapter" (in the language model)."""
+        adapter = [parameter for _, parameter in lora.adapter_parameters(self.language_model)]
+        return {"bridge": list(self.parameters()), "adapter": adapter}
+
+    def train(self, mode: bool = True) -> Reasoner:
+        """Training mode of the bridge and, for their dropout, of the adapters."""
+        super().train(mode)
+        if lora.has_adapter(self.language_model):
+            lora.set_training(self.language_model, mode)
+        return self
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Reasoner:
+        # `to(device)` moves the bridge; the language model follows it, but keeps its own number format.
+        super()._apply(fn, recurse)
+        if self.language_model.device != self.anchors.device:
+            self.use(self.language_model.to(self.anchors.device))
+        return self
+
+    def scene_tokens(
+        self, features: torch.Tensor, centres: torch.Tensor, scores: torch.Tensor, view_features: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """([B, G + K, D] tokens T_g and T_o, int64 [B, K] the query of each T_o).
+
+        features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] of the queries' points, as `ranking_scores` gives
+        them; view_features [B, V, C].
+        """
+        per_query = query_scores(scores, self.config.token_score)
+        chosen = choose_queries(centres, per_query, self.config.occupancy_tokens)
+
+        def pick(x: torch.Tensor) -> torch.Tensor:
+            return x.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1]))
+
+        occupancy = self.connector(pick(features), pick(centres))
+        return torch.cat([self.global_tokens(view_features, features, centres), occupancy], dim=1), chosen
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        centres: torch.Tensor,
+        scores: torch.Tensor,
+        view_features: torch.Tensor,
+        motion: torch.Tensor,
+    ) -> Readout:
+        """The read-outs of a batch from a fresh prefill, differentiable (`reason` reuses the prefix).
+
+        Arguments as in `scene_tokens`; motion: [B, 6, 2] m, the ego's future waypoints.
+        """
+        return self.prefill(features, centres, scores, view_features, motion)[0]
+
+    def prefill(
+        self,
+        features: torch.Tensor,
+        centres: torch.Tensor,
+        scores: torch.Tensor,
+        view_features: torch.Tensor,
+        motion: torch.Tensor,
+    ) -> tuple[Readout, CacheLayers]:
+        """As `forward`, with the keys and values up to the last scene token, which questions continue from."""
+        scene, chosen = self.scene_tokens(features, centres, scores, view_features)
+        prefix = self.language_model.embed(self._prefix_ids).expand(len(scene), -1, -1)
+        hidden, layers = self.language_model.forward(torch.cat([prefix, self._sequence(scene)], dim=1))
+        start = len(self._prefix_ids)
+        length = start + scene.shape[1]
+        kept = tuple((keys[..., :length, :], values[..., :length, :]) for keys, values in layers)
+        return self._read(hidden[:, start:], features, centres, motion, scene, chosen), kept
+
+    def question_ids(self, question: str) -> list[int]:
+        """Ids of a question's tokens behind the scene, up to where the answer starts.
+
+        Raises InvalidInput("question") unless it has 1..max_question_chars printable characters.
+        """
+        text = check_question(question, self.config.max_question_chars)
+        hint = [] if self.reading is None else self._hint_ids
+        return self.language_model.tokens("\n" + text) + hint + self._turn_end_ids
+
+    def read(self, questions: Sequence[str], tokens: torch.Tensor, scene: torch.Tensor) -> torch.Tensor | None:
+        """Reading tokens float32 [N, D] of N questions, for READING among their ids; None without a `reading`.
+
+        tokens: [B, T, D], scene tokens; scene: int64 [N], the place of each question's scene in the batch.
+        """
+        if self.reading is None:
+            return None
+        return self.reading([self.words(question) for question in questions], tokens, scene)
+
+    def words(self, question: str) -> torch.Tensor:
+        """Embeddings [L, D] of a question's tokens, without a gradient."""
+        return self.language_model.embedding_weight.detach()[self.language_model.tokens(question)]
+
+    @torch.inference_mode()
+    def reason(
+        self,
+        queries: SceneQueries,
+        future_motion: np.ndarray | None = None,
+        motion_source: str = "planned",
+    ) -> Reasoning:
+        """Reasoning token, anchor scores, fused features and forecasts of one frame.
+
+        future_motion: [6, 2] m, waypoints in base_link at the stamp; None takes constant velocity from the twist.
+        motion_source: what `future_motion` is, "planned" or "oracle". Forecasts are in base_link at the stamp (the
+        current ego frame). Raises InvalidInput for queries of another width or numbers that do not fit.
+        """
+        features, centres, scores, views, path, motion_source = self._inputs(queries, future_motion, motion_source)
+        trained = self.trained and queries.trained
+        scene, chosen = self.scene_tokens(features, centres, scores, views)
+        sequence = self._sequence(scene)
+        with self._turns.urgent():
+            if self._prefix is None:
+                _, self._prefix = self.language_model.forward(self.language_model.embed(self._prefix_ids))
+            began = time.monotonic()
+            hidden, layers = self.language_model.forward(sequence, self._prefix)
+            self.prefill_seconds = time.monotonic() - began
+            length = len(self._prefix_ids) + scene.shape[1]
+            self._scene = _Scene(queries.stamp, cropped(layers, length), trained, scene)
+        out = self._read(hidden, features, centres, path, scene, chosen)
+        return Reasoning(
+            stamp=queries.stamp,
+            epoch=queries.epoch,
+            token=out.token[0].cpu().numpy(),
+            anchor_scores=out.anchor_logits[0].cpu().numpy(),
+            fused_features=out.fused[0].cpu().numpy(),
+            forecasts=forecast_voxels(queries, out.forecast, self.config, self.grid),
+            forecast_motion=motion_source,
+            trained=trained,
+        )
+
+    @torch.inference_mode()
+    def forecast_ahead(
+        self, queries: SceneQueries, future_motion: np.ndarray | None, future2now: np.ndarray
+    ) -> tuple[SparseVoxels, ...]:
+        """Forecasts at HORIZONS, each in the FUTURE ego frame: base_link of its own time (Occ3D's evaluation).
+
+        future_motion: what the forecaster is told, as in `reason`; future2now: float64 [3, 4, 4], the future ego poses
+        in base_link at the stamp: `motion.future_poses` of a plan, or the true ones. Answers stay as they were.
+        """
+        check_array("future2now", future2now, np.float64, (len(HORIZONS), 4, 4))
+        *tensors, path, _ = self._inputs(queries, future_motion, "planned")
+        with self._turns.urgent():
+            out = self.forward(*tensors, path)
+        return forecast_voxels(queries, out.forecast, self.config, self.grid, future2now)
+
+    def ask(
+        self,
+        question: str,
+        on_text: Callable[[str], None] = lambda piece: None,
+        cancel: threading.Event | None = None,
+        max_tokens: int | None = None,
+        time_limit: float | None = None,
+    ) -> Answer:
+        """Answer a question about the newest reasoned scene; blocks the calling thread, streams into `on_text`.
+
+        question: 1..max_question_chars printable characters; on_text: called with each piece of valid text, the
+        pieces together are the answer; cancel: set it to end early; max_tokens, time_limit (s): default to the config.
+        Raises InvalidInput("question" | "max_tokens" | "time_limit"), and InvalidInput("scene") before the first
+        `reason`.
+        """
+        began = time.monotonic()
+        scene, (ids,), max_tokens, time_limit = self._asked([question], max_tokens, time_limit)
+        reading = self._read_now([question], scene)
+        stream = TextStream(self.language_model.text, self.config.max_answer_chars)
+        reason, tokens = decode(
+            self.language_model,
+            scene.layers,
+            ids,
+            stream,
+            on_text,
+            cancel or threading.Event(),
+            self._turns,
+            max_tokens,
+            began + time_limit,
+            None if reading is None else reading[0],
+        )
+        return Answer(stream.text, reason, tokens, time.monotonic() - began, scene.stamp, scene.trained)
+
+    def ask_batch(
+        self,
+        questions: Sequence[str],
+        cancel: threading.Event | None = None,
+        max_tokens: int | None = None,
+        time_limit: float | None = None,
+    ) -> list[Answer]:
+        """Answer several questions about the newest reasoned scene at once, each as `ask` would (evaluation).
+
+        In bfloat16 sums are rounded in another order than for one row, so that close calls between words may differ.
+
+        Arguments and errors as in `ask`; limits hold for each question, time for all together.
+        """
+        began = time.monotonic()
+        if not questions:
+            return []
+        scene, ids, max_tokens, time_limit = self._asked(questions, max_tokens, time_limit)
+        streams = [TextStream(self.language_model.text, self.config.max_answer_chars) for _ in ids]
+        ended = decode_batch(
+            self.language_model,
+            scene.layers,
+            ids,
+            streams,
+            cancel or threading.Event(),
+            self._turns,
+            max_tokens,
+            began + time_limit,
+            self._read_now(questions, scene),
+        )
+        seconds = time.monotonic() - began
+        return [
+            Answer(stream.text, reason, tokens, seconds, scene.stamp, scene.trained)
+            for stream, (reason, tokens) in zip(streams, ended, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _read_now(self, questions: Sequence[str], scene: _Scene) -> torch.Tensor | None:
+        texts = [check_question(question, self.config.max_question_chars) for question in questions]
+        return self.read(texts, scene.tokens, torch.zeros(len(texts), dtype=torch.long, device=scene.tokens.device))
+
+    def _asked(
+        self, questions: Sequence[str], max_tokens: int | None, time_limit: float | None
+    ) -> tuple[_Scene, list[list[int]], int, float]:
+        """(scene, ids of each question, limits) of questions that can be answered; InvalidInput for others."""
+        config = self.config
+        max_tokens = config.max_tokens if max_tokens is None else max_tokens
+        time_limit = config.time_limit if time_limit is None else time_limit
+        check_limits(max_tokens, time_limit, config.max_tokens_limit, config.time_limit_limit)
+        ids = [self.question_ids(question) for question in questions]
+        scene = self._scene
+        if scene is None:
+            raise InvalidInput("scene", "no scene has been reasoned about yet")
+        room = self.language_model.context - scene.layers[0][0].shape[-2] - max(map(len, ids))
+        if room < 1:
+            raise InvalidInput("question", f"is {1 - room} tokens too long for {self.language_model.name}")
+        return scene, ids, min(max_tokens, room), time_limit
+
+    def _inputs(
+        self, queries: SceneQueries, future_motion: np.ndarray | None, source: str
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, str]:
+        """(features, centres, scores, view features, motion as batches of one, where the motion came from)."""
+        if queries.features.shape[1] != self.config.query_dims:
+            raise InvalidInput("features", f"want {self.config.query_dims} channels, got {queries.features.shape[1]}")
+        if queries.points.shape[1] == 0:
+            raise InvalidInput("points", "a query has no points")
+        if queries.labels.size and queries.labels.max() >= NUM_CLASSES:
+            raise InvalidInput("labels", f"label {int(queries.labels.max())} is not an occupied class")
+        if source not in SOURCES:
+            raise InvalidInput("motion_source", f"want one of {list(SOURCES)}, got {source!r}")
+        if future_motion is None:
+            motion, source = constant_velocity(queries.ego.twist), "constant_velocity"
+        else:
+            motion = check_motion(future_motion)
+        arrays = (queries.features, queries.centres, queries.scores, queries.view_features, motion, queries.labels)
+        features, centres, scores, views, path, labels = (
+            torch.from_numpy(a).to(self.anchors.device)[None] for a in arrays
+        )
+        return features, centres, ranking_scores(scores, labels, self.config.ground_score), views, path, source
+
+    def _sequence(self, scene: torch.Tensor) -> torch.Tensor:
+        """What follows the prefix, [B, T, D] in the language model's number format."""
+        kind = self.language_model.dtype
+        prompt = self.language_model.embed(self._scoring_ids).expand(len(scene), -1, -1)
+        token = self.reasoning_token.expand(len(scene), 1, -1)
+        return torch.cat([scene.to(kind), prompt, token.to(kind)], dim=1)
+
+    def _read(
+        self,
+        hidden: torch.Tensor,
+        features: torch.Tensor,
+        centres: torch.Tensor,
+        motion: torch.Tensor,
+        scene: torch.Tensor,
+        chosen: torch.Tensor,
+    ) -> Readout:
+        """Read-outs from the hidden states [B, T, D] behind the prefix."""
+        token = hidden[:, -1].float()
+        occupancy = hidden[:, self.config.global_tokens : scene.shape[1]].float()
+        fused = self.fusion(features, occupancy, chosen)
+        return Readout(
+            token=token,
+            anchor_logits=self.anchor_head(token, self.anchors),
+            occupancy=occupancy,
+            fused=fused,
+            forecast=self.forecaster(fused, centres, motion),
+            scene=scene,
+            chosen=chosen,
+        )

@@ -1,0 +1,330 @@
+"""The base of every node: lifecycle, parameters, diagnostics, peers, a clean end."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+
+from sparseoccvla_ros.core.errors import InvalidInput
+
+from .diagnostics import Monitor, State, diagnostic_array
+from .intra_process import Handover, Item, StageOutput
+from .latest_worker import Worker
+from .parameters import STAGES, TABLES, declare
+from .qos import PROFILES
+from .topics import BY_NAME, NAMESPACE
+
+PEER_TIMEOUT = 3.0
+"""Seconds without a peer's diagnostics after which it counts as gone."""
+MAX_FAILURES = 3
+"""Exceptions in a row after which a node deactivates itself."""
+WATCH_PERIOD = 0.2
+"""Seconds between two looks at the age of the input."""
+
+
+def message_class(name: str) -> type:
+    """The class of "package/kind/Name"; ImportError naming the package where it is not installed."""
+    package, kind, cls = name.split("/")
+    return getattr(__import__(f"{package}.{kind}", fromlist=[cls]), cls)
+
+
+class StageNode(LifecycleNode):
+    """A lifecycle node around one core object.
+
+    Subclasses set `peers_wanted` and implement `setup` (load, create topics), and where needed `started`, `stopped`,
+    `teardown` and `watch`. `setup` runs in configure, so activate is immediate; cleanup drops everything again.
+    """
+
+    waiting_for = "input"
+    exit_code = 0
+    """What the node's process ends with after a normal end."""
+    end_seconds = 2.5
+    """How long the node's process may take to close it, before it ends without what still computes."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        context: Context | None = None,
+        namespace: str = NAMESPACE,
+        parameters: dict[str, Any] | None = None,
+        handover: Handover | None = None,
+        **kwargs: Any,
+    ) -> None:
+        overrides = [Parameter(k, value=v) for k, v in (parameters or {}).items()]
+        super().__init__(name, context=context, namespace=namespace, parameter_overrides=overrides, **kwargs)
+        self.values = declare(self, TABLES[name])
+        self.monitor = Monitor(self.get_fully_qualified_name())
+        self.monitor.waiting_for = self.waiting_for
+        self.monitor.forced = State.UNCONFIGURED
+        self.active = False
+        self.closing = False
+        """The process ends: what a thread still finds missing is no news."""
+        self._handover = handover
+        self._end_links: list[Callable[[], None]] = []
+        self._failures = 0
+        self._faulted = threading.Event()
+        self._made_publishers: list[Any] = []
+        self._made_subscriptions: list[Any] = []
+        self._peers: dict[str, float] = {}
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        array_type = message_class(BY_NAME["/diagnostics"].type)
+        self._diagnostics = self.create_publisher(array_type, "/diagnostics", PROFILES["output"])
+        self._peer_subscription = self.create_subscription(
+            array_type, "/diagnostics", self._on_diagnostics, PROFILES["output"]
+        )
+        self._diagnostics_timer = self.create_timer(
+            self.values.diagnostics_period, self.publish_diagnostics, clock=self._steady
+        )
+        self._watch_timer = self.create_timer(WATCH_PERIOD, self._on_watch, clock=self._steady)
+
+    # --- what a stage implements
+
+    def setup(self) -> None:
+        """Load and create everything; an exception makes configure fail with its text."""
+        raise AttributeError(f"{type(self).__name__} does not say how to set itself up")
+
+    def started(self) -> None:
+        """Called when the node became active."""
+
+    def stopped(self) -> None:
+        """Called when the node became inactive."""
+
+    def teardown(self) -> None:
+        """Called before topics are destroyed."""
+
+    def watch(self) -> None:
+        """Called every WATCH_PERIOD while active."""
+
+    def report(self) -> None:
+        """Called before each diagnostics message while active: the place for statistics that cost something."""
+
+    # --- topics
+
+    def output(self, name: str) -> Any:
+        """Lifecycle publisher of a topic of ros/topics.py: silent while the node is inactive."""
+        topic = BY_NAME[name]
+        publisher = self.create_lifecycle_publisher(message_class(topic.type), name, PROFILES[topic.qos])
+        self._made_publishers.append(publisher)
+        return publisher
+
+    def input(self, name: str, callback: Callable[[Any], None], *, topic: str | None = None) -> None:
+        """Subscription to a topic of ros/topics.py, or to another name with the same type and profile."""
+        entry = BY_NAME[name]
+        self.listen(topic or name, message_class(entry.type), callback, entry.qos)
+
+    def listen(self, topic: str, kind: type, callback: Callable[[Any], None], qos: str) -> None:
+        """Subscription whose callback runs only while active and turns InvalidInput into a refusal."""
+        self._made_subscriptions.append(self.create_subscription(kind, topic, self._guarded(callback), PROFILES[qos]))
+
+    def stage_output(self, name: str, to_msg: Callable[..., Any]) -> StageOutput:
+        """Output that carries a dataclass: over DDS as `to_msg` of it, within a composed process as it is."""
+        return StageOutput(name, self.output(name), to_msg, self._handover)
+
+    def stage_input(self, name: str, callback: Callable[[Item], None], from_msg: Callable[[Any], Any]) -> None:
+        """Input that carries a dataclass; `callback` gets a call that gives it (and may raise InvalidInput)."""
+        if self._handover is not None:
+            self._end_links.append(self._handover.add(name, self._guarded(callback)))
+        else:
+            self.input(name, lambda message: callback(lambda: from_msg(message)))
+
+    def _guarded(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        def guarded(item: Any) -> None:
+            if not self.active:
+                return
+            try:
+                callback(item)
+            except InvalidInput as error:
+                self.refuse(str(error))
+
+        return guarded
+
+    def hand_over(self, worker: Worker[Any], message: Any) -> None:
+        """Give an input to the worker; one that was still waiting is replaced, and counted."""
+        self.monitor.received()
+        if not worker.submit(message):
+            self.monitor.count("replaced_by_newer")
+
+    # --- outcome of work
+
+    def refuse(self, reason: str) -> None:
+        """Count an input that was refused and say so, at most every 5 s."""
+        self.monitor.refused(reason)
+        self.get_logger().warning(f"refused: {reason}", throttle_duration_sec=5.0)
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Run work of the worker thread: refusals are shown, three exceptions in a row are a FAULT."""
+        try:
+            work()
+            self._failures = 0
+        except InvalidInput as error:
+            self._failures = 0
+            self.refuse(str(error))
+        except Exception as error:  # a node survives whatever its model does
+            if self.closing:
+                return
+            self._failures += 1
+            self.monitor.count("exceptions")
+            self.monitor.show(last_error=f"{type(error).__name__}: {error}")
+            self.get_logger().error(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=6)}")
+            if self._failures >= MAX_FAILURES:
+                self._faulted.set()
+
+    # --- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load everything; failure keeps the node unconfigured and shows why."""
+        began = time.monotonic()
+        try:
+            self.setup()
+        except Exception as error:
+            if self.closing:
+                return TransitionCallbackReturn.FAILURE
+            self.monitor.show(last_error=f"{type(error).__name__}: {error}")
+            self.get_logger().error(
+                f"configure failed: {type(error).__name__}: {error}\n{traceback.format_exc(limit=6)}"
+            )
+            self._destroy_topics()
+            return TransitionCallbackReturn.FAILURE
+        self.monitor.forced = State.INACTIVE
+        self.get_logger().info(f"configured in {time.monotonic() - began:.1f} s")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start working on inputs."""
+        result = super().on_activate(state)
+        self._failures = 0
+        self._faulted.clear()
+        self.monitor.restart()
+        self.monitor.forced = None
+        self.active = True
+        self.started()
+        self.publish_diagnostics()
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop working; what is loaded stays loaded."""
+        self.active = False
+        self.stopped()
+        if self.monitor.forced is not State.FAULT:
+            self.monitor.forced = State.INACTIVE
+        self.publish_diagnostics()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything that configure made."""
+        self._release()
+        self.monitor.forced = State.UNCONFIGURED
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything before the end."""
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def autostart(self) -> None:
+        """Configure and activate, unless the parameter says that somebody else does."""
+        if not self.values.autostart:
+            return
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS and not self.closing:
+            self.trigger_activate()
+
+    def close(self) -> None:
+        """End threads and destroy the node."""
+        self._release()
+        self.destroy_node()
+
+    def _release(self) -> None:
+        if self.active:
+            self.active = False
+            self.stopped()
+        self.teardown()
+        self._destroy_topics()
+
+    def _destroy_topics(self) -> None:
+        for end in self._end_links:
+            end()
+        self._end_links.clear()
+        for publisher in self._made_publishers:
+            self.destroy_publisher(publisher)
+        for subscription in self._made_subscriptions:
+            self.destroy_subscription(subscription)
+        self._made_publishers.clear()
+        self._made_subscriptions.clear()
+
+    # --- diagnostics
+
+    def publish_diagnostics(self) -> None:
+        """Publish the present state."""
+        if self.active:
+            self.report()
+        missing = self.missing_peers()
+        self.monitor.show(peers_missing=", ".join(missing))
+        status = self.monitor.status(getattr(self.values, "stale_after", float("inf")))
+        if missing:
+            status.level = max(status.level, DiagnosticStatus.WARN)
+            ok = status.message == State.OK.value
+            status.message = (f"{State.DEGRADED.value}: " if ok else f"{status.message}; ") + gone(missing)
+        self._diagnostics.publish(diagnostic_array([status], self.get_clock().now().nanoseconds))
+
+    def missing_peers(self) -> tuple[str, ...]:
+        """Stages that were seen before and have been silent since."""
+        now = time.monotonic()
+        return tuple(name for name, seen in sorted(self._peers.items()) if now - seen > PEER_TIMEOUT)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        prefix = self.get_namespace().rstrip("/") + "/"
+        for status in message.status:
+            name = status.name.removesuffix(": state")
+            if name.startswith(prefix):
+                peer = name.removeprefix(prefix)
+                if peer in STAGES and peer != self.get_name():
+                    self._peers[peer] = time.monotonic()
+
+    def _on_watch(self) -> None:
+        if self._faulted.is_set() and self.active:
+            self._faulted.clear()
+            self.monitor.forced = State.FAULT
+            self.get_logger().fatal(f"{MAX_FAILURES} failures in a row: deactivating; activate again to retry")
+            self.trigger_deactivate()
+        elif self.active:
+            self.watch()
+
+
+def gone(peers: Sequence[str]) -> str:
+    """What a node says of peers that fell silent."""
+    return f"{' and '.join(peers)} {'is' if len(peers) == 1 else 'are'} gone"
+
+
+def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: threading.Event | None = None) -> None:
+    """Spin nodes in this thread until shutdown or `ended`; a refused lifecycle transition is logged and survived."""
+    executor = SingleThreadedExecutor(context=context)
+    for node in nodes:
+        executor.add_node(node)
+    try:
+        while rclpy.ok(context=context) and not (ended is not None and ended.is_set()):
+            try:
+                executor.spin_once(timeout_sec=0.5 if ended is None else 0.1)
+            except (KeyboardInterrupt, ExternalShutdownException):
+                return
+            except Exception as error:
+                # Jazzy's rclpy lets a transition that is not allowed escape from the executor as RCLError.
+                if type(error).__name__ != "RCLError":
+                    raise
+                nodes[0].get_logger().error(f"{error}")
+    finally:
+        for node in nodes:
+            executor.remove_node(node)
+        executor.shutdown(timeout_sec=2.0)

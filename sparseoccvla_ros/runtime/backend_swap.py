@@ -1,0 +1,181 @@
+"""Another runtime under the occupancy encoder: its two pieces of arithmetic are replaced, everything else stays.
+
+The seam is OccupancyEncoder.image_features and OccupancyEncoder.decode: a stand-in is set on the instance and hands
+back to the class's own method whatever the engine was not built for (another number of cameras, gradients, training).
+Memory, checks, epochs and results are the encoder's. Whatever goes wrong, torch takes over and the reason is said.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..core.errors import InvalidInput
+from ..core.paths import cache_folder
+from ..occupancy.decoder import LayerOutput
+from ..occupancy.encoder import OccupancyEncoder
+from ..occupancy.sampling.views import SceneViews
+from .backends.base import TOLERANCE, CannotBuild, Engine, difference
+from .backends.registry import ENGINES, RUNTIMES, backend
+from .export import compare, find, forget
+from .onnx_graphs import Graph, decoder_graph, image_graph, record, scene_sample
+from .presets import Preset
+from .warm_up import made_up_frames
+
+log = logging.getLogger(__name__)
+
+
+def use_runtime(encoder: OccupancyEncoder, preset: Preset, runtime: str, threads: int = 1) -> str:
+    """Let `encoder` (built from `preset`) compute with a runtime of RUNTIMES.
+
+    Engines come verified from the cache, where `./run export` puts them; nothing is built here but the kernels of
+    `compiled`. Returns "" when it runs as wished, else why torch computes instead; that is logged too. Raises
+    InvalidInput("runtime", ...) for an unknown name.
+    """
+    if runtime not in RUNTIMES:
+        raise InvalidInput("runtime", f"'{runtime}' is none of {', '.join(RUNTIMES)}")
+    use_torch(encoder)
+    if runtime == "torch":
+        return ""
+    try:
+        if runtime == "compiled":
+            _compile(encoder, preset)
+        else:
+            _load(encoder, preset, runtime, threads)
+    except CannotBuild as error:
+        use_torch(encoder)
+        log.warning("runtime %s: torch computes instead: %s", runtime, error)
+        return str(error)
+    return ""
+
+
+def use_torch(encoder: OccupancyEncoder) -> None:
+    """Back to the encoder's own methods."""
+    for name in ("image_features", "decode"):
+        encoder.__dict__.pop(name, None)
+
+
+class StandIn:
+    """Engines in place of an encoder's arithmetic, for six images of one size."""
+
+    def __init__(
+        self,
+        encoder: OccupancyEncoder,
+        name: str,
+        graph: Graph,
+        images: Engine,
+        decoder_graph: Graph | None = None,
+        decoder: Engine | None = None,
+    ) -> None:
+        self._encoder, self._name = encoder, name
+        self._images, self._decoder = images, decoder
+        self._image_shape, self._levels = graph.inputs["images"][1], graph.outputs
+        self._table_shape = decoder_graph.inputs["table"][1] if decoder_graph else ()
+
+    def install(self) -> None:
+        """Take over on the encoder; the decoder only where there is an engine for it."""
+        self._encoder.image_features = self.image_features  # type: ignore[method-assign]
+        if self._decoder is not None:
+            self._encoder.decode = self.decode  # type: ignore[method-assign]
+
+    def image_features(self, images: Tensor) -> list[Tensor]:
+        """As OccupancyEncoder.image_features."""
+        fits = tuple(images.shape) == self._image_shape and images.dtype == torch.uint8
+        if fits and not torch.is_grad_enabled():
+            try:
+                levels = self._images({"images": images})
+                return [levels[name].permute(0, 3, 1, 2) for name in self._levels]
+            except (RuntimeError, ValueError) as error:
+                self._give_up(error)
+        return OccupancyEncoder.image_features(self._encoder, images)
+
+    def decode(self, scene: SceneViews) -> list[LayerOutput]:
+        """As OccupancyEncoder.decode, with the last layer only."""
+        fits = tuple(scene.table.shape) == self._table_shape
+        if fits and self._decoder is not None and not torch.is_grad_enabled():
+            try:
+                out = self._decoder(scene_sample(scene, clone=False))
+                return [LayerOutput(out["features"], out["logits"], out["points"])]
+            except (RuntimeError, ValueError) as error:
+                self._give_up(error)
+        return OccupancyEncoder.decode(self._encoder, scene)
+
+    def _give_up(self, error: Exception) -> None:
+        reason = f"{self._name} failed while running, torch computes from now on: {error}"
+        log.error(reason)
+        self._encoder.warnings += (reason,)
+        use_torch(self._encoder)
+
+
+def graphs_of(encoder: OccupancyEncoder, preset: Preset, runtime: str) -> tuple[Graph, Graph]:
+    """The image and decoder graphs of an encoder as a runtime of ENGINES wants them."""
+    size = (preset.image.height, preset.image.width)
+    wanted = backend(runtime).graph_precision(encoder.config.backbone_dtype)
+    return image_graph(encoder, size, wanted), decoder_graph(encoder, size)
+
+
+def precisions(encoder: OccupancyEncoder, runtime: str) -> tuple[str, str]:
+    """Precision of the image engine and of the decoder's, which holds the geometry and stays float32."""
+    return backend(runtime).precision(encoder.config.backbone_dtype), "float32"
+
+
+def _load(encoder: OccupancyEncoder, preset: Preset, runtime: str, threads: int) -> None:
+    assert runtime in ENGINES
+    engine_of = backend(runtime)
+    problem = engine_of.cannot_run(encoder.pixel_mean.device)
+    if problem:
+        raise CannotBuild(problem)
+    graphs = graphs_of(encoder, preset, runtime)
+    engines = []
+    for graph, precision in zip(graphs, precisions(encoder, runtime), strict=True):
+        path = find(preset.name, graph, engine_of, precision)
+        if path is None:
+            raise CannotBuild(
+                f"no verified {runtime} engine of {graph.name} for these weights, this version and this machine: run "
+                f"./run export --preset {preset.name} --runtime {runtime}"
+            )
+        engines.append(engine_of.load(path, precision, threads))
+    # What was verified where it was built is checked once more where it runs.
+    seen = record(encoder, made_up_frames(preset, 2), keep=1)
+    for graph, engine, sample, precision in zip(
+        graphs, engines, (seen.images[0], seen.decoder[0]), precisions(encoder, runtime), strict=True
+    ):
+        try:
+            compare(engine, graph, [sample], [graph.run(sample)], precision)
+        except CannotBuild:
+            forget(preset.name, graph, engine_of, precision)
+            raise
+    StandIn(encoder, runtime, graphs[0], engines[0], graphs[1], engines[1]).install()
+
+
+def _compile(encoder: OccupancyEncoder, preset: Preset) -> None:
+    """torch.compile for backbone and neck, a minute once; the kernels are kept in the cache folder.
+
+    The decoder stays as it is: most of it is matrix products and one gather per layer that has its own kernel.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    cuda = encoder.pixel_mean.device.type == "cuda"
+    graph = image_graph(encoder, (preset.image.height, preset.image.width))
+    seen = record(encoder, made_up_frames(preset, 1), keep=1).images[0]
+    compiled = torch.compile(
+        OccupancyEncoder.image_features.__get__(encoder), dynamic=False, options={} if cuda else {"freezing": True}
+    )
+
+    def images(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        levels = compiled(inputs["images"])
+        return {name: level.permute(0, 2, 3, 1) for name, level in zip(graph.outputs, levels, strict=True)}
+
+    try:
+        with torch.inference_mode():
+            got = images(seen)
+    except Exception as error:  # a missing compiler, an operator the compiler trips over: many kinds
+        raise CannotBuild(f"torch.compile fails: {str(error).strip()[:300]}") from error
+    truth = graph.run(seen)
+    worst = max(difference(got[name], truth[name]) for name in graph.outputs)
+    if not worst <= TOLERANCE[encoder.config.backbone_dtype]:
+        raise CannotBuild(f"the compiled backbone differs from torch by {worst:.1e}")
+    StandIn(encoder, "compiled", graph, images).install()

@@ -1,0 +1,85 @@
+"""What a compiled runtime is to the rest: it builds an engine from an ONNX file, loads it, and runs it on tensors."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .cache import Progress
+
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
+"""Largest allowed `difference` from torch in float32; bfloat16 keeps 8 bits of every number on the way."""
+
+
+class CannotBuild(RuntimeError):
+    """A runtime cannot build or run a graph; the text says why."""
+
+
+class Engine(Protocol):
+    """A built graph. Takes tensors by input name and returns tensors by output name, which stay valid."""
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
+
+class Backend(Protocol):
+    """One runtime. suffix: of engine files, "" where the ONNX file itself is loaded."""
+
+    name: str
+    suffix: str
+
+    def missing(self) -> str:
+        """Why engines cannot be built here, "" if they can."""
+        ...
+
+    def cannot_run(self, device: torch.device) -> str:
+        """Why engines cannot run beside a model on `device`, "" if they can."""
+        ...
+
+    def binding(self) -> str:
+        """Version, and the hardware an engine is bound to."""
+        ...
+
+    def precision(self, wanted: str) -> str:
+        """The precision used where `wanted` (float32, bfloat16) is asked for."""
+        ...
+
+    def graph_precision(self, wanted: str) -> str:
+        """The precision that has to be in the ONNX graph itself."""
+        ...
+
+    def build(self, onnx: Path, target: Path, precision: str, progress: Progress) -> None:
+        """Write an engine to `target`. Raises CannotBuild naming what is not supported."""
+        ...
+
+    def load(self, path: Path, precision: str, threads: int) -> Engine:
+        """Load an engine. Raises CannotBuild."""
+        ...
+
+
+def absent(*modules: str) -> str:
+    """A sentence on the first module that is not installed, "" if all are."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed (./run export installs it)"
+    return ""
+
+
+def cpu_name() -> str:
+    """Model name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def difference(ours: Tensor, truth: Tensor) -> float:
+    """Largest absolute difference over the largest absolute value of `truth`; infinite where a number is not finite."""
+    if ours.shape != truth.shape or not bool(ours.isfinite().all()):
+        return float("inf")
+    return float((ours.double() - truth.double()).abs().max() / truth.double().abs().max().clamp(min=1e-12))

@@ -1,0 +1,94 @@
+"""Files of exported graphs and built engines: found by key, written whole or not at all, believed only with a record.
+
+In <cache>/engines/<preset>: <graph>-<key>.onnx and <graph>-<key>-<runtime>-<binding>.<suffix>, each with a .json beside
+it that is written last, after parity was verified, and holds the file's length and sha256.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...core.paths import cache_folder
+
+Progress = Callable[[str, float], None]
+"""What is being done, and the share of the present step that is done, 0..1."""
+
+
+def silent(text: str, share: float) -> None:
+    """Progress nobody watches."""
+
+
+def engine_folder(preset: str) -> Path:
+    """Where the engines of a preset lie, made if need be."""
+    folder = cache_folder() / "engines" / (re.sub(r"[^A-Za-z0-9_.-]", "_", preset) or "preset")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def short(text: str) -> str:
+    """8 hexadecimal digits of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def building(folder: Path, progress: Progress = silent) -> Iterator[None]:
+    """Hold the folder's lock; leftovers of builders that were killed are removed (nobody else builds now)."""
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another process that is building", 0.0)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        for stale in folder.glob(".*.part"):
+            stale.unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A place to write to; it becomes `path` in one step when the block ends well, and vanishes otherwise."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as handle:
+            os.fsync(handle.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def vouch(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write the record of a verified file beside it; returns it with the file's size and sha256."""
+    record = {**record, "file": path.name, "size": path.stat().st_size, "sha256": file_sha256(path)}
+    with written(record_path(path)) as part:
+        part.write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def record_path(path: Path) -> Path:
+    """The record of a file."""
+    return path.with_name(path.name + ".json")
+
+
+def vouched(path: Path) -> dict[str, Any] | None:
+    """The record of a file that is there as it was verified; None where it is missing, cut short or changed."""
+    try:
+        record = json.loads(record_path(path).read_text())
+        whole = path.stat().st_size == record["size"] and file_sha256(path) == record["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if whole else None

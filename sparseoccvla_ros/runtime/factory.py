@@ -1,0 +1,112 @@
+"""Building the stages of a preset, with its weights or, while there are none, from its seed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import cache_folder
+from sparseoccvla_ros.occupancy import checkpoints
+from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.planning.anchors import AnchorSet
+from sparseoccvla_ros.planning.planner import Planner
+from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
+from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
+
+from .presets import ADAPTER, Preset
+
+log = logging.getLogger(__name__)
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" takes CUDA where there is one; InvalidInput when CUDA is asked for and missing."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("device", "cuda was asked for, but torch sees no GPU")
+    return torch.device(name)
+
+
+def load_weights(stage: nn.Module, name: str, path: Path) -> None:
+    """Take a stage's weights, name by name. Raises InvalidInput where they do not fit, or belong to other anchors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        if isinstance(stage, Reasoner) and "anchors" in state:
+            # Shipped in half precision; the preset's own are exact.
+            if state["anchors"].shape != stage.anchors.shape or (state["anchors"] - stage.anchors).abs().max() > 0.05:
+                raise InvalidInput(f"weights.{name}", f"{path.name} was trained with other anchors than the preset has")
+            state["anchors"] = stage.anchors
+        missing, unexpected = stage.load_state_dict(state, strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InvalidInput(f"weights.{name}", f"{path.name} cannot be loaded: {error}") from None
+    if missing or unexpected:
+        raise InvalidInput(
+            f"weights.{name}", f"{path.name} does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
+    if isinstance(stage, Planner):
+        if metadata.get("anchors", stage.anchors.sha256) != stage.anchors.sha256:
+            raise InvalidInput(f"weights.{name}", f"{path.name} was trained with other anchors than the preset has")
+        stage.listens = metadata.get("listens", "yes") == "yes"
+    # Without language training a reasoning token means nothing, whatever the forecaster has learnt.
+    stage.trained = not isinstance(stage, Reasoner) or "language" in parts_of(path)
+
+
+def parts_of(path: Path) -> tuple[str, ...]:
+    """Which parts of a reasoner its exported weights have trained; both where the file does not say."""
+    with safe_open(path, framework="pt") as file:
+        return tuple((file.metadata() or {}).get("parts", "forecast language").split())
+
+
+def _finish(stage: nn.Module, name: str, preset: Preset, device: torch.device) -> nn.Module:
+    """Load the stage's weights, or keep the seeded start; then move and freeze it."""
+    path = preset.weights.get(name)
+    if path is None:
+        log.warning("preset %s has no weights for %s: it runs untrained", preset.name, name)
+    elif isinstance(stage, OccupancyEncoder):
+        checkpoints.load(stage, path)
+    else:
+        load_weights(stage, name, path)
+    return stage.to(device).eval().requires_grad_(False)
+
+
+def build_occupancy(preset: Preset, device: str = "cpu") -> OccupancyEncoder:
+    """The occupancy encoder of a preset."""
+    torch.manual_seed(preset.seed)
+    return _finish(OccupancyEncoder(preset.occupancy), "occupancy", preset, pick_device(device))
+
+
+def build_reasoning(
+    preset: Preset, device: str = "cpu", progress: Callable[[str], object] = lambda text: None
+) -> Reasoner:
+    """The reasoner of a preset with its language model (converted into the cache on first use), adapter merged.
+
+    progress: told when that conversion begins and ends. Raises InvalidInput("preset", ...) when the preset has no such
+    stage.
+    """
+    preset.need("reasoning")
+    anchors = AnchorSet.load(preset.anchors)
+    config, where = preset.reasoning, pick_device(device)
+    model = load_language_model(config.language_model, cache_folder(), config.dtype, device=where, progress=progress)
+    torch.manual_seed(preset.seed + 1)
+    reasoner = Reasoner(config, model, anchors.flat)
+    if ADAPTER in preset.weights:
+        reasoner.load_adapter(preset.weights[ADAPTER])
+    finished = _finish(reasoner, "reasoning", preset, where)
+    finished.use(finished.language_model.for_inference())
+    return finished
+
+
+def build_planning(preset: Preset, device: str = "cpu") -> Planner:
+    """The planner of a preset with its anchors; InvalidInput("preset", ...) when the preset has no such stage."""
+    preset.need("planning")
+    anchors = AnchorSet.load(preset.anchors)
+    torch.manual_seed(preset.seed + 2)
+    return _finish(Planner(preset.planning, anchors), "planning", preset, pick_device(device))

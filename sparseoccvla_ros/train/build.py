@@ -1,0 +1,252 @@
+"""Stages 2 and 3 put together from a preset: what is frozen, what trains, on which cached features."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.errors import InvalidInput
+from ..core.paths import cache_folder
+from ..data.nuscenes.dataset import NuscenesImages
+from ..data.nuscenes.index import NuscenesIndex
+from ..data.nuscenes.labels import occ3d_folder
+from ..data.synthetic.dataset import seeds_of, world_settings
+from ..data.synthetic.qa_cache import QuestionCache
+from ..data.synthetic.scenes import cached_seeds
+from ..occupancy import checkpoints
+from ..occupancy.encoder import OccupancyEncoder
+from ..planning.anchors import AnchorSet
+from ..planning.planner import Planner
+from ..reasoning.llm.language_model import load_language_model
+from ..reasoning.llm.lora import merge
+from ..reasoning.model.reasoner import Reasoner
+from ..runtime.factory import load_weights, parts_of
+from ..runtime.presets import ADAPTER, Preset
+from .checkpoint import adapter_beside
+from .features.dataset import FeatureSamples
+from .features.future_labels import FutureLabels
+from .features.nuscenes import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
+from .features.reasoning import Readings
+from .features.synthetic import QUERY_FIELDS, FeatureCache
+from .stages.forecast import ForecastStage
+from .stages.language import LanguageStage
+from .stages.planning import PlanningStage
+from .task import Stage
+
+log = logging.getLogger(__name__)
+PARTS = ("language", "planning", "forecast")
+"""What trains beyond stage 1, one at a time: with the encoder frozen they share no weights that both would train."""
+
+
+def frozen_encoder(preset: Preset, weights: Path | None, device: torch.device | str) -> tuple[OccupancyEncoder, Path]:
+    """(encoder, its file of weights): those given, else the preset's. Raises InvalidInput("encoder") without any."""
+    file = weights or preset.weights.get("occupancy")
+    if file is None:
+        raise InvalidInput("encoder", f"preset {preset.name} has no occupancy weights: give --encoder FILE")
+    encoder = OccupancyEncoder(preset.occupancy)
+    checkpoints.load(encoder, file)
+    return encoder.to(device).eval().requires_grad_(False), file
+
+
+def feature_cache(encoder: OccupancyEncoder, weights: Path, preset: Preset, split: str) -> FeatureCache:
+    """Where the features of a split lie."""
+    return FeatureCache.of(
+        encoder, weights, world_settings(split, preset.image.height, preset.image.width, preset.occupancy.frames)
+    )
+
+
+def rendered(cache: FeatureCache, split: str, count: int, worlds: str = "plain") -> list[int]:
+    """The first `count` seeds of a split (see seeds_of) that are rendered. Raises InvalidInput("data") without any."""
+    there = set(cached_seeds(cache.world))
+    seeds = [s for s in seeds_of(split, worlds) if s in there][:count]
+    if not seeds:
+        raise InvalidInput("data", f"no scene is in {cache.world.folder()}: run ./run train prepare first")
+    return seeds
+
+
+Rows = Sequence[int] | Callable[[int], Sequence[int]]
+"""Frame sets of a scene, the same of every scene or by its number."""
+Extra = Callable[[int], dict[str, np.ndarray] | None]
+"""Arrays of a scene by its number, None where they are not cached."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The cached features of a split and what belongs to them.
+
+    cache: the features; seeds: scenes; planned: frame sets that the planner learns from, all where None; ahead: those
+    with a future, which futures is about; asked: those with questions, which questions is about.
+    """
+
+    cache: FeatureCache | NuscenesFeatures
+    seeds: Sequence[int]
+    planned: Rows | None
+    ahead: Rows
+    futures: Extra
+    asked: Rows
+    questions: Extra
+
+    def samples(self, fields: Sequence[str], rows: Rows | None, extra: Extra | None) -> FeatureSamples:
+        """The cached samples. Raises InvalidInput("data") where nothing is cached."""
+        found = FeatureSamples(self.cache, self.seeds, fields, rows, extra)
+        if not len(found):
+            raise InvalidInput("data", f"no features are in {self.cache.folder()}: run ./run train cache first")
+        return found
+
+
+def world_sources(
+    network: OccupancyEncoder, weights: Path, preset: Preset, scenes: int, validation: int, worlds: str = "plain"
+) -> dict[str, Source]:
+    """By split: what `./run train cache` left of the first seeds of one of WORLDS."""
+    out = {}
+    for split, count in (("train", scenes), ("validation", validation)):
+        cache = feature_cache(network, weights, preset, split)
+        futures = FutureLabels(cache.world, present=split == "train")
+        asked = QuestionCache(cache.world, futures.rows)
+        seeds = seeds_of(split, worlds, count)
+        out[split] = Source(cache, seeds, None, futures.rows, futures.read, futures.rows, asked.read)
+    return out
+
+
+def nuscenes_sources(
+    network: OccupancyEncoder,
+    weights: Path,
+    preset: Preset,
+    root: Path,
+    index: NuscenesIndex,
+    part: str,
+    scenes: int,
+    validation: int,
+    on_progress: Callable[[str, int, int], None],
+) -> dict[str, Source]:
+    """By split: features and what `part` needs beside them, encoded and moved now where they are not cached.
+
+    scenes, validation: at most so many scenes. Raises InvalidInput naming the split, or what is missing of the root.
+    """
+    images = NuscenesImages(root, index, preset.image)
+    cache = NuscenesFeatures.of(network, weights, images)
+    labels = occ3d_folder(root)
+    if part == "forecast" and labels is None:
+        raise InvalidInput("occ3d", f"{root} has no label folder; the Occ3D gts archive goes to {root / 'gts'}")
+    out = {}
+    for split, folder, count in (("train", "train", scenes), ("validation", "val", validation)):
+        seeds = np.unique(index.scene[index.rows(folder)]).tolist()[:count]
+        futures = NuscenesFutures(cache, labels or root, present=split == "train")
+        questions = NuscenesQuestions(cache, folder)
+        for done, scene in enumerate(cache.prepare(network, seeds), 1):
+            if part == "forecast":
+                futures.prepare(scene)
+            on_progress(f"encoding {folder}", done, len(seeds))
+        if part == "language" and not any(questions.asked(scene) for scene in seeds):
+            raise InvalidInput("questions", f"no question of {folder} is below {root}; OmniDrive's data go there")
+        whole = cache.complete
+        out[split] = Source(cache, seeds, whole, whole, futures.read, questions.asked, questions.read)
+    return out
+
+
+def reasoner_of(preset: Preset, weights: Path | None, adapter: Sequence[Path] = ()) -> tuple[Reasoner, tuple[str, ...]]:
+    """(the reasoner of a preset, which of its parts are trained), from its seed or from exported weights.
+
+    adapter: file of the adapters that belong to the weights, if any; they are left unmerged, to be trained on.
+    """
+    preset.need("reasoning")
+    config = preset.reasoning
+    model = load_language_model(config.language_model, cache_folder(), config.dtype)
+    torch.manual_seed(preset.seed + 1)
+    reasoner = Reasoner(config, model, AnchorSet.load(preset.anchors).flat)
+    if weights is None:
+        return reasoner, ()
+    for file in adapter:
+        reasoner.load_adapter(file, merge=False)
+    load_weights(reasoner, "reasoning", weights)
+    return reasoner, parts_of(weights)
+
+
+def planning_stage(preset: Preset, init: Path | None, listens: bool) -> PlanningStage:
+    """The planner of a preset, from its seed or from exported weights. listens: it gets reasoning tokens."""
+    preset.need("planning")
+    torch.manual_seed(preset.seed + 2)
+    planner = Planner(preset.planning, AnchorSet.load(preset.anchors))
+    if init is not None:
+        load_weights(planner, "planning", init)
+    return PlanningStage(planner, listens=listens)
+
+
+def reading_files(preset: Preset, weights: Path | None) -> list[Path]:
+    """Files of a trained reasoner, its adapter last: those given, else the preset's; none where there are none."""
+    if weights is None:
+        return [preset.weights[name] for name in ("reasoning", ADAPTER) if name in preset.weights]
+    return [weights, *adapter_beside(weights)]
+
+
+def frozen_reasoner(preset: Preset, weights: Path | None, device: torch.device | str) -> tuple[Reasoner, list[Path]]:
+    """(reasoner with its adapter merged, its files). Raises InvalidInput("reasoning") where there are no weights."""
+    files = reading_files(preset, weights)
+    if not files:
+        raise InvalidInput("reasoning", f"preset {preset.name} has no reasoning weights: give --reasoning FILE")
+    reasoner, _ = reasoner_of(preset, files[0], files[1:])
+    reasoner.use(merge(reasoner.language_model))
+    return reasoner.to(device).eval().requires_grad_(False), files
+
+
+def build(
+    part: str,
+    preset: Preset,
+    reasoning: Path | None,
+    init: Path | None,
+    sources: dict[str, Source],
+) -> tuple[Stage[Any], FeatureSamples, FeatureSamples]:
+    """(stage to train, samples to learn, samples to validate on). part: one of PARTS.
+
+    reasoning: weights of what is frozen beside the encoder, the preset's where None; init: exported weights to start
+    from (the forecaster starts from `reasoning` without); sources: of "train" and "validation". Planner and forecaster
+    see the reasoner's readings where it has learnt to speak, and nothing of it otherwise. Raises InvalidInput naming
+    what is missing.
+    """
+    if part not in PARTS:
+        raise InvalidInput("parts", f"{part!r} is none of {', '.join(PARTS)}")
+    files = reading_files(preset, reasoning) if part != "language" else []
+    speaks = bool(files) and "language" in parts_of(files[0])
+    if part == "planning":
+        found = {}
+        for split, source in sources.items():
+            fields = ("features", "centres", *(("points", "scores") if split == "validation" else ()))
+            read = _readings(source, files, ("token", "anchor_scores"), source.planned) if speaks else None
+            found[split] = source.samples(fields, source.planned, read)
+        return planning_stage(preset, init, speaks), found["train"], found["validation"]
+    fields = QUERY_FIELDS
+    start = init or (files[0] if files else None)
+    reasoner, done = reasoner_of(preset, start, files[1:] if start in files else adapter_beside(start))
+    found = {}
+    for split, source in sources.items():
+        if part == "language":
+            found[split] = source.samples(fields, source.asked, source.questions)
+            continue
+        extras: list[Extra] = [source.futures]
+        if speaks:
+            extras.append(_readings(source, files, ("occupancy", "chosen"), source.ahead))
+        found[split] = source.samples(fields, source.ahead, partial(_together, extras))
+    trained = LanguageStage(reasoner, done) if part == "language" else ForecastStage(reasoner, preset.occupancy, done)
+    return trained, found["train"], found["validation"]
+
+
+def _readings(source: Source, files: Sequence[Path], fields: Sequence[str], rows: Rows | None) -> Extra:
+    readings = Readings(source.cache, files)
+
+    def read(seed: int) -> dict[str, np.ndarray] | None:
+        return readings.read(seed, fields, rows(seed) if callable(rows) else rows)
+
+    return read
+
+
+def _together(sources: Sequence[Extra], seed: int) -> dict[str, np.ndarray] | None:
+    """What all sources have of a seed; None where one has nothing."""
+    found = [source(seed) for source in sources]
+    return None if any(part is None for part in found) else {k: v for part in found for k, v in (part or {}).items()}

@@ -1,0 +1,102 @@
+"""Which samples come when, and loading them ahead of the training loop."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..data.dataset import DrivingSamples
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the data: epoch, and batches of it that are done."""
+
+    epoch: int = 0
+    batches: int = 0
+
+
+def epoch_batches(count: int, batch: int, seed: int, epoch: int) -> np.ndarray:
+    """int64 [batches, batch]: indices of an epoch's batches, a permutation; what does not fill a batch is left out.
+
+    With fewer samples than a batch has, some come more than once.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    order = np.resize(order, batch) if count < batch else order[: count // batch * batch]
+    return order.reshape(-1, batch)
+
+
+class Feed(Iterator[tuple[B, Place]]):
+    """Endless batches from a place on: augmented, collated, loaded ahead by threads, always in the same order.
+
+    Every sample draws its augmentation from (seed, epoch, position), so it does not matter which thread loads it or
+    where a run was interrupted. At the start of each epoch the data set takes in what was added. rank, world: of
+    `world` processes this is number `rank`, and gets every world-th batch.
+    """
+
+    def __init__(
+        self,
+        data: DrivingSamples,
+        collate: Callable[[list[Any]], B],
+        augment: Callable[[Any, np.random.Generator], Any] | None,
+        batch: int,
+        seed: int,
+        place: Place | None = None,
+        loaders: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._data, self._collate, self._augment = data, collate, augment
+        self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
+        self._pool = ThreadPoolExecutor(loaders, thread_name_prefix="load")
+        self._ahead = loaders + 1
+        self._waiting: deque[tuple[Future[B], Place, list[int]]] = deque()
+        self._place = place or Place()
+        self._order = self._epoch()
+        self.samples = data.state()
+
+    def __next__(self) -> tuple[B, Place]:
+        """The next batch, and the place behind it; `samples` is then the data set's state of that place's epoch."""
+        while len(self._waiting) < self._ahead:
+            self._submit()
+        future, place, self.samples = self._waiting.popleft()
+        return future.result(), place
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _epoch(self) -> np.ndarray:
+        return epoch_batches(len(self._data), self._batch, self._seed, self._place.epoch)
+
+    def _submit(self) -> None:
+        here = self._place
+        first = here.batches + self._rank
+        if first >= len(self._order):
+            self._place = here = Place(here.epoch + 1, 0)
+            # Loads that are under way finish first: they look samples up by their old places.
+            for future, _, _ in self._waiting:
+                future.exception()
+            self._data.refresh()
+            self._order = self._epoch()
+            first = min(self._rank, len(self._order) - 1)
+        rows = self._order[first]
+        self._place = Place(here.epoch, here.batches + self._world)
+        future = self._pool.submit(self._load, rows, here.epoch, first)
+        self._waiting.append((future, self._place, self._data.state()))
+
+    def _load(self, rows: np.ndarray, epoch: int, number: int) -> B:
+        samples = []
+        for k, index in enumerate(rows):
+            sample = self._data[int(index)]
+            if self._augment is not None:
+                sample = self._augment(sample, np.random.default_rng([self._seed, epoch, number, k]))
+            samples.append(sample)
+        return self._collate(samples)

@@ -1,0 +1,1 @@
+"""Frozen networks run once over a dataset; what they give is cached for the later stages."""

@@ -1,0 +1,81 @@
+"""What becomes of a world scene: labels and moving boxes 1, 2 and 3 s later, simulated once per seed and cached.
+
+No rendering is needed, so they do not depend on cameras or weights; only the frame sets that are asked for are made.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ...core.paths import cache_folder
+from ...core.types import HORIZONS, STEP_SECONDS
+from ...core.voxels import OCC3D_GRID
+from ...data.synthetic.scenes import WORLD_VERSION, WorldSettings, load_scene
+from ...world.labels.annotations import boxes, future_occupancy
+from ...world.scene import Scene
+from .synthetic import read_arrays, write_arrays
+
+FORMAT_VERSION = 1
+_STEPS = tuple(round(h / STEP_SECONDS) for h in HORIZONS)
+
+
+class FutureLabels:
+    """Future truth of the last frame set of every clip.
+
+    world: settings of the rendered scenes, which say when the sets are; present: labels lie in base_link at the set's
+    time, as a forecast in the current ego frame does; else each lies in base_link of its own time.
+    """
+
+    def __init__(self, world: WorldSettings, present: bool) -> None:
+        self.world, self.present = world, present
+        self.rows = tuple(clip * world.sets + world.sets - 1 for clip in range(world.clips))
+
+    def file(self, seed: int) -> Path:
+        """Where a seed's lie."""
+        frame = "present" if self.present else "future"
+        name = f"{FORMAT_VERSION}-{WORLD_VERSION}-{self.world.key}-{frame}"
+        return cache_folder() / "futures" / name / f"{seed:08d}.safetensors"
+
+    def prepare(self, seed: int) -> None:
+        """Simulate and write what is missing of a seed, whose scene is rendered."""
+        if not self.file(seed).is_file():
+            times = load_scene(seed, self.world).time[list(self.rows)]
+            scene = Scene.generate(seed, self.world.seconds)
+            write_arrays(self.file(seed), self._make(scene, times), {"seed": str(seed)})
+
+    def _make(self, scene: Scene, times: np.ndarray) -> dict[str, np.ndarray]:
+        moving = np.arange(len(scene.standing), len(scene.standing) + len(scene.moving))
+        labels, plans = [], []
+        for time in times:
+            frame = scene.ego.at(float(time))[0]
+            found = [boxes(scene, float(time) + h, frame) for h in (0.0, *HORIZONS)]
+            plans.append(np.stack([b[np.isin(b.instance, moving)].plans for b in found]))
+            grids = future_occupancy(scene, float(time), OCC3D_GRID, self.present, steps=_STEPS)
+            labels.append(zlib.compress(grids.tobytes(), 6))
+        return {
+            "movers": np.stack(plans).astype(np.float32),
+            "labels": np.frombuffer(b"".join(labels), np.uint8),
+            "ends": np.cumsum([len(b) for b in labels], dtype=np.int64),
+        }
+
+    def read(self, seed: int) -> dict[str, np.ndarray] | None:
+        """Arrays of a seed, None where they are not cached. First axis: the frame sets of `rows`.
+
+        movers: float32 [., 4, N, 5], x, y m, yaw rad, length, width m of everything that moves, now and at HORIZONS,
+        in present base_link; future_labels: objects [.], for `unpack`.
+        """
+        if not self.file(seed).is_file():
+            return None
+        stored = read_arrays(self.file(seed))
+        data, ends = stored["labels"].tobytes(), stored["ends"]
+        blocks = np.empty(len(ends), object)
+        blocks[:] = [data[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        return {"movers": stored["movers"], "future_labels": blocks}
+
+
+def unpack(block: bytes) -> np.ndarray:
+    """uint8 [3, X, Y, Z] labels at HORIZONS, 17 = free."""
+    return np.frombuffer(zlib.decompress(block), np.uint8).reshape(len(HORIZONS), *OCC3D_GRID.shape)

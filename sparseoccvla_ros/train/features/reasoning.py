@@ -1,0 +1,59 @@
+"""What a frozen reasoner makes of cached queries, one prefill a set: its token, anchor scores and occupancy tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...core.paths import cache_folder
+from ...reasoning.model.ego_motion import constant_velocity
+from ...reasoning.model.reasoner import Reasoner
+from .nuscenes import NuscenesFeatures
+from .synthetic import FeatureCache, file_digest, read_arrays, write_arrays
+
+FIELDS = ("token", "anchor_scores", "occupancy", "chosen")
+_INPUTS = ("features", "centres", "scores", "view_features")
+
+
+class Readings:
+    """The cache of a reasoner's readings of an encoder's features. weights: files of the reasoner, adapter included."""
+
+    def __init__(self, features: FeatureCache | NuscenesFeatures, weights: Sequence[Path]) -> None:
+        self.features = features
+        text = json.dumps([features.key, *(file_digest(path) for path in weights)])
+        self._folder = cache_folder() / "readings" / hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def file(self, seed: int) -> Path:
+        """Where the readings of a scene lie."""
+        return self._folder / f"{seed:08d}.safetensors"
+
+    @torch.inference_mode()
+    def prepare(self, reasoner: Reasoner, seed: int) -> None:
+        """Read a scene whose features are cached.
+
+        token float16 [S, D]; anchor_scores float32 [S, A]; occupancy float16 [S, K, D]; chosen int16 [S, K].
+        """
+        if self.file(seed).is_file():
+            return
+        arrays = read_arrays(self.features.file(seed), (*_INPUTS, "twist"))
+        device = reasoner.anchors.device
+        inputs = [torch.from_numpy(arrays[name].astype(np.float32)).to(device) for name in _INPUTS]
+        motion = torch.from_numpy(np.stack([constant_velocity(t) for t in arrays["twist"]])).to(device)
+        read = reasoner(*inputs, motion)
+        out = {
+            "token": read.token.half(), "anchor_scores": read.anchor_logits.float(),
+            "occupancy": read.occupancy.half(), "chosen": read.chosen.short(),
+        }  # fmt: skip
+        write_arrays(self.file(seed), {k: v.cpu().numpy() for k, v in out.items()}, {"seed": str(seed)})
+
+    def read(self, seed: int, fields: Sequence[str], rows: Sequence[int] | None = None) -> dict[str, np.ndarray] | None:
+        """Some FIELDS of a scene, of all its frame sets or of `rows`; None where they are not cached."""
+        if not self.file(seed).is_file():
+            return None
+        arrays = read_arrays(self.file(seed), fields)
+        return arrays if rows is None else {k: v[list(rows)] for k, v in arrays.items()}

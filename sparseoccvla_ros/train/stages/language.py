@@ -1,0 +1,208 @@
+"""Stage 2: connector, global tokens, reasoning token, anchor head and adapters learn to speak about cached queries.
+
+Cross-entropy on answer tokens alone, and the reasoning token learns by scoring anchors (SparseOccVLA's scoring prompt,
+arXiv 2601.06474). The base language model and the encoder stay as they are. Learning rate of the adapters: HERMES.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...data.synthetic.qa_cache import Asked
+from ...eval.metrics.qa_accuracy import KINDS, answer_accuracy
+from ...planning.losses import positive_anchors, score_loss
+from ...reasoning.llm.lora import adapter_parameters
+from ...reasoning.model.connector import ranking_scores
+from ...reasoning.model.ego_motion import constant_velocity
+from ...reasoning.model.reasoner import Reasoner
+from ..checkpoint import save_reasoner
+from ..features.dataset import FeatureSample
+from ..language_batch import TextBatch, text_batch, training_forward
+from ..task import Stage, Validation
+from .connector_pretraining import start_with_words
+from .forecast import queries_of
+from .question_pretraining import start_with_answers
+
+log = logging.getLogger(__name__)
+
+SHORT = 120
+"""Characters of question and answer together up to which a pair is short."""
+
+
+def is_long(asked: Asked) -> bool:
+    """Whether a pair is one of the long ones."""
+    return len(asked.question) + len(asked.answer) > SHORT
+
+
+@dataclass(frozen=True)
+class LanguageStageSettings:
+    """pairs: short questions per scene and step; long_pairs: long ones (descriptions, trajectories in words), of which
+    alone one batch in long_every consists: all pairs of a batch are padded to the longest; anchors: weight of the
+    anchor scores' loss; bridge: factor of the learning rate of everything but the adapters; asked: closed questions
+    per sample in validation; max_tokens: of their answers; word_steps, reader_steps: steps of connector_pretraining.py
+    and then of question_pretraining.py before the first step, 0 for none."""
+
+    pairs: int = 8
+    long_pairs: int = 2
+    long_every: int = 4
+    anchors: float = 0.3
+    bridge: float = 0.5
+    asked: int = 16
+    max_tokens: int = 16
+    word_steps: int = 400
+    reader_steps: int = 1200
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageBatch:
+    """features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] for ranking; views [B, V, C]; motion [B, 6, 2] m,
+    constant velocity; command int64 [B]; truth [B, 6, 2] m; text: the pairs; samples: for validation."""
+
+    features: Tensor
+    centres: Tensor
+    scores: Tensor
+    views: Tensor
+    motion: Tensor
+    command: Tensor
+    truth: Tensor
+    text: TextBatch
+    samples: tuple[FeatureSample, ...]
+
+
+class LanguageStage(Stage[LanguageBatch]):
+    """Trains the bridge of a Reasoner but for fusion and forecaster, and adapters in its language model.
+
+    parts: what of the reasoner is trained already, to be said again in what is exported.
+    """
+
+    name = "language"
+
+    def __init__(
+        self, reasoner: Reasoner, parts: Sequence[str] = (), settings: LanguageStageSettings | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings or LanguageStageSettings()
+        self._fresh = "language" not in parts
+        self._parts = sorted({*parts, "language"})
+        self.reasoner = reasoner.requires_grad_(True)
+        for part in (reasoner.fusion, reasoner.forecaster):
+            part.requires_grad_(False)
+        if not list(adapter_parameters(reasoner.language_model)):
+            reasoner.add_adapter()
+        # The language model is no module of the reasoner; its adapters are registered here, so that they are saved.
+        for name, parameter in adapter_parameters(reasoner.language_model):
+            self.register_parameter(f"adapter/{name}".replace(".", "/"), parameter)
+
+    def begin(self, data: Any, seed: int) -> None:
+        """Let the tokens say what is there, unless they have learnt to already."""
+        reasoner, settings = self.reasoner, self.settings
+        if settings.word_steps and self._fresh:
+            close = start_with_words(reasoner.connector, reasoner.language_model, data, seed, settings.word_steps)
+            log.info("tokens and words: cosine %.3f", close)
+        if settings.reader_steps and self._fresh:
+            start_with_answers(reasoner, data, seed, settings.reader_steps)
+
+    def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
+        """Some of the sample's questions, other ones each time."""
+        asked: list[Asked] = sample.arrays["questions"]
+        order = [asked[i] for i in rng.permutation(len(asked))]
+        short = [q for q in order if not is_long(q)][: self.settings.pairs]
+        long = [q for q in order if is_long(q)][: self.settings.long_pairs]
+        return replace(sample, arrays=sample.arrays | {"questions": [*short, *long]})
+
+    def collate(self, samples: Sequence[FeatureSample]) -> LanguageBatch:
+        """Stacks samples and tokenises their questions."""
+
+        def stack(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([s.arrays[name] for s in samples]))
+
+        # A draw that depends on the batch alone, so that a resumed run makes the same.
+        draw = np.random.default_rng([round(1000 * s.time) + s.seed for s in samples])
+        long = bool(draw.integers(self.settings.long_every) == 0)
+        pairs = [[(q.question, q.answer) for q in s.arrays["questions"] if is_long(q) is long] for s in samples]
+        return LanguageBatch(
+            stack("features"), stack("centres"),
+            ranking_scores(stack("scores"), stack("labels"), self.reasoner.config.ground_score),
+            stack("view_features"),
+            torch.from_numpy(np.stack([constant_velocity(s.twist) for s in samples])),
+            torch.tensor([s.command for s in samples]), torch.from_numpy(np.stack([s.waypoints for s in samples])),
+            text_batch(self.reasoner, pairs), tuple(samples),
+        )  # fmt: skip
+
+    def move(self, batch: LanguageBatch, device: torch.device) -> LanguageBatch:
+        """Samples stay where they are."""
+        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        return LanguageBatch(**{k: v.to(device) if isinstance(v, Tensor | TextBatch) else v for k, v in values.items()})
+
+    def forward(self, batch: LanguageBatch) -> dict[str, Tensor]:
+        """Loss terms."""
+        out = training_forward(
+            self.reasoner, batch.features, batch.centres, batch.scores, batch.views, batch.motion, batch.text
+        )
+        positive, group = positive_anchors(self.reasoner.anchors, batch.truth, batch.command)
+        valid = torch.ones(batch.truth.shape[:2], dtype=torch.bool, device=positive.device)
+        logits = out.readout.anchor_logits.gather(1, group)
+        return {
+            "language": out.language_loss,
+            "anchors": self.settings.anchors * score_loss(logits, positive - group[:, 0], valid),
+        }
+
+    def train(self, mode: bool = True) -> LanguageStage:
+        """Training mode of bridge and adapters."""
+        super().train(mode)
+        self.reasoner.train(mode)
+        return self
+
+    def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
+        """Adapters at the rate, the bridge faster; norms, biases and learned tokens do not decay."""
+        found = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+
+        def of(adapter: bool, matrix: bool) -> list[nn.Parameter]:
+            return [p for n, p in found if n.startswith("adapter/") is adapter and (p.ndim > 1) is matrix]
+
+        fast = rate * self.settings.bridge
+        return [
+            {"params": of(adapter=True, matrix=True), "lr": rate},
+            {"params": of(adapter=False, matrix=True), "lr": fast},
+            {"params": of(adapter=False, matrix=False), "lr": fast, "weight_decay": 0.0},
+        ]
+
+    def validate(self, batches: Iterable[LanguageBatch]) -> Validation:
+        """Accuracy of greedy answers to closed questions, by kind, and of the same with another sample's queries."""
+        samples = [s for batch in batches for s in batch.samples]
+        # The prefix that the reasoner keeps was read with other weights.
+        self.reasoner.use(self.reasoner.language_model)
+        said: dict[str, dict[str, str | None]] = {"": {}, "_shuffled": {}}
+        references, kinds = {}, {}
+        for k, sample in enumerate(samples):
+            closed = [q for q in sample.arrays["questions"] if q.kind in KINDS][: self.settings.asked]
+            if not closed:
+                continue
+            ids = [f"{k}/{i}" for i in range(len(closed))]
+            references |= {i: q.answer for i, q in zip(ids, closed, strict=True)}
+            kinds |= {i: q.kind for i, q in zip(ids, closed, strict=True)}
+            other = samples[(k + len(samples) // 2) % len(samples)]
+            for name, seen in (("", sample), ("_shuffled", other)):
+                self.reasoner.reason(queries_of(seen))
+                answers = self.reasoner.ask_batch([q.question for q in closed], None, self.settings.max_tokens, 60.0)
+                said[name] |= {i: a.text for i, a in zip(ids, answers, strict=True)}
+        if not references:
+            return Validation(0.0, {"questions": 0.0})
+        numbers: dict[str, float] = {"questions": float(len(references))}
+        for name, texts in said.items():
+            result = answer_accuracy(texts, references, kinds)
+            numbers[f"accuracy{name}"] = result.accuracy
+            numbers |= {f"{kind}{name}": found.accuracy for kind, found in result.per_kind.items()}
+        return Validation(numbers["accuracy"], numbers)
+
+    def export(self, path: Path) -> None:
+        """A file for the preset's `weights.reasoning`, and beside it the adapters for `weights.adapter`."""
+        save_reasoner(self.reasoner, path, self._parts)

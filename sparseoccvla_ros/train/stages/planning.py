@@ -1,0 +1,227 @@
+"""Stage 3, planning: anchor scorer and diffusion decoder learn on the cached queries of a frozen encoder.
+
+Sources: positives, L1 on the deltas of the positive anchor, one noise time per sample below 40 of 1000 and the sum over
+decoder layers are DiffusionDrive's nuScenes branch; BCE over the anchors is SparseOccVLA's (arXiv 2601.06474). The
+positive is the nearest anchor of the commanded group, because only that group is chosen from on line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ...core.errors import InvalidInput
+from ...core.types import STEPS
+from ...data.dataset import COMMANDS
+from ...planning.ego_history import FEATURE_NAMES, PAST_SECONDS
+from ...planning.losses import positive_anchors, score_loss, trajectory_loss
+from ...planning.planner import Planner
+from ...planning.trajectory_validator import kinematic_failures
+from ...reasoning.model.ego_motion import constant_velocity
+from ..features.dataset import FeatureSample
+from ..task import Stage, Validation
+from ..visualize import plans_picture
+
+NOISE_TIMES = 40
+"""Noise times of training are 0 .. NOISE_TIMES - 1 (DiffusionDrive, nuScenes)."""
+SCORED_AT = {"1s": 1, "2s": 3, "3s": 5}
+_MASKS = 3 * len(PAST_SECONDS) + 5
+_PICTURED = 6
+_NOISE = {"x": 0.05, "y": 0.03, "yaw": 0.005, "vx": 0.1, "vy": 0.03, "yaw_rate": 0.01, "ax": 0.15, "ay": 0.1}
+"""Standard deviations by which training blurs the ego features (m, rad, m/s, rad/s, m/s^2): the world's are exact."""
+
+
+@dataclass(frozen=True)
+class PlanningStageSettings:
+    """Choices of stage 3, planning.
+
+    score, score_all, trajectory: weights of the losses: which anchor of the commanded group, which of all, and metres
+    of the positive's trajectory. no_reasoning: share of steps without the reasoning token, as when it comes late.
+    no_history: share of samples whose ego history is cut, as at the start of a drive.
+    """
+
+    score: float = 1.0
+    score_all: float = 0.3
+    trajectory: float = 1.0
+    no_reasoning: float = 0.3
+    no_history: float = 0.1
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            if not 0.0 <= getattr(self, spec.name) < 1e3:
+                raise InvalidInput(spec.name, f"want a number from 0, got {getattr(self, spec.name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class PlanningBatch:
+    """features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; command int64 [B]; truth [B, 6, 2] m; token [B, D] and
+    anchor_scores [B, A], or None where no reasoning is cached; samples: for validation."""
+
+    features: Tensor
+    centres: Tensor
+    ego: Tensor
+    command: Tensor
+    truth: Tensor
+    token: Tensor | None
+    anchor_scores: Tensor | None
+    samples: tuple[FeatureSample, ...]
+
+
+class PlanningStage(Stage[PlanningBatch]):
+    """Trains a Planner. listens: reasoning tokens are cached, so the planner learns to use (and to miss) them."""
+
+    name = "planning"
+
+    def __init__(self, planner: Planner, settings: PlanningStageSettings | None = None, listens: bool = False) -> None:
+        super().__init__()
+        self.listens = listens
+        self.planner = planner.requires_grad_(True)
+        self.settings = settings or PlanningStageSettings()
+        sigma = torch.tensor([_NOISE.get(name.split("(")[0], 0.0) for name in FEATURE_NAMES])
+        self.register_buffer("sigma", sigma, persistent=False)
+
+    def collate(self, samples: Sequence[FeatureSample]) -> PlanningBatch:
+        """Stacks samples."""
+
+        def stack(name: str) -> Tensor | None:
+            if name not in samples[0].arrays:
+                return None
+            return torch.from_numpy(np.stack([s.arrays[name] for s in samples]))
+
+        features, centres = stack("features"), stack("centres")
+        assert features is not None
+        assert centres is not None
+        return PlanningBatch(
+            features, centres,
+            torch.from_numpy(np.stack([s.ego for s in samples])), torch.tensor([s.command for s in samples]),
+            torch.from_numpy(np.stack([s.waypoints for s in samples])), stack("token"), stack("anchor_scores"),
+            tuple(samples),
+        )  # fmt: skip
+
+    def move(self, batch: PlanningBatch, device: torch.device) -> PlanningBatch:
+        """Samples stay where they are."""
+        tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        return PlanningBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in tensors.items()})
+
+    def forward(self, batch: PlanningBatch) -> dict[str, Tensor]:
+        """Loss terms; noise and what is left out come from torch's random state."""
+        planner, chosen = self.planner, self.settings
+        ego, token, opinion = self.blurred(batch.ego), batch.token, batch.anchor_scores
+        if token is not None and float(torch.rand(())) < chosen.no_reasoning:
+            token = opinion = None
+        logits = planner.scorer(planner.anchor_waypoints, batch.features, batch.centres, ego, token)
+        if opinion is not None:
+            logits = logits + opinion
+        positive, group = positive_anchors(planner.anchor_waypoints, batch.truth, batch.command)
+        valid = torch.ones(batch.truth.shape[:2], dtype=torch.bool, device=batch.truth.device)
+        memory, condition = planner.decoder.encode(batch.features, batch.centres, ego, token)
+        clean = planner.anchor_deltas.expand(len(ego), -1, -1, -1)
+        time = torch.randint(0, NOISE_TIMES, (len(ego),), device=clean.device)
+        noisy = planner.schedule.add_noise(clean, torch.randn_like(clean), time).clamp(-1.0, 1.0)
+        layers = planner.decoder(noisy, time, clean, logits.detach().sigmoid(), memory, condition)
+        drawn = [
+            trajectory_loss(planner.normaliser.metres(x0).cumsum(-2), batch.truth, positive, valid) for x0 in layers
+        ]
+        return {
+            "score": chosen.score * score_loss(logits.gather(1, group), positive - group[:, 0], valid),
+            "score_all": chosen.score_all * score_loss(logits, positive, valid),
+            "trajectory": chosen.trajectory * torch.stack(drawn).sum(),
+        }
+
+    def blurred(self, ego: Tensor) -> Tensor:
+        """Ego features [B, F] as a real vehicle measures them: noisy, and some without (all of) their past."""
+        ego = ego + torch.randn_like(ego) * self.sigma
+        cut = torch.rand(len(ego), device=ego.device) < self.settings.no_history
+        known = torch.randint(0, len(PAST_SECONDS), (len(ego),), device=ego.device)
+        known = torch.where(cut, known, torch.full_like(known, len(PAST_SECONDS)))
+        gone = torch.arange(len(PAST_SECONDS), device=ego.device) >= known[:, None]
+        drop = torch.zeros_like(ego, dtype=torch.bool)
+        drop[:, : 3 * len(PAST_SECONDS)] = gone.repeat_interleave(3, 1)
+        drop[:, _MASKS : _MASKS + len(PAST_SECONDS)] = gone
+        for name in ("ax", "ay", "has_acceleration"):
+            drop[:, FEATURE_NAMES.index(name)] = gone[:, 0]
+        return torch.where(drop, torch.zeros_like(ego), ego)
+
+    def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
+        """Norms, biases and single vectors do not decay."""
+        found = [p for p in self.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in found if p.ndim > 1], "lr": rate},
+            {"params": [p for p in found if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+        ]
+
+    def plans(self, batch: PlanningBatch, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(logits [B, A], waypoints [B, A, 6, 2]) as on line, optionally with other queries' features."""
+        given = batch.features if features is None else features
+        return self.planner(given, batch.centres, batch.ego, batch.token, batch.anchor_scores)
+
+    def validate(self, batches: Iterable[PlanningBatch]) -> Validation:
+        """L2 of the chosen plan at 1, 2 and 3 s (metres, mean over samples), against coasting.
+
+        score: minus the mean L2 of the three. l2_swapped: with the features of another sample, the share that sight
+        has in the plan; drivable: share of chosen plans that pass the gate's kinematic limits.
+        """
+        rows: dict[str, list[np.ndarray]] = {}
+        shown: list[tuple[FeatureSample, np.ndarray, np.ndarray, int]] = []
+        with torch.inference_mode():
+            for batch in batches:
+                anchors = self.planner.anchor_waypoints
+                positive, group = positive_anchors(anchors, batch.truth, batch.command)
+                logits, paths = self.plans(batch)
+                picked = group.gather(1, logits.gather(1, group).argmax(1, keepdim=True))[:, 0]
+                swapped, others = self.plans(batch, batch.features.roll(1, 0))
+                blind = group.gather(1, swapped.gather(1, group).argmax(1, keepdim=True))[:, 0]
+                row = torch.arange(len(paths), device=paths.device)
+                chosen, truth = paths[row, picked].cpu().numpy(), batch.truth.cpu().numpy()
+                own = paths[row[:, None], group]
+                coasting = np.stack([constant_velocity(s.twist) for s in batch.samples])
+                straight = np.stack([constant_velocity(s.twist * (1, 1, 1, 0, 0, 0)) for s in batch.samples])
+                for name, guess in (
+                    ("l2", chosen), ("l2_swapped", others[row, blind].cpu().numpy()),
+                    ("l2_nearest", paths[row, positive].cpu().numpy()), ("l2_constant_velocity", straight),
+                    ("l2_constant_turn", coasting),
+                ):  # fmt: skip
+                    rows.setdefault(name, []).append(np.linalg.norm(guess - truth, axis=-1))
+                errors = torch.linalg.vector_norm(own - batch.truth[:, None], dim=-1).mean(-1).amin(1)
+                rows.setdefault("best_candidate", []).append(errors.cpu().numpy())
+                rows.setdefault("score_accuracy", []).append((picked == positive).float().cpu().numpy())
+                speeds = [float(s.twist[0]) for s in batch.samples]
+                passed = [
+                    not any(bool(v[0]) for v in kinematic_failures(self.planner.config, path[None], speed).values())
+                    for path, speed in zip(chosen, speeds, strict=True)
+                ]
+                rows.setdefault("drivable", []).append(np.array(passed, np.float32))
+                rows.setdefault("command", []).append(batch.command.cpu().numpy())
+                for k in range(min(len(chosen), _PICTURED - len(shown))):
+                    shown.append((batch.samples[k], own[k].cpu().numpy(), chosen[k], int(batch.command[k])))
+        return Validation(*_summary({k: np.concatenate(v) for k, v in rows.items()}), plans_picture(shown))
+
+    def export(self, path: Path) -> None:
+        """A file for the preset's `weights.planning`; it belongs to the anchors whose digest it carries."""
+        state = {k: v.detach().cpu().contiguous() for k, v in self.planner.state_dict().items()}
+        listens = "yes" if self.listens else "no"
+        facts = {"anchors": self.planner.anchors.sha256, "listens": listens}
+        save_file(state, path, {"stage": "planning", "format_version": "1", **facts})
+
+
+def _summary(rows: dict[str, np.ndarray]) -> tuple[float, dict[str, float]]:
+    numbers: dict[str, float] = {"samples": float(len(rows["l2"]))}
+    for name, values in rows.items():
+        if values.ndim == 2 and values.shape[1] == STEPS:
+            at = {k: float(values[:, i].mean()) for k, i in SCORED_AT.items()}
+            numbers |= {f"{name}_{k}": v for k, v in at.items()} if name in ("l2", "l2_constant_velocity") else {}
+            numbers[f"{name}_avg"] = float(np.mean(list(at.values())))
+        elif name != "command":
+            numbers[name] = float(values.mean())
+    for index, command in enumerate(COMMANDS):
+        of = rows["command"] == index
+        if of.any():
+            numbers[f"l2_{command.value}"] = float(rows["l2"][of][:, list(SCORED_AT.values())].mean())
+    return -numbers["l2_avg"], numbers

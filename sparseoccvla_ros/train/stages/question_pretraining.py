@@ -1,0 +1,147 @@
+"""A start for all scene tokens: the questions are read from them, in the language model's own words.
+
+connector_pretraining.py tells each query's token what the query is. What is true of the scene as a whole (the weather,
+how many cars, whether the lane is free) is no word of one query; the questions say it. Before the language model is
+asked, connector, global tokens and reading token (reasoning/model/question_pooling.py) learn to find the answer, as the
+answer's own word embedding. A step takes a quarter of a second where one through the language model takes seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...core.errors import InvalidInput
+from ...data.synthetic.qa_cache import Asked
+from ...eval.metrics.qa_accuracy import KINDS
+from ...reasoning.llm.language_model import LanguageModel
+from ...reasoning.model.connector import ranking_scores
+from ...reasoning.model.question_pooling import Reading
+from ...reasoning.model.reasoner import Reasoner
+from ..features.dataset import FeatureSample
+
+log = logging.getLogger(__name__)
+_WIDTH, _SCENES, _PAIRS, _RATE, _DECAY, _SMOOTHING, _CLIP = 128, 16, 10, 1e-3, 0.05, 0.05, 1.0
+LEAST = 5
+"""Times an answer must occur: rarer ones are left to the language model."""
+
+
+class AnswerHead(nn.Module):
+    """Compares what was read with the words of the answers. answers: float32 [N, D], their embeddings."""
+
+    answers: Tensor
+    words: Tensor
+
+    def __init__(self, answers: Tensor, code: int) -> None:
+        super().__init__()
+        # What all answers have in common tells none from another.
+        self.register_buffer("answers", F.normalize(answers - answers.mean(0), dim=-1))
+        self.register_buffer("words", answers)
+        self.usual = nn.Linear(code, len(answers))
+        self.scale = nn.Parameter(torch.tensor(20.0))
+
+    def forward(self, read: Tensor, asked: Tensor) -> Tensor:
+        """Logits [n, N] of what was read [n, D] and the questions' own code [n, code], as Reading.read gives them."""
+        return self.scale * F.normalize(read, dim=-1) @ self.answers.T + self.usual(asked)
+
+    def off(self, spoken: Tensor, answer: Tensor) -> Tensor:
+        """How far reading tokens [n, D] are from the words of their answers, int64 [n], and from all other words."""
+        cosine = F.normalize(spoken, dim=-1) @ F.normalize(self.words, dim=-1).T
+        return F.cross_entropy(self.scale * cosine, answer) + 1.0 - cosine.gather(1, answer[:, None]).mean()
+
+
+def common_answers(data: Sequence[FeatureSample]) -> list[str]:
+    """Answers to closed questions that occur LEAST times or more, the most frequent first."""
+    found = Counter(q.answer for s in data for q in s.arrays["questions"] if q.kind in KINDS)
+    return [answer for answer, times in found.most_common() if times >= LEAST]
+
+
+class _Questions:
+    """Word embeddings of questions and answers, each made once."""
+
+    def __init__(self, model: LanguageModel, answers: Sequence[str]) -> None:
+        self._model = model
+        self.place = {answer: i for i, answer in enumerate(answers)}
+        # As the model will have to write them, without the full stop that all share.
+        self.answers = torch.stack([self._embedded(answer.rstrip(".") or answer).mean(0) for answer in answers])
+        self._known: dict[str, Tensor] = {}
+
+    def _embedded(self, text: str) -> Tensor:
+        return self._model.embedding_weight.detach()[self._model.tokens(text)].float()
+
+    def batch(self, asked: Sequence[Asked]) -> tuple[list[Tensor], Tensor]:
+        """(embeddings of each question's words [L, D], place of each answer [n])."""
+        for q in asked:
+            if q.question not in self._known:
+                self._known[q.question] = self._embedded(q.question)
+        device = self.answers.device
+        return [self._known[q.question] for q in asked], torch.tensor(
+            [self.place[q.answer] for q in asked], device=device
+        )
+
+
+def start_with_answers(reasoner: Reasoner, data: Sequence[FeatureSample], seed: int, steps: int = 1200) -> float:
+    """Let connector, global tokens and reading token learn what the questions are about; returns the share of right
+    readings at the end, on the training data. A reasoner without a reading token gets a reader for the time being.
+
+    data: samples with QUERY_FIELDS and questions. Where hardly an answer occurs twice (captions) there is nothing to
+    read, and 0 is returned. Raises InvalidInput("steps") below 1.
+    """
+    if steps < 1:
+        raise InvalidInput("steps", f"want at least 1, got {steps}")
+    # By number: a dataset need not be iterable.
+    found = [data[i] for i in range(len(data))]
+    answers = common_answers(found)
+    if len(answers) < 2:
+        return 0.0
+    words = _Questions(reasoner.language_model, answers)
+    samples = [(s, [q for q in s.arrays["questions"] if q.kind in KINDS and q.answer in words.place]) for s in found]
+    samples = [(s, asked) for s, asked in samples if asked]
+    rng, device = np.random.default_rng([seed, 37]), reasoner.anchors.device
+    config = reasoner.config
+    reading = reasoner.reading
+    if reading is None:
+        size = float(reasoner.language_model.embedding_weight.detach().float().pow(2).mean().sqrt())
+        count = config.global_tokens + config.occupancy_tokens
+        reading = Reading(words.answers.shape[1], _WIDTH, count, size).to(device)
+    head = AnswerHead(words.answers, 2 * reading.width).to(device)
+    scene = torch.arange(_SCENES, device=device).repeat_interleave(_PAIRS)
+    parts = nn.ModuleList([reasoner.connector, reasoner.global_tokens, reading, head])
+    optimizer = torch.optim.AdamW(parts.parameters(), _RATE, weight_decay=_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
+    right = 0.0
+    with torch.enable_grad():
+        for step in range(steps):
+            drawn = [samples[i] for i in rng.integers(len(samples), size=_SCENES)]
+            tokens = _tokens(reasoner, [s for s, _ in drawn], device)
+            text, answer = words.batch([q[i] for _, q in drawn for i in rng.integers(len(q), size=_PAIRS)])
+            read, asked = reading.read(text, tokens, scene)
+            logits = head(read, asked)
+            loss = F.cross_entropy(logits, answer, label_smoothing=_SMOOTHING)
+            loss = loss + head.off(reading.spoken(read, asked), answer)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parts.parameters(), _CLIP)
+            optimizer.step()
+            schedule.step()
+            share = float((logits.detach().argmax(-1) == answer).float().mean())
+            right = share if not step else 0.98 * right + 0.02 * share
+            if (step + 1) % max(1, steps // 10) == 0:
+                log.info("questions read from tokens: step %d of %d, %.1f %% right", step + 1, steps, 100 * right)
+    return right
+
+
+def _tokens(reasoner: Reasoner, samples: Sequence[FeatureSample], device: torch.device) -> Tensor:
+    """Scene tokens [B, T, D] of samples."""
+
+    def stack(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([s.arrays[name] for s in samples])).to(device)
+
+    scores = ranking_scores(stack("scores"), stack("labels"), reasoner.config.ground_score)
+    return reasoner.scene_tokens(stack("features"), stack("centres"), scores, stack("view_features"))[0]

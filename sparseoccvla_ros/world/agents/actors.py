@@ -1,0 +1,44 @@
+"""Who takes part in a scene: sizes of the ego, shapes that move, and the check that nobody touches anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..roads.static_scene import Placed
+from ..shapes.objects import Shape
+from .traffic import Mover, overlap
+
+EGO_LENGTH, EGO_WIDTH, EGO_CENTRE = 4.08, 1.73, 1.39
+"""The nuScenes cars (Renault Zoe); base_link lies under the rear axle, EGO_CENTRE metres behind the middle."""
+LEAD_SECONDS = 2.0
+"""Motion is known this long before the drive starts."""
+TAIL_SECONDS = 6.0
+"""and this long after it ends, so that every stamp has a future."""
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A shape that moves."""
+
+    shape: Shape
+    mover: Mover
+
+
+def without_collisions(ego: Mover, moving: list[Moving], standing: Sequence[Placed], seconds: float) -> list[Moving]:
+    """The movers that never come near the ego, a standing thing or a mover kept before them."""
+    times = np.arange(-LEAD_SECONDS, seconds + TAIL_SECONDS, 0.1)
+    fixed = np.stack([p.rectangle for p in standing])
+    kept: list[Moving] = []
+    tracks = ego.rectangle(times)[None]
+    for item in moving:
+        track = item.mover.rectangle(times)
+        reach = 0.5 * item.shape.length + 1.0 + np.ptp(track[:, :2], axis=0)
+        near = fixed[(np.abs(fixed[:, :2] - track[:, :2].mean(0)) < reach + 0.5 * fixed[:, 3:4]).all(-1)]
+        if overlap(tracks, track[None], 0.25).any() or overlap(near[:, None], track[None, ::3], 0.02).any():
+            continue
+        kept.append(item)
+        tracks = np.concatenate([tracks, track[None]])
+    return kept

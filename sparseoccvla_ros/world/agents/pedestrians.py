@@ -1,0 +1,156 @@
+"""People who cross the road, and who waits for whom.
+
+A person walks up to the kerb, waits there until the light (where there is one) and the traffic allow it, crosses at
+constant speed and walks on. Drivers whose way leads over the crossing wait for everyone who is on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from ..roads.curves import Curve
+from .traffic import STEP, Mover
+
+BODY = 0.3
+"""Radius of a person, metres."""
+ROOM = 0.6
+"""Metres that drivers leave beside a person."""
+_CELL = 0.5
+_EXPECTED = 2.2
+"""m/s^2 of braking that a person expects of a driver before stepping on the road,"""
+_REACTION = 0.9
+"""and the seconds it takes to begin it."""
+
+
+@dataclass(eq=False)
+class Crossing:
+    """One person who crosses.
+
+    mover: path over the sidewalk, straight across the road and on, with the walking speed as `desired`; kerb, beyond:
+    arc lengths of both kerbs on it; wish: second at which the person is at the kerb at the earliest; windows: seconds
+    between which the light lets people set out, None where there is no light.
+    """
+
+    mover: Mover
+    kerb: float
+    beyond: float
+    wish: float
+    windows: tuple[tuple[float, float], ...] | None = None
+
+    def may_start(self, time: float) -> bool:
+        """Whether wish and light let the person step on the road at a time."""
+        if time < self.wish:
+            return False
+        return self.windows is None or any(start <= time < end for start, end in self.windows)
+
+    @property
+    def ends(self) -> np.ndarray:
+        """Both ends of the way across, float64 [2, 2]."""
+        return self.mover.path.at(np.array([self.kerb, self.beyond]))[:, :2]
+
+
+def crossing(
+    points: np.ndarray, speed: float, wish: float, windows: tuple[tuple[float, float], ...] | None = None
+) -> Crossing:
+    """Who walks at `speed` m/s along points [4, 2] m: a place on the sidewalk, kerb, other kerb, a place beyond."""
+    pieces, lengths = [], []
+    for a, b in pairwise(points):
+        length = float(np.linalg.norm(b - a))
+        share = np.linspace(0.0, 1.0, max(int(length / 0.2), 1) + 1)[:, None]
+        yaw = np.full(len(share), np.arctan2(*(b - a)[::-1]))
+        pieces.append((a + share * (b - a), yaw))
+        lengths.append(length)
+    # Each piece leaves out its last point, so that corners are turned within one step.
+    path = Curve(
+        np.concatenate([*(p[:-1] for p, _ in pieces), pieces[-1][0][-1:]]),
+        np.concatenate([*(y[:-1] for _, y in pieces), pieces[-1][1][-1:]]),
+    )
+    mover = Mover(path, 2 * BODY, 2 * BODY, max(0.0, lengths[0] - speed * max(wish + 2.0, 0.0)), 0.0, speed)
+    return Crossing(mover, lengths[0], lengths[0] + lengths[1], wish, windows)
+
+
+class People:
+    """Everyone who crosses, for traffic.simulate; afterwards each mover holds its motion."""
+
+    def __init__(self, crossings: Sequence[Crossing]) -> None:
+        self.crossings = tuple(crossings)
+
+    def prepare(self, movers: list[Mover], times: np.ndarray) -> None:
+        """Find where whose ways meet: per vehicle and person the arc lengths at which either is in the other's way."""
+        self._times = times
+        self._position = np.array([c.mover.start for c in self.crossings])
+        self._speed = np.array([c.mover.desired for c in self.crossings])
+        self._kerb = np.array([c.kerb for c in self.crossings])
+        self._log = np.zeros((len(times), len(self.crossings)))
+        self._front = np.array([m.front for m in movers])
+        self._rear = np.array([m.centre - 0.5 * m.length for m in movers])
+        shape = (len(movers), len(self.crossings))
+        self._first, self._last = np.full(shape, np.inf), np.full(shape, np.inf)
+        self._enter, self._leave = np.full(shape, np.inf), np.full(shape, -np.inf)
+        for i, mover in enumerate(movers):
+            s = np.arange(0.0, mover.path.length, _CELL)
+            points = mover.path.at(s)[:, :2]
+            beside = 0.5 * mover.width + BODY + ROOM
+            for p, one in enumerate(self.crossings):
+                a, b = one.ends
+                length = one.beyond - one.kerb
+                along = np.clip((points - a) @ (b - a) / length**2, 0.0, 1.0)
+                near = np.linalg.norm(points - a - along[:, None] * (b - a), axis=1) < beside
+                hits = np.flatnonzero(near & (s > mover.start - 5.0))
+                if not len(hits):
+                    continue
+                # The first time only: no street of this world leads over a crossing twice.
+                hits = hits[: int(np.flatnonzero(np.diff(hits, append=hits[-1] + 9) > 1)[0]) + 1]
+                self._first[i, p], self._last[i, p] = s[hits[0]], s[hits[-1]]
+                met = one.kerb + along[hits] * length
+                self._enter[i, p], self._leave[i, p] = met.min() - beside, met.max() + beside
+
+    def step(self, k: int, s: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See traffic.Crowd."""
+        if not self.crossings:
+            return np.full(len(s), np.inf), np.full(len(s), -1)
+        room = self._first - (s + self._front)[:, None]
+        left = (s + self._rear)[:, None] > self._last
+        time = float(self._times[k])
+        at_kerb = self._position >= self._kerb - 1e-6
+        crossing = at_kerb & (self._position > self._kerb + 1e-6)
+        speed = np.broadcast_to(v[:, None], room.shape)
+        stops = room > speed**2 / (2 * _EXPECTED) + _REACTION * speed + 1.5
+        stands = (speed < 0.3) & (room > 0.4)
+        until = (self._enter - self._position) / self._speed
+        passing = (self._last + 0.5 - (s + self._rear)[:, None]) / np.maximum(speed, 2.0)
+        # Whoever drives fast enough is gone before the person gets that far.
+        passes = (passing + 2.5 < until) & (speed > 4.0)
+        clear = (left | stops | stands | passes | ~np.isfinite(self._first)).all(0)
+        moved = self._position + self._speed * STEP
+        for p, one in enumerate(self.crossings):
+            if crossing[p]:
+                continue
+            if not at_kerb[p]:
+                # Walking up to the kerb so as to be there in time, and no further.
+                starts = one.wish - (self._kerb[p] - self._position[p]) / self._speed[p] <= time
+                moved[p] = min(moved[p], self._kerb[p]) if starts else self._position[p]
+            elif clear[p] and one.may_start(time):
+                crossing[p] = True
+            else:
+                moved[p] = self._position[p]
+        over = self._position > self._leave
+        waits = crossing & ~over & (room > -0.3) & (passing + 1.5 > until)
+        gap = np.where(waits, room - 0.5, np.inf)
+        self._log[k] = self._position
+        ends = np.array([c.mover.path.length for c in self.crossings])
+        self._position = np.minimum(moved, ends)
+        if k == len(self._times) - 1:
+            self._finish()
+        return gap.min(1), np.where(waits.any(1), gap.argmin(1), -1)
+
+    def _finish(self) -> None:
+        for p, one in enumerate(self.crossings):
+            mover = one.mover
+            mover.times, mover.travelled = self._times, self._log[:, p].copy()
+            mover.speeds = np.diff(mover.travelled, append=mover.travelled[-1]) / STEP
+            mover.forces = np.zeros_like(mover.speeds)

@@ -1,0 +1,289 @@
+"""Motion: traffic lights, cars that follow and stop, people who walk, the ego among them.
+
+Vehicles keep their lane and follow the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000)
+behind whatever is ahead of them on their own path, stop at red, and slow down for bends. In varied worlds they also
+wait for people who cross the road, and brake and set off without a jerk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from ..roads.curves import Curve
+
+STEP = 0.1
+"""Simulation step in seconds."""
+GREEN, AMBER, RED = "green", "amber", "red"
+_HEADWAY, _GAP, _BRAKE, _HARD_BRAKE, _LATERAL = 1.3, 2.2, 1.8, 5.0, 2.0
+_SCAN, _SCAN_STEP = 45.0, 1.0
+_GENTLE = 2.6
+"""m/s^2: who would have to brake harder for an amber light drives on."""
+_JERK_UP, _JERK_OFF, _JERK_DOWN, _JERK_ALARM = 4.0, 8.0, 7.0, 20.0
+"""m/s^3: how fast careful drivers press the pedal, let go of the brake, brake, and brake when they must."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """One change of right of way: the cross street has green, then the main street.
+
+    change: seconds at which the main street turns green; clearing: seconds of all red before; amber: seconds;
+    held: approaches that stay red (traffic that would meet a turning ego).
+    """
+
+    change: float
+    clearing: float = 2.5
+    amber: float = 2.0
+    held: frozenset[str] = frozenset()
+
+    def colour(self, approach: str, time: float) -> str:
+        """green, amber or red for main_east, main_west or cross at a time in seconds."""
+        if approach == "cross":
+            end = self.change - self.clearing
+            return GREEN if time < end - self.amber else AMBER if time < end else RED
+        return GREEN if time >= self.change and approach not in self.held else RED
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Green times of both streets (first and last second of each), amber after each of them, red otherwise.
+
+    amber: seconds; held: as in Signals.
+    """
+
+    main: tuple[tuple[float, float], ...]
+    cross: tuple[tuple[float, float], ...]
+    amber: float = 3.0
+    held: frozenset[str] = frozenset()
+
+    def colour(self, approach: str, time: float) -> str:
+        """As Signals.colour."""
+        if approach in self.held:
+            return RED
+        for start, end in self.cross if approach == "cross" else self.main:
+            if start <= time < end + self.amber:
+                return GREEN if time < end else AMBER
+        return RED
+
+
+Lights = Signals | Phases
+
+
+@dataclass(eq=False)
+class Mover:
+    """Something that moves along a path.
+
+    path: of its reference point; length, width, centre: ground plan as in objects.Shape; start: arc length at the
+    first time; speed: m/s then; desired: m/s on a free straight road; acceleration: m/s^2; stops: (arc length of a
+    stop line, approach). After the simulation, times, travelled [T] m, speeds [T] m/s and forces [T] m/s^2 hold its
+    motion; yields [T] (int, in varied worlds) says which of the people who cross holds it, -1 for none; held_by: these
+    people, for the ego only.
+    """
+
+    path: Curve
+    length: float
+    width: float
+    start: float
+    speed: float
+    desired: float
+    acceleration: float = 1.6
+    centre: float = 0.0
+    stops: tuple[tuple[float, str], ...] = ()
+    times: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    travelled: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    speeds: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    forces: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    yields: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    held_by: tuple[Mover, ...] = ()
+
+    @property
+    def front(self) -> float:
+        """Metres from the reference point to the bumper."""
+        return self.centre + 0.5 * self.length
+
+    def motion(self, time: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Arc length and speed at times; between samples the acceleration is constant, as it was simulated."""
+        time = np.clip(time, self.times[0], self.times[-1])
+        i = np.clip(np.searchsorted(self.times, time, side="right") - 1, 0, len(self.times) - 2)
+        d = time - self.times[i]
+        speed = self.speeds[i] + self.forces[i] * d
+        return self.travelled[i] + (self.speeds[i] + 0.5 * self.forces[i] * d) * d, speed
+
+    def pose(self, time: float | np.ndarray) -> np.ndarray:
+        """x, y, yaw float64 [..., 3] of the reference point."""
+        return self.path.at(self.motion(time)[0])
+
+    def rectangle(self, time: float | np.ndarray) -> np.ndarray:
+        """Ground plan at times: [..., 5] = centre x, centre y, yaw, length, width."""
+        return rectangle(self.pose(time), self.length, self.width, self.centre)
+
+    def rectangle_at(self, s: float | np.ndarray) -> np.ndarray:
+        """Ground plan [..., 5] at arc lengths."""
+        return rectangle(self.path.at(s), self.length, self.width, self.centre)
+
+
+def rectangle(pose: np.ndarray, length: float, width: float, centre: float = 0.0) -> np.ndarray:
+    """Ground plan [..., 5] = centre x, centre y, yaw, length, width of something at x, y, yaw [..., 3]."""
+    pose = np.asarray(pose, np.float64)
+    x = pose[..., 0] + centre * np.cos(pose[..., 2])
+    y = pose[..., 1] + centre * np.sin(pose[..., 2])
+    size = np.broadcast_to([length, width], (*x.shape, 2))
+    return np.concatenate([x[..., None], y[..., None], pose[..., 2:], size], -1)
+
+
+def overlap(a: np.ndarray, b: np.ndarray, margin: float = 0.0) -> np.ndarray:
+    """Whether rectangles [..., 5] and [..., 5] (broadcast) come closer than `margin` metres (separating axes)."""
+    a, b = np.broadcast_arrays(a, b)
+    delta = b[..., :2] - a[..., :2]
+    turn = b[..., 2] - a[..., 2]
+    c, s = np.abs(np.cos(turn)), np.abs(np.sin(turn))
+    apart = np.zeros(delta.shape[:-1], bool)
+    for one, two in ((a, b), (b, a)):
+        cos, sin = np.cos(one[..., 2]), np.sin(one[..., 2])
+        along = np.abs(delta[..., 0] * cos + delta[..., 1] * sin)
+        across = np.abs(delta[..., 1] * cos - delta[..., 0] * sin)
+        half_l = 0.5 * (one[..., 3] + two[..., 3] * c + two[..., 4] * s)
+        half_w = 0.5 * (one[..., 4] + two[..., 3] * s + two[..., 4] * c)
+        apart |= (along > half_l + margin) | (across > half_w + margin)
+    return ~apart
+
+
+def _comfortable(mover: Mover) -> np.ndarray:
+    """Highest speed [N] m/s at each sample of the path that keeps bends and the braking before them comfortable."""
+    path = mover.path
+    limit = np.minimum(mover.desired, np.sqrt(_LATERAL / np.maximum(np.abs(path.curvature), 1e-4)))
+    gap = np.diff(path.s)
+    for i in range(len(limit) - 2, -1, -1):
+        limit[i] = min(limit[i], np.sqrt(limit[i + 1] ** 2 + 2 * 1.3 * gap[i]))
+    return limit
+
+
+class _Tracks:
+    """All movers' paths as one table sampled every half metre, so that one lookup serves everyone."""
+
+    CELL = 0.5
+
+    def __init__(self, movers: list[Mover]) -> None:
+        longest = max(m.path.length for m in movers) + 2 * _SCAN
+        s = np.arange(0.0, longest, self.CELL)
+        self._table = np.stack(
+            [np.concatenate([m.path.at(s), np.interp(s, m.path.s, _comfortable(m))[:, None]], -1) for m in movers]
+        )
+
+    def at(self, s: np.ndarray) -> np.ndarray:
+        """x, y, yaw, comfortable speed [N, ..., 4] at arc lengths [N, ...]."""
+        cell = np.clip(s / self.CELL, 0, self._table.shape[1] - 1.001)
+        low = cell.astype(np.int64)
+        share = (cell - low)[..., None]
+        mover = np.arange(len(s)).reshape(-1, *[1] * (s.ndim - 1))
+        return self._table[mover, low] * (1 - share) + self._table[mover, low + 1] * share
+
+
+def walk(path: Curve, speed: float, start_time: float, start: float, end_time: float) -> Mover:
+    """A pedestrian at constant speed who stands before start_time and at the path's end; times 0 - 2 .. end_time."""
+    mover = Mover(path, 0.6, 0.6, start, speed, speed)
+    mover.times = np.arange(-2.0, end_time + STEP, STEP)
+    mover.travelled = np.clip(start + speed * (mover.times - start_time), min(start, path.length), path.length)
+    steps = np.diff(mover.travelled, append=mover.travelled[-1]) / STEP
+    mover.speeds, mover.forces = steps, np.zeros_like(steps)
+    return mover
+
+
+class Crowd(Protocol):
+    """People who cross the road; see crossings.People."""
+
+    def prepare(self, movers: list[Mover], times: np.ndarray) -> None:
+        """Called once before the first step."""
+        ...
+
+    def step(self, k: int, s: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Move everyone at times[k], given arc lengths and speeds [N] of the vehicles; (room [N] m from each bumper to
+        where it has to wait, infinite for those who need not, and for whom int [N])."""
+        ...
+
+
+def simulate(
+    movers: list[Mover], signals: Lights, end_time: float, start_time: float = -2.0, people: Crowd | None = None
+) -> None:
+    """Move all vehicles from start_time to end_time (s) and leave the motion in each mover.
+
+    people: those who cross the road; with them drivers are careful: they yield, pass an amber light rather than brake
+    hard, and change their acceleration smoothly.
+    """
+    count = len(movers)
+    times = np.arange(start_time, end_time + STEP, STEP)
+    s = np.array([m.start for m in movers])
+    v = np.array([m.speed for m in movers])
+    front = np.array([m.front for m in movers])
+    centre = np.array([m.centre for m in movers])
+    half = 0.5 * np.array([m.length for m in movers])
+    rate = np.array([m.acceleration for m in movers])
+    tracks = _Tracks(movers)
+    reach = np.arange(2.0, _SCAN, _SCAN_STEP)
+    everyone = np.arange(count)
+    log = np.zeros((3, len(times), count))
+    held_by = np.full((len(times), count), -1, np.int64)
+    force = np.zeros(count)
+    if people is not None:
+        people.prepare(movers, times)
+    for k, time in enumerate(times):
+        middle = tracks.at(s + centre)
+        wanted = tracks.at(s)[:, 3]
+        ahead = tracks.at((s + centre)[:, None] + reach)
+        # Everyone's own path ahead against everyone else: the first point that comes near someone is the gap.
+        flat = ahead[..., :2].reshape(-1, 2)
+        squared = (flat**2).sum(-1)[:, None] + (middle[:, :2] ** 2).sum(-1) - 2.0 * flat @ middle[:, :2].T
+        squared = squared.reshape(count, len(reach), count)
+        squared[everyone, :, everyone] = np.inf
+        first = squared.argmin(1)
+        delta = middle[None, :, :2] - ahead[everyone[:, None], first, :2]
+        yaw = ahead[everyone[:, None], first, 2]
+        along = delta[..., 0] * np.cos(yaw) + delta[..., 1] * np.sin(yaw)
+        gap = np.where(squared.min(1) < 1.7**2, reach[first] + along - half[:, None] - half, np.inf)
+        leader = gap.argmin(1)
+        gap = gap[everyone, leader]
+        closing = v - v[leader] * np.cos(middle[leader, 2] - middle[:, 2])
+        fixed = np.zeros(count, bool)
+        for i, mover in enumerate(movers):
+            for line, approach in mover.stops:
+                room = line - s[i] - front[i]
+                colour = signals.colour(approach, time)
+                limit = _GENTLE if people is not None and colour == AMBER else _HARD_BRAKE
+                stops = colour != GREEN and room > 0 and v[i] ** 2 < 2 * limit * room
+                if stops and room + _GAP - 0.7 < gap[i]:
+                    gap[i], closing[i], fixed[i] = room + _GAP - 0.7, v[i], True
+        if people is not None:
+            room, walker = people.step(k, s, v)
+            waits = room + _GAP - 0.7 < gap
+            gap, closing = np.where(waits, room + _GAP - 0.7, gap), np.where(waits, v, closing)
+            fixed |= waits
+            held_by[k] = np.where(waits, walker, -1)
+        desired_gap = _GAP + np.maximum(0.0, v * _HEADWAY + v * closing / (2 * np.sqrt(rate * _BRAKE)))
+        before = force
+        force = rate * (1 - (v / np.maximum(wanted, 0.5)) ** 4 - (desired_gap / np.maximum(gap, 0.3)) ** 2)
+        force = np.clip(force, -6.0, rate)
+        if people is not None:
+            force = _smooth(force, before, v, np.where(fixed, gap, np.nan))
+        force = np.maximum(force, -v / STEP)
+        log[:, k] = s, v, force
+        s = s + v * STEP + 0.5 * force * STEP**2
+        v = np.maximum(v + force * STEP, 0.0)
+    for i, mover in enumerate(movers):
+        mover.times = times
+        mover.travelled, mover.speeds, mover.forces = log[:, :, i].copy()
+        mover.yields = held_by[:, i].copy()
+
+
+def _smooth(force: np.ndarray, before: np.ndarray, v: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """The model's acceleration [N] as a careful driver applies it; gap: to something that stands, NaN for the rest.
+
+    The model brakes for what stands harder than it must, to win back its time gap; a driver who sees a line or a person
+    spreads the braking evenly.
+    """
+    needed = 0.4 + 1.2 * v**2 / (2 * np.maximum(gap - _GAP + 0.2, 0.3))
+    force = np.where(np.isnan(gap), force, np.maximum(force, -needed))
+    down = np.where(force < -4.0, _JERK_ALARM, _JERK_DOWN)
+    up = np.where(before < 0.0, _JERK_OFF, _JERK_UP)
+    return np.clip(force, before - down * STEP, before + up * STEP)

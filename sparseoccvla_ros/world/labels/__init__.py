@@ -1,0 +1,1 @@
+"""Ground truth of a rendered scene."""

@@ -1,0 +1,1 @@
+"""Images of a scene: rays, surfaces, shadows, weather, cameras."""

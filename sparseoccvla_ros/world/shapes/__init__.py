@@ -1,0 +1,1 @@
+"""Solids and the objects made of them."""

@@ -1,0 +1,159 @@
+"""Commands: parsing, time-out, and what a route asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.geometry import planar
+from sparseoccvla_ros.core.types import Command, CommandSource
+from sparseoccvla_ros.planning.plan_reasons import PlanReason
+from sparseoccvla_ros.planning.route_command import CommandChoice, RouteCommand, parse_command
+
+S = 1_000_000_000
+HERE = planar(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "command"), [("left", Command.LEFT), ("LEFT ", Command.LEFT), (" Right\n", Command.RIGHT)]
+)
+def test_accepted_texts(text: str, command: Command):
+    assert parse_command(text) is command
+
+
+@pytest.mark.parametrize(
+    "text", ["turn left", "", "l", "left right", "links", "left" + " " * 100, None, 3, "ignore the gate"]
+)
+def test_refused_texts(text: object):
+    with pytest.raises(InvalidInput, match="command"):
+        parse_command(text)
+
+
+@given(st.one_of(st.text(), st.sampled_from(["LeFt", "\tstraight ", "right" + 30 * " "])))
+def test_any_text_is_a_command_or_refused(text: str):
+    if text.strip().lower() in {c.value for c in Command} and len(text) <= 32:
+        assert parse_command(text).value == text.strip().lower()
+    else:
+        with pytest.raises(InvalidInput, match="command"):
+            parse_command(text)
+
+
+def test_default_is_straight():
+    assert RouteCommand().choose(0, HERE, 5.0) == CommandChoice(Command.STRAIGHT, CommandSource.DEFAULT)
+
+
+def test_command_times_out_to_straight_with_a_reason():
+    source = RouteCommand(timeout=2.0)
+    source.set_command(10 * S, "left")
+    assert source.choose(12 * S, HERE, 5.0) == CommandChoice(Command.LEFT, CommandSource.TOPIC)
+    late = source.choose(12 * S + 1, HERE, 5.0)
+    assert late == CommandChoice(Command.STRAIGHT, CommandSource.TIMEOUT, PlanReason.COMMAND_TIMEOUT)
+    source.set_command(13 * S, Command.RIGHT)
+    assert source.choose(13 * S, HERE, 5.0).command is Command.RIGHT
+    source.clear()
+    assert source.choose(13 * S, HERE, 5.0).source is CommandSource.DEFAULT
+
+
+def test_late_command_does_not_replace_a_newer_one_but_a_clock_reset_does():
+    source = RouteCommand(timeout=2.0)
+    source.set_command(100 * S, "left")
+    source.set_command(99 * S, "right")
+    assert source.choose(100 * S, HERE, 5.0).command is Command.LEFT
+    source.set_command(1 * S, "right")
+    assert source.choose(1 * S, HERE, 5.0).command is Command.RIGHT
+
+
+def test_refused_text_keeps_the_command():
+    source = RouteCommand()
+    source.set_command(0, "left")
+    with pytest.raises(InvalidInput):
+        source.set_command(1, "sideways")
+    assert source.choose(1, HERE, 0.0).command is Command.LEFT
+
+
+def bend(sign: float) -> np.ndarray:
+    """20 m ahead, then 20 m to the side."""
+    return np.array([(-10, 0), (20, 0), (20, 20 * sign)], float)
+
+
+@pytest.mark.parametrize("yaw", [0.0, 1.3, -2.9])
+@pytest.mark.parametrize(("sign", "command"), [(1.0, Command.LEFT), (-1.0, Command.RIGHT)])
+def test_route_turns_when_the_bend_is_within_the_lookahead(yaw: float, sign: float, command: Command):
+    world = planar(300, -20, yaw)
+    route = bend(sign) @ world[:2, :2].T + world[:2, 3]
+    source = RouteCommand()
+    source.set_route(route)
+    near = source.choose(0, world @ planar(10, 0.3, 0.05), 5.0)
+    assert near == CommandChoice(command, CommandSource.ROUTE)
+    far = source.choose(0, world @ planar(-5, 0.3, 0.0), 5.0)
+    assert far == CommandChoice(Command.STRAIGHT, CommandSource.ROUTE)
+    assert source.choose(0, world @ planar(-5, 0.3, 0.0), 10.0).command is command
+
+
+def test_mirrored_route_gives_the_mirrored_command():
+    rng = np.random.default_rng(0)
+    swap = {Command.LEFT: Command.RIGHT, Command.RIGHT: Command.LEFT, Command.STRAIGHT: Command.STRAIGHT}
+    seen = set()
+    for _ in range(60):
+        route = np.column_stack([np.linspace(-5, 40, 12), np.cumsum(rng.normal(0, 1.0, 12))])
+        left, right = RouteCommand(), RouteCommand()
+        left.set_route(route)
+        right.set_route(route * (1, -1))
+        ours = left.choose(0, HERE, 6.0).command
+        assert right.choose(0, HERE, 6.0).command is swap[ours]
+        seen.add(ours)
+    assert seen == set(Command)
+
+
+def test_topic_wins_over_route_and_route_over_timeout():
+    source = RouteCommand(timeout=1.0)
+    source.set_route(bend(1.0))
+    source.set_command(0, "right")
+    assert source.choose(S, planar(12, 0, 0), 5.0) == CommandChoice(Command.RIGHT, CommandSource.TOPIC)
+    assert source.choose(3 * S, planar(12, 0, 0), 5.0) == CommandChoice(Command.LEFT, CommandSource.ROUTE)
+
+
+def test_far_from_the_route_it_says_nothing():
+    source = RouteCommand()
+    source.set_route(bend(1.0))
+    assert source.choose(0, planar(0, 80, 0), 5.0).source is CommandSource.DEFAULT
+
+
+def test_route_that_passes_twice_is_read_in_driving_direction():
+    # out along y = 0, back along y = 1; then the way out turns left at x = 30, the way back ends
+    route = np.array([(60, 1), (-40, 1), (-40, 0), (15, 0), (15, 30)], float)
+    source = RouteCommand()
+    source.set_route(route)
+    assert source.choose(0, planar(0, 0.8, 0), 7.0).command is Command.LEFT
+
+
+def test_goal():
+    source = RouteCommand()
+    source.set_goal(HERE, np.array([30.0, 30.0]))
+    assert source.choose(0, HERE, 5.0) == CommandChoice(Command.LEFT, CommandSource.ROUTE)
+    source.set_goal(HERE, np.array([30.0, 1.0]))
+    assert source.choose(0, HERE, 5.0).command is Command.STRAIGHT
+
+
+@pytest.mark.parametrize(
+    "route",
+    [np.zeros((0, 2)), np.zeros((1, 2)), np.zeros((5, 2)), np.zeros((4, 3)), np.array([(0, 0), (np.nan, 1)])],
+)
+def test_bad_routes_are_refused(route: np.ndarray):
+    with pytest.raises(InvalidInput, match="route"):
+        RouteCommand().set_route(route)
+
+
+def test_repeated_points_are_one():
+    source = RouteCommand()
+    source.set_route(np.repeat(bend(1.0), 3, axis=0))
+    assert source.choose(0, planar(12, 0, 0), 5.0).command is Command.LEFT
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, np.nan])
+def test_bad_timeout_is_refused(timeout: float):
+    with pytest.raises(InvalidInput, match="timeout"):
+        RouteCommand(timeout=timeout)

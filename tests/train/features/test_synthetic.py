@@ -1,0 +1,158 @@
+"""Caches of later stages: what they hold is what the on-line path gives, and other weights are another cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.types import WAYPOINT_TIMES, Command
+from sparseoccvla_ros.data.synthetic.drives import load_drive, prepare_drives, trajectories
+from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache
+from sparseoccvla_ros.data.synthetic.scenes import WorldSettings, load_scene
+from sparseoccvla_ros.occupancy import checkpoints
+from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.planning.anchors import STANDSTILL
+from sparseoccvla_ros.planning.config import PlanningConfig
+from sparseoccvla_ros.planning.model.diffusion import DeltaNormaliser
+from sparseoccvla_ros.train.anchors import describe, refit
+from sparseoccvla_ros.train.features.dataset import FeatureSamples
+from sparseoccvla_ros.train.features.future_labels import FutureLabels, unpack
+from sparseoccvla_ros.train.features.synthetic import (
+    FeatureCache,
+    encode_scene,
+    frame_set,
+    prepare_features,
+    read_arrays,
+)
+from sparseoccvla_ros.world.scene import Scene
+from tests.train.conftest import MICRO
+
+SETTINGS = WorldSettings(height=32, width=64, clips=1, sets=2)
+SEED = 10_001
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory):
+    """A cache folder of this module's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEOCCVLA_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def encoded(place: Path) -> tuple[OccupancyEncoder, Path, FeatureCache]:
+    """A micro encoder, its file, and its features of one scene."""
+    torch.manual_seed(2)
+    encoder = OccupancyEncoder(MICRO)
+    checkpoints.save(encoder, place / "a.safetensors")
+    cache = FeatureCache.of(encoder, place / "a.safetensors", SETTINGS)
+    assert list(prepare_features(encoder, cache, [SEED])) == [SEED]
+    return encoder, place / "a.safetensors", cache
+
+
+def test_features_are_those_of_the_on_line_path(encoded) -> None:
+    encoder, _, cache = encoded
+    scene = load_scene(SEED, SETTINGS)
+    queries = encode_scene(encoder, scene)
+    samples = FeatureSamples(cache, [SEED, 5], ("features", "centres", "points", "labels", "scores"))
+    assert len(samples) == 2
+    for sample, want in zip((samples[0], samples[1]), queries, strict=True):
+        np.testing.assert_allclose(sample.arrays["features"], want.features, atol=2e-2)
+        np.testing.assert_array_equal(sample.arrays["centres"], want.centres)
+        np.testing.assert_array_equal(sample.arrays["labels"], want.labels)
+        assert sample.arrays["scores"].dtype == np.float32
+    # The second set remembers the first: alone it would look otherwise.
+    encoder.reset()
+    assert not np.allclose(encoder.encode(frame_set(scene, 1)).features, queries[1].features, atol=1e-4)
+    drive = load_drive(SEED, SETTINGS.seconds)
+    np.testing.assert_allclose(samples[1].waypoints, drive.waypoints(float(scene.time[1])), atol=5e-3)
+
+
+def test_other_weights_or_settings_are_another_cache(encoded, place: Path) -> None:
+    encoder, file, cache = encoded
+    changed = place / "b.safetensors"
+    torch.manual_seed(3)
+    checkpoints.save(OccupancyEncoder(MICRO), changed)
+    assert FeatureCache.of(encoder, file, SETTINGS).key == cache.key
+    assert FeatureCache.of(encoder, changed, SETTINGS).key != cache.key
+    assert replace(cache, world=replace(SETTINGS, width=96)).key != cache.key
+    assert replace(cache, config=cache.config.replace("0.35", "0.3")).key != cache.key
+    with pytest.raises(InvalidInput, match="weights"):
+        FeatureCache.of(encoder, place / "missing.safetensors", SETTINGS)
+
+
+def test_a_damaged_file_is_named(encoded) -> None:
+    cache = encoded[2]
+    broken = replace(cache, weights="0" * 64)
+    broken.file(SEED).parent.mkdir(parents=True, exist_ok=True)
+    broken.file(SEED).write_bytes(cache.file(SEED).read_bytes()[:500])
+    with pytest.raises(InvalidInput, match=r"cache: .*00010001.* cannot be read"):
+        read_arrays(broken.file(SEED))
+    with pytest.raises(InvalidInput, match="gone"):
+        FeatureSamples(cache, [SEED]).refresh([SEED, 77])
+
+
+def test_scenes_without_what_belongs_to_them_are_left_out(encoded) -> None:
+    cache = encoded[2]
+    assert len(FeatureSamples(cache, [SEED], extra=lambda seed: None)) == 0
+    found = FeatureSamples(cache, [SEED], rows=[1], extra=lambda seed: {"more": np.full(1, 7.0)})
+    assert len(found) == 1
+    assert found[0].arrays["more"] == 7.0
+
+
+def test_futures_and_questions_of_a_scene(encoded) -> None:
+    world = encoded[2].world
+    futures = FutureLabels(world, present=True)
+    assert futures.read(SEED) is None
+    futures.prepare(SEED)
+    found = futures.read(SEED)
+    assert found is not None
+    assert unpack(found["future_labels"][0]).shape == (3, 200, 200, 16)
+    assert found["movers"].shape[1:2] == (4,)
+    asked = QuestionCache(world, futures.rows)
+    asked.prepare(SEED)
+    questions = asked.read(SEED)
+    assert questions is not None
+    assert len(questions["questions"][0]) > 3
+    assert all(q.question and q.answer for q in questions["questions"][0])
+
+
+def test_a_recorded_drive_is_the_scenes(place: Path) -> None:
+    scene = Scene.generate(3, 8.0)
+    drive = load_drive(3, 8.0, scene)
+    again = load_drive(3, 8.0)
+    np.testing.assert_array_equal(drive.pose, again.pose)
+    for time in (0.013, 2.222, 7.9):
+        pose, twist = scene.ego.at(time)
+        np.testing.assert_allclose(drive.at(time)[0], pose, atol=5e-3)
+        np.testing.assert_allclose(drive.at(time)[1], twist, atol=2e-2)
+        assert list(Command)[drive.commanded(time - time % 0.05)] is scene.ego.command(time - time % 0.05)
+    with pytest.raises(InvalidInput, match="time"):
+        drive.at(99.0)
+
+
+def test_anchors_follow_the_drives_and_every_command_can_stand(place: Path) -> None:
+    drives = list(prepare_drives(range(5), 16.0))
+    # A mirrored world, so that five seeds turn both ways.
+    flip = np.array([1.0, -1.0, -1.0])
+    drives += [
+        replace(d, pose=d.pose * flip, motion=d.motion * (1, -1), command=(2 - d.command).astype(np.uint8))
+        for d in drives
+    ]
+    config = PlanningConfig()
+    anchors = refit(drives, config, every=0.25)
+    assert (np.abs(anchors.array[:, 0, -1, 0]) < STANDSTILL).all()
+    paths, commands = trajectories(iter(drives), 0.25)
+    error = np.linalg.norm(paths[:, None] - anchors.array[commands], axis=-1).mean(-1).min(1)
+    assert error.mean() < 2.0
+    normaliser = DeltaNormaliser(config.forward_range, config.lateral_range)
+    assert not normaliser.clipped(torch.from_numpy(anchors.deltas)).any()
+    assert anchors.sha256 in describe(anchors)
+    assert refit(drives, config, every=0.25).sha256 == anchors.sha256
+    assert paths.shape[1] == len(WAYPOINT_TIMES)

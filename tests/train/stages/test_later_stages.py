@@ -1,0 +1,276 @@
+"""Stages 2 and 3 learn on cached features, resume, and end up in a preset that loads."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from sparseoccvla_ros.core.classes import FREE, LABEL
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import share
+from sparseoccvla_ros.core.types import HORIZONS
+from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.data.synthetic.qa_cache import Asked
+from sparseoccvla_ros.eval.world.seeds import trained_on
+from sparseoccvla_ros.occupancy.config import OccupancyConfig
+from sparseoccvla_ros.planning.anchors import MODES, AnchorSet
+from sparseoccvla_ros.planning.config import PlanningConfig
+from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
+from sparseoccvla_ros.planning.losses import positive_anchors
+from sparseoccvla_ros.planning.planner import Planner
+from sparseoccvla_ros.runtime.factory import build_planning, build_reasoning
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.train.export_weights import ship
+from sparseoccvla_ros.train.features.dataset import FeatureSample
+from sparseoccvla_ros.train.settings import TrainSettings
+from sparseoccvla_ros.train.stages.forecast import (
+    ForecastStage,
+    displacement,
+    flow_of,
+    nearest_of_class,
+    queries_of,
+)
+from sparseoccvla_ros.train.stages.language import LanguageStage, LanguageStageSettings
+from sparseoccvla_ros.train.stages.planning import PlanningStage
+from sparseoccvla_ros.train.task import Stage
+from sparseoccvla_ros.train.trainer import BEST, Report, Trainer
+
+WIDTH, POINTS = 32, 6
+CONFIG = {
+    "format_version": 1, "name": "micro", "seed": 4,
+    "reasoning": {"language_model": "random-tiny", "dtype": "float32", "query_dims": WIDTH, "occupancy_tokens": 6,
+                  "global_tokens": 2, "lora_r": 2, "lora_dropout": 0.0, "forecaster_dims": 32, "anchor_dims": 16,
+                  "score_threshold": 0.3},
+    "planning": {"query_dims": WIDTH, "reasoning_dims": 64, "hidden": 32, "layers": 1},
+}  # fmt: skip
+MAKERS = {"planning": "planning", "forecast": "reasoning", "language": "reasoning"}
+
+
+class Straight:
+    """Cars that drive on at their speed beside one that comes along at theirs; a question whose answer is its place."""
+
+    def __init__(self, count: int = 6) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> FeatureSample:
+        rng = np.random.default_rng(index)
+        speed = 4.0 + index % 3 * 2.0
+        future = np.tile(np.eye(4, dtype=np.float32), (6, 1, 1))
+        future[:, 0, 3] = speed * 0.5 * np.arange(1, 7)
+        ego = np.zeros(len(FEATURE_NAMES), np.float32)
+        ego[[FEATURE_NAMES.index("vx"), FEATURE_NAMES.index("has_velocity")]] = speed, 1.0
+        twist = np.array([speed, 0, 0, 0, 0, 0], np.float32)
+        car = (8.0 + index % 3, 2.0)
+        centres = rng.uniform(-20, 20, (12, 3)).astype(np.float32)
+        centres[0] = (*car, 1.0)
+        points = (centres[:, None] + rng.uniform(-0.7, 0.7, (12, POINTS, 3))).astype(np.float32)
+        labels = np.full((12, POINTS), LABEL["manmade"], np.uint8)
+        labels[0] = LABEL["car"]
+        features = rng.normal(size=(12, WIDTH)).astype(np.float32)
+        features[0] = 2.0
+        movers = np.array([[(car[0] + speed * t, car[1], 0.0, 4.0, 2.0)] for t in (0.0, *HORIZONS)], np.float32)
+        later = np.full((3, *OCC3D_GRID.shape), FREE, np.uint8)
+        for k, horizon in enumerate(HORIZONS):
+            moved = points + (labels == LABEL["car"])[..., None] * np.array([speed * horizon, 0, 0])
+            where, inside = OCC3D_GRID.index_of(moved.reshape(-1, 3))
+            later[k][tuple(where[inside].T)] = labels.ravel()[inside]
+        questions = [Asked("Is there a car?", "Yes.", "yes_no"), Asked("Describe it.", "A road.", "free_text")]
+        arrays = {
+            "features": features, "centres": centres, "points": points, "labels": labels,
+            "scores": np.full((12, POINTS), 0.8, np.float32),
+            "view_features": rng.normal(size=(4, WIDTH)).astype(np.float32), "movers": movers,
+            "future_labels": zlib.compress(later.tobytes()), "questions": questions,
+        }  # fmt: skip
+        return FeatureSample(index, 1.0, ego, twist, 1, future, arrays)
+
+    def state(self) -> list[int]:
+        return [self.count]
+
+    def refresh(self, state: list[int] | None = None) -> None:
+        self.count = state[0] if state else self.count
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A micro preset without weights."""
+    folder = tmp_path / "preset"
+    folder.mkdir()
+    shutil.copy(share("models", "tiny", "anchors.npz"), folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    return folder
+
+
+def stage_of(name: str, folder: Path) -> Stage:
+    preset = load_preset(str(folder))
+    if name == "planning":
+        return PlanningStage(build_planning(preset))
+    reasoner = build_reasoning(preset)
+    if name == "forecast":
+        return ForecastStage(reasoner, OccupancyConfig(score_threshold=0.3))
+    return LanguageStage(reasoner, settings=LanguageStageSettings(max_tokens=2, word_steps=3, reader_steps=3))
+
+
+def train(
+    name: str, folder: Path, out: Path, steps: int, resume: bool = False, stop: int = 0,
+    watch: Callable[[Report], None] = lambda report: None,
+) -> Trainer:  # fmt: skip
+    def report(found: Report) -> None:
+        watch(found)
+        if found.step == stop:
+            raise KeyboardInterrupt
+
+    settings = TrainSettings(
+        steps=steps, batch=2, rate=3e-3, warmup=2, validate_every=1000, save_every=1, ema=0.5, seed=5
+    )
+    stage = stage_of(name, folder)
+    trainer = Trainer(stage, Straight(5), Straight(3), settings, out, resume, stage.augment, "cpu", report)
+    try:
+        trainer.run()
+    except KeyboardInterrupt:
+        assert stop
+    return trainer
+
+
+each_stage = pytest.mark.parametrize("name", list(MAKERS))
+
+
+@each_stage
+def test_a_resumed_run_equals_an_uninterrupted_one(name: str, folder: Path, tmp_path: Path) -> None:
+    whole = train(name, folder, tmp_path / "whole", 5)
+    train(name, folder, tmp_path / "parts", 5, stop=3)
+    resumed = train(name, folder, tmp_path / "parts", 5, resume=True)
+    assert resumed.progress.place == whole.progress.place
+    for key, value in whole.stage.state_dict().items():
+        torch.testing.assert_close(value, resumed.stage.state_dict()[key], rtol=0, atol=0, msg=key)
+        torch.testing.assert_close(whole.average[key], resumed.average[key], rtol=0, atol=0, msg=key)
+
+
+@each_stage
+def test_the_loss_falls(name: str, folder: Path, tmp_path: Path) -> None:
+    losses: list[float] = []
+    train(name, folder, tmp_path / "out", 40, watch=lambda r: losses.append(r.loss))
+    assert np.mean(losses[-6:]) < 0.75 * np.mean(losses[:3])
+
+
+@each_stage
+def test_what_is_shipped_is_what_was_averaged(name: str, folder: Path, tmp_path: Path) -> None:
+    trainer = train(name, folder, tmp_path / "out", 3)
+    made = MAKERS[name]
+    ship(tmp_path / "out" / BEST, folder, made)
+    if name == "language":
+        ship(tmp_path / "out" / "adapter.safetensors", folder, "adapter", "3:9")
+    preset = load_preset(str(folder))
+    told = {stage: seeds for stage, seeds in trained_on(preset).items() if stage == "adapter"}
+    assert told == ({"adapter": range(3, 9)} if name == "language" else {})
+    loaded = build_planning(preset) if made == "planning" else build_reasoning(preset)
+    # A forecaster alone does not make the reasoning token mean anything.
+    assert loaded.trained is (name != "forecast")
+    prefix = "planner." if made == "planning" else "reasoner."
+    for key, value in loaded.state_dict().items():
+        torch.testing.assert_close(value, trainer.average[prefix + key], rtol=1e-3, atol=1e-3, msg=key)
+    assert not any("embed_tokens" in key for key in trainer.average)
+
+
+def test_weights_belong_to_their_anchors(folder: Path, tmp_path: Path) -> None:
+    for name in ("planning", "forecast"):
+        train(name, folder, tmp_path / name, 1)
+        ship(tmp_path / name / BEST, folder, MAKERS[name])
+    known = AnchorSet.load(folder / "anchors.npz")
+    replace(known, array=known.array * np.float32(0.9)).save(folder / "anchors.npz")
+    for build, what in ((build_planning, "planning"), (build_reasoning, "reasoning")):
+        with pytest.raises(InvalidInput, match=rf"weights.{what}: .* other anchors"):
+            build(load_preset(str(folder)))
+
+
+def test_only_what_is_meant_trains(folder: Path, tmp_path: Path) -> None:
+    for name, moving in (("forecast", ("forecaster.", "fusion.", "steepness")), ("language", ())):
+        before = stage_of(name, folder).state_dict()
+        after = train(name, folder, tmp_path / name, 2).stage.state_dict()
+        moved = {k.removeprefix("reasoner.") for k in before if not torch.equal(before[k], after[k])}
+        if moving:
+            assert all(k.startswith(moving) for k in moved)
+        else:
+            assert not any(k.startswith(("forecaster.", "fusion.", "anchors")) for k in moved)
+            assert any(k.startswith("connector.") for k in moved)
+            assert any(k.startswith("adapter/") for k in moved)
+
+
+def test_the_positive_is_of_the_commanded_group() -> None:
+    anchors = torch.from_numpy(AnchorSet.load(share("models", "tiny", "anchors.npz")).flat)
+    command = torch.arange(3)
+    truth = anchors[7].expand(3, -1, -1)  # a straight one
+    positive, group = positive_anchors(anchors, truth, command)
+    assert (positive // MODES).tolist() == [0, 1, 2]
+    assert positive[1] == 7
+    assert group[2].tolist() == list(range(12, 18))
+
+
+def test_flow_follows_boxes_and_a_forecast_can_say_it() -> None:
+    sample = Straight()[0]
+    points, labels = sample.arrays["points"], sample.arrays["labels"]
+    movers = sample.arrays["movers"].copy()
+    movers[1:, :, 2] = 0.3  # it turns, too
+    flow = flow_of(points, labels, movers)
+    assert not flow[:, 1:].any()
+    # The shift of the car's query is that of its box, the turn is the box's.
+    centre = sample.arrays["centres"][0, :2]
+    turned = np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
+    for k in range(3):
+        want = movers[k + 1, 0, :2] + (points[0, :, :2] - movers[0, 0, :2]) @ turned.T - points[0, :, :2]
+        np.testing.assert_allclose(flow[k, 0, :, :2], want, atol=1e-4)
+    found = type("Found", (), {})()
+    found.turn = torch.zeros(1, 3, 12)
+    found.turn[0, :, 0] = 0.3
+    found.shift = torch.zeros(1, 3, 12, 3)
+    for k in range(3):
+        shift = movers[k + 1, 0, :2] + turned @ (centre - movers[0, 0, :2]) - centre
+        found.shift[0, k, 0, :2] = torch.from_numpy(shift)
+    moved = displacement(found, torch.from_numpy(points)[None], torch.from_numpy(sample.arrays["centres"])[None])
+    np.testing.assert_allclose(moved[0].numpy(), flow, atol=1e-4)
+
+
+def test_the_nearest_voxel_of_the_same_class_is_found() -> None:
+    car, bus = LABEL["car"], LABEL["bus"]
+    known = torch.full((1, 1, *OCC3D_GRID.shape), FREE, dtype=torch.uint8)
+    known[0, 0, 100, 100, 5] = known[0, 0, 103, 100, 5] = car
+    known[0, 0, 101, 100, 5] = bus
+    lower, at = torch.tensor(OCC3D_GRID.lower), [[101.0, 100, 5], [102, 101, 5], [110, 100, 5], [-3, 0, 0]]
+    points = (lower + (torch.tensor(at) + 0.5) * OCC3D_GRID.size + 0.1)[None, None, :, None]
+    near = [True, True, False, False]
+    for label, index in ((car, [[100, 100, 5], [103, 100, 5]]), (bus, [[101, 100, 5], [101, 100, 5]])):
+        found, there = nearest_of_class(points, torch.full((1, 1, 4, 1), label), known)
+        assert there[0, 0, :, 0].tolist() == near
+        assert ((found - lower) / OCC3D_GRID.size).floor().long()[0, 0, :2, 0].tolist() == index
+
+
+def test_other_features_are_seen_and_ego_noise_only_trains(folder: Path) -> None:
+    stage = stage_of("planning", folder)
+    batch = stage.collate([Straight()[i] for i in range(3)])
+    torch.manual_seed(0)
+    blurred = stage.blurred(batch.ego.expand(3, -1).repeat(200, 1))
+    cut = blurred[:, FEATURE_NAMES.index("has_acceleration")] == 0
+    assert blurred.std(0)[FEATURE_NAMES.index("vx")] > 0
+    assert bool(cut.any())
+    found = stage.validate([batch])
+    assert found.score == pytest.approx(-found.numbers["l2_avg"])
+    assert found.picture is not None
+
+
+def test_queries_of_a_sample_are_the_cached_ones() -> None:
+    sample = Straight()[2]
+    queries = queries_of(sample)
+    np.testing.assert_array_equal(queries.features, sample.arrays["features"])
+    assert queries.ego.speed == sample.twist[0]
+    planner = Planner(PlanningConfig(query_dims=WIDTH), AnchorSet.load(share("models", "tiny", "anchors.npz")))
+    assert planner.config.query_dims == queries.features.shape[1]
