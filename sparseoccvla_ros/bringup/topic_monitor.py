@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from rclpy.serialization import deserialize_message
 from std_srvs.srv import SetBool
 
 from ..ros.lifecycle_base import message_class
+from ..ros.msg_utils import stamp_of
 from ..ros.qos import PROFILES
 from ..ros.topics import BY_NAME, NAMESPACE
 
@@ -30,12 +30,6 @@ class Arrivals:
     at: dict[int, float] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
     bytes: int = 0
-
-
-def stamp_of(raw: bytes) -> int:
-    """Stamp in ns of a serialised message that starts with a Header (CDR, little endian)."""
-    sec, nanosec = struct.unpack_from("<iI", raw, 4)
-    return sec * 10**9 + nanosec
 
 
 def has_poses(raw: bytes) -> bool:

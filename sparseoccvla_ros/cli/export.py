@@ -24,7 +24,7 @@ from sparseoccvla_ros.runtime.factory import build_planning
 from sparseoccvla_ros.runtime.onnx_graphs import Recording, planner_graph, planner_samples, record
 from sparseoccvla_ros.runtime.presets import Preset, load_preset
 
-from ..runtime.export_jobs import FRAMES, Job, _occupancy_jobs, build_encoder
+from ..runtime.export_jobs import FRAMES, Job, build_encoder, occupancy_jobs
 
 _CAPTION = "off: largest difference from torch in float32, as a share of the largest value"
 
@@ -87,7 +87,7 @@ def recording(encoder: OccupancyEncoder, preset: Preset, bag: Path | None = None
 def _jobs(preset: Preset, runtime: str, bag: Path, precision: str) -> Iterator[Job]:
     encoder = build_encoder(preset, precision)
     seen = recording(encoder, preset, bag)
-    yield from _occupancy_jobs(encoder, preset, runtime, seen)
+    yield from occupancy_jobs(encoder, preset, runtime, seen)
     if "planning" in preset.stages:
         planner = build_planning(preset)
         for reasoning in (True, False):

@@ -15,12 +15,12 @@ from rclpy.serialization import deserialize_message
 from sparseoccvla_msgs.msg import SparseVoxels as SparseVoxelsMsg
 from std_msgs.msg import String
 
-from sparseoccvla_ros.bringup.topic_monitor import stamp_of
 from sparseoccvla_ros.data.bags.recorder import BagRecorder
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.latest_worker import Worker
 from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
+from sparseoccvla_ros.ros.msg_utils import stamp_of
 from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.topics import BY_NAME, OUTPUTS

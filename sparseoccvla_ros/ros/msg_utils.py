@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import math
+import struct
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -60,3 +61,9 @@ def tensor_from_msg(message: own.Tensor, name: str) -> np.ndarray:
     if len(message.data) != want:
         raise InvalidInput(name, f"{len(message.data)} bytes do not hold {message.dtype} {list(shape)} ({want} bytes)")
     return np.frombuffer(message.data, dtype).reshape(shape)
+
+
+def stamp_of(raw: bytes) -> int:
+    """Stamp in ns of a serialised message that starts with a Header (CDR, little endian)."""
+    sec, nanosec = struct.unpack_from("<iI", raw, 4)
+    return sec * 10**9 + nanosec

@@ -39,10 +39,11 @@ def build_engines(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen:
     """Image and decoder engine of an encoder. Raises CannotBuild."""
     return [
         build(preset.name, job.graph, runtime, job.samples, job.precision, torch.get_num_threads())
-        for job in _occupancy_jobs(encoder, preset, runtime, seen)
+        for job in occupancy_jobs(encoder, preset, runtime, seen)
     ]
 
 
-def _occupancy_jobs(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording) -> list[Job]:
+def occupancy_jobs(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording) -> list[Job]:
+    """Graphs of the image network and of the decoder, which the occupancy node needs."""
     graphs, kinds = graphs_of(encoder, preset, runtime), precisions(encoder, runtime)
     return [Job(graphs[0], seen.images, kinds[0], True), Job(graphs[1], seen.decoder, kinds[1], True)]

@@ -17,7 +17,7 @@ def test_no_attribute_shadows_rclpy() -> None:
     taken = set(dir(node)) | set(vars(node))
     node.destroy_node()
     context.try_shutdown()
-    for file in [*(PACKAGE / "nodes").glob("*.py"), PACKAGE / "ros" / "ros/lifecycle_base.py"]:
+    for file in [*(PACKAGE / "nodes").glob("*.py"), PACKAGE / "ros" / "lifecycle_base.py"]:
         for found in ast.walk(ast.parse(file.read_text())):
             if isinstance(found, ast.Attribute) and isinstance(found.ctx, ast.Store):
                 owner = found.value

@@ -6,12 +6,12 @@ import pytest
 from std_srvs.srv import SetBool, Trigger
 from tf2_msgs.msg import TFMessage
 
-from sparseoccvla_ros.bringup.topic_monitor import stamp_of
 from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.nodes.bag_player import BagPlayerNode
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.lifecycle_base import message_class
+from sparseoccvla_ros.ros.msg_utils import stamp_of
 from sparseoccvla_ros.ros.qos import PROFILES
 
 pytestmark = pytest.mark.ros

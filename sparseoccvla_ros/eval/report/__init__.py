@@ -1,1 +1,1 @@
-"""Tables, plots, pictures and pages of what an evaluation found."""
+"""What an evaluation found: tables for terminal and page, plots, pictures, and the page with everything."""

@@ -1,7 +1,7 @@
 """How often each answer comes up, and which share of the facts to keep so that answers balance.
 
 `python -m sparseoccvla_ros.world.qa.balance [varied] [SEEDS]` measures training seeds anew and writes
-question_balance.yaml, or question_balance_varied.yaml for the varied world. Run it after every change of what the world
+balance.yaml, or balance_varied.yaml for the varied world. Run it after every change of what the world
 contains or how it moves.
 """
 
