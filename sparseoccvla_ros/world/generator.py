@@ -46,6 +46,7 @@ class World:
     moving: list[Moving]
     ego: Mover
     lights: Phases
+    crossings: tuple[Crossing, ...] = ()
 
 
 def generate(seed: int, maneuver: str | None, seconds: float) -> World:
@@ -72,7 +73,7 @@ def generate(seed: int, maneuver: str | None, seconds: float) -> World:
         if _good(ego, lights) and all(id(m) in kept for m in held):
             break
     ego.held_by = tuple(c.mover for c in crowd.crossings)
-    return World(plan, standing, moving, ego, lights)
+    return World(plan, standing, moving, ego, lights, crowd.crossings)
 
 
 def _good(ego: Mover, lights: Phases) -> bool:

@@ -17,6 +17,7 @@ from ..core.errors import InvalidInput
 from ..core.types import Command
 from . import generator
 from .agents.actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, TAIL_SECONDS, Moving, without_collisions
+from .agents.pedestrians import Crossing
 from .agents.traffic import AMBER, GREEN, RED, Lights, Mover, Signals, overlap, simulate, walk
 from .roads.curves import Curve, join, turn
 from .roads.static_scene import REACH, Furnishing, Layout, Placed
@@ -91,9 +92,10 @@ class Scene:
         ego: EgoMotion,
         signals: Lights,
         maneuver: str,
+        crossings: Sequence[Crossing] = (),
     ) -> None:
         self.seed, self.streets, self.ego, self.signals, self.maneuver = seed, streets, ego, signals, maneuver
-        self.standing, self.moving = tuple(standing), tuple(moving)
+        self.standing, self.moving, self.crossings = tuple(standing), tuple(moving), tuple(crossings)
         rng = np.random.default_rng([seed, 7])
         tables = [Primitives.of(p.shape.parts, i, float(rng.random())) for i, p in enumerate(self.standing)]
         poses = np.concatenate([np.tile(p.pose, (len(p.shape.parts), 1)) for p in self.standing])
@@ -128,7 +130,9 @@ class Scene:
         if seed >= VARIED:
             world = generator.generate(seed, maneuver, seconds)
             plan, drive = world.plan, EgoMotion(world.ego, seconds)
-            return cls(seed, plan.streets, world.standing, world.moving, drive, world.lights, plan.maneuver)
+            return cls(
+                seed, plan.streets, world.standing, world.moving, drive, world.lights, plan.maneuver, world.crossings
+            )
         rng = np.random.default_rng(seed)
         drawn = str(rng.choice(MANEUVERS, p=[0.4, 0.25, 0.35]))
         maneuver = maneuver or drawn

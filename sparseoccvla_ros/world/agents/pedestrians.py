@@ -109,8 +109,15 @@ class People:
                 met = one.kerb + along[hits] * length
                 self._enter[i, p], self._leave[i, p] = met.min() - beside, met.max() + beside
 
-    def step(self, k: int, s: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See traffic.Crowd."""
+    @property
+    def positions(self) -> np.ndarray:
+        """Arc lengths [P] m of everyone on their own path."""
+        return self._position
+
+    def step(
+        self, k: int, s: np.ndarray, v: np.ndarray, held: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See traffic.Crowd. held: bool [P], who stands still in this step."""
         if not self.crossings:
             return np.full(len(s), np.inf), np.full(len(s), -1)
         room = self._first - (s + self._front)[:, None]
@@ -143,7 +150,8 @@ class People:
         gap = np.where(waits, room - 0.5, np.inf)
         self._log[k] = self._position
         ends = np.array([c.mover.path.length for c in self.crossings])
-        self._position = np.minimum(moved, ends)
+        moved = np.minimum(moved, ends)
+        self._position = moved if held is None else np.where(held, self._position, moved)
         if k == len(self._times) - 1:
             self._finish()
         return gap.min(1), np.where(waits.any(1), gap.argmin(1), -1)

@@ -1,0 +1,252 @@
+"""A privileged planner: IDM along proposals of the route, the best one by EPDMS's own sub-scores.
+
+The idea is that of PDM-Closed (Dauner et al., CoRL 2023, arXiv 2306.07962): it knows the map, the signals and where
+everybody wants to go, and can be asked from any state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...world.agents.actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH
+from ...world.roads.curves import Curve
+from ...world.sim.simulator import Simulator
+from ...world.sim.vehicle import WHEELBASE
+from ...world.agents.traffic import AMBER, GREEN, RED, STEP
+from ..metrics.driving import pdm_score, tracker
+from ..metrics.driving.pdm_score import SubScores, Version
+from ..metrics.driving.traffic_scene import ObjectKind, RedLights, TrafficScene
+from ..metrics.driving.vehicle import Vehicle
+from .forecast import Standing, expect, objects_of
+from .road_map import WorldMap
+
+ZOE = Vehicle(EGO_CENTRE + 0.5 * EGO_LENGTH, 0.5 * EGO_LENGTH - EGO_CENTRE, EGO_WIDTH, WHEELBASE)
+"""The ego as the scores see it."""
+HORIZON = 4.0
+_LOOK = 7.0
+"""Seconds for which the others are foreseen."""
+_PROPOSALS = ((0.0, 1.0), (0.0, 0.5), (0.0, 0.0), (1.0, 1.0), (-1.0, 1.0), (1.0, 0.5), (-1.0, 0.5))
+"""Metres beside the route, and share of the free-road speed; the first one is kept if it fails nothing."""
+_HEADWAY, _GAP, _RATE, _BRAKE, _LATERAL = 1.3, 2.2, 1.5, 1.8, 2.0
+_HARD, _GENTLE = 5.0, 2.6
+_CELL, _AHEAD = 0.5, 110.0
+_JERK = 5.0
+
+
+def state_vector(simulator: Simulator) -> np.ndarray:
+    """The ego's state [11] as the scores have it."""
+    state = simulator.state
+    rate = state.yaw_rate
+    return np.array(
+        [state.x, state.y, state.yaw, state.speed, 0.0, state.acceleration, 0.0, state.steering, state.steering_rate,
+         rate, 0.0]
+    )  # fmt: skip
+
+
+def history(simulator: Simulator) -> np.ndarray:
+    """The ego's states [4, 11] at -1.5, -1, -0.5 and 0 s."""
+    out = np.zeros((4, 11))
+    for row, age in enumerate((1.5, 1.0, 0.5, 0.0)):
+        time = simulator.time - age
+        out[row, :3] = simulator.ego.pose(time)
+        out[row, 3] = simulator.ego.at(time)[1][0]
+        before = simulator.ego.at(max(time - STEP, -1.9))[1][0]
+        out[row, 5] = (out[row, 3] - before) / STEP
+    out[3] = state_vector(simulator)
+    return out
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A proposal's path from `start` m of the route on: poses [S, 3], free speed [S] every _CELL m."""
+
+    start: float
+    poses: np.ndarray
+    free: np.ndarray
+
+    @classmethod
+    def along(cls, route: Curve, start: float, offset: float, desired: float) -> _Way:
+        s = np.arange(start - 6.0, start + _AHEAD, _CELL)
+        base = route.at(s)
+        share = np.clip((s - start) / 18.0, 0.0, 1.0)
+        shift = offset * share * share * (3 - 2 * share)
+        normal = np.stack([-np.sin(base[:, 2]), np.cos(base[:, 2])], -1)
+        poses = base.copy()
+        poses[:, :2] += shift[:, None] * normal
+        if offset:
+            step = np.gradient(poses[:, :2], axis=0)
+            poses[:, 2] = np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
+        bend = np.abs(np.gradient(np.unwrap(poses[:, 2]), _CELL))
+        free = np.minimum(desired, np.sqrt(_LATERAL / np.maximum(bend, 1e-4)))
+        for i in range(len(free) - 2, -1, -1):
+            free[i] = min(free[i], float(np.sqrt(free[i + 1] ** 2 + 2 * 1.3 * _CELL)))
+        return cls(start - 6.0, poses, free)
+
+    def at(self, s: float) -> np.ndarray:
+        place = np.clip((s - self.start) / _CELL, 0, len(self.poses) - 1.001)
+        low = int(place)
+        share = place - low
+        return self.poses[low] * (1 - share) + self.poses[low + 1] * share
+
+
+@dataclass(frozen=True)
+class _Corridor:
+    """Who is on a way when: near, far [N, T] m of the route that they cover (NaN while they are not on it), pace [N, T]
+    m/s along it, with [N, T]: they move along it; soft [N]: people and cyclists."""
+
+    near: np.ndarray
+    far: np.ndarray
+    pace: np.ndarray
+    along: np.ndarray
+    soft: np.ndarray
+
+    @classmethod
+    def of(cls, way: _Way, kinds: np.ndarray, plans: np.ndarray) -> _Corridor:
+        points = way.poses[::2, :2]
+        gap = ((plans[:, :, None, :2] - points) ** 2).sum(-1)
+        nearest = gap.argmin(-1) * 2
+        pose = way.poses[nearest]
+        delta = plans[..., :2] - pose[..., :2]
+        cos, sin = np.cos(pose[..., 2]), np.sin(pose[..., 2])
+        along, across = delta[..., 0] * cos + delta[..., 1] * sin, delta[..., 1] * cos - delta[..., 0] * sin
+        turn = plans[..., 2] - pose[..., 2]
+        c, s = np.abs(np.cos(turn)), np.abs(np.sin(turn))
+        reach = 0.5 * (plans[..., 3] * c + plans[..., 4] * s)
+        side = 0.5 * (plans[..., 3] * s + plans[..., 4] * c)
+        soft = (kinds == ObjectKind.PEDESTRIAN) | (kinds == ObjectKind.BICYCLE)
+        margin = np.where(soft, 0.7, 0.35)[:, None]
+        on = (np.abs(across) < 0.5 * EGO_WIDTH + side + margin) & (np.abs(along) < 2.0)
+        middle = way.start + nearest * _CELL + along
+        pace = np.gradient(middle, STEP, axis=1)
+        with_it = np.cos(turn) > 0.6
+        with_it &= kinds[:, None] != ObjectKind.PEDESTRIAN
+        near = np.where(on, middle - reach, np.nan)
+        return cls(near, np.where(on, middle + reach, np.nan), pace, with_it, soft)
+
+
+class Expert:
+    """Plans for a simulator's ego; `plan` does not change the world."""
+
+    def __init__(self, simulator: Simulator, world: WorldMap) -> None:
+        self._simulator, self._world = simulator, world
+        self._standing = Standing.of(simulator)
+
+    def scene(self, kinds: np.ndarray, plans: np.ndarray) -> TrafficScene:
+        """What the scores need, from tracks every STEP of at least 41 steps and what stands near."""
+        simulator = self._simulator
+        near = self._standing.near(simulator.state.x, simulator.state.y)
+        return TrafficScene(
+            self._world.road, objects_of(kinds, plans, near), self.red_lights(), history(simulator), ZOE
+        )
+
+    def red_lights(self) -> RedLights:
+        """The route's connectors over the next 4 s."""
+        stops = self._simulator.mover.stops
+        times = self._simulator.time + STEP * np.arange(41)
+        on = [bool(stops) and self._simulator.scene.signals.colour(stops[0][1], float(t)) == RED for t in times]
+        return RedLights(self._world.red, np.repeat(np.array(on)[:, None], len(self._world.red), 1))
+
+    def plan(self) -> np.ndarray:
+        """The way for the next 4 s: poses [41, 3] in the map every 0.1 s, the first one the ego's."""
+        simulator = self._simulator
+        kinds, plans, _ = expect(simulator, _LOOK)
+        scene = self.scene(kinds, plans[:, :51])
+        best: tuple[float, np.ndarray] | None = None
+        rows: list[tuple[SubScores, np.ndarray]] = []
+        for offset, share in _PROPOSALS:
+            poses = self._propose(offset, share, kinds, plans)
+            drive = tracker.track(poses[None], state_vector(simulator)[None], ZOE)[0][0]
+            row = pdm_score.rate(drive, scene, Version.EPDMS)
+            if not rows and row.multiplier == 1.0 and row.TTC == 1.0:
+                return poses
+            rows.append((row, poses))
+        for row, (_, poses) in zip(pdm_score.compare_progress([r for r, _ in rows]), rows, strict=True):
+            # Among equals the first: centred and fast. Failing is worse the earlier it happens.
+            early = [t for t in (row.first_at_fault_step, row.first_ttc_step) if t >= 0]
+            value = row.score + 1e-3 * min(early, default=50) + 0.05 * row.TTC
+            if best is None or value > best[0] + 1e-9:
+                best = value, poses
+        assert best is not None
+        return best[1]
+
+    def _propose(self, offset: float, share: float, kinds: np.ndarray, plans: np.ndarray) -> np.ndarray:
+        """IDM along the route at an offset with a share of the free-road speed; 0 brakes to a stop."""
+        simulator = self._simulator
+        mover, state = simulator.mover, simulator.state
+        way = _Way.along(simulator.route, simulator.along, offset, max(share * mover.desired, 0.3))
+        corridor = _Corridor.of(way, kinds, plans)
+        still = self._standing.near(state.x, state.y)
+        fixed = _Corridor.of(way, still.kind, np.repeat(still.rectangles[:, None], 2, 1))
+        s, v, a = simulator.along, state.speed, state.acceleration
+        out = [state.pose]
+        lateral = self._lateral()
+        for t in range(round(HORIZON / STEP)):
+            gap, pace = self._leader(corridor, fixed, s, v, t)
+            gap, pace = self._signal(gap, pace, s, v, simulator.time + t * STEP)
+            free = float(way.free[int(np.clip((s - way.start) / _CELL, 0, len(way.free) - 1))])
+            wanted = _GAP + max(0.0, v * _HEADWAY + v * (v - pace) / (2 * np.sqrt(_RATE * _BRAKE)))
+            force = _RATE * (1 - (v / free) ** 4 - (wanted / max(gap, 0.3)) ** 2)
+            force = float(np.clip(force, -7.0, _RATE)) if share else min(-2.5, max(force, -7.0))
+            down = 4 * _JERK if force < -3.5 else 1.4 * _JERK
+            a = float(np.clip(force, a - down * STEP, a + _JERK * STEP))
+            a = max(a, -v / STEP)
+            s += v * STEP + 0.5 * a * STEP**2
+            v = max(v + a * STEP, 0.0)
+            pose = way.at(s)
+            fade = max(0.0, 1.0 - (t + 1) * STEP / 2.0) ** 2
+            pose[:2] += lateral * fade * np.array([-np.sin(pose[2]), np.cos(pose[2])])
+            out.append(pose)
+        return np.stack(out)
+
+    def _lateral(self) -> float:
+        """Metres by which the ego is left of its route."""
+        simulator = self._simulator
+        here = simulator.route.at(simulator.along)
+        dx, dy = simulator.state.pose[:2] - here[:2]
+        return float(dy * np.cos(here[2]) - dx * np.sin(here[2]))
+
+    @staticmethod
+    def _leader(corridor: _Corridor, fixed: _Corridor, s: float, v: float, t: int) -> tuple[float, float]:
+        """Metres from the front bumper to the next thing on the way, and its m/s along it."""
+        front, rear = s + ZOE.ahead, s - ZOE.behind
+        gap, pace = np.inf, 0.0
+        for i in np.flatnonzero(~np.isnan(fixed.near[:, 0])):
+            if fixed.far[i, 0] > front and fixed.near[i, 0] - front < gap:
+                gap, pace = float(fixed.near[i, 0] - front), 0.0
+        for i in range(len(corridor.near)):
+            on = ~np.isnan(corridor.near[i])
+            if not on[t:].any():
+                continue
+            if on[t] and corridor.along[i, t]:
+                if corridor.far[i, t] > front and corridor.near[i, t] - front < gap:
+                    gap, pace = float(corridor.near[i, t] - front), max(float(corridor.pace[i, t]), 0.0)
+                continue
+            # Somebody who crosses: their piece of the way is closed until they have left it, unless the ego is gone
+            # before they come.
+            steps = t + np.flatnonzero(on[t:] & ~corridor.along[i, t:])
+            if not len(steps):
+                continue
+            near, far = float(np.nanmin(corridor.near[i, steps])), float(np.nanmax(corridor.far[i, steps]))
+            if far < rear or front > near + 1.5:
+                if not (on[t] and corridor.near[i, t] > front - 0.5):
+                    continue
+                near = float(corridor.near[i, t])
+            until = (steps[0] - t) * STEP
+            passing = (far + ZOE.length - (s - ZOE.behind)) / max(v, 2.5)
+            if until > 0 and passing + 1.2 < until:
+                continue
+            if near - front < gap:
+                gap, pace = near - front - 0.8, 0.0
+        return gap, pace
+
+    def _signal(self, gap: float, pace: float, s: float, v: float, time: float) -> tuple[float, float]:
+        """The same with the stop line while its light is not green."""
+        for line, approach in self._simulator.mover.stops:
+            room = line - s - ZOE.ahead
+            colour = self._simulator.scene.signals.colour(approach, time)
+            limit = _GENTLE if colour == AMBER else _HARD
+            if colour != GREEN and room > -0.2 and v**2 < 2 * limit * max(room, 0.0) + 0.3 and room + _GAP - 0.7 < gap:
+                gap, pace = room + _GAP - 0.7, 0.0
+        return gap, pace

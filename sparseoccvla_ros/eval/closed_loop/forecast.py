@@ -1,0 +1,101 @@
+"""What a privileged planner expects of the others: everyone keeps to their own path at their present speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...world.sim.simulator import Actor, Simulator
+from ...world.agents.traffic import GREEN, STEP, rectangle
+from ..metrics.driving.traffic_scene import ObjectKind, Objects
+
+REACH = 75.0
+"""Metres around the ego within which objects are looked at."""
+_KINDS = {"pedestrian": ObjectKind.PEDESTRIAN, "cyclist": ObjectKind.BICYCLE, "bicycle": ObjectKind.BICYCLE,
+          "traffic_cone": ObjectKind.TRAFFIC_CONE, "barrier": ObjectKind.BARRIER}  # fmt: skip
+_VEHICLES = ("car", "truck", "bus", "trailer", "motorcycle", "construction_vehicle")
+
+
+def kind_of(name: str) -> ObjectKind:
+    """What the scores take a shape of the world for."""
+    if name in _VEHICLES:
+        return ObjectKind.VEHICLE
+    return _KINDS.get(name, ObjectKind.GENERIC)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What stands on or near the road: kind [S], ground plans [S, 5]."""
+
+    kind: np.ndarray
+    rectangles: np.ndarray
+
+    @classmethod
+    def of(cls, simulator: Simulator) -> Standing:
+        """Everything of the scene that stands within half a metre of the road, buildings left out."""
+        kinds, plans = [], []
+        for placed in simulator.scene.standing:
+            name = placed.shape.name
+            if name not in ("building", "bush", "tree"):
+                kinds.append(int(kind_of(name)))
+                plans.append(placed.rectangle)
+        return cls(np.array(kinds, np.int64), np.stack(plans))
+
+    def near(self, x: float, y: float) -> Standing:
+        """Those within REACH of a point."""
+        close = np.hypot(self.rectangles[:, 0] - x, self.rectangles[:, 1] - y) < REACH
+        return Standing(self.kind[close], self.rectangles[close])
+
+
+def expected_travel(simulator: Simulator, actor: Actor, times: np.ndarray) -> np.ndarray:
+    """Arc lengths [T] m of an actor on its path, `times` [T] s from now."""
+    mover, k = actor.moving.mover, simulator.traffic.k
+    here = float(mover.travelled[k])
+    if actor.kind == "pedestrian":
+        ahead = here + float(mover.speeds[k - 1]) * times
+        for crossing in simulator.scene.crossings:
+            if crossing.mover is mover and here < crossing.kerb - 1e-6:
+                ahead = np.minimum(ahead, crossing.kerb)
+        return np.minimum(ahead, max(mover.path.length, here))
+    speed, force = float(mover.speeds[k]), float(mover.forces[k - 1])
+    # Who brakes goes on braking for a second; who speeds up is taken at the present speed.
+    slower = np.maximum(speed + min(force, 0.0) * np.minimum(times, 1.0), 0.0)
+    steps = np.diff(times, prepend=0.0)
+    ahead = here + np.cumsum(slower * steps)
+    for line, approach in mover.stops:
+        room = line - here - mover.front
+        if room > 0 and simulator.scene.signals.colour(approach, simulator.time) != GREEN and speed**2 < 10.0 * room:
+            ahead = np.minimum(ahead, line - mover.front)
+    return ahead
+
+
+def expect(simulator: Simulator, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(kind [N], ground plans [N, T, 5], speeds [N]) of the actors near the ego every STEP from now on."""
+    times = STEP * np.arange(round(seconds / STEP) + 1)
+    kinds, plans, speeds = [], [], []
+    k = simulator.traffic.k
+    now = simulator.rectangles()
+    x, y = simulator.state.x, simulator.state.y
+    for actor in simulator.actors:
+        if np.hypot(now[actor.index, 0] - x, now[actor.index, 1] - y) > REACH:
+            continue
+        mover = actor.moving.mover
+        poses = mover.path.at(expected_travel(simulator, actor, times))
+        kinds.append(int(kind_of(actor.kind)))
+        plans.append(rectangle(poses, mover.length, mover.width, mover.centre))
+        speeds.append(float(mover.speeds[k - 1 if actor.kind == "pedestrian" else k]))
+    if not kinds:
+        return np.zeros(0, np.int64), np.zeros((0, len(times), 5)), np.zeros(0)
+    return np.array(kinds, np.int64), np.stack(plans), np.array(speeds)
+
+
+def objects_of(kinds: np.ndarray, plans: np.ndarray, standing: Standing) -> Objects:
+    """Tracks for the scores from ground plans [N, T, 5] every STEP and what stands."""
+    count = plans.shape[1]
+    still = np.repeat(standing.rectangles[:, None], count, 1)
+    every = np.concatenate([plans, still])
+    velocity = np.gradient(every[..., :2], STEP, axis=1) if count > 1 else np.zeros((*every.shape[:2], 2))
+    state = np.concatenate([every[..., :3], velocity], -1)
+    size = every[:, 0, 3:5]
+    return Objects(np.concatenate([kinds, standing.kind]), size, state, np.ones(every.shape[:2], bool))

@@ -1,0 +1,213 @@
+"""The world's streets as the scores name them: lanes, connectors, roadblocks, the junction."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ...world.roads.curves import Curve
+from ...world.roads.streets import MEDIAN_START, STOP_LINE, Street, Streets
+from ..metrics.driving.polygons import project
+from ..metrics.driving.traffic_scene import RoadMap, Surface
+
+_REACH = 260.0
+"""Metres from the junction up to which surfaces are listed."""
+_STEP = 2.0
+_CHUNK = 40.0
+"""Metres of a roadblock polygon: short ones keep the boxes about them tight."""
+
+
+def lane_width(street: Street) -> float:
+    """Metres between the lines of a driving lane."""
+    if len(street.lanes) > 1:
+        return float(street.lanes[1] - street.lanes[0])
+    inner = street.median + 0.45 if street.median else 0.12
+    return float(2.0 * (street.lanes[0] - inner))
+
+
+def strip(path: np.ndarray, half_width: float) -> np.ndarray:
+    """Polygon [2 N, 2] of the band about poses [N, 3]."""
+    normal = np.stack([-np.sin(path[:, 2]), np.cos(path[:, 2])], -1)
+    return np.concatenate([path[:, :2] + half_width * normal, (path[:, :2] - half_width * normal)[::-1]])
+
+
+def _street_strip(
+    street: Street, low: float, high: float, inner: float, outer: float, chunk: float = _CHUNK
+) -> list[np.ndarray]:
+    """Bands of a street between two offsets (left positive) and arc lengths, in chunks that touch."""
+    low, high = max(low, street.pieces[0].s0, -_REACH), min(high, street.pieces[-1].s1, _REACH)
+    out = []
+    start = low
+    while start < high - 1e-6:
+        end = min(start + chunk, high)
+        # Chunks overlap by a decimetre: a box across their border lies on the road at every point.
+        s = np.linspace(start - 0.05, end + 0.05, max(int((end - start) / _STEP), 1) + 1)
+        out.append(np.concatenate([street.pose(s, outer)[:, :2], street.pose(s, inner)[::-1, :2]]))
+        start = end
+    return out
+
+
+def junction(streets: Streets) -> np.ndarray:
+    """The surface on which the streets meet, with its round corners, as a polygon."""
+    a, b, r = streets.cross.half_width, streets.main.half_width, streets.corner
+    points: list[np.ndarray] = []
+    arms = set(streets.arms)
+    # Counter-clockwise from the corner on the right of the arm that leaves to the north.
+    for quadrant, (sx, sy) in enumerate(((1, 1), (-1, 1), (-1, -1), (1, -1))):
+        if sy not in arms:
+            points += [np.array([[sx * (a + r), sy * b]])]
+            continue
+        turn = np.linspace(0.0, 0.5 * np.pi, 9)
+        arc = np.stack([sx * (a + r - r * np.sin(turn)), sy * (b + r - r * np.cos(turn))], -1)
+        points.append(arc if quadrant % 2 == 0 else arc[::-1])
+    return np.concatenate(points)
+
+
+def connectors(streets: Streets) -> list[np.ndarray]:
+    """Every straight path over the junction as a strip."""
+    out = []
+    for street, other in ((streets.main, streets.cross), (streets.cross, streets.main)):
+        if street is streets.cross and len(streets.arms) == 1:
+            continue
+        reach = other.half_width + STOP_LINE[0]
+        for lane in street.lanes:
+            for way in (1.0, -1.0):
+                path = street.pose(np.linspace(-reach, reach, 12), -way * lane)
+                out.append(strip(path, 0.5 * lane_width(street)))
+    return out
+
+
+def lanes(streets: Streets) -> list[tuple[np.ndarray, Street, float, float]]:
+    """(polygon, street, direction 1 or -1 along it, side of the junction 1 or -1) of every driving lane."""
+    out = []
+    for street, other in ((streets.main, streets.cross), (streets.cross, streets.main)):
+        gap, half = other.half_width + STOP_LINE[0], 0.5 * lane_width(street)
+        for side in (1.0, -1.0):
+            if street is streets.cross and side not in streets.arms:
+                continue
+            low, high = (gap, _REACH) if side > 0 else (-_REACH, -gap)
+            for lane in street.lanes:
+                for way in (1.0, -1.0):
+                    middle = -way * lane
+                    # One polygon each: a box that lies in two pieces of one lane would count as between lanes.
+                    for polygon in _street_strip(street, low, high, middle - half, middle + half, 2 * _REACH):
+                        out.append((polygon, street, way, side))
+    return out
+
+
+def drivable(streets: Streets) -> list[np.ndarray]:
+    """All that may be driven on: both streets between their kerbs without the median."""
+    out = []
+    for street, other in ((streets.main, streets.cross), (streets.cross, streets.main)):
+        inside = other.half_width + (MEDIAN_START if street.median else streets.corner)
+        half = street.half_width
+        for side in (1.0, -1.0):
+            if street is streets.cross and side not in streets.arms:
+                continue
+            # Up to where the median begins the whole width; the junction's polygon covers the rest.
+            near, far = (0.0, inside) if side > 0 else (-inside, 0.0)
+            beyond = (inside, _REACH) if side > 0 else (-_REACH, -inside)
+            out += _street_strip(street, near, far, -half, half)
+            if street.median:
+                out += _street_strip(street, *beyond, street.median, half)
+                out += _street_strip(street, *beyond, -half, -street.median)
+            else:
+                out += _street_strip(street, *beyond, -half, half)
+    return out
+
+
+def inside_junction(streets: Streets, points: np.ndarray) -> np.ndarray:
+    """Whether points [..., 2] lie between the stop lines of the junction, as a rectangle."""
+    half = np.array([streets.cross.half_width, streets.main.half_width]) + STOP_LINE[0]
+    return (np.abs(points) < half).all(-1)
+
+
+def route_connector(streets: Streets, route: Curve) -> np.ndarray | None:
+    """The route's own path over the junction as a polygon; None where it does not cross it."""
+    poses = route.at(np.arange(0.0, route.length, 0.5))
+    rows = np.flatnonzero(inside_junction(streets, poses[:, :2]))
+    if not len(rows):
+        return None
+    first, last = max(rows[0] - 2, 0), min(rows[-1] + 2, len(poses) - 1)
+    return strip(poses[first : last + 1], 0.5 * min(lane_width(streets.main), lane_width(streets.cross)))
+
+
+class WorldMap:
+    """The surfaces around a route.
+
+    Attributes: road (what the scores read), red (route connectors, red while the ego's own signal is), junction.
+
+    Args:
+        streets: of the scene.
+        route: the ego's path of rear-axle poses.
+        begin, end: arc lengths of the route between which it is driven, m.
+    """
+
+    def __init__(self, streets: Streets, route: Curve, begin: float, end: float) -> None:
+        self.streets = streets
+        self.junction = junction(streets)
+        connector = route_connector(streets, route)
+        surfaces: list[tuple[Surface, np.ndarray, bool]] = []
+        driven = route.at(np.arange(begin - 10.0, end + 40.0, 2.0))
+        for polygon, street, way, _ in lanes(streets):
+            surfaces.append((Surface.LANE, polygon, self._on_route(polygon, street, way, driven)))
+        straight = connector is not None and abs(np.sin(route.at(end)[2] - route.at(begin)[2])) < 0.5
+        reds = []
+        for polygon in connectors(streets):
+            along = abs(polygon[0] - polygon[len(polygon) // 2 - 1])
+            same = straight and self._with_route(polygon, route, along)
+            surfaces.append((Surface.LANE_CONNECTOR, polygon, same))
+            if same:
+                reds.append(polygon)
+        if connector is not None and not straight:
+            surfaces.append((Surface.LANE_CONNECTOR, connector, True))
+            reds.append(connector)
+        surfaces += [(Surface.ROADBLOCK, p, False) for p in drivable(streets)]
+        surfaces.append((Surface.INTERSECTION, self.junction, False))
+        line = route.at(np.arange(begin - 20.0, end + 60.0, 1.0))[:, :2]
+        self.road = RoadMap(surfaces, line)
+        self.red = tuple(reds)
+
+    @staticmethod
+    def _on_route(polygon: np.ndarray, street: Street, way: float, driven: np.ndarray) -> bool:
+        """Whether a lane belongs to a road piece that the route drives along: parallel lanes count too."""
+        count = len(polygon) // 2
+        middle = 0.5 * (polygon[:count] + polygon[count:][::-1])
+        s, _ = street.at(float(middle[count // 2, 0]), float(middle[count // 2, 1]))
+        heading = float(street.pose(s)[2]) + (np.pi if way < 0 else 0.0)
+        gap = np.hypot(*(driven[:, None, :2] - middle).transpose(2, 0, 1))
+        row, column = np.unravel_index(gap.argmin(), gap.shape)
+        del column
+        return bool(gap.min() < 4.5 and np.cos(driven[row, 2] - heading) > 0.7)
+
+    @staticmethod
+    def _with_route(polygon: np.ndarray, route: Curve, along: np.ndarray) -> bool:
+        """Whether a straight connector leads where a straight route leads."""
+        count = len(polygon) // 2
+        middle = 0.5 * (polygon[count // 2] + polygon[-1 - count // 2])
+        direction = polygon[count - 1] - polygon[0]
+        s, distance = route.nearest(float(middle[0]), float(middle[1]))
+        yaw = float(route.at(s)[2])
+        heading = np.arctan2(direction[1], direction[0])
+        return bool(distance < 9.0 and np.cos(yaw - heading) > 0.7)
+
+    def lane_offset(self, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where box centres with headings [T, 3] are.
+
+        Returns metres to the nearest centre of a driving or parking lane, the route's path counting inside the junction
+        [T], and whether that lane's traffic comes towards the ego, bool [T].
+        """
+        distance, wrong = np.full(len(poses), np.inf), np.zeros(len(poses), bool)
+        points = torch.from_numpy(np.ascontiguousarray(poses[:, :2].T))
+        for street in (self.streets.main, self.streets.cross):
+            s, lateral = (v.numpy() for v in street.locate(points[0], points[1]))
+            turned = np.cos(poses[:, 2] - street.pose(s)[:, 2])
+            for offset in (*street.lanes, *([street.parking] if street.parking else [])):
+                for way in (1.0, -1.0):
+                    gap = np.abs(lateral + way * offset)
+                    against = (way * turned < -0.5) & (offset != street.parking)
+                    wrong = np.where(gap < distance, against, wrong)
+                    distance = np.minimum(distance, gap)
+        inside = inside_junction(self.streets, poses[:, :2])
+        on_path = project(poses[:, :2], self.road.centerline)[1]
+        return np.where(inside, np.minimum(distance, on_path), distance), wrong

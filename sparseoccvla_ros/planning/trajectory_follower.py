@@ -1,0 +1,132 @@
+"""From a planned path to acceleration and steering: pure pursuit with preview, and a braking answer to no path.
+
+Pure pursuit: Coulter, CMU-RI-TR-92-01. Frames: poses and paths in one fixed frame (map or odom), the reference point is
+the rear axle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class FollowerConfig:
+    """Settings of a TrajectoryFollower.
+
+    wheelbase: m; max_age: s after which a path is too old to follow; lookahead_time, lookahead: how far ahead the
+    steering aims, seconds of driving and least and most metres; preview: s ahead at which the speed is read;
+    stop_brake: m/s^2 with which the vehicle stops without a path; acceleration: lower and upper limit, m/s^2.
+    """
+
+    wheelbase: float = 2.588
+    max_age: float = 1.0
+    lookahead_time: float = 0.55
+    lookahead: tuple[float, float] = (2.8, 9.0)
+    preview: float = 0.35
+    stop_brake: float = 3.0
+    acceleration: tuple[float, float] = (-7.0, 2.5)
+
+    def __post_init__(self) -> None:
+        for name in ("wheelbase", "max_age", "lookahead_time", "stop_brake"):
+            if not getattr(self, name) > 0:
+                raise InvalidInput(f"follower.{name}", f"want more than 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class TimedPath:
+    """A path to follow. stamp: s; times: float64 [N] s after the stamp, rising from 0; points: float64 [N, 2] m, where
+    the rear axle is to be, the first one where it was at the stamp."""
+
+    stamp: float
+    times: np.ndarray
+    points: np.ndarray
+
+    @classmethod
+    def of_waypoints(cls, stamp: float, pose: np.ndarray, times: np.ndarray, waypoints: np.ndarray) -> TimedPath:
+        """From waypoints [K, 2] m in base_link at times [K] s, planned at a pose x, y, yaw [3]."""
+        c, s = np.cos(pose[2]), np.sin(pose[2])
+        points = pose[:2] + waypoints @ np.array([[c, s], [-s, c]])
+        return cls(stamp, np.concatenate([[0.0], times]), np.concatenate([pose[None, :2], points]))
+
+
+@dataclass(frozen=True)
+class Control:
+    """acceleration m/s^2, steering rad at the front wheels (left positive); stopped_by: why it brakes to a stop, empty
+    while it follows."""
+
+    acceleration: float
+    steering: float
+    stopped_by: str = ""
+
+
+class TrajectoryFollower:
+    """Follows the newest path; without one that can be followed it brakes to a stop with the wheels as they are."""
+
+    def __init__(self, config: FollowerConfig | None = None) -> None:
+        self.config = config or FollowerConfig()
+        self._steering = 0.0
+
+    def reset(self) -> None:
+        """Wheels straight."""
+        self._steering = 0.0
+
+    def control(self, path: TimedPath | None, now: float, pose: np.ndarray, speed: float) -> Control:
+        """What to do at a time (s of the path's clock), at x, y, yaw [3] and m/s."""
+        reason = self._unusable(path, now)
+        if reason or path is None:
+            return Control(-self.config.stop_brake, self._steering, reason)
+        age = max(now - path.stamp, 0.0)
+        steps = np.hypot(*np.diff(path.points, axis=0).T)
+        along = np.concatenate([[0.0], np.cumsum(steps)])
+        here = self._project(path.points, along, pose[:2])
+        return Control(
+            self._acceleration(path.times, along, age, here, speed), self._steer(path, along, here, pose, speed)
+        )
+
+    def _unusable(self, path: TimedPath | None, now: float) -> str:
+        if path is None or len(path.times) < 2:
+            return "no path"
+        if not (np.isfinite(path.points).all() and np.isfinite(path.times).all() and (np.diff(path.times) > 0).all()):
+            return "path is not finite"
+        if now - path.stamp > self.config.max_age:
+            return "path is too old"
+        return "path is from the future" if path.stamp - now > self.config.max_age else ""
+
+    @staticmethod
+    def _project(points: np.ndarray, along: np.ndarray, at: np.ndarray) -> float:
+        step = np.diff(points, axis=0)
+        square = np.maximum((step**2).sum(-1), 1e-12)
+        share = np.clip(((at - points[:-1]) * step).sum(-1) / square, 0.0, 1.0)
+        gap = np.hypot(*(points[:-1] + share[:, None] * step - at).T)
+        i = int(gap.argmin())
+        return float(along[i] + share[i] * (along[i + 1] - along[i]))
+
+    def _acceleration(self, times: np.ndarray, along: np.ndarray, age: float, here: float, speed: float) -> float:
+        """Towards the path's speed a little ahead, and towards where the path says that the vehicle is to be now."""
+        c = self.config
+        middle = min(age + c.preview, float(times[-1]) - 0.25)
+        wanted = float(np.interp(middle + 0.25, times, along) - np.interp(middle - 0.25, times, along)) / 0.5
+        behind = float(np.interp(age, times, along)) - here
+        if wanted < 0.25 and behind < 0.5:
+            return -c.stop_brake if speed > 0.3 else -1.0
+        return float(np.clip((wanted - speed) / 0.5 + 0.4 * behind, *c.acceleration))
+
+    def _steer(self, path: TimedPath, along: np.ndarray, here: float, pose: np.ndarray, speed: float) -> float:
+        c = self.config
+        reach = float(np.clip(c.lookahead_time * speed, *c.lookahead))
+        if along[-1] < 0.5:
+            return self._steering
+        goal = here + reach
+        target = np.array([np.interp(goal, along, path.points[:, i]) for i in (0, 1)])
+        if goal > along[-1]:  # straight on past the end
+            last = path.points[-1] - path.points[int(np.searchsorted(along, along[-1] - 0.5)) - 1]
+            target = path.points[-1] + (goal - along[-1]) * last / max(float(np.hypot(*last)), 1e-9)
+        dx, dy = target - pose[:2]
+        across = dy * np.cos(pose[2]) - dx * np.sin(pose[2])
+        distance = max(float(dx**2 + dy**2), 1.0)
+        self._steering = float(np.arctan(2.0 * c.wheelbase * across / distance))
+        return self._steering

@@ -1,0 +1,158 @@
+"""One drive of the varied world, stepped at 10 Hz by whoever drives the ego."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...core import geometry
+from ...core.errors import InvalidInput
+from ...core.types import Command
+from ..agents.actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, Moving
+from ..roads.curves import Curve
+from ..scene import COMMAND_OFFSET, COMMAND_SECONDS, COMMAND_SPEED, EgoMotion, Scene
+from ..agents.traffic import STEP, Mover
+from ..scenario import NOMINAL, VARIED
+from .traffic import Traffic, body_of
+from .vehicle import Action, EgoVehicleState
+
+LONGEST = 60.0
+"""Seconds after which a drive ends in any case: then the lights' plans end."""
+_PACE = 0.8
+"""Of the free-road speed: how far a drive of NOMINAL seconds leads."""
+
+
+class SimulatedEgo:
+    """The ego's drive so far, as scene.EgoMotion for rendering; before 0 s it is the recorded one."""
+
+    def __init__(self, recorded: EgoMotion, duration: float) -> None:
+        self.recorded, self.duration = recorded, duration
+        self.path, self.stops, self.front = recorded.mover.path, recorded.mover.stops, recorded.mover.front
+        self.mover = self
+        self.states: list[EgoVehicleState] = []
+
+    def pose(self, time: float) -> np.ndarray:
+        """x, y, yaw at a time up to now."""
+        if time <= 0.0 or not self.states:
+            return self.recorded.mover.pose(time)
+        k = min(int(time / STEP + 1e-9), len(self.states) - 1)
+        now, after = self.states[k], self.states[min(k + 1, len(self.states) - 1)]
+        share = min(max(time / STEP - k, 0.0), 1.0)
+        return now.pose + share * (after.pose - now.pose)
+
+    def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """(ego2map float64 [4, 4], twist float64 [6] in base_link) at a time up to now."""
+        if time <= 0.0 or not self.states:
+            return self.recorded.at(time)
+        x, y, yaw = (float(v) for v in self.pose(time))
+        state = self.states[min(round(time / STEP), len(self.states) - 1)]
+        twist = np.zeros(6)
+        twist[0], twist[5] = state.speed, state.yaw_rate
+        return geometry.planar(x, y, yaw), twist
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Somebody besides the ego: index in Scene.moving, what it is, and its path."""
+
+    index: int
+    kind: str
+    moving: Moving
+
+
+class Simulator:
+    """A drive of one seed.
+
+    Attributes: scene, ego (SimulatedEgo), state (the ego now), route (Curve), begin, end (arc lengths of the route that
+    are driven), time (s), actors.
+
+    Raises InvalidInput for a seed below VARIED: only varied worlds step.
+    """
+
+    def __init__(self, seed: int, maneuver: str | None = None, longest: float = LONGEST) -> None:
+        if seed < VARIED:
+            raise InvalidInput("seed", f"{seed} is of the plain world; the simulator steps seeds from {VARIED} on")
+        self.scene = Scene.generate(seed, NOMINAL, maneuver)
+        recorded = self.scene.ego
+        self.ego = SimulatedEgo(recorded, longest)
+        self.longest = longest
+        first, last = round(LEAD_SECONDS / STEP), round((LEAD_SECONDS + longest) / STEP)
+        crossing = {id(c.mover): c for c in self.scene.crossings}
+        crossers = [m.mover for m in self.scene.moving if id(m.mover) in crossing]
+        rest = [m for m in self.scene.moving if id(m.mover) not in crossing]
+        driven = [m.mover for m in rest if m.shape.name != "pedestrian"]
+        walkers = [m.mover for m in rest if m.shape.name == "pedestrian"]
+        self.traffic = Traffic(
+            driven, walkers, [crossing[id(m)] for m in crossers], recorded.mover, self.scene.signals, first, last
+        )  # fmt: skip
+        self.actors = tuple(Actor(i, m.shape.name, m) for i, m in enumerate(self.scene.moving))
+        self.route: Curve = recorded.mover.path
+        self.begin, speed = (float(v) for v in recorded.mover.motion(0.0))
+        self.end = min(self.begin + _PACE * recorded.mover.desired * NOMINAL, self.route.length - 20.0)
+        self.desired = recorded.mover.desired
+        x, y, yaw = (float(v) for v in self.route.at(self.begin))
+        steering = float(np.arctan(2.588 * self.route.curvature_at(self.begin)))
+        force = float(recorded.mover.forces[first])
+        self.ego.states.append(EgoVehicleState(x, y, yaw, speed, force, steering))
+        self.scene.ego = self.ego  # type: ignore[assignment]
+        self._along = self.begin
+
+    @property
+    def state(self) -> EgoVehicleState:
+        """The ego now."""
+        return self.ego.states[-1]
+
+    @property
+    def time(self) -> float:
+        """Seconds of the drive."""
+        return STEP * (len(self.ego.states) - 1)
+
+    @property
+    def along(self) -> float:
+        """Arc length of the route next to the ego, m; it never jumps by more than a few metres."""
+        return self._along
+
+    @property
+    def mover(self) -> Mover:
+        """The route's size, line and free-road speed, as the recorded ego had them."""
+        return self.ego.recorded.mover
+
+    @property
+    def body(self) -> np.ndarray:
+        """Ground plan [5] of the ego now."""
+        return body_of(self.state, EGO_LENGTH, EGO_WIDTH, EGO_CENTRE)
+
+    def step(self, action: Action) -> None:
+        """Everybody moves by STEP seconds; the ego as the action asks."""
+        self.traffic.step(self.state, self._along, self.body)
+        self.ego.states.append(self.state.after(action))
+        near = np.arange(self._along - 2.0, self._along + 6.0, 0.1)
+        points = self.route.at(near)[:, :2]
+        self._along = float(near[np.hypot(*(points - self.state.pose[:2]).T).argmin()])
+
+    def command(self) -> Command:
+        """What the route asks for next, as EgoMotion.command."""
+        here = self.route.at(self._along)
+        there = self.route.at(self._along + max(self.state.speed, COMMAND_SPEED) * COMMAND_SECONDS)
+        dx, dy = there[:2] - here[:2]
+        offset = dy * np.cos(here[2]) - dx * np.sin(here[2])
+        if offset >= COMMAND_OFFSET:
+            return Command.LEFT
+        return Command.RIGHT if offset <= -COMMAND_OFFSET else Command.STRAIGHT
+
+    def rectangles(self, time: float | None = None) -> np.ndarray:
+        """Ground plans [N, 5] of all actors now or at an earlier time."""
+        moment = self.time if time is None else time
+        return np.stack([a.moving.mover.rectangle(moment) for a in self.actors]) if self.actors else np.zeros((0, 5))
+
+    def velocities(self) -> np.ndarray:
+        """vx, vy [N, 2] m/s of all actors now."""
+        k = self.traffic.k
+        out = []
+        for actor in self.actors:
+            mover = actor.moving.mover
+            speed = mover.speeds[k] if actor.kind != "pedestrian" else mover.speeds[k - 1]
+            yaw = float(mover.path.at(mover.travelled[k])[2])
+            out.append([speed * np.cos(yaw), speed * np.sin(yaw)])
+        return np.array(out).reshape(-1, 2)
