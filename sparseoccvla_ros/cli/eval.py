@@ -139,6 +139,43 @@ def nuscenes(
             _leave(report, folder, json_file, console)
 
 
+@app.command()
+def drive(
+    seeds: Annotated[str, typer.Option(help="A:B for A to B - 1, of the varied world; 20 of its test split")] = "",
+    policies: Annotated[str, typer.Option(help="some of these, with commas")] = "expert,chain,ego,lane,coast",
+    preset: Preset = "tiny",
+    out: Annotated[Path, typer.Option(help="folder of page and numbers")] = Path("out/eval/drive"),
+    threads: Threads = 0,
+) -> None:
+    """Let policies drive in closed loop and report driving score, PDMS, EPDMS, HD score, AlpaSim and nuPlan scores.
+
+    Everybody reacts to where the ego really is. Leaves report.md and report.json.
+    """
+    with one_line_errors():
+        import torch
+
+        from sparseoccvla_ros.data.world_samples import SPLITS
+        from sparseoccvla_ros.eval.closed_loop.evaluation import evaluate_drives, page, table
+        from sparseoccvla_ros.eval.world.seeds import seed_range
+
+        torch.set_num_threads(threads or os.cpu_count() or 1)
+        chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["varied_test"][:20])
+        console = _console()
+        with Bars(console) as bars:
+            rows = evaluate_drives(chosen, _tasks(policies), preset, bars.show)
+        out.mkdir(parents=True, exist_ok=True)
+        text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a))
+        (out / "report.md").write_text(text, encoding="utf-8")
+        numbers = json.dumps([row.plain() for row in rows], indent=1, allow_nan=False) + "\n"
+        (out / "report.json").write_text(numbers, encoding="utf-8")
+        head, lines = table(rows)
+        shown = Table(*head)
+        for line in lines:
+            shown.add_row(*line)
+        console.print(shown)
+        console.print(f"page and numbers: {out}")
+
+
 def _console(quiet: bool = False) -> Console:
     """Standard error; a pipe or file has no width, so tables are not squeezed into 80 columns there."""
     console = Console(stderr=True, quiet=quiet)

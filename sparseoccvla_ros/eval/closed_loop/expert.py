@@ -141,12 +141,21 @@ class Expert:
             self._world.road, objects_of(kinds, plans, near), self.red_lights(), history(simulator), ZOE
         )
 
+    def history(self) -> np.ndarray:
+        """The ego's states [4, 11] at -1.5, -1, -0.5 and 0 s."""
+        return history(self._simulator)
+
     def red_lights(self) -> RedLights:
         """The route's connectors over the next 4 s."""
         stops = self._simulator.mover.stops
         times = self._simulator.time + STEP * np.arange(41)
         on = [bool(stops) and self._simulator.scene.signals.colour(stops[0][1], float(t)) == RED for t in times]
         return RedLights(self._world.red, np.repeat(np.array(on)[:, None], len(self._world.red), 1))
+
+    def blind(self) -> np.ndarray:
+        """Poses [41, 3] along the route as if nobody and no signal were there."""
+        nobody = np.zeros(0, np.int64), np.zeros((0, round(_LOOK / STEP) + 1, 5))
+        return self._propose(0.0, 1.0, *nobody, blind=True)
 
     def plan(self) -> np.ndarray:
         """The way for the next 4 s: poses [41, 3] in the map every 0.1 s, the first one the ego's."""
@@ -171,7 +180,9 @@ class Expert:
         assert best is not None
         return best[1]
 
-    def _propose(self, offset: float, share: float, kinds: np.ndarray, plans: np.ndarray) -> np.ndarray:
+    def _propose(
+        self, offset: float, share: float, kinds: np.ndarray, plans: np.ndarray, blind: bool = False
+    ) -> np.ndarray:
         """IDM along the route at an offset with a share of the free-road speed; 0 brakes to a stop."""
         simulator = self._simulator
         mover, state = simulator.mover, simulator.state
@@ -183,8 +194,10 @@ class Expert:
         out = [state.pose]
         lateral = self._lateral()
         for t in range(round(HORIZON / STEP)):
-            gap, pace = self._leader(corridor, fixed, s, v, t)
-            gap, pace = self._signal(gap, pace, s, v, simulator.time + t * STEP)
+            gap, pace = np.inf, 0.0
+            if not blind:
+                gap, pace = self._leader(corridor, fixed, s, v, t)
+                gap, pace = self._signal(gap, pace, s, v, simulator.time + t * STEP)
             free = float(way.free[int(np.clip((s - way.start) / _CELL, 0, len(way.free) - 1))])
             wanted = _GAP + max(0.0, v * _HEADWAY + v * (v - pace) / (2 * np.sqrt(_RATE * _BRAKE)))
             force = _RATE * (1 - (v / free) ** 4 - (wanted / max(gap, 0.3)) ** 2)

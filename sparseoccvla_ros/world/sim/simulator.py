@@ -24,7 +24,11 @@ _PACE = 0.8
 
 
 class SimulatedEgo:
-    """The ego's drive so far, as scene.EgoMotion for rendering; before 0 s it is the recorded one."""
+    """The ego's drive so far, as scene.EgoMotion for rendering.
+
+    Before 0 s it is the recorded one; for times to come it stands at points of the route, which tells a renderer where
+    shadows will be needed.
+    """
 
     def __init__(self, recorded: EgoMotion, duration: float) -> None:
         self.recorded, self.duration = recorded, duration
@@ -36,6 +40,9 @@ class SimulatedEgo:
         """x, y, yaw at a time up to now."""
         if time <= 0.0 or not self.states:
             return self.recorded.mover.pose(time)
+        last = STEP * (len(self.states) - 1)
+        if time > last + STEP:
+            return self.recorded.mover.pose(min(time, self.recorded.duration))
         k = min(int(time / STEP + 1e-9), len(self.states) - 1)
         now, after = self.states[k], self.states[min(k + 1, len(self.states) - 1)]
         share = min(max(time / STEP - k, 0.0), 1.0)

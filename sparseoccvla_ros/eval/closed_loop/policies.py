@@ -1,0 +1,172 @@
+"""Who can drive: each plans a path every half second; the same follower and vehicle carry all of them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ...camera_sync.config import ImageConfig
+from ...core import geometry
+from ...core.types import WAYPOINT_TIMES, CameraFrames, CommandSource, EgoState
+from ...data.world_bag import FIXED_FRAME, START
+from ...data.world_cache import WorldSettings, prepared_intrinsics, rig_of
+from ...planning.ego import WINDOW_NS, EgoHistory
+from ...planning.trajectory_follower import TimedPath
+from ...world.renderer import Renderer
+from ...world.scene import Scene
+from ...world.sim.simulator import Simulator
+from ...world.traffic import STEP
+from ..planning.ego_mlp import EgoMlp
+from ..tasks.chain import Chain, Stages
+from ..world.drives import history_before
+from .expert import Expert
+from .road_map import WorldMap
+
+_NANOSECONDS = 1_000_000_000
+_POINTS = np.concatenate([[0.0], WAYPOINT_TIMES])
+
+
+class Policy(Protocol):
+    """Drives one simulator after another."""
+
+    name: str
+
+    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
+        """A new drive; nothing of the last one is remembered."""
+        ...
+
+    def plan(self) -> TimedPath | None:
+        """The path from now on in the map; None where there is no plan."""
+        ...
+
+
+class ExpertPolicy:
+    """The privileged planner: the upper bound."""
+
+    name = "expert"
+
+    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
+        self._simulator, self._expert = simulator, expert
+
+    def plan(self) -> TimedPath | None:
+        poses = self._expert.plan()
+        return TimedPath(self._simulator.time, STEP * np.arange(len(poses)), poses[:, :2])
+
+
+class ConstantVelocity:
+    """Straight on at the present speed."""
+
+    name = "constant velocity"
+
+    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
+        self._simulator = simulator
+
+    def plan(self) -> TimedPath | None:
+        state = self._simulator.state
+        ahead = np.stack([state.speed * WAYPOINT_TIMES, np.zeros(len(WAYPOINT_TIMES))], -1)
+        return TimedPath.of_waypoints(self._simulator.time, state.pose, WAYPOINT_TIMES, ahead)
+
+
+class BlindLaneKeeping:
+    """Along the route at a comfortable speed, blind to everybody and to signals."""
+
+    name = "blind lane keeping"
+
+    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
+        self._simulator, self._expert = simulator, expert
+
+    def plan(self) -> TimedPath | None:
+        poses = self._expert.blind()
+        return TimedPath(self._simulator.time, STEP * np.arange(len(poses)), poses[:, :2])
+
+
+def history_of(simulator: Simulator) -> tuple[EgoHistory, int]:
+    """The planner's memory of the ego at 10 Hz up to now, and the stamp (ns) of now."""
+    stamp = START + round(simulator.time * _NANOSECONDS)
+    history = EgoHistory()
+    step = round(STEP * _NANOSECONDS)
+    for age in range(WINDOW_NS // step, -1, -1):
+        time = simulator.time - age * STEP
+        if time >= -1.9:
+            history.add(stamp - age * step, *simulator.ego.at(time))
+    return history, stamp
+
+
+class EgoOnly:
+    """A network that sees nothing but the ego's own motion, fitted on recorded drives of training seeds."""
+
+    name = "ego-only MLP"
+
+    def __init__(self, seeds: Sequence[int], moments: int = 40) -> None:
+        features, truth = [], []
+        for seed in seeds:
+            scene = Scene.generate(seed)
+            for time in np.linspace(0.0, scene.duration, moments, endpoint=False):
+                back = geometry.inverse(scene.ego.at(time)[0])
+                stamp = START + round(float(time) * _NANOSECONDS)
+                features.append(history_before(scene.ego, stamp).features(stamp))
+                truth.append([(back @ scene.ego.at(time + ahead)[0])[:2, 3] for ahead in WAYPOINT_TIMES])
+        self._network = EgoMlp()
+        wanted = np.array(truth, np.float64)
+        self._network.fit(np.stack(features), wanted, np.ones(wanted.shape[:2], bool))
+
+    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
+        self._simulator = simulator
+
+    def plan(self) -> TimedPath | None:
+        history, stamp = history_of(self._simulator)
+        waypoints = self._network.predict(history.features(stamp)[None])[0]
+        return TimedPath.of_waypoints(self._simulator.time, self._simulator.state.pose, WAYPOINT_TIMES, waypoints)
+
+
+class ChainPolicy:
+    """Six rendered cameras through occupancy, reasoning and planning, as the nodes do it.
+
+    Args:
+        stages: of a preset, at least occupancy and planning.
+        name: its row in the tables.
+    """
+
+    def __init__(self, stages: Stages, name: str = "chain") -> None:
+        self.name, self._stages, self._chain = name, stages, Chain(stages)
+        self._image: ImageConfig = stages.preset.image
+        self._epoch = 0
+
+    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
+        self._simulator = simulator
+        self._epoch += 1
+        self._rig = rig_of(simulator.scene.seed, WorldSettings(self._image.height, self._image.width))
+        self._renderer = Renderer(simulator.scene)
+
+    def frames(self) -> CameraFrames:
+        """What camera_sync would publish now, all cameras exposed at this moment."""
+        simulator, image = self._simulator, self._image
+        pose, twist = simulator.ego.at(simulator.time)
+        images, projections = [], []
+        for camera in self._rig:
+            k = prepared_intrinsics(camera, image.height, image.width)
+            camera2map = pose @ camera.camera2ego
+            images.append(self._renderer.render(k, camera2map, image.height, image.width, simulator.time, 1).rgb)
+            projections.append(geometry.camera_matrix(k, geometry.inverse(camera.camera2ego)))
+        stamp = START + round(simulator.time * _NANOSECONDS)
+        count = len(self._rig)
+        return CameraFrames(
+            stamp=stamp,
+            epoch=self._epoch,
+            names=tuple(c.name for c in self._rig),
+            stamps=np.full(count, stamp, np.int64),
+            valid=np.ones(count, bool),
+            images=np.stack(images),
+            ego2img=np.stack(projections),
+            ego=EgoState(pose, twist, FIXED_FRAME),
+        )
+
+    def plan(self) -> TimedPath | None:
+        history, _ = history_of(self._simulator)
+        step = self._chain.step(self.frames(), history, self._simulator.command(), CommandSource.ROUTE)
+        if step.plan is None or not len(step.plan.waypoints):
+            return None
+        waypoints = step.plan.waypoints.astype(np.float64)
+        return TimedPath.of_waypoints(self._simulator.time, self._simulator.state.pose, WAYPOINT_TIMES, waypoints)

@@ -1,0 +1,179 @@
+"""One policy drives one seed; everything the scores need is written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...planning.trajectory_follower import TimedPath, TrajectoryFollower
+from ...world.sim.simulator import LONGEST, Simulator
+from ...world.sim.vehicle import Action
+from ...world.traffic import RED, STEP, overlap
+from ..metrics.driving.bench2drive import CollisionCounter, End, Infraction, RedLightCounter, RouteMonitor
+from ..metrics.driving.traffic_scene import ObjectKind
+from .expert import ZOE, Expert, state_vector
+from .forecast import Standing, kind_of
+from .policies import Policy
+from .road_map import WorldMap, lane_width
+
+PLAN_EVERY = 5
+"""Simulation steps between two plans."""
+SPEED_LIMIT = 50.0 / 3.6
+"""m/s: the world's streets are those of a town."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan on the way: step, its poses [41, 3] at 10 Hz in the map (held after its end), the expert's from the same
+    state [41, 3], the ego's state [11] and history [4, 11] then."""
+
+    step: int
+    poses: np.ndarray
+    reference: np.ndarray
+    state: np.ndarray
+    history: np.ndarray
+
+
+@dataclass
+class Rollout:
+    """A drive of T steps.
+
+    states: [T, 11] as the scores have them; actors: [T, N, 5] ground plans of everybody else, of kinds [N] and at
+    speeds [T, N] m/s; along: [T] m on the route; completion: [T] percent; infractions: (s, what); missing_plans: how
+    often the policy had none.
+    """
+
+    policy: str
+    seed: int
+    maneuver: str
+    simulator: Simulator
+    world: WorldMap
+    standing: Standing
+    kinds: np.ndarray
+    states: np.ndarray = field(default_factory=lambda: np.zeros((0, 11)))
+    actors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 5)))
+    speeds: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    along: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    completion: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    planned: list[Planned] = field(default_factory=list)
+    infractions: list[tuple[float, Infraction]] = field(default_factory=list)
+    end: End = End.TIMEOUT
+    missing_plans: int = 0
+
+    def near_route(self, metres: float) -> Standing:
+        """What stands within some metres of where the ego was."""
+        rectangles = self.standing.rectangles
+        gap = np.hypot(*(rectangles[:, None, :2] - self.states[::10, :2]).transpose(2, 0, 1)).min(1)
+        return Standing(self.standing.kind[gap < metres], rectangles[gap < metres])
+
+
+def poses_of(path: TimedPath, yaw: float) -> np.ndarray:
+    """A path as poses [41, 3] every 0.1 s, the last one held; headings along it."""
+    times = STEP * np.arange(41)
+    points = np.stack([np.interp(times, path.times, path.points[:, i]) for i in (0, 1)], -1)
+    headings, last = [yaw], yaw
+    for step in np.diff(points, axis=0):
+        if np.hypot(*step) > 0.02:
+            last = float(np.arctan2(step[1], step[0]))
+        headings.append(last)
+    return np.concatenate([points, np.array(headings)[:, None]], -1)
+
+
+class _Referee:
+    """Watches a drive by Bench2Drive's rules."""
+
+    def __init__(self, simulator: Simulator, world: WorldMap, standing: Standing) -> None:
+        self.simulator, self.standing = simulator, standing
+        route = simulator.route.at(np.arange(simulator.begin, simulator.end, 1.0))
+        forward = np.stack([np.cos(route[:, 2]), np.sin(route[:, 2])], -1)
+        self.monitor = RouteMonitor(route[:, :2] + ZOE.centre * forward)
+        self.collisions, self.lights = CollisionCounter(), RedLightCounter()
+        self.lines = []
+        for line, approach in simulator.mover.stops:
+            x, y, yaw = simulator.route.at(line)
+            across = 0.5 * lane_width(world.streets.main) * np.array([-np.sin(yaw), np.cos(yaw)])
+            middle = np.array([x, y])
+            self.lines.append((np.stack([middle + across, middle - across]), float(yaw), approach))
+
+    def look(self, rectangles: np.ndarray) -> tuple[list[Infraction], End | None]:
+        """What happened in this step."""
+        simulator = self.simulator
+        state, body, time = simulator.state, simulator.body, simulator.time
+        found = []
+        hit = [(i, simulator.actors[i].kind) for i in np.flatnonzero(overlap(rectangles, body))]
+        still = np.flatnonzero(overlap(self.standing.rectangles, body))
+        hit += [(len(rectangles) + int(i), "standing") for i in still]
+        for actor, name in hit:
+            if self.collisions.counts(int(actor), time, body[:2], state.speed):
+                kind = kind_of(name)
+                if name == "standing":
+                    kind = ObjectKind(int(self.standing.kind[actor - len(rectangles)]))
+                found.append(
+                    Infraction.COLLISION_PEDESTRIAN if kind is ObjectKind.PEDESTRIAN
+                    else Infraction.COLLISION_VEHICLE if kind in (ObjectKind.VEHICLE, ObjectKind.BICYCLE)
+                    else Infraction.COLLISION_STATIC
+                )  # fmt: skip
+        for i, (line, yaw, approach) in enumerate(self.lines):
+            red = simulator.scene.signals.colour(approach, time) == RED
+            if red and self.lights.counts(i, line, yaw, body[:3], ZOE.length):
+                found.append(Infraction.RED_LIGHT)
+        return found, self.monitor.update(time, body[:2], state.speed, SPEED_LIMIT)
+
+
+def drive(policy: Policy, seed: int, score_every: int = 10, longest: float = LONGEST) -> Rollout:
+    """Let a policy drive a seed to its end.
+
+    score_every: steps between the plans that PDMS and EPDMS are to look at, a multiple of PLAN_EVERY.
+    """
+    simulator = Simulator(seed, longest=longest)
+    world = WorldMap(simulator.scene.streets, simulator.route, simulator.begin, simulator.end)
+    expert, standing = Expert(simulator, world), Standing.of(simulator)
+    referee, follower = _Referee(simulator, world, standing), TrajectoryFollower()
+    out = Rollout(
+        policy.name, seed, simulator.scene.maneuver, simulator, world, standing,
+        np.array([int(kind_of(a.kind)) for a in simulator.actors], np.int64),
+    )  # fmt: skip
+    policy.begin(simulator, world, expert)
+    states, actors, speeds, along, completion = [], [], [], [], []
+    path: TimedPath | None = None
+    end: End | None = None
+    while end is None:
+        rectangles = simulator.rectangles()
+        step = len(states)
+        found, end = referee.look(rectangles)
+        out.infractions += [(simulator.time, i) for i in found]
+        states.append(state_vector(simulator))
+        actors.append(rectangles)
+        speeds.append(np.hypot(*simulator.velocities().T))
+        along.append(simulator.along)
+        completion.append(referee.monitor.completion)
+        if simulator.time >= longest - STEP:
+            end = end or End.TIMEOUT
+        if end is not None:
+            break
+        if step % PLAN_EVERY == 0:
+            # Without a plan the last one is followed until it is too old.
+            newest = policy.plan()
+            out.missing_plans += newest is None
+            path = newest or path
+            if newest is not None and step % score_every == 0:
+                out.planned.append(_planned(step, newest, expert, simulator, policy))
+        control = follower.control(path, simulator.time, simulator.state.pose, simulator.state.speed)
+        simulator.step(Action(control.acceleration, control.steering))
+    out.end = end
+    out.states, out.actors, out.speeds = _with_yaw_acceleration(np.stack(states)), np.stack(actors), np.stack(speeds)
+    out.along, out.completion = np.array(along), np.array(completion)
+    return out
+
+
+def _planned(step: int, path: TimedPath, expert: Expert, simulator: Simulator, policy: Policy) -> Planned:
+    poses = poses_of(path, simulator.state.yaw)
+    reference = poses if policy.name == "expert" else expert.plan()
+    return Planned(step, poses, reference, state_vector(simulator), expert.history())
+
+
+def _with_yaw_acceleration(states: np.ndarray) -> np.ndarray:
+    states[:, 6] = states[:, 3] * states[:, 9]  # lateral acceleration at the rear axle
+    states[1:, 10] = np.diff(states[:, 9]) / STEP
+    return states

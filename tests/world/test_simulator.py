@@ -1,0 +1,86 @@
+"""The world steps: equal actions give equal worlds, and everybody minds where the ego is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.world.curves import Curve
+from sparseoccvla_ros.world.sim.simulator import Simulator
+from sparseoccvla_ros.world.sim.traffic import Traffic, body_of
+from sparseoccvla_ros.world.sim.vehicle import BRAKE_LIMIT, STEER_LIMIT, Action, EgoVehicleState
+from sparseoccvla_ros.world.traffic import Mover, Phases, overlap
+
+ALWAYS = Phases(((-60.0, 600.0),), ())
+
+
+def actions(count: int) -> list[Action]:
+    rng = np.random.default_rng(3)
+    return [
+        Action(float(a), float(s)) for a, s in zip(rng.normal(0, 1, count), rng.normal(0, 0.01, count), strict=True)
+    ]
+
+
+def test_equal_actions_give_equal_worlds():
+    worlds = [Simulator(20_003, longest=20.0) for _ in range(2)]
+    for action in actions(40):
+        for world in worlds:
+            world.step(action)
+    one, two = worlds
+    assert one.state == two.state
+    np.testing.assert_array_equal(one.rectangles(), two.rectangles())
+    moved = np.hypot(*(one.rectangles() - one.rectangles(0.0))[:, :2].T)
+    assert (moved > 1.0).sum() >= 3  # the world is alive
+
+
+def test_the_plain_world_does_not_step():
+    with pytest.raises(InvalidInput, match="seed"):
+        Simulator(5)
+
+
+def mover(path: Curve, start: float, speed: float) -> Mover:
+    """A car with its recorded motion up to time 0 (row 20)."""
+    out = Mover(path, 4.4, 1.8, start - 2 * speed, speed, 10.0)
+    out.times = np.arange(-2.0, 10.0, 0.1)
+    out.travelled = start + speed * out.times
+    out.speeds, out.forces = np.full(len(out.times), speed), np.zeros(len(out.times))
+    return out
+
+
+def line(y: float = 0.0) -> Curve:
+    x = np.arange(-50.0, 400.0, 0.5)
+    return Curve(np.stack([x, np.full_like(x, y)], -1), np.zeros(len(x)))
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.5 * np.pi])
+def test_cars_stop_behind_an_ego_that_stands_on_their_path(yaw):
+    car, ego = mover(line(), 50.0, 10.0), mover(line(3.5), 50.0, 0.0)
+    traffic = Traffic([car], [], [], ego, ALWAYS, 20, 140)
+    standing = EgoVehicleState(60.0, 1.0, yaw, 0.0)
+    body = body_of(standing, 4.08, 1.73, 1.39)
+    for _ in range(115):
+        traffic.step(standing, 100.0, body)
+        assert not overlap(car.rectangle(0.1 * (traffic.k - 20)), body).any()
+    assert car.speeds[traffic.k] < 0.1
+    assert 40.0 < car.travelled[traffic.k] - 50.0 < 60.0
+
+
+def test_cars_pass_an_ego_beside_their_path():
+    car, ego = mover(line(), 50.0, 10.0), mover(line(3.5), 50.0, 0.0)
+    traffic = Traffic([car], [], [], ego, ALWAYS, 20, 140)
+    standing = EgoVehicleState(60.0, 3.5, 0.0, 0.0)
+    for _ in range(115):
+        traffic.step(standing, 100.0, body_of(standing, 4.08, 1.73, 1.39))
+    assert car.travelled[traffic.k] > 145.0
+
+
+def test_the_vehicle_has_limits_and_does_not_reverse():
+    state = EgoVehicleState(0.0, 0.0, 0.0, 10.0)
+    for _ in range(30):
+        state = state.after(Action(-50.0, 5.0))
+        assert state.acceleration >= BRAKE_LIMIT
+        assert abs(state.steering) <= STEER_LIMIT + 1e-9
+    assert state.speed == 0.0
+    lagged = EgoVehicleState(0.0, 0.0, 0.0, 10.0).after(Action(2.0, 0.0))
+    assert 0.2 < lagged.acceleration < 1.6
