@@ -154,7 +154,7 @@ def drive(
     with one_line_errors():
         import torch
 
-        from sparseoccvla_ros.data.world_samples import SPLITS
+        from sparseoccvla_ros.data.synthetic.dataset import SPLITS
         from sparseoccvla_ros.eval.closed_loop.evaluation import evaluate_drives, page, table
         from sparseoccvla_ros.eval.world.seeds import seed_range
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.world.curves import Curve
+from sparseoccvla_ros.world.agents.traffic import Mover, Phases, overlap
+from sparseoccvla_ros.world.roads.curves import Curve
 from sparseoccvla_ros.world.sim.simulator import Simulator
 from sparseoccvla_ros.world.sim.traffic import Traffic, body_of
 from sparseoccvla_ros.world.sim.vehicle import BRAKE_LIMIT, STEER_LIMIT, Action, EgoVehicleState
-from sparseoccvla_ros.world.traffic import Mover, Phases, overlap
 
 ALWAYS = Phases(((-60.0, 600.0),), ())
 

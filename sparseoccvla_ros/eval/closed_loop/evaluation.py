@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import InvalidInput
-from ...data.world_samples import SPLITS
+from ...data.synthetic.dataset import SPLITS
+from ...pipeline import Stages
 from ...runtime.presets import load_preset
-from ..tasks.chain import Stages
-from ..tasks.intervals import Estimate, estimates, resampled
+from ..metrics.intervals import Estimate, estimates, resampled
 from .policies import BlindLaneKeeping, ChainPolicy, ConstantVelocity, EgoOnly, ExpertPolicy, Policy
 from .rollout import Rollout, drive
 from .scores import DriveScores, score

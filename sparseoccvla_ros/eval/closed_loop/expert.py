@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...world.agents.actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH
+from ...world.agents.traffic import AMBER, GREEN, RED, STEP
 from ...world.roads.curves import Curve
 from ...world.sim.simulator import Simulator
 from ...world.sim.vehicle import WHEELBASE
-from ...world.agents.traffic import AMBER, GREEN, RED, STEP
 from ..metrics.driving import pdm_score, tracker
 from ..metrics.driving.pdm_score import SubScores, Version
 from ..metrics.driving.traffic_scene import ObjectKind, RedLights, TrafficScene

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...world.sim.simulator import Actor, Simulator
 from ...world.agents.traffic import GREEN, STEP, rectangle
+from ...world.sim.simulator import Actor, Simulator
 from ..metrics.driving.traffic_scene import ObjectKind, Objects
 
 REACH = 75.0

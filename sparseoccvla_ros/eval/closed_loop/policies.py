@@ -10,16 +10,16 @@ import numpy as np
 from ...camera_sync.config import ImageConfig
 from ...core import geometry
 from ...core.types import WAYPOINT_TIMES, CameraFrames, CommandSource, EgoState
-from ...data.world_bag import FIXED_FRAME, START
-from ...data.world_cache import WorldSettings, prepared_intrinsics, rig_of
-from ...planning.ego import WINDOW_NS, EgoHistory
+from ...data.synthetic.scenes import WorldSettings, prepared_intrinsics, rig_of
+from ...data.synthetic.to_bag import FIXED_FRAME, START
+from ...pipeline import Chain, Stages
+from ...planning.ego_history import WINDOW_NS, EgoHistory
 from ...planning.trajectory_follower import TimedPath
-from ...world.renderer import Renderer
+from ...world.agents.traffic import STEP
+from ...world.render.renderer import Renderer
 from ...world.scene import Scene
 from ...world.sim.simulator import Simulator
-from ...world.traffic import STEP
-from ..planning.ego_mlp import EgoMlp
-from ..tasks.chain import Chain, Stages
+from ..tasks.ego_mlp import EgoMlp
 from ..world.drives import history_before
 from .expert import Expert
 from .road_map import WorldMap

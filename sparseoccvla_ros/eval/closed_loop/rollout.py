@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...planning.trajectory_follower import TimedPath, TrajectoryFollower
+from ...world.agents.traffic import RED, STEP, overlap
 from ...world.sim.simulator import LONGEST, Simulator
 from ...world.sim.vehicle import Action
-from ...world.traffic import RED, STEP, overlap
 from ..metrics.driving.bench2drive import CollisionCounter, End, Infraction, RedLightCounter, RouteMonitor
 from ..metrics.driving.traffic_scene import ObjectKind
 from .expert import ZOE, Expert, state_vector

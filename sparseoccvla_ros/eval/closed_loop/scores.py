@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ...world.traffic import RED, STEP, Lights
+from ...world.agents.traffic import RED, STEP, Lights
 from ..metrics.driving import alpasim, bench2drive, hugsim, nuplan, pdm_score, tracker
 from ..metrics.driving.pdm_score import Version
 from ..metrics.driving.polygons import Areas

@@ -10,10 +10,10 @@ from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.types import Command
 from ..agents.actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, Moving
-from ..roads.curves import Curve
-from ..scene import COMMAND_OFFSET, COMMAND_SECONDS, COMMAND_SPEED, EgoMotion, Scene
 from ..agents.traffic import STEP, Mover
+from ..roads.curves import Curve
 from ..scenario import NOMINAL, VARIED
+from ..scene import COMMAND_OFFSET, COMMAND_SECONDS, COMMAND_SPEED, EgoMotion, Scene
 from .traffic import Traffic, body_of
 from .vehicle import Action, EgoVehicleState
 

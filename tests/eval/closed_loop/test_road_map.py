@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from sparseoccvla_ros.core.occ3d import LABEL
+from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.eval.closed_loop.expert import ZOE
 from sparseoccvla_ros.eval.closed_loop.road_map import WorldMap
 from sparseoccvla_ros.eval.metrics.driving.traffic_scene import DriveAreas
-from sparseoccvla_ros.world import varied
+from sparseoccvla_ros.world import generator, scenario
 
 
 @pytest.mark.parametrize("seed", range(20_000, 20_006))
 def test_drivable_area_is_the_road(seed):
-    plan = varied.draw(np.random.default_rng([seed, 29]), None)
-    route = varied.route(plan, "main", 1.0, plan.lane, plan.maneuver, 70.0 - plan.start, 440.0)
+    plan = scenario.draw(np.random.default_rng([seed, 29]), None)
+    route = generator.route(plan, "main", 1.0, plan.lane, plan.maneuver, 70.0 - plan.start, 440.0)
     begin, _ = route.nearest(*plan.streets.main.pose(plan.start, -plan.streets.main.lanes[plan.lane])[:2].tolist())
     world = WorldMap(plan.streets, route, begin, begin + 150.0)
     points = np.stack(np.meshgrid(np.arange(-60, 60, 1.3), np.arange(-60, 60, 1.3)), -1).reshape(-1, 2)
