@@ -66,6 +66,42 @@ PALETTE = np.array(
 """uint8 [17, 3], RGB per class: the colours the occupancy literature uses, so pictures compare."""
 PALETTE.setflags(write=False)
 
+LIVE_GROUPS: tuple[tuple[str, tuple[int, int, int], tuple[str, ...]], ...] = (
+    ("vehicle", (238, 122, 40), ("car", "bus", "truck", "trailer", "construction_vehicle")),
+    ("two-wheeler", (250, 184, 66), ("bicycle", "motorcycle")),
+    ("pedestrian", (240, 74, 66), ("pedestrian",)),
+    ("barrier, cone", (222, 200, 116), ("barrier", "traffic_cone")),
+    ("road", (66, 70, 78), ("driveable_surface",)),
+    ("sidewalk", (108, 102, 116), ("sidewalk", "other_flat")),
+    ("terrain", (84, 98, 62), ("terrain",)),
+    ("building", (172, 177, 184), ("manmade",)),
+    ("vegetation", (66, 130, 72), ("vegetation",)),
+    ("other", (128, 128, 128), ("others",)),
+)
+"""Colours for a live view, as (name, RGB, classes): grey ground, and warm what one must not touch."""
+
+
+def _live_palette() -> np.ndarray:
+    out = np.zeros_like(PALETTE)
+    for _, colour, names in LIVE_GROUPS:
+        out[[LABEL[name] for name in names]] = colour
+    out.setflags(write=False)
+    return out
+
+
+PALETTES: dict[str, np.ndarray] = {"live": _live_palette(), "literature": PALETTE}
+"""uint8 [17, 3] RGB per name of a palette."""
+
+
+def legend(palette: str) -> list[tuple[str, tuple[int, int, int]]]:
+    """Name and RGB of every colour of a palette."""
+    if palette == "live":
+        return [(name, colour) for name, colour, _ in LIVE_GROUPS]
+    return [
+        (name.replace("_", " "), (int(r), int(g), int(b))) for name, (r, g, b) in zip(CLASSES, PALETTE, strict=True)
+    ]
+
+
 CAMERAS: tuple[str, ...] = (
     "CAM_FRONT",
     "CAM_FRONT_RIGHT",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
+from sparseoccvla_ros.core.classes import PALETTES
 from sparseoccvla_ros.core.types import CameraFrames, SceneQueries
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import markers, messages
@@ -47,6 +48,7 @@ class OccupancyNode(StageNode):
         self._queries = self.stage_output("occupancy/queries", messages.queries_to_msg)
         self._points = self.output("occupancy/points")
         self._markers = self.output("occupancy/markers")
+        self._legend = self.output("occupancy/legend")
         self._grid = self.output("occupancy/grid")
         self._marker_throttle = Throttle(lambda: self.values.marker_rate)
         self._worker: Worker[Item] = Worker("occupancy", lambda item: self.attempt(lambda: self._take(item)))
@@ -110,19 +112,24 @@ class OccupancyNode(StageNode):
         self.monitor.finished(latency, reasons)
 
     def _show(self, queries: SceneQueries) -> None:
-        wants_markers = self._marker_throttle.due() and self._markers.get_subscription_count() > 0
+        due = self._marker_throttle.due()
+        if due and self._legend.get_subscription_count():
+            self._legend.publish(markers.class_legend(self.values.palette, queries.stamp))
+        wants_markers = due and self._markers.get_subscription_count() > 0
         wants_points = self._points.get_subscription_count() > 0
         wants_grid = self._grid.get_subscription_count() > 0
         if not (wants_markers or wants_points or wants_grid):
             return
         voxels = occupied_voxels(queries, self._encoder.grid, self._encoder.config)
+        palette = PALETTES[self.values.palette]
         self.monitor.show(voxels=len(voxels))
         if wants_points:
-            self._points.publish(messages.cloud_to_msg([(0.0, voxels)], queries.stamp))
+            self._points.publish(messages.cloud_to_msg([(0.0, voxels)], queries.stamp, palette))
         if wants_grid:
             self._grid.publish(messages.grid_to_msg(voxels, queries.stamp))
         if wants_markers:
-            self._markers.publish(markers.cubes(voxels, queries.stamp, "occupancy", self.values.marker_limit))
+            limit = self.values.marker_limit
+            self._markers.publish(markers.cubes(voxels, queries.stamp, "occupancy", limit, palette=palette))
 
 
 def main(args: list[str] | None = None) -> int:

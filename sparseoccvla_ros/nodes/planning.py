@@ -62,6 +62,7 @@ class PlanningNode(StageNode):
         self._path = self.output("planning/path")
         self._trajectory = self.output("planning/trajectory")
         self._candidates = self.output("planning/candidates")
+        self._markers = self.output("planning/markers")
         self._worker: Worker[Item] = Worker("planning", lambda item: self.attempt(lambda: self._work(item())))
         self.stage_input("occupancy/queries", self._on_queries, messages.queries_from_msg)
         self.stage_input("reasoning/state", self._on_reasoning, messages.reasoning_from_msg)
@@ -140,7 +141,7 @@ class PlanningNode(StageNode):
             queries, voxels, self._usable_reasoning(queries), self._history, choice.command, choice.source
         )
         if self.active:
-            self._publish(plan, choice.source, time.monotonic() - began)
+            self._publish(plan, choice.source, queries.ego.speed, time.monotonic() - began)
 
     def _usable_reasoning(self, queries: SceneQueries) -> Reasoning | None:
         """The newest reasoning of this drive within reasoning_max_age; waits for its own where asked to."""
@@ -158,7 +159,7 @@ class PlanningNode(StageNode):
         self.monitor.show(reasoning_age_s=age)
         return reasoning if age <= self.values.reasoning_max_age else None
 
-    def _publish(self, plan: Plan, source: CommandSource, latency: float) -> None:
+    def _publish(self, plan: Plan, source: CommandSource, speed: float, latency: float) -> None:
         self._plan.publish(plan)
         if plan.status is PlanStatus.REJECTED:
             self._stop_followers("; ".join(plan.reasons), plan.stamp)
@@ -168,6 +169,10 @@ class PlanningNode(StageNode):
             self._last_path = plan.stamp
         if self._candidates.get_subscription_count():
             self._candidates.publish(markers.candidates(plan))
+        if self._markers.get_subscription_count():
+            config = self._planner.config
+            size = config.ego_length, config.ego_width, config.ego_centre
+            self._markers.publish(markers.vehicle(plan, speed, *size))
         reasons = plan.reasons
         if plan.status is PlanStatus.BRAKING:
             reasons = ("braking", *reasons)

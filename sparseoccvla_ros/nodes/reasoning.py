@@ -13,6 +13,7 @@ import torch
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.motion import carry_over
+from sparseoccvla_ros.core.classes import PALETTES
 from sparseoccvla_ros.core.types import HORIZONS, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.reasoning.serving.generation import check_question
 from sparseoccvla_ros.ros import markers, messages
@@ -133,16 +134,17 @@ class ReasoningNode(StageNode):
         return carry_over(plan[2], pose_then, queries.ego.pose, (queries.stamp - plan[0]) / 1e9)
 
     def _show(self, reasoning: Reasoning) -> None:
+        palette = PALETTES[self.values.palette]
         if self._points.get_subscription_count():
             layers = list(zip(HORIZONS, reasoning.forecasts, strict=False))
-            self._points.publish(messages.cloud_to_msg(layers, reasoning.stamp))
+            self._points.publish(messages.cloud_to_msg(layers, reasoning.stamp, palette))
         if self._markers.get_subscription_count() and self._marker_throttle.due():
             for horizon, voxels in zip(HORIZONS, reasoning.forecasts, strict=False):
                 name = f"forecast/{horizon:.0f}s"
                 # Later forecasts are fainter, so that the three can be told apart when shown together.
                 alpha = 0.7 - 0.2 * (horizon - 1.0)
                 limit = self.values.marker_limit
-                self._markers.publish(markers.cubes(voxels, reasoning.stamp, name, limit, alpha))
+                self._markers.publish(markers.cubes(voxels, reasoning.stamp, name, limit, alpha, palette))
 
     def _on_answer(self, text: str, stamp: int) -> None:
         with self._text_lock:

@@ -1,4 +1,8 @@
-"""Markers for RViz: voxels as one CUBE_LIST written as bytes, candidates as lines, text."""
+"""Markers for RViz: voxels as one CUBE_LIST written as bytes, candidates as lines, vehicle, readout, legend, text.
+
+What belongs to a stamp is not frame locked: RViz draws it where base_link was then, as it draws path and points. Only
+what travels with the view is locked.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,19 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from sparseoccvla_ros.core.classes import PALETTE
-from sparseoccvla_ros.core.types import Plan
+from sparseoccvla_ros.core.classes import PALETTE, legend
+from sparseoccvla_ros.core.types import Plan, PlanStatus
 from sparseoccvla_ros.core.voxels import SparseVoxels
 
 from .messages import duration_msg, header
 
 LIFETIME = 3.0
 """Seconds after which RViz forgets a marker that is not renewed, so a dead node leaves nothing standing."""
-_COLOURS = np.concatenate([PALETTE / 255.0, np.ones((len(PALETTE), 1))], 1).astype("<f4")
+PATH_HEIGHT = 0.6
+"""z of candidates, m: above the voxels of the road, whose top is at 0.2 m; the path lies 0.1 m higher in RViz."""
+TEXT_PLACE, READOUT_PLACE = (24.0, 0.0, 7.2), (-4.2, 0.0, 0.8)
+LEGEND_PLACE, LEGEND_STEP = (-5.6, 0.8), 2.6
+"""Where text, readout and legend stand in base_link, m: above and below the scene in the view behind the vehicle."""
 _TAIL_BYTES = 69
 """Bytes of a serialised Marker after its two lists, when its later fields are empty."""
 
@@ -28,11 +36,13 @@ def delete_all(stamp: int, namespace: str) -> MarkerArray:
     return MarkerArray(markers=[Marker(header=header(stamp), ns=namespace, action=Marker.DELETEALL)])
 
 
-def cubes(voxels: SparseVoxels, stamp: int, namespace: str, limit: int, alpha: float = 1.0) -> bytes | MarkerArray:
+def cubes(
+    voxels: SparseVoxels, stamp: int, namespace: str, limit: int, alpha: float = 1.0, palette: np.ndarray = PALETTE
+) -> bytes | MarkerArray:
     """The voxels as one CUBE_LIST, ready for `publisher.publish`; DELETEALL when there are none.
 
-    At most `limit` cubes, those with the highest score. The lists are written straight into the serialised message:
-    building a Point and a ColorRGBA per voxel in Python costs about a hundred times as much.
+    At most `limit` cubes, those with the highest score. palette: uint8 [17, 3], RGB per class. The lists are written
+    straight into the serialised message: a Point and a ColorRGBA per voxel cost about a hundred times as much.
     """
     if not len(voxels):
         return delete_all(stamp, namespace)
@@ -40,17 +50,15 @@ def cubes(voxels: SparseVoxels, stamp: int, namespace: str, limit: int, alpha: f
     if len(voxels) > limit:
         best = np.argpartition(-voxels.scores, limit)[:limit]
         centres, labels = centres[best], labels[best]
-    marker = Marker(header=header(stamp), ns=namespace, type=Marker.CUBE_LIST, frame_locked=True)
+    marker = Marker(header=header(stamp), ns=namespace, type=Marker.CUBE_LIST)
     marker.scale.x = marker.scale.y = marker.scale.z = float(voxels.grid.size)
     marker.color.a = 1.0
     marker.pose.orientation.w = 1.0
     marker.lifetime = duration_msg(LIFETIME)
     empty = bytes(serialize_message(MarkerArray(markers=[marker])))
     start = len(empty) - _TAIL_BYTES - 8
-    colours = _COLOURS[labels]
-    if alpha != 1.0:
-        colours = colours.copy()
-        colours[:, 3] = alpha
+    colours = np.full((len(labels), 4), alpha, "<f4")
+    colours[:, :3] = palette[labels] / 255.0
     # CDR aligns float64 to 8 bytes, counted from the end of the 4-byte encapsulation header.
     padding = -(start + 4 - 4) % 8
     return b"".join(
@@ -74,24 +82,84 @@ def candidates(plan: Plan) -> MarkerArray:
     best = max(float(plan.scores.max()), 1e-6)
     for k, (points, score) in enumerate(zip(plan.candidates.tolist(), plan.scores.tolist(), strict=True)):
         chosen = k == plan.chosen
-        marker = Marker(header=header(plan.stamp), ns="candidates", id=k, type=Marker.LINE_STRIP, frame_locked=True)
+        marker = Marker(header=header(plan.stamp), ns="candidates", id=k, type=Marker.LINE_STRIP)
         marker.pose.orientation.w = 1.0
         marker.scale.x = 0.25 if chosen else 0.06
         share = score / best
         marker.color = ColorRGBA(
             r=1.0 - share, g=share, b=1.0 if chosen else 0.2, a=1.0 if chosen else 0.2 + 0.6 * share
         )
-        marker.points = [Point(z=0.1)] + [Point(x=x, y=y, z=0.1) for x, y in points]
+        marker.points = [Point(z=PATH_HEIGHT)] + [Point(x=x, y=y, z=PATH_HEIGHT) for x, y in points]
         marker.lifetime = duration_msg(LIFETIME)
         out.markers.append(marker)
     return out
 
 
+_STATUS_COLOURS = {
+    PlanStatus.OK: (0.55, 0.95, 0.70),
+    PlanStatus.DEGRADED: (1.0, 0.75, 0.24),
+    PlanStatus.BRAKING: (1.0, 0.36, 0.36),
+    PlanStatus.REJECTED: (1.0, 0.36, 0.36),
+}
+
+
+def vehicle(plan: Plan, speed: float, length: float, width: float, centre: float) -> MarkerArray:
+    """The vehicle as a box in namespace ego, and behind it in namespace readout its speed, command and plan's state.
+
+    speed: present, m/s; length, width: of the vehicle, m; centre: from base_link forward to its middle, m.
+    """
+    height = 1.5
+    box = _locked(Marker.CUBE, plan.stamp, "ego", 0, (centre, 0.0, height / 2 + 0.2), (0.86, 0.89, 0.94), 0.55)
+    box.scale.x, box.scale.y, box.scale.z = length, width, height
+    why = f": {plan.reasons[0]}" if plan.reasons and plan.status is not PlanStatus.OK else ""
+    words = f"{3.6 * speed:.0f} km/h   {plan.command.value}   {plan.status.value}{why}".replace("_", " ")
+    readout = _locked(
+        Marker.TEXT_VIEW_FACING, plan.stamp, "readout", 0, READOUT_PLACE, _STATUS_COLOURS[plan.status], 1.0
+    )
+    readout.scale.z, readout.text = 0.8, words
+    return MarkerArray(markers=[box, readout])
+
+
+def class_legend(palette: str, stamp: int) -> MarkerArray:
+    """A row of cubes and names behind the vehicle, one per colour of a palette of core/occ3d.py."""
+    out = MarkerArray()
+    entries = legend(palette)
+    for i, (name, colour) in enumerate(entries):
+        x, z = LEGEND_PLACE
+        y = LEGEND_STEP * ((len(entries) - 1) / 2 - i)
+        red, green, blue = (c / 255.0 for c in colour)
+        cube = _locked(Marker.CUBE, stamp, "legend", 2 * i, (x, y, z), (red, green, blue), 1.0)
+        cube.scale.x = cube.scale.y = cube.scale.z = 0.4
+        label = _locked(
+            Marker.TEXT_VIEW_FACING, stamp, "legend", 2 * i + 1, (x - 0.6, y, z - 0.5), (0.75, 0.79, 0.85), 1.0
+        )
+        label.scale.z, label.text = 0.42, name
+        out.markers += [cube, label]
+    return out
+
+
 def text(content: str, stamp: int) -> Marker:
-    """Text above the vehicle."""
-    marker = Marker(header=header(stamp), ns="text", type=Marker.TEXT_VIEW_FACING, frame_locked=True, text=content)
-    marker.pose.position.z = 4.0
+    """Text above the road ahead, where it hides neither road nor vehicle from the view behind the vehicle."""
+    marker = _locked(Marker.TEXT_VIEW_FACING, stamp, "text", 0, TEXT_PLACE, (1.0, 1.0, 1.0), 1.0)
+    marker.scale.z, marker.text = 1.2, content
+    # An answer stands until the next one, however long that takes.
+    marker.lifetime = duration_msg(0.0)
+    return marker
+
+
+def _locked(
+    kind: int,
+    stamp: int,
+    namespace: str,
+    number: int,
+    place: tuple[float, float, float],
+    colour: tuple[float, float, float],
+    alpha: float,
+) -> Marker:
+    """A marker that travels with base_link. place: m; colour: red, green, blue 0..1."""
+    marker = Marker(header=header(stamp), ns=namespace, id=number, type=kind, frame_locked=True)
+    marker.pose.position.x, marker.pose.position.y, marker.pose.position.z = place
     marker.pose.orientation.w = 1.0
-    marker.scale.z = 0.6
-    marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+    marker.color = ColorRGBA(r=colour[0], g=colour[1], b=colour[2], a=alpha)
+    marker.lifetime = duration_msg(LIFETIME)
     return marker

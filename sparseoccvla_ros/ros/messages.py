@@ -298,14 +298,16 @@ _CLOUD = np.dtype(
     }
 )
 _FIELD_TYPES = {"label": PointField.UINT8}
-_PACKED = (PALETTE.astype(np.uint32) << np.array((16, 8, 0), np.uint32)).sum(1).astype(np.uint32)
 
 
-def cloud_to_msg(layers: Sequence[tuple[float, SparseVoxels]], stamp: int) -> PointCloud2:
+def cloud_to_msg(
+    layers: Sequence[tuple[float, SparseVoxels]], stamp: int, palette: np.ndarray = PALETTE
+) -> PointCloud2:
     """Voxel centres as PointCloud2 with fields x y z rgb label confidence horizon, base_link at the stamp.
 
-    layers: (horizon in seconds, voxels); the present has horizon 0.
+    layers: (horizon in seconds, voxels); the present has horizon 0. palette: uint8 [17, 3], RGB per class.
     """
+    packed = (palette.astype(np.uint32) << np.array((16, 8, 0), np.uint32)).sum(1).astype(np.uint32)
     rows = np.empty(sum(len(v) for _, v in layers), _CLOUD)
     start = 0
     for horizon, voxels in layers:
@@ -313,7 +315,7 @@ def cloud_to_msg(layers: Sequence[tuple[float, SparseVoxels]], stamp: int) -> Po
         start += len(voxels)
         centres = voxels.centres()
         part["x"], part["y"], part["z"] = centres[:, 0], centres[:, 1], centres[:, 2]
-        part["rgb"], part["label"] = _PACKED[voxels.labels], voxels.labels
+        part["rgb"], part["label"] = packed[voxels.labels], voxels.labels
         part["confidence"], part["horizon"] = voxels.scores, horizon
     fields = [
         PointField(name=n, offset=_CLOUD.fields[n][1], datatype=_FIELD_TYPES.get(n, PointField.FLOAT32), count=1)

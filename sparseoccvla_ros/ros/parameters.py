@@ -18,7 +18,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sparseoccvla_ros.camera_sync.config import MissingPolicy, SyncConfig
-from sparseoccvla_ros.core.classes import CAMERAS
+from sparseoccvla_ros.core.classes import CAMERAS, PALETTES
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,15 @@ COMMON = (
     Param("autostart", True, "configure and activate without waiting for a lifecycle manager"),
     Param("diagnostics_period", 1.0, "time between two /diagnostics messages", "s", 0.1, 10.0),
     Param("stale_after", 1.5, "no input for this long makes the node STALE", "s", 0.1, 60.0, live=True),
+)
+_SHOWN = (
+    Param(
+        "palette",
+        "live",
+        "colours of points and markers: calm ones, or those of the occupancy literature",
+        choices=tuple(PALETTES),
+        live=True,
+    ),
 )
 _MODEL = (
     Param("device", "auto", "where the model runs", choices=("auto", "cpu", "cuda")),
@@ -117,8 +126,9 @@ TABLES: dict[str, tuple[Param, ...]] = {
             "what computes; engines come from ./run export; where one is missing torch computes and says why",
             choices=("torch", "compiled", "onnx", "openvino", "tensorrt"),
         ),
-        Param("marker_rate", 1.0, "how often occupancy/markers is published; 0 never", "Hz", 0.0, 30.0, live=True),
+        Param("marker_rate", 1.0, "how often markers and legend are published; 0 never", "Hz", 0.0, 30.0, live=True),
         Param("marker_limit", 20000, "most cubes in a marker", "cubes", 1, 200000, live=True),
+        *_SHOWN,
     ),
     "reasoning": (
         *COMMON,
@@ -140,6 +150,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("queue_limit", 4, "questions that may wait; more are refused", "questions", 1, 100),
         Param("marker_rate", 1.0, "how often occupancy/forecast/markers is published", "Hz", 0.0, 30.0, live=True),
         Param("marker_limit", 20000, "most cubes in a marker", "cubes", 1, 200000, live=True),
+        *_SHOWN,
     ),
     "planning": (
         *COMMON,

@@ -71,6 +71,7 @@ OUTPUTS: tuple[Topic, ...] = (
     Topic(
         "occupancy/markers", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "the same as cubes, throttled"
     ),
+    Topic("occupancy/legend", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "class colours, throttled"),
     Topic(
         "occupancy/grid", "nav_msgs/msg/OccupancyGrid", "occupancy", "output", "0 drivable, 100 obstacle, -1 unknown"
     ),
@@ -91,6 +92,13 @@ OUTPUTS: tuple[Topic, ...] = (
         "poses, speeds, accelerations, time from start",
     ),
     Topic("planning/candidates", "visualization_msgs/msg/MarkerArray", "planning", "output", "all, coloured by score"),
+    Topic(
+        "planning/markers",
+        "visualization_msgs/msg/MarkerArray",
+        "planning",
+        "output",
+        "vehicle; speed, command and state as text",
+    ),
     Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every", "output", "state and reasons, 1 Hz"),
     Topic("/clock", "rosgraph_msgs/msg/Clock", "bag_player", "output", "bag time"),
 )

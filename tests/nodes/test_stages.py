@@ -31,7 +31,7 @@ def stack(graph, preset):
         "planning/trajectory",
         "planning/candidates",
     )
-    names += ("reasoning/text",)
+    names += ("reasoning/text", "planning/markers", "occupancy/legend")
     return graph, nodes, {name: graph.probe.listen(name) for name in (*names, "/diagnostics")}
 
 
@@ -54,7 +54,8 @@ def test_frames_in_everything_out(stack, frames, until):
     # Topics overtake each other: the plan may be here before the path of the same stamp.
     for name in ("planning/path", "planning/trajectory", "occupancy/points", "occupancy/grid"):
         assert until(lambda name=name: stamps[-1] in [messages.nanoseconds(m.header.stamp) for m in seen[name]]), name
-    assert until(lambda: seen["occupancy/forecast/points"])
+    for name in ("occupancy/forecast/points", "planning/markers", "occupancy/legend"):
+        assert until(lambda name=name: seen[name]), name
     plan = messages.plan_from_msg(seen["planning/plan"][-1])
     path, trajectory = seen["planning/path"][-1], seen["planning/trajectory"][-1]
     for name in ("occupancy/queries", "occupancy/points", "occupancy/grid", "planning/plan", "planning/path"):

@@ -12,7 +12,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from visualization_msgs.msg import MarkerArray
 
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.classes import LABEL
+from sparseoccvla_ros.core.classes import LABEL, PALETTES
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import Command, CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.core.voxels import SparseVoxels
@@ -178,7 +178,7 @@ def test_spliced_marker_is_the_typed_one(namespace):
     made = voxels(500)
     raw = markers.cubes(made, 77, namespace, limit=10_000)
     marker = deserialize_message(raw, MarkerArray).markers[0]
-    assert (marker.ns, marker.type, marker.header.frame_id, marker.frame_locked) == (namespace, 6, "base_link", True)
+    assert (marker.ns, marker.type, marker.header.frame_id, marker.frame_locked) == (namespace, 6, "base_link", False)
     np.testing.assert_allclose([(p.x, p.y, p.z) for p in marker.points], made.centres(), atol=1e-6)
     assert len(marker.colors) == 500
     assert marker.lifetime.sec == 3
@@ -202,3 +202,29 @@ def test_candidates_mark_the_chosen_one():
     assert [m.id for m in drawn] == list(range(18))
     widths = [m.scale.x for m in drawn]
     assert widths.index(max(widths)) == made.chosen
+
+
+def test_vehicle_and_readout_travel_with_the_view_and_the_plan_does_not():
+    made = plan()
+    box, readout = markers.vehicle(made, 5.0, length=4.0, width=1.8, centre=1.5).markers
+    assert (box.scale.x, box.scale.y, box.pose.position.x) == (4.0, 1.8, 1.5)
+    for part in ("18 km/h", made.command.value, made.status.value):
+        assert part in readout.text
+    assert all(m.frame_locked and m.lifetime.sec == 3 for m in (box, readout))
+    assert not any(m.frame_locked for m in markers.candidates(made).markers)
+
+
+@pytest.mark.parametrize("palette", list(PALETTES))
+def test_legend_shows_each_colour_of_a_palette_once(palette):
+    drawn = markers.class_legend(palette, 0).markers
+    assert len({m.id for m in drawn}) == len(drawn)
+    shown = {tuple(round(255 * c) for c in (m.color.r, m.color.g, m.color.b)) for m in drawn if m.type == m.CUBE}
+    assert shown == {tuple(c) for c in PALETTES[palette].tolist()}
+    assert len(shown) == len(drawn) / 2
+
+
+def test_points_take_the_palette():
+    made = voxels(50)
+    for palette in PALETTES.values():
+        rgb = messages.cloud_from_msg(messages.cloud_to_msg([(0.0, made)], 0, palette))["rgb"].view("<u4")
+        np.testing.assert_array_equal(np.stack([rgb >> 16, rgb >> 8 & 255, rgb & 255], 1), palette[made.labels])
