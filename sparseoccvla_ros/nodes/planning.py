@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from nav_msgs.msg import Path
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.types import CommandSource, Plan, PlanStatus, Reasoning, SceneQueries
+from sparseoccvla_ros.core.types import CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.planning.ego_history import EgoHistory
 from sparseoccvla_ros.planning.route_command import RouteCommand, parse_command
@@ -57,10 +58,12 @@ class PlanningNode(StageNode):
         self._epoch: int | None = None
         self._ego: tuple[np.ndarray, str] | None = None
         self._last_path: int | None = None
+        self._last_ego: EgoState | None = None
         self._arrived = threading.Condition()
         self._plan = self.stage_output("planning/plan", messages.plan_to_msg)
         self._path = self.output("planning/path")
         self._trajectory = self.output("planning/trajectory")
+        self._autoware = self.optional_output("planning/autoware_trajectory")
         self._candidates = self.output("planning/candidates")
         self._markers = self.output("planning/markers")
         self._worker: Worker[Item] = Worker("planning", lambda item: self.attempt(lambda: self._work(item())))
@@ -141,7 +144,7 @@ class PlanningNode(StageNode):
             queries, voxels, self._usable_reasoning(queries), self._history, choice.command, choice.source
         )
         if self.active:
-            self._publish(plan, choice.source, queries.ego.speed, time.monotonic() - began)
+            self._publish(plan, choice.source, queries.ego, time.monotonic() - began)
 
     def _usable_reasoning(self, queries: SceneQueries) -> Reasoning | None:
         """The newest reasoning of this drive within reasoning_max_age; waits for its own where asked to."""
@@ -159,7 +162,7 @@ class PlanningNode(StageNode):
         self.monitor.show(reasoning_age_s=age)
         return reasoning if age <= self.values.reasoning_max_age else None
 
-    def _publish(self, plan: Plan, source: CommandSource, speed: float, latency: float) -> None:
+    def _publish(self, plan: Plan, source: CommandSource, ego: EgoState, latency: float) -> None:
         self._plan.publish(plan)
         if plan.status is PlanStatus.REJECTED:
             self._stop_followers("; ".join(plan.reasons), plan.stamp)
@@ -167,12 +170,15 @@ class PlanningNode(StageNode):
             self._path.publish(messages.path_to_msg(plan))
             self._trajectory.publish(messages.trajectory_to_msg(plan))
             self._last_path = plan.stamp
+        self._last_ego = ego
+        if self._autoware is not None and self._autoware.get_subscription_count():
+            self._autoware.publish(autoware().trajectory_to_msg(plan, ego))
         if self._candidates.get_subscription_count():
             self._candidates.publish(markers.candidates(plan))
         if self._markers.get_subscription_count():
             config = self._planner.config
             size = config.ego_length, config.ego_width, config.ego_centre
-            self._markers.publish(markers.vehicle(plan, speed, *size))
+            self._markers.publish(markers.vehicle(plan, ego.speed, *size))
         reasons = plan.reasons
         if plan.status is PlanStatus.BRAKING:
             reasons = ("braking", *reasons)
@@ -198,6 +204,8 @@ class PlanningNode(StageNode):
         self.get_logger().warning(f"stopping: {why}")
         if self.values.publish_empty_on_stop:
             self._path.publish(Path(header=messages.header(stamp)))
+            if self._autoware is not None and self._last_ego is not None:
+                self._autoware.publish(autoware().standstill_to_msg(stamp, self._last_ego))
             self._candidates.publish(markers.delete_all(stamp, "candidates"))
 
     def _forget(self) -> None:
@@ -207,6 +215,13 @@ class PlanningNode(StageNode):
         with self._arrived:
             if self._reasoning is not None and self._reasoning.epoch == self._epoch:
                 self._reasoning = None
+
+
+def autoware() -> ModuleType:
+    """ros/adapters/autoware.py, which needs Autoware's messages."""
+    from sparseoccvla_ros.ros.adapters import autoware
+
+    return autoware
 
 
 def main(args: list[str] | None = None) -> int:

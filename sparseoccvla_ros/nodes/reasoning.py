@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from std_msgs.msg import String
 
-from sparseoccvla_ros.core.motion import carry_over
 from sparseoccvla_ros.core.classes import PALETTES
+from sparseoccvla_ros.core.motion import carry_over
 from sparseoccvla_ros.core.types import HORIZONS, Plan, PlanStatus, Reasoning, SceneQueries
+from sparseoccvla_ros.occupancy.object_boxes import object_boxes
+from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.reasoning.serving.generation import check_question
 from sparseoccvla_ros.ros import markers, messages
+from sparseoccvla_ros.ros.adapters import detections
 from sparseoccvla_ros.ros.ask_server import Questions
 from sparseoccvla_ros.ros.intra_process import Item
 from sparseoccvla_ros.ros.latest_worker import Worker
@@ -46,6 +49,7 @@ class ReasoningNode(StageNode):
         preset = load_preset(self.values.preset)
         self._reasoner = build_reasoning(preset, self.values.device, self.get_logger().info)
         warm_up_reasoning(self._reasoner, preset)
+        self._occupancy = preset.occupancy
         self._poses: OrderedDict[int, np.ndarray] = OrderedDict()
         self._plan: tuple[int, int, np.ndarray] | None = None
         self._epoch: int | None = None
@@ -54,6 +58,8 @@ class ReasoningNode(StageNode):
         self._state = self.stage_output("reasoning/state", messages.reasoning_to_msg)
         self._points = self.output("occupancy/forecast/points")
         self._markers = self.output("occupancy/forecast/markers")
+        self._detections = self.optional_output("occupancy/detections")
+        self._detection_markers = self.output("occupancy/detections/markers")
         self._texts = self.output("reasoning/text")
         self._text_marker = self.output("reasoning/text_marker")
         self._marker_throttle = Throttle(lambda: self.values.marker_rate)
@@ -119,6 +125,7 @@ class ReasoningNode(StageNode):
         latency = time.monotonic() - began
         self._state.publish(reasoning, latency=latency)
         self._show(reasoning)
+        self._show_objects(queries, reasoning)
         self.monitor.finished(latency, () if reasoning.trained else ("untrained_weights",))
         self.monitor.show(forecast_motion=reasoning.forecast_motion, prefill_ms=1e3 * self._reasoner.prefill_seconds)
         if self.values.self_question and self._self_throttle.due():
@@ -145,6 +152,17 @@ class ReasoningNode(StageNode):
                 alpha = 0.7 - 0.2 * (horizon - 1.0)
                 limit = self.values.marker_limit
                 self._markers.publish(markers.cubes(voxels, reasoning.stamp, name, limit, alpha, palette))
+
+    def _show_objects(self, queries: SceneQueries, reasoning: Reasoning) -> None:
+        wanted = [p for p in (self._detections, self._detection_markers) if p and p.get_subscription_count()]
+        if not wanted:
+            return
+        future = reasoning.forecasts[0] if reasoning.forecasts else None
+        boxes = object_boxes(occupied_voxels(queries, config=self._occupancy), future, HORIZONS[0])
+        if self._detections in wanted:
+            self._detections.publish(detections.detections_to_msg(boxes, queries.stamp))
+        if self._detection_markers in wanted:
+            self._detection_markers.publish(detections.detection_markers(boxes, queries.stamp, self.values.palette))
 
     def _on_answer(self, text: str, stamp: int) -> None:
         with self._text_lock:

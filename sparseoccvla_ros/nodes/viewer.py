@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -70,7 +71,8 @@ class ViewerNode(StageNode):
         self._worker: Worker[int] = Worker("viewer", lambda stamp: self.attempt(lambda: self._draw(stamp)))
         for topic in OUTPUTS:
             if topic.name != "/clock":
-                self._listen_raw(topic.name, topic.full_name)
+                with contextlib.suppress(ImportError):  # nobody publishes what is not installed
+                    self._listen_raw(topic.name, topic.full_name)
         if self.values.label_topic:
             self.listen(self.values.label_topic, SparseVoxelsMsg, self._on_labels, "sensor")
         self.input("reasoning/text", self._on_text)

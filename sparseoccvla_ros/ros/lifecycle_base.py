@@ -120,6 +120,14 @@ class StageNode(LifecycleNode):
         self._made_publishers.append(publisher)
         return publisher
 
+    def optional_output(self, name: str) -> Any:
+        """`output`, or None where the package of its message is not installed."""
+        try:
+            return self.output(name)
+        except ImportError as error:
+            self.get_logger().info(f"{name} is not published: {error.name} is not installed")
+            return None
+
     def input(self, name: str, callback: Callable[[Any], None], *, topic: str | None = None) -> None:
         """Subscription to a topic of ros/topics.py, or to another name with the same type and profile."""
         entry = BY_NAME[name]

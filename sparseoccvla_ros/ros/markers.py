@@ -121,7 +121,7 @@ def vehicle(plan: Plan, speed: float, length: float, width: float, centre: float
 
 
 def class_legend(palette: str, stamp: int) -> MarkerArray:
-    """A row of cubes and names behind the vehicle, one per colour of a palette of core/occ3d.py."""
+    """A row of cubes and names behind the vehicle, one per colour of a palette of core.classes.py."""
     out = MarkerArray()
     entries = legend(palette)
     for i, (name, colour) in enumerate(entries):

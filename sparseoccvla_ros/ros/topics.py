@@ -82,6 +82,20 @@ OUTPUTS: tuple[Topic, ...] = (
     Topic("reasoning/text_marker", "visualization_msgs/msg/Marker", "reasoning", "output", "the same for RViz"),
     Topic("occupancy/forecast/points", "sensor_msgs/msg/PointCloud2", "reasoning", "output", "as points, with horizon"),
     Topic("occupancy/forecast/markers", "visualization_msgs/msg/MarkerArray", "reasoning", "output", "+1, +2, +3 s"),
+    Topic(
+        "occupancy/detections",
+        "vision_msgs/msg/Detection3DArray",
+        "reasoning",
+        "output",
+        "boxes around what can move, where vision_msgs is installed",
+    ),
+    Topic(
+        "occupancy/detections/markers",
+        "visualization_msgs/msg/MarkerArray",
+        "reasoning",
+        "output",
+        "the same, with velocity from forecasts",
+    ),
     Topic("planning/plan", "sparseoccvla_msgs/msg/Plan", "planning", "output", "everything about the newest plan"),
     Topic("planning/path", "nav_msgs/msg/Path", "planning", "output", "six poses, stamps in the future"),
     Topic(
@@ -90,6 +104,13 @@ OUTPUTS: tuple[Topic, ...] = (
         "planning",
         "output",
         "poses, speeds, accelerations, time from start",
+    ),
+    Topic(
+        "planning/autoware_trajectory",
+        "autoware_planning_msgs/msg/Trajectory",
+        "planning",
+        "output",
+        "for Autoware, in the fixed frame, where its messages are installed",
     ),
     Topic("planning/candidates", "visualization_msgs/msg/MarkerArray", "planning", "output", "all, coloured by score"),
     Topic(
@@ -115,6 +136,8 @@ INPUTS: tuple[Topic, ...] = (
 )
 
 TOPICS: tuple[Topic, ...] = OUTPUTS + INPUTS
+OPTIONAL_PACKAGES = ("vision_msgs", "autoware_planning_msgs")
+"""Messages of other stacks: a topic of theirs is published where they are installed (`optional_output`)."""
 ACTION = "reasoning/ask"
 """AskScene action of the reasoning node."""
 

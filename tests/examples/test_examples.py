@@ -1,4 +1,4 @@
-"""The adapters for Nav2 and Autoware: arithmetic on real messages, and what they say where messages are missing."""
+"""The adapter for Nav2: arithmetic on real messages, and what it says where messages are missing."""
 
 from __future__ import annotations
 
@@ -62,29 +62,11 @@ def test_nav2_path_is_moved_into_the_fixed_frame():
         assert 2 * np.arctan2(q.z, q.w) == pytest.approx(yaw + np.pi / 2, abs=1e-5)
 
 
-def test_autoware_points_carry_speed_along_the_path():
-    example = load("autoware_trajectory")
-    points = example.points_of(messages.trajectory_to_msg(plan()), BASE2MAP)
-    assert [p.time for p in points] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
-    np.testing.assert_allclose(points[0].pose, BASE2MAP)
-    assert [p.speed for p in points] == pytest.approx([4.0] * 7, abs=1e-4)
-    assert [p.heading_rate for p in points[:-1]] == pytest.approx([0.2] * 6, abs=1e-4)
-    assert points[-1].pose[0, 3] == pytest.approx(100.0 - float(plan().waypoints[-1, 1]), abs=1e-5)
-
-
-def test_an_empty_plan_stands_still_for_autoware():
-    points = load("autoware_trajectory").points_of(messages.trajectory_to_msg(plan(0)), BASE2MAP)
-    assert len(points) == 2
-    assert all(p.speed == 0.0 and np.array_equal(p.pose, BASE2MAP) for p in points)
-
-
-@pytest.mark.parametrize(
-    ("name", "needs"), [("nav2_follow_path", "nav2_msgs"), ("autoware_trajectory", "autoware_planning_msgs")]
-)
-def test_missing_messages_are_named(name, needs):
-    if importlib.util.find_spec(needs) is not None:
-        pytest.skip(f"{needs} is installed")
-    done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, check=False)
+def test_missing_messages_are_named():
+    if importlib.util.find_spec("nav2_msgs") is not None:
+        pytest.skip("nav2_msgs is installed")
+    command = [sys.executable, EXAMPLES / "nav2_follow_path.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert needs in done.stderr
+    assert "nav2_msgs" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -1,5 +1,6 @@
 """Occupancy, reasoning and planning as nodes: stamps, frames, shapes, faults."""
 
+import importlib.util
 import math
 
 import numpy as np
@@ -12,8 +13,13 @@ from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.planning import PlanningNode
 from sparseoccvla_ros.nodes.reasoning import ReasoningNode
 from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.topics import OPTIONAL_PACKAGES, OUTPUTS
 
 pytestmark = pytest.mark.ros
+
+
+def installed(topic) -> bool:
+    return importlib.util.find_spec(topic.type.split("/")[0]) is not None
 
 
 @pytest.fixture
@@ -32,6 +38,8 @@ def stack(graph, preset):
         "planning/candidates",
     )
     names += ("reasoning/text", "planning/markers", "occupancy/legend")
+    names += ("occupancy/detections/markers",)
+    names += tuple(t.name for t in OUTPUTS if t.type.split("/")[0] in OPTIONAL_PACKAGES and installed(t))
     return graph, nodes, {name: graph.probe.listen(name) for name in (*names, "/diagnostics")}
 
 
@@ -54,8 +62,12 @@ def test_frames_in_everything_out(stack, frames, until):
     # Topics overtake each other: the plan may be here before the path of the same stamp.
     for name in ("planning/path", "planning/trajectory", "occupancy/points", "occupancy/grid"):
         assert until(lambda name=name: stamps[-1] in [messages.nanoseconds(m.header.stamp) for m in seen[name]]), name
-    for name in ("occupancy/forecast/points", "planning/markers", "occupancy/legend"):
+    for name in ("occupancy/forecast/points", "planning/markers", "occupancy/legend", "occupancy/detections/markers"):
         assert until(lambda name=name: seen[name]), name
+    if "planning/autoware_trajectory" in seen:
+        assert until(lambda: seen["planning/autoware_trajectory"] and seen["occupancy/detections"])
+        assert seen["planning/autoware_trajectory"][-1].header.frame_id == "map"
+        assert seen["occupancy/detections"][-1].header.frame_id == "base_link"
     plan = messages.plan_from_msg(seen["planning/plan"][-1])
     path, trajectory = seen["planning/path"][-1], seen["planning/trajectory"][-1]
     for name in ("occupancy/queries", "occupancy/points", "occupancy/grid", "planning/plan", "planning/path"):

@@ -1,0 +1,1 @@
+"""Between the stack and what stands beside it: Autoware, trackers, pages."""
