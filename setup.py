@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 NAME = "sparseoccvla_ros"
 SHARED = ("launch", "config", "rviz", "models", "bags", "examples")
-NODES = ("camera_sync", "occupancy", "reasoning", "planning", "composed", "bag_player", "viewer")
+NODES = ("camera_sync", "occupancy", "reasoning", "planning", "composed", "bag_player", "viewer", "cockpit")
 
 
 def installed(folder: str) -> list[tuple[str, list[str]]]:
@@ -22,7 +22,7 @@ setup(
     name=NAME,
     version="0.1.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["**/*.yaml"]},
+    package_data={NAME: ["**/*.yaml", "view/cockpit/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

@@ -81,6 +81,28 @@ def view(
 
 
 @app.command()
+def cockpit(
+    bag: Annotated[str | None, typer.Option(help="also run the stack on this bag, again and again; '' bundled")] = None,
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="port of the page")] = 8088,
+    host: Annotated[str, typer.Option(help="address of the page; beyond this machine, others can steer")] = "127.0.0.1",
+    preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
+    namespace: Annotated[str, typer.Option(help="namespace of the running stack")] = "/sparseoccvla",
+) -> None:
+    """One web page of the running stack: see, ask and steer. Ctrl-C ends."""
+    if bag is None:
+        from sparseoccvla_ros.nodes.cockpit import main
+
+        values = {"port": port, "host": f"'{host}'", "preset": f"'{preset}'"}
+        arguments = [word for k, v in values.items() for word in ("-p", f"{k}:={v}")]
+        raise typer.Exit(main(["--ros-args", "-r", f"__ns:={namespace}", *arguments]))
+    from .launch import run_launch
+
+    values = {"bag": bag, "loop": "true", "cockpit": "true", "cockpit_port": port, "cockpit_host": host}
+    values |= {"preset": preset, "namespace": namespace}
+    raise typer.Exit(run_launch([f"{k}:={v}" for k, v in values.items()], show_args=False, print_params=False))
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, what is missing and what will be used."""
     from .doctor import run_doctor

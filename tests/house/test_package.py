@@ -76,7 +76,13 @@ def test_every_topic_type_is_installed() -> None:
 
 def test_every_node_has_module_parameters_and_entry_point() -> None:
     scripts = _setup_arguments()["entry_points"]["console_scripts"]
-    for entry in (*launch_config.NODES, launch_config.BAG_PLAYER, launch_config.VIEWER, launch_config.COMPOSED):
+    for entry in (
+        *launch_config.NODES,
+        launch_config.BAG_PLAYER,
+        launch_config.VIEWER,
+        launch_config.COCKPIT,
+        launch_config.COMPOSED,
+    ):
         module = importlib.import_module(entry.module)
         assert callable(module.main)
         assert any(s.startswith(f"{entry.name} = {entry.module}:main") for s in scripts), entry.name
@@ -172,7 +178,7 @@ def test_launch_file_by_construction(name: str) -> None:
     assert f"description(with_bag={name == 'nuscenes_bag'})" in text
 
 
-@pytest.mark.parametrize("verb", ["", "demo", "test", "launch", "bag", "view", "doctor", "bench"])
+@pytest.mark.parametrize("verb", ["", "demo", "test", "launch", "bag", "view", "cockpit", "doctor", "bench"])
 def test_every_verb_has_help(verb: str) -> None:
     command = [sys.executable, "-m", "sparseoccvla_ros.cli", *([verb] if verb else []), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)

@@ -1,0 +1,215 @@
+"""cockpit node: one web page from the running stack, to see, ask and steer; on this machine unless told otherwise."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from rclpy.action import ActionClient
+from rclpy.task import Future
+from sparseoccvla_msgs.action import AskScene
+from std_msgs.msg import String
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.planning.route_command import parse_command
+from sparseoccvla_ros.reasoning.serving.generation import check_question
+from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.adapters.scene_collector import STAMPED, Scene, SceneCollector
+from sparseoccvla_ros.ros.latest_worker import Worker
+from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
+from sparseoccvla_ros.ros.msg_utils import stamp_of
+from sparseoccvla_ros.ros.process import run
+from sparseoccvla_ros.ros.qos import PROFILES
+from sparseoccvla_ros.ros.throttle import Throttle
+from sparseoccvla_ros.ros.topics import ACTION, BY_NAME
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.view.cockpit_scene import scene_event
+from sparseoccvla_ros.view.cockpit_server import CockpitServer
+
+COMMAND_PERIOD = 0.5
+"""Seconds between two messages of a command that is held: planning forgets it after `command_timeout`."""
+ANSWER_TIMEOUT = 60.0
+"""Seconds without a piece of an answer after which it counts as lost."""
+LEVELS = ("ok", "warn", "error", "stale")
+
+
+class CockpitNode(StageNode):
+    """Draws nothing itself: scenes go to the page as data, and what the page asks for goes to topics and the action."""
+
+    waiting_for = "planning/plan from planning"
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__("cockpit", **kwargs)
+
+    def setup(self) -> None:
+        """Open the page, subscribe, and offer command and goal."""
+        self._scenes = SceneCollector(load_preset(self.values.preset).occupancy)
+        self._scene: Scene | None = None
+        self._states: dict[str, dict[str, Any]] = {}
+        self._held = ""
+        self._throttle = Throttle(lambda: self.values.rate)
+        self._command = self.output_to("planning/command")
+        self._goal = self.output_to("planning/goal")
+        self._asking = ActionClient(self, AskScene, ACTION)
+        self._worker: Worker[int] = Worker("cockpit", lambda stamp: self.attempt(lambda: self._show(stamp)))
+        for name in STAMPED:
+            entry = BY_NAME[name]
+            self._made_subscriptions.append(
+                self.create_subscription(
+                    message_class(entry.type), name, partial(self._on_raw, name), PROFILES[entry.qos], raw=True
+                )
+            )
+        self.input("/diagnostics", self._on_states)
+        self.input("reasoning/text", lambda message: self._server.send("says", message.data))
+        self._timer = self.create_timer(COMMAND_PERIOD, self._repeat_command, clock=self._steady)
+        self._server = CockpitServer(self, self.values.host, self.values.port)
+        self.get_logger().info(f"open {self._server.url} in a browser")
+
+    def output_to(self, name: str) -> Any:
+        """Publisher to an input of another node."""
+        topic = BY_NAME[name]
+        publisher = self.create_publisher(message_class(topic.type), name, PROFILES[topic.qos])
+        self._made_publishers.append(publisher)
+        return publisher
+
+    def stopped(self) -> None:
+        """Let go of the command."""
+        self._worker.discard()
+        self._held = ""
+
+    def teardown(self) -> None:
+        """Close the page."""
+        worker = getattr(self, "_worker", None)
+        if worker is None:
+            return
+        worker.stop()
+        self._server.close()
+        self.destroy_timer(self._timer)
+        self._asking.destroy()
+        del self._worker
+
+    # --- from the stack
+
+    def _on_raw(self, name: str, raw: bytes) -> None:
+        if not self.active:
+            return
+        stamp = stamp_of(raw)
+        self._scenes.keep(name, stamp, raw)
+        if name == "planning/plan":
+            self.monitor.received()
+            if self._throttle.due():
+                self._worker.submit(stamp)
+
+    def _show(self, stamp: int) -> None:
+        began = time.monotonic()
+        scene = self._scenes.collect(stamp)
+        if scene is None:
+            self.monitor.count("incomplete")
+            return
+        # Nothing is drawn while nobody looks, but for the first scene: a page that opens begins with the newest.
+        if self._server.watched or self._scene is None:
+            event = scene_event(scene.frames, scene.voxels, scene.forecasts, scene.plan)
+            event["latency"] = round(1e3 * scene.delays["frames to plan"])
+            self._server.send("scene", event)
+        self._scene = scene
+        self.monitor.finished(time.monotonic() - began)
+
+    def _on_states(self, message: DiagnosticArray) -> None:
+        prefix = self.get_namespace().rstrip("/") + "/"
+        for status in message.status:
+            name = status.name.removesuffix(": state")
+            if name.startswith(prefix):
+                values = {v.key: v.value for v in status.values}
+                level = LEVELS[min(int.from_bytes(status.level, "little"), 3)]
+                self._states[name.removeprefix(prefix)] = {
+                    "level": level,
+                    "message": status.message,
+                    "at": time.monotonic(),
+                    **{k: values[k] for k in ("latency_p50_ms", "latency_p95_ms", "rate_hz") if k in values},
+                }
+        now = time.monotonic()
+        self._server.send(
+            "states",
+            [
+                {"name": name, **{k: v for k, v in state.items() if k != "at"}, "silent": now - state["at"] > 3.0}
+                for name, state in sorted(self._states.items())
+            ],
+        )
+
+    # --- from the page (threads of the server)
+
+    def command(self, command: str) -> None:
+        """Hold a command, or with "" none."""
+        self._held = parse_command(command).value if command else ""
+        self._repeat_command()
+        self._server.send("held", self._held)
+
+    def _repeat_command(self) -> None:
+        if self.active and self._held:
+            self._command.publish(String(data=self._held))
+
+    def goal(self, x: float, y: float) -> None:
+        """Publish a goal in the fixed frame of the newest scene."""
+        if self._scene is None:
+            raise InvalidInput("goal", "came before the first scene")
+        ego = self._scene.frames.ego
+        place = ego.pose @ np.array((x, y, 0.0, 1.0))
+        message = PoseStamped(header=messages.header(self._scene.frames.stamp, ego.fixed_frame))
+        message.pose = messages.pose_to_msg(ego.pose)
+        message.pose.position.x, message.pose.position.y, message.pose.position.z = (float(v) for v in place[:3])
+        self._goal.publish(message)
+
+    def ask(self, question: str) -> Iterator[str]:
+        """Pieces of the answer of AskScene, and at the end what is amiss with it, if anything."""
+        check_question(question)
+        if not self._asking.server_is_ready():
+            raise InvalidInput("question", "nobody answers: is reasoning running?")
+        pieces: queue.Queue[str | None] = queue.Queue()
+        asked = threading.Event()
+        handle: list[Any] = []
+
+        def ended(future: Future) -> None:
+            result = future.result().result
+            if result.reason not in ("complete", "token_limit"):
+                pieces.put(f" [{result.reason}]")
+            pieces.put(None)
+
+        def accepted(future: Future) -> None:
+            handle.append(future.result())
+            asked.set()
+            if handle[0].accepted:
+                handle[0].get_result_async().add_done_callback(ended)
+            else:
+                pieces.put("[refused: too many questions wait, or reasoning is not active]")
+                pieces.put(None)
+
+        sent = self._asking.send_goal_async(
+            AskScene.Goal(question=question), feedback_callback=lambda f: pieces.put(f.feedback.text)
+        )
+        sent.add_done_callback(accepted)
+        try:
+            while (piece := pieces.get(timeout=ANSWER_TIMEOUT)) is not None:
+                yield piece
+        except queue.Empty:
+            yield "[no answer]"
+        except GeneratorExit:
+            if asked.wait(1.0) and handle[0].accepted:
+                handle[0].cancel_goal_async()
+            raise
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros cockpit`."""
+    return run(CockpitNode, args=args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"use strict";
+// The page of view/cockpit_server.py: draws what /events sends, and sends commands, goals and questions.
+
+const $ = (id) => document.getElementById(id);
+const NEAR = 0.3; // m; nearer to a camera's plane nothing is drawn
+let scene = null;
+let goal = null; // m, base_link of the scene it was set in, moved on with none: it fades when the next command comes
+const layers = []; // decoded pictures from above
+
+const events = new EventSource("events");
+events.onopen = () => link("live", "ok");
+events.onerror = () => link("connection lost", "error");
+events.addEventListener("scene", (e) => show(JSON.parse(e.data)));
+events.addEventListener("states", (e) => states(JSON.parse(e.data)));
+events.addEventListener("held", (e) => held(JSON.parse(e.data)));
+events.addEventListener("says", (e) => says(JSON.parse(e.data)));
+
+function link(text, level) {
+  $("link").textContent = text;
+  $("link").dataset.level = level;
+}
+
+function picture(kind, data) {
+  const image = new Image();
+  image.src = `data:image/${kind};base64,${data}`;
+  return image.decode().then(() => image);
+}
+
+async function show(next) {
+  const above = await Promise.all(next.above.map((layer) => picture("png", layer.png)));
+  const names = Object.keys(next.cameras);
+  const images = await Promise.all(names.map((name) => picture("jpeg", next.cameras[name].jpeg)));
+  scene = next;
+  layers.splice(0, layers.length, ...above);
+  $("speed").textContent = `${(3.6 * next.speed).toFixed(0)} km/h`;
+  $("command").textContent = `${next.command} (${next.source})`;
+  $("status").textContent = [next.status, ...next.reasons].join(": ").replaceAll("_", " ");
+  $("status").dataset.status = next.status;
+  $("latency").textContent = `${next.latency} ms camera to plan`;
+  $("horizon").max = Math.max(0, layers.length - 1);
+  legend(next.legend);
+  drawAbove();
+  names.forEach((name, i) => drawCamera(name, next.cameras[name], images[i]));
+  document.body.dataset.scenes = Number(document.body.dataset.scenes || 0) + 1;
+}
+
+function legend(entries) {
+  if ($("legend").childElementCount) return;
+  for (const { name, colour } of entries) {
+    const row = document.createElement("div"), box = document.createElement("i");
+    box.style.background = colour;
+    row.append(box, name);
+    $("legend").append(row);
+  }
+}
+
+// --- from above
+
+function drawAbove() {
+  if (!scene) return;
+  const canvas = $("above"), pen = canvas.getContext("2d"), size = canvas.width;
+  const [back, front, right, left] = scene.reach;
+  const at = ([x, y]) => [size * (left - y) / (left - right), size * (front - x) / (front - back)];
+  const shown = Math.min(Number($("horizon").value), layers.length - 1);
+  pen.fillStyle = "#161b22";
+  pen.fillRect(0, 0, size, size);
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(layers[shown], 0, 0, size, size);
+  $("seconds").textContent = shown ? `+${scene.above[shown].seconds} s` : "now";
+  pen.strokeStyle = "#ffffff22";
+  for (let r = 10; r <= 40; r += 10) {
+    pen.beginPath();
+    pen.arc(...at([0, 0]), size * r / (front - back), 0, 7);
+    pen.stroke();
+  }
+  for (const candidate of scene.candidates) {
+    if (candidate.chosen) continue;
+    pen.strokeStyle = `rgba(150, 190, 230, ${0.15 + 0.6 * candidate.score})`;
+    pen.lineWidth = 1.5;
+    line(pen, [[0, 0], ...candidate.points].map(at), false);
+    pen.stroke();
+  }
+  if (scene.path.length) {
+    pen.fillStyle = scene.colour + "cc";
+    line(pen, scene.path.map(at), true);
+    pen.fill();
+  }
+  const { front: nose, rear, width } = scene.vehicle;
+  pen.fillStyle = "#dfe6f0";
+  line(pen, [[nose, width / 2], [nose, -width / 2], [rear, -width / 2], [rear, width / 2]].map(at), true);
+  pen.fill();
+  if (goal) {
+    const [u, v] = at(goal);
+    pen.strokeStyle = "#7fd0ff";
+    pen.lineWidth = 3;
+    pen.beginPath();
+    pen.arc(u, v, 9, 0, 7);
+    pen.moveTo(u - 14, v); pen.lineTo(u + 14, v); pen.moveTo(u, v - 14); pen.lineTo(u, v + 14);
+    pen.stroke();
+  }
+}
+
+function line(pen, points, closed) {
+  pen.beginPath();
+  points.forEach(([u, v], i) => (i ? pen.lineTo(u, v) : pen.moveTo(u, v)));
+  if (closed) pen.closePath();
+}
+
+$("horizon").addEventListener("input", drawAbove);
+$("above").addEventListener("click", (e) => {
+  if (!scene) return;
+  const box = e.target.getBoundingClientRect(), [back, front, right, left] = scene.reach;
+  goal = [front - (front - back) * (e.clientY - box.top) / box.height,
+          left - (left - right) * (e.clientX - box.left) / box.width];
+  post("goal", { x: goal[0], y: goal[1] }).then((done) => { if (!done) goal = null; drawAbove(); });
+});
+
+// --- cameras
+
+function drawCamera(name, camera, image) {
+  let figure = document.querySelector(`figure[data-name="${CSS.escape(name)}"]`);
+  if (!figure) {
+    figure = document.createElement("figure");
+    figure.dataset.name = name;
+    figure.append(document.createElement("canvas"), document.createElement("figcaption"));
+    figure.lastChild.textContent = name.replace("CAM_", "").replaceAll("_", " ").toLowerCase();
+    const order = scene.rows.flat();
+    const after = [...$("cameras").children].find((f) => order.indexOf(f.dataset.name) > order.indexOf(name));
+    $("cameras").insertBefore(figure, after || null);
+  }
+  figure.style.setProperty("--ratio", `${camera.width} / ${camera.height}`);
+  figure.classList.toggle("missing", !camera.seen);
+  const canvas = figure.firstChild, pen = canvas.getContext("2d"), zoom = 2;
+  canvas.width = zoom * camera.width;
+  canvas.height = zoom * camera.height;
+  pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+  const half = scene.path.length / 2;
+  pen.fillStyle = scene.colour + "88";
+  for (let i = 0; i + 1 < half; i++) {
+    const quad = [scene.path[i], scene.path[i + 1], scene.path.at(-2 - i), scene.path.at(-1 - i)];
+    const pixels = quad.map(([x, y]) => project(camera.matrix, x, y));
+    if (pixels.some((p) => p === null)) continue;
+    line(pen, pixels.map(([u, v]) => [zoom * u, zoom * v]), true);
+    pen.fill();
+  }
+}
+
+function project(m, x, y) {
+  const depth = m[8] * x + m[9] * y + m[11];
+  if (depth < NEAR) return null;
+  return [(m[0] * x + m[1] * y + m[3]) / depth, (m[4] * x + m[5] * y + m[7]) / depth];
+}
+
+// --- nodes
+
+function states(nodes) {
+  const body = document.querySelector("#states tbody");
+  body.replaceChildren(...nodes.map((node) => {
+    const row = document.createElement("tr");
+    row.dataset.level = node.silent ? "stale" : node.level;
+    const whole = (text) => (text === undefined ? "" : Number(text).toFixed(0));
+    const cells = [node.name, node.silent ? "gone" : node.message, whole(node.latency_p50_ms), whole(node.latency_p95_ms),
+                   node.rate_hz === undefined ? "" : Number(node.rate_hz).toFixed(1)];
+    row.append(...cells.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
+    return row;
+  }));
+}
+
+// --- command and chat
+
+async function post(what, body) {
+  try {
+    const answer = await fetch(what, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    if (answer.ok) return answer;
+    note((await answer.json()).error);
+  } catch {
+    note("the cockpit does not answer");
+  }
+  return null;
+}
+
+function note(text) {
+  $("note").textContent = text;
+  $("note").hidden = false;
+  clearTimeout(note.timer);
+  note.timer = setTimeout(() => { $("note").hidden = true; }, 5000);
+}
+
+const command = (value) => post("command", { command: value });
+
+function held(value) {
+  for (const button of document.querySelectorAll("#drive button"))
+    button.setAttribute("aria-pressed", String(button.dataset.command === value && value !== ""));
+}
+
+for (const button of document.querySelectorAll("#drive button"))
+  button.addEventListener("click", () => command(button.dataset.command));
+
+document.addEventListener("keydown", (e) => {
+  if (e.target.tagName === "INPUT") {
+    if (e.key === "Escape") e.target.blur();
+    return;
+  }
+  const keys = { ArrowLeft: "left", ArrowUp: "straight", ArrowRight: "right", Escape: "" };
+  if (e.key in keys) command(keys[e.key]);
+  else if (e.key === "/") $("question").focus();
+  else return;
+  e.preventDefault();
+});
+
+function say(text, kind) {
+  const item = Object.assign(document.createElement("li"), { textContent: text, className: kind });
+  $("talk").append(item);
+  while ($("talk").childElementCount > 60) $("talk").firstChild.remove();
+  $("talk").scrollTop = $("talk").scrollHeight;
+  return item;
+}
+
+let asking = 0; // answers to the page's own questions also come as "says"
+function says(text) {
+  if (!asking && text !== $("talk").lastChild?.textContent) say(text, "itself");
+}
+
+$("ask").addEventListener("submit", async (e) => {
+  e.preventDefault();
+  const question = $("question").value.trim();
+  if (!question) return;
+  $("question").value = "";
+  say(question, "me");
+  const item = say("…", "answer");
+  asking++;
+  try {
+    const answer = await post("ask", { question });
+    if (!answer) { item.remove(); return; }
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    item.textContent = "";
+    for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+      item.textContent += piece.value;
+      $("talk").scrollTop = $("talk").scrollHeight;
+    }
+  } finally {
+    setTimeout(() => asking--, 500);
+  }
+});

@@ -1,0 +1,88 @@
+"""A scene as the cockpit's page draws it: camera images, occupancy from above, path and candidates, as JSON."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..core.classes import PALETTES, legend
+from ..core.types import HORIZONS, CameraFrames, Plan
+from ..core.voxels import SparseVoxels
+from .camera_panel import arrangement
+from .ground_path import NUSCENES_CAR, VehicleBody, path_colour, ribbon
+
+JPEG_QUALITY = 80
+PALETTE = "live"
+
+
+def scene_event(
+    frames: CameraFrames,
+    voxels: SparseVoxels,
+    forecasts: Sequence[SparseVoxels],
+    plan: Plan,
+    body: VehicleBody = NUSCENES_CAR,
+) -> dict[str, Any]:
+    """Everything the page shows of one stamp; places in base_link, m."""
+    left, right = ribbon(plan.waypoints, body.width)
+    grid = voxels.grid
+    return {
+        "stamp": str(frames.stamp),  # more digits than a number of JavaScript holds
+        "speed": round(frames.ego.speed, 2),
+        "command": plan.command.value,
+        "source": plan.command_source.value,
+        "status": plan.status.value,
+        "reasons": list(plan.reasons),
+        "scores": plan.score_source,
+        "rows": arrangement(frames),
+        "cameras": {name: _camera(frames, i) for i, name in enumerate(frames.names)},
+        "path": np.round(np.concatenate([left, right[::-1]]), 2).tolist(),
+        "colour": "#{:02x}{:02x}{:02x}".format(*path_colour(plan)),
+        "candidates": [
+            {"points": np.round(points, 2).tolist(), "score": round(float(score), 4), "chosen": i == plan.chosen}
+            for i, (points, score) in enumerate(zip(plan.candidates, plan.scores, strict=True))
+        ],
+        "above": [
+            {"seconds": t, "png": _png(top_view(v))}
+            for t, v in zip((0.0, *HORIZONS), (voxels, *forecasts), strict=False)
+        ],
+        "reach": [grid.lower[0], grid.upper[0], grid.lower[1], grid.upper[1]],
+        "vehicle": {"front": body.front, "rear": -body.rear_overhang, "width": body.width},
+        "legend": [{"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*rgb)} for name, rgb in legend(PALETTE)],
+    }
+
+
+def top_view(voxels: SparseVoxels) -> np.ndarray:
+    """uint8 [X, Y, 4] RGBA: the topmost voxel of each column, transparent where there is none.
+
+    Row 0 is the farthest ahead and column 0 the farthest to the left, as a driver looks at a map.
+    """
+    nx, ny, nz = voxels.grid.shape
+    page = np.zeros((nx, ny, 4), np.uint8)
+    order = np.argsort(voxels.indices[:, 2], kind="stable")
+    x, y, z = voxels.indices[order].T.astype(np.int64)
+    # Higher is brighter, so that a wall stands out from what lies before it.
+    light = 0.8 + 0.4 * z / max(1, nz - 1)
+    colours = np.clip(PALETTES[PALETTE][voxels.labels[order]] * light[:, None], 0, 255)
+    page[nx - 1 - x, ny - 1 - y] = np.concatenate([colours, np.full((len(order), 1), 255)], 1).astype(np.uint8)
+    return page
+
+
+def _camera(frames: CameraFrames, index: int) -> dict[str, Any]:
+    image = frames.images[index]
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return {
+        "jpeg": base64.b64encode(data.tobytes()).decode(),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "seen": bool(frames.valid[index]),
+        "matrix": np.round(frames.ego2img[index], 6).ravel().tolist(),
+    }
+
+
+def _png(rgba: np.ndarray) -> str:
+    _, data = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+    return base64.b64encode(data.tobytes()).decode()

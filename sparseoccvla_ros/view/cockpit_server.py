@@ -1,0 +1,264 @@
+"""The cockpit's web server: one page, one stream of events, and what the page may ask for. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from ..core.errors import InvalidInput
+
+PAGE = Path(__file__).parent / "cockpit"
+KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+}
+MAX_BODY = 4096
+"""Bytes of a request; questions have at most 500 characters."""
+KEEP_ALIVE = 10.0
+"""Seconds after which a silent stream sends a comment, so that a client that left is noticed."""
+
+
+class Stack(Protocol):
+    """What the page can do to the running stack. Each raises InvalidInput with a text for the page."""
+
+    def command(self, command: str) -> None:
+        """Hold a navigation command until another comes; "" lets the route decide."""
+
+    def goal(self, x: float, y: float) -> None:
+        """Head for a place in base_link of the newest scene, m."""
+
+    def ask(self, question: str) -> Iterator[str]:
+        """Pieces of an answer as they are written; closing the iterator cancels it."""
+
+
+class Stream:
+    """What one client still has to get: the newest of each event, so that a slow client falls behind in nothing."""
+
+    def __init__(self, waiting: dict[str, str]) -> None:
+        self._waiting = dict(waiting)
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, event: str, data: str) -> None:
+        """Replace what waits of this event."""
+        with self._changed:
+            self._waiting[event] = data
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End `take`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def take(self, timeout: float) -> dict[str, str] | None:
+        """What waits, by event; empty after `timeout` seconds without any, None when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
+            if self._closed:
+                return None
+            taken, self._waiting = self._waiting, {}
+            return taken
+
+
+class CockpitServer:
+    """Serves the page until closed.
+
+    Only requests that name this machine (or `host`) are answered, and only such pages may send anything: a page of
+    somebody else in the same browser can neither read the stream nor steer.
+    """
+
+    def __init__(self, stack: Stack, host: str = "127.0.0.1", port: int = 8088) -> None:
+        self.stack = stack
+        self.names = {"localhost", "127.0.0.1", "[::1]", host}
+        self._latest: dict[str, str] = {}
+        self._streams: set[Stream] = set()
+        self._lock = threading.Lock()
+        handler = type("Handler", (_Handler,), {"cockpit": self})
+        try:
+            self._http = ThreadingHTTPServer((host, port), handler)
+        except OSError as error:
+            raise InvalidInput("port", f"{host}:{port} cannot be opened: {error.strerror}") from None
+        self._http.daemon_threads = True
+        self.url = f"http://{host}:{self._http.server_port}/"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.2,), name="cockpit", daemon=True)
+        self._thread.start()
+
+    @property
+    def watched(self) -> bool:
+        """Whether a page is open: nothing needs to be drawn otherwise."""
+        return bool(self._streams)
+
+    def send(self, event: str, content: Any) -> None:
+        """Send an event to every page, and to those that open later until the next of its name."""
+        data = json.dumps(content, separators=(",", ":"))
+        with self._lock:
+            self._latest[event] = data
+            for stream in self._streams:
+                stream.put(event, data)
+
+    def open_stream(self) -> Stream:
+        """A stream that begins with the newest of everything."""
+        with self._lock:
+            stream = Stream(self._latest)
+            self._streams.add(stream)
+        return stream
+
+    def close_stream(self, stream: Stream) -> None:
+        """Forget a client."""
+        with self._lock:
+            self._streams.discard(stream)
+
+    def close(self) -> None:
+        """End every stream and the server."""
+        with self._lock:
+            for stream in self._streams:
+                stream.close()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join(2.0)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    cockpit: CockpitServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        """Requests are no news."""
+
+    def _refused(self) -> bool:
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        foreign = origin is not None and urlsplit(origin).netloc != host
+        if re.sub(r":\d+$", "", host) not in self.cockpit.names or foreign:
+            self._answer(HTTPStatus.FORBIDDEN, {"error": "this address is not the cockpit's"})
+            return True
+        return False
+
+    def do_GET(self) -> None:
+        if self._refused():
+            return
+        path = urlsplit(self.path).path
+        if path == "/events":
+            self._stream()
+            return
+        file = PAGE / ("index.html" if path == "/" else path.lstrip("/"))
+        if file.parent != PAGE or file.suffix not in KINDS or not file.is_file():
+            self._answer(HTTPStatus.NOT_FOUND, {"error": f"no page {path}"})
+            return
+        self._send(HTTPStatus.OK, f"{KINDS[file.suffix]}; charset=utf-8", file.read_bytes())
+
+    def do_POST(self) -> None:
+        if self._refused():
+            return
+        try:
+            body = self._body()
+            path = urlsplit(self.path).path
+            if path == "/command":
+                self.cockpit.stack.command(_text(body, "command"))
+            elif path == "/goal":
+                self.cockpit.stack.goal(_number(body, "x"), _number(body, "y"))
+            elif path == "/ask":
+                self._answer_question(_text(body, "question"))
+                return
+            else:
+                self._answer(HTTPStatus.NOT_FOUND, {"error": f"nothing to do at {path}"})
+                return
+        except InvalidInput as error:
+            self._answer(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+            return
+        self._answer(HTTPStatus.OK, {})
+
+    def _body(self) -> dict[str, Any]:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit() or int(length) > MAX_BODY:
+            self.close_connection = True
+            raise InvalidInput("body", f"want at most {MAX_BODY} bytes with their length, got {length or 'no length'}")
+        raw = self.rfile.read(int(length))
+        if self.headers.get_content_type() != "application/json":
+            raise InvalidInput("body", f"want application/json, got {self.headers.get_content_type()}")
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            raise InvalidInput("body", "is no JSON") from None
+        if not isinstance(body, dict):
+            raise InvalidInput("body", "is no JSON object")
+        return body
+
+    def _answer_question(self, question: str) -> None:
+        pieces = self.cockpit.stack.ask(question)
+        first = next(pieces, "")  # refused questions are refused before anything is sent
+        self._begin("text/plain; charset=utf-8")
+        try:
+            self._chunk(first)
+            for piece in pieces:
+                self._chunk(piece)
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            self.close_connection = True
+        finally:
+            pieces.close()  # type: ignore[attr-defined]
+
+    def _stream(self) -> None:
+        stream = self.cockpit.open_stream()
+        try:
+            self._begin("text/event-stream")
+            while (events := stream.take(KEEP_ALIVE)) is not None:
+                for event, data in events.items():
+                    self._chunk(f"event: {event}\ndata: {data}\n\n")
+                if not events:
+                    self._chunk(": still there\n\n")
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            pass
+        finally:
+            self.cockpit.close_stream(stream)
+            self.close_connection = True
+
+    def _begin(self, kind: str) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", kind)
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def _chunk(self, text: str) -> None:
+        data = text.encode()
+        if data:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            self.wfile.flush()
+
+    def _answer(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+        self._send(status, "application/json", json.dumps(content).encode())
+
+    def _send(self, status: HTTPStatus, kind: str, data: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Content-Security-Policy", "default-src 'self'; img-src 'self' data:")
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise InvalidInput(name, f"want text, got {type(value).__name__}")
+    return value
+
+
+def _number(body: dict[str, Any], name: str) -> float:
+    value = body.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1000:
+        raise InvalidInput(name, "want a number of metres, at most 1000")
+    return float(value)

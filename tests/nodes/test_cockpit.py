@@ -1,0 +1,101 @@
+"""The cockpit beside a running stack: scenes arrive on the page, and what the page asks for reaches the stack."""
+
+import base64
+import http.client
+import json
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+from sparseoccvla_ros.nodes.cockpit import CockpitNode
+from sparseoccvla_ros.nodes.occupancy import OccupancyNode
+from sparseoccvla_ros.nodes.planning import PlanningNode
+from sparseoccvla_ros.nodes.reasoning import ReasoningNode
+from sparseoccvla_ros.ros import messages
+
+pytestmark = pytest.mark.ros
+
+
+class Page:
+    """What the page does, without a browser."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.events: dict[str, list] = {}
+        self._stream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._stream.request("GET", "/events")
+        threading.Thread(target=self._listen, args=(self._stream.getresponse(),), daemon=True).start()
+
+    def _listen(self, answer) -> None:
+        event = ""
+        while line := answer.readline().decode():
+            if line.startswith("event: "):
+                event = line.removeprefix("event: ").strip()
+            elif line.startswith("data: "):
+                self.events.setdefault(event, []).append(json.loads(line.removeprefix("data: ")))
+
+    def post(self, path: str, body: dict) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def decoded(data: str) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_sees_asks_and_steers(graph, preset, frames, until, free_port):
+    graph.add(OccupancyNode, preset=preset)
+    graph.add(ReasoningNode, preset=preset, question_period=0.0)
+    graph.add(PlanningNode, preset=preset, stale_after=60.0)
+    graph.add(CockpitNode, preset=preset, port=free_port, rate=30.0)
+    plans = graph.probe.listen("planning/plan")
+    commands = graph.probe.listen("planning/command")
+    page = Page(free_port)
+    scenes = page.events.setdefault("scene", [])
+
+    def drive(index: int) -> dict:
+        shown = len(scenes)
+        graph.probe.send("frames", messages.frames_to_msg(frames(index)), receivers=2)
+        assert until(lambda: len(scenes) > shown, 30)
+        return scenes[-1]
+
+    scene = drive(0)
+    assert scene["stamp"] == str(frames(0).stamp)
+    assert scene["speed"] == pytest.approx(5.0)
+    for i, name in enumerate(frames(0).names):
+        camera = scene["cameras"][name]
+        assert decoded(camera["jpeg"]).shape == frames(0).images.shape[1:]
+        np.testing.assert_allclose(camera["matrix"], frames(0).ego2img[i].ravel(), atol=1e-5)
+    assert decoded(scene["above"][0]["png"]).shape == (200, 200, 4)
+    assert until(lambda: {s["name"] for s in page.events.get("states", [[]])[-1]} >= {"occupancy", "planning"}, 10)
+
+    assert page.post("/command", {"command": "left"})[0] == 200
+    assert until(lambda: len(commands) >= 3 and {c.data for c in commands} == {"left"}, 10), "it is held"
+    scene = drive(1)
+    assert (scene["command"], scene["source"]) == ("left", "topic")
+    assert page.post("/command", {"command": "fly"})[0] == 400
+    assert page.post("/command", {"command": ""})[0] == 200
+
+    assert page.post("/goal", {"x": 20.0, "y": -20.0})[0] == 200
+    until(lambda: False, 3.2)  # the command times out; then the goal decides
+    scene = drive(2)
+    assert (scene["command"], scene["source"]) == ("right", "route")
+
+    status, answer = page.post("/ask", {"question": "What is ahead?"})
+    assert status == 200
+    assert answer
+    assert page.post("/ask", {"question": " "})[0] == 400
+    assert len(plans) == 3
+
+
+def test_without_reasoning_a_question_is_refused_and_goals_wait_for_a_scene(graph, preset, free_port):
+    graph.add(CockpitNode, preset=preset, port=free_port)
+    page = Page(free_port)
+    status, answer = page.post("/ask", {"question": "What is ahead?"})
+    assert (status, "reasoning" in answer) == (400, True)
+    status, answer = page.post("/goal", {"x": 1.0, "y": 1.0})
+    assert (status, "scene" in answer) == (400, True)

@@ -1,0 +1,135 @@
+"""The cockpit's page in a real browser: moving pictures, questions, commands, a fault, keys, a phone's width."""
+
+import io
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparseoccvla_ros.core.types import PlanStatus
+from sparseoccvla_ros.view.cockpit_scene import scene_event, top_view
+from sparseoccvla_ros.view.cockpit_server import CockpitServer
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Stack:
+    """Answers every question with three words, and notes the rest."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+        self.goals: list[tuple[float, float]] = []
+
+    def command(self, command: str) -> None:
+        self.commands.append(command)
+
+    def goal(self, x: float, y: float) -> None:
+        self.goals.append((x, y))
+
+    def ask(self, question: str) -> Iterator[str]:
+        yield from ("A ", "car ", "ahead.")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as engine:
+        started = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def cockpit(make_frames, make_plan, voxels):
+    server = CockpitServer(Stack(), port=0)
+
+    def send(status: PlanStatus = PlanStatus.OK, missing: tuple[str, ...] = (), turn: float = 0.25) -> None:
+        event = scene_event(make_frames(missing=missing), voxels, (voxels,) * 3, make_plan(status, turn))
+        server.send("scene", {**event, "latency": 400})
+
+    server.show = send
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def page(browser, cockpit):
+    tab = browser.new_page(viewport={"width": 1280, "height": 800})
+    problems: list[str] = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    # That a connection ended is what one test is about.
+    told = lambda message: message.type == "error" and "net::" not in message.text  # noqa: E731
+    tab.on("console", lambda message: problems.append(message.text) if told(message) else None)
+    cockpit.show()
+    tab.goto(cockpit.url)
+    tab.wait_for_selector("body[data-scenes]")
+    yield tab
+    assert problems == []
+    tab.close()
+
+
+def pixels(page, selector: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")).astype(int)
+
+
+def test_pictures_move_with_the_scenes(page, cockpit):
+    assert page.locator("#cameras figure").count() == 6
+    assert page.text_content("#speed") == "22 km/h"
+    before = {name: pixels(page, name) for name in ("#above", "figure[data-name=CAM_FRONT]")}
+    cockpit.show(turn=-0.25)
+    page.wait_for_selector("body[data-scenes='2']")
+    for name, old in before.items():
+        assert (np.abs(pixels(page, name) - old).max(-1) > 30).mean() > 0.002, name
+    page.locator("#horizon").fill("2")
+    assert page.text_content("#seconds") == "+2 s"
+
+
+def test_steers_by_button_key_and_click(page, cockpit):
+    page.click("button[data-command=left]")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Escape")
+    box = page.locator("#above").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 4)
+    page.wait_for_timeout(300)
+    assert cockpit.stack.commands == ["left", "right", ""]
+    ((x, y),) = cockpit.stack.goals
+    assert (x, y) == pytest.approx((20.0, 0.0), abs=0.3), "a quarter from the top of 80 m is 20 m ahead"
+
+
+def test_asks_and_shows_the_answer(page):
+    page.keyboard.press("/")
+    page.keyboard.type("What is ahead?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#talk .answer:has-text('A car ahead.')")
+    assert page.text_content("#talk .me") == "What is ahead?"
+
+
+def test_faults_are_seen(page, cockpit):
+    cockpit.show(status=PlanStatus.BRAKING, missing=("CAM_FRONT",))
+    cockpit.send("states", [{"name": "planning", "level": "error", "message": "STALE: no queries", "silent": False}])
+    page.wait_for_selector("#status[data-status=braking]")
+    page.wait_for_selector("figure.missing[data-name=CAM_FRONT]")
+    page.wait_for_selector("#states tr[data-level=error]:has-text('STALE')")
+    cockpit.close()
+    page.wait_for_selector("#link[data-level=error]")
+
+
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for part in ("#cameras", "#above", "#drive", "#question", "#states"):
+        box = page.locator(part).bounding_box()
+        assert box["x"] >= 0, part
+        assert box["x"] + box["width"] <= 390, part
+        assert box["width"] > 150, part
+
+
+def test_the_map_has_ahead_on_top_and_left_on_the_left(one_voxel):
+    far = top_view(one_voxel(39.9, 39.9, 1.0, "car"))
+    assert far[0, 0, 3] == 255
+    assert (far[..., 3] > 0).sum() == 1
+    assert top_view(one_voxel(-39.9, -39.9, 1.0, "car"))[199, 199, 3] == 255
