@@ -105,7 +105,8 @@ class SceneQueries:
 
     features float32 [Q, C]; centres float32 [Q, 3] m; points float32 [Q, R, 3] m; labels uint8 [Q, R], most likely
     class of each point; scores float32 [Q, R], its probability 0..1; view_features float32 [V, C], pooled image
-    features for the global tokens; missing: cameras without an image; trained: False while weights are random.
+    features for the global tokens; missing: cameras without an image; trained: False while weights are random; voxels:
+    what the encoder's voxel head says is occupied, None for an encoder without one (its voxels are made of the points).
     """
 
     stamp: int
@@ -119,6 +120,7 @@ class SceneQueries:
     view_features: np.ndarray
     missing: tuple[str, ...] = ()
     trained: bool = False
+    voxels: SparseVoxels | None = None
 
     def __post_init__(self) -> None:
         check_array("features", self.features, np.float32, (None, None))

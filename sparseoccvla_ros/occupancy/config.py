@@ -84,6 +84,9 @@ class OccupancyConfig:
     feature_alignment: str = "clean"
     """clean: every pixel is read where its own features lie. compatible: image coordinates 0..W are laid on feature
     columns 0..W_l - 1, as public OPUS weights expect; that is off by up to half a feature pixel at the borders."""
+    voxel_head: bool = False
+    """Classify voxels from image cells and points (voxel_head.py) instead of taking the points as voxels; needs
+    image_queries, whose head describes the cells."""
     class_prior: float = 0.35
     """Probability every class starts from (bias of the class head). OPUS trains from 0.01; the higher value lets an
     untrained preset show some voxels."""
@@ -147,6 +150,10 @@ class OccupancyConfig:
             raise InvalidInput("depth_bins", f"want at least 2, got {self.depth_bins}")
         if not 0 <= self.image_queries < self.queries:
             raise InvalidInput("image_queries", f"want 0 to below queries {self.queries}, got {self.image_queries}")
+        if self.voxel_head and not self.image_queries:
+            raise InvalidInput(
+                "voxel_head", "it reads the image cells that image_queries describe: want image_queries > 0"
+            )
         if self.initial_spread < 0 or self.history_interval < 0:
             raise InvalidInput("initial_spread" if self.initial_spread < 0 else "history_interval", "is negative")
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.classes import CAMERAS
+from ..core.classes import CAMERAS, FREE
 from ..core.errors import InvalidInput
 from ..core.types import CameraFrames, SceneQueries
 from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
@@ -18,6 +18,7 @@ from .neck import FeaturePyramid
 from .postprocess import occupied_voxels
 from .sampling.views import SceneViews
 from .temporal_queue import FrameMemory
+from .voxel_head import VoxelHead
 
 PIXEL_MULTIPLE = 32
 """Images are padded with zeros at the bottom and right to multiples of this (the coarsest stride)."""
@@ -45,6 +46,7 @@ class OccupancyEncoder(nn.Module):
         self.backbone = build_backbone(config.backbone, config.strides, config.backbone_width)
         self.neck = FeaturePyramid(self.backbone.channels, config.embed_dims, config.neck == "depthwise_fpn")
         self.decoder = OccupancyDecoder(config, grid)
+        self.voxel_head = VoxelHead(grid, config.depth_bins) if config.voxel_head else None
         self.register_buffer("pixel_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_scale", 1 / torch.tensor(config.image_std).view(1, 3, 1, 1), persistent=False)
         self.memory = FrameMemory(config)
@@ -125,7 +127,8 @@ class OccupancyEncoder(nn.Module):
         device = self.pixel_mean.device
         features = self.image_features(torch.from_numpy(frames.images).to(device))
         self.memory.write(frames, usable, features)
-        last = self.decode(self.memory.views(padded_size(frames.images.shape[1:3])))[-1]
+        scene = self.memory.views(padded_size(frames.images.shape[1:3]))
+        last = self.decode(scene)[-1]
 
         points = self.decoder.metric(last.points[0])
         best, labels = last.logits[0].max(-1)
@@ -151,8 +154,26 @@ class OccupancyEncoder(nn.Module):
             labels=labels.to(torch.uint8).cpu().numpy(),
             missing=tuple(name for name, use in zip(frames.names, usable, strict=True) if not use),
             trained=self.trained,
+            voxels=self.dense_voxels(scene, last),
             **arrays,
         )
+
+    @torch.inference_mode()
+    def dense_voxels(self, scene: SceneViews, last: LayerOutput, item: int = 0) -> SparseVoxels | None:
+        """What the voxel head makes of batch element `item`; None for an encoder without one.
+
+        The score of a voxel is the probability that something is there, whatever it is.
+        """
+        if self.voxel_head is None or self.decoder.proposals is None:
+            return None
+        index, logits = self.voxel_head(scene, self.decoder.proposals, last, item)
+        label = logits.argmax(1)
+        kept = (label != FREE).nonzero()[:, 0]
+        index, order = index[kept].sort()
+        kept = kept[order]
+        score = 1.0 - logits[kept].softmax(1)[:, FREE]
+        where = np.stack(np.unravel_index(index.cpu().numpy(), self.grid.shape), -1).astype(np.int16)
+        return SparseVoxels(where, label[kept].to(torch.uint8).cpu().numpy(), score.cpu().numpy(), self.grid)
 
     def voxels(self, queries: SceneQueries) -> SparseVoxels:
         """Occupied voxels of a scene (see `postprocess.occupied_voxels`)."""

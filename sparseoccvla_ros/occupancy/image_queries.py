@@ -82,6 +82,10 @@ class ViewProposals(nn.Module):
         kept = hidden.gather(1, chosen[..., None].expand(-1, -1, hidden.shape[-1]))
         return Proposals(points[:, :, None], self.start(kept), cells)
 
+    def cells(self, rows: Tensor) -> Tensor:
+        """Logits [..., 18 + bins] of feature rows [..., C] of the finest level."""
+        return self.out(F.relu(self.hidden(rows.float())))
+
     def _lift(self, depth: Tensor, scene: SceneViews) -> Tensor:
         """Cells' middles at their depth: [B, cells, 3] m in base_link. depth: logits [B, cells, bins]."""
         b, n = scene.ego2img.shape[0], scene.ego2img.shape[2]

@@ -25,13 +25,15 @@ _SURROUNDINGS = np.array(list(product(range(-2, 3), repeat=3)), np.int64)
 def occupied_voxels(
     queries: SceneQueries, grid: VoxelGrid = OCC3D_GRID, config: OccupancyConfig | None = None
 ) -> SparseVoxels:
-    """Voxels of a scene from the best class and score of each point.
+    """Voxels of a scene: those of the encoder's voxel head, else from the best class and score of each point.
 
     A point counts when its score exceeds `config.score_threshold`, it lies within `config.max_point_distance` of its
     query's centre and inside the grid; core.voxels says what voxels they make. With `config.padding` each class is
     closed by 3x3x3 voxels; a hole filled so takes, among the classes that fill it, the one with the highest summed
     score among its neighbours, and their mean score.
     """
+    if queries.voxels is not None:
+        return queries.voxels
     config = config or OccupancyConfig()
     if queries.labels.size and queries.labels.max() >= NUM_CLASSES:
         raise InvalidInput("labels", f"label {int(queries.labels.max())} is not an occupied class")

@@ -149,6 +149,8 @@ def queries_to_msg(queries: SceneQueries) -> own.SceneQueries:
     out.trained = queries.trained
     for name in _QUERY_ARRAYS:
         setattr(out, name, tensor_to_msg(getattr(queries, name)))
+    if queries.voxels is not None:
+        out.voxels = [voxels_to_msg(queries.voxels, queries.stamp)]
     return out
 
 
@@ -160,6 +162,7 @@ def queries_from_msg(message: own.SceneQueries) -> SceneQueries:
         ego=ego_from_msg(message.ego),
         missing=tuple(message.missing),
         trained=message.trained,
+        voxels=voxels_from_msg(message.voxels[0]) if message.voxels else None,
         **{name: tensor_from_msg(getattr(message, name), name) for name in _QUERY_ARRAYS},
     )
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch import nn
 
 from ...core import geometry
-from ...core.classes import FLAT, NUM_CLASSES
+from ...core.classes import FLAT, MOVABLE, NUM_CLASSES
 from ...core.morphology import closed
 from ...core.types import HORIZONS, WAYPOINT_TIMES, SceneQueries
 from ...core.voxels import SparseVoxels, VoxelGrid, voxelise
@@ -161,8 +162,11 @@ def forecast_voxels(
     future2now: None leaves them in base_link at the stamp (the CURRENT ego frame); float64 [H, 4, 4], the pose of
     base_link at each horizon in base_link at the stamp, puts each horizon into its own FUTURE ego frame. Points move
     before they become voxels, so nothing is resampled. With config.continue_ground the ground that a future frame has
-    left behind lies ahead in it (`continued`).
+    left behind lies ahead in it (`continued`). Where the encoder has a voxel head, its voxels are what moves: those of
+    classes that can move go with the nearest query, all others stay where they are.
     """
+    if queries.voxels is not None:
+        return _moved_voxels(queries, queries.voxels, forecast, config, grid, future2now)
     distance = np.square(queries.points - queries.centres[:, None]).sum(-1)
     near = distance < config.max_point_distance**2
     parts = [x[0].cpu().numpy() for x in (forecast.shift, forecast.turn, forecast.class_change)]
@@ -181,4 +185,40 @@ def forecast_voxels(
                 keep &= stays
         own = voxelise(points[keep], labels[keep], scores[keep], grid)
         out.append(closed(own) if config.padding else own)
+    return tuple(out)
+
+
+def _moved_voxels(
+    queries: SceneQueries,
+    voxels: SparseVoxels,
+    forecast: Forecast,
+    config: ReasoningConfig,
+    grid: VoxelGrid,
+    future2now: np.ndarray | None,
+) -> tuple[SparseVoxels, ...]:
+    """`forecast_voxels` of an encoder with a voxel head."""
+    now = voxels.centres()
+    distance, owner = KDTree(queries.centres).query(now)
+    follows = np.isin(voxels.labels, MOVABLE) & (distance < config.max_point_distance)
+    out = []
+    for i, (shift, turn) in enumerate(
+        zip(forecast.shift[0].cpu().numpy(), forecast.turn[0].cpu().numpy(), strict=True)
+    ):
+        points = now.copy()
+        mine = owner[follows]
+        angle, offset = turn[mine], now[follows] - queries.centres[mine]
+        cos, sin = np.cos(angle), np.sin(angle)
+        points[follows, 0] = queries.centres[mine, 0] + shift[mine, 0] + cos * offset[:, 0] - sin * offset[:, 1]
+        points[follows, 1] = queries.centres[mine, 1] + shift[mine, 1] + sin * offset[:, 0] + cos * offset[:, 1]
+        points[follows, 2] += shift[mine, 2]
+        keep = np.ones(len(points), bool)
+        if future2now is not None:
+            points = geometry.apply(geometry.inverse(future2now[i]), points)
+            if config.continue_ground:
+                # Every voxel is its own query here: those that lie behind the grid go ahead of it.
+                ahead, keep = continued(points[:, None], points, voxels.labels[:, None], grid)
+                points, keep = ahead[:, 0], keep[:, 0]
+        moved = voxelise(points[keep], voxels.labels[keep], voxels.scores[keep], grid)
+        # Turning the grid opens holes in surfaces; where nothing was turned there are none to close.
+        out.append(closed(moved) if config.padding and future2now is not None else moved)
     return tuple(out)

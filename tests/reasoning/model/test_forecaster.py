@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.types import HORIZONS, WAYPOINT_TIMES
-from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.core.types import HORIZONS, WAYPOINT_TIMES, EgoState, SceneQueries
+from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
 from sparseoccvla_ros.reasoning.model.ego_motion import constant_velocity, future_poses
-from sparseoccvla_ros.reasoning.model.forecaster import Forecaster, apply_forecast, continued, forecast_voxels
+from sparseoccvla_ros.reasoning.model.forecaster import Forecast, Forecaster, apply_forecast, continued, forecast_voxels
 
 CONFIG = ReasoningConfig()
 
@@ -271,3 +271,34 @@ def test_headings_when_standing_stopping_and_backing_up():
     assert abs(geometry.yaw_of(future_poses(back)[1])) < 0.2
     with pytest.raises(InvalidInput):
         future_poses(np.full((6, 2), np.nan))
+
+
+def scene_with_voxels():
+    """A car of three voxels on a road, and a query on each."""
+    index = np.array([[110, 100, 3], [111, 100, 3], [112, 100, 3], *[[x, 90, 2] for x in range(100, 130)]], np.int16)
+    labels = np.array([LABEL["car"]] * 3 + [LABEL["driveable_surface"]] * 30, np.uint8)
+    voxels = SparseVoxels(index, labels, np.full(len(index), 0.9, np.float32))
+    centres = voxels.centres()[[1, 15]]
+    ego = EgoState(np.eye(4), np.zeros(6), "map")
+    empty = np.zeros((2, 1), np.float32)
+    return SceneQueries(
+        0, 0, ego, empty, centres, centres[:, None], np.zeros((2, 1), np.uint8), empty, empty, voxels=voxels
+    )
+
+
+def test_voxels_of_things_move_with_their_query_and_ground_stays():
+    queries = scene_with_voxels()
+    shift = torch.zeros(1, len(HORIZONS), 2, 3)
+    shift[..., 0] = torch.tensor([2.0, 4.0, 6.0])[:, None]
+    forecast = Forecast(shift, torch.zeros(1, len(HORIZONS), 2), torch.zeros(1, len(HORIZONS), 2, 17))
+    out = forecast_voxels(queries, forecast, CONFIG, OCC3D_GRID)
+    for metres, voxels in zip((2.0, 4.0, 6.0), out, strict=True):
+        car = voxels.indices[voxels.labels == LABEL["car"]]
+        assert sorted(car[:, 0]) == [110 + round(metres / 0.4) + k for k in range(3)]
+        assert (voxels.labels == LABEL["driveable_surface"]).sum() == 30
+    still = forecast_voxels(queries, replace(forecast, shift=torch.zeros_like(shift)), CONFIG, OCC3D_GRID)
+    for voxels in still:
+        np.testing.assert_array_equal(voxels.dense(), queries.voxels.dense())
+    future = np.tile(geometry.planar(4.0, 0.0, 0.0), (len(HORIZONS), 1, 1))
+    ahead = forecast_voxels(queries, replace(forecast, shift=torch.zeros_like(shift)), CONFIG, OCC3D_GRID, future)
+    assert sorted(ahead[0].indices[ahead[0].labels == LABEL["car"]][:, 0]) == [100, 101, 102]

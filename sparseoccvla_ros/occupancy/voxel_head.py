@@ -1,0 +1,256 @@
+"""Voxel head: classifies candidate voxels from what the image cells and the decoder's points say of them.
+
+Sparse points leave holes in surfaces and cannot afford a query per traffic cone. The image cells that propose queries
+(image_queries.py) already know what they show and roughly how far away; this head asks, of every voxel that may hold
+something, what the cell it projects into says (class, and the share of the depth distribution before, at and behind
+the voxel) in the present and in the previous frame, and what the decoder's points around it say. A small MLP then
+decides between "free" and 17 classes. It plays the part of OPUS-V2's densifier (Wang et al., 2025), fed by the depth
+distributions of cells (as in Lift, Splat, Shoot, Philion and Fidler, ECCV 2020) instead of sparse convolutions.
+
+Coarse to fine: a first MLP ranks blocks of 2 x 2 x 2 voxels, the best `BLOCKS` of them are opened. All shapes are
+static.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.classes import FREE, NUM_CLASSES
+from ..core.voxels import VoxelGrid
+from .decoder import LayerOutput
+from .image_queries import ViewProposals, depth_step
+from .sampling.views import SceneViews
+
+BLOCKS = 10_240
+"""Blocks of eight voxels that are opened, of 80,000; a crowded scene occupies about 9,000."""
+FRAMES = 2
+"""Frames whose cells are read: the present one and the one before."""
+WIDTHS = (96, 48)
+_WINDOWS = (0.35, 0.8, 2.0)
+"""Standard deviations, in steps of a 32-bin depth, of the windows through which a depth distribution is read."""
+_DEPTHS = len(_WINDOWS) + 2
+_CELL = NUM_CLASSES + 1 + _DEPTHS + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Voxels that may be occupied, block by block, and what is known of them. K blocks of eight voxels.
+
+    index int64 [K, 8]: flat x-major voxel indices; label int64 [K, 8]: class of the decoder's points there, 17 where
+    there are none; cells float32 [K, 8, FRAMES * 24]: what image cells say; block float32 [K, inputs]: what is the same
+    for a block. all_blocks float32 [blocks, inputs]: inputs of the ranking, of every block of the grid.
+    """
+
+    index: Tensor
+    label: Tensor
+    cells: Tensor
+    block: Tensor
+    all_blocks: Tensor
+
+
+class VoxelHead(nn.Module):
+    """Which voxels are occupied, and by what.
+
+    Args:
+        grid: with even numbers of voxels along each axis.
+        depth_bins: bins of the cells' depth distribution.
+    """
+
+    centres: Tensor
+    place: Tensor
+    smooth: Tensor
+    corner: Tensor
+
+    def __init__(self, grid: VoxelGrid, depth_bins: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.blocks = tuple(n // 2 for n in grid.shape)
+        axes = [torch.arange(n) for n in self.blocks]
+        at = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
+        centres = (at + 0.5) * (2 * grid.size) + torch.tensor(grid.lower)
+        away = centres[:, :2].norm(dim=1, keepdim=True)
+        place = torch.cat([centres[:, :2] / 40, centres[:, :2].abs() / 40, away / 40, (away / 6).clamp(max=1.0)], 1)
+        place = torch.cat([place, F.one_hot(at[:, 2], self.blocks[2]).float()], 1)
+        step = torch.arange(depth_bins, dtype=torch.float32)
+        apart = (step[None] - step[:, None]) * (31 / (depth_bins - 1))  # [of the bin, at the bin], in steps of 32 bins
+        windows = [torch.exp(-0.5 * (apart / s) ** 2) for s in _WINDOWS]
+        windows += [(apart > 1.0).float(), (apart < -1.0).float()]  # what lies nearer, what lies further
+        self.register_buffer("centres", centres, persistent=False)
+        self.register_buffer("place", place, persistent=False)
+        self.register_buffer("smooth", torch.stack(windows, -1).flatten(1), persistent=False)
+        self.register_buffer("corner", torch.cartesian_prod(*[torch.arange(2)] * 3), persistent=False)
+
+        block = _CELL + NUM_CLASSES + 1 + place.shape[1]
+        self.rank = nn.Sequential(nn.Linear(block, 24), nn.ReLU(), nn.Linear(24, 1))
+        self.from_cells = nn.Linear(FRAMES * _CELL, WIDTHS[0])
+        self.from_block = nn.Linear(block, WIDTHS[0])
+        self.from_corner = nn.Parameter(torch.zeros(8, WIDTHS[0]))
+        self.from_label = nn.Embedding(FREE + 1, WIDTHS[0])
+        nn.init.normal_(self.from_label.weight, std=0.1)
+        self.hidden = nn.Linear(*WIDTHS)
+        self.out = nn.Linear(WIDTHS[1], FREE + 1)
+
+    def forward(
+        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Candidate voxels of batch element `item`: flat x-major index int64 [V], logits float32 [V, 18], 17 = free.
+
+        Args:
+            scene: what the decoder sampled from.
+            cells: the head that says what image cells show.
+            last: the decoder's last layer.
+        """
+        found = self.candidates(scene, cells, last, item)
+        return found.index.flatten(), self.classify(found).flatten(0, 1)
+
+    def classify(self, found: Candidates) -> Tensor:
+        """Logits float32 [K, 8, 18]."""
+        hidden = self.from_cells(found.cells) + self.from_label(found.label)
+        hidden = hidden + self.from_block(found.block)[:, None] + self.from_corner
+        return self.out(F.relu_(self.hidden(F.relu_(hidden))))
+
+    @torch.no_grad()
+    def candidates(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int = 0) -> Candidates:
+        """The blocks most likely to hold something, and the inputs of both MLPs."""
+        views = _CellViews.of(scene, cells, self.smooth, item)
+        label, nearby = self._points(last.points[item].float(), last.logits[item].float())
+        camera = views.choose(0, self.centres)
+        all_blocks = torch.cat([views.nearest(0, self.centres, camera), nearby, self.place], 1)
+        opened = self.rank(all_blocks)[:, 0].topk(min(BLOCKS, len(all_blocks)), sorted=False).indices
+        centres = self.centres[opened]
+        seen = [views.read(0, centres, self._offsets(), camera[opened])]
+        for frame in range(1, FRAMES):
+            seen.append(views.read(frame, centres, self._offsets(), views.choose(frame, centres)))
+        (_, y, z), (_, by, bz) = self.grid.shape, self.blocks
+        corner = (self.corner[:, 0] * y + self.corner[:, 1]) * z + self.corner[:, 2]
+        first = (2 * (opened // (by * bz)) * y + 2 * (opened // bz % by)) * z + 2 * (opened % bz)
+        index = first[:, None] + corner
+        return Candidates(index, label[index], torch.cat(seen, -1), all_blocks[opened], all_blocks)
+
+    def _offsets(self) -> Tensor:
+        """Metres [8, 3] from a block's centre to those of its voxels."""
+        return (self.corner - 0.5) * self.grid.size
+
+    def _points(self, points: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What the decoder's points say: label int64 [X * Y * Z] of every voxel (17 where there is none), and of every
+        block float32 [blocks, 18]: shares of the classes among the points in the 3 x 3 x 3 blocks around it, and
+        whether there are any."""
+        scores, classes = logits.amax(-1).sigmoid().flatten(), logits.argmax(-1).flatten()
+        shape = torch.tensor(self.grid.shape, device=points.device)
+        scaled = points.reshape(-1, 3) * shape
+        inside = ((scaled >= 0) & (scaled < shape)).all(-1)
+        voxel = torch.where(inside[:, None], scaled, 0.0).long()
+        _, y, z = self.grid.shape
+        index = (voxel[:, 0] * y + voxel[:, 1]) * z + voxel[:, 2]
+        # The surest point of a voxel names it: score and class in one number, so that equal inputs give equal labels.
+        rank = torch.where(inside, (scores * 1e6).int() * 32 + classes.int(), -1)
+        best = torch.full((int(shape.prod()),), -1, dtype=torch.int32, device=points.device)
+        best.scatter_reduce_(0, index, rank, "amax")
+        label = torch.where(best < 0, FREE, best & 31).long()
+
+        (bx, by, bz), half = self.blocks, voxel // 2
+        block = (half[:, 0] * by + half[:, 1]) * bz + half[:, 2]
+        count = points.new_zeros(bx * by * bz * NUM_CLASSES)
+        count.index_add_(0, block * NUM_CLASSES + classes, torch.where(inside, scores, 0.0))
+        near = _box_sum(count.view(bx, by, bz, NUM_CLASSES)).view(-1, NUM_CLASSES)
+        total = near.sum(1, keepdim=True)
+        return label, torch.cat([near / total.clamp(min=1e-3), (total / 8).clamp(max=1.0)], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _CellViews:
+    """What the image cells of the present and the previous frame say, ready to be read at points of space.
+
+    classes: per frame float32 [N * h * w, 18], shares; depths: per frame float32 [N * h * w * bins, 5], the depth
+    distribution seen through `_WINDOWS` around each bin, and what lies nearer and further; matrix float32
+    [FRAMES, N, 4, 4], present base_link to pixels; usable bool [FRAMES, N]; size: cells (h, w); image: pixels (H, W).
+    """
+
+    classes: list[Tensor]
+    depths: list[Tensor]
+    matrix: Tensor
+    usable: Tensor
+    size: tuple[int, int]
+    image: tuple[int, int]
+    bins: int
+
+    @classmethod
+    def of(cls, scene: SceneViews, cells: ViewProposals, smooth: Tensor, item: int) -> _CellViews:
+        """From the features of batch element `item`; smooth float32 [bins, bins * 5]. A scene of one frame is its own
+        past."""
+        (h, w), (frames, n) = scene.sizes[0], scene.ego2img.shape[1:3]
+        ages = [min(f, frames - 1) for f in range(FRAMES)]
+        classes, depths = [], []
+        for age in ages:
+            slot = age if scene.slots is None else scene.slots[age]
+            logits = cells.cells(scene.table[item, slot, : n * h * w])
+            classes.append(logits[:, : FREE + 1].softmax(-1))
+            depths.append((logits[:, FREE + 1 :].softmax(-1) @ smooth).view(-1, _DEPTHS))
+        matrix, usable = scene.ego2img[item, ages], scene.usable[item, ages]
+        return cls(classes, depths, matrix, usable, (h, w), scene.image_size, len(smooth))
+
+    def choose(self, frame: int, points: Tensor) -> Tensor:
+        """The camera that shows each of points float32 [P, 3] nearest its middle, int64 [P]; -1 where none does."""
+        rows = torch.cat([points, torch.ones_like(points[:, :1])], 1).T
+        u, v, depth = (self.matrix[frame, :, :3] @ rows).unbind(1)  # [N, P] each
+        seen = (depth > 0.3) & self.usable[frame, :, None]
+        # Compared before dividing: 0 < u / depth < W.
+        width, height = self.image[1] * depth, self.image[0] * depth
+        u, v = u + 0.5 * depth, v + 0.5 * depth
+        seen &= (u > 0) & (u < width) & (v > 0) & (v < height)
+        best, camera = torch.where(seen, 1.0 - (u / width - 0.5).abs(), 0.0).max(0)
+        return torch.where(best > 0, camera, -1)
+
+    def nearest(self, frame: int, points: Tensor, camera: Tensor) -> Tensor:
+        """Nearest cell and bin at points float32 [P, 3] in `camera` int64 [P] (-1: zeros): class shares, depth windows
+        and whether a camera sees it, float32 [P, 24]."""
+        (h, w), hit = self.size, camera >= 0
+        u, v, depth, camera = self._project(frame, points, camera)
+        row = (camera * h + (v * h).long().clamp(0, h - 1)) * w + (u * w).long().clamp(0, w - 1)
+        step = depth_step(depth, self.bins).round().long()
+        hit = hit[:, None].float()
+        return torch.cat([self.classes[frame][row] * hit, self.depths[frame][row * self.bins + step] * hit, hit], 1)
+
+    def read(self, frame: int, blocks: Tensor, offsets: Tensor, camera: Tensor) -> Tensor:
+        """Bilinear in the image and linear in depth, at points blocks float32 [K, 3] + offsets [8, 3] in the camera of
+        each block int64 [K] (-1: zeros): float32 [K, 8, 24] as `nearest` gives."""
+        (h, w), two = self.size, torch.arange(2, device=blocks.device)
+        points = (blocks[:, None] + offsets).view(-1, 3)
+        hit = (camera >= 0).repeat_interleave(len(offsets))
+        u, v, depth, camera = self._project(frame, points, camera.repeat_interleave(len(offsets)))
+        hit = hit & (depth > 0.3) & (u > 0) & (u < 1) & (v > 0) & (v < 1)
+        x, y = (u * w - 0.5).clamp(0, w - 1), (v * h - 0.5).clamp(0, h - 1)
+        step = depth_step(depth, self.bins)
+        x0, y0, d0 = (t.long().clamp(max=m) for t, m in ((x, w - 2), (y, h - 2), (step, self.bins - 2)))
+        across, down, along = (torch.stack([1 - f, f], -1) for f in (x - x0, y - y0, step - d0))
+        share = (down[:, :, None] * across[:, None]).flatten(1) * hit[:, None]
+        row = ((((camera * h + y0)[:, None] + two) * w)[:, :, None] + (x0[:, None] + two)[:, None]).flatten(1)
+        classes = F.embedding_bag(row, self.classes[frame], per_sample_weights=share, mode="sum")
+        deep = ((row * self.bins + d0[:, None])[:, :, None] + two).flatten(1)
+        weight = (share[:, :, None] * along[:, None]).flatten(1)
+        depths = F.embedding_bag(deep, self.depths[frame], per_sample_weights=weight, mode="sum")
+        return torch.cat([classes, depths, hit[:, None].float()], 1).view(len(blocks), len(offsets), _CELL)
+
+    def _project(self, frame: int, points: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Fractions u, v of the image and depth (at least 0.1 m) of points in the given cameras, -1 read as 0."""
+        camera = camera.clamp(min=0)
+        matrix = self.matrix[frame, :, :3].flatten(1)[camera]  # [P, 12]
+        x, y, z = points.unbind(1)
+        image = [matrix[:, i] * x + matrix[:, i + 1] * y + matrix[:, i + 2] * z + matrix[:, i + 3] for i in (0, 4, 8)]
+        depth = image[2].clamp(min=0.1)
+        return (image[0] / depth + 0.5) / self.image[1], (image[1] / depth + 0.5) / self.image[0], depth, camera
+
+
+def _box_sum(volume: Tensor) -> Tensor:
+    """Sums float32 [X, Y, Z, C] over the 3 x 3 x 3 neighbours."""
+    for axis in range(3):
+        total = volume.clone()
+        n = volume.shape[axis]
+        total.narrow(axis, 1, n - 1).add_(volume.narrow(axis, 0, n - 1))
+        total.narrow(axis, 0, n - 1).add_(volume.narrow(axis, 1, n - 1))
+        volume = total
+    return volume

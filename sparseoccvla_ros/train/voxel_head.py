@@ -1,0 +1,242 @@
+"""Fits the voxel head to a frozen encoder: first the ranking of blocks, then the classes of the voxels they hold.
+
+The encoder runs once per sample; what the head reads of it is kept in memory (about 1 MB per sample), and both fits
+are minutes of small matrix products. Fit it on scenes that the encoder was not trained on: on its own scenes the image
+cells are surer than they will ever be again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.classes import CLASSES, FLAT, FREE
+from ..core.errors import InvalidInput
+from ..data.dataset import DrivingSamples, Sample
+from ..eval.metrics.occupancy import OccupancyMeter
+from ..occupancy.decoder import LayerOutput
+from ..occupancy.encoder import OccupancyEncoder, padded_size
+from ..occupancy.sampling.views import SceneViews
+from ..occupancy.voxel_head import Candidates, VoxelHead
+
+HIDDEN_WEIGHT = 0.2
+"""Weight of a voxel that no camera sees: the metric does not count it, but planner and viewer look at it."""
+HIDDEN_TARGET = 0.1
+"""Chance, for the ranking, that a block is worth opening that holds only voxels that no camera sees."""
+FREE_BIASES = (-0.5, 0.0, 0.5, 1.0, 1.5)
+"""Offsets of the logit of "free" that a validation tries."""
+
+
+@dataclass(frozen=True)
+class VoxelHeadSettings:
+    """Choices of the fit.
+
+    rank_samples: samples the ranking is fitted to; rank_steps, steps: optimiser steps of the ranking and of the
+    classes; blocks: opened blocks kept per sample; batch: blocks per step; lr: peak learning rate; class_power: voxels
+    of a class count with (share of the class) ** -class_power.
+    """
+
+    rank_samples: int = 120
+    rank_steps: int = 1_500
+    steps: int = 6_000
+    blocks: int = 1_500
+    batch: int = 1_024
+    lr: float = 3e-3
+    class_power: float = 0.35
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """Opened blocks of many samples: fields of Candidates [M, ...] in half precision, labels and weights [M, 8]."""
+
+    cells: Tensor
+    block: Tensor
+    decoder: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+def scene_of(encoder: OccupancyEncoder, sample: Sample) -> tuple[SceneViews, LayerOutput]:
+    """What the decoder samples from and its last layer, for one sample."""
+    images = torch.from_numpy(sample.images)
+    t, n, h, w, _ = images.shape
+    levels = encoder.image_features(images.flatten(0, 1))
+    usable = torch.ones((1, t, n), dtype=torch.bool)
+    ego2img = torch.from_numpy(sample.ego2img.astype(np.float32))[None]
+    scene = SceneViews.of_levels(levels, ego2img, usable, padded_size((h, w)))
+    return scene, encoder.decode(scene)[-1]
+
+
+def fit_voxel_head(
+    encoder: OccupancyEncoder,
+    data: DrivingSamples,
+    settings: VoxelHeadSettings | None = None,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Fit `encoder.voxel_head` on samples; everything else of the encoder stays as it is.
+
+    Equal data and seed give equal weights on one machine. Raises InvalidInput("voxel_head", ...) for an encoder
+    without one, or without samples.
+    """
+    head, settings = encoder.voxel_head, settings or VoxelHeadSettings()
+    if head is None or not len(data):
+        raise InvalidInput("voxel_head", "the encoder has none" if head is None else "there are no samples")
+    encoder.eval()
+    order = np.random.default_rng([seed, 31]).permutation(len(data))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        for module in head.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.reset_parameters()
+    _fit_rank(encoder, head, data, order[: settings.rank_samples], settings, generator, report)
+    _fit_classes(encoder, head, data, order, settings, generator, report)
+
+
+def validate_voxel_head(
+    encoder: OccupancyEncoder, data: Iterable[Sample], biases: Sequence[float] = FREE_BIASES
+) -> dict[float, OccupancyMeter]:
+    """A meter of visible voxels for each offset of the logit of "free"."""
+    head = encoder.voxel_head
+    assert head is not None
+    assert encoder.decoder.proposals is not None
+    meters = {bias: OccupancyMeter() for bias in biases}
+    for sample in data:
+        with torch.inference_mode():
+            scene, last = scene_of(encoder, sample)
+            index, logits = head(scene, encoder.decoder.proposals, last)
+        semantics = np.ascontiguousarray(sample.semantics)
+        for bias, meter in meters.items():
+            shifted = logits.clone()
+            shifted[:, FREE] += bias
+            dense = np.full(semantics.size, FREE, np.uint8)
+            dense[index.numpy()] = shifted.argmax(1).numpy().astype(np.uint8)
+            meter.update(dense.reshape(semantics.shape), semantics, sample.visible)
+    return meters
+
+
+def choose_free_bias(encoder: OccupancyEncoder, data: Iterable[Sample], report: Callable[[str], None] = print) -> float:
+    """Shift the logit of "free" to where the mIoU of validation samples is highest; returns that mIoU."""
+    head = encoder.voxel_head
+    assert head is not None
+    results = {bias: meter.result() for bias, meter in validate_voxel_head(encoder, data).items()}
+    for bias, result in results.items():
+        classes = " ".join(f"{n[:9]} {100 * v:.1f}" for n, v in zip(CLASSES, result.per_class, strict=False) if v == v)
+        report(f"free bias {bias:+.1f}: mIoU {100 * result.miou:.2f} IoU {100 * result.iou:.2f} | {classes}")
+    best = max(results, key=lambda b: results[b].miou)
+    with torch.no_grad():
+        head.out.bias[FREE] += best
+    return results[best].miou
+
+
+def _fit_rank(
+    encoder: OccupancyEncoder, head: VoxelHead, data: DrivingSamples, order: np.ndarray, settings: VoxelHeadSettings,
+    generator: torch.Generator, report: Callable[[str], None],
+) -> None:  # fmt: skip
+    """The ranking learns which blocks hold something that a camera sees; things count three times."""
+    rows, targets, weights = [], [], []
+    for place in order:
+        sample = data[int(place)]
+        found = _candidates(encoder, head, sample)
+        visible, thing, hidden = _block_truth(head, sample)
+        keep = torch.rand(len(visible), generator=generator) < 0.08
+        keep |= (torch.rand(len(visible), generator=generator) < 0.5) & visible
+        rows.append(found.all_blocks[keep].half())
+        targets.append((visible.float() + HIDDEN_TARGET * (hidden & ~visible).float())[keep])
+        # Kept half as often as seen blocks are, the others count for more: the shares stay those of the grid.
+        weights.append(torch.where(visible, 1.0 + 2.0 * thing.float(), 0.5 / 0.08)[keep])
+    x, y, w = torch.cat(rows), torch.cat(targets), torch.cat(weights)
+    report(f"ranking: {len(x):,} blocks of {len(order)} samples")
+
+    def loss(at: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(head.rank(x[at].float())[:, 0], y[at], w[at])
+
+    _descend(list(head.rank.parameters()), loss, len(x), 8_192, settings.rank_steps, settings.lr, generator, report)
+
+
+def _fit_classes(
+    encoder: OccupancyEncoder, head: VoxelHead, data: DrivingSamples, order: np.ndarray, settings: VoxelHeadSettings,
+    generator: torch.Generator, report: Callable[[str], None],
+) -> None:  # fmt: skip
+    kept = _extract(encoder, head, data, order, settings.blocks, generator)
+    counts = torch.bincount(kept.target.flatten().long(), kept.weight.flatten().float(), FREE + 1)
+    share = (counts.sum() / counts.clamp(min=100)).pow(settings.class_power)
+    class_weight = (share / share[FLAT[0]]).clamp(max=6.0)
+    report(f"classes: {kept.target.numel():,} voxels of {len(order)} samples")
+
+    def loss(at: Tensor) -> Tensor:
+        empty = torch.empty(0)
+        found = Candidates(empty, kept.decoder[at].long(), kept.cells[at].float(), kept.block[at].float(), empty)
+        logits, target = head.classify(found).flatten(0, 1), kept.target[at].flatten().long()
+        each = F.cross_entropy(logits, target, class_weight, reduction="none")
+        weight = kept.weight[at].flatten().float()
+        return (each * weight).sum() / (weight * class_weight[target]).sum()
+
+    rank = set(head.rank.parameters())
+    learned = [p for p in head.parameters() if p not in rank]
+    _descend(learned, loss, len(kept.target), settings.batch, settings.steps, settings.lr, generator, report)
+
+
+def _extract(
+    encoder: OccupancyEncoder, head: VoxelHead, data: DrivingSamples, order: np.ndarray, blocks: int,
+    generator: torch.Generator,
+) -> _Kept:  # fmt: skip
+    """Inputs and labels of `blocks` opened blocks per sample: all that hold a thing, then whichever come."""
+    parts: list[tuple[Tensor, ...]] = []
+    for place in order:
+        sample = data[int(place)]
+        found = _candidates(encoder, head, sample)
+        target = torch.from_numpy(np.ascontiguousarray(sample.semantics)).flatten()[found.index]
+        seen = torch.from_numpy(np.ascontiguousarray(sample.visible)).flatten()[found.index]
+        thing = ((target < FLAT[0]) & seen).any(1)
+        keep = (torch.rand(len(target), generator=generator) + thing.float()).topk(blocks).indices
+        weight = torch.where(seen, 1.0, HIDDEN_WEIGHT)
+        parts.append((
+            found.cells[keep].half(), found.block[keep].half(), found.label[keep].to(torch.uint8),
+            target[keep].to(torch.uint8), weight[keep].half(),
+        ))  # fmt: skip
+    return _Kept(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+@torch.inference_mode()
+def _candidates(encoder: OccupancyEncoder, head: VoxelHead, sample: Sample) -> Candidates:
+    scene, last = scene_of(encoder, sample)
+    assert encoder.decoder.proposals is not None
+    return head.candidates(scene, encoder.decoder.proposals, last)
+
+
+def _block_truth(head: VoxelHead, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
+    """bool [blocks]: holds an occupied voxel that a camera sees, such a voxel of a thing, one that none sees."""
+    semantics, (x, y, z) = np.ascontiguousarray(sample.semantics), head.blocks
+
+    def any_of(mask: np.ndarray) -> Tensor:
+        return torch.from_numpy(mask.reshape(x, 2, y, 2, z, 2).any((1, 3, 5)).reshape(-1))
+
+    seen = sample.visible & (semantics < FREE)
+    return any_of(seen), any_of(seen & (semantics < FLAT[0])), any_of((semantics < FREE) & ~sample.visible)
+
+
+def _descend(
+    parameters: list[torch.nn.Parameter], loss: Callable[[Tensor], Tensor], rows: int, batch: int, steps: int,
+    lr: float, generator: torch.Generator, report: Callable[[str], None],
+) -> None:  # fmt: skip
+    """AdamW with a cosine schedule over random rows."""
+    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=0.02, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
+    total = 0.0
+    for step in range(1, steps + 1):
+        value = loss(torch.randint(rows, (batch,), generator=generator))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+        total += float(value.detach())
+        if step % max(1, steps // 5) == 0:
+            report(f"  step {step}: loss {total / max(1, steps // 5):.4f}")
+            total = 0.0

@@ -1,0 +1,57 @@
+"""The fit of the voxel head: it learns, and equal seeds give equal weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.voxels import VoxelGrid
+from sparseoccvla_ros.data.dataset import Sample
+from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.train.voxel_head import VoxelHeadSettings, choose_free_bias, fit_voxel_head, validate_voxel_head
+
+from .conftest import MICRO, Boxes
+
+QUICK = VoxelHeadSettings(rank_samples=4, rank_steps=30, steps=120, blocks=400, batch=128)
+GRID = VoxelGrid((-8.0, -8.0, -1.0), (8.0, 8.0, 5.4))
+
+
+class Near(Boxes):
+    """The middle of the grid alone: a fit looks at every block of it."""
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        near = (slice(80, 120), slice(80, 120))
+        return replace(sample, semantics=sample.semantics[near], visible=sample.visible[near])
+
+
+def encoder() -> OccupancyEncoder:
+    torch.manual_seed(0)
+    return OccupancyEncoder(MICRO.replace(image_queries=4, voxel_head=True), GRID)
+
+
+def test_it_learns_and_repeats():
+    states = []
+    for _ in range(2):
+        net = encoder()
+        fit_voxel_head(net, Near(4), QUICK, seed=1, report=lambda _: None)
+        states.append({name: value.clone() for name, value in net.voxel_head.state_dict().items()})
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    # The road is where it always is; to say so takes no image.
+    scores = validate_voxel_head(net, [Near(4)[0]], (0.0,))[0.0].result()
+    assert scores.per_class[11] > 0.25
+    before = {name: value.clone() for name, value in net.state_dict().items() if not name.startswith("voxel_head")}
+    best = choose_free_bias(net, [Near(4)[1]], report=lambda _: None)
+    again = validate_voxel_head(net, [Near(4)[1]], (0.0,))[0.0].result()
+    assert again.miou == pytest.approx(best)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+
+
+def test_what_cannot_be_fitted_is_refused():
+    with pytest.raises(InvalidInput, match="no samples"):
+        fit_voxel_head(encoder(), Near(0), QUICK)
+    with pytest.raises(InvalidInput, match="has none"):
+        fit_voxel_head(OccupancyEncoder(MICRO), Near(1), QUICK)
