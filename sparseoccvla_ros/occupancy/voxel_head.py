@@ -129,17 +129,18 @@ class VoxelHead(nn.Module):
         corner = (self.corner[:, 0] * y + self.corner[:, 1]) * z + self.corner[:, 2]
         first = (2 * (opened // (by * bz)) * y + 2 * (opened // bz % by)) * z + 2 * (opened % bz)
         index = first[:, None] + corner
-        return Candidates(index, label[index], torch.cat(seen, -1), all_blocks[opened], all_blocks)
+        return Candidates(index, label[index].long(), torch.cat(seen, -1), all_blocks[opened], all_blocks)
 
     def _offsets(self) -> Tensor:
         """Metres [8, 3] from a block's centre to those of its voxels."""
         return (self.corner - 0.5) * self.grid.size
 
     def _points(self, points: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """What the decoder's points say: label int64 [X * Y * Z] of every voxel (17 where there is none), and of every
+        """What the decoder's points say: label uint8 [X * Y * Z] of every voxel (17 where there is none), and of every
         block float32 [blocks, 18]: shares of the classes among the points in the 3 x 3 x 3 blocks around it, and
         whether there are any."""
-        scores, classes = logits.amax(-1).sigmoid().flatten(), logits.argmax(-1).flatten()
+        scores, classes = (t.flatten() for t in logits.max(-1))
+        scores = scores.sigmoid()
         shape = torch.tensor(self.grid.shape, device=points.device)
         scaled = points.reshape(-1, 3) * shape
         inside = ((scaled >= 0) & (scaled < shape)).all(-1)
@@ -150,7 +151,7 @@ class VoxelHead(nn.Module):
         rank = torch.where(inside, (scores * 1e6).int() * 32 + classes.int(), -1)
         best = torch.full((int(shape.prod()),), -1, dtype=torch.int32, device=points.device)
         best.scatter_reduce_(0, index, rank, "amax")
-        label = torch.where(best < 0, FREE, best & 31).long()
+        label = torch.where(best < 0, FREE, best & 31).to(torch.uint8)
 
         (bx, by, bz), half = self.blocks, voxel // 2
         block = (half[:, 0] * by + half[:, 1]) * bz + half[:, 2]
