@@ -34,7 +34,6 @@ def make(
     rig: Annotated[str, typer.Option(help="camera rig: n015 (Singapore car) or n008 (Boston car)")] = "n015",
     samples: Annotated[int, typer.Option(min=1, max=8, help="rays along each side of a pixel")] = 1,
     workers: Annotated[int, typer.Option(min=1, max=256, help="processes that render")] = 1,
-    device: Annotated[str, typer.Option(help="where to render: cpu or cuda")] = "cpu",
     force: Force = False,
 ) -> None:
     """Drive through a made-up world and record six cameras, poses and labels."""
@@ -53,7 +52,6 @@ def make(
                 rig=rig,
                 samples=samples,
                 workers=workers,
-                device=device,
                 force=force,
                 on_progress=lambda share_done: report(round(100 * share_done), 100),
             )

@@ -51,7 +51,6 @@ def prepare(
     split: Annotated[Split, typer.Option(help="which seeds")] = Split.TRAIN,
     preset: Preset_ = "tiny",
     workers: Annotated[int, typer.Option(min=1, max=256, help="processes that render")] = 1,
-    device: Annotated[str, typer.Option(help="where to render: cpu or cuda")] = "cpu",
 ) -> None:
     """Render scenes of the synthetic world into the cache. Ctrl-C ends; what is done stays."""
     with one_line_errors():
@@ -65,7 +64,7 @@ def prepare(
         console = Console(stderr=True)
         with _bar(console) as bar:
             task = bar.add_task(f"rendering {split}", total=len(seeds), note="")
-            for done, _ in enumerate(prepare_scenes(seeds, settings, workers, device), 1):
+            for done, _ in enumerate(prepare_scenes(seeds, settings, workers), 1):
                 speed = bar.tasks[0].speed
                 bar.update(task, completed=done, note=f"{3600 * speed:.0f} scenes/h" if speed else "")
         console.print(f"{len(seeds)} scenes lie in {settings.folder()}")
@@ -193,8 +192,8 @@ def train(
             if dataroot is not None:
                 learned, checked, augment = _nuscenes(dataroot, index, validation, found)
             else:
-                learned, augment = _world("train", worlds, scenes, found, kind, not render), Augmentation()
-                checked = _world("validation", worlds, validation, found, kind)
+                learned, augment = _world("train", worlds, scenes, found, not render), Augmentation()
+                checked = _world("validation", worlds, validation, found)
             trainer = Trainer(trained, learned, checked, settings, folder, resume, augment, kind, show)
             trainer.run()
         console.print(f"{folder}: best.safetensors has validation {trainer.progress.best:.4f}")
@@ -218,12 +217,12 @@ def _occupancy_stage(
     return OccupancyStage(encoder, choices, weights)
 
 
-def _world(split: str, worlds: str, count: int, preset: Preset, device: str, cached_only: bool = False) -> WorldSamples:
+def _world(split: str, worlds: str, count: int, preset: Preset, cached_only: bool = False) -> WorldSamples:
     from sparseoccvla_ros.data.synthetic.dataset import WorldSamples, seeds_of, world_settings
 
     frames = preset.occupancy.frames
     settings = world_settings(split, preset.image.height, preset.image.width, frames)
-    found = WorldSamples(seeds_of(split, worlds, count), settings, frames, device, cached_only)
+    found = WorldSamples(seeds_of(split, worlds, count), settings, frames, cached_only)
     if not len(found):
         raise InvalidInput("data", f"no scene is in {settings.folder()}: run ./run train prepare first, or --render")
     return found

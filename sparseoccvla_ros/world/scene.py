@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..core import geometry
 from ..core.errors import InvalidInput
@@ -99,13 +98,13 @@ class Scene:
         rng = np.random.default_rng([seed, 7])
         tables = [Primitives.of(p.shape.parts, i, float(rng.random())) for i, p in enumerate(self.standing)]
         poses = np.concatenate([np.tile(p.pose, (len(p.shape.parts), 1)) for p in self.standing])
-        self.fixed = Primitives.concatenate(tables).posed(torch.from_numpy(poses))
+        self.fixed = Primitives.concatenate(tables).posed(poses)
         first = len(self.standing)
         tables = [Primitives.of(m.shape.parts, first + i, float(rng.random())) for i, m in enumerate(self.moving)]
         self._moving = Primitives.concatenate(tables)
         self._ego = Primitives.of(_ego_body(), _EGO_OWNER, 0.0)
         self._lamps = [
-            (int((self.fixed.owner == i).nonzero()[0, 0]), _approach(p.pose[2]))
+            (int(np.flatnonzero(self.fixed.owner == i)[0]), _approach(p.pose[2]))
             for i, p in enumerate(self.standing)
             if p.shape.name == "signal"
         ]
@@ -151,15 +150,15 @@ class Scene:
         """The world at a time of the drive (s)."""
         poses = np.stack([m.mover.pose(time) for m in self.moving])
         rows = self._moving.owner - len(self.standing)
-        moving = self._moving.posed(torch.from_numpy(poses)[rows])
+        moving = self._moving.posed(poses[rows])
         s = self.ego.mover.pose(time)
-        ego = self._ego.posed(torch.from_numpy(np.tile(s, (len(self._ego), 1))))
-        colour = self.fixed.colour.clone()
+        ego = self._ego.posed(np.tile(s, (len(self._ego), 1)))
+        colour = self.fixed.colour.copy()
         for first, approach in self._lamps:
             shown = self.signals.colour(approach, time)
             for name, lamps in zip((RED, AMBER, GREEN), SIGNAL_LAMPS, strict=True):
                 if name == shown:
-                    colour[[first + k for k in lamps]] = 2.0 * linear(torch.tensor(_LAMP_ON[name]))
+                    colour[[first + k for k in lamps]] = 2.0 * linear(np.array(_LAMP_ON[name], np.float32))
         fixed = Primitives(**{**self.fixed.__dict__, "colour": colour})
         return State(time, fixed, moving, ego)
 

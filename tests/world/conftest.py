@@ -1,15 +1,9 @@
 """One world for all tests of this room; building it takes a second."""
 
 import pytest
-import torch
 
 from sparseoccvla_ros.world.render.renderer import Renderer
 from sparseoccvla_ros.world.scene import Scene
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.world.agents.traffic import overlap
-from sparseoccvla_ros.world.roads.curves import FAR, Piece, turn
-from sparseoccvla_ros.world.roads.streets import Streets
-from sparseoccvla_ros.world.shapes.solids import NO_HIT, Kind, intersect, normals
+from sparseoccvla_ros.world.kernels.ground import FAR, surface
+from sparseoccvla_ros.world.kernels.solids import NO_HIT, enter, normal
+from sparseoccvla_ros.world.roads.curves import Piece, turn
+from sparseoccvla_ros.world.roads.streets import Street, Streets
+from sparseoccvla_ros.world.shapes.solids import Kind
 
 real = st.floats(-1.0, 1.0)
 
@@ -21,12 +22,11 @@ def test_piece_locates_the_points_it_places(curvature, x, y, yaw, share, lateral
     piece = Piece(5.0, 65.0, 50 * x, 50 * y, 3 * yaw, curvature)
     s = 5.0 + 60.0 * share
     px, py, heading = piece.pose(np.array(s))
-    point = torch.tensor([[px - lateral * np.sin(heading), py + lateral * np.cos(heading)]], dtype=torch.float64)
-    got_s, got_l = piece.locate(point[:, 0], point[:, 1])
-    assert float(got_s) == pytest.approx(s, abs=1e-6)
-    assert float(got_l) == pytest.approx(lateral, abs=1e-6)
-    before = torch.tensor([float(v) for v in piece.pose(np.array(1.0))[:2]], dtype=torch.float64)
-    assert float(piece.locate(before[:1], before[1:])[1]) == FAR
+    street = Street((piece,), 5.0, (2.0,))
+    got_s, got_l = street.at(px - lateral * np.sin(heading), py + lateral * np.cos(heading))
+    assert got_s == pytest.approx(s, abs=1e-6)
+    assert got_l == pytest.approx(lateral, abs=1e-6)
+    assert street.at(*(float(v) for v in piece.pose(np.array(1.0))[:2]))[1] == FAR
 
 
 def test_street_is_smooth_where_its_pieces_meet():
@@ -40,23 +40,24 @@ def test_street_is_smooth_where_its_pieces_meet():
 
 def test_ground_across_the_main_street():
     streets = Streets.generate(np.random.default_rng(0))
-    y = torch.tensor([0.0, 2.4, 5.7, 7.6, 8.0, 11.0, 11.3, 30.0])
-    label = streets.label(torch.full_like(y, -40.0), y).tolist()
+    y = np.array([0.0, 2.4, 5.7, 7.6, 8.0, 11.0, 11.3, 30.0])
+    label = streets.label(np.stack([np.full_like(y, -40.0), y], -1)).tolist()
     names = ["other_flat", *["driveable_surface"] * 3, *["sidewalk"] * 2, *["terrain"] * 2]
     assert label == [LABEL[n] for n in names]
-    assert streets.label(torch.zeros(1), torch.zeros(1)).item() == LABEL["driveable_surface"]
+    assert streets.label(np.zeros((1, 2), np.float32)).item() == LABEL["driveable_surface"]
 
 
 def test_paint_covers_what_a_pixel_sees_of_it():
     streets = Streets.generate(np.random.default_rng(0))
-    y = torch.linspace(-7.6, 7.6, 4001)
-    x = torch.full_like(y, -39.0)
-    sharp = streets.surface(x, y, torch.full_like(x, 0.001))
-    wide = streets.surface(x, y, torch.full_like(x, 0.4))
-    for got, want in ((wide.white, sharp.white), (wide.yellow, sharp.yellow)):
-        assert float(want.sum()) > 0
-        assert float(got.sum()) == pytest.approx(float(want.sum()), rel=0.1)
-    assert float(wide.white.max()) < 0.5 < float(sharp.white.max())
+    table = streets.table(np.float32)
+    y = np.linspace(-7.6, 7.6, 4001, dtype=np.float32)
+    sharp, wide = (
+        np.array([surface(table, np.float32(-39.0), v, np.float32(blur))[2:4] for v in y]) for blur in (0.001, 0.4)
+    )
+    for paint in range(2):
+        assert sharp[:, paint].sum() > 0
+        assert wide[:, paint].sum() == pytest.approx(sharp[:, paint].sum(), rel=0.1)
+    assert wide[:, 0].max() < 0.5 < sharp[:, 0].max()
 
 
 def test_turn_starts_and_ends_straight_and_bends_one_way():
@@ -87,52 +88,52 @@ def test_overlap_agrees_with_sampled_areas(poses, length, width):
     assert not overlap(a, far)
 
 
-HALF, TAPER = torch.tensor([1.0, 0.6, 0.8]), torch.tensor([0.4, 0.2, 0.15])
+HALF, TAPER = np.array([1.0, 0.6, 0.8], np.float32), np.array([0.4, 0.2, 0.15], np.float32)
 
 
 def inside(kind, p):
-    """Whether points [N, 3] lie in a solid, from its definition."""
-    x, y, z = p.unbind(-1)
+    """Whether points [..., 3] lie in a solid, from its definition."""
+    x, y, z = np.moveaxis(p, -1, 0)
     hx, hy, hz = HALF.tolist()
     rise = z + hz
     if kind == Kind.BOX:
-        return (x.abs() <= hx) & (y.abs() <= hy) & (z.abs() <= hz)
+        return (abs(x) <= hx) & (abs(y) <= hy) & (abs(z) <= hz)
     if kind == Kind.WEDGE:
-        sides = (x <= hx - 0.4 * rise) & (x >= -hx + 0.2 * rise) & (y.abs() <= hy - 0.15 * rise)
-        return sides & (z.abs() <= hz)
+        sides = (x <= hx - 0.4 * rise) & (x >= -hx + 0.2 * rise) & (abs(y) <= hy - 0.15 * rise)
+        return sides & (abs(z) <= hz)
     if kind == Kind.CONE:
-        return (torch.hypot(x, y) <= hx * (1 - 0.4 * rise / (2 * hz))) & (z.abs() <= hz)
+        return (np.hypot(x, y) <= hx * (1 - 0.4 * rise / (2 * hz))) & (abs(z) <= hz)
     if kind == Kind.ELLIPSOID:
         return (x / hx) ** 2 + (y / hy) ** 2 + (z / hz) ** 2 <= 1
-    return (torch.hypot(x, z) <= hx) & (y.abs() <= hy)
+    return (np.hypot(x, z) <= hx) & (abs(y) <= hy)
 
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_rays_enter_solids_where_marching_finds_them(kind):
-    generator = torch.Generator().manual_seed(int(kind))
+    rng = np.random.default_rng(int(kind))
     count, step = 400, 0.004
-    origin = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1) * 4.0
-    target = (torch.rand(count, 3, generator=generator) - 0.5) * 3.0
-    direction = torch.nn.functional.normalize(target - origin, dim=-1)
+    origin = rng.normal(size=(count, 3))
+    origin *= 4.0 / np.linalg.norm(origin, axis=1, keepdims=True)
+    direction = rng.uniform(-1.5, 1.5, (count, 3)) - origin
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     if kind == Kind.CONE:  # steeper rays than its mantle never occur: cameras and sun stand low
-        flat = direction[:, 2].abs() < 0.85
+        flat = abs(direction[:, 2]) < 0.85
         origin, direction = origin[flat], direction[flat]
-    t = torch.arange(0, 8, step)
-    found = inside(kind, origin[:, None] + t[:, None] * direction[:, None])
-    expected = torch.where(found.any(1), t[found.float().argmax(1)], torch.full((len(origin),), NO_HIT))
-    half, taper = HALF[:, None].expand(3, len(origin)), TAPER[:, None].expand(3, len(origin))
-    got = intersect(kind, origin.T, direction.T, half, taper)
+    origin, direction = origin.astype(np.float32), direction.astype(np.float32)
+    t = np.arange(0, 8, step, dtype=np.float32)[None, :, None]
+    found = inside(kind, origin[:, None] + t * direction[:, None])
+    expected = np.where(found.any(1), t[0, found.argmax(1), 0], NO_HIT)
+    rays = list(zip(origin, direction, strict=True))
+    got = np.array([enter(int(kind), *o, *d, HALF, TAPER) for o, d in rays])
     hit = expected < NO_HIT
-    assert 50 < int(hit.sum()) < len(hit)
+    assert 50 < hit.sum() < len(hit)
     # A ray that only grazes the solid may slip between two marching steps.
-    assert ((got < NO_HIT) != hit).float().mean() < 0.02
+    assert ((got < NO_HIT) != hit).mean() < 0.02
     both = hit & (got < NO_HIT)
-    close = (got[both] - expected[both]).abs() < 2 * step
-    assert close.float().mean() > 0.98
+    assert (abs(got[both] - expected[both]) < 2 * step).mean() > 0.98
 
-    point = origin[both] + got[both, None] * direction[both]
-    rows = int(both.sum())
-    normal = normals(torch.full((rows,), int(kind)), point, HALF.expand(rows, 3), TAPER.expand(rows, 3))
-    assert torch.allclose(normal.norm(dim=-1), torch.ones(rows), atol=1e-5)
-    assert ((normal * direction[both]).sum(-1) < 1e-3).float().mean() > 0.99
-    assert (~inside(kind, point + 0.01 * normal)).float().mean() > 0.99
+    point = origin[both] + got[both, None].astype(np.float32) * direction[both]
+    facing = np.array([normal(int(kind), *p, HALF, TAPER) for p in point])
+    np.testing.assert_allclose(np.linalg.norm(facing, axis=1), 1.0, atol=1e-5)
+    assert ((facing * direction[both]).sum(-1) < 1e-3).mean() > 0.99
+    assert (~inside(kind, point + 0.01 * facing)).mean() > 0.99

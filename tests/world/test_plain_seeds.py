@@ -4,7 +4,6 @@ import hashlib
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla_ros.world.render.weather import Weather
 from sparseoccvla_ros.world.scenario import VARIED
@@ -46,8 +45,8 @@ def digests(seed):
     moves = [v for m in scene.moving for v in (m.shape.name, m.mover.travelled, m.mover.rectangle(3.0))]
     moves += [scene.maneuver, scene.ego.mover.travelled, scene.ego.mover.pose(np.arange(0.0, 20.0))]
     lights = [scene.signals.colour(a, t) for a in ("main_east", "main_west", "cross") for t in range(20)]
-    x, y = torch.meshgrid(*[torch.arange(-90.0, 90.0, 1.7, dtype=torch.float64)] * 2, indexing="ij")
-    ground = scene.streets.label(x.reshape(-1), y.reshape(-1)).numpy()
+    x, y = np.meshgrid(*[np.arange(-90.0, 90.0, 1.7)] * 2, indexing="ij")
+    ground = scene.streets.label(np.stack([x.ravel(), y.ravel()], -1))
     air = [weather.sun, weather.sunlight, weather.zenith, weather.horizon, weather.ambient, weather.bounce]
     air += [[weather.haze, weather.cover, weather.exposure, weather.noise]]
     return digest(*things), digest(*moves, *lights), digest(ground), digest(*air)

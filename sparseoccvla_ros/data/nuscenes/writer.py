@@ -144,7 +144,7 @@ class _SceneWriter:
             matrices.append(k)
             mounts.append(geometry.inverse(pose) @ camera2map)
         labels = dense_labels(self.scene, time, pose)
-        seen = camera_visibility(np.stack(depths), np.stack(matrices), np.stack(mounts)).numpy()
+        seen = camera_visibility(np.stack(depths), np.stack(matrices), np.stack(mounts))
         file = self.out / "gts" / self.name / token / "labels.npz"
         file.parent.mkdir(parents=True)
         mask = seen.astype(np.uint8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from ...core import geometry
 from ...core.errors import InvalidInput
@@ -57,9 +56,8 @@ def seeds_of(split: str, worlds: str, count: int | None = None) -> list[int]:
 class WorldSamples:
     """Samples of scenes: every frame set that has its whole history in its clip is one.
 
-    seeds: of the scenes; frames: frames of a sample, the present one included; device: where missing scenes are
-    rendered; cached_only: leave out seeds that are not in the cache (yet) instead of rendering them when they are
-    asked for; `refresh` looks for them again.
+    seeds: of the scenes; frames: frames of a sample, the present one included; cached_only: leave out seeds that are
+    not in the cache (yet) instead of rendering them when they are asked for; `refresh` looks for them again.
     """
 
     def __init__(
@@ -67,12 +65,11 @@ class WorldSamples:
         seeds: Sequence[int],
         settings: WorldSettings,
         frames: int = 2,
-        device: torch.device | str = "cpu",
         cached_only: bool = False,
     ) -> None:
         if not 1 <= frames <= settings.sets:
             raise InvalidInput("frames", f"clips of {settings.sets} sets hold no sample of {frames} frames")
-        self.settings, self.frames, self.device = settings, frames, device
+        self.settings, self.frames = settings, frames
         self._wanted, self._cached_only = list(seeds), cached_only
         self._presents = [
             clip * settings.sets + i for clip in range(settings.clips) for i in range(frames - 1, settings.sets)
@@ -85,7 +82,7 @@ class WorldSamples:
 
     def __getitem__(self, index: int) -> Sample:
         seed, place = divmod(index, len(self._presents))
-        scene = load_scene(self._seeds[seed], self.settings, self.device)
+        scene = load_scene(self._seeds[seed], self.settings)
         return world_sample(scene, self._presents[place], self.frames)
 
     def state(self) -> list[int]:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy.spatial.transform import Rotation
@@ -173,10 +172,10 @@ def exposures(seed: int, settings: WorldSettings, rig: tuple[Camera, ...]) -> np
     return np.round(times * NANOSECONDS) / NANOSECONDS
 
 
-def render_scene(seed: int, settings: WorldSettings, device: torch.device | str = "cpu") -> WorldScene:
+def render_scene(seed: int, settings: WorldSettings) -> WorldScene:
     """Everything that is taken from a seed. Raises InvalidInput for a negative seed."""
     scene = Scene.generate(seed, settings.seconds)
-    renderer = Renderer(scene, device)
+    renderer = Renderer(scene)
     rig = rig_of(seed, settings)
     intrinsics = np.stack([prepared_intrinsics(c, settings.height, settings.width) for c in rig])
     out: dict[str, list] = {n: [] for n in ("png", "ego2img", "pose", "twist", "time", "future", "labels", "visible")}
@@ -192,8 +191,8 @@ def render_scene(seed: int, settings: WorldSettings, device: torch.device | str 
             camera2ego.append(geometry.inverse(pose) @ camera2map)
             depths.append(picture.depth)
             out["png"].append(_png(picture.rgb))
-        labels = dense_labels(scene, present, pose, OCC3D_GRID, device)
-        visible = camera_visibility(np.stack(depths), intrinsics, np.stack(camera2ego), OCC3D_GRID).numpy()
+        labels = dense_labels(scene, present, pose)
+        visible = camera_visibility(np.stack(depths), intrinsics, np.stack(camera2ego))
         projections = [
             geometry.camera_matrix(k, geometry.inverse(c)) for k, c in zip(intrinsics, camera2ego, strict=True)
         ]
@@ -210,7 +209,7 @@ def render_scene(seed: int, settings: WorldSettings, device: torch.device | str 
     return WorldScene(seed=seed, settings=settings, command=np.array(commands, np.uint8), **arrays, **blocks)
 
 
-def load_scene(seed: int, settings: WorldSettings, device: torch.device | str = "cpu", keep: bool = True) -> WorldScene:
+def load_scene(seed: int, settings: WorldSettings, keep: bool = True) -> WorldScene:
     """The scene of a seed from the cache; rendered, and with `keep` cached, where it is missing or damaged."""
     path = scene_file(seed, settings)
     if path.is_file():
@@ -218,7 +217,7 @@ def load_scene(seed: int, settings: WorldSettings, device: torch.device | str = 
             return read_scene(path, settings)
         except InvalidInput as damaged:
             log.warning("%s: made again", damaged)
-    scene = render_scene(seed, settings, device)
+    scene = render_scene(seed, settings)
     if keep:
         write_scene(scene, path)
     return scene
@@ -269,9 +268,7 @@ def read_scene(path: Path, settings: WorldSettings) -> WorldScene:
     return scene
 
 
-def prepare_scenes(
-    seeds: Sequence[int], settings: WorldSettings, workers: int = 1, device: str = "cpu"
-) -> Iterator[int]:
+def prepare_scenes(seeds: Sequence[int], settings: WorldSettings, workers: int = 1) -> Iterator[int]:
     """Render the seeds that are not cached yet, `workers` processes at a time; gives each seed when it is there."""
     missing = []
     for seed in seeds:
@@ -285,15 +282,13 @@ def prepare_scenes(
         raise InvalidInput("workers", f"{workers} processes cannot render")
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
     try:
-        yield from pool.map(_prepare, missing, [settings] * len(missing), [device] * len(missing))
+        yield from pool.map(_prepare, missing, [settings] * len(missing))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare(seed: int, settings: WorldSettings, device: str) -> int:
-    # One thread each: the processes share the cores among themselves.
-    torch.set_num_threads(1)
-    load_scene(seed, settings, device)
+def _prepare(seed: int, settings: WorldSettings) -> int:
+    load_scene(seed, settings)
     return seed
 
 

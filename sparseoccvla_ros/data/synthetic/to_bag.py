@@ -15,7 +15,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from ...core.errors import InvalidInput
 from ...world.labels.occupancy import sparse_labels
@@ -72,20 +71,17 @@ class _Job:
     width: int
     samples: int
     jpeg_quality: int
-    device: str
     views: tuple[View, ...]
 
 
 @lru_cache(maxsize=1)
-def _renderer(seed: int, seconds: float, device: str) -> Renderer:
-    return Renderer(Scene.generate(seed, seconds), device)
+def _renderer(seed: int, seconds: float) -> Renderer:
+    return Renderer(Scene.generate(seed, seconds))
 
 
 def _photograph(job: _Job) -> list[bytes]:
     """JPEG files of a job's views; runs in a worker, which keeps its renderer from job to job."""
-    # One thread each: the processes share the cores among themselves.
-    torch.set_num_threads(1)
-    renderer = _renderer(job.seed, job.seconds, job.device)
+    renderer = _renderer(job.seed, job.seconds)
     cameras = {c.name: c for c in load_rig(job.rig)}
     out = []
     for view in job.views:
@@ -126,7 +122,6 @@ def make_world_bag(
     rig: str = "n015",
     samples: int = 1,
     workers: int = 1,
-    device: str = "cpu",
     force: bool = False,
     on_progress: Callable[[float], None] | None = None,
 ) -> Path:
@@ -134,7 +129,7 @@ def make_world_bag(
 
     seconds, rate: length of the drive and images per second and camera; height, width: of the images (the field of
     view is always that of the car's real 16:9 cameras); samples: rays along each side of a pixel; workers: processes
-    that render; device: where torch renders; on_progress: called with the share done, 0..1. On one machine the same
+    that render; on_progress: called with the share done, 0..1. On one machine the same
     arguments give the same bag, byte for byte.
 
     Raises InvalidInput for an unknown rig, nonsensical numbers or an existing path without `force`.
@@ -151,7 +146,7 @@ def make_world_bag(
         views = schedule(cameras, seconds, rate, seed)
         chunk = 2 * len(cameras)
         jobs = [
-            _Job(seed, seconds, rig, height, width, samples, jpeg_quality, device, tuple(views[i : i + chunk]))
+            _Job(seed, seconds, rig, height, width, samples, jpeg_quality, tuple(views[i : i + chunk]))
             for i in range(0, len(views), chunk)
         ]
         intrinsics = {c.name: c.scaled(height, width) for c in cameras}

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ...core import geometry
 from ...core.classes import LABEL, MOVABLE
@@ -160,8 +159,7 @@ def drivable_area(
 
 def on_road(scene: Scene, points: np.ndarray) -> np.ndarray:
     """Whether points [..., 2] of the map lie on paved road, bool [...]."""
-    flat = torch.from_numpy(np.ascontiguousarray(points.reshape(-1, 2).T, np.float64))
-    label = scene.streets.label(flat[0], flat[1]).numpy()
+    label = scene.streets.label(np.asarray(points, np.float64).reshape(-1, 2))
     return (label == LABEL["driveable_surface"]).reshape(points.shape[:-1])
 
 
@@ -271,7 +269,6 @@ def future_occupancy(
     time: float,
     grid: VoxelGrid = OCC3D_GRID,
     present: bool = False,
-    device: torch.device | str = "cpu",
     steps: Sequence[int] = tuple(range(1, STEPS + 1)),
 ) -> np.ndarray:
     """Labels uint8 [len(steps), X, Y, Z] at `time` + 0.5 s * step, 17 = free, everything labelled, seen or not.
@@ -281,7 +278,7 @@ def future_occupancy(
     """
     times = [time + STEP_SECONDS * k for k in steps]
     frame = scene.ego.at(time)[0]
-    return np.stack([dense_labels(scene, t, frame if present else scene.ego.at(t)[0], grid, device) for t in times])
+    return np.stack([dense_labels(scene, t, frame if present else scene.ego.at(t)[0], grid) for t in times])
 
 
 def resample(semantics: np.ndarray, source2target: np.ndarray, grid: VoxelGrid = OCC3D_GRID) -> np.ndarray:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from ...core import geometry
 from ...core.classes import CLASSES
@@ -140,8 +139,8 @@ class SceneView:
             if self.weather.foggy:
                 seen &= depth < CLEAR_SIGHT / self.weather.haze
             row = row[seen]
-            pixels += np.bincount(table.owner[row].numpy(), minlength=total)
-            lamps += int(torch.isin(row, torch.tensor(lit)).sum())
+            pixels += np.bincount(table.owner[row], minlength=total)
+            lamps += int(np.isin(row, lit).sum())
         return pixels, lamps
 
     def _lit_rows(self) -> list[int]:
@@ -153,7 +152,7 @@ class SceneView:
         part = (RED, AMBER, GREEN).index(self.scene.signals.colour(approach, self.time))
         for i, placed in enumerate(self.scene.standing):
             if placed.shape.name == "signal" and np.cos(placed.pose[2] - yaw) > 0.7:
-                first = int(torch.nonzero(self.scene.fixed.owner == i)[0, 0])
+                first = int(np.flatnonzero(self.scene.fixed.owner == i)[0])
                 return [first + k for k in SIGNAL_LAMPS[part]]
         return []
 

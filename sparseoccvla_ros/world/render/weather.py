@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from ..kernels.shading import Air
 from ..scenario import VARIED
-from .textures import clouds
 
 Rgb = tuple[float, float, float]
 FOG = 1 / 120
@@ -64,34 +63,13 @@ class Weather:
         """So dense that nothing far away is seen, not even the clouds."""
         return self.haze > FOG
 
-    def vector(self, name: str, device: torch.device | str) -> torch.Tensor:
-        """One of the fields above as float32 [3]."""
-        return torch.tensor(getattr(self, name), dtype=torch.float32, device=device)
-
-    def sky(self, direction: torch.Tensor, detail: bool = True) -> torch.Tensor:
-        """Linear RGB [N, 3] of the sky along unit directions [N, 3]; detail adds clouds and a far line of trees."""
-        device = direction.device
-        up = direction[:, 2].clamp(min=0.0)
-        horizon, zenith = self.vector("horizon", device), self.vector("zenith", device)
-        blend = (1.0 - up) ** 3
-        colour = zenith + (horizon - zenith) * blend[:, None]
-        towards = (direction @ self.vector("sun", device)).clamp(min=0.0)
-        glow = 0.12 * towards**12 + 0.5 * towards**180
-        colour = colour + glow[:, None] * self.vector("sunlight", device)
-        if not detail or self.foggy:
-            return colour
-        distance = 1.0 / (up + 0.06)
-        x, y = direction[:, 0] * distance, direction[:, 1] * distance
-        field = 0.65 * clouds(x * 9.0, y * 9.0) + 0.35 * clouds(x * 31.0 + 77.0, y * 31.0)
-        veil = ((field - (0.92 - 0.75 * self.cover)) * 2.6).clamp(0.0, 1.0) * (up * 7.0).clamp(0.0, 1.0)
-        lit = 0.55 * self.vector("ambient", device) + 0.22 * self.vector("sunlight", device)
-        white = (0.75 + 0.35 * field)[:, None] * lit
-        colour = colour + (white - colour) * (0.85 * veil)[:, None]
-        azimuth = torch.atan2(direction[:, 1], direction[:, 0])
-        crest = 0.012 + 0.030 * clouds(azimuth * 24.0 + 200.0, torch.full_like(azimuth, 9.5))
-        trees = ((crest - direction[:, 2]) / 0.004).clamp(0.0, 1.0)
-        far = 0.35 * torch.tensor((0.05, 0.09, 0.06), device=device) + 0.55 * horizon
-        return colour + (far - colour) * trees[:, None]
+    @property
+    def table(self) -> Air:
+        """As kernels take it."""
+        names = ("sun", "sunlight", "zenith", "horizon", "ambient", "bounce")
+        colours = (tuple(np.float32(v) for v in getattr(self, n)) for n in names)
+        numbers = (np.float32(v) for v in (self.haze, 0.92 - 0.75 * self.cover, self.exposure))
+        return Air(*colours, *numbers, self.foggy)
 
 
 def _varied(rng: np.random.Generator) -> Weather:
@@ -128,10 +106,3 @@ def _varied(rng: np.random.Generator) -> Weather:
 def _rgb(values: np.ndarray) -> Rgb:
     x, y, z = (float(v) for v in values)
     return x, y, z
-
-
-def encode(colour: torch.Tensor, exposure: float) -> torch.Tensor:
-    """Displayable sRGB 0..1 of linear light: filmic tone curve (Narkowicz' fit of ACES), then the 2.2 power law."""
-    c = colour * exposure
-    mapped = (c * (2.51 * c + 0.03)) / (c * (2.43 * c + 0.59) + 0.14)
-    return mapped.clamp(0.0, 1.0) ** (1 / 2.2)

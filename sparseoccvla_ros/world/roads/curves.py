@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ...core.errors import InvalidInput
-
-FAR = 1e4
-"""Lateral distance (m) of a point that lies beside no piece of a street."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +28,6 @@ class Piece:
         half = 0.5 * self.curvature * d
         chord = d * np.sinc(half / np.pi)
         return self.x + chord * np.cos(self.yaw + half), self.y + chord * np.sin(self.yaw + half), yaw
-
-    def locate(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Arc length s and lateral offset l (left positive) of points; l = FAR where s leaves s0..s1."""
-        tx, ty = float(np.cos(self.yaw)), float(np.sin(self.yaw))
-        dx, dy = x - self.x, y - self.y
-        along, across = dx * tx + dy * ty, dy * tx - dx * ty
-        if self.curvature == 0.0:
-            s, lateral = along, across
-        else:
-            radius, sign = 1.0 / abs(self.curvature), float(np.sign(self.curvature))
-            inward = radius - across * sign
-            s = radius * torch.atan2(along, inward)
-            lateral = sign * (radius - torch.hypot(along, inward))
-        s = s + self.s0
-        outside = (s < self.s0) | (s > self.s1)
-        return s, torch.where(outside, torch.full_like(lateral, FAR), lateral)
 
 
 def chain(curvatures: list[tuple[float, float]], x: float, y: float, yaw: float, s0: float = 0.0) -> list[Piece]:

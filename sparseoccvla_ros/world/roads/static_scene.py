@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..agents.traffic import overlap, rectangle
 from ..shapes import objects, vehicles
@@ -57,8 +56,7 @@ class Layout:
 
     def edge(self, points: np.ndarray) -> np.ndarray:
         """Metres [N] from the road's edge of points [N, 2]."""
-        x, y = torch.from_numpy(np.ascontiguousarray(points.T, np.float64))
-        return self.streets.edge(x, y).numpy()
+        return self.streets.edge(points)
 
     def put(self, shape: Shape, pose: np.ndarray, margin: float = 0.2, clear: float | None = None) -> bool:
         """Place a shape unless it would touch another, or come within `clear` metres of the road's edge."""

@@ -8,22 +8,17 @@ labels and the scene generator ask the same functions and agree.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
-import torch
 
-from ...core.classes import LABEL
-from .curves import FAR, Curve, Piece, chain
+from ..kernels import ground
+from ..kernels.ground import CROSSWALK, SIDEWALK, STOP_LINE, GroundTable, StreetTable
+from .curves import Curve, Piece, chain
 
-SIDEWALK = 3.4
-"""Width of the sidewalks, curb included, metres."""
-CURB = 0.22
+__all__ = ["CROSSWALK", "SIDEWALK", "STOP_LINE", "Street", "Streets", "reversed_piece"]
+
 CORNER = 5.0
-CROSSWALK = (1.0, 4.0)
-"""Crosswalk: band between these distances from the edge of the crossed street, metres."""
-STOP_LINE = (5.0, 5.4)
-MEDIAN_START = 7.5
-"""Distance from the edge of the crossed street at which a raised median begins, metres."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +41,34 @@ class Street:
     cycling: float = 0.0
     built: tuple[float, float] = (-150.0, 150.0)
 
-    def locate(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Arc length (0 at the junction) and lateral offset (left positive) of points; offset FAR beside no piece."""
-        s, lateral = self.pieces[0].locate(x, y)
-        for piece in self.pieces[1:]:
-            other_s, other = piece.locate(x, y)
-            closer = other.abs() < lateral.abs()
-            s, lateral = torch.where(closer, other_s, s), torch.where(closer, other, lateral)
-        return s, lateral
+    def table(self, dtype: type[np.floating]) -> StreetTable:
+        """The street as kernels of that float type take it."""
+        rows = [
+            (p.s0, p.s1, p.x, p.y, np.cos(p.yaw), np.sin(p.yaw), 1.0 / abs(p.curvature) if p.curvature else 0.0,
+             np.sign(p.curvature))
+            for p in self.pieces
+        ]  # fmt: skip
+        return StreetTable(
+            np.array(rows, dtype), dtype(self.half_width), np.array(self.lanes, dtype), dtype(self.median),
+            np.array(self.dashed, dtype), np.array(self.solid, dtype), dtype(self.parking),
+        )  # fmt: skip
+
+    def locate(self, points: np.ndarray) -> np.ndarray:
+        """Arc length (0 at the junction) and lateral offset (left positive) float64 [N, 2] of points [N, 2].
+
+        The offset is FAR (kernels.ground) beside no piece.
+        """
+        out = np.empty((len(points), 2))
+        ground.offsets(self._table.pieces, np.ascontiguousarray(points, np.float64), out)
+        return out
+
+    @cached_property
+    def _table(self) -> StreetTable:
+        return self.table(np.float64)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Arc length and lateral offset of one point, as `locate`."""
-        s, lateral = self.locate(*torch.tensor([[x], [y]], dtype=torch.float64))
+        s, lateral = self.locate(np.array([[x, y]]))[0]
         return float(s), float(lateral)
 
     def pose(self, s: np.ndarray | float, offset: np.ndarray | float = 0.0) -> np.ndarray:
@@ -78,37 +89,6 @@ class Street:
         poses = self.pose(s, offset)
         yaw = poses[:, 2] + (np.pi if end < start else 0.0)
         return Curve(poses[:, :2], yaw)
-
-
-@dataclass(frozen=True)
-class Surface:
-    """What the ground is at points [N]; all tensors on the points' device.
-
-    label: uint8 Occ3D class; edge: metres to the edge of the road, negative on it; white, yellow: share of paint 0..1;
-    along, across: street coordinates of the nearer street in metres; main: that street is the main one; lane: metres to
-    the middle of its nearest lane, signed.
-    """
-
-    label: torch.Tensor
-    edge: torch.Tensor
-    white: torch.Tensor
-    yellow: torch.Tensor
-    along: torch.Tensor
-    across: torch.Tensor
-    main: torch.Tensor
-    lane: torch.Tensor
-
-
-def _band(distance: torch.Tensor, half: float, blur: torch.Tensor) -> torch.Tensor:
-    """Coverage 0..1 of a stripe |distance| < half seen with pixels `blur` metres wide (box filter)."""
-    upper = torch.minimum(distance.abs() + 0.5 * blur, torch.full_like(blur, half))
-    lower = torch.maximum(distance.abs() - 0.5 * blur, torch.full_like(blur, -half))
-    return ((upper - lower) / blur).clamp(0.0, 1.0)
-
-
-def _repeat(value: torch.Tensor, period: float) -> torch.Tensor:
-    """Signed distance to the nearest multiple of `period`."""
-    return value - period * torch.round(value / period)
 
 
 @dataclass(frozen=True)
@@ -147,93 +127,28 @@ class Streets:
             cross=Street(tuple(cross), 6.0, (1.8,), solid=(3.55,), parking=4.75),
         )
 
-    def edge(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Signed distance in metres to the edge of the paved road, negative on it, with rounded corners."""
-        return self._edge(self.main.locate(x, y)[1], *self.cross.locate(x, y))
+    def table(self, dtype: type[np.floating]) -> GroundTable:
+        """The streets as kernels of that float type take them."""
+        arm = self.arms[0] if len(self.arms) == 1 else 0.0
+        numbers = (arm, self.corner, self.worn, self.asphalt, *self.shift)
+        return GroundTable(self.main.table(dtype), self.cross.table(dtype), *(dtype(n) for n in numbers))
 
-    def _edge(self, main: torch.Tensor, s_cross: torch.Tensor, cross: torch.Tensor) -> torch.Tensor:
-        a, b = main.abs() - self.main.half_width, cross.abs() - self.cross.half_width
-        if len(self.arms) == 1:  # opposite the arm the main street's kerb runs on
-            b = torch.where(s_cross * self.arms[0] < 0, torch.full_like(b, FAR), b)
-        # Union of two half planes with a fillet.
-        corner = self.corner
-        u, v = (corner - a).clamp(min=0), (corner - b).clamp(min=0)
-        rounded = torch.maximum(torch.full_like(a, corner), torch.minimum(a, b)) - torch.hypot(u, v)
-        return torch.where((a < 0) | (b < 0), torch.minimum(a, b).clamp(max=0), rounded)
+    @cached_property
+    def _tables(self) -> dict[np.dtype, GroundTable]:
+        return {np.dtype(t): self.table(t) for t in (np.float32, np.float64)}
 
-    def label(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Occ3D class uint8 of the ground at points."""
-        main, (s_cross, cross) = self.main.locate(x, y)[1], self.cross.locate(x, y)
-        return self._label(self._edge(main, s_cross, cross), self._island(main, cross))
-
-    def _island(self, main: torch.Tensor, cross: torch.Tensor) -> torch.Tensor:
-        """Metres to the raised median, negative on it; its nose is round. FAR where there is none."""
-        if not self.main.median:
-            return torch.full_like(main, FAR)
-        beyond = self.cross.half_width + MEDIAN_START + self.main.median - cross.abs()
-        return torch.hypot(main, beyond.clamp(min=0)) - self.main.median
-
-    def _label(self, edge: torch.Tensor, island: torch.Tensor) -> torch.Tensor:
-        out = torch.full_like(edge, LABEL["terrain"], dtype=torch.uint8)
-        out[edge < SIDEWALK] = LABEL["sidewalk"]
-        out[edge < 0] = LABEL["driveable_surface"]
-        out[(island < 0) & (edge < 0)] = LABEL["other_flat"]
+    def edge(self, points: np.ndarray) -> np.ndarray:
+        """Signed distance in metres [N] of points [N, 2] to the edge of the paved road, negative on it."""
+        points = np.ascontiguousarray(points, np.float64)
+        out = np.empty(len(points))
+        ground.edges(self._tables[points.dtype], points, out)
         return out
 
-    def surface(self, x: torch.Tensor, y: torch.Tensor, blur: torch.Tensor) -> Surface:
-        """Class and paint at points [N]; blur [N]: width of the pixel on the ground in metres, for smooth edges."""
-        blur = blur.clamp(min=1e-3)
-        s_main, main = self.main.locate(x, y)
-        s_cross, cross = self.cross.locate(x, y)
-        edge, island = self._edge(main, s_cross, cross), self._island(main, cross)
-        white, yellow = torch.zeros_like(x), torch.zeros_like(x)
-        # Distance from the other street's edge decides where the marks of a street end.
-        for street, along, across, gap in (
-            (self.main, s_main, main, cross.abs() - self.cross.half_width),
-            (self.cross, s_cross, cross, main.abs() - self.main.half_width),
-        ):
-            beside = across.abs()
-            open_road = (gap > STOP_LINE[1]).float()
-            for offset in street.solid:
-                white = torch.maximum(white, open_road * _band(beside - offset, 0.06, blur))
-            dash = _band(_repeat(along, 7.5), 1.5, blur)
-            for offset in street.dashed:
-                white = torch.maximum(white, open_road * dash * _band(beside - offset, 0.07, blur))
-            if street.parking:
-                bay = _band(_repeat(along, 6.0), 0.05, blur) * (beside > street.solid[-1]).float()
-                white = torch.maximum(white, open_road * bay * (gap > 12.0).float() * (edge < 0).float())
-            centre = beside - (street.median + 0.25 if street.median else 0.13)
-            yellow = torch.maximum(yellow, open_road * _band(centre, 0.06, blur))
-            zebra = _band(_repeat(across - 0.5, 1.1), 0.28, blur)
-            middle = 0.5 * (CROSSWALK[0] + CROSSWALK[1])
-            zebra = zebra * _band(gap - middle, CROSSWALK[1] - middle, blur) * (beside < street.half_width - 0.4)
-            white = torch.maximum(white, zebra)
-            # Traffic keeps right: it approaches the junction on the side where along and across have one sign.
-            incoming = (along * across > 0) & (beside > street.median) & (beside < street.half_width - 0.3)
-            if street.parking:
-                incoming = incoming & (beside < street.solid[0])
-            middle = 0.5 * (STOP_LINE[0] + STOP_LINE[1])
-            white = torch.maximum(white, incoming * _band(gap - middle, STOP_LINE[1] - middle, blur))
-        on_road = (edge < 0) & (island > 0.0)
-        nearer = main.abs() < cross.abs()
-        across = torch.where(nearer, main, cross).clamp(-FAR, FAR)
-        return Surface(
-            label=self._label(edge, island),
-            edge=torch.where(edge < 0, torch.maximum(edge, -island), edge),
-            white=white * on_road,
-            yellow=yellow * on_road,
-            along=torch.where(nearer, s_main, s_cross),
-            across=across,
-            main=nearer,
-            lane=torch.where(nearer, _to_lane(across, self.main.lanes), _to_lane(across, self.cross.lanes)),
-        )
-
-
-def _to_lane(across: torch.Tensor, lanes: tuple[float, ...]) -> torch.Tensor:
-    """Metres from the middle of the nearest of one or two lanes a side, up to its sign."""
-    if len(lanes) == 1:
-        return across.abs() - lanes[0]
-    return (across.abs() - 0.5 * (lanes[0] + lanes[-1])).abs() - 0.5 * (lanes[-1] - lanes[0])
+    def label(self, points: np.ndarray) -> np.ndarray:
+        """Occ3D class uint8 [N] of the ground at points float32 or float64 [N, 2]."""
+        out = np.empty(len(points), np.uint8)
+        ground.labels(self._tables[points.dtype], np.ascontiguousarray(points), out)
+        return out
 
 
 def reversed_piece(piece: Piece) -> Piece:

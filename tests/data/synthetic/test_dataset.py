@@ -58,7 +58,7 @@ def scene() -> WorldScene:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: WorldScene) -> Path:
     """An empty cache, and a renderer that is counted instead of run."""
     monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path))
-    monkeypatch.setattr(scenes, "render_scene", lambda seed, settings, device: replace(scene, seed=seed))
+    monkeypatch.setattr(scenes, "render_scene", lambda seed, settings: replace(scene, seed=seed))
     return tmp_path
 
 

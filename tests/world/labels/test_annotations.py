@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla_ros.core.classes import FREE, LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
@@ -37,11 +36,11 @@ def test_boxes_hold_their_primitives_and_voxels(scene):
     tried = 0
     for row in range(len(boxes)):
         for table in (state.fixed, state.moving):
-            parts = table[torch.nonzero(table.owner == int(boxes.instance[row]))[:, 0]]
+            parts = table[table.owner == int(boxes.instance[row])]
             if not len(parts):
                 continue
             assert (parts.label == int(boxes.label[row])).all()
-            corners = apply(inverse(frame), parts.corners().reshape(-1, 3).double().numpy())
+            corners = apply(inverse(frame), parts.corners().reshape(-1, 3).astype(np.float64))
             local = apply(inverse(planar(*boxes.centre[row, :2], boxes.yaw[row])), corners)
             local[:, 2] -= boxes.centre[row, 2]
             # Mirrors and bumpers may stick out of the ground plan by a hand's width.

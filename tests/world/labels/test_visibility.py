@@ -4,17 +4,17 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla_ros.core.classes import FREE, LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import apply, camera_matrix, inverse, planar, project
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, VoxelGrid
+from sparseoccvla_ros.world.kernels.solids import NO_HIT
 from sparseoccvla_ros.world.labels.occupancy import dense_labels
 from sparseoccvla_ros.world.labels.visibility import camera_visibility
 from sparseoccvla_ros.world.render.camera_rig import load_rig
 from sparseoccvla_ros.world.render.raster import PinholeRays, cast
-from sparseoccvla_ros.world.shapes.solids import NO_HIT, Kind, Part, Primitives
+from sparseoccvla_ros.world.shapes.solids import Kind, Part, Primitives
 
 HEIGHT, WIDTH, CUT = 128, 352, 70
 """Images of the tiny preset: 198 rows of which the lower 128 are kept."""
@@ -43,7 +43,7 @@ def seen(renderer):
         renderer.render(one, ego @ pose, HEIGHT, WIDTH, TIME, samples=1) for one, pose in zip(k, poses, strict=True)
     ]
     depths = np.stack([p.depth for p in pictures])
-    return pictures, depths, dense_labels(renderer.scene, TIME, ego), camera_visibility(depths, k, poses).numpy()
+    return pictures, depths, dense_labels(renderer.scene, TIME, ego), camera_visibility(depths, k, poses)
 
 
 def walk(depth, k, pose, grid, step=0.05):
@@ -70,9 +70,9 @@ def test_agrees_with_a_walk_along_every_ray():
         Part(Kind.BOX, (6.0, 0.0, -0.5), (20.0, 20.0, 0.5), (0.5, 0.5, 0.5), label=LABEL["driveable_surface"]),
     ]
     depth, _ = cast(Primitives.of(parts, 0, 0.0), PinholeRays(k, FORWARD, 240, 320))
-    depth = torch.where(depth < NO_HIT, depth, torch.inf).reshape(240, 320)
-    true = walk(depth.numpy().astype(np.float64), k, FORWARD, grid)
-    ours = camera_visibility(depth[None], k[None], FORWARD[None], grid).numpy()
+    depth = np.where(depth < NO_HIT, depth, np.inf).reshape(240, 320)
+    true = walk(depth.astype(np.float64), k, FORWARD, grid)
+    ours = camera_visibility(depth[None], k[None], FORWARD[None], grid)
     both, either = (true & ours).sum(), (true | ours).sum()
     assert 0.1 < true.mean() < 0.9
     assert both / either > 0.95, both / either
@@ -155,21 +155,21 @@ def test_crops_and_rotation_move_what_is_seen(seen):
     # Cutting the lower half off an image and moving its principal point only takes voxels away.
     cut = k.copy()
     cut[:, 1, 2] -= 64
-    lower = camera_visibility(depths[:, 64:], cut, poses).numpy()
+    lower = camera_visibility(depths[:, 64:], cut, poses)
     assert not (lower & ~ours).any()
     assert lower.sum() < ours.sum()
     # Cameras on a vehicle turned by half a turn see the grid turned by half a turn.
-    turned = camera_visibility(depths, k, planar(0, 0, np.pi) @ poses).numpy()
+    turned = camera_visibility(depths, k, planar(0, 0, np.pi) @ poses)
     assert (turned[::-1, ::-1] == ours).mean() > 0.9995
     # Nothing is nearer than an empty sky, and no measurement sees nothing.
-    sky = camera_visibility(np.full_like(depths, np.inf), k, poses).numpy()
+    sky = camera_visibility(np.full_like(depths, np.inf), k, poses)
     assert not (ours & ~sky).any()
     assert not camera_visibility(np.full_like(depths, np.nan), k, poses).any()
 
 
 def test_takes_a_frame_in_milliseconds(seen):
     k, poses = matrices()
-    depths = torch.from_numpy(seen[1])
+    depths = seen[1]
     spent = []
     for _ in range(5):
         begin = time.perf_counter()
@@ -191,11 +191,3 @@ def test_names_what_is_wrong():
         camera_visibility(depths, k, np.full((1, 4, 4), np.nan))
     with pytest.raises(InvalidInput, match="margin"):
         camera_visibility(depths, k, poses, margin=-0.1)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_gpu_agrees(seen):
-    k, poses = matrices()
-    other = camera_visibility(torch.from_numpy(seen[1]).cuda(), k, poses)
-    assert other.is_cuda
-    assert (other.cpu().numpy() == seen[3]).mean() > 0.9999

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla_ros.core.classes import FLAT, FREE, LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import apply, camera_matrix, inverse, planar, project
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, VoxelGrid
+from sparseoccvla_ros.world.kernels.shading import sunlit
 from sparseoccvla_ros.world.labels import occupancy
 from sparseoccvla_ros.world.render.camera_rig import load_rig
 from sparseoccvla_ros.world.render.raster import PinholeRays, cast
@@ -136,7 +136,7 @@ def test_rendering_repeats_exactly(renderer, rig, pictures):
 
 def test_sun_casts_shadows(renderer):
     """Ground under a clear sky has two brightnesses, and the shadow side is where the map says."""
-    shadows = renderer._shadows
+    heights = renderer._shadows.sun
     walls = [p for p in renderer.scene.standing if p.shape.name == "building"]
     sun = np.array(renderer.weather.sun)
     ego = renderer.scene.ego.at(TIME)[0][:2, 3]
@@ -146,8 +146,7 @@ def test_sun_casts_shadows(renderer):
         if np.hypot(x - ego[0], y - ego[1]) > 50:
             continue
         # A point inside the building's foot is dark; far above everything is light.
-        points = torch.tensor([[x, y, 0.5], [x, y, 80.0]], dtype=torch.float32)
-        dark, light = shadows.sun(points).tolist()
+        dark, light = (sunlit(heights, (np.float32(x), np.float32(y), np.float32(z))) for z in (0.5, 80.0))
         assert dark == 0.0
         assert light == 1.0
         tried += 1
@@ -169,9 +168,8 @@ def test_depth_is_the_distance_along_the_optical_axis():
     depth, row = cast(lone(Kind.BOX, (11.0, 0.0, 1.5), (1.0, 2.02, 1.02)), PinholeRays(k, camera2map, 80, 100))
     depth, row = depth.reshape(80, 100), row.reshape(80, 100)
     seen = row == 0
-    assert torch.allclose(depth[seen], torch.tensor(10.0), atol=1e-5)
-    columns = torch.nonzero(seen.any(0))[:, 0]
-    rows = torch.nonzero(seen.any(1))[:, 0]
+    np.testing.assert_allclose(depth[seen], 10.0, atol=1e-5)
+    columns, rows = np.flatnonzero(seen.any(0)), np.flatnonzero(seen.any(1))
     # |y| <= 2.02 at 10 m is +-16.2 pixels about cx = 50, |z| <= 1.02 is +-8.2 about cy = 40.
     assert (int(columns[0]), int(columns[-1])) == (34, 66)
     assert (int(rows[0]), int(rows[-1])) == (32, 48)

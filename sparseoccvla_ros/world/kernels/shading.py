@@ -1,0 +1,257 @@
+"""The colour of every ray: what it met, in the light of sun and sky, through the air between."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ...core.classes import FREE
+from . import F, kernel
+from .ground import surface
+from .materials import clip, ground, mixed, scaled, thing
+from .noise import clouds
+from .solids import NO_HIT, normal, unit
+
+_TREES = (F(0.35 * 0.05), F(0.35 * 0.09), F(0.35 * 0.06))
+_BIAS = F(0.12)
+"""Metres by which something must stand nearer to the sun than a point to shade it."""
+_STEPS = 4096
+_GAMMA = (np.linspace(0.0, 1.0, _STEPS + 1) ** (2 / 2.2)).astype(F)
+"""The power law of evenly spaced square roots."""
+
+
+class Air(NamedTuple):
+    """Light and air, as weather.Weather; colours are tuples of three. veil: noise above which there is cloud."""
+
+    sun: tuple
+    sunlight: tuple
+    zenith: tuple
+    horizon: tuple
+    ambient: tuple
+    bounce: tuple
+    haze: np.floating
+    veil: np.floating
+    exposure: np.floating
+    foggy: bool
+
+
+class HeightMap(NamedTuple):
+    """depth [V, U]: metres from a plane of parallel rays to the first thing; axes [3, 3], lower [2], resolution and
+    height_above as in raster.ParallelRays."""
+
+    depth: np.ndarray
+    axes: np.ndarray
+    lower: np.ndarray
+    resolution: np.floating
+    height_above: np.floating
+
+
+class Textures(NamedTuple):
+    """Noise tables, see noise."""
+
+    blocky: np.ndarray
+    smooth: np.ndarray
+
+
+class Surfaces(NamedTuple):
+    """What shading needs of P primitives, as in shapes.Primitives."""
+
+    kind: np.ndarray
+    centre: np.ndarray
+    half: np.ndarray
+    taper: np.ndarray
+    cosine: np.ndarray
+    sine: np.ndarray
+    colour: np.ndarray
+    material: np.ndarray
+    label: np.ndarray
+    pattern: np.ndarray
+
+
+@kernel
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@kernel
+def _plus(a, b):
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+@kernel
+def sky(direction, air, detail, smooth):
+    """Light of the sky along a unit direction; detail adds clouds and a far line of trees."""
+    up = max(direction[2], F(0))
+    fade = (F(1) - up) * (F(1) - up) * (F(1) - up)
+    colour = mixed(air.zenith, air.horizon, fade)
+    towards = max(_dot(direction, air.sun), F(0))
+    glow = F(0.12) * towards ** F(12) + F(0.5) * towards ** F(180)
+    colour = _plus(colour, scaled(air.sunlight, glow))
+    if not detail or air.foggy:
+        return colour
+    distance = F(1) / (up + F(0.06))
+    x, y = direction[0] * distance, direction[1] * distance
+    field = F(0.65) * clouds(x * F(9), y * F(9), smooth) + F(0.35) * clouds(x * F(31) + F(77), y * F(31), smooth)
+    veil = clip((field - air.veil) * F(2.6)) * clip(up * F(7))
+    lit = _plus(scaled(air.ambient, F(0.55)), scaled(air.sunlight, F(0.22)))
+    colour = mixed(colour, scaled(lit, F(0.75) + F(0.35) * field), F(0.85) * veil)
+    if direction[2] < F(0.05):
+        azimuth = F(math.atan2(direction[1], direction[0]))
+        crest = F(0.012) + F(0.030) * clouds(azimuth * F(24) + F(200), F(9.5), smooth)
+        trees = clip((crest - direction[2]) / F(0.004))
+        colour = mixed(colour, _plus(_TREES, scaled(air.horizon, F(0.55))), trees)
+    return colour
+
+
+@kernel
+def _on_map(heights, point):
+    """Map coordinates of a point in cells (integers are cell centres) and its metres from the map's plane."""
+    axes = heights.axes
+    u = axes[0, 0] * point[0] + axes[0, 1] * point[1] + axes[0, 2] * point[2]
+    v = axes[1, 0] * point[0] + axes[1, 1] * point[1] + axes[1, 2] * point[2]
+    w = axes[2, 0] * point[0] + axes[2, 1] * point[1] + axes[2, 2] * point[2]
+    u = (u - heights.lower[0]) / heights.resolution - F(0.5)
+    v = (v - heights.lower[1]) / heights.resolution - F(0.5)
+    return u, v, heights.height_above - w
+
+
+@kernel
+def sunlit(heights, point):
+    """Share 0..1 of sunlight that reaches a point; beyond the map everything is lit."""
+    rows, columns = heights.depth.shape
+    u, v, travelled = _on_map(heights, point)
+    if not (u >= 0 and v >= 0 and u < columns and v < rows):
+        return F(1)
+    travelled -= _BIAS
+    i, j = int(u), int(v)
+    fu, fv = u - F(i), v - F(j)
+    i1, j1 = min(i + 1, columns - 1), min(j + 1, rows - 1)
+    lit = F(0)
+    if heights.depth[j, i] > travelled:
+        lit += (F(1) - fu) * (F(1) - fv)
+    if heights.depth[j1, i] > travelled:
+        lit += (F(1) - fu) * fv
+    if heights.depth[j, i1] > travelled:
+        lit += fu * (F(1) - fv)
+    if heights.depth[j1, i1] > travelled:
+        lit += fu * fv
+    return lit
+
+
+@kernel
+def _open(height):
+    """Share of the sky's light that things `height` metres above leave."""
+    if height > F(9):  # nothing above, or so high that the exponential is 0
+        return F(1)
+    share = height / F(0.9)
+    return F(1) - F(0.72) * np.exp(-(share * share))
+
+
+@kernel
+def skylit(heights, point):
+    """Factor 0..1 of ambient light on a ground point: low things above take most of it away."""
+    rows, columns = heights.depth.shape
+    u, v, _ = _on_map(heights, point)
+    if not (u >= 0 and v >= 0 and u < columns and v < rows):
+        return F(1)
+    i, j = int(u), int(v)
+    fu, fv = u - F(i), v - F(j)
+    i1, j1 = min(i + 1, columns - 1), min(j + 1, rows - 1)
+    near, far = heights.depth[j], heights.depth[j1]
+    out = _open(near[i]) * ((F(1) - fu) * (F(1) - fv))
+    out += _open(far[i]) * ((F(1) - fu) * fv)
+    out += _open(near[i1]) * (fu * (F(1) - fv))
+    return out + _open(far[i1]) * (fu * fv)
+
+
+@kernel
+def _lit(albedo, mirror, glow, point, facing, view, air, sun_map, smooth):
+    """Light that a thing's surface sends back; facing: its unit normal, view: unit direction of the ray."""
+    towards = max(_dot(facing, air.sun), F(0))
+    visible = F(0)
+    if towards > 0:
+        visible = sunlit(sun_map, _plus(point, scaled(facing, F(0.06))))
+    up = F(0.5) + F(0.5) * facing[2]
+    # Near the ground half of what a surface sees is ground in shade.
+    open_air = F(0.72) + F(0.28) * clip(point[2] / F(1.2))
+    ambient = scaled(_plus(scaled(air.ambient, up), scaled(air.bounce, F(1) - up)), open_air)
+    light = _plus(scaled(air.sunlight, visible * towards), ambient)
+    colour = _plus((albedo[0] * light[0], albedo[1] * light[1], albedo[2] * light[2]), glow)
+    if mirror > 0:
+        cosine = _dot(view, facing)
+        bounced = _plus(view, scaled(facing, F(-2) * cosine))
+        fresnel = mirror + (F(1) - mirror) * clip(F(1) - abs(cosine)) ** F(5) * F(0.6)
+        above = clip((bounced[2] + F(0.04)) / F(0.10))
+        seen = scaled(sky(bounced, air, False, smooth), above)
+        seen = _plus(seen, scaled(air.bounce, F(0.35) * (F(1) - above)))
+        glint = visible * max(_dot(bounced, air.sun), F(0)) ** F(90) * F(3)
+        colour = mixed(colour, _plus(seen, scaled(air.sunlight, glint)), fresnel)
+    return colour
+
+
+@kernel
+def _thing(p, solids, point, view, blur, air, sun_map, textures):
+    """Colour of a point on primitive p."""
+    c, s = solids.cosine[p], solids.sine[p]
+    dx, dy, z = point[0] - solids.centre[p, 0], point[1] - solids.centre[p, 1], point[2] - solids.centre[p, 2]
+    x, y = c * dx + s * dy, c * dy - s * dx
+    half = solids.half[p]
+    n = normal(solids.kind[p], x, y, z, half, solids.taper[p])
+    colour = solids.colour[p, 0], solids.colour[p, 1], solids.colour[p, 2]
+    albedo, mirror, glow = thing(solids.material[p], colour, solids.pattern[p], half, x, y, z, n, blur, textures.blocky)
+    facing = c * n[0] - s * n[1], s * n[0] + c * n[1], n[2]
+    return _lit(albedo, mirror, glow, point, facing, view, air, sun_map, textures.smooth)
+
+
+@kernel
+def _ground(streets, point, view, blur, air, sun_map, shade_map, textures):
+    """Class and colour of a point on the ground."""
+    seen = surface(streets, point[0], point[1], blur)
+    albedo = ground(seen, point[0], point[1], blur, streets, textures.smooth)
+    sunlight = sunlit(sun_map, point) * max(air.sun[2], F(0))
+    light = _plus(scaled(air.sunlight, sunlight), scaled(air.ambient, skylit(shade_map, point)))
+    return seen[0], (albedo[0] * light[0], albedo[1] * light[1], albedo[2] * light[2])
+
+
+@kernel
+def _encoded(value, exposure):
+    """Displayable sRGB 0..1 of linear light: filmic tone curve (Narkowicz' fit of ACES), then the 2.2 power law."""
+    c = value * exposure
+    mapped = (c * (F(2.51) * c + F(0.03))) / (c * (F(2.43) * c + F(0.59)) + F(0.14))
+    # Square roots are spread evenly enough for straight lines between the table's values.
+    place = np.sqrt(clip(mapped)) * F(_STEPS)
+    i = min(int(place), _STEPS - 1)
+    return _GAMMA[i] + (_GAMMA[i + 1] - _GAMMA[i]) * (place - F(i))
+
+
+@kernel
+def shade(position, directions, pixel, depth, row, solids, streets, air, sun_map, shade_map, textures, rgb, label):
+    """Colours (sRGB 0..1) float32 [N, 3] and Occ3D classes [N] of rays.
+
+    directions [N, 3] from position (3); depth, row: the first primitive of each, row -1: the ground where depth is
+    below NO_HIT, else the sky; pixel: width of a ray's pixel in metres at 1 m.
+    """
+    for i in range(len(row)):
+        direction = directions[i, 0], directions[i, 1], directions[i, 2]
+        view = unit(direction[0], direction[1], direction[2])
+        if depth[i] < F(NO_HIT):
+            d = depth[i]
+            point = _plus(position, scaled(direction, d))
+            if row[i] >= 0:
+                label[i] = solids.label[row[i]]
+                colour = _thing(row[i], solids, point, view, d * pixel, air, sun_map, textures)
+            else:
+                # The pixel's print on the ground is long and narrow; its geometric mean is a fair width for round
+                # filters.
+                blur = d * pixel / np.sqrt(max(-view[2], F(0.02)))
+                label[i], colour = _ground(streets, point, view, blur, air, sun_map, shade_map, textures)
+            veiled = F(1) - np.exp(-min((d * air.haze) ** F(1.2), F(60)))
+            colour = mixed(colour, air.horizon, veiled)
+        else:
+            label[i] = FREE
+            colour = sky(view, air, True, textures.smooth)
+        rgb[i, 0] = _encoded(colour[0], air.exposure)
+        rgb[i, 1] = _encoded(colour[1], air.exposure)
+        rgb[i, 2] = _encoded(colour[2], air.exposure)
