@@ -128,8 +128,8 @@ def test_movers_do_not_hit_one_another(scene):
 def test_only_moving_things_move(scene):
     early, late = scene.at(0.0), scene.at(8.0)
     assert np.array_equal(early.fixed.centre, late.fixed.centre)
-    moved = (early.moving.centre - late.moving.centre).norm(dim=-1)
-    assert (moved > 5.0).float().mean() > 0.3
+    moved = np.linalg.norm(early.moving.centre - late.moving.centre, axis=-1)
+    assert (moved > 5.0).mean() > 0.3
     lit = (early.fixed.colour != late.fixed.colour).any(-1)
     assert 4 <= int(lit.sum()) <= 24, "only signal lamps change colour"
 
