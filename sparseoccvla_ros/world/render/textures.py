@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from .kernels.noise import PLANE, SIZE
-from .kernels.shading import Textures
+from ..kernels.noise import PLANE, SIZE
+from ..kernels.shading import Textures
 
 _SENSOR = 997
 
