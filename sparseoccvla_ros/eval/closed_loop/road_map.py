@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from ...world.roads.curves import Curve
 from ...world.roads.streets import MEDIAN_START, STOP_LINE, Street, Streets
@@ -198,9 +197,8 @@ class WorldMap:
         [T], and whether that lane's traffic comes towards the ego, bool [T].
         """
         distance, wrong = np.full(len(poses), np.inf), np.zeros(len(poses), bool)
-        points = torch.from_numpy(np.ascontiguousarray(poses[:, :2].T))
         for street in (self.streets.main, self.streets.cross):
-            s, lateral = (v.numpy() for v in street.locate(points[0], points[1]))
+            s, lateral = street.locate(poses[:, :2]).T
             turned = np.cos(poses[:, 2] - street.pose(s)[:, 2])
             for offset in (*street.lanes, *([street.parking] if street.parking else [])):
                 for way in (1.0, -1.0):
