@@ -65,7 +65,8 @@ class StageNode(LifecycleNode):
     ) -> None:
         overrides = [Parameter(k, value=v) for k, v in (parameters or {}).items()]
         super().__init__(name, context=context, namespace=namespace, parameter_overrides=overrides, **kwargs)
-        self.values = declare(self, TABLES[name])
+        self.configured = False
+        self.values = declare(self, TABLES[name], lambda: self.configured)
         self.monitor = Monitor(self.get_fully_qualified_name())
         self.monitor.waiting_for = self.waiting_for
         self.monitor.forced = State.UNCONFIGURED
@@ -206,6 +207,7 @@ class StageNode(LifecycleNode):
             )
             self._destroy_topics()
             return TransitionCallbackReturn.FAILURE
+        self.configured = True
         self.monitor.forced = State.INACTIVE
         self.get_logger().info(f"configured in {time.monotonic() - began:.1f} s")
         return TransitionCallbackReturn.SUCCESS
@@ -234,6 +236,7 @@ class StageNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything that configure made."""
         self._release()
+        self.configured = False
         self.monitor.forced = State.UNCONFIGURED
         return TransitionCallbackReturn.SUCCESS
 

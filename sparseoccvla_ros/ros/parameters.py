@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from rcl_interfaces.msg import (
     ParameterType,
     SetParametersResult,
 )
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -26,7 +27,8 @@ class Param:
     """One parameter.
 
     default decides the type; low/high: allowed range of a number (unit in `unit`); choices: allowed strings;
-    live: may change while the node is active, otherwise it is read only after start.
+    live: may change while the node is active; fixed: never after start; the others may while it is unconfigured, so
+    that a configure that failed by a wrong value can be mended without a restart.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Param:
     high: float | None = None
     choices: tuple[str, ...] = ()
     live: bool = False
+    fixed: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
         """The descriptor that `ros2 param describe` shows."""
@@ -45,7 +48,7 @@ class Param:
             parts.append(f"[{self.unit}]")
         if self.choices:
             parts.append("one of: " + ", ".join(self.choices))
-        out = ParameterDescriptor(name=self.name, description=" ".join(parts), read_only=not self.live)
+        out = ParameterDescriptor(name=self.name, description=" ".join(parts), read_only=self.fixed)
         if isinstance(self.default, float) and self.low is not None:
             out.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=float(self.high), step=0.0)]
         elif isinstance(self.default, int) and not isinstance(self.default, bool) and self.low is not None:
@@ -62,10 +65,13 @@ class Param:
         return None
 
 
+_ALWAYS = (
+    Param("autostart", True, "configure and activate without waiting for a lifecycle manager", fixed=True),
+    Param("diagnostics_period", 1.0, "time between two /diagnostics messages", "s", 0.1, 10.0, fixed=True),
+)
 COMMON = (
     Param("preset", "tiny", "folder below models/, or a path to one, with config.yaml and weights"),
-    Param("autostart", True, "configure and activate without waiting for a lifecycle manager"),
-    Param("diagnostics_period", 1.0, "time between two /diagnostics messages", "s", 0.1, 10.0),
+    *_ALWAYS,
     Param("stale_after", 1.5, "no input for this long makes the node STALE", "s", 0.1, 60.0, live=True),
 )
 _SHOWN = (
@@ -165,8 +171,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("publish_empty_on_stop", True, "send one empty Path when inputs go stale or invalid", live=True),
     ),
     "bag_player": (
-        Param("autostart", True, "configure and activate without waiting for a lifecycle manager"),
-        Param("diagnostics_period", 1.0, "time between two /diagnostics messages", "s", 0.1, 10.0),
+        *_ALWAYS,
         Param("bag", "", "rosbag2 folder or .mcap file"),
         _PROFILE,
         Param("rate", 1.0, "speed of playback", "times real time", 0.01, 100.0),
@@ -211,11 +216,13 @@ TABLES: dict[str, tuple[Param, ...]] = {
 STAGES = ("camera_sync", "occupancy", "reasoning", "planning")
 
 
-def declare(node: Node, table: Iterable[Param]) -> SimpleNamespace:
+def declare(node: Node, table: Iterable[Param], configured: Callable[[], bool] = lambda: True) -> SimpleNamespace:
     """Declare a table and return the values as attributes (dots in names become double underscores).
 
+    configured: says whether the node holds what its parameters asked for, so that only live ones may change. An
+    integer is taken where a float is wanted, as people write `rate: 2`.
     Raises rclpy's InvalidParameter* on a value outside its range; ValueError naming the parameter on a bad choice.
-    Live parameters keep the namespace up to date.
+    Changes keep the namespace up to date.
     """
     table = tuple(table)
     values = SimpleNamespace()
@@ -224,7 +231,7 @@ def declare(node: Node, table: Iterable[Param]) -> SimpleNamespace:
         descriptor = param.descriptor()
         if kind:
             descriptor.type = kind["type"]
-        value = node.declare_parameter(param.name, param.default, descriptor).value
+        value = _declare(node, param, descriptor)
         problem = param.problem(value) if not isinstance(param.default, list) else None
         if problem:
             raise ValueError(problem)
@@ -234,7 +241,11 @@ def declare(node: Node, table: Iterable[Param]) -> SimpleNamespace:
     def accept(changes: list[Parameter]) -> SetParametersResult:
         for change in changes:
             param = by_name.get(change.name)
-            problem = param.problem(change.value) if param else None
+            if param is None:
+                continue
+            problem = param.problem(change.value)
+            if problem is None and not param.live and configured():
+                problem = f"{param.name} may change while the node is unconfigured only: clean it up first"
             if problem:
                 return SetParametersResult(successful=False, reason=problem)
         for change in changes:
@@ -242,8 +253,28 @@ def declare(node: Node, table: Iterable[Param]) -> SimpleNamespace:
                 setattr(values, change.name.replace(".", "__"), change.value)
         return SetParametersResult(successful=True)
 
+    def as_floats(changes: list[Parameter]) -> list[Parameter]:
+        return [
+            Parameter(c.name, value=float(c.value))
+            if c.type_ == Parameter.Type.INTEGER and isinstance(getattr(by_name.get(c.name), "default", None), float)
+            else c
+            for c in changes
+        ]
+
+    node.add_pre_set_parameters_callback(as_floats)
     node.add_on_set_parameters_callback(accept)
     return values
+
+
+def _declare(node: Node, param: Param, descriptor: ParameterDescriptor) -> Any:
+    try:
+        return node.declare_parameter(param.name, param.default, descriptor).value
+    except InvalidParameterTypeException:
+        given = node.declare_parameter(param.name, param.default, ParameterDescriptor(dynamic_typing=True)).value
+        node.undeclare_parameter(param.name)
+        if not (isinstance(param.default, float) and type(given) is int):
+            raise
+        return node.declare_parameter(param.name, float(given), descriptor, ignore_override=True).value
 
 
 def as_yaml(nodes: Iterable[str] = tuple(TABLES)) -> str:
