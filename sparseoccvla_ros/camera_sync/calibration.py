@@ -71,7 +71,7 @@ class CameraModel:
     @property
     def distorted(self) -> bool:
         """Images have to be undistorted."""
-        return bool(self.distortion.any())
+        return bool(self.distortion.any()) or self.distortion_model == EQUIDISTANT
 
     def same_as(self, other: CameraModel | None) -> bool:
         """Equal in every field; CameraInfo repeats itself with every image."""
@@ -102,18 +102,26 @@ def from_fields(
     d: Sequence[float] = (),
     model: str = "",
     rectified: bool = False,
+    binning: tuple[int, int] = (0, 0),
+    roi: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> CameraModel:
     """Camera model from the fields of a sensor_msgs/CameraInfo.
 
     k: 9 numbers, p: 12, r: 9, d: distortion coefficients of `model`. rectified: the image topic carries rectified
-    images, so P (turned by R) describes them; otherwise K does and D is undone. Tolerated as published recordings
-    have them: R or P of zeros or left out, D or the model's name empty (then the image is taken as undistorted).
-    Raises InvalidInput for a K that is zero or not finite, wrong lengths, and distortion of an unknown model.
+    images, so P (turned by R) describes them; otherwise K does and D is undone. binning: (x, y) and roi: (x_offset,
+    y_offset, width, height) as in REP-104: the image shows the region of the full sensor, every `binning` pixels
+    joined to one; 0 means the whole and no binning. Tolerated as published recordings have them: R or P of zeros or
+    left out, D or the model's name empty (then the image is taken as undistorted; a fisheye is one without D too).
+    Raises InvalidInput for a K that is zero or not finite, wrong lengths, a region outside the sensor, and distortion
+    of an unknown model.
     """
     matrix = _numbers(k, (9,), name, "K").reshape(3, 3)
     projection = _numbers(p, (0, 12), name, "P").reshape(-1, 4)
     rotation = _numbers(r, (0, 9), name, "R").reshape(-1, 3)
     distortion = _numbers(d, None, name, "D")
+    crop, width, height = _region(name, width, height, binning, roi)
+    matrix = crop @ matrix
+    projection = crop @ projection if projection.size else projection
     if rectified and projection.any():
         turned = rotation if rotation.any() else np.eye(3)
         if not _is_rotation(turned):
@@ -121,9 +129,11 @@ def from_fields(
         return CameraModel(name, frame_id, width, height, projection[:, :3], rectification=turned)
     if rectified and distortion.any():
         raise InvalidInput(name, "the image is said to be rectified but P is empty")
-    if not distortion.any():
-        return CameraModel(name, frame_id, width, height, matrix)
     known = _ALIASES.get(model, model)
+    if known == EQUIDISTANT and not distortion.size and not rectified:
+        distortion = np.zeros(4)
+    if not distortion.any() and (rectified or known != EQUIDISTANT):
+        return CameraModel(name, frame_id, width, height, matrix)
     if known not in _COEFFICIENTS:
         raise InvalidInput(
             name, f"distortion model {str(model)[:40]!r} is not supported; these are: {', '.join(_COEFFICIENTS)}"
@@ -132,6 +142,21 @@ def from_fields(
         wanted = " or ".join(map(str, _COEFFICIENTS[known]))
         raise InvalidInput(name, f"{known} has {wanted} coefficients, got {distortion.size}")
     return CameraModel(name, frame_id, width, height, matrix, distortion=distortion, distortion_model=known)
+
+
+def _region(
+    name: str, width: int, height: int, binning: tuple[int, int], roi: tuple[int, int, int, int]
+) -> tuple[np.ndarray, int, int]:
+    """From pixels of the full sensor to those of the image: [3, 3] matrix, width and height of the image."""
+    x, y, wide, high = roi if any(roi[2:]) else (0, 0, width, height)
+    bx, by = (max(1, b) for b in binning)
+    if min(x, y) < 0 or (any(roi) and (x + wide > width or y + high > height or min(wide, high) < max(bx, by))):
+        raise InvalidInput(name, f"region of interest {wide}x{high} at {x}, {y} is not inside {width}x{height}")
+    if max(bx, by) == 1 and (x, y, wide, high) == (0, 0, width, height):
+        return np.eye(3), width, height
+    # A joined pixel's centre lies between those of its parts: (u + 0.5) / b - 0.5.
+    matrix = np.array([[1 / bx, 0, (0.5 - x) / bx - 0.5], [0, 1 / by, (0.5 - y) / by - 0.5], [0, 0, 1.0]])
+    return matrix, wide // bx, high // by
 
 
 def rectifying_maps(

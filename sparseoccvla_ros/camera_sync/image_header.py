@@ -18,11 +18,12 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 @dataclass(frozen=True)
 class Header:
-    """kind: "jpeg" or "png"; height, width: pixels."""
+    """kind: "jpeg" or "png"; height, width: pixels; grey: one channel, as a mosaic of a Bayer sensor has."""
 
     kind: str
     height: int
     width: int
+    grey: bool = False
 
 
 def check_size(height: int, width: int, bytes_per_pixel: int, field: str) -> None:
@@ -57,7 +58,7 @@ def read_header(data: memoryview, field: str, declared: str = "") -> Header:
 def _jpeg(data: bytes, field: str) -> Header:
     """Walks the marker segments to the frame header (ITU-T T.81, annex B)."""
     truncated = InvalidInput(field, f"JPEG of {len(data)} bytes is truncated")
-    at, size = 2, None
+    at, size, channels = 2, None, 0
     while True:
         while at < len(data) and data[at] == 0xFF:
             at += 1
@@ -79,7 +80,7 @@ def _jpeg(data: bytes, field: str) -> Header:
         if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
             if length < 8:
                 raise InvalidInput(field, "JPEG has a frame header without size")
-            precision = data[at + 2]
+            precision, channels = data[at + 2], data[at + 7]
             size = (int.from_bytes(data[at + 3 : at + 5], "big"), int.from_bytes(data[at + 5 : at + 7], "big"))
             check_size(*size, 3, field)
             if precision != 8:
@@ -91,7 +92,7 @@ def _jpeg(data: bytes, field: str) -> Header:
         raise InvalidInput(field, "JPEG has no frame header")
     if data.rfind(b"\xff\xd9", at) < 0:
         raise truncated
-    return Header("jpeg", *size)
+    return Header("jpeg", *size, channels == 1)
 
 
 def _png(data: bytes, field: str) -> Header:
@@ -106,6 +107,6 @@ def _png(data: bytes, field: str) -> Header:
     at = 8
     while at + 12 <= len(data):
         if data[at + 4 : at + 8] == b"IEND":
-            return Header("png", height, width)
+            return Header("png", height, width, colour == 0)
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     raise InvalidInput(field, f"PNG of {len(data)} bytes is truncated")

@@ -19,18 +19,9 @@ import numpy as np
 from ..core.errors import InvalidInput
 from .calibration import CalibrationMismatch, CameraModel, rectifying_maps
 from .config import ImageConfig
+from .encodings import ENCODINGS, mosaic_code, pixels
 from .image_header import check_size, read_header
-
-ENCODINGS: dict[str, tuple[int, int | None]] = {
-    "rgb8": (3, None),
-    "bgr8": (3, cv2.COLOR_BGR2RGB),
-    "8UC3": (3, cv2.COLOR_BGR2RGB),
-    "rgba8": (4, cv2.COLOR_RGBA2RGB),
-    "bgra8": (4, cv2.COLOR_BGRA2RGB),
-    "mono8": (1, cv2.COLOR_GRAY2RGB),
-    "8UC1": (1, cv2.COLOR_GRAY2RGB),
-}
-"""sensor_msgs encodings read directly: channels, OpenCV's conversion to RGB. 8UC3 is BGR, as cv_bridge sends it."""
+from .jpeg_scan import check_scans
 
 REDUCTIONS = (8, 4, 2)
 _REDUCED = {
@@ -43,7 +34,8 @@ _REDUCED = {
 
 @dataclass(frozen=True, eq=False)
 class CompressedImage:
-    """A JPEG or PNG file: data, any buffer of bytes; format, what the sender calls it (for messages only)."""
+    """A JPEG or PNG file: data, any buffer of bytes; format, "ENCODING; CODEC compressed TARGET" of image_transport,
+    which says whether grey pixels are a mosaic."""
 
     data: Any
     format: str = ""
@@ -70,8 +62,8 @@ Source = CompressedImage | RawImage | np.ndarray | Callable[[], np.ndarray]
 def decode_compressed(data: Any, field: str = "image", format: str = "") -> np.ndarray:
     """uint8 [H, W, 3] RGB of a JPEG or PNG file, in the pixel order of the sensor (EXIF orientation is ignored).
 
-    Raises InvalidInput, before anything is allocated, for other formats and for files that are truncated, empty or
-    would decode to more than 64 MiB.
+    Raises InvalidInput, before anything is allocated, for other formats and for files that are truncated, damaged
+    inside, empty, or would decode to more than 64 MiB.
     """
     image, code = _decode(CompressedImage(data, format), 1, field)
     return image if code is None else cv2.cvtColor(image, code)
@@ -90,7 +82,7 @@ def decode_raw(
     """uint8 [H, W, 3] RGB of a raw image; rgb8 is a view on the data, other encodings are converted.
 
     Raises InvalidInput for encodings outside ENCODINGS (unless `fallback` converts them), for a step or a length that
-    does not fit, and for empty or oversized images. Byte order means nothing at 8 bits.
+    does not fit, and for empty or oversized images.
     """
     image, code = _view(RawImage(data, height, width, step, encoding, is_bigendian), field, fallback)
     return image if code is None else cv2.cvtColor(image, code)
@@ -104,16 +96,24 @@ def _bytes(data: Any, field: str) -> memoryview:
 
 
 def _decode(source: CompressedImage, reduction: int, field: str) -> tuple[np.ndarray, int | None]:
-    """The file's pixels as BGR, a JPEG at 1/reduction of its size, and the conversion to RGB."""
+    """The file's pixels as BGR, a JPEG at 1/reduction of its size, and the conversion to RGB; a mosaic as RGB."""
     data = _bytes(source.data, field)
     header = read_header(data, field, source.format)
-    flags = _REDUCED[reduction if header.kind == "jpeg" else 1] | cv2.IMREAD_IGNORE_ORIENTATION
+    if header.kind == "jpeg":
+        check_scans(bytes(data), field)
+    mosaic = mosaic_code(source.format) if header.grey else None
+    flags = _REDUCED[reduction if header.kind == "jpeg" else 1] if mosaic is None else cv2.IMREAD_GRAYSCALE
+    flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise InvalidInput(field, f"{header.kind} cannot be decoded: {error.err or error}") from None
     if image is None:
         raise InvalidInput(field, f"{header.kind} cannot be decoded")
+    if mosaic is not None:
+        if image.shape != (header.height, header.width) or min(image.shape) < 2:
+            raise InvalidInput(field, f"{header.kind} decodes to {image.shape}, its header says otherwise")
+        return cv2.cvtColor(image, mosaic), None
     divisor = reduction if header.kind == "jpeg" else 1
     if image.shape != (-(-header.height // divisor), -(-header.width // divisor), 3):
         raise InvalidInput(field, f"{header.kind} decodes to {image.shape}, its header says otherwise")
@@ -133,15 +133,10 @@ def _view(source: RawImage, field: str, fallback: Fallback | None) -> tuple[np.n
             )
         check_size(height, width, 3, field)
         return _foreign(fallback, field, source), None
-    channels, code = ENCODINGS[source.encoding]
-    check_size(height, width, max(3, channels), field)
-    if step < width * channels:
-        raise InvalidInput(field, f"step {step} is less than {width} pixels of {channels} bytes")
+    encoding = ENCODINGS[source.encoding]
+    check_size(height, width, max(3, encoding.bytes_per_pixel), field)
     data = _bytes(source.data, field)
-    if len(data) != step * height:
-        raise InvalidInput(field, f"{len(data)} bytes are not {height} rows of {step}")
-    rows = np.frombuffer(data, np.uint8).reshape(height, step)
-    return rows[:, : width * channels].reshape(height, width, channels), code
+    return pixels(data, height, width, step, encoding, bool(source.is_bigendian), field)
 
 
 def _rgb(image: Any, field: str) -> np.ndarray:
@@ -264,9 +259,10 @@ class ImagePreparer:
         if isinstance(source, CompressedImage):
             header = read_header(_bytes(source.data, field), field, source.format)
             _fits(model, header.height, header.width)
-            geometry = self.geometry(header.height, header.width, rounds_up=header.kind == "jpeg")
+            shrinks = header.kind == "jpeg" and not (header.grey and mosaic_code(source.format) is not None)
+            geometry = self.geometry(header.height, header.width, rounds_up=shrinks)
             image, code = _decode(source, geometry.reduction, field)
-            if header.kind == "jpeg":
+            if shrinks:
                 return image, code, geometry
         else:
             if isinstance(source, RawImage):

@@ -61,9 +61,11 @@ class MessageAdapter:
 
     def add_camera_info(self, camera: CameraInput, message: Any) -> None:
         """Take a CameraInfo; a mount of the calibration file stays. Raises InvalidInput for an unusable calibration."""
+        sent = message.header.frame_id.lstrip("/")
+        region = message.roi
         model = calibration.from_fields(
             camera.name,
-            message.header.frame_id.lstrip("/") or camera.frame_id,
+            camera.frame_id if camera.frame_wins or not sent else sent,
             width=int(message.width),
             height=int(message.height),
             model=message.distortion_model,
@@ -71,6 +73,9 @@ class MessageAdapter:
             k=np.array(message.k, np.float64),
             r=np.array(message.r, np.float64),
             p=np.array(message.p, np.float64),
+            rectified=camera.rectified,
+            binning=(int(message.binning_x), int(message.binning_y)),
+            roi=(int(region.x_offset), int(region.y_offset), int(region.width), int(region.height)),
         )
         mount = self._mounts.get(camera.name)
         self._sync.set_camera(model if mount is None else model.mounted(mount))

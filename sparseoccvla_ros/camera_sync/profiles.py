@@ -18,7 +18,7 @@ TRANSPORTS = ("raw", "compressed")
 MOUNTS = ("tf", "file")
 _FORMAT = "profiles-1"
 _TOPIC = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
-_CAMERA_KEYS = {"image_topic", "transport", "info_topic", "frame_id"}
+_CAMERA_KEYS = {"image_topic", "transport", "info_topic", "frame_id", "rectified"}
 _EGO_KEYS = {"base_frame", "fixed_frames", "odometry_topic"}
 
 
@@ -27,7 +27,8 @@ class CameraInput:
     """Where one camera comes from.
 
     image_topic: Image or CompressedImage by `transport` (raw, compressed); info_topic: CameraInfo, empty where the
-    intrinsics come from a calibration file; frame_id: its optical frame where messages leave it empty.
+    intrinsics come from a calibration file; frame_id: its optical frame where messages leave it empty, or always if
+    `frame_wins`; rectified: the images are, so P of the CameraInfo describes them and D is not undone again.
     """
 
     name: str
@@ -35,6 +36,8 @@ class CameraInput:
     transport: str
     info_topic: str
     frame_id: str
+    rectified: bool = False
+    frame_wins: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,9 @@ def _profile(name: str, entry: Any, names: tuple[str, ...]) -> Profile:
 
 
 def _camera(name: str, values: dict[str, Any], where: str) -> CameraInput:
+    rectified = values.get("rectified", False)
+    if not isinstance(rectified, bool):
+        raise InvalidInput(f"{where}.rectified", f"want true or false, got {rectified!r}")
     filled = {key: str(value).replace("{NAME}", name).replace("{name}", name.lower()) for key, value in values.items()}
     missing = sorted({"image_topic", "transport", "frame_id"} - set(filled))
     if missing:
@@ -141,7 +147,7 @@ def _camera(name: str, values: dict[str, Any], where: str) -> CameraInput:
         _topic(info, f"{where}.info_topic")
     if not filled["frame_id"]:
         raise InvalidInput(f"{where}.frame_id", "is empty")
-    return CameraInput(name, filled["image_topic"], filled["transport"], info, filled["frame_id"])
+    return CameraInput(name, filled["image_topic"], filled["transport"], info, filled["frame_id"], rectified)
 
 
 def _mapping(value: Any, where: str, keys: set[str]) -> dict[str, Any]:

@@ -96,6 +96,9 @@ class CameraSyncNode(StageNode):
         named = ("image_topic", "info_topic", "transport", "frame_id")
         own = {key: getattr(self.values, f"{camera.name}__{key}") for key in named}
         camera = replace(camera, **{key: value for key, value in own.items() if value})
+        camera = replace(camera, frame_wins=bool(own["frame_id"]))
+        if self.values.rectified:
+            camera = replace(camera, rectified=self.values.rectified == "true")
         kind = CompressedImage if camera.transport == "compressed" else Image
         self.listen(camera.image_topic, kind, partial(self._on_image, camera), "sensor")
         if camera.info_topic:

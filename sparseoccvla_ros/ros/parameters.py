@@ -102,7 +102,7 @@ _CAMERA = tuple(
         ("image_topic", "image topic; empty takes the profile's"),
         ("info_topic", "CameraInfo topic; empty takes the profile's"),
         ("transport", "raw or compressed; empty takes the profile's"),
-        ("frame_id", "camera frame in tf; empty takes the profile's"),
+        ("frame_id", "camera frame in tf, whatever the messages say; empty takes theirs, or the profile's"),
     )
 )
 
@@ -121,6 +121,12 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("odometry_topic", "", "odometry used where tf has no pose; empty takes the profile's"),
         Param("calibration_file", "", "YAML file with intrinsics and extrinsics; empty uses CameraInfo and tf"),
         Param("mosaic_rate", 2.0, "how often the debug mosaic is published; 0 never", "Hz", 0.0, 30.0, live=True),
+        Param(
+            "rectified",
+            "",
+            "images are rectified: P of CameraInfo describes them, D is left alone; empty takes the profile's",
+            choices=("", "true", "false"),
+        ),
         *_CAMERA,
     ),
     "occupancy": (

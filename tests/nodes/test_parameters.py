@@ -1,4 +1,4 @@
-"""Parameters as people give them: integers for floats, wrong ones mended without a restart, the rest refused by name."""
+"""Parameters as people give them: integers for floats, wrong ones mended without a restart."""
 
 import pytest
 from rcl_interfaces.msg import SetParametersResult
