@@ -42,6 +42,14 @@ class PoseSource:
     buffer: TransformBuffer
 
 
+def disputes(transforms: TransformBuffer) -> list[str]:
+    """A sentence for every frame that publishers of tf quarrel over."""
+    return [
+        f"{child} has several parents in tf: {', '.join(parents)}; only one may be published"
+        for child, parents in sorted(transforms.disputed().items())
+    ]
+
+
 class EgoMotion:
     """Ego poses and twists from a tf buffer and an odometry history."""
 
@@ -110,7 +118,8 @@ class EgoMotion:
         best, failure = failures[0]
         hopeless = not any(_may_come(each) for _, each in failures)
         reason = DropReason.POSE_TOO_OLD if hopeless else DropReason.POSE_TIMEOUT
-        raise Unresolved(reason, f"{best.kind}: {failure}", waiting=not (expired or hopeless))
+        text = "; ".join([f"{best.kind}: {failure}", *disputes(self.transforms)])
+        raise Unresolved(reason, text, waiting=not (expired or hopeless))
 
     def twist(self, source: PoseSource, stamp: int) -> np.ndarray | None:
         """vx, vy, vz [m/s], wx, wy, wz [rad/s] in base_link from what was known at the stamp; None if nothing was.

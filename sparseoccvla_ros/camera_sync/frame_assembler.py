@@ -21,7 +21,7 @@ from ..core.types import CameraFrames, EgoState
 from .calibration import CalibrationMismatch, CameraModel
 from .config import ImageConfig, MissingPolicy, SyncConfig
 from .drop_reasons import DropReason
-from .ego_motion import RESTART_NS, EgoMotion, PoseSource, RelocationGuard, Unresolved
+from .ego_motion import RESTART_NS, EgoMotion, PoseSource, RelocationGuard, Unresolved, disputes
 from .images import Fallback, ImagePreparer
 from .time_synchronizer import FrameSet, Synchroniser
 
@@ -110,11 +110,40 @@ class CameraSync:
             return self.transforms.insert(parent, child, stamp_ns, translation, quaternion, static=static)
 
     def add_odometry(
-        self, stamp_ns: int, pose: np.ndarray, twist: Sequence[float] | None = None, fixed_frame: str = "odom"
+        self,
+        stamp_ns: int,
+        pose: np.ndarray,
+        twist: Sequence[float] | None = None,
+        fixed_frame: str = "odom",
+        child_frame: str = "",
     ) -> None:
-        """An odometry message: pose float64 [4, 4], base_link to fixed_frame; twist [6] in base_link, or None."""
+        """An odometry message: pose float64 [4, 4], `child_frame` to fixed_frame; twist [6] in child_frame, or None.
+
+        child_frame: what moves, empty for the vehicle frame; any other is brought to it through tf, and refused with
+        InvalidInput while tf does not know the way.
+        """
         with self._lock:
+            child = child_frame.lstrip("/")
+            if child and child != self.config.base_frame:
+                pose, twist = self._at_base(child, stamp_ns, pose, twist)
             self._ego.add_odometry(stamp_ns, pose, twist, fixed_frame)
+
+    def _at_base(
+        self, child: str, stamp: int, pose: np.ndarray, twist: Sequence[float] | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        base = self.config.base_frame
+        try:
+            try:
+                child2base = self.transforms.lookup(base, child, stamp)
+            except Extrapolation:
+                child2base = self.transforms.latest(base, child)[1]
+        except TransformError as error:
+            raise InvalidInput("odometry", f"is of {child}, not of {base}: {error}") from None
+        if twist is not None:
+            linear, angular = (child2base[:3, :3] @ np.asarray(part) for part in (twist[:3], twist[3:]))
+            # Of a rigid body: the vehicle's origin moves as the child's does, and around it.
+            twist = np.concatenate([linear - np.cross(angular, child2base[:3, 3]), angular])
+        return pose @ geometry.inverse(child2base), twist
 
     def add_image(self, camera: str, stamp_ns: int, payload: Any) -> int:
         """An image, not decoded: CompressedImage, RawImage, RGB array, or a callable that gives one.
@@ -176,6 +205,7 @@ class CameraSync:
             out["pending"] = len(self._pending)
             out["epoch"] = self.epoch
             out["ego_source"] = f"{source.kind}: {source.fixed_frame}" if source else "none"
+            out["tf_conflicts"] = "; ".join(disputes(self.transforms))
             out["uncalibrated"] = " ".join(c for c in self.config.cameras if c not in self.cameras)
             return out
 
@@ -328,7 +358,7 @@ class CameraSync:
         if not plausible:
             self._drop(DropReason.IMPLAUSIBLE_MOTION, f"set at {made.stamp} ns: {source.kind} moves {speed:.0f} m/s")
             return None
-        return made.epoch + self._extra_epochs, EgoState(pose, twist, source.fixed_frame)
+        return made.epoch + self._extra_epochs, EgoState(pose, twist, source.fixed_frame, self.config.base_frame)
 
     def _prepare(self, placed: _Placed, epoch: int, ego: EgoState) -> CameraFrames | None:
         """Decode, undistort, scale and crop on the threads, and fold the crop into the projections."""

@@ -95,11 +95,12 @@ class MessageAdapter:
             raise problem
 
     def add_odometry(self, message: Any) -> None:
-        """Take an Odometry. Raises InvalidInput for numbers that are not finite or no rotation."""
+        """Take an Odometry. Raises InvalidInput for numbers that are not finite, no rotation, or an unknown frame."""
         p, q = message.pose.pose.position, message.pose.pose.orientation
         pose = geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), "odometry.pose")
         a, b = message.twist.twist.linear, message.twist.twist.angular
         twist = np.array((a.x, a.y, a.z, b.x, b.y, b.z), np.float64)
         # All zeros while moving means a recorder that fills no twist (nuScenes converters); poses tell the truth.
         fixed = message.header.frame_id or "odom"
-        self._sync.add_odometry(stamp_ns(message.header.stamp), pose, twist if twist.any() else None, fixed)
+        moving = twist if twist.any() else None
+        self._sync.add_odometry(stamp_ns(message.header.stamp), pose, moving, fixed, message.child_frame_id)

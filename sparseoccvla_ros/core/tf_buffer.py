@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from threading import RLock
 
@@ -58,6 +59,10 @@ class Extrapolation(TransformError):
     def __init__(self, target: str, source: str, stamp_ns: int, reason: str, in_future: bool) -> None:
         self.in_future = in_future
         super().__init__(target, source, stamp_ns, reason)
+
+
+DISPUTE = 4
+"""Changes from and to a parent from which on they are a conflict between publishers."""
 
 
 class _Edge:
@@ -129,6 +134,7 @@ class TransformBuffer:
         self._edges: dict[str, _Edge] = {}
         self._known: set[str] = set()
         self._paths: dict[tuple[str, str], tuple[list[_Edge], list[_Edge]]] = {}
+        self._disputes: dict[str, Counter[str]] = {}
         self._lock = RLock()
 
     def set(self, parent: str, child: str, stamp_ns: int, matrix: np.ndarray, static: bool = False) -> bool:
@@ -180,6 +186,8 @@ class TransformBuffer:
         with self._lock:
             edge = self._edges.get(child)
             if edge is None or edge.parent != parent or edge.static != static:
+                if edge is not None and edge.parent != parent:
+                    self._disputes.setdefault(child, Counter()).update((edge.parent, parent))
                 stale = edge is not None and not edge.static and edge.stamps and stamp < edge.stamps[-1]
                 if stale and not static:
                     return False
@@ -247,6 +255,14 @@ class TransformBuffer:
                 return None
             return edge.stamps[-1]
 
+    def disputed(self) -> dict[str, tuple[str, ...]]:
+        """Frames that several publishers give different parents, time and again, with these parents.
+
+        A parent that changes once is a handover; tf2 has no word for either.
+        """
+        with self._lock:
+            return {c: tuple(sorted(seen)) for c, seen in self._disputes.items() if min(seen.values()) >= DISPUTE}
+
     def frames(self) -> tuple[str, ...]:
         """Every frame a transform named, sorted."""
         with self._lock:
@@ -258,6 +274,7 @@ class TransformBuffer:
         everything: drop the static edges and the frame names too.
         """
         with self._lock:
+            self._disputes.clear()
             if everything:
                 self._edges.clear()
                 self._known.clear()

@@ -38,23 +38,30 @@ def check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | No
         raise InvalidInput(name, "holds a number that is not finite")
 
 
+BASE_FRAME = "base_link"
+"""The vehicle frame of REP-105, where a vehicle does not name it otherwise."""
+
+
 @dataclass(frozen=True, eq=False)
 class EgoState:
     """Pose and velocity of the vehicle at one stamp.
 
     pose: float64 [4, 4], ego2fixed, metres; twist: float64 [6] = vx, vy, vz (m/s), wx, wy, wz (rad/s) in base_link;
-    fixed_frame: name of the fixed frame (map, odom or world).
+    fixed_frame: name of the fixed frame (map, odom or world); base_frame: what base_link is called on this vehicle.
     """
 
     pose: np.ndarray
     twist: np.ndarray
     fixed_frame: str
+    base_frame: str = BASE_FRAME
 
     def __post_init__(self) -> None:
         check_array("ego.pose", self.pose, np.float64, (4, 4))
         check_array("ego.twist", self.twist, np.float64, (6,))
         if not self.fixed_frame:
             raise InvalidInput("ego.fixed_frame", "is empty")
+        if not self.base_frame:
+            raise InvalidInput("ego.base_frame", "is empty")
 
     @property
     def speed(self) -> float:
@@ -140,7 +147,8 @@ class Reasoning:
     token float32 [D], the reasoning token T_r; anchor_scores float32 [A], a logit per trajectory anchor;
     fused_features float32 [Q, C], queries after residual fusion with the language model's occupancy tokens;
     forecasts: voxels at HORIZONS seconds, in base_link at `stamp`; forecast_motion says which future ego motion they
-    were conditioned on (planned, constant_velocity, oracle); text: the newest answer or description, may be empty.
+    were conditioned on (planned, constant_velocity, oracle); text: the newest answer or description, may be empty;
+    base_frame: what base_link is called on this vehicle.
     """
 
     stamp: int
@@ -152,6 +160,7 @@ class Reasoning:
     forecast_motion: str = "constant_velocity"
     text: str = ""
     trained: bool = False
+    base_frame: str = BASE_FRAME
 
     def __post_init__(self) -> None:
         check_array("token", self.token, np.float32, (None,))
@@ -203,7 +212,8 @@ class Plan:
     waypoints float32 [6, 2] m at WAYPOINT_TIMES ([0, 2] when rejected); heading float32 [6] rad; speed float32 [6]
     m/s; acceleration float32 [6] m/s^2; candidates float32 [K, 6, 2]; scores float32 [K], probability 0..1;
     chosen: index of the candidate, -1 where none passed; score_source: "language+ego" or "ego" (reasoning was late);
-    reasons: enumerated strings, the same in logs, diagnostics and docs.
+    reasons: enumerated strings, the same in logs, diagnostics and docs; base_frame: what base_link is called on this
+    vehicle.
     """
 
     stamp: int
@@ -221,6 +231,7 @@ class Plan:
     score_source: str = "ego"
     reasons: tuple[str, ...] = field(default=())
     trained: bool = False
+    base_frame: str = BASE_FRAME
 
     def __post_init__(self) -> None:
         steps = len(self.waypoints)

@@ -63,6 +63,8 @@ class CameraSyncNode(StageNode):
         self.stage_input("occupancy/ready", self._on_ready, lambda message: messages.nanoseconds(message.stamp))
         self.input("/tf", partial(self._on_transforms, static=False))
         self.input("/tf_static", partial(self._on_transforms, static=True))
+        # Publishers that repeat it instead of latching it would not match that one.
+        self.listen("/tf_static", TFMessage, partial(self._on_transforms, static=True), "transforms")
         odometry = values.odometry_topic or chosen.odometry_topic
         if odometry:
             self.input("/odom", self._adapter.add_odometry, topic=odometry)

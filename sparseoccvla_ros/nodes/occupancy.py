@@ -112,9 +112,9 @@ class OccupancyNode(StageNode):
         self.monitor.finished(latency, reasons)
 
     def _show(self, queries: SceneQueries) -> None:
-        due = self._marker_throttle.due()
+        due, frame = self._marker_throttle.due(), queries.ego.base_frame
         if due and self._legend.get_subscription_count():
-            self._legend.publish(markers.class_legend(self.values.palette, queries.stamp))
+            self._legend.publish(markers.class_legend(self.values.palette, queries.stamp, frame))
         wants_markers = due and self._markers.get_subscription_count() > 0
         wants_points = self._points.get_subscription_count() > 0
         wants_grid = self._grid.get_subscription_count() > 0
@@ -124,12 +124,14 @@ class OccupancyNode(StageNode):
         palette = PALETTES[self.values.palette]
         self.monitor.show(voxels=len(voxels))
         if wants_points:
-            self._points.publish(messages.cloud_to_msg([(0.0, voxels)], queries.stamp, palette))
+            self._points.publish(messages.cloud_to_msg([(0.0, voxels)], queries.stamp, palette, frame))
         if wants_grid:
-            self._grid.publish(messages.grid_to_msg(voxels, queries.stamp))
+            self._grid.publish(messages.grid_to_msg(voxels, queries.stamp, frame))
         if wants_markers:
             limit = self.values.marker_limit
-            self._markers.publish(markers.cubes(voxels, queries.stamp, "occupancy", limit, palette=palette))
+            self._markers.publish(
+                markers.cubes(voxels, queries.stamp, "occupancy", limit, palette=palette, frame=frame)
+            )
 
 
 def main(args: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from nav_msgs.msg import Path
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.types import CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
+from sparseoccvla_ros.core.types import BASE_FRAME, CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.planning.ego_history import EgoHistory
 from sparseoccvla_ros.planning.route_command import RouteCommand, parse_command
@@ -59,6 +59,7 @@ class PlanningNode(StageNode):
         self._ego: tuple[np.ndarray, str] | None = None
         self._last_path: int | None = None
         self._last_ego: EgoState | None = None
+        self._base_frame = BASE_FRAME
         self._arrived = threading.Condition()
         self._plan = self.stage_output("planning/plan", messages.plan_to_msg)
         self._path = self.output("planning/path")
@@ -137,6 +138,7 @@ class PlanningNode(StageNode):
             self._forget()
             self._epoch = queries.epoch
         self._ego = (queries.ego.pose, queries.ego.fixed_frame)
+        self._base_frame = queries.ego.base_frame
         self._history.add(queries.stamp, queries.ego.pose, queries.ego.twist)
         choice = self._route.choose(now, queries.ego.pose, queries.ego.speed)
         voxels = occupied_voxels(queries, config=self._occupancy)
@@ -203,10 +205,10 @@ class PlanningNode(StageNode):
         stamp, self._last_path = stamp or self._last_path, None
         self.get_logger().warning(f"stopping: {why}")
         if self.values.publish_empty_on_stop:
-            self._path.publish(Path(header=messages.header(stamp)))
+            self._path.publish(Path(header=messages.header(stamp, self._base_frame)))
             if self._autoware is not None and self._last_ego is not None:
                 self._autoware.publish(autoware().standstill_to_msg(stamp, self._last_ego))
-            self._candidates.publish(markers.delete_all(stamp, "candidates"))
+            self._candidates.publish(markers.delete_all(stamp, "candidates", self._base_frame))
 
     def _forget(self) -> None:
         self._history.clear()

@@ -14,7 +14,7 @@ from std_msgs.msg import String
 
 from sparseoccvla_ros.core.classes import PALETTES
 from sparseoccvla_ros.core.motion import carry_over
-from sparseoccvla_ros.core.types import HORIZONS, Plan, PlanStatus, Reasoning, SceneQueries
+from sparseoccvla_ros.core.types import BASE_FRAME, HORIZONS, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.occupancy.object_boxes import object_boxes
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.reasoning.serving.generation import check_question
@@ -54,6 +54,7 @@ class ReasoningNode(StageNode):
         self._plan: tuple[int, int, np.ndarray] | None = None
         self._epoch: int | None = None
         self._text = ""
+        self._base_frame = BASE_FRAME
         self._text_lock = threading.Lock()
         self._state = self.stage_output("reasoning/state", messages.reasoning_to_msg)
         self._points = self.output("occupancy/forecast/points")
@@ -115,6 +116,7 @@ class ReasoningNode(StageNode):
             self._reasoner.reset()
             self._epoch = queries.epoch
         self._poses[queries.stamp] = queries.ego.pose
+        self._base_frame = queries.ego.base_frame
         while len(self._poses) > POSES_KEPT:
             self._poses.popitem(last=False)
         reasoning = self._reasoner.reason(queries, self._planned_motion(queries))
@@ -144,14 +146,15 @@ class ReasoningNode(StageNode):
         palette = PALETTES[self.values.palette]
         if self._points.get_subscription_count():
             layers = list(zip(HORIZONS, reasoning.forecasts, strict=False))
-            self._points.publish(messages.cloud_to_msg(layers, reasoning.stamp, palette))
+            self._points.publish(messages.cloud_to_msg(layers, reasoning.stamp, palette, reasoning.base_frame))
         if self._markers.get_subscription_count() and self._marker_throttle.due():
             for horizon, voxels in zip(HORIZONS, reasoning.forecasts, strict=False):
                 name = f"forecast/{horizon:.0f}s"
                 # Later forecasts are fainter, so that the three can be told apart when shown together.
                 alpha = 0.7 - 0.2 * (horizon - 1.0)
                 limit = self.values.marker_limit
-                self._markers.publish(markers.cubes(voxels, reasoning.stamp, name, limit, alpha, palette))
+                cubes = markers.cubes(voxels, reasoning.stamp, name, limit, alpha, palette, reasoning.base_frame)
+                self._markers.publish(cubes)
 
     def _show_objects(self, queries: SceneQueries, reasoning: Reasoning) -> None:
         wanted = [p for p in (self._detections, self._detection_markers) if p and p.get_subscription_count()]
@@ -160,15 +163,17 @@ class ReasoningNode(StageNode):
         future = reasoning.forecasts[0] if reasoning.forecasts else None
         boxes = object_boxes(occupied_voxels(queries, config=self._occupancy), future, HORIZONS[0])
         if self._detections in wanted:
-            self._detections.publish(detections.detections_to_msg(boxes, queries.stamp))
+            self._detections.publish(detections.detections_to_msg(boxes, queries.stamp, queries.ego.base_frame))
         if self._detection_markers in wanted:
-            self._detection_markers.publish(detections.detection_markers(boxes, queries.stamp, self.values.palette))
+            frame = queries.ego.base_frame
+            made = detections.detection_markers(boxes, queries.stamp, self.values.palette, frame)
+            self._detection_markers.publish(made)
 
     def _on_answer(self, text: str, stamp: int) -> None:
         with self._text_lock:
             self._text = text
         self._texts.publish(String(data=text))
-        self._text_marker.publish(markers.text(text, stamp))
+        self._text_marker.publish(markers.text(text, stamp, self._base_frame))
 
 
 def main(args: list[str] | None = None) -> int:

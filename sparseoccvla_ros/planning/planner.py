@@ -390,6 +390,7 @@ class Planner(nn.Module):
             score_source=request.score_source,
             reasons=tuple(dict.fromkeys(r.value if isinstance(r, PlanReason) else r for r in reasons)),
             trained=queries.trained and self.trained,
+            base_frame=queries.ego.base_frame,
         )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,6 +82,9 @@ class StageNode(LifecycleNode):
         self._made_publishers: list[Any] = []
         self._made_subscriptions: list[Any] = []
         self._peers: dict[str, float] = {}
+        self._twin_seen = -math.inf
+        self._instance = uuid.uuid4().hex[:12]
+        self.monitor.show(instance=self._instance)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         array_type = message_class(BY_NAME["/diagnostics"].type)
         self._diagnostics = self.create_publisher(array_type, "/diagnostics", PROFILES["output"])
@@ -288,6 +293,9 @@ class StageNode(LifecycleNode):
             status.level = max(status.level, DiagnosticStatus.WARN)
             ok = status.message == State.OK.value
             status.message = (f"{State.DEGRADED.value}: " if ok else f"{status.message}; ") + gone(missing)
+        if time.monotonic() - self._twin_seen < PEER_TIMEOUT:
+            status.level = max(status.level, DiagnosticStatus.WARN)
+            status.message += f"; another node is called {self.get_fully_qualified_name()} too: give one a namespace"
         self._diagnostics.publish(diagnostic_array([status], self.get_clock().now().nanoseconds))
 
     def missing_peers(self) -> tuple[str, ...]:
@@ -299,7 +307,11 @@ class StageNode(LifecycleNode):
         prefix = self.get_namespace().rstrip("/") + "/"
         for status in message.status:
             name = status.name.removesuffix(": state")
-            if name.startswith(prefix):
+            if name == self.get_fully_qualified_name():
+                instances = [v.value for v in status.values if v.key == "instance"]
+                if instances and instances != [self._instance]:
+                    self._twin_seen = time.monotonic()
+            elif name.startswith(prefix):
                 peer = name.removeprefix(prefix)
                 if peer in STAGES and peer != self.get_name():
                     self._peers[peer] = time.monotonic()

@@ -15,7 +15,7 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sparseoccvla_ros.core.classes import PALETTE, legend
-from sparseoccvla_ros.core.types import Plan, PlanStatus
+from sparseoccvla_ros.core.types import BASE_FRAME, Plan, PlanStatus
 from sparseoccvla_ros.core.voxels import SparseVoxels
 
 from .messages import duration_msg, header
@@ -31,13 +31,19 @@ _TAIL_BYTES = 69
 """Bytes of a serialised Marker after its two lists, when its later fields are empty."""
 
 
-def delete_all(stamp: int, namespace: str) -> MarkerArray:
+def delete_all(stamp: int, namespace: str, frame: str = BASE_FRAME) -> MarkerArray:
     """Removes every marker of the topic from the screen."""
-    return MarkerArray(markers=[Marker(header=header(stamp), ns=namespace, action=Marker.DELETEALL)])
+    return MarkerArray(markers=[Marker(header=header(stamp, frame), ns=namespace, action=Marker.DELETEALL)])
 
 
 def cubes(
-    voxels: SparseVoxels, stamp: int, namespace: str, limit: int, alpha: float = 1.0, palette: np.ndarray = PALETTE
+    voxels: SparseVoxels,
+    stamp: int,
+    namespace: str,
+    limit: int,
+    alpha: float = 1.0,
+    palette: np.ndarray = PALETTE,
+    frame: str = BASE_FRAME,
 ) -> bytes | MarkerArray:
     """The voxels as one CUBE_LIST, ready for `publisher.publish`; DELETEALL when there are none.
 
@@ -45,12 +51,12 @@ def cubes(
     straight into the serialised message: a Point and a ColorRGBA per voxel cost about a hundred times as much.
     """
     if not len(voxels):
-        return delete_all(stamp, namespace)
+        return delete_all(stamp, namespace, frame)
     centres, labels = voxels.centres(), voxels.labels
     if len(voxels) > limit:
         best = np.argpartition(-voxels.scores, limit)[:limit]
         centres, labels = centres[best], labels[best]
-    marker = Marker(header=header(stamp), ns=namespace, type=Marker.CUBE_LIST)
+    marker = Marker(header=header(stamp, frame), ns=namespace, type=Marker.CUBE_LIST)
     marker.scale.x = marker.scale.y = marker.scale.z = float(voxels.grid.size)
     marker.color.a = 1.0
     marker.pose.orientation.w = 1.0
@@ -77,12 +83,12 @@ def cubes(
 def candidates(plan: Plan) -> MarkerArray:
     """Every candidate as a line in namespace candidates, coloured by score; the chosen one in namespace chosen."""
     if not len(plan.candidates):
-        return delete_all(plan.stamp, "candidates")
+        return delete_all(plan.stamp, "candidates", plan.base_frame)
     out = MarkerArray()
     best = max(float(plan.scores.max()), 1e-6)
     for k, (points, score) in enumerate(zip(plan.candidates.tolist(), plan.scores.tolist(), strict=True)):
         chosen = k == plan.chosen
-        marker = Marker(header=header(plan.stamp), ns="candidates", id=k, type=Marker.LINE_STRIP)
+        marker = Marker(header=header(plan.stamp, plan.base_frame), ns="candidates", id=k, type=Marker.LINE_STRIP)
         marker.pose.orientation.w = 1.0
         marker.scale.x = 0.25 if chosen else 0.06
         share = score / best
@@ -109,18 +115,27 @@ def vehicle(plan: Plan, speed: float, length: float, width: float, centre: float
     speed: present, m/s; length, width: of the vehicle, m; centre: from base_link forward to its middle, m.
     """
     height = 1.5
-    box = _locked(Marker.CUBE, plan.stamp, "ego", 0, (centre, 0.0, height / 2 + 0.2), (0.86, 0.89, 0.94), 0.55)
+    box = _locked(
+        Marker.CUBE, plan.stamp, "ego", 0, (centre, 0.0, height / 2 + 0.2), (0.86, 0.89, 0.94), 0.55, plan.base_frame
+    )
     box.scale.x, box.scale.y, box.scale.z = length, width, height
     why = f": {plan.reasons[0]}" if plan.reasons and plan.status is not PlanStatus.OK else ""
     words = f"{3.6 * speed:.0f} km/h   {plan.command.value}   {plan.status.value}{why}".replace("_", " ")
     readout = _locked(
-        Marker.TEXT_VIEW_FACING, plan.stamp, "readout", 0, READOUT_PLACE, _STATUS_COLOURS[plan.status], 1.0
+        Marker.TEXT_VIEW_FACING,
+        plan.stamp,
+        "readout",
+        0,
+        READOUT_PLACE,
+        _STATUS_COLOURS[plan.status],
+        1.0,
+        plan.base_frame,
     )
     readout.scale.z, readout.text = 0.8, words
     return MarkerArray(markers=[box, readout])
 
 
-def class_legend(palette: str, stamp: int) -> MarkerArray:
+def class_legend(palette: str, stamp: int, frame: str = BASE_FRAME) -> MarkerArray:
     """A row of cubes and names behind the vehicle, one per colour of a palette of core.classes.py."""
     out = MarkerArray()
     entries = legend(palette)
@@ -128,19 +143,19 @@ def class_legend(palette: str, stamp: int) -> MarkerArray:
         x, z = LEGEND_PLACE
         y = LEGEND_STEP * ((len(entries) - 1) / 2 - i)
         red, green, blue = (c / 255.0 for c in colour)
-        cube = _locked(Marker.CUBE, stamp, "legend", 2 * i, (x, y, z), (red, green, blue), 1.0)
+        cube = _locked(Marker.CUBE, stamp, "legend", 2 * i, (x, y, z), (red, green, blue), 1.0, frame)
         cube.scale.x = cube.scale.y = cube.scale.z = 0.4
         label = _locked(
-            Marker.TEXT_VIEW_FACING, stamp, "legend", 2 * i + 1, (x - 0.6, y, z - 0.5), (0.75, 0.79, 0.85), 1.0
+            Marker.TEXT_VIEW_FACING, stamp, "legend", 2 * i + 1, (x - 0.6, y, z - 0.5), (0.75, 0.79, 0.85), 1.0, frame
         )
         label.scale.z, label.text = 0.42, name
         out.markers += [cube, label]
     return out
 
 
-def text(content: str, stamp: int) -> Marker:
+def text(content: str, stamp: int, frame: str = BASE_FRAME) -> Marker:
     """Text above the road ahead, where it hides neither road nor vehicle from the view behind the vehicle."""
-    marker = _locked(Marker.TEXT_VIEW_FACING, stamp, "text", 0, TEXT_PLACE, (1.0, 1.0, 1.0), 1.0)
+    marker = _locked(Marker.TEXT_VIEW_FACING, stamp, "text", 0, TEXT_PLACE, (1.0, 1.0, 1.0), 1.0, frame)
     marker.scale.z, marker.text = 1.2, content
     # An answer stands until the next one, however long that takes.
     marker.lifetime = duration_msg(0.0)
@@ -155,9 +170,10 @@ def _locked(
     place: tuple[float, float, float],
     colour: tuple[float, float, float],
     alpha: float,
+    frame: str = BASE_FRAME,
 ) -> Marker:
-    """A marker that travels with base_link. place: m; colour: red, green, blue 0..1."""
-    marker = Marker(header=header(stamp), ns=namespace, id=number, type=kind, frame_locked=True)
+    """A marker that travels with the vehicle frame. place: m; colour: red, green, blue 0..1."""
+    marker = Marker(header=header(stamp, frame), ns=namespace, id=number, type=kind, frame_locked=True)
     marker.pose.position.x, marker.pose.position.y, marker.pose.position.z = place
     marker.pose.orientation.w = 1.0
     marker.color = ColorRGBA(r=colour[0], g=colour[1], b=colour[2], a=alpha)

@@ -21,6 +21,7 @@ from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.classes import DRIVABLE, OBSTACLES, PALETTE
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import (
+    BASE_FRAME,
     HORIZONS,
     WAYPOINT_TIMES,
     CameraFrames,
@@ -35,7 +36,6 @@ from sparseoccvla_ros.core.types import (
 from sparseoccvla_ros.core.voxels import SparseVoxels, VoxelGrid
 
 from .msg_utils import (
-    BASE_FRAME,
     block,
     duration_msg,
     header,
@@ -83,17 +83,16 @@ def ego_to_msg(ego: EgoState) -> own.EgoState:
     return own.EgoState(fixed_frame=ego.fixed_frame, pose=pose_to_msg(ego.pose), twist=twist_to_msg(ego.twist))
 
 
-def ego_from_msg(message: own.EgoState) -> EgoState:
-    """EgoState dataclass; InvalidInput when a number is not finite."""
-    return EgoState(
-        pose_from_msg(message.pose, "ego.pose"), twist_from_msg(message.twist, "ego.twist"), message.fixed_frame
-    )
+def ego_from_msg(message: own.EgoState, base_frame: str) -> EgoState:
+    """EgoState dataclass in the frame of the header it came under; InvalidInput when a number is not finite."""
+    pose, twist = pose_from_msg(message.pose, "ego.pose"), twist_from_msg(message.twist, "ego.twist")
+    return EgoState(pose, twist, message.fixed_frame, base_frame)
 
 
 def frames_to_msg(frames: CameraFrames) -> own.CameraFrames:
     """CameraFrames message."""
     return own.CameraFrames(
-        header=header(frames.stamp),
+        header=header(frames.stamp, frames.ego.base_frame),
         epoch=frames.epoch,
         names=list(frames.names),
         stamps=[time_msg(s) for s in frames.stamps.tolist()],
@@ -114,7 +113,7 @@ def frames_from_msg(message: own.CameraFrames) -> CameraFrames:
         valid=tensor_from_msg(message.valid, "valid"),
         images=tensor_from_msg(message.images, "images"),
         ego2img=tensor_from_msg(message.ego2img, "ego2img"),
-        ego=ego_from_msg(message.ego),
+        ego=ego_from_msg(message.ego, message.header.frame_id),
     )
 
 
@@ -130,7 +129,12 @@ def mosaic_to_msg(frames: CameraFrames) -> Image:
     for place, index in enumerate(order):
         page[place // 3, :, place % 3] = frames.images[index]
     return Image(
-        header=header(frames.stamp), height=rows * h, width=3 * w, encoding="rgb8", step=9 * w, data=block(page)
+        header=header(frames.stamp, frames.ego.base_frame),
+        height=rows * h,
+        width=3 * w,
+        encoding="rgb8",
+        step=9 * w,
+        data=block(page),
     )
 
 
@@ -144,7 +148,10 @@ _QUERY_ARRAYS = ("features", "centres", "points", "labels", "scores", "view_feat
 def queries_to_msg(queries: SceneQueries) -> own.SceneQueries:
     """SceneQueries message."""
     out = own.SceneQueries(
-        header=header(queries.stamp), epoch=queries.epoch, ego=ego_to_msg(queries.ego), missing=list(queries.missing)
+        header=header(queries.stamp, queries.ego.base_frame),
+        epoch=queries.epoch,
+        ego=ego_to_msg(queries.ego),
+        missing=list(queries.missing),
     )
     out.trained = queries.trained
     for name in _QUERY_ARRAYS:
@@ -159,7 +166,7 @@ def queries_from_msg(message: own.SceneQueries) -> SceneQueries:
     return SceneQueries(
         stamp=nanoseconds(message.header.stamp),
         epoch=message.epoch,
-        ego=ego_from_msg(message.ego),
+        ego=ego_from_msg(message.ego, message.header.frame_id),
         missing=tuple(message.missing),
         trained=message.trained,
         voxels=voxels_from_msg(message.voxels[0]) if message.voxels else None,
@@ -167,10 +174,10 @@ def queries_from_msg(message: own.SceneQueries) -> SceneQueries:
     )
 
 
-def voxels_to_msg(voxels: SparseVoxels, stamp: int) -> own.SparseVoxels:
-    """SparseVoxels message in base_link at a stamp."""
+def voxels_to_msg(voxels: SparseVoxels, stamp: int, frame: str = BASE_FRAME) -> own.SparseVoxels:
+    """SparseVoxels message in the vehicle frame at a stamp."""
     return own.SparseVoxels(
-        header=header(stamp),
+        header=header(stamp, frame),
         lower=list(voxels.grid.lower),
         upper=list(voxels.grid.upper),
         size=voxels.grid.size,
@@ -194,13 +201,13 @@ def voxels_from_msg(message: own.SparseVoxels) -> SparseVoxels:
 def reasoning_to_msg(reasoning: Reasoning, latency: float = 0.0) -> own.Reasoning:
     """Reasoning message; latency in seconds."""
     return own.Reasoning(
-        header=header(reasoning.stamp),
+        header=header(reasoning.stamp, reasoning.base_frame),
         epoch=reasoning.epoch,
         token=tensor_to_msg(reasoning.token),
         anchor_scores=tensor_to_msg(reasoning.anchor_scores),
         fused_features=tensor_to_msg(reasoning.fused_features),
         horizons=array.array("f", HORIZONS if reasoning.forecasts else ()),
-        forecasts=[voxels_to_msg(v, reasoning.stamp) for v in reasoning.forecasts],
+        forecasts=[voxels_to_msg(v, reasoning.stamp, reasoning.base_frame) for v in reasoning.forecasts],
         forecast_motion=reasoning.forecast_motion,
         text=reasoning.text,
         trained=reasoning.trained,
@@ -220,6 +227,7 @@ def reasoning_from_msg(message: own.Reasoning) -> Reasoning:
         forecast_motion=message.forecast_motion,
         text=message.text,
         trained=message.trained,
+        base_frame=message.header.frame_id,
     )
 
 
@@ -228,7 +236,8 @@ _PLAN_ARRAYS = ("waypoints", "heading", "speed", "acceleration", "candidates", "
 
 def plan_to_msg(plan: Plan) -> own.Plan:
     """Plan message."""
-    out = own.Plan(header=header(plan.stamp), epoch=plan.epoch, chosen=plan.chosen, reasons=list(plan.reasons))
+    out = own.Plan(header=header(plan.stamp, plan.base_frame), epoch=plan.epoch, chosen=plan.chosen)
+    out.reasons = list(plan.reasons)
     out.command, out.command_source = plan.command.value, plan.command_source.value
     out.status, out.score_source, out.trained = plan.status.value, plan.score_source, plan.trained
     for name in _PLAN_ARRAYS:
@@ -253,15 +262,16 @@ def plan_from_msg(message: own.Plan) -> Plan:
         score_source=message.score_source,
         reasons=tuple(message.reasons),
         trained=message.trained,
+        base_frame=message.header.frame_id,
         **{name: tensor_from_msg(getattr(message, name), name) for name in _PLAN_ARRAYS},
     )
 
 
 def path_to_msg(plan: Plan) -> Path:
-    """nav_msgs/Path: one pose per waypoint, each with its own future stamp, all in base_link at the plan's stamp."""
-    out = Path(header=header(plan.stamp))
+    """nav_msgs/Path: a pose per waypoint with its own future stamp, all in the vehicle frame at the plan's stamp."""
+    out = Path(header=header(plan.stamp, plan.base_frame))
     for (x, y), yaw, t in zip(plan.waypoints.tolist(), plan.heading.tolist(), WAYPOINT_TIMES.tolist(), strict=False):
-        pose = PoseStamped(header=header(plan.stamp + round(t * 1e9)))
+        pose = PoseStamped(header=header(plan.stamp + round(t * 1e9), plan.base_frame))
         pose.pose.position.x, pose.pose.position.y = x, y
         pose.pose.orientation.z, pose.pose.orientation.w = math.sin(yaw / 2), math.cos(yaw / 2)
         out.poses.append(pose)
@@ -278,7 +288,7 @@ def path_from_msg(message: Path) -> tuple[int, np.ndarray, str]:
 
 def trajectory_to_msg(plan: Plan) -> MultiDOFJointTrajectory:
     """The plan with speeds and accelerations along the heading, and the time from its stamp."""
-    out = MultiDOFJointTrajectory(header=header(plan.stamp), joint_names=[BASE_FRAME])
+    out = MultiDOFJointTrajectory(header=header(plan.stamp, plan.base_frame), joint_names=[plan.base_frame])
     columns = (plan.waypoints, plan.heading, plan.speed, plan.acceleration, WAYPOINT_TIMES)
     for (x, y), yaw, speed, acceleration, t in zip(*(c.tolist() for c in columns), strict=False):
         point = MultiDOFJointTrajectoryPoint(time_from_start=duration_msg(t))
@@ -304,9 +314,9 @@ _FIELD_TYPES = {"label": PointField.UINT8}
 
 
 def cloud_to_msg(
-    layers: Sequence[tuple[float, SparseVoxels]], stamp: int, palette: np.ndarray = PALETTE
+    layers: Sequence[tuple[float, SparseVoxels]], stamp: int, palette: np.ndarray = PALETTE, frame: str = BASE_FRAME
 ) -> PointCloud2:
-    """Voxel centres as PointCloud2 with fields x y z rgb label confidence horizon, base_link at the stamp.
+    """Voxel centres as PointCloud2 with fields x y z rgb label confidence horizon, in `frame` at the stamp.
 
     layers: (horizon in seconds, voxels); the present has horizon 0. palette: uint8 [17, 3], RGB per class.
     """
@@ -325,7 +335,7 @@ def cloud_to_msg(
         for n in _CLOUD.names
     ]
     return PointCloud2(
-        header=header(stamp),
+        header=header(stamp, frame),
         height=1,
         width=len(rows),
         fields=fields,
@@ -352,7 +362,7 @@ def cloud_from_msg(message: PointCloud2) -> np.ndarray:
     return np.frombuffer(message.data, dtype)
 
 
-def grid_to_msg(voxels: SparseVoxels, stamp: int) -> OccupancyGrid:
+def grid_to_msg(voxels: SparseVoxels, stamp: int, frame: str = BASE_FRAME) -> OccupancyGrid:
     """Top view: 100 where any obstacle class occupies the column, 0 where only drivable surface does, -1 elsewhere."""
     nx, ny, _ = voxels.grid.shape
     cells = np.full((ny, nx), -1, np.int8)  # rows run along y, columns along x (nav_msgs/OccupancyGrid)
@@ -360,7 +370,7 @@ def grid_to_msg(voxels: SparseVoxels, stamp: int) -> OccupancyGrid:
     for value, classes in ((0, DRIVABLE), (100, OBSTACLES)):
         chosen = np.isin(voxels.labels, classes)
         cells[y[chosen], x[chosen]] = value
-    out = OccupancyGrid(header=header(stamp))
+    out = OccupancyGrid(header=header(stamp, frame))
     out.info.map_load_time = out.header.stamp
     out.info.resolution, out.info.width, out.info.height = float(voxels.grid.size), nx, ny
     out.info.origin.position.x, out.info.origin.position.y = voxels.grid.lower[0], voxels.grid.lower[1]

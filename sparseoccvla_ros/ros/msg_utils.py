@@ -12,8 +12,8 @@ from sparseoccvla_msgs import msg as own
 from std_msgs.msg import Header
 
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.types import BASE_FRAME
 
-BASE_FRAME = "base_link"
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float64", "uint8", "int16", "int64", "bool")}
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparseoccvla_ros.camera_sync.assemble import CameraSync
 from sparseoccvla_ros.camera_sync.calibration import from_fields, load_calibration, save_calibration
 from sparseoccvla_ros.camera_sync.config import ImageConfig
 from sparseoccvla_ros.camera_sync.encodings import ENCODINGS, mosaic_code
+from sparseoccvla_ros.camera_sync.frame_assembler import CameraSync
 from sparseoccvla_ros.camera_sync.images import CompressedImage, ImagePreparer, decode_compressed, decode_raw
 from sparseoccvla_ros.camera_sync.message_adapter import MessageAdapter
 from sparseoccvla_ros.camera_sync.profiles import profile

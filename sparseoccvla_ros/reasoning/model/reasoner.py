@@ -274,6 +274,7 @@ class Reasoner(nn.Module):
             forecasts=forecast_voxels(queries, out.forecast, self.config, self.grid),
             forecast_motion=motion_source,
             trained=trained,
+            base_frame=queries.ego.base_frame,
         )
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sparseoccvla_ros.core.classes import PALETTES
+from sparseoccvla_ros.core.types import BASE_FRAME
 from sparseoccvla_ros.occupancy.object_boxes import HEADING_SPEED, ObjectBox
 
 from ..markers import LIFETIME
@@ -24,14 +25,14 @@ def _pose(box: ObjectBox) -> Pose:
     return out
 
 
-def detections_to_msg(boxes: Sequence[ObjectBox], stamp: int) -> Any:
-    """vision_msgs/Detection3DArray in base_link at the stamp; ids are those of the array, nothing is tracked.
+def detections_to_msg(boxes: Sequence[ObjectBox], stamp: int, frame: str = BASE_FRAME) -> Any:
+    """vision_msgs/Detection3DArray in the vehicle frame at the stamp; ids are those of the array, nothing is tracked.
 
     Raises ImportError where vision_msgs is not installed.
     """
     from vision_msgs.msg import BoundingBox3D, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 
-    out = Detection3DArray(header=header(stamp))
+    out = Detection3DArray(header=header(stamp, frame))
     for number, box in enumerate(boxes):
         pose = _pose(box)
         hypothesis = ObjectHypothesisWithPose()
@@ -43,12 +44,12 @@ def detections_to_msg(boxes: Sequence[ObjectBox], stamp: int) -> Any:
     return out
 
 
-def detection_markers(boxes: Sequence[ObjectBox], stamp: int, palette: str) -> MarkerArray:
+def detection_markers(boxes: Sequence[ObjectBox], stamp: int, palette: str, frame: str = BASE_FRAME) -> MarkerArray:
     """Translucent boxes, and an arrow of one second's way for what moves; what was shown before goes."""
-    out = MarkerArray(markers=[Marker(header=header(stamp), action=Marker.DELETEALL)])
+    out = MarkerArray(markers=[Marker(header=header(stamp, frame), action=Marker.DELETEALL)])
     for number, box in enumerate(boxes):
         red, green, blue = (float(c) / 255 for c in PALETTES[palette][box.label])
-        cube = Marker(header=header(stamp), ns="boxes", id=number, type=Marker.CUBE, pose=_pose(box))
+        cube = Marker(header=header(stamp, frame), ns="boxes", id=number, type=Marker.CUBE, pose=_pose(box))
         cube.scale.x, cube.scale.y, cube.scale.z = box.size.tolist()
         cube.color = ColorRGBA(r=red, g=green, b=blue, a=0.3)
         cube.lifetime = duration_msg(LIFETIME)
@@ -56,7 +57,7 @@ def detection_markers(boxes: Sequence[ObjectBox], stamp: int, palette: str) -> M
         if box.velocity is None or math.hypot(*box.velocity) < HEADING_SPEED:
             continue
         x, y, z = box.centre.tolist()
-        arrow = Marker(header=header(stamp), ns="velocity", id=number, type=Marker.ARROW)
+        arrow = Marker(header=header(stamp, frame), ns="velocity", id=number, type=Marker.ARROW)
         arrow.pose.orientation.w = 1.0
         arrow.points = [Point(x=x, y=y, z=z), Point(x=x + box.velocity[0], y=y + box.velocity[1], z=z)]
         arrow.scale.x, arrow.scale.y, arrow.scale.z = 0.15, 0.4, 0.5
