@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,10 @@ def resolve(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
             raise InvalidInput(
                 argument.name, f"is '{values[argument.name]}', want one of {', '.join(argument.choices)}"
             )
+    # ROS wants it absolute; who writes veh1 means /veh1.
+    namespace = values["namespace"] = "/" + values["namespace"].strip("/")
+    if namespace != "/" and not re.fullmatch(r"(/[A-Za-z_][A-Za-z0-9_]*)+", namespace):
+        raise InvalidInput("namespace", f"'{values['namespace']}' is none: letters, digits and _ between slashes")
     return values
 
 

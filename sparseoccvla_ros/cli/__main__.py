@@ -43,13 +43,18 @@ def demo(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Run the test suite; further arguments go to pytest."""
+    """Run the tests: all that take seconds, or --quick (no ROS), --numeric (several instruction sets), --all.
+
+    Further arguments go to pytest.
+    """
     from sparseoccvla_ros.core.paths import share
+
+    from .test_lanes import run_tests
 
     os.chdir(share())
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("ROS_LOG_DIR", str(share("out", "test_logs")))
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *context.args])
+    raise typer.Exit(run_tests(context.args))
 
 
 @app.command(context_settings={"allow_extra_args": True})

@@ -13,6 +13,8 @@ from scipy.spatial.transform import Rotation
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
 
+pytestmark = pytest.mark.numeric
+
 metres = st.floats(-1e3, 1e3)
 angles = st.floats(-3.1, 3.1)
 vectors = st.tuples(metres, metres, metres)

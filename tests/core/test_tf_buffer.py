@@ -15,6 +15,8 @@ from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.tf_buffer import Extrapolation, LookupFailed, NotConnected, TransformBuffer, TransformError
 
+pytestmark = pytest.mark.numeric
+
 S = 10**9
 
 

@@ -19,7 +19,7 @@ from sparseoccvla_ros.ros.topics import OUTPUTS
 from sparseoccvla_ros.runtime.factory import build_planning
 from sparseoccvla_ros.runtime.presets import load_preset
 
-pytestmark = [pytest.mark.ros, pytest.mark.slow]
+pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sparseoccvla_ros.ros.parameters import STAGES
 
-pytestmark = [pytest.mark.ros, pytest.mark.slow]
+pytestmark = pytest.mark.ros
 
 
 def test_killed_node_is_named_by_all_others_and_they_recover(start):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.decoder import OccupancyDecoder
 from sparseoccvla_ros.occupancy.mixing import AdaptiveMixing
 from sparseoccvla_ros.occupancy.sampling.views import SceneViews
+
+pytestmark = pytest.mark.numeric
 
 
 def randomise(module: torch.nn.Module) -> None:

@@ -40,6 +40,7 @@ def assert_same(queries, expected: dict[str, np.ndarray], config: OccupancyConfi
         np.testing.assert_allclose(getattr(queries, name), want, atol=atol, rtol=0, err_msg=name)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("names", [CAMERAS, THREE, ("CAM_BACK",)], ids=["six", "three", "one"])
 @pytest.mark.parametrize(
     "changes",

@@ -28,6 +28,8 @@ from sparseoccvla_ros.occupancy.sampling.views import (
     sample_plain,
 )
 
+pytestmark = pytest.mark.numeric
+
 ALL_RULES = [SamplingRules(leak, corners) for leak in (False, True) for corners in (False, True)]
 NO_TRITON = importlib.util.find_spec("triton") is None
 

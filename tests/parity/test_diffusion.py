@@ -18,7 +18,7 @@ from tests.tolerance import rounding
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("SPARSEOCCVLA_FIXTURES") or ROOT.parent / "shared" / "fixtures") / "diffusion"
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no diffusion fixtures")
+pytestmark = [pytest.mark.numeric, pytest.mark.skipif(not FOLDER.is_dir(), reason="no diffusion fixtures")]
 
 NUSCENES = DeltaNormaliser(forward_range=(-0.5, 7.6), lateral_range=(-3.0, 3.0))
 NAVSIM = DeltaNormaliser(forward_range=(-1.2, 55.7), lateral_range=(-20.0, 26.0))

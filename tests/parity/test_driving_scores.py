@@ -24,6 +24,8 @@ from sparseoccvla_ros.eval.metrics.driving.traffic_scene import (
     interpolate_tracks,
 )
 
+pytestmark = pytest.mark.numeric
+
 CLOSE = dict(rtol=0, atol=1e-6)
 EXACT = dict(rtol=0, atol=1e-9)
 

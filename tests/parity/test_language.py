@@ -15,6 +15,8 @@ import pytest
 from sparseoccvla_ros.eval.metrics.language import BLEU, Document, Turn, caption_scores, evaluate, select_documents
 from sparseoccvla_ros.eval.metrics.meteor import meteor_java, meteor_nltk, nltk_tokens, ptb_tokens, wordnet
 
+pytestmark = pytest.mark.numeric
+
 pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed (requirements/eval.txt)")
 pytest.importorskip("nltk", reason="nltk is not installed (requirements/eval.txt)")
 

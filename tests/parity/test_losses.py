@@ -17,6 +17,8 @@ from torch import Tensor
 from sparseoccvla_ros.occupancy.decoder import LayerOutput
 from sparseoccvla_ros.occupancy.losses import LossWeights, OccupancyTargets, occupancy_loss, total_loss
 
+pytestmark = pytest.mark.numeric
+
 
 def computed(folder: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Our terms on a folder's inputs, and those inputs by recorded name, as leaves of the graph."""

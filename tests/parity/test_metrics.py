@@ -18,6 +18,8 @@ from sparseoccvla_ros.eval.metrics.forecast import ForecastMeter, Protocol
 from sparseoccvla_ros.eval.metrics.occupancy import AbsentRule, OccupancyMeter
 from sparseoccvla_ros.eval.metrics.ray_iou import RayMeter, cast, lidar_origins, ray_directions, rays_from
 
+pytestmark = pytest.mark.numeric
+
 MASKS = {"camera_mask": "mask_camera", "lidar_mask": "mask_lidar", "no_mask": None}
 
 

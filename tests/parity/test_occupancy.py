@@ -33,6 +33,8 @@ from sparseoccvla_ros.occupancy.neck import FeaturePyramid
 from sparseoccvla_ros.occupancy.postprocess import voxels_from_scores
 from sparseoccvla_ros.occupancy.sampling.views import SceneViews
 
+pytestmark = pytest.mark.numeric
+
 
 def part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -40,7 +40,7 @@ def folders() -> list:
     return [pytest.param(path, id=path.name) for path in found]
 
 
-pytestmark = pytest.mark.parametrize("folder", folders())
+pytestmark = [pytest.mark.numeric, pytest.mark.parametrize("folder", folders())]
 each_protocol = pytest.mark.parametrize("name", FILES)
 
 

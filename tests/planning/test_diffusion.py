@@ -19,6 +19,8 @@ from sparseoccvla_ros.planning.model.diffusion import (
 )
 from tests.tolerance import rounding
 
+pytestmark = pytest.mark.numeric
+
 GOLDEN_ALPHA_BAR = {
     0: 0.9999,
     8: 0.99900219,

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
 from sparseoccvla_ros.planning.trajectory import SWEEP_TIMES, braking, motion_of, sweep
 
+pytestmark = pytest.mark.numeric
+
 T = WAYPOINT_TIMES
 
 

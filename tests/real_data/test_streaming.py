@@ -13,6 +13,8 @@ from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder, in_view_order
 from tests.tolerance import decoder_operations, rounding
 
+pytestmark = pytest.mark.numeric
+
 STEPS = 20
 HEIGHT, WIDTH = 128, 352
 

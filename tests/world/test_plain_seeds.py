@@ -9,6 +9,8 @@ from sparseoccvla_ros.world.render.weather import Weather
 from sparseoccvla_ros.world.scenario import VARIED
 from sparseoccvla_ros.world.scene import Scene
 
+pytestmark = pytest.mark.numeric
+
 KNOWN = {
     7: ("9d5bb82f21a81558", "7f41077d8e317487", "f20816751b0e75d1", "193d7cf0889016aa"),
     10_003: ("c855bcd3ab437a4f", "917c49e58221ee94", "a3812bc3aa9ae4cb", "8243899b21281d5a"),

@@ -1,0 +1,171 @@
+"""`run` in odd surroundings, on a scratch checkout with a small environment: it works, or says why in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparseoccvla_ros.core.paths import share
+
+ROOT = share()
+BASE = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+COLCON = """#!/bin/sh
+while [ $# -gt 0 ]; do [ "$1" = --install-base ] && base=$2; shift; done
+mkdir -p "$base"; echo built >>"$base/built"
+[ -z "$FAIL" ]
+"""
+
+
+def fingerprint(*files: Path) -> str:
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:16]
+
+
+class Checkout:
+    """A checkout whose environment is set up, with a command line that tells what it was given."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.venv = root, root / ".venv"
+        root.mkdir()
+        shutil.copy(ROOT / "run", root / "run")
+        shutil.copytree(ROOT / "requirements", root / "requirements")
+        for folder in ("ros2_ws/src/sparseoccvla_msgs", "compat"):
+            shutil.copytree(ROOT / folder, root / folder)
+        cli = root / "sparseoccvla_ros" / "cli"
+        cli.mkdir(parents=True)
+        (cli / "__main__.py").write_text("import sys\nprint('ran', sys.argv[1:], '\\u2713')\n")
+        subprocess.run([BASE, "-m", "venv", "--without-pip", self.venv], check=True)
+        (self.venv / "bin" / "colcon").write_text(COLCON)
+        (self.venv / "bin" / "colcon").chmod(0o755)
+        for folder in ("lib", "overlay", "steps"):
+            (self.venv / folder).mkdir(exist_ok=True)
+        (self.venv / "lib" / "librmw_fastrtps_cpp.so").touch()
+        names = ("base", "constraints", "dev", "eval", "models", "ros-kilted")
+        wheels = fingerprint(*(root / "requirements" / f"{name}.txt" for name in names))
+        version = ".".join(map(str, sys.version_info[:3]))
+        self.marks = {"venv": f"wheels-{sys.base_prefix} {version}", "wheels": wheels, "cmake": wheels}
+        for name, text in self.marks.items():
+            (self.venv / "steps" / name).write_text(text + "\n")
+        self.mark_messages()
+
+    def mark_messages(self) -> None:
+        sources = (p for f in ("ros2_ws/src/sparseoccvla_msgs", "compat") for p in (self.root / f).rglob("*"))
+        ordered = sorted((p for p in sources if p.is_file()), key=lambda p: os.fsencode(p))
+        text = fingerprint(*ordered, self.venv / "steps" / "wheels")
+        (self.venv / "steps" / "messages").write_text(text + "\n")
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if k in ("HOME", "PATH", "TMPDIR")}
+        clean["PATH"] = os.pathsep.join([str(BASE.parent), "/usr/bin", "/bin"])
+        done = subprocess.run(
+            [str(self.root / "run"), *words], env=clean | environment, capture_output=True, timeout=60, check=False
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+        )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path / "check out")
+
+
+def assert_runs(done: subprocess.CompletedProcess[str]) -> None:
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("ran ['doctor']")
+
+
+def test_a_blank_in_the_path_and_edits_of_messages(checkout):
+    assert_runs(checkout.run("doctor"))
+    message = next((checkout.root / "ros2_ws").rglob("*.msg"))
+    message.write_text(message.read_text() + "# edited\n")
+    done = checkout.run("doctor")
+    assert "building the ROS messages" in done.stderr
+    assert (checkout.venv / "overlay" / "built").read_text() == "built\n"
+    assert_runs(checkout.run("doctor"))
+
+
+def test_an_activated_environment_is_not_deleted(checkout):
+    kept = checkout.venv / "kept"
+    kept.touch()
+    path = f"{checkout.venv / 'bin'}:{BASE.parent}:/usr/bin:/bin"
+    assert_runs(checkout.run("doctor", PATH=path, VIRTUAL_ENV=str(checkout.venv)))
+    inside = checkout.run("env", str(checkout.root / "run"), "doctor")
+    assert_runs(inside)
+    assert kept.exists()
+
+
+def test_another_python_on_the_path_keeps_what_works(checkout):
+    (checkout.venv / "steps" / "venv").write_text("wheels-/another/python 3.12.1\n")
+    kept = checkout.venv / "kept"
+    kept.touch()
+    assert_runs(checkout.run("doctor"))
+    assert kept.exists()
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "en_US.UTF-8", "en_US.ISO-8859-1"])
+def test_the_locale_changes_nothing(checkout, locale):
+    done = checkout.run("doctor", LC_ALL=locale)
+    assert done.returncode == 0
+    assert "building" not in done.stderr
+    assert done.stdout.startswith("ran ['doctor']"), "whatever the terminal can show"
+
+
+def test_a_build_that_did_not_end_is_not_taken_for_done(checkout):
+    (checkout.venv / "overlay" / "built").write_text("old\n")
+    message = next((checkout.root / "ros2_ws").rglob("*.msg"))
+    message.write_text(message.read_text() + "# edited\n")
+    assert checkout.run("doctor", FAIL="1").returncode != 0
+    assert (checkout.venv / "overlay" / "built").read_text() == "old\n", "what runs keeps its files"
+    done = checkout.run("doctor")
+    assert "building the ROS messages" in done.stderr
+    assert (checkout.venv / "overlay" / "built").read_text() == "built\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp"), ("ROS_DOMAIN_ID", "abc"), ("ROS_DOMAIN_ID", "-1")]
+)
+def test_a_wrong_setting_is_one_line_and_the_doctor_works(checkout, name, value):
+    done = checkout.run("launch", **{name: value})
+    assert done.returncode == 1
+    assert value in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    done = checkout.run("doctor", **{name: value})
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1)
+    assert name in done.stderr
+
+
+def test_other_peoples_python_path_is_left_out(checkout, tmp_path):
+    (tmp_path / "typing.py").write_text("raise SystemExit('shadowed')")
+    assert_runs(checkout.run("doctor", PYTHONPATH=str(tmp_path), PYTHONHOME="/nowhere"))
+
+
+@pytest.mark.parametrize("home", ["", "/nonexistent"])
+def test_without_a_home_ros_logs_into_the_cache(checkout, home):
+    done = checkout.run("env", "sh", "-c", "echo $ROS_LOG_DIR", HOME=home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip().startswith(str(checkout.root / ".cache"))
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="needs root to mount read-only")
+def test_a_read_only_checkout_runs(checkout):
+    assert_runs(checkout.run("doctor"))
+    script = (
+        'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && ! touch "$1/x" 2>/dev/null && exec "$1/run" doctor'
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", str(checkout.root)],
+        env={"PATH": f"{BASE.parent}:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "permission denied" in done.stderr.lower() or "operation not permitted" in done.stderr.lower():
+        pytest.skip("may not mount here")
+    assert_runs(done)
