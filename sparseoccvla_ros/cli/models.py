@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Presets and public weights: list, 
 
 SHAPES = (
     "queries", "embed_dims", "groups", "frames", "points_per_group", "points_per_layer", "heads", "ffn_dims",
-    "mixing_points", "strides", "backbone_width",
+    "mixing_points", "strides", "backbone_width", "decoder", "point_features", "densifier_dims",
 )  # fmt: skip
 """Options of OccupancyConfig that a checkpoint's shapes decide."""
 SOURCE = "source.json"
@@ -32,7 +33,8 @@ SOURCE = "source.json"
 @dataclass(frozen=True)
 class PublicModel:
     """Weights that others published. files: patterns of what is needed of a hub repository; revision: the commit that
-    is fetched, empty where none is known: the first fetch then writes down what it got, and later ones ask for that."""
+    is fetched, empty where none is known: the first fetch then writes down what it got, and later ones ask for that;
+    scores: published ones on Occ3D-nuScenes (voxel mIoU where a camera sees, RayIoU) and speed."""
 
     name: str
     about: str
@@ -42,9 +44,36 @@ class PublicModel:
     repository: str = ""
     revision: str = ""
     files: tuple[str, ...] = ()
+    scores: str = ""
 
 
-_CONVERT = "./run models convert {folder}/{file} --preset {preset} --out FOLDER, then --preset FOLDER everywhere"
+_CONVERT = "./run models convert {folder}/{file} --preset {preset}, then --preset {preset} everywhere"
+_SCORES = {
+    "opus_t": (33.2, 38.4, 22.4), "opus_v2_t": (36.5, 42.0, 25.8),
+    "opus_s": (34.2, 39.1, 20.7), "opus_v2_s": (37.3, 42.7, 23.7),
+    "opus_m": (35.6, 40.3, 13.4), "opus_v2_m": (37.7, 43.3, 16.0),
+    "opus_l": (36.2, 41.2, 7.2), "opus_v2_l": (38.6, 44.0, 8.6),
+}  # fmt: skip
+"""mIoU, RayIoU, frames per second, as the README of OPUS has them (100 epochs; its graphics card is not named)."""
+
+
+def _scores(name: str) -> str:
+    return "mIoU {} RayIoU {}, {} FPS".format(*_SCORES[name])
+
+
+def _opus_v2(size: str) -> PublicModel:
+    name = f"opus_v2_{size}"
+    return PublicModel(
+        name,
+        f"OPUS-V2-{size.upper()}, occupancy, 100 epochs on nuScenes (jbwang1997/OPUS, January 2026)",
+        "MIT (OPUS' repository); trained on nuScenes (non-commercial)",
+        f"the README of jbwang1997/OPUS (GitHub) links the V2 checkpoint of {size.upper()}; put it into {{folder}}",
+        _CONVERT.format(folder="{folder}", file="FILE.pth", preset=name),
+        "jbwang1997/OPUS",
+        # V1 and both schedules may lie beside it.
+        files=(f"*[vV]2*[-_][{size}{size.upper()}][-_.]*.pth", f"*[vV]2*[-_/][{size}{size.upper()}].pth"),
+        scores=_scores(name),
+    )
 
 
 def _opus(size: str) -> PublicModel:
@@ -54,11 +83,13 @@ def _opus(size: str) -> PublicModel:
         "MIT (OPUS' repository); trained on nuScenes (non-commercial)",
         f"the README of jbwang1997/OPUS (GitHub) links {size.upper()}'s checkpoint; put it into {{folder}}",
         _CONVERT.format(folder="{folder}", file="FILE.pth", preset=f"opus_{size}"),
+        scores=_scores(f"opus_{size}"),
     )
 
 
 PUBLIC = (
     *(_opus(size) for size in "tsml"),
+    *(_opus_v2(size) for size in "tsml"),
     PublicModel(
         "sparseworld",
         "SparseWorld, 4-D occupancy (arXiv 2510.17482); its queries of the present are used",
@@ -112,11 +143,13 @@ def show() -> None:
             image = f"{preset.image.height} x {preset.image.width}"
             table.add_row(name, image, str(preset.occupancy.frames), ", ".join(preset.stages), weights, Text(needs))
         console.print(table)
-        table = Table("name", "what", "licence", "present", title="Public weights (./run models fetch NAME)")
+        columns = ("name", "what", "published on Occ3D-nuScenes", "licence", "present")
+        table = Table(*columns, title="Public weights (./run models fetch NAME)")
         for public in PUBLIC:
             there = sorted(p for p in folder_of(public).rglob("*") if p.is_file() and p.name != SOURCE)
             size = sum(p.stat().st_size for p in there) / 1e6
-            table.add_row(public.name, public.about, public.licence, f"{size:.0f} MB" if there else "no")
+            present = f"{size:.0f} MB" if there else "no"
+            table.add_row(public.name, public.about, public.scores, public.licence, present)
         console.print(table)
 
 
@@ -151,6 +184,10 @@ def fetch(
             raise InvalidInput("sha256", f"{changed[0]} of {got} is not what was fetched before: delete {target}")
         source = {"repository": model.repository, "revision": got, "licence": model.licence, "sha256": digests}
         (target / SOURCE).write_text(json.dumps(source, indent=1))
+        if not digests:
+            raise InvalidInput(
+                "files", f"{model.repository} has none named {' or '.join(model.files)}: place it by hand"
+            )
         for file, digest in digests.items():
             typer.echo(f"  {file} sha256 {digest}")
         typer.echo(f"{target}: revision {got}\nthen: {model.then.format(folder=target)}")
@@ -158,37 +195,47 @@ def fetch(
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(help=".pth or safetensors of OPUS or SparseWorld")],
-    out: Annotated[Path, typer.Option(help="preset folder to write; must not hold one")],
+    file: Annotated[Path, typer.Argument(help=".pth or safetensors of OPUS, OPUS-V2 or SparseWorld")],
     preset: Annotated[str, typer.Option(help="preset whose other options are taken over")] = "opus_t",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="preset folder to write; without, the preset itself has these weights from now on"),
+    ] = None,
 ) -> None:
-    """Turn a public OPUS or SparseWorld checkpoint into a preset with safetensors weights and their sha256."""
+    """Turn a public OPUS, OPUS-V2 or SparseWorld checkpoint into a preset with safetensors weights and their sha256."""
     with one_line_errors():
+        from sparseoccvla_ros.runtime.presets import converted_folder
+
+        use = str(out or preset)
+        out = out or converted_folder(preset)
         changes = convert_opus(file, out, preset)
         if changes:
             typer.echo(f"other than {preset}: " + ", ".join(f"{k} {v}" for k, v in changes.items()))
         weights = out / "occupancy.safetensors"
-        typer.echo(f"{weights}: {weights.stat().st_size / 1e6:.1f} MB; use --preset {out}, or add to a config.yaml:")
+        typer.echo(f"{weights}: {weights.stat().st_size / 1e6:.1f} MB; use --preset {use}, or add to a config.yaml:")
         typer.echo(f"weights:\n  occupancy: {{file: {weights.name}, sha256: {_sha256(weights)}}}")
 
 
 def convert_opus(file: Path, out: Path, preset: str) -> dict[str, Any]:
     """Write the preset folder `out` from a public checkpoint; returns the options that its shapes made differ.
 
-    Raises InvalidInput for an `out` that holds a preset, a file that cannot be read, and names, shapes or a grid that
-    do not fit.
+    Stages of `preset` other than occupancy are taken over without weights. Raises InvalidInput for an `out` that holds
+    a preset, a file that cannot be read, a preset of OPUS for a file of OPUS-V2 or the other way round, and names,
+    shapes or a grid that do not fit.
     """
     import yaml
 
     from sparseoccvla_ros.occupancy import checkpoints
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
-    from sparseoccvla_ros.runtime.presets import load_preset
+    from sparseoccvla_ros.runtime.presets import converted_folder, load_preset
 
     if (out / "config.yaml").exists():
         raise InvalidInput("out", f"{out} holds a preset already")
     base = load_preset(preset)
     state = checkpoints.public_state(checkpoints.read_state(file)[0])
     found: OccupancyConfig = checkpoints.opus_config(state)
+    if found.decoder != base.occupancy.decoder:
+        raise InvalidInput("preset", f"{file.name} is of {found.decoder}, {preset} of {base.occupancy.decoder}")
     changes = {n: getattr(found, n) for n in SHAPES if getattr(found, n) != getattr(base.occupancy, n)}
     encoder = OccupancyEncoder(base.occupancy.replace(**changes))
     checkpoints.load_opus(encoder, file)
@@ -198,13 +245,13 @@ def convert_opus(file: Path, out: Path, preset: str) -> dict[str, Any]:
     content = yaml.safe_load((base.folder / "config.yaml").read_text(encoding="utf-8"))
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
     content |= {
-        "name": out.name,
-        "stages": ["occupancy"],
+        "name": base.name if out == converted_folder(preset) else out.name,
         "occupancy": {**(content.get("occupancy") or {}), **plain},
         "weights": {"occupancy": {"file": weights.name, "sha256": _sha256(weights)}},
     }
-    for section in ("reasoning", "planning", "anchors"):
-        content.pop(section, None)
+    if base.anchors is not None:
+        shutil.copy(base.anchors, out)
+        content["anchors"] = base.anchors.name
     (out / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     load_preset(str(out))
     return changes

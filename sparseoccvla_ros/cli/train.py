@@ -237,7 +237,11 @@ def _nuscenes(
     from sparseoccvla_ros.data.nuscenes.index import open_index
 
     opened, frames = open_index(root, path=index), preset.occupancy.frames
-    augment = ImageAugmentation(height=preset.image.height, width=preset.image.width)
+    augment = ImageAugmentation(
+        height=preset.image.height,
+        width=preset.image.width,
+        flip_scene=0.5 if preset.occupancy.decoder == "opus_v2" else 0.0,
+    )
     whole = whole_images(preset.image, augment.largest)
     checked = NuscenesSamples(root, opened, "val", preset.image, frames, most=validation)
     return NuscenesSamples(root, opened, "train", whole, frames), checked, augment

@@ -1,7 +1,8 @@
 """Image augmentation of OPUS, SparseWorld and SparseBEV, with the matrices that follow every pixel.
 
 One draw of scale, crop and mirror image for all views and frames of a sample, as of one vehicle; photometric distortion
-per image (Wang et al., OPUS, NeurIPS 2024; the distortion is that of SSD, Liu et al. 2016).
+per image (Wang et al., OPUS, NeurIPS 2024; the distortion is that of SSD, Liu et al. 2016). OPUS-V2 also flips the scene
+under the images ("BDA").
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..core.errors import InvalidInput
-from .dataset import Augmentation, Sample, mirrored, without_history
+from .dataset import COMMANDS, Augmentation, Sample, mirrored, without_history
 
 SMALLEST, LARGEST = 0.38 / 0.44, 0.55 / 0.44
 """Of the reference: scale 0.38 .. 0.55 of the native image where the test takes 0.44."""
@@ -60,6 +61,26 @@ def cropped(sample: Sample, height: int, width: int, draw: Crop) -> Sample:
     return replace(sample, images=out, ego2img=(ida @ sample.ego2img).astype(np.float32))
 
 
+def flipped(sample: Sample, x: bool, y: bool) -> Sample:
+    """The scene turned over along x (front for rear) and y (left for right) while the images stay as they are.
+
+    Labels, motion and future are those of the flipped base_link, from which the matrices lead to the same pixels. With
+    x the vehicle drives backwards; the command, which names a side, changes sides with y.
+    """
+    sx, sy = (-1 if along else 1 for along in (x, y))
+    turn = np.diag([sx, sy, 1, 1]).astype(np.float32)
+    return replace(
+        sample,
+        ego2img=sample.ego2img @ turn,
+        semantics=sample.semantics[::sx, ::sy],
+        visible=sample.visible[::sx, ::sy],
+        # Angular velocity is an axial vector: a flip keeps its own axis and turns the other two.
+        twist=sample.twist * np.array([sx, sy, 1, sy, sx, sx * sy], np.float32),
+        command=len(COMMANDS) - 1 - sample.command if y else sample.command,
+        future=turn @ sample.future @ turn,
+    )
+
+
 def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness +-32, contrast and saturation 0.5..1.5, hue +-18 degrees, channels shuffled; each for half of images.
 
@@ -90,7 +111,8 @@ class ImageAugmentation(Augmentation):
 
     height, width: of the result, the preset's; smallest, largest: scale against the test's; flip: share of samples
     whose pictures are flipped. mirror (of the scene), photograph (share of images that are distorted) and no_history:
-    as in the base class. The reference mirrors no scene and keeps the history.
+    as in the base class. The reference mirrors no scene and keeps the history. flip_scene: probability that the scene
+    is flipped under its images along x, and likewise along y; OPUS-V2 takes 0.5.
     """
 
     mirror: float = 0.0
@@ -101,6 +123,7 @@ class ImageAugmentation(Augmentation):
     smallest: float = SMALLEST
     largest: float = LARGEST
     flip: float = 0.5
+    flip_scene: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         draws = rng.random(3)
@@ -111,4 +134,6 @@ class ImageAugmentation(Augmentation):
         for image in sample.images.reshape(-1, self.height, self.width, 3):
             if rng.random() < self.photograph:
                 image[...] = distorted(image, rng)
+        if self.flip_scene:
+            sample = flipped(sample, *(rng.random(2) < self.flip_scene))
         return mirrored(sample) if draws[2] < self.mirror else sample

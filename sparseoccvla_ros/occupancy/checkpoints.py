@@ -1,4 +1,4 @@
-"""Weights of the occupancy encoder: our own files, the public OPUS checkpoints, and SparseWorld's perception part."""
+"""Weights of the occupancy encoder: our own files, public OPUS, OPUS-V2 and (its perception part) SparseWorld."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ _OPUS_NAMES = (
     ("img_neck.lateral_convs.", "neck.lateral."),
     ("img_neck.fpn_convs.", "neck.output."),
     ("pts_bbox_head.transformer.decoder.decoder_layers.", "decoder.layers."),
+    ("pts_bbox_head.densifiers.", "densifiers."),
     ("pts_bbox_head.", "decoder."),
 )
 _OPUS_PARTS = (
@@ -32,7 +33,8 @@ _OPUS_PARTS = (
     (".ffn.layers.0.0.", ".ffn.0."),
     (".ffn.layers.1.", ".ffn.3."),
 )
-_OPUS_GRID = ("decoder.pc_range", "decoder.scene_size", "decoder.voxel_size", "decoder.voxel_num")
+_OPUS_GRID = (".pc_range", ".scene_size", ".voxel_size", ".voxel_num")
+"""Buffers of the decoder and of each densifier that say which grid the weights are for."""
 _SPARSEWORLD_CAPACITIES = (720, 60, 60, 60, 60, 40, 40)
 """Queries per time step 0..6 of the released SparseWorld models."""
 _SPARSEWORLD_REST = (
@@ -71,7 +73,7 @@ def load(encoder: OccupancyEncoder, path: Path) -> None:
 
 
 def load_opus(encoder: OccupancyEncoder, path: Path) -> None:
-    """Take the weights of a public OPUS or SparseWorld checkpoint.
+    """Take the weights of a public OPUS, OPUS-V2 or SparseWorld checkpoint.
 
     path: .pth of an mmcv runner, or safetensors with its names. Build the encoder with
     `opus_config(public_state(read_state(path)[0]))`. Raises InvalidInput("occupancy.weights", ...) when names, shapes
@@ -79,7 +81,7 @@ def load_opus(encoder: OccupancyEncoder, path: Path) -> None:
     """
     state = opus_state(public_state(read_state(path)[0]))
     check_opus_grid(state, encoder.grid)
-    _assign(encoder, {k: v for k, v in state.items() if k not in _OPUS_GRID}, path.name)
+    _assign(encoder, {k: v for k, v in state.items() if not k.endswith(_OPUS_GRID)}, path.name)
     encoder.trained = True
 
 
@@ -167,7 +169,8 @@ def opus_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def opus_config(state: dict[str, Tensor], **changes: Any) -> OccupancyConfig:
-    """The configuration of an OPUS state dict, read off its shapes (four channel groups, as in all of OPUS).
+    """The configuration of an OPUS state dict, read off its shapes (four channel groups, as in all of OPUS); one with
+    densifiers is of OPUS-V2.
 
     For a checkpoint that may be SparseWorld's, pass it through `public_state` first.
 
@@ -204,15 +207,21 @@ def opus_config(state: dict[str, Tensor], **changes: Any) -> OccupancyConfig:
     }
     if "backbone.conv1.weight" in state:
         found["backbone_width"] = rows("backbone.conv1.weight")
-    return OccupancyConfig.opus("t", **{**found, **changes})
+    if not any(name.startswith("densifiers.") for name in state):
+        return OccupancyConfig.opus("t", **{**found, **changes})
+    per_query = rows(f"decoder.layers.{layers - 1}.cls_branch.6.bias")
+    found["point_features"] = per_query // found["points_per_layer"][-1]
+    found["densifier_dims"] = rows(f"densifiers.{layers - 1}.cls_branch.0.weight")
+    return OccupancyConfig.opus_v2("t", **{**found, **changes})
 
 
 def check_opus_grid(state: dict[str, Tensor], grid: VoxelGrid) -> None:
     """Raise InvalidInput unless the grid stored in a renamed OPUS state dict is `grid`."""
-    expected = {"decoder.pc_range": (*grid.lower, *grid.upper), "decoder.voxel_size": (grid.size,) * 3}
-    for name, want in expected.items():
-        if name in state and not torch.allclose(state[name].double(), torch.tensor(want, dtype=torch.float64)):
-            raise InvalidInput("occupancy.weights", f"{name} is {state[name].tolist()}, the grid has {list(want)}")
+    expected = {".pc_range": (*grid.lower, *grid.upper), ".voxel_size": (grid.size,) * 3}
+    for name, value in state.items():
+        want = next((torch.tensor(v, dtype=torch.float64) for end, v in expected.items() if name.endswith(end)), None)
+        if want is not None and (value.shape != want.shape or not torch.allclose(value.double(), want)):
+            raise InvalidInput("occupancy.weights", f"{name} is {value.tolist()}, the grid has {want.tolist()}")
 
 
 def _names(keys: list[str], shown: int = 12) -> str:

@@ -20,6 +20,12 @@ _OPUS: dict[str, dict[str, Any]] = {
     "m": {"queries": 2400, "points_per_group": 2, "points_per_layer": (1, 2, 4, 8, 16, 32)},
     "l": {"queries": 4800, "points_per_group": 2, "points_per_layer": (1, 2, 4, 8, 16, 16)},
 }
+_OPUS_V2: dict[str, dict[str, Any]] = {
+    "t": {"queries": 600, "points_per_group": 4, "points_per_layer": (8, 16, 32, 64, 128)},
+    "s": {"queries": 1200, "points_per_group": 2, "points_per_layer": (4, 8, 16, 32, 64)},
+    "m": {"queries": 2400, "points_per_group": 2, "points_per_layer": (2, 4, 8, 16, 32)},
+    "l": {"queries": 4800, "points_per_group": 2, "points_per_layer": (1, 2, 4, 8, 16)},
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,14 @@ class OccupancyConfig:
     """Hidden width of the feed-forward blocks."""
     mixing_points: int = 16
     """Points that leave the adaptive mixing."""
+    decoder: str = "opus"
+    """opus: every point has a class. opus_v2: points have features, from which a densifier classifies the voxels in and
+    around them; sampled points are learned prototypes, scaled by the spread of a query's points, plus offsets in
+    metres."""
+    point_features: int = 32
+    """Channels of a point's features; opus_v2 only."""
+    densifier_dims: int = 64
+    """Channels of the densifier's pooled points and hidden voxels; opus_v2 only."""
     dropout: float = 0.1
     """Dropout of attention weights and feed-forward blocks, in training only."""
     offset_scale: float = 0.5
@@ -119,6 +133,7 @@ class OccupancyConfig:
         _choice("backbone", self.backbone, BACKBONES)
         _choice("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
         _choice("neck", self.neck, ("fpn", "depthwise_fpn"))
+        _choice("decoder", self.decoder, ("opus", "opus_v2"))
         _choice("scale_weight_order", self.scale_weight_order, ("compatible", "clean"))
         _choice("unseen_points", self.unseen_points, ("compatible", "zero"))
         _choice("feature_alignment", self.feature_alignment, ("compatible", "clean"))
@@ -126,7 +141,8 @@ class OccupancyConfig:
             _positive(name, getattr(self, name))
         for name in ("ffn_dims", "mixing_points", "max_points_per_voxel", "offset_scale", "max_gap", "pose_jump"):
             _positive(name, getattr(self, name))
-        _positive("max_point_distance", self.max_point_distance)
+        for name in ("max_point_distance", "point_features", "densifier_dims"):
+            _positive(name, getattr(self, name))
         for name in ("groups", "heads"):
             if self.embed_dims % getattr(self, name):
                 raise InvalidInput(name, f"{getattr(self, name)} does not divide embed_dims {self.embed_dims}")
@@ -190,6 +206,13 @@ class OccupancyConfig:
             "initial_spread": 0.0,
         }
         return cls(**{**base, **_OPUS[variant], **changes})
+
+    @classmethod
+    def opus_v2(cls, variant: str, **changes: Any) -> OccupancyConfig:
+        """The published OPUS-V2 variant "t", "s", "m" or "l", with `changes` on top."""
+        _choice("variant", variant, tuple(_OPUS_V2))
+        version = {"decoder": "opus_v2", "score_threshold": 0.25, **_OPUS_V2[variant]}
+        return cls.opus(variant, **{**version, **changes})
 
     def replace(self, **changes: Any) -> OccupancyConfig:
         """A checked copy with `changes`."""

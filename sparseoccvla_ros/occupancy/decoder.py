@@ -22,12 +22,15 @@ from .sampling.views import SamplingRules, SceneViews
 class LayerOutput:
     """One decoder layer's result: features [B, Q, C]; logits [B, Q, R, 17]; points [B, Q, R, 3], normalised.
 
-    A normalised point p lies at lower + p * (upper - lower) metres of the grid; it is not clamped to 0..1.
+    A normalised point p lies at lower + p * (upper - lower) metres of the grid; it is not clamped to 0..1. Points of
+    OPUS-V2 have no logits but point_features [B, Q, R, C_p], which a densifier turns into logits of voxels; layers
+    before the last may have neither.
     """
 
     features: Tensor
-    logits: Tensor
+    logits: Tensor | None
     points: Tensor
+    point_features: Tensor | None = None
 
 
 class DecoderLayer(nn.Module):
@@ -41,6 +44,7 @@ class DecoderLayer(nn.Module):
         c = config.embed_dims
         self.output_points = output_points
         self.offset_scale = config.offset_scale
+        self.densified = config.decoder == "opus_v2"
         self.position_encoder = nn.Sequential(
             nn.Linear(3 * input_points, c),
             nn.LayerNorm(c),
@@ -56,6 +60,7 @@ class DecoderLayer(nn.Module):
             len(config.strides),
             SamplingRules(leak=config.unseen_points == "compatible", corners=config.feature_alignment == "compatible"),
             compatible=config.scale_weight_order == "compatible",
+            prototypes=self.densified,
         )
         self.mixing = AdaptiveMixing(c, config.groups, config.mixing_inputs, config.mixing_points)
         self.self_attn = DistanceAttention(c, config.heads, config.dropout)
@@ -67,7 +72,8 @@ class DecoderLayer(nn.Module):
             nn.Dropout(config.dropout),
         )
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(c), nn.LayerNorm(c), nn.LayerNorm(c)
-        class_head, point_head = nn.Linear(c, NUM_CLASSES * output_points), nn.Linear(c, 3 * output_points)
+        self.per_point = config.point_features if self.densified else NUM_CLASSES
+        class_head, point_head = nn.Linear(c, self.per_point * output_points), nn.Linear(c, 3 * output_points)
         self.cls_branch = nn.Sequential(
             nn.Linear(c, c),
             nn.LayerNorm(c),
@@ -84,7 +90,8 @@ class DecoderLayer(nn.Module):
             nn.ReLU(inplace=True),
             point_head,
         )
-        nn.init.constant_(class_head.bias, math.log(config.class_prior / (1 - config.class_prior)))
+        if not self.densified:
+            nn.init.constant_(class_head.bias, math.log(config.class_prior / (1 - config.class_prior)))
         if config.initial_spread and output_points > 1:
             reach = config.initial_spread / config.offset_scale
             nn.init.uniform_(point_head.bias, -reach, reach)
@@ -92,21 +99,24 @@ class DecoderLayer(nn.Module):
         self.register_buffer("lower", lower, persistent=False)
         self.register_buffer("extent", upper - lower, persistent=False)
 
-    def forward(self, query: Tensor, points: Tensor, scene: SceneViews) -> LayerOutput:
-        """query [B, Q, C] and the previous layer's points [B, Q, R', 3], without gradient."""
+    def forward(self, query: Tensor, points: Tensor, scene: SceneViews, describe: bool = True) -> LayerOutput:
+        """query [B, Q, C] and the previous layer's points [B, Q, R', 3], without gradient; describe: whether the
+        result has logits or features of its points."""
         b, q, count, _ = points.shape
         metric = points * self.extent + self.lower
         centres = metric.mean(2)
-        spread = metric.std(2) if count > 1 else torch.zeros_like(centres)
+        # One point alone spreads by nothing, or in OPUS-V2 by a metre.
+        spread = metric.std(2) if count > 1 else torch.full_like(centres, float(self.densified))
         query = query + self.position_encoder(points.flatten(2))
         samples = self.sampling(query, centres, spread, scene)
         query = self.norm1(self.mixing(samples, query))
         query = self.norm2(self.self_attn(query, centres))
         query = self.norm3(query + self.ffn(query))
-        logits = self.cls_branch(query).view(b, q, self.output_points, NUM_CLASSES)
+        said = self.cls_branch(query).view(b, q, self.output_points, self.per_point) if describe else None
         offset = self.reg_branch(query).view(b, q, self.output_points, 3)
         moved = centres[:, :, None] + self.offset_scale * offset
-        return LayerOutput(query, logits, (moved - self.lower) / self.extent)
+        points = (moved - self.lower) / self.extent
+        return LayerOutput(query, None, points, said) if self.densified else LayerOutput(query, said, points)
 
 
 class OccupancyDecoder(nn.Module):
@@ -134,6 +144,7 @@ class OccupancyDecoder(nn.Module):
             else None
         )
         self.embed_dims = config.embed_dims
+        self.densified = config.decoder == "opus_v2"
         lower, upper = torch.tensor(grid.lower), torch.tensor(grid.upper)
         self.register_buffer("lower", lower, persistent=False)
         self.register_buffer("extent", upper - lower, persistent=False)
@@ -155,11 +166,15 @@ class OccupancyDecoder(nn.Module):
         found = self.proposals(scene)
         return torch.cat([points, found.points], 1), torch.cat([query, found.features], 1), found
 
-    def refine(self, points: Tensor, query: Tensor, scene: SceneViews) -> list[LayerOutput]:
-        """One LayerOutput per layer, from starting points and features as `start` gives them."""
+    def refine(self, points: Tensor, query: Tensor, scene: SceneViews, every_layer: bool = False) -> list[LayerOutput]:
+        """One LayerOutput per layer, from starting points and features as `start` gives them.
+
+        every_layer: OPUS-V2's points have features in all layers, as training wants; else in the last one only.
+        """
         outputs: list[LayerOutput] = []
-        for layer in self.layers:
-            output = layer(query, points.detach(), scene)
+        for index, layer in enumerate(self.layers):
+            describe = every_layer or not self.densified or index == len(self.layers) - 1
+            output = layer(query, points.detach(), scene, describe)
             query, points = output.features, output.points
             outputs.append(output)
         return outputs

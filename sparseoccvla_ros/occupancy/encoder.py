@@ -14,6 +14,7 @@ from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
 from .backbone import EfficientNetLite, build_backbone, package_weights
 from .config import OccupancyConfig
 from .decoder import LayerOutput, OccupancyDecoder
+from .densifier.network import DensifiedVoxels, Densifier
 from .neck import FeaturePyramid
 from .postprocess import occupied_voxels
 from .sampling.views import SceneViews
@@ -47,6 +48,11 @@ class OccupancyEncoder(nn.Module):
         self.neck = FeaturePyramid(self.backbone.channels, config.embed_dims, config.neck == "depthwise_fpn")
         self.decoder = OccupancyDecoder(config, grid)
         self.voxel_head = VoxelHead(grid, config.depth_bins) if config.voxel_head else None
+        self.densifiers: nn.ModuleList | None = None
+        if config.decoder == "opus_v2":
+            # One per layer, as the public weights have; all but the last one work in training only.
+            sizes = config.point_features, config.densifier_dims
+            self.densifiers = nn.ModuleList(Densifier(grid, *sizes) for _ in range(config.layers))
         self.register_buffer("pixel_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_scale", 1 / torch.tensor(config.image_std).view(1, 3, 1, 1), persistent=False)
         self.memory = FrameMemory(config)
@@ -97,6 +103,13 @@ class OccupancyEncoder(nn.Module):
         with torch.autocast(scene.ego2img.device.type, enabled=False):
             return self.decoder(scene)
 
+    def densify(self, output: LayerOutput, layer: int = -1) -> DensifiedVoxels:
+        """Voxels of a layer's points, for a decoder of OPUS-V2; float32 whatever autocast surrounds it."""
+        assert self.densifiers is not None
+        assert output.point_features is not None
+        with torch.autocast(output.points.device.type, enabled=False):
+            return self.densifiers[layer](output.points.float(), output.point_features.float())
+
     @torch.inference_mode()
     def encode(self, frames: CameraFrames) -> SceneQueries:
         """On-line path: the newest frame set to scene queries, with the memory of earlier ones.
@@ -131,7 +144,14 @@ class OccupancyEncoder(nn.Module):
         last = self.decode(scene)[-1]
 
         points = self.decoder.metric(last.points[0])
-        best, labels = last.logits[0].max(-1)
+        if last.logits is not None:
+            logits = last.logits[0]
+            best, labels = logits.max(-1)
+        else:
+            dense = self.densify(last)
+            logits = dense.logits
+            # A point has the class of the voxel that it lies in.
+            best, labels = (v[dense.point_rows[0]] for v in logits.max(-1))
         halves = F.adaptive_avg_pool2d(features[-1], (1, 2))[:, :, 0].transpose(1, 2)
         halves = halves.masked_fill(torch.from_numpy(~usable).to(device)[:, None, None], 0.0).flatten(0, 1)
         results = {
@@ -143,7 +163,7 @@ class OccupancyEncoder(nn.Module):
         }
         arrays = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in results.items()}
         # Every class, not only the best one: minus infinity loses that comparison and would pass unseen.
-        finite = bool(last.logits.isfinite().all()) and all(np.isfinite(a).all() for a in arrays.values())
+        finite = bool(logits.isfinite().all()) and all(np.isfinite(a).all() for a in arrays.values())
         if not finite:
             self.reset()
             raise InvalidInput("occupancy", "the network's output holds a number that is not finite")

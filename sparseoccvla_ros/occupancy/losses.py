@@ -15,6 +15,14 @@ are not free, both in metres in base_link. a(j) is the point nearest to voxel j,
 The decoder's initial points are supervised by L_pts alone, every layer by L_cls + L_pts, all against the whole truth.
 In a batch the sums and the counts V and N each run over all its elements. An element without an occupied voxel gives
 no L_pts and does not count there; its points are negatives of every class, with d_k = 1.
+
+OPUS-V2 classifies voxels instead of points, each against its own dense label, free ones as negatives of every class:
+
+    L_cls  = classification * sum_u sum_c channels_c FL_uc / (number of voxels u with a class, at least 1)
+
+and its density-aware variant divides each voxel's and each point's part in L_pts by how many share the partner that it
+chose, V by the number of distinct points chosen, N by that of distinct voxels chosen. (The public code counts classed
+voxels from 0, plus 1.2e-7: a layer that meets none then outweighs everything else by millions.)
 """
 
 from __future__ import annotations
@@ -33,6 +41,7 @@ from ..core.classes import FREE, LABEL, NUM_CLASSES
 from ..core.errors import InvalidInput
 from ..core.voxels import OCC3D_GRID, VoxelGrid
 from .decoder import LayerOutput
+from .densifier.network import DensifiedVoxels
 
 IGNORED = 255
 """Dense label of voxels that are neither free nor occupied for training: nothing is known there."""
@@ -72,6 +81,8 @@ class LossWeights:
     """Weight of positives in the focal loss; negatives have 1 - alpha."""
     range_scale: float = 113.137
     """Metres at which the classification weight has doubled: the diagonal of the 80 m x 80 m grid."""
+    density_aware: bool = False
+    """Divide by how many chose the same partner, as OPUS-V2's longer schedule does (there with `points` 0.25)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rare_classes", tuple(self.rare_classes))
@@ -142,13 +153,14 @@ class OccupancyTargets:
     """Truth of one batch element: every voxel that is neither free nor ignored, all on one device.
 
     centres: float32 [V, 3] m, base_link; labels: uint8 or int64 [V], 0..16, kept as int64; visible: bool [V], seen by
-    a camera. V may be 0. The search tree over the centres is built once, at first use. Raises InvalidInput naming the
-    field.
+    a camera. V may be 0. The search tree over the centres is built once, at first use. semantics: uint8 [X, Y, Z], the
+    dense labels they come from, which losses on voxels need. Raises InvalidInput naming the field.
     """
 
     centres: Tensor
     labels: Tensor
     visible: Tensor
+    semantics: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.centres)
@@ -176,7 +188,8 @@ class OccupancyTargets:
 
     def to(self, device: torch.device | str) -> OccupancyTargets:
         """The same truth on `device`."""
-        return OccupancyTargets(self.centres.to(device), self.labels.to(device), self.visible.to(device))
+        dense = None if self.semantics is None else self.semantics.to(device)
+        return OccupancyTargets(self.centres.to(device), self.labels.to(device), self.visible.to(device), dense)
 
     @classmethod
     def from_dense(
@@ -197,7 +210,12 @@ class OccupancyTargets:
         where = tuple(index.T)
         visible = np.ones(len(index), bool) if camera_mask is None else camera_mask[where].astype(bool)
         labels = semantics[where].astype(np.int64)
-        return cls(torch.from_numpy(grid.centre_of(index)), torch.from_numpy(labels), torch.from_numpy(visible))
+        return cls(
+            torch.from_numpy(grid.centre_of(index)),
+            torch.from_numpy(labels),
+            torch.from_numpy(visible),
+            torch.from_numpy(np.array(semantics, np.uint8)),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,12 +244,14 @@ def occupancy_loss(
     targets: Sequence[OccupancyTargets],
     grid: VoxelGrid = OCC3D_GRID,
     weights: LossWeights | None = None,
+    voxels: Sequence[DensifiedVoxels] | None = None,
 ) -> dict[str, Tensor]:
     """Named loss terms, float32 scalars with gradient; the names are those of the public OPUS code.
 
     outputs: one LayerOutput per decoder layer; init_points: [B, Q, 1, 3], normalised to the grid as LayerOutput.points
     are; targets: B of them, on the device of the outputs. Terms: `init_loss_pts`; `d{i}.loss_cls` and `d{i}.loss_pts`
-    of every layer i but the last, whose terms are `loss_cls` and `loss_pts`. See total_loss.
+    of every layer i but the last, whose terms are `loss_cls` and `loss_pts`. See total_loss. voxels: of every layer,
+    what its densifier says; then these are classified, and the outputs' logits are not looked at.
 
     Computed in float32 whatever the inputs' precision; no operation in here is one that autocast lowers. Raises
     InvalidInput naming the field for shapes that do not fit, another device, and numbers that are not finite.
@@ -243,6 +263,10 @@ def occupancy_loss(
     _check("init_points", init_points, (batch, 1, 3))
     for i, output in enumerate(outputs):
         _check(f"outputs[{i}].points", output.points, (batch, None, 3))
+        if voxels is not None:
+            if not bool(voxels[i].logits.isfinite().all()):
+                raise InvalidInput(f"voxels[{i}].logits", "holds a number that is not finite")
+            continue
         _check(f"outputs[{i}].logits", output.logits, (batch, output.points.shape[2], NUM_CLASSES))
         if output.logits.shape[1] != output.points.shape[1]:
             raise InvalidInput(f"outputs[{i}].logits", "has another number of queries than points")
@@ -255,7 +279,11 @@ def occupancy_loss(
     for i, output in enumerate(outputs):
         prefix = "" if i == len(outputs) - 1 else f"d{i}."
         pairs = _pairs(output.points, targets, grid)
-        terms[f"{prefix}loss_cls"] = _class_loss(output.logits, pairs, weights)
+        terms[f"{prefix}loss_cls"] = (
+            _class_loss(output.logits, pairs, weights)
+            if voxels is None
+            else _voxel_class_loss(voxels[i], targets, weights)
+        )
         terms[f"{prefix}loss_pts"] = _point_loss(pairs, weights)
     return terms
 
@@ -276,7 +304,7 @@ def _point_loss(batch: list[_Pairs], weights: LossWeights) -> Tensor:
     """L_pts, scalar."""
     # Tied to every point, so that a batch without truth still backpropagates (zeros) into the points.
     to_voxels = to_points = 0.0 * torch.stack([pairs.points.sum() for pairs in batch]).sum()
-    voxels = points = 0
+    voxels = points = 0.0
     for pairs in batch:
         if pairs.point_of is None or pairs.voxel_of is None:
             continue
@@ -287,11 +315,19 @@ def _point_loss(batch: list[_Pairs], weights: LossWeights) -> Tensor:
             far = torch.linalg.vector_norm(truth.centres - chosen, dim=1) > weights.far_distance
             w = torch.where(truth.visible & far, weights.far, 1.0)
             w = torch.where(truth.visible & rare, w.clamp(min=weights.rare), w)
-        to_voxels = to_voxels + (w * _smooth_l1(chosen, truth.centres, weights.beta)).sum()
-        to_points = to_points + _smooth_l1(pairs.points, truth.centres[pairs.voxel_of], weights.beta).sum()
-        voxels += len(truth)
-        points += len(pairs.points)
+        by_voxel, by_point = (_shares(of, weights.density_aware) for of in (pairs.point_of, pairs.voxel_of))
+        to_voxels = to_voxels + (by_voxel * w * _smooth_l1(chosen, truth.centres, weights.beta)).sum()
+        to_points = to_points + (by_point * _smooth_l1(pairs.points, truth.centres[pairs.voxel_of], weights.beta)).sum()
+        voxels += by_voxel.sum()
+        points += by_point.sum()
     return weights.points * (to_voxels / (voxels + _EPS) + to_points / (points + _EPS))
+
+
+def _shares(chosen: Tensor, density_aware: bool) -> Tensor:
+    """float32 [N] of partners int64 [N]: ones, or one over how many chose the same partner."""
+    if not density_aware:
+        return torch.ones(len(chosen), device=chosen.device)
+    return 1.0 / chosen.bincount()[chosen]
 
 
 def _class_loss(logits: Tensor, batch: list[_Pairs], weights: LossWeights) -> Tensor:
@@ -306,14 +342,31 @@ def _class_loss(logits: Tensor, batch: list[_Pairs], weights: LossWeights) -> Te
             away = torch.linalg.vector_norm(pairs.truth.centres[pairs.voxel_of, :2], dim=1)
             ranges.append(1 + away / weights.range_scale)
     x = logits.float().flatten(0, 2)
-    positive = F.one_hot(torch.cat(labels), NUM_CLASSES + 1)[:, :NUM_CLASSES].to(x.dtype)
+    per_point = _focal(x, torch.cat(labels), weights) * torch.cat(ranges)
+    return weights.classification * per_point.sum() / (len(x) + _EPS)
+
+
+def _voxel_class_loss(voxels: DensifiedVoxels, targets: Sequence[OccupancyTargets], weights: LossWeights) -> Tensor:
+    """L_cls of OPUS-V2, scalar; voxels of which nothing is known count nowhere."""
+    dense = [truth.semantics for truth in targets if truth.semantics is not None]
+    if len(dense) != len(targets):
+        raise InvalidInput("targets", "hold no dense labels: make them with OccupancyTargets.from_dense")
+    labels = torch.stack(dense)[voxels.indices.unbind(1)].long()
+    known = labels != IGNORED
+    labels = labels[known]
+    per_voxel = _focal(voxels.logits.float()[known], labels, weights)
+    return weights.classification * per_voxel.sum() / (labels < FREE).sum().clamp(min=1)
+
+
+def _focal(x: Tensor, labels: Tensor, weights: LossWeights) -> Tensor:
+    """Sigmoid focal loss float32 [N], summed over the channels with their weights, of logits [N, 17], labels [N]."""
+    positive = F.one_hot(labels, NUM_CLASSES + 1)[:, :NUM_CLASSES].to(x.dtype)
     score = x.sigmoid()
     missed = positive * (1 - score) + (1 - positive) * score
     balance = positive * weights.alpha + (1 - positive) * (1 - weights.alpha)
     # Cross entropy straight from the logits: log(sigmoid) of a confident mistake would be -inf.
     focal = balance * missed**weights.gamma * F.binary_cross_entropy_with_logits(x, positive, reduction="none")
-    per_point = (focal * x.new_tensor(weights.channels)).sum(1) * torch.cat(ranges)
-    return weights.classification * per_point.sum() / (len(x) + _EPS)
+    return (focal * x.new_tensor(weights.channels)).sum(1)
 
 
 def _smooth_l1(a: Tensor, b: Tensor, beta: float) -> Tensor:

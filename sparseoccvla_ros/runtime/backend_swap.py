@@ -99,7 +99,7 @@ class StandIn:
         if fits and self._decoder is not None and not torch.is_grad_enabled():
             try:
                 out = self._decoder(scene_sample(scene, clone=False))
-                return [LayerOutput(out["features"], out["logits"], out["points"])]
+                return [LayerOutput(out["features"], out.get("logits"), out["points"], out.get("point_features"))]
             except (RuntimeError, ValueError) as error:
                 self._give_up(error)
         return OccupancyEncoder.decode(self._encoder, scene)

@@ -83,7 +83,8 @@ class _Images(nn.Module):
 
 class _Decoder(nn.Module):
     """The sparse decoder's last layer: table float32 [1, T, rows, C], ego2img float32 [1, T, N, 4, 4], usable bool
-    [1, T, N], slots int64 [T] to features [1, Q, C], logits [1, Q, R, 17] and normalised points [1, Q, R, 3]."""
+    [1, T, N], slots int64 [T] to features [1, Q, C], normalised points [1, Q, R, 3] and their logits [1, Q, R, 17], or
+    point features [1, Q, R, C_p] of OPUS-V2: a densifier, whose sizes change from scene to scene, stays in torch."""
 
     def __init__(self, decoder: nn.Module, sizes: tuple[tuple[int, int], ...], image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class _Decoder(nn.Module):
 
     def forward(self, table: Tensor, ego2img: Tensor, usable: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
         last = self.decoder(SceneViews(table, self.sizes, ego2img, usable, self.image_size, slots))[-1]
-        return last.features, last.logits, last.points
+        return last.features, last.points, last.point_features if last.logits is None else last.logits
 
 
 class _Planner(nn.Module):
@@ -141,7 +142,8 @@ def decoder_graph(encoder: OccupancyEncoder, image: tuple[int, int]) -> Graph:
     module = _Decoder(encoder.decoder, sizes, padded_size(image)).eval()
     # The backbone's precision is none of the decoder's business: the same engine serves both.
     settings = repr((config.replace(backbone_dtype="float32"), sizes, encoder.grid))
-    return Graph("decoder", module, inputs, ("features", "logits", "points"), settings, "occupancy")
+    outputs = ("features", "points", "point_features" if config.decoder == "opus_v2" else "logits")
+    return Graph("decoder", module, inputs, outputs, settings, "occupancy")
 
 
 def planner_graph(planner: Planner, queries: int, reasoning: bool) -> Graph:

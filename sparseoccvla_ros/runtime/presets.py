@@ -16,7 +16,7 @@ import yaml
 
 from sparseoccvla_ros.camera_sync.config import ImageConfig
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.paths import share
+from sparseoccvla_ros.core.paths import cache_folder, share
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
@@ -95,12 +95,18 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(p.parent.name for p in share("models").glob("*/config.yaml")))
 
 
+def converted_folder(name: str) -> Path:
+    """Where `./run models convert` puts a preset with its public weights, unless told otherwise."""
+    return cache_folder() / "models" / name / "preset"
+
+
 def load_preset(name: str) -> Preset:
-    """Load models/<name>, or the folder at a path.
+    """Load models/<name>, with public weights where they were converted, or the folder at a path.
 
     Raises InvalidInput naming the option that is wrong, the file that is missing, or the weights whose sha256 differs.
     """
-    folder = Path(name) if (Path(name) / "config.yaml").is_file() else share("models", name)
+    places = (Path(name), converted_folder(name), share("models", name))
+    folder = next((p for p in places if (p / "config.yaml").is_file()), places[-1])
     file = folder / "config.yaml"
     if not file.is_file():
         raise InvalidInput(

@@ -40,6 +40,7 @@ def public(encoder: OccupancyEncoder) -> dict[str, torch.Tensor]:
         ("neck.output.", "img_neck.fpn_convs."),
         ("decoder.layers.", "pts_bbox_head.transformer.decoder.decoder_layers."),
         ("decoder.init", "pts_bbox_head.init"),
+        ("densifiers.", "pts_bbox_head.densifiers."),
     )
     out = {}
     for name, value in encoder.state_dict().items():
@@ -77,6 +78,31 @@ def test_a_checkpoint_becomes_a_preset(tmp_path: Path) -> None:
     assert RUN.invoke(models.app, arguments).exit_code == 2  # a preset is there already
 
 
+def test_a_checkpoint_of_opus_v2_gives_its_preset_weights(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    assert load_preset("opus_v2_t").untrained == ("occupancy", "reasoning", "planning")
+    source = OccupancyEncoder(SMALL.replace(decoder="opus_v2", score_threshold=0.25, densifier_dims=16))
+    file = tmp_path / "opusv2-t.pth"
+    torch.save({"meta": {"epoch": 100}, "state_dict": public(source)}, file)
+    refused = RUN.invoke(models.app, ["convert", str(file), "--preset", "opus_t"])
+    assert refused.exit_code == 2
+    assert "is of opus_v2" in refused.output
+    done = RUN.invoke(models.app, ["convert", str(file), "--preset", "opus_v2_t"])
+    assert done.exit_code == 0, done.output
+    preset = load_preset("opus_v2_t")
+    assert (preset.name, preset.untrained) == ("opus_v2_t", ("reasoning", "planning"))
+    assert preset.occupancy == source.config
+    assert preset.anchors is not None
+    assert preset.anchors.is_file()
+    from sparseoccvla_ros.runtime.stages import build_occupancy
+
+    again = build_occupancy(preset)
+    assert again.trained
+    for name, value in source.state_dict().items():
+        np.testing.assert_array_equal(again.state_dict()[name], value)
+
+
 def test_what_is_no_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_text("no weights")
     for file in ("a.pth", "none.pth"):
@@ -90,7 +116,17 @@ def test_list_names_presets_public_weights_and_licences() -> None:
     shown = RUN.invoke(models.app, ["list"])
     assert shown.exit_code == 0
     text = " ".join(shown.output.split())
-    for word in ("tiny", "opus_l", "sparseworld", "internvl2-2b", "no licence file", "MIT"):
+    for word in (
+        "tiny",
+        "opus_l",
+        "opus_v2_t",
+        "36.5",
+        "42.0",
+        "sparseworld",
+        "internvl2-2b",
+        "no licence file",
+        "MIT",
+    ):
         assert word in text
 
 
@@ -99,7 +135,7 @@ def test_without_a_hub_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, cache
         raise OSError("no route")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
-    for name in ("sparseworld", "internvl2-2b", "opus_s"):
+    for name in ("sparseworld", "internvl2-2b", "opus_s", "opus_v2_s"):
         told = RUN.invoke(models.app, ["fetch", name])
         assert told.exit_code == 3
         for word in ("licence:", "by hand:", "then:", str(cache / "models" / name)):

@@ -15,7 +15,7 @@ from sparseoccvla_ros.camera_sync.images import ImagePreparer
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
-from sparseoccvla_ros.data.augment import LARGEST, SMALLEST, Crop, ImageAugmentation, cropped, distorted
+from sparseoccvla_ros.data.augment import LARGEST, SMALLEST, Crop, ImageAugmentation, cropped, distorted, flipped
 from sparseoccvla_ros.data.dataset import Sample
 from sparseoccvla_ros.data.nuscenes.dataset import whole_images
 
@@ -88,6 +88,51 @@ def test_small_pictures_leave_the_right_side_black() -> None:
     covered = round(WIDTH * SMALLEST)
     assert (after.images[..., : covered - 1, :] == 200).all()
     assert (after.images[..., covered + 1 :, :] == 0).all()
+
+
+@pytest.mark.parametrize(("x", "y"), [(True, False), (False, True), (True, True)])
+def test_a_flipped_scene_keeps_its_pixels_labels_and_motion(x: bool, y: bool) -> None:
+    rng = np.random.default_rng(7)
+    before = sample_of(smooth(rng, WHOLE.height, WHOLE.width)[None, None])
+    semantics = rng.integers(0, 18, OCC3D_GRID.shape).astype(np.uint8)
+    turning = geometry.planar(4.0, 1.0, 0.3).astype(np.float32)
+    twist = np.array([5.0, 0.5, 0.1, 0.01, 0.02, 0.3], np.float32)
+    before = replace(
+        before, semantics=semantics, visible=semantics < 9, twist=twist, command=0, future=np.tile(turning, (6, 1, 1))
+    )
+    after = flipped(before, x, y)
+    turn = np.diag([-1.0 if x else 1.0, -1.0 if y else 1.0, 1.0, 1.0])
+    index = rng.integers(0, (200, 200, 16), (500, 3))
+    points = OCC3D_GRID.centre_of(index).astype(np.float64)
+    moved = points @ turn[:3, :3]
+    place, inside = OCC3D_GRID.index_of(moved)
+    assert inside.all()
+    np.testing.assert_array_equal(after.semantics[tuple(place.T)], semantics[tuple(index.T)])
+    np.testing.assert_array_equal(after.visible[tuple(place.T)], before.visible[tuple(index.T)])
+    old, depth = geometry.project(before.ego2img[0, 0].astype(np.float64), points)
+    new, _ = geometry.project(after.ego2img[0, 0].astype(np.float64), moved)
+    ahead = depth > 0.5
+    np.testing.assert_allclose(new[ahead], old[ahead], rtol=1e-4, atol=1e-3)
+    # What rides along moves alike: v + w x r, seen from either base_link.
+    v, w = before.twist[:3].astype(np.float64), before.twist[3:].astype(np.float64)
+    v2, w2 = after.twist[:3].astype(np.float64), after.twist[3:].astype(np.float64)
+    np.testing.assert_allclose(v2 + np.cross(w2, moved), (v + np.cross(w, points)) @ turn[:3, :3], atol=1e-5)
+    np.testing.assert_allclose(after.future[0, :3, 3], turn[:3, :3] @ turning[:3, 3], atol=1e-6)
+    assert after.command == (2 if y else 0)
+    back = flipped(after, x, y)
+    np.testing.assert_array_equal(back.semantics, before.semantics)
+    np.testing.assert_allclose(back.ego2img, before.ego2img)
+    assert after.images is before.images
+
+
+def test_scene_flips_are_drawn_apart_for_both_axes() -> None:
+    picture = np.zeros((1, 1, WHOLE.height, WHOLE.width, 3), np.uint8)
+    augment = ImageAugmentation(height=16, width=44, photograph=0.0, flip=0.0, flip_scene=0.5)
+    signs = set()
+    for seed in range(24):
+        matrix = augment(sample_of(picture), np.random.default_rng(seed)).ego2img[0, 0]
+        signs.add((bool(matrix[2, 0] > 0), bool(matrix[0, 1] < 0)))  # depth along +x; +y to the left
+    assert len(signs) == 4
 
 
 def test_one_draw_for_all_views_and_frames_and_the_same_for_the_same_numbers() -> None:

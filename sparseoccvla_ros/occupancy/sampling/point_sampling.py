@@ -16,18 +16,28 @@ PATHS = ("auto", "plain", "bag", "triton")
 class PointSampling(nn.Module):
     """Samples each query's own points from all frames, cameras and levels (SparseBEV, OPUS).
 
-    Rows of `sampling_offset`: (group, point, xyz); of `scale_weights`: (group, point, level). path: one of PATHS; auto
+    A sampled point lies at the query's centre + spread * offset, or with prototypes (OPUS-V2) at centre + spread *
+    prototype + offset: the offset then counts metres. Rows of `sampling_prototype`: (group, point); of
+    `sampling_offset`: (group, point, xyz); of `scale_weights`: (group, point, level). path: one of PATHS; auto
     takes the Triton kernel on CUDA where Triton is installed, the weighted gather on a CPU, and the plain path
     elsewhere and in an export.
     """
 
     def __init__(
-        self, embed_dims: int, groups: int, points: int, levels: int, rules: SamplingRules, compatible: bool
+        self,
+        embed_dims: int,
+        groups: int,
+        points: int,
+        levels: int,
+        rules: SamplingRules,
+        compatible: bool,
+        prototypes: bool = False,
     ) -> None:
         super().__init__()
         self.groups, self.points, self.levels = groups, points, levels
         self.rules, self.compatible = rules, compatible
         self.path = "auto"
+        self.sampling_prototype = nn.Embedding(groups * points, 3) if prototypes else None
         self.sampling_offset = nn.Linear(embed_dims, groups * points * 3)
         self.scale_weights = nn.Linear(embed_dims, groups * points * levels)
         nn.init.zeros_(self.sampling_offset.weight)
@@ -37,7 +47,12 @@ class PointSampling(nn.Module):
         """query [B, Q, C], centres and spread [B, Q, 3] m to [B, Q, G, T * P, C / G], frames in order of age."""
         b, q, _ = query.shape
         offset = self.sampling_offset(query).float().view(b, q, self.groups, self.points, 3)
-        points = centres[:, :, None, None] + offset * spread[:, :, None, None]
+        spread = spread[:, :, None, None]
+        if self.sampling_prototype is not None:
+            offset = offset + spread * self.sampling_prototype.weight.view(self.groups, self.points, 3)
+        else:
+            offset = offset * spread
+        points = centres[:, :, None, None] + offset
         weights = self.level_weights(query, scene.ego2img.shape[1])
         path = pick_path(self.path, points.device)
         if path == "bag":

@@ -214,8 +214,11 @@ class OccupancyStage(Stage[OccupancyBatch]):
         decoder, scene = self.encoder.decoder, self.scene(levels, batch)
         with torch.autocast(scene.ego2img.device.type, enabled=False):
             points, query, proposals = decoder.start(scene)
-            outputs = decoder.refine(points, query, scene)
-        terms = occupancy_loss(outputs, points, batch.targets, self.encoder.grid, self.weights)
+            outputs = decoder.refine(points, query, scene, every_layer=True)
+        voxels = None
+        if self.encoder.densifiers is not None:
+            voxels = [self.encoder.densify(output, layer) for layer, output in enumerate(outputs)]
+        terms = occupancy_loss(outputs, points, batch.targets, self.encoder.grid, self.weights, voxels)
         return terms, outputs, None if proposals is None else proposals.cells
 
     def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
@@ -242,7 +245,7 @@ class OccupancyStage(Stage[OccupancyBatch]):
                 losses.append(float(torch.stack(list(terms.values())).sum()))
                 for k, sample in enumerate(batch.samples):
                     semantics = np.ascontiguousarray(sample.semantics)
-                    last = LayerOutput(*(v[k : k + 1] for v in vars(outputs[-1]).values()))
+                    last = LayerOutput(*(None if v is None else v[k : k + 1] for v in vars(outputs[-1]).values()))
                     for threshold, meter in meters.items():
                         meter.update(self.voxels(last, threshold)[0].dense(), semantics, sample.visible)
                     if len(first) < _PICTURED:
@@ -258,6 +261,9 @@ class OccupancyStage(Stage[OccupancyBatch]):
     def voxels(self, last: LayerOutput, threshold: float | None = None) -> list[SparseVoxels]:
         """What the node would show for each batch element, from the last layer's output; threshold: the preset's."""
         config = self.encoder.config if threshold is None else self.encoder.config.replace(score_threshold=threshold)
+        if last.logits is None:
+            dense = self.encoder.densify(last)
+            return [dense.occupied(k, config.score_threshold, self.encoder.grid) for k in range(len(last.points))]
         points = self.encoder.decoder.metric(last.points.float())
         best, labels = last.logits.float().max(-1)
         scores, labels = best.sigmoid().cpu().numpy(), labels.to(torch.uint8).cpu().numpy()
