@@ -1,8 +1,8 @@
 """Image augmentation of OPUS, SparseWorld and SparseBEV, with the matrices that follow every pixel.
 
 One draw of scale, crop and mirror image for all views and frames of a sample, as of one vehicle; photometric distortion
-per image (Wang et al., OPUS, NeurIPS 2024; the distortion is that of SSD, Liu et al. 2016). OPUS-V2 also flips the scene
-under the images ("BDA").
+per image (Wang et al., OPUS, NeurIPS 2024; the distortion is that of SSD, Liu et al. 2016). OPUS-V2 also flips the
+scene under the images ("BDA").
 """
 
 from __future__ import annotations

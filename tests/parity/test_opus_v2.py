@@ -233,6 +233,8 @@ def test_public_checkpoints_load_strictly_and_survive_our_format(path, name, tmp
     for key, value in ours.items():
         assert torch.equal(again.state_dict()[key], value), key
 
+    if VARIANTS[name] != "t":  # what is refused is refused alike, and each file is 285 MB
+        return
     head = "pts_bbox_head."
     del state[head + "densifiers.3.cls_branch.2.bias"]
     state[head + "surplus"] = torch.zeros(1)
