@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sparseoccvla_ros.data.nuscenes.index import NuscenesIndex
+    from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +51,41 @@ def world_index(world_root: Path) -> NuscenesIndex:
     from sparseoccvla_ros.data.nuscenes.writer import VERSION
 
     return prepare(world_root, VERSION)
+
+
+@pytest.fixture(scope="session")
+def public_state() -> Callable[[OccupancyEncoder], dict[str, Tensor]]:
+    """An encoder's weights under the names and with the buffers of the public OPUS code."""
+    import torch
+
+    def of(encoder: OccupancyEncoder) -> dict[str, Tensor]:
+        rules = (
+            ("self_attn.in_proj.", "self_attn.attention.attn.in_proj_"),
+            ("self_attn.out_proj.", "self_attn.attention.attn.out_proj."),
+            ("ffn.0.", "ffn.layers.0.0."),
+            ("ffn.3.", "ffn.layers.1."),
+            ("decoder.layers.", "pts_bbox_head.transformer.decoder.decoder_layers."),
+            ("decoder.init", "pts_bbox_head.init"),
+            ("densifiers.", "pts_bbox_head.densifiers."),
+            ("neck.lateral.", "img_neck.lateral_convs."),
+            ("neck.output.", "img_neck.fpn_convs."),
+        )
+        out = {}
+        for name, value in encoder.state_dict().items():
+            for ours, theirs in rules:
+                name = name.replace(ours, theirs)
+            head, _, tail = name.rpartition(".")
+            if name.startswith("img_neck."):
+                name = f"{head}.conv.{tail}"
+            out["img_" + name if name.startswith("backbone.") else name] = value.clone()
+        lower, upper = torch.tensor(encoder.grid.lower), torch.tensor(encoder.grid.upper)
+        for index in range(len(encoder.densifiers or ())):
+            out[f"pts_bbox_head.densifiers.{index}.pc_range"] = torch.cat((lower, upper))
+            out[f"pts_bbox_head.densifiers.{index}.voxel_num"] = torch.tensor(encoder.grid.shape)
+        out["pts_bbox_head.pc_range"] = torch.cat((lower, upper))
+        out["pts_bbox_head.scene_size"] = upper - lower
+        out["pts_bbox_head.voxel_size"] = torch.full((3,), encoder.grid.size)
+        out["pts_bbox_head.voxel_num"] = torch.tensor(encoder.grid.shape)
+        return out
+
+    return of

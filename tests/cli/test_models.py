@@ -29,35 +29,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def public(encoder: OccupancyEncoder) -> dict[str, torch.Tensor]:
-    """The weights under OPUS' names (its released checkpoints)."""
-    rules = (
-        ("self_attn.in_proj.", "self_attn.attention.attn.in_proj_"),
-        ("self_attn.out_proj.", "self_attn.attention.attn.out_proj."),
-        ("ffn.0.", "ffn.layers.0.0."),
-        ("ffn.3.", "ffn.layers.1."),
-        ("neck.lateral.", "img_neck.lateral_convs."),
-        ("neck.output.", "img_neck.fpn_convs."),
-        ("decoder.layers.", "pts_bbox_head.transformer.decoder.decoder_layers."),
-        ("decoder.init", "pts_bbox_head.init"),
-        ("densifiers.", "pts_bbox_head.densifiers."),
-    )
-    out = {}
-    for name, value in encoder.state_dict().items():
-        for ours, theirs in rules:
-            name = name.replace(ours, theirs)
-        if name.startswith("img_neck."):
-            head, _, tail = name.rpartition(".")
-            name = f"{head}.conv.{tail}"
-        out["img_" + name if name.startswith("backbone.") else name] = value.clone()
-    return out
-
-
-def test_a_checkpoint_becomes_a_preset(tmp_path: Path) -> None:
+def test_a_checkpoint_becomes_a_preset(public_state, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(3)
     source = OccupancyEncoder(SMALL)
-    torch.save({"meta": {"epoch": 100}, "state_dict": public(source)}, tmp_path / "epoch_100.pth")
+    torch.save({"meta": {"epoch": 100}, "state_dict": public_state(source)}, tmp_path / "epoch_100.pth")
     arguments = ["convert", str(tmp_path / "epoch_100.pth"), "--preset", "opus_t", "--out", str(tmp_path / "mine")]
     done = RUN.invoke(models.app, arguments)
     assert done.exit_code == 0, done.output
@@ -78,13 +54,13 @@ def test_a_checkpoint_becomes_a_preset(tmp_path: Path) -> None:
     assert RUN.invoke(models.app, arguments).exit_code == 2  # a preset is there already
 
 
-def test_a_checkpoint_of_opus_v2_gives_its_preset_weights(tmp_path: Path) -> None:
+def test_a_checkpoint_of_opus_v2_gives_its_preset_weights(public_state, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(3)
     assert load_preset("opus_v2_t").untrained == ("occupancy", "reasoning", "planning")
     source = OccupancyEncoder(SMALL.replace(decoder="opus_v2", score_threshold=0.25, densifier_dims=16))
     file = tmp_path / "opusv2-t.pth"
-    torch.save({"meta": {"epoch": 100}, "state_dict": public(source)}, file)
+    torch.save({"meta": {"epoch": 100}, "state_dict": public_state(source)}, file)
     refused = RUN.invoke(models.app, ["convert", str(file), "--preset", "opus_t"])
     assert refused.exit_code == 2
     assert "is of opus_v2" in refused.output
