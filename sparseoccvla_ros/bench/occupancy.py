@@ -33,8 +33,15 @@ STEP_NS = 400_000_000
 Work = Callable[[], Any]
 
 
-def bench_occupancy(console: Console, preset: str, seconds: float = 3.0) -> dict[str, Any]:
-    """Measure on the CPU (one and two threads) and, where there is one, on the GPU; print tables, return numbers."""
+def bench_occupancy(console: Console, preset: str, against: str = "", seconds: float = 3.0) -> dict[str, Any]:
+    """Measure on the CPU (one and two threads) and, where there is one, on the GPU; print tables, return numbers.
+
+    against: another preset; then the two side by side on the CPU, and the densifier if `preset` has one.
+    """
+    if against:
+        from .densifier import bench_against
+
+        return {"preset": preset, "against": against, **bench_against(console, preset, against)}
     loaded = load_preset(preset)
     numbers: dict[str, Any] = {"preset": preset, "cpu": {}}
     for threads in (1, 2):
@@ -95,6 +102,8 @@ def stage_times(encoder: OccupancyEncoder, synchronise: Callable[[], None]) -> I
         "position encoding": ("position_encoder",), "sampling": ("sampling",), "adaptive mixing": ("mixing",),
         "self-attention": ("self_attn",), "feed-forward": ("ffn",), "heads": ("cls_branch", "reg_branch"),
     }  # fmt: skip
+    if encoder.densifiers is not None:
+        parts["densifier"] = list(encoder.densifiers)
     for title, attributes in names.items():
         parts[title] = [getattr(layer, name) for layer in encoder.decoder.layers for name in attributes]
     began: dict[int, float] = {}

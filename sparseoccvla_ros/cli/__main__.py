@@ -127,6 +127,9 @@ def bench(
     variants: Annotated[bool, typer.Option(help="end_to_end: also composed, and with default transports")] = False,
     minutes: Annotated[float, typer.Option(min=0.1, max=1440.0, help="soak: how long")] = 20.0,
     reduced: Annotated[bool, typer.Option(help="hardware: the same at a size that a laptop can compute")] = False,
+    against: Annotated[
+        str, typer.Option(help="occupancy: only a comparison with this preset, e.g. opus_t for opus_v2_t")
+    ] = "",
     json: Json = None,
 ) -> None:
     """Measure latencies and rates."""
@@ -141,7 +144,7 @@ def bench(
     if not all(0.1 <= value <= 50 for value in rates):
         raise InvalidInput("--hz", f"want 0.1 .. 50, got {hz!r}")
     preset = preset or ("r50_600q" if what == "hardware" else "tiny")
-    raise typer.Exit(run_bench(what, Choices(bag, rate, preset, rates, variants, minutes, reduced), json))
+    raise typer.Exit(run_bench(what, Choices(bag, rate, preset, rates, variants, minutes, reduced, against), json))
 
 
 @app.command()

@@ -28,6 +28,7 @@ class Choices:
     variants: bool = False
     minutes: float = 20.0
     reduced: bool = False
+    against: str = ""
 
 
 def run_bench(what: str, choices: Choices, file: Path | None) -> int:
@@ -69,7 +70,7 @@ def _occupancy(console: Console, choices: Choices) -> dict[str, Any]:
     """The sparse occupancy encoder by stages, paths, precision and device."""
     from ..bench.occupancy import bench_occupancy
 
-    return bench_occupancy(console, choices.preset)
+    return bench_occupancy(console, choices.preset, choices.against)
 
 
 def _runtimes(console: Console, choices: Choices) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_a_checkpoint_of_opus_v2_gives_its_preset_weights(public_state, tmp_path
     assert preset.occupancy == source.config
     assert preset.anchors is not None
     assert preset.anchors.is_file()
-    from sparseoccvla_ros.runtime.stages import build_occupancy
+    from sparseoccvla_ros.runtime.factory import build_occupancy
 
     again = build_occupancy(preset)
     assert again.trained

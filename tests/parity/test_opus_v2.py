@@ -20,7 +20,7 @@ from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.decoder import OccupancyDecoder
 from sparseoccvla_ros.occupancy.densifier.network import DensifiedVoxels, Densifier
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
-from sparseoccvla_ros.occupancy.sampling import SceneViews
+from sparseoccvla_ros.occupancy.sampling.views import SceneViews
 from sparseoccvla_ros.runtime.presets import load_preset
 
 GRID_BUFFERS = (".pc_range", ".scene_size", ".voxel_size", ".voxel_num")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.occ3d import NUM_CLASSES
+from ...core.classes import NUM_CLASSES
 from ...core.voxels import SparseVoxels, VoxelGrid
 from .sparse_conv import SparseConv3d, SparseSites
 

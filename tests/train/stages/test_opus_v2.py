@@ -7,9 +7,8 @@ import torch
 
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.occupancy.losses import IGNORED
-from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
-
-from .conftest import MICRO, Boxes
+from sparseoccvla_ros.train.stages.occupancy import OccupancyStage, OccupancyStageSettings
+from tests.train.conftest import MICRO, Boxes
 
 
 def test_every_densifier_learns_and_the_loss_falls() -> None:
