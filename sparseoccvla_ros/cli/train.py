@@ -107,6 +107,10 @@ def train(
     alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="focal loss: weight of positives; OPUS 0.25")] = 0.6,
     gamma: Annotated[float, typer.Option(min=0.0, help="focal loss: exponent; OPUS 2")] = 1.0,
     rare: Annotated[str, typer.Option(help="classes that weigh most: things (0..10), or opus (four)")] = "things",
+    density_aware: Annotated[
+        bool,
+        typer.Option("--density-aware", help="OPUS-V2's density-aware point loss"),
+    ] = False,
     scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on; stages 2, 3: scenes")] = 10_000,
     validation: Annotated[int, typer.Option(min=1, help="seeds, or samples of nuScenes, to validate on")] = 20,
     validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 400,
@@ -172,7 +176,8 @@ def train(
         if rare not in ("things", "opus"):
             raise InvalidInput("rare", f"{rare!r} is neither things nor opus")
         things = {"rare_classes": tuple(range(LABEL["driveable_surface"]))} if rare == "things" else {}
-        weights = LossWeights(alpha=alpha, gamma=gamma, **things)
+        points = {"density_aware": True, "points": 0.25} if density_aware else {}
+        weights = LossWeights(alpha=alpha, gamma=gamma, **things, **points)
         trained = _occupancy_stage(found, kind, precision, choices, weights, init)
         console = Console(stderr=True)
         folder = out or Path("out/train/occupancy")

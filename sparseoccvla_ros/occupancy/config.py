@@ -166,6 +166,8 @@ class OccupancyConfig:
             raise InvalidInput("depth_bins", f"want at least 2, got {self.depth_bins}")
         if not 0 <= self.image_queries < self.queries:
             raise InvalidInput("image_queries", f"want 0 to below queries {self.queries}, got {self.image_queries}")
+        if self.voxel_head and self.decoder == "opus_v2":
+            raise InvalidInput("voxel_head", "the densifier of opus_v2 classifies voxels already")
         if self.voxel_head and not self.image_queries:
             raise InvalidInput(
                 "voxel_head", "it reads the image cells that image_queries describe: want image_queries > 0"

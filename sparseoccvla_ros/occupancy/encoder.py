@@ -144,14 +144,12 @@ class OccupancyEncoder(nn.Module):
         last = self.decode(scene)[-1]
 
         points = self.decoder.metric(last.points[0])
-        if last.logits is not None:
-            logits = last.logits[0]
-            best, labels = logits.max(-1)
-        else:
-            dense = self.densify(last)
-            logits = dense.logits
+        dense = None if self.densifiers is None else self.densify(last)
+        logits = last.logits[0] if dense is None else dense.logits
+        best, labels = logits.max(-1)
+        if dense is not None:
             # A point has the class of the voxel that it lies in.
-            best, labels = (v[dense.point_rows[0]] for v in logits.max(-1))
+            best, labels = best[dense.point_rows[0]], labels[dense.point_rows[0]]
         halves = F.adaptive_avg_pool2d(features[-1], (1, 2))[:, :, 0].transpose(1, 2)
         halves = halves.masked_fill(torch.from_numpy(~usable).to(device)[:, None, None], 0.0).flatten(0, 1)
         results = {
@@ -174,16 +172,22 @@ class OccupancyEncoder(nn.Module):
             labels=labels.to(torch.uint8).cpu().numpy(),
             missing=tuple(name for name, use in zip(frames.names, usable, strict=True) if not use),
             trained=self.trained,
-            voxels=self.dense_voxels(scene, last),
+            voxels=self.dense_voxels(scene, last, dense=dense),
             **arrays,
         )
 
     @torch.inference_mode()
-    def dense_voxels(self, scene: SceneViews, last: LayerOutput, item: int = 0) -> SparseVoxels | None:
-        """What the voxel head makes of batch element `item`; None for an encoder without one.
+    def dense_voxels(
+        self, scene: SceneViews, last: LayerOutput, item: int = 0, dense: DensifiedVoxels | None = None
+    ) -> SparseVoxels | None:
+        """What the voxel head or the densifier makes of batch element `item`; None for an encoder without either.
 
-        The score of a voxel is the probability that something is there, whatever it is.
+        The score of a voxel is the probability that something is there, whatever it is, or with a densifier that of its
+        class. dense: what `densify` gave for `last`, where it is at hand.
         """
+        if self.densifiers is not None:
+            dense = dense or self.densify(last)
+            return dense.occupied(item, self.config.score_threshold, self.grid)
         if self.voxel_head is None or self.decoder.proposals is None:
             return None
         index, logits = self.voxel_head(scene, self.decoder.proposals, last, item)

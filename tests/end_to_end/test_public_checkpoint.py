@@ -76,3 +76,8 @@ def test_a_checkpoint_file_drives_the_whole_graph(reduced: Path, public_state, t
     assert queries
     assert clouds
     assert all(messages.queries_from_msg(q).trained for q in queries)
+    # What is shown are the densifier's voxels, which the points alone could not give.
+    scene = messages.queries_from_msg(queries[-1])
+    assert scene.voxels is not None
+    shown = {messages.nanoseconds(c.header.stamp): len(messages.cloud_from_msg(c)) for c in clouds}
+    assert shown.get(scene.stamp, len(scene.voxels)) == len(scene.voxels) > scene.labels.size

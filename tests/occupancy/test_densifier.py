@@ -102,3 +102,9 @@ def test_an_encoder_gives_each_point_the_class_of_its_voxel(make_frames, make_en
     # float64 on one side: a point on a voxel's border may fall on either.
     assert (np.abs(at[0] - queries.scores[inside]) < 1e-6).mean() > 0.999
     assert (at[1] == queries.labels[inside]).mean() > 0.999
+    found = encoder.voxels(queries)
+    assert found is queries.voxels
+    occupied = best > config.score_threshold
+    np.testing.assert_array_equal(found.indices, seen["out"].indices[occupied, 1:])
+    np.testing.assert_array_equal(found.labels, labels[occupied])
+    np.testing.assert_allclose(found.scores, best[occupied], atol=1e-6)
