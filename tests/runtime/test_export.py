@@ -85,6 +85,28 @@ def test_engine_equals_torch_on_the_bag_and_streams(case, runtime) -> None:
     np.testing.assert_array_equal(ours.points, kept)  # results are no windows into the engine
 
 
+def test_a_densifier_runs_in_torch_behind_an_engine(presets, frames) -> None:
+    r50 = presets["r50"]
+    config = r50.occupancy.replace(decoder="opus_v2", point_features=8, densifier_dims=16, score_threshold=0.01)
+    preset = replace(r50, name="opus_v2", occupancy=config)
+    accelerated, plain = random_encoder(preset), random_encoder(preset)
+    seen = onnx_graphs.record(plain, frames["r50"][:3])
+    for graph, real, precision in zip(
+        graphs_of(plain, preset, "onnx"), (seen.images, seen.decoder), precisions(plain, "onnx"), strict=True
+    ):
+        assert not any(name.startswith("densifiers") for name, _ in graph.module.named_parameters())
+        assert build(preset.name, graph, "onnx", real, precision).record["verified"] == "against torch"
+    assert use_runtime(accelerated, preset, "onnx") == ""
+    for item in frames["r50"][:3]:
+        ours, truth = accelerated.encode(item), plain.encode(item)
+        np.testing.assert_allclose(ours.points, truth.points, atol=1e-3)
+        assert ours.voxels is not None
+        assert truth.voxels is not None
+        a, b = ({tuple(v) for v in q.voxels.indices.tolist()} for q in (ours, truth))
+        # A point that a rounding error moves over a voxel's border takes a few voxels along.
+        assert len(a & b) > 0.98 * len(a | b) > 0
+
+
 def test_tensorrt_knows_every_operator_and_builds(case) -> None:
     for item in engines(case, "tensorrt"):
         from sparseoccvla_ros.runtime.backends.tensorrt import unsupported
