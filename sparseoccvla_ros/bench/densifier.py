@@ -42,7 +42,8 @@ def cpu_ms(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, flo
 
 
 def bench_against(console: Console, name: str, other: str, rounds: int = 3) -> dict[str, Any]:
-    """CPU time of an encode of two presets in turns, and the peak memory of each in a process of its own."""
+    """CPU time of an encode of two presets in turns, and the peak memory of each in a process of its own; the densifier
+    apart where the first preset has one."""
     memory = {preset: _peak_mb(preset) for preset in (other, name)}
     torch.set_num_threads(1)
     works: dict[str, Callable[[], object]] = {}
@@ -56,7 +57,13 @@ def bench_against(console: Console, name: str, other: str, rounds: int = 3) -> d
     for preset in memory:
         table.add_row(preset, f"{times[preset]:.0f} ms", f"{weights[preset]:.0f} MB", f"{memory[preset]:.0f} MB")
     console.print(table)
-    numbers = {"encode_cpu_ms": times, "weights_mb": weights, "peak_mb": memory}
+    numbers: dict[str, Any] = {
+        "preset": name,
+        "against": other,
+        "encode_cpu_ms": times,
+        "weights_mb": weights,
+        "peak_mb": memory,
+    }
     if load_preset(name).occupancy.decoder == "opus_v2":
         numbers["densifier"] = bench_densifier(console, name)
     return numbers

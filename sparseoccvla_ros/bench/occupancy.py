@@ -33,15 +33,8 @@ STEP_NS = 400_000_000
 Work = Callable[[], Any]
 
 
-def bench_occupancy(console: Console, preset: str, against: str = "", seconds: float = 3.0) -> dict[str, Any]:
-    """Measure on the CPU (one and two threads) and, where there is one, on the GPU; print tables, return numbers.
-
-    against: another preset; then the two side by side on the CPU, and the densifier if `preset` has one.
-    """
-    if against:
-        from .densifier import bench_against
-
-        return {"preset": preset, "against": against, **bench_against(console, preset, against)}
+def bench_occupancy(console: Console, preset: str, seconds: float = 3.0) -> dict[str, Any]:
+    """Measure on the CPU (one and two threads) and, where there is one, on the GPU; print tables, return numbers."""
     loaded = load_preset(preset)
     numbers: dict[str, Any] = {"preset": preset, "cpu": {}}
     for threads in (1, 2):

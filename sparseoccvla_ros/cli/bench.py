@@ -70,7 +70,11 @@ def _occupancy(console: Console, choices: Choices) -> dict[str, Any]:
     """The sparse occupancy encoder by stages, paths, precision and device."""
     from ..bench.occupancy import bench_occupancy
 
-    return bench_occupancy(console, choices.preset, choices.against)
+    if choices.against:
+        from ..bench.densifier import bench_against
+
+        return bench_against(console, choices.preset, choices.against)
+    return bench_occupancy(console, choices.preset)
 
 
 def _runtimes(console: Console, choices: Choices) -> dict[str, Any]:
