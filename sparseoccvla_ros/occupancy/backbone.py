@@ -108,10 +108,28 @@ class EfficientNetLite(nn.Module):
         self.channels = tuple(ends[s][1] for s in strides)
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        return self.late(self.early(x, len(self.blocks)), len(self.blocks))
+
+    def early(self, x: Tensor, blocks: int) -> list[Tensor]:
+        """Stem and the first `blocks` blocks: the levels of `forward` that end before the last of them, and its output.
+
+        Where these blocks are frozen, what they give can be kept, and `late` goes on from there.
+        """
         x = F.relu6(conv_norm(x, self.stem, self.stem_norm), inplace=True)
         out = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
+        for index in range(blocks):
+            x = self.blocks[index](x)
+            if index in self._taps and index < blocks - 1:
+                out.append(x)
+        return [*out, x]
+
+    def late(self, parts: list[Tensor], blocks: int) -> list[Tensor]:
+        """What `forward` returns, from what `early` gave for the same `blocks`."""
+        *out, x = parts
+        if blocks - 1 in self._taps:
+            out.append(x)
+        for index in range(blocks, len(self.blocks)):
+            x = self.blocks[index](x)
             if index in self._taps:
                 out.append(x)
         return out

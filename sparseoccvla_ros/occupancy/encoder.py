@@ -70,15 +70,39 @@ class OccupancyEncoder(nn.Module):
         images: RGB 0..255, uint8 or float [M, H, W, 3]; returns per level float32 [M, C, H' / stride, W' / stride] with
         H', W' = H, W rounded up to multiples of 32.
         """
+        x = self._normalised(images)
+        with self._precision(x.device):
+            levels = self.neck(self.backbone(x))
+        return [level.float() for level in levels]
+
+    def early_features(self, images: Tensor, blocks: int) -> list[Tensor]:
+        """float32 [M, C, h, w] each: what stem and first `blocks` blocks of the backbone give (EfficientNetLite.early).
+
+        Raises InvalidInput("backbone", ...) for a backbone that has no such split.
+        """
+        if not isinstance(self.backbone, EfficientNetLite):
+            raise InvalidInput("backbone", f"{self.config.backbone} has no early blocks to keep")
+        x = self._normalised(images)
+        with self._precision(x.device):
+            return [part.float() for part in self.backbone.early(x, blocks)]
+
+    def late_features(self, parts: list[Tensor], blocks: int) -> list[Tensor]:
+        """What image_features returns, from what early_features gave for the same `blocks`."""
+        assert isinstance(self.backbone, EfficientNetLite)
+        with self._precision(parts[0].device):
+            return [level.float() for level in self.neck(self.backbone.late(parts, blocks))]
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """float32 [M, 3, H', W'], channels last, padded to PIXEL_MULTIPLE."""
         x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last, copy=True)
         x = x.sub_(self.pixel_mean).mul_(self.pixel_scale)
         height, width = padded_size(x.shape[-2:])
         if (height, width) != tuple(x.shape[-2:]):
             x = F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
-        half = self.config.backbone_dtype == "bfloat16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-            levels = self.neck(self.backbone(x))
-        return [level.float() for level in levels]
+        return x
+
+    def _precision(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.config.backbone_dtype == "bfloat16")
 
     def forward(self, images: Tensor, ego2img: Tensor, usable: Tensor | None = None) -> list[LayerOutput]:
         """Batch path: all frames at once, the present one first.

@@ -78,6 +78,11 @@ class OccupancyBatch:
     cells: tuple[Tensor, Tensor]
     samples: tuple[Sample, ...]
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the padded images."""
+        return padded_size(tuple(self.images.shape[3:5]))
+
 
 class OccupancyStage(Stage[OccupancyBatch]):
     """Trains an OccupancyEncoder with the set losses of OPUS on every decoder layer."""
@@ -102,15 +107,7 @@ class OccupancyStage(Stage[OccupancyBatch]):
             if perspective and not proposes
             else None
         )
-        for part in _first_parts(encoder.backbone, self.settings.frozen):
-            part.requires_grad_(False)
-        for part in encoder.backbone.modules():
-            if isinstance(part, nn.Conv2d) and part.groups > 1 and not self.settings.depthwise:
-                part.requires_grad_(False)
-        for name, parameter in encoder.backbone.named_parameters():
-            # The scale of a norm is folded into the kernel before it.
-            if name.endswith("depthwise_norm.weight") and not self.settings.depthwise:
-                parameter.requires_grad_(False)
+        freeze_backbone(encoder.backbone, self.settings.frozen, self.settings.depthwise)
 
     def begin(self, data: DrivingSamples, seed: int) -> None:
         """Put the initial points where voxels are: centres of clusters, which needs no gradient step."""
@@ -122,9 +119,9 @@ class OccupancyStage(Stage[OccupancyBatch]):
         grid, weight = self.encoder.grid, self.encoder.decoder.init_points.weight
         parts = []
         for index in rng.permutation(len(data))[:_CLUSTERED_SAMPLES]:
-            index = np.argwhere(np.isin(self._learned(data[int(index)]), wanted))
-            parts.append(rng.permutation(index)[: 16 * len(weight)])
-        centres = grid.centre_of(np.concatenate(parts)).astype(np.float64)
+            for centres, labels in self._truth(data[int(index)]):
+                parts.append(rng.permutation(centres[np.isin(labels, wanted)])[: 16 * len(weight)])
+        centres = np.concatenate(parts).astype(np.float64)
         if len(centres) < len(weight):
             return
         lower, extent = np.array(grid.lower), np.subtract(grid.upper, grid.lower)
@@ -132,6 +129,12 @@ class OccupancyStage(Stage[OccupancyBatch]):
         clusters, _ = kmeans2(chosen, len(weight), iter=12, minit="++", rng=rng, missing="warn")
         with torch.no_grad():
             weight.copy_(torch.from_numpy((clusters - lower) / extent))
+
+    def _truth(self, sample: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Centres [V, 3] m and labels [V] of the voxels to learn, of every moment that an item of the data holds."""
+        learned = self._learned(sample)
+        index = np.argwhere(learned < FREE)
+        return [(self.encoder.grid.centre_of(index), learned[tuple(index.T)])]
 
     def _learned(self, sample: Sample) -> np.ndarray:
         """Labels uint8 [X, Y, Z] to learn, 255 where nothing is."""
@@ -193,15 +196,18 @@ class OccupancyStage(Stage[OccupancyBatch]):
 
     def scene(self, levels: list[Tensor], batch: OccupancyBatch) -> SceneViews:
         """The decoder's input from the features of a batch's images; every camera is usable."""
-        b, t, n, h, w, _ = batch.images.shape
-        usable = torch.ones((b, t, n), dtype=torch.bool, device=batch.images.device)
-        return SceneViews.of_levels(levels, batch.ego2img, usable, padded_size((h, w)))
+        usable = torch.ones(batch.ego2img.shape[:3], dtype=torch.bool, device=batch.ego2img.device)
+        return SceneViews.of_levels(levels, batch.ego2img, usable, batch.image_size)
+
+    def levels(self, batch: OccupancyBatch) -> list[Tensor]:
+        """Feature levels [B * T * N, C, h, w] of a batch that trains."""
+        return self.features(batch.images)
 
     def forward(self, batch: OccupancyBatch) -> dict[str, Tensor]:
-        levels = self.features(batch.images)
+        levels = self.levels(batch)
         terms, _, cells = self.losses(levels, batch)
         if self.heads is not None:
-            b, t, n = batch.images.shape[:3]
+            b, t, n = batch.ego2img.shape[:3]
             cells = self.heads(levels[0].view(b, t, n, *levels[0].shape[1:])[:, 0].flatten(0, 1))
         if cells is not None:
             terms |= {k: self.settings.perspective * v for k, v in cell_losses(cells, *batch.cells).items()}
@@ -223,16 +229,7 @@ class OccupancyStage(Stage[OccupancyBatch]):
 
     def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
         """The backbone and the sampling offsets learn slowly; norms, biases and the initial points do not decay."""
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                is_slow = name.startswith("encoder.backbone.") or "sampling_offset" in name
-                decays = parameter.ndim > 1 and "init_points" not in name
-                groups.setdefault((is_slow, decays), []).append(parameter)
-        return [
-            {"params": found, "lr": rate * (slow if is_slow else 1.0), **({} if decays else {"weight_decay": 0.0})}
-            for (is_slow, decays), found in sorted(groups.items(), key=lambda g: g[0])
-        ]
+        return parameter_groups(self, rate, slow)
 
     def validate(self, batches: Iterable[OccupancyBatch]) -> Validation:
         """Voxel mIoU and IoU where a camera sees, with the post-processing that the node runs."""
@@ -277,6 +274,35 @@ class OccupancyStage(Stage[OccupancyBatch]):
     def export(self, path: Path) -> None:
         """A file for the preset's `weights.occupancy`."""
         checkpoints.save(self.encoder, path)
+
+
+def parameter_groups(stage: nn.Module, rate: float, slow: float) -> list[dict[str, Any]]:
+    """Optimizer groups of what trains of a stage's `encoder`, see OccupancyStage.parameter_groups."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in stage.named_parameters():
+        if parameter.requires_grad:
+            is_slow = name.startswith("encoder.backbone.") or "sampling_offset" in name
+            decays = parameter.ndim > 1 and "init_points" not in name
+            groups.setdefault((is_slow, decays), []).append(parameter)
+    return [
+        {"params": found, "lr": rate * (slow if is_slow else 1.0), **({} if decays else {"weight_decay": 0.0})}
+        for (is_slow, decays), found in sorted(groups.items(), key=lambda g: g[0])
+    ]
+
+
+def freeze_backbone(backbone: EfficientNetLite | ResNet50, blocks: int, depthwise: bool) -> None:
+    """Let stem and first blocks keep their weights, and without `depthwise` all depthwise kernels."""
+    for part in _first_parts(backbone, blocks):
+        part.requires_grad_(False)
+    if depthwise:
+        return
+    for part in backbone.modules():
+        if isinstance(part, nn.Conv2d) and part.groups > 1:
+            part.requires_grad_(False)
+    for name, parameter in backbone.named_parameters():
+        # The scale of a norm is folded into the kernel before it.
+        if name.endswith("depthwise_norm.weight"):
+            parameter.requires_grad_(False)
 
 
 def _first_parts(backbone: EfficientNetLite | ResNet50, count: int) -> list[nn.Module]:

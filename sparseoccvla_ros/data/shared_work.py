@@ -1,0 +1,166 @@
+"""Work on many files that processes and machines share through a common folder.
+
+Every file is one piece of work. Who takes a piece makes a lock beside it, which nobody else then can; the file itself
+is written whole or not at all. A lock of a process that is gone (on this machine) or that was not touched for a while
+(on another) counts for nothing, so a killed worker holds up nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ..core.errors import InvalidInput
+from .processes import end_with_parent
+
+STALE_SECONDS, TOUCHED_SECONDS = 120.0, 20.0
+"""A lock that is older than the first was left by a machine that is gone; its holder renews it at the second."""
+_POLL_SECONDS = 0.5
+
+
+class Work(Protocol):
+    """Pieces of work by number; it travels to worker processes."""
+
+    def file(self, item: int) -> Path:
+        """What `make` leaves behind."""
+        ...
+
+    def make(self, item: int) -> None:
+        """Write the file, whole or not at all."""
+        ...
+
+
+@contextmanager
+def claimed(file: Path) -> Iterator[bool]:
+    """Whether the file is this process's to make, and nobody else's until the block ends."""
+    lock = file.with_name(f".{file.name}.lock")
+    mine = _take(lock)
+    ended = threading.Event()
+    if mine:
+        threading.Thread(target=_renew, args=(lock, ended), daemon=True).start()
+    try:
+        yield mine
+    finally:
+        ended.set()
+        if mine:
+            lock.unlink(missing_ok=True)
+
+
+def share(work: Work, items: Sequence[int], workers: int = 1) -> Iterator[int]:
+    """Do what is missing of the items beside whoever else does; gives each item when its file is there.
+
+    workers: processes of one thread each; 1 works in this process. Raises InvalidInput("workers") for none.
+    """
+    if workers < 1:
+        raise InvalidInput("workers", f"{workers} processes cannot work")
+    missing = []
+    for item in items:
+        if work.file(item).is_file():
+            yield item
+        else:
+            missing.append(item)
+    if not missing:
+        return
+    if workers == 1:
+        yield from _until_done(work, missing, lambda left: ((item, _make(work, item)) for item in left))
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(missing)), multiprocessing.get_context("spawn"), initializer=_start, initargs=(work,)
+    )
+    try:
+        yield from _until_done(work, missing, lambda left: zip(left, pool.map(_make_there, left), strict=True))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _until_done(work: Work, missing, attempt) -> Iterator[int]:
+    while missing:
+        elsewhere = []
+        for item, there in attempt(missing):
+            if there:
+                yield item
+            else:
+                elsewhere.append(item)
+        missing = elsewhere
+        if missing:
+            time.sleep(_POLL_SECONDS)
+
+
+def _make(work: Work, item: int) -> bool:
+    """Whether the file of the item is there now; False while somebody else makes it."""
+    file = work.file(item)
+    if file.is_file():
+        return True
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(file) as mine:
+        if mine and not file.is_file():
+            work.make(item)
+        return file.is_file()
+
+
+_here: list[Work] = []
+
+
+def _start(work: Work) -> None:
+    end_with_parent()
+    # One thread each: the processes share the cores among themselves.
+    torch.set_num_threads(1)
+    _here.append(work)
+
+
+def _make_there(item: int) -> bool:
+    return _make(_here[0], item)
+
+
+def _take(lock: Path) -> bool:
+    mine = json.dumps({"host": socket.gethostname(), "process": os.getpid(), "thread": threading.get_ident()})
+    for _ in range(2):
+        try:
+            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            if not _left_behind(lock):
+                return False
+            lock.unlink(missing_ok=True)
+            continue
+        with os.fdopen(handle, "w") as stream:
+            stream.write(mine)
+        return True
+    return False
+
+
+def _left_behind(lock: Path) -> bool:
+    """Whether nobody works behind this lock any more."""
+    try:
+        age = time.time() - lock.stat().st_mtime
+        holder = json.loads(lock.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return True
+    except ValueError:  # not written yet, or by a process that was killed in between
+        return age > TOUCHED_SECONDS
+    if holder.get("host") == socket.gethostname():
+        try:
+            os.kill(int(holder["process"]), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+    return age > STALE_SECONDS
+
+
+def _renew(lock: Path, ended: threading.Event) -> None:
+    while not ended.wait(TOUCHED_SECONDS):
+        try:
+            os.utime(lock)
+        except FileNotFoundError:
+            return

@@ -1,0 +1,160 @@
+"""What the frozen first blocks of the backbone see in cached world scenes, kept in eight bits.
+
+Stem and first blocks keep the weights that they have from ImageNet and are 60 % of the backbone's forward pass. Their
+output is smaller than the images (28 kB of a 128 x 352 image, whose PNG has 40 to 90 kB), so a training step that
+starts from it saves reading, augmenting and most of the convolutions. What augmentation draws is drawn here,
+`variants` times for every frame set: half of the variants are mirror images, each is photographed anew. Truth lies
+beside it: class and depth of the image cells (perspective.py) and the voxels that a camera sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.occ3d import FREE
+from ...core.paths import cache_folder
+from ...core.voxels import OCC3D_GRID
+from ...data.samples import Sample, mirrored, photographed_anew
+from ...data.scene_features import write_arrays
+from ...data.shared_work import share
+from ...data.world_cache import WorldScene, WorldSettings, load_scene
+from ...data.world_samples import world_sample
+from ...occupancy.encoder import OccupancyEncoder, padded_size
+from ..perspective import cell_targets
+
+FORMAT_VERSION = 1
+_LEVELS = 255
+
+
+@dataclass(frozen=True)
+class Variants:
+    """What is kept of a frame set: count draws of augmentation from `seed`, every second one mirrored.
+
+    photograph: share of them that are photographed anew. count 0 is for validation: one, as it is.
+    """
+
+    count: int = 2
+    photograph: float = 0.8
+    seed: int = 1
+
+    def draw(self, clip: Sequence[Sample], seed: int, number: int, variant: int) -> list[Sample]:
+        """The frame sets of one clip (number `number` of scene `seed`) as one variant has them; one draw for all."""
+        if not self.count:
+            return list(clip)
+        rng = np.random.default_rng([self.seed, seed, number, variant])
+        if rng.random() < self.photograph:
+            whole = replace(clip[0], images=np.concatenate([s.images for s in clip]))
+            images = photographed_anew(whole, rng).images
+            clip = [replace(s, images=images[i : i + 1]) for i, s in enumerate(clip)]
+        return [mirrored(s) for s in clip] if variant % 2 else list(clip)
+
+
+@dataclass(frozen=True)
+class BackboneCache:
+    """Where the kept features of an encoder's first `blocks` blocks lie, and how they are made.
+
+    Files are named by seed, in a folder that is named by all that they depend on: the frozen weights and their
+    arithmetic, the world's settings, and the draws of augmentation.
+    """
+
+    encoder: OccupancyEncoder
+    world: WorldSettings
+    blocks: int
+    variants: Variants = field(default_factory=Variants)
+
+    @cached_property
+    def key(self) -> str:
+        """Name of the folder."""
+        config = self.encoder.config
+        digest = hashlib.sha256()
+        for name, value in self.encoder.backbone.state_dict().items():
+            if name.startswith("stem") or (name.startswith("blocks.") and int(name.split(".")[1]) < self.blocks):
+                digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        text = json.dumps([
+            FORMAT_VERSION, self.world.key, self.blocks, asdict(self.variants), config.backbone, config.backbone_dtype,
+            config.image_mean, config.image_std, config.strides, digest.hexdigest(),
+        ])  # fmt: skip
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def file(self, seed: int) -> Path:
+        """Where the features of a scene lie."""
+        return cache_folder() / "backbone" / self.key / f"{seed:08d}.safetensors"
+
+    def make(self, seed: int) -> None:
+        """Write the features of a scene, which is rendered where it is not cached."""
+        write_arrays(self.file(seed), self.arrays(load_scene(seed, self.world)), {"seed": str(seed)})
+
+    def prepare(self, seeds: Sequence[int], workers: int = 1) -> Iterator[int]:
+        """Make what is missing of the seeds; gives each seed when its features are there."""
+        return share(self, seeds, workers)
+
+    def arrays(self, scene: WorldScene) -> dict[str, np.ndarray]:
+        """Arrays of a scene. First axes V variants and S frame sets, clip by clip from old to new; N cameras.
+
+        part{i}: uint8 [V, S, N, h, w, C], i-th part of EfficientNetLite.early; low{i}, step{i}: float32 [V, S, N, C],
+        of which a number of it is low + step * part. cell_class: uint8, cell_depth: float16 m, both [V, S, N, h, w].
+        ego2img: float64 [V, S, N, 4, 4], base_link at the set's time to pixels; pose: float64 [V, S, 4, 4] ego2map (a
+        mirror image is of another map). voxel: int32, label: uint8, end: int64 [S]: the occupied voxels that a camera
+        sees, as flat indices of the grid, set behind set, not mirrored.
+        """
+        settings, out = scene.settings, {}
+        rows: list[dict[str, np.ndarray]] = []
+        sets = [world_sample(scene, i, 1) for i in range(len(scene.time))]
+        for variant in range(max(1, self.variants.count)):
+            for number in range(settings.clips):
+                clip = sets[number * settings.sets : (number + 1) * settings.sets]
+                drawn = self.variants.draw(clip, scene.seed, number, variant)
+                rows += [self._row(sample) for sample in drawn]
+        leading = (max(1, self.variants.count), len(sets))
+        for name in rows[0]:
+            stacked = np.stack([row[name] for row in rows])
+            out[name] = stacked.reshape(leading + stacked.shape[1:])
+        pose = np.stack([scene.pose, _MIRROR @ scene.pose @ _MIRROR])
+        out["pose"] = pose[np.arange(leading[0]) % 2]
+        voxels = [np.flatnonzero((s.semantics < FREE) & s.visible).astype(np.int32) for s in sets]
+        out["voxel"] = np.concatenate(voxels)
+        out["label"] = np.concatenate([s.semantics.ravel()[v] for s, v in zip(sets, voxels, strict=True)])
+        out["end"] = np.cumsum([len(v) for v in voxels])
+        return out
+
+    def _row(self, sample: Sample) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            parts = self.encoder.early_features(torch.from_numpy(np.ascontiguousarray(sample.images[0])), self.blocks)
+        out: dict[str, np.ndarray] = {"ego2img": sample.ego2img[0].astype(np.float64)}
+        for index, part in enumerate(parts):
+            packed = pack(part)
+            out |= {f"{name}{index}": v.numpy() for name, v in zip(("part", "low", "step"), packed, strict=True)}
+        stride = self.encoder.config.strides[0]
+        size = tuple(s // stride for s in padded_size(sample.images.shape[2:4]))
+        index = np.argwhere((sample.semantics < FREE) & sample.visible)
+        classes, depths = cell_targets(
+            OCC3D_GRID.centre_of(index).astype(np.float64), sample.semantics[tuple(index.T)], out["ego2img"], size,
+            stride, OCC3D_GRID.size,
+        )  # fmt: skip
+        return out | {"cell_class": classes, "cell_depth": depths.astype(np.float16)}
+
+
+_MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])
+
+
+def pack(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eight bits, scaled per image and channel: float32 [M, C, h, w] to uint8 [M, h, w, C], low and step [M, C]."""
+    low, high = part.amin((2, 3), keepdim=True), part.amax((2, 3), keepdim=True)
+    step = (high - low).clamp(min=1e-6) / _LEVELS
+    bits = ((part - low) / step).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return bits, low[..., 0, 0].contiguous(), step[..., 0, 0].contiguous()
+
+
+def unpack(bits: Tensor, low: Tensor, step: Tensor) -> Tensor:
+    """float32 [M, C, h, w], channels last, of what `pack` gave."""
+    values = torch.addcmul(low[:, None, None], bits.float(), step[:, None, None])
+    return values.permute(0, 3, 1, 2)

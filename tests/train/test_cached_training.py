@@ -1,0 +1,205 @@
+"""Training from cached early features sees what training from images sees, and both phases of stage 1 learn from it."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from sparseoccvla_ros.core import geometry
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.occ3d import FREE, LABEL
+from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.data.samples import mirrored
+from sparseoccvla_ros.data.world_cache import WorldScene, WorldSettings, scene_file, write_scene
+from sparseoccvla_ros.data.world_samples import world_sample
+from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.occupancy.losses import OccupancyTargets
+from sparseoccvla_ros.train.cell_stage import CellStage
+from sparseoccvla_ros.train.clip_stage import ClipStage
+from sparseoccvla_ros.train.features.backbone_cache import BackboneCache, Variants, pack, unpack
+from sparseoccvla_ros.train.features.cached_frames import CachedFrames, FrameSlice, read_frames
+from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
+from sparseoccvla_ros.train.settings import TrainSettings
+from sparseoccvla_ros.train.trainer import Trainer
+from tests.train.conftest import MICRO
+
+FROZEN = 5
+CONFIG = MICRO.replace(strides=(8, 16), image_queries=8, depth_bins=64)
+SETTINGS = WorldSettings(height=32, width=64, clips=2, sets=3)
+WHOLE = OccupancyStageSettings(frozen=FROZEN, initial_points="random")
+
+
+def scene_of(seed: int) -> WorldScene:
+    """A scene as the renderer would leave it: a road, a bus across it whose distance the images' brightness tells."""
+    rng = np.random.default_rng(seed)
+    count = SETTINGS.clips * SETTINGS.sets
+    png, labels, visible = [], [], []
+    ego2img = np.tile(np.eye(4), (count, 6, 1, 1))
+    for index in range(count):
+        x = 104 + 4 * int(rng.integers(12))
+        semantics = np.full(OCC3D_GRID.shape, FREE, np.uint8)
+        semantics[90:130, 95:105, 2] = LABEL["driveable_surface"]
+        semantics[x : x + 8, 60:140, 3:12] = LABEL["bus"]
+        mask = np.ones(OCC3D_GRID.shape, bool)
+        mask[:100] = False
+        labels.append(zlib.compress(semantics.tobytes()))
+        visible.append(zlib.compress(np.packbits(mask).tobytes()))
+        for camera in range(6):
+            image = rng.integers(0, 40, (32, 64, 3), np.uint8) + np.uint8(x - 100)
+            png.append(cv2.imencode(".png", image)[1].tobytes())
+            # All look forward, each from its own place: u = 32 - 20 y / x, v = 16 - 20 z / x.
+            ego2img[index, camera, :3, :3] = [(32, -20, 0), (16, 0, -20), (1, 0, 0)]
+            ego2img[index, camera, 0, 3] = 5.0 * camera
+    pose = np.stack([geometry.planar(1.5 * i, 0.1 * i, 0.02 * i) for i in range(count)])
+    time = 0.5 * np.arange(count)
+    future = np.tile(np.eye(4), (count, 6, 1, 1))
+    return WorldScene(
+        seed, SETTINGS, png, ego2img, pose, np.zeros((count, 6)), time, future, np.zeros(count, np.uint8), labels,
+        visible,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def encoder() -> OccupancyEncoder:
+    torch.manual_seed(4)
+    return OccupancyEncoder(CONFIG)
+
+
+@pytest.fixture(autouse=True)
+def _scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path))
+    for seed in (0, 1):
+        write_scene(scene_of(seed), scene_file(seed, SETTINGS))
+
+
+def cache_of(encoder: OccupancyEncoder, variants: int) -> BackboneCache:
+    cache = BackboneCache(encoder, SETTINGS, FROZEN, Variants(variants, photograph=0.5))
+    assert list(cache.prepare([0, 1])) == [0, 1]
+    return cache
+
+
+@pytest.mark.parametrize("blocks", [1, 5, 16])
+def test_early_and_late_blocks_make_the_whole(encoder: OccupancyEncoder, blocks: int) -> None:
+    images = torch.randint(0, 255, (2, 32, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        whole = encoder.image_features(images)
+        parts = encoder.late_features(encoder.early_features(images, blocks), blocks)
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_eight_bits_are_half_a_step_off() -> None:
+    part = torch.randn(3, 5, 4, 6) * torch.logspace(-3, 3, 5)[:, None, None]
+    bits, low, step = pack(part)
+    off = (unpack(bits, low, step) - part).abs()
+    assert (off <= 0.501 * step[..., None, None] + 1e-6 * part.abs()).all()
+
+
+def test_a_clip_from_the_cache_is_the_sample_from_images(encoder: OccupancyEncoder) -> None:
+    cache = cache_of(encoder, 0)
+    clip = CachedFrames(cache, [0, 1], clips=True)[1]
+    stage, other = ClipStage(encoder, WHOLE).eval(), OccupancyStage(encoder, WHOLE).eval()
+    found = stage.collate([clip])
+    wanted = other.collate([world_sample(scene_of(0), present, 2) for present in (4, 5)])
+    torch.testing.assert_close(found.ego2img, wanted.ego2img, rtol=1e-5, atol=1e-4)
+    assert found.image_size == wanted.image_size
+    for a, b in zip(found.targets, wanted.targets, strict=True):
+        assert torch.equal(a.centres, b.centres)
+        assert torch.equal(a.labels, b.labels)
+    assert torch.equal(found.cells[0], wanted.cells[0])
+    torch.testing.assert_close(found.cells[1], wanted.cells[1], rtol=1e-3, atol=0)
+    with torch.no_grad():
+        for a, b in zip(stage.levels(found), other.levels(wanted), strict=True):
+            assert (a - b).norm() < 0.02 * b.norm()
+        terms, others = stage(found), other(wanted)
+    assert terms.keys() == others.keys()
+    # What a camera does not see is no target of the cache, where images keep it with another weight: none here.
+    for name in terms:
+        torch.testing.assert_close(terms[name], others[name], rtol=0.05, atol=1e-3, msg=name)
+
+
+def test_a_mirrored_variant_is_the_mirrored_sample(encoder: OccupancyEncoder) -> None:
+    cache = cache_of(encoder, 2)
+    file = cache.file(0)
+    batch = ClipStage(encoder, WHOLE).collate([FrameSlice(file, 0, 3, 2, variant=1)])
+    for row, present in enumerate((1, 2)):
+        sample = mirrored(world_sample(scene_of(0), present, 2))
+        np.testing.assert_allclose(batch.ego2img[row], sample.ego2img, rtol=1e-5, atol=1e-4)
+        target = OccupancyTargets.from_dense(np.where(sample.visible, sample.semantics, 255).astype(np.uint8))
+        pairs = [
+            set(zip(map(tuple, t.centres.numpy().round(2).tolist()), t.labels.tolist(), strict=True))
+            for t in (target, batch.targets[row])
+        ]
+        assert pairs[0] == pairs[1]
+
+
+def test_a_drive_start_sees_the_present_twice(encoder: OccupancyEncoder) -> None:
+    batch = ClipStage(encoder, WHOLE).collate([FrameSlice(cache_of(encoder, 1).file(1), 0, 3, 1, drive_start=True)])
+    assert batch.index.tolist() == [[0, 0], [1, 0], [2, 1]]
+    torch.testing.assert_close(batch.ego2img[0, 0], batch.ego2img[0, 1])
+
+
+def test_the_folder_depends_on_the_frozen_weights_alone(encoder: OccupancyEncoder) -> None:
+    key = BackboneCache(encoder, SETTINGS, FROZEN).key
+    with torch.no_grad():
+        encoder.backbone.blocks[FROZEN].project.weight.add_(1.0)
+    assert BackboneCache(encoder, SETTINGS, FROZEN).key == key
+    assert BackboneCache(encoder, SETTINGS, FROZEN, Variants(4)).key != key
+    with torch.no_grad():
+        encoder.backbone.blocks[FROZEN - 1].project.weight.add_(1.0)
+    assert BackboneCache(encoder, SETTINGS, FROZEN).key != key
+
+
+def test_a_damaged_file_is_named(encoder: OccupancyEncoder) -> None:
+    file = cache_of(encoder, 1).file(0)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InvalidInput, match=rf"cache: .*{file.name}"):
+        read_frames([FrameSlice(file, 0, 1, 1)])
+
+
+def test_cells_learn_and_the_rest_stays(encoder: OccupancyEncoder, tmp_path: Path) -> None:
+    data = CachedFrames(cache_of(encoder, 2), [0, 1], clips=False)
+    checked = CachedFrames(cache_of(encoder, 0), [0, 1], clips=False)
+    stage = CellStage(encoder, FROZEN, depthwise=True)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    settings = TrainSettings(
+        steps=12, batch=2, rate=1e-2, warmup=2, validate_every=12, save_every=12, slow=0.3, ema=0.5
+    )
+    losses: list[float] = []
+    trainer = Trainer(
+        stage, data, checked, settings, tmp_path / "out", augment=stage.augment, device="cpu",
+        on_report=lambda report: losses.append(report.loss),
+    )  # fmt: skip
+    found = trainer.run()
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:2]), losses
+    assert found is not None
+    assert found.numbers["right"] > 50
+    moved = {k for k, v in encoder.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved
+    assert all(k.startswith(("backbone.blocks.", "neck.", "decoder.proposals.")) for k in moved)
+    assert not any(k.startswith(f"backbone.blocks.{i}.") for k in moved for i in range(FROZEN))
+    assert "decoder.proposals.start.weight" not in moved
+
+
+def test_a_step_from_clips_lowers_the_loss_and_moves_what_trains(encoder: OccupancyEncoder) -> None:
+    data = CachedFrames(cache_of(encoder, 2), [0, 1], clips=True)
+    stage = ClipStage(encoder, OccupancyStageSettings(frozen=FROZEN)).eval()
+    stage.begin(data, 1)
+    batch = stage.collate([stage.augment(data[1], np.random.default_rng(0))])
+    loss = sum(stage(batch).values())
+    loss.backward()
+    trained = [p for p in stage.parameters() if p.grad is not None]
+    length = torch.stack([p.grad.norm() for p in trained]).norm()
+    with torch.no_grad():
+        for parameter in trained:
+            parameter -= 0.02 * parameter.grad / length
+        assert sum(stage(batch).values()) < loss
+    moved = {name.split(".")[1] for name, p in stage.named_parameters() if p.grad is not None}
+    assert moved == {"backbone", "neck", "decoder"}
+    assert encoder.backbone.blocks[FROZEN].expand.weight.grad.abs().sum() > 0
+    assert encoder.backbone.blocks[FROZEN - 1].expand.weight.grad is None
