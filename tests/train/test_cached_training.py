@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from sparseoccvla_ros.core import geometry
+from sparseoccvla_ros.core.classes import FREE, LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.occ3d import FREE, LABEL
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
-from sparseoccvla_ros.data.samples import mirrored
-from sparseoccvla_ros.data.world_cache import WorldScene, WorldSettings, scene_file, write_scene
-from sparseoccvla_ros.data.world_samples import world_sample
+from sparseoccvla_ros.data.dataset import mirrored
+from sparseoccvla_ros.data.synthetic.dataset import world_sample
+from sparseoccvla_ros.data.synthetic.scenes import WorldScene, WorldSettings, scene_file, write_scene
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.occupancy.losses import OccupancyTargets
-from sparseoccvla_ros.train.cell_stage import CellStage
-from sparseoccvla_ros.train.clip_stage import ClipStage
 from sparseoccvla_ros.train.features.backbone_cache import BackboneCache, Variants, pack, unpack
 from sparseoccvla_ros.train.features.cached_frames import CachedFrames, FrameSlice, read_frames
-from sparseoccvla_ros.train.occupancy_stage import OccupancyStage, OccupancyStageSettings
 from sparseoccvla_ros.train.settings import TrainSettings
+from sparseoccvla_ros.train.stages.cells import CellStage
+from sparseoccvla_ros.train.stages.clips import ClipStage
+from sparseoccvla_ros.train.stages.occupancy import OccupancyStage, OccupancyStageSettings
 from sparseoccvla_ros.train.trainer import Trainer
 from tests.train.conftest import MICRO
 

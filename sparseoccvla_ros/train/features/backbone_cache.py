@@ -4,7 +4,7 @@ Stem and first blocks keep the weights that they have from ImageNet and are 60 %
 output is smaller than the images (28 kB of a 128 x 352 image, whose PNG has 40 to 90 kB), so a training step that
 starts from it saves reading, augmenting and most of the convolutions. What augmentation draws is drawn here,
 `variants` times for every frame set: half of the variants are mirror images, each is photographed anew. Truth lies
-beside it: class and depth of the image cells (perspective.py) and the voxels that a camera sees.
+beside it: class and depth of the image cells (perspective_head.py) and the voxels that a camera sees.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.occ3d import FREE
+from ...core.classes import FREE
 from ...core.paths import cache_folder
 from ...core.voxels import OCC3D_GRID
-from ...data.samples import Sample, mirrored, photographed_anew
-from ...data.scene_features import write_arrays
+from ...data.dataset import Sample, mirrored, photographed_anew
 from ...data.shared_work import share
-from ...data.world_cache import WorldScene, WorldSettings, load_scene
-from ...data.world_samples import world_sample
+from ...data.synthetic.dataset import world_sample
+from ...data.synthetic.scenes import WorldScene, WorldSettings, load_scene
 from ...occupancy.encoder import OccupancyEncoder, padded_size
-from ..perspective import cell_targets
+from ..perspective_head import cell_targets
+from .synthetic import write_arrays
 
 FORMAT_VERSION = 1
 _LEVELS = 255

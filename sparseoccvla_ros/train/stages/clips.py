@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import InvalidInput
-from ..data.samples import Sample
-from ..occupancy.encoder import OccupancyEncoder
-from ..occupancy.losses import LossWeights, OccupancyTargets
-from .features.cached_frames import FrameBatch, FrameSlice, read_frames
-from .occupancy_stage import OccupancyBatch, OccupancyStage, OccupancyStageSettings
+from ...core.errors import InvalidInput
+from ...data.dataset import Sample
+from ...occupancy.encoder import OccupancyEncoder
+from ...occupancy.losses import LossWeights, OccupancyTargets
+from ..features.cached_frames import FrameBatch, FrameSlice, read_frames
+from .occupancy import OccupancyBatch, OccupancyStage, OccupancyStageSettings
 
 DRIVE_STARTS = 0.1
 """Share of samples without history."""

@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.errors import InvalidInput
-from ..core.occ3d import CLASSES, NUM_CLASSES
-from ..occupancy import checkpoints
-from ..occupancy.encoder import OccupancyEncoder
-from ..occupancy.proposals import ViewProposals, expected_depth
-from .features.cached_frames import FrameBatch, FrameSlice, read_frames
-from .occupancy_stage import freeze_backbone, parameter_groups
-from .perspective import cell_losses
-from .stage import Stage, Validation
+from ...core.classes import CLASSES, NUM_CLASSES
+from ...core.errors import InvalidInput
+from ...occupancy import checkpoints
+from ...occupancy.encoder import OccupancyEncoder
+from ...occupancy.image_queries import ViewProposals, expected_depth
+from ..features.cached_frames import FrameBatch, FrameSlice, read_frames
+from ..perspective_head import cell_losses
+from ..task import Stage, Validation
+from .occupancy import freeze_backbone, parameter_groups
 
 NEAR_METRES, NEAR_SHARE = 0.4, 0.05
 """A depth counts as found when it is off by no more than a voxel, or by a twentieth of it."""
