@@ -16,6 +16,7 @@ from sparseoccvla_ros.cli.console import one_line_errors
 from sparseoccvla_ros.core.errors import InvalidInput
 
 from .train_later import DEFAULTS, Encoder, Reasoning_, Worlds, anchors, cache, run
+from .train_recipe import recipe
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.data.dataset import Augmentation, DrivingSamples
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Train a stage of a preset, or prepare the data for it.")
 app.command()(cache)
 app.command()(anchors)
+app.command()(recipe)
 
 
 class Split(StrEnum):
@@ -214,9 +216,11 @@ def _occupancy_stage(
 ) -> OccupancyStage:
     from sparseoccvla_ros.occupancy import checkpoints
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+    from sparseoccvla_ros.train.build import fast_precision
     from sparseoccvla_ros.train.stages.occupancy import OccupancyStage
 
-    encoder = OccupancyEncoder(preset.occupancy.replace(backbone_dtype=_precision(precision, device)))
+    chosen = fast_precision(device) if precision == "auto" else precision
+    encoder = OccupancyEncoder(preset.occupancy.replace(backbone_dtype=chosen))
     if init is not None:
         checkpoints.load(encoder, init)
     return OccupancyStage(encoder, choices, weights)
@@ -250,22 +254,6 @@ def _nuscenes(
     whole = whole_images(preset.image, augment.largest)
     checked = NuscenesSamples(root, opened, "val", preset.image, frames, most=validation)
     return NuscenesSamples(root, opened, "train", whole, frames), checked, augment
-
-
-def _precision(wanted: str, device: str) -> str:
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    fast = device == "cuda" or (torch.backends.mkldnn.is_available() and _has_bf16())
-    return "bfloat16" if fast else "float32"
-
-
-def _has_bf16() -> bool:
-    try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
 
 
 def _bar(console: Console) -> Progress:

@@ -45,6 +45,17 @@ PARTS = ("language", "planning", "forecast")
 """What trains beyond stage 1, one at a time: with the encoder frozen they share no weights that both would train."""
 
 
+def fast_precision(device: str) -> str:
+    """bfloat16 for backbone and neck where the machine multiplies it faster than float32, else float32."""
+    if device == "cuda":
+        return "bfloat16"
+    try:
+        known = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        known = False
+    return "bfloat16" if known and torch.backends.mkldnn.is_available() else "float32"
+
+
 def frozen_encoder(preset: Preset, weights: Path | None, device: torch.device | str) -> tuple[OccupancyEncoder, Path]:
     """(encoder, its file of weights): those given, else the preset's. Raises InvalidInput("encoder") without any."""
     file = weights or preset.weights.get("occupancy")

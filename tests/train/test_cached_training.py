@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.classes import FREE, LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.data.dataset import mirrored
 from sparseoccvla_ros.data.synthetic.dataset import world_sample
-from sparseoccvla_ros.data.synthetic.scenes import WorldScene, WorldSettings, scene_file, write_scene
+from sparseoccvla_ros.data.synthetic.scenes import WorldSettings, scene_file, write_scene
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.occupancy.losses import OccupancyTargets
 from sparseoccvla_ros.train.features.backbone_cache import BackboneCache, Variants, pack, unpack
@@ -27,41 +22,12 @@ from sparseoccvla_ros.train.stages.clips import ClipStage
 from sparseoccvla_ros.train.stages.occupancy import OccupancyStage, OccupancyStageSettings
 from sparseoccvla_ros.train.trainer import Trainer
 from tests.train.conftest import MICRO
+from tests.train.fake_scenes import scene_of
 
 FROZEN = 5
 CONFIG = MICRO.replace(strides=(8, 16), image_queries=8, depth_bins=64)
 SETTINGS = WorldSettings(height=32, width=64, clips=2, sets=3)
 WHOLE = OccupancyStageSettings(frozen=FROZEN, initial_points="random")
-
-
-def scene_of(seed: int) -> WorldScene:
-    """A scene as the renderer would leave it: a road, a bus across it whose distance the images' brightness tells."""
-    rng = np.random.default_rng(seed)
-    count = SETTINGS.clips * SETTINGS.sets
-    png, labels, visible = [], [], []
-    ego2img = np.tile(np.eye(4), (count, 6, 1, 1))
-    for index in range(count):
-        x = 104 + 4 * int(rng.integers(12))
-        semantics = np.full(OCC3D_GRID.shape, FREE, np.uint8)
-        semantics[90:130, 95:105, 2] = LABEL["driveable_surface"]
-        semantics[x : x + 8, 60:140, 3:12] = LABEL["bus"]
-        mask = np.ones(OCC3D_GRID.shape, bool)
-        mask[:100] = False
-        labels.append(zlib.compress(semantics.tobytes()))
-        visible.append(zlib.compress(np.packbits(mask).tobytes()))
-        for camera in range(6):
-            image = rng.integers(0, 40, (32, 64, 3), np.uint8) + np.uint8(x - 100)
-            png.append(cv2.imencode(".png", image)[1].tobytes())
-            # All look forward, each from its own place: u = 32 - 20 y / x, v = 16 - 20 z / x.
-            ego2img[index, camera, :3, :3] = [(32, -20, 0), (16, 0, -20), (1, 0, 0)]
-            ego2img[index, camera, 0, 3] = 5.0 * camera
-    pose = np.stack([geometry.planar(1.5 * i, 0.1 * i, 0.02 * i) for i in range(count)])
-    time = 0.5 * np.arange(count)
-    future = np.tile(np.eye(4), (count, 6, 1, 1))
-    return WorldScene(
-        seed, SETTINGS, png, ego2img, pose, np.zeros((count, 6)), time, future, np.zeros(count, np.uint8), labels,
-        visible,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -74,7 +40,7 @@ def encoder() -> OccupancyEncoder:
 def _scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path))
     for seed in (0, 1):
-        write_scene(scene_of(seed), scene_file(seed, SETTINGS))
+        write_scene(scene_of(seed, SETTINGS), scene_file(seed, SETTINGS))
 
 
 def cache_of(encoder: OccupancyEncoder, variants: int) -> BackboneCache:
@@ -105,7 +71,7 @@ def test_a_clip_from_the_cache_is_the_sample_from_images(encoder: OccupancyEncod
     clip = CachedFrames(cache, [0, 1], clips=True)[1]
     stage, other = ClipStage(encoder, WHOLE).eval(), OccupancyStage(encoder, WHOLE).eval()
     found = stage.collate([clip])
-    wanted = other.collate([world_sample(scene_of(0), present, 2) for present in (4, 5)])
+    wanted = other.collate([world_sample(scene_of(0, SETTINGS), present, 2) for present in (4, 5)])
     torch.testing.assert_close(found.ego2img, wanted.ego2img, rtol=1e-5, atol=1e-4)
     assert found.image_size == wanted.image_size
     for a, b in zip(found.targets, wanted.targets, strict=True):
@@ -128,7 +94,7 @@ def test_a_mirrored_variant_is_the_mirrored_sample(encoder: OccupancyEncoder) ->
     file = cache.file(0)
     batch = ClipStage(encoder, WHOLE).collate([FrameSlice(file, 0, 3, 2, variant=1)])
     for row, present in enumerate((1, 2)):
-        sample = mirrored(world_sample(scene_of(0), present, 2))
+        sample = mirrored(world_sample(scene_of(0, SETTINGS), present, 2))
         np.testing.assert_allclose(batch.ego2img[row], sample.ego2img, rtol=1e-5, atol=1e-4)
         target = OccupancyTargets.from_dense(np.where(sample.visible, sample.semantics, 255).astype(np.uint8))
         pairs = [

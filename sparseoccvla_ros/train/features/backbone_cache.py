@@ -128,7 +128,8 @@ class BackboneCache:
 
     def _row(self, sample: Sample) -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            parts = self.encoder.early_features(torch.from_numpy(np.ascontiguousarray(sample.images[0])), self.blocks)
+            images = torch.from_numpy(np.ascontiguousarray(sample.images[0]))
+            parts = self.encoder.early_features(images, self.blocks)
         out: dict[str, np.ndarray] = {"ego2img": sample.ego2img[0].astype(np.float64)}
         for index, part in enumerate(parts):
             packed = pack(part)

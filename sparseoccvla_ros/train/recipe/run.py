@@ -1,0 +1,135 @@
+"""Runs a recipe: what is done stays, what was interrupted goes on, what depends on something else now is done anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import InvalidInput
+from .plan import Recipe, Step
+
+DONE, STATUS = "done.json", "status.json"
+_SAY_SECONDS = 30.0
+
+
+@dataclass
+class Follower:
+    """Tells how far a run is: a line every half minute through `say`, and OUT/status.json."""
+
+    recipe: Recipe
+    out: Path
+    steps: tuple[str, ...]
+    say: Callable[[str], None]
+    _began: float = field(default_factory=time.monotonic)
+    _said: float = float("-inf")
+    _step: str = ""
+
+    def begin(self, step: str) -> None:
+        """A step begins or goes on."""
+        self._step, self._began, self._said = step, time.monotonic(), float("-inf")
+
+    def report(self, share: float, note: str = "", left: float | None = None) -> None:
+        """share: 0..1 of the step that is done; left: its seconds that are left, from the time spent if None."""
+        now = time.monotonic()
+        if now - self._said < _SAY_SECONDS and share < 1.0:
+            return
+        self._said = now
+        if left is None:
+            left = (now - self._began) * (1.0 - share) / share if share > 0 else 0.0
+        place = self.steps.index(self._step)
+        later = sum(3600.0 * self.recipe.step(s).hours for s in self.steps[place + 1 :])
+        status = {
+            "step": self._step, "number": place + 1, "of": len(self.steps), "share": round(share, 4), "note": note,
+            "step_seconds_left": round(left), "seconds_left": round(left + later),
+        }  # fmt: skip
+        write_json(self.out / STATUS, status)
+        self.say(
+            f"[{place + 1}/{len(self.steps)} {self._step}] {100 * share:5.1f} %  {note}  "
+            f"{_duration(left)} left of it, about {_duration(left + later)} in all"
+        )
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step works with.
+
+    folder: its own; device: cpu or cuda; workers: processes that render and encode; follower: of progress.
+    """
+
+    recipe: Recipe
+    step: Step
+    out: Path
+    folder: Path
+    device: str
+    workers: int
+    follower: Follower
+
+    def result(self, step: str, file: str) -> Path | None:
+        """A file that an earlier step made, None where the recipe has no such step or it made none."""
+        if all(step != s.name for s in self.recipe.steps):
+            return None
+        path = self.recipe.folder(self.out, step) / file
+        return path if path.is_file() else None
+
+
+def run_recipe(
+    recipe: Recipe, works: Mapping[str, Callable[[Context], dict[str, Any]]], out: Path, only: Sequence[str] = (),
+    device: str = "cpu", workers: int = 1, minutes: float | None = None, say: Callable[[str], None] = print,
+) -> Recipe:  # fmt: skip
+    """Do the steps that are not done, or those named by `only`; returns the recipe as it was run.
+
+    works: what does each step (steps.STEPS); minutes: for all of them together, each gets its share by its budget.
+    Raises InvalidInput where a step that is needed is not done.
+    """
+    names = tuple(only) or tuple(step.name for step in recipe.steps)
+    for name in names:
+        recipe.step(name)
+    names = tuple(step.name for step in recipe.steps if step.name in names)
+    if minutes is not None:
+        recipe = recipe.within(minutes, names)
+    out.mkdir(parents=True, exist_ok=True)
+    follower = Follower(recipe, out, names, say)
+    for name in names:
+        folder = recipe.folder(out, name)
+        if (folder / DONE).is_file():
+            say(f"[{name}] is done: {folder}")
+            continue
+        for need in recipe.needs(name):
+            if not (recipe.folder(out, need) / DONE).is_file():
+                raise InvalidInput("only", f"{name} needs {need}, which is not done in {out}")
+        folder.mkdir(parents=True, exist_ok=True)
+        follower.begin(name)
+        spent = _spent(folder)
+        began = time.monotonic()
+        context = Context(recipe, recipe.step(name), out, folder, device, workers, follower)
+        try:
+            found = works[name](context)
+        finally:
+            write_json(folder / "spent.json", {"seconds": spent + time.monotonic() - began})
+        write_json(folder / DONE, {"step": name, "seconds": round(_spent(folder), 1), **found})
+        say(f"[{name}] done in {_duration(_spent(folder))}: {folder}")
+    return recipe
+
+
+def _spent(folder: Path) -> float:
+    try:
+        return float(json.loads((folder / "spent.json").read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60.0
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,225 @@
+"""The steps of a recipe. Each takes a Context, leaves its files in context.folder and returns what done.json says.
+
+Every step can be killed anywhere: data lie in the common cache file by file, training goes on from its checkpoint, the
+rest is done again. Its random numbers depend on the recipe's seed and on the step's number alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...core.classes import LABEL
+from ...core.errors import InvalidInput
+from ...data.dataset import DrivingSamples
+from ...data.synthetic.dataset import WorldSamples, seeds_of, world_settings
+from ...data.synthetic.drives import prepare_drives
+from ...data.synthetic.qa_cache import QuestionCache
+from ...data.synthetic.scenes import WorldSettings, prepare_scenes
+from ...eval.tasks.evaluator import Wanted
+from ...eval.world.evaluation import Request, evaluate_world
+from ...occupancy import checkpoints
+from ...occupancy.encoder import OccupancyEncoder
+from ...occupancy.losses import LossWeights
+from ...planning.anchors import AnchorSet
+from .. import build
+from ..anchors import refit
+from ..features.backbone_cache import BackboneCache, Variants
+from ..features.cached_frames import CachedFrames
+from ..features.future_labels import FutureLabels
+from ..features.synthetic import prepare_features
+from ..settings import TrainSettings
+from ..stages.cells import CellStage
+from ..stages.clips import ClipStage
+from ..stages.occupancy import OccupancyStageSettings
+from ..task import Stage
+from ..trainer import BEST, LAST, Report, Trainer
+from .export import ANCHORS, export_preset, trained_preset
+from .report import write_report
+from .run import Context, write_json
+
+_TRAINING = {f.name for f in dataclasses.fields(TrainSettings)} - {"seed", "minutes"}
+
+
+def render(context: Context) -> dict[str, Any]:
+    """Scenes of the world into the common cache."""
+    made = {}
+    for split in ("validation", "train"):
+        seeds = _seeds(context, split)
+        scenes = prepare_scenes(seeds, _world(context, split), workers=context.workers)
+        made[split] = _follow(context, f"scenes of {split}", scenes, len(seeds))
+    return {"scenes": made}
+
+
+def cache(context: Context) -> dict[str, Any]:
+    """What the frozen first blocks of the backbone see. Options: blocks, variants."""
+    made = {}
+    for split in ("validation", "train"):
+        seeds, kept = _seeds(context, split), _cache(context, split)
+        made[split] = _follow(context, f"features of {split}", kept.prepare(seeds, context.workers), len(seeds))
+    return {"scenes": made}
+
+
+def cells(context: Context) -> dict[str, Any]:
+    """First phase of stage 1: the image cells. Options: those of TrainSettings."""
+    encoder = _encoder(context)
+    stage = CellStage(encoder, _blocks(context), depthwise=context.device != "cpu")
+    data = [CachedFrames(_cache(context, split), _seeds(context, split), clips=False) for split in _SPLITS]
+    return _train(context, stage, *data)
+
+
+def whole(context: Context) -> dict[str, Any]:
+    """Second phase of stage 1: the whole encoder, from what `cells` left. Options: those of TrainSettings."""
+    encoder = _encoder(context)
+    start = context.result("cells", BEST)
+    if start is not None:
+        checkpoints.load(encoder, start)
+    choices = OccupancyStageSettings(frozen=_blocks(context), depthwise=context.device != "cpu")
+    things = tuple(range(LABEL["driveable_surface"]))
+    stage = ClipStage(encoder, choices, LossWeights(alpha=0.6, gamma=1.0, rare_classes=things))
+    data = CachedFrames(_cache(context, "train"), _seeds(context, "train"), clips=True)
+    checked = WorldSamples(
+        _seeds(context, "validation"), _world(context, "validation"), context.recipe.preset.occupancy.frames
+    )
+    return _train(context, stage, data, checked)
+
+
+def anchors(context: Context) -> dict[str, Any]:
+    """The planner's anchors, from drives of the training seeds. Options: drives."""
+    planning = context.recipe.preset.planning
+    if planning is None:
+        raise InvalidInput("steps.anchors", f"preset {context.recipe.preset.name} plans nothing")
+    seeds = seeds_of("train", context.recipe.worlds, int(context.step.options["drives"]))
+    drives: list[Any] = []
+    found = prepare_drives(seeds, workers=context.workers)
+    _follow(context, "drives", (drives.append(drive) for drive in found), len(seeds))
+    fitted = refit(drives, planning)
+    fitted.save(context.folder / ANCHORS)
+    return {"sha256": AnchorSet.load(context.folder / ANCHORS).sha256}
+
+
+def features(context: Context) -> dict[str, Any]:
+    """What the frozen encoder sees, and what questions and forecasts learn from."""
+    network, weights = _frozen(context)
+    for split in ("validation", "train"):
+        seeds, place = _seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
+        labels = FutureLabels(place.world, present=split == "train")
+        asked = QuestionCache(place.world, labels.rows)
+        for what, work in (
+            ("features", prepare_features(network, place, seeds)),
+            ("futures", map(labels.prepare, seeds)),
+            ("questions", map(asked.prepare, seeds)),
+        ):
+            _follow(context, f"{what} of {split}", work, len(seeds))
+    return {}
+
+
+def later(context: Context, part: str) -> dict[str, Any]:
+    """A part of stages 2 and 3 on the features. Options: those of TrainSettings."""
+    recipe = context.recipe
+    network, weights = _frozen(context)
+    sources = build.world_sources(
+        network, weights, trained_preset(context), recipe.scenes, recipe.validation, recipe.worlds
+    )  # fmt: skip
+    init = context.result("forecast", BEST) if part == "language" else None
+    torch.manual_seed(recipe.seed)
+    return _train(context, *build.build(part, trained_preset(context), None, init, sources))
+
+
+def validation(context: Context) -> dict[str, Any]:
+    """The exported preset on validation seeds, as ./run eval judges it. Options: scenes, tasks."""
+    options = context.step.options
+    folder = context.recipe.folder(context.out, "export") / "preset"
+    seeds = tuple(_seeds(context, "validation")[: int(options.get("scenes", 10))])
+    wanted = Wanted(**({"tasks": tuple(options["tasks"])} if "tasks" in options else {}))
+    report = evaluate_world(
+        Request(str(folder), seeds, wanted, untrained=True),
+        lambda what, done, total: context.follower.report(done / max(total, 1), what),
+    )
+    write_json(context.folder / "numbers.json", report.numbers)
+    return {}
+
+
+def report(context: Context) -> dict[str, Any]:
+    """Curves and numbers of all steps as one page."""
+    return {"page": str(write_report(context.recipe, context.out, context.folder))}
+
+
+STEPS: dict[str, Callable[[Context], dict[str, Any]]] = {
+    "render": render, "cache": cache, "cells": cells, "whole": whole, "anchors": anchors, "features": features,
+    "planning": partial(later, part="planning"), "forecast": partial(later, part="forecast"),
+    "language": partial(later, part="language"), "export": export_preset, "validation": validation, "report": report,
+}  # fmt: skip
+_SPLITS = ("train", "validation")
+
+
+def _train(
+    context: Context, stage: Stage[Any], data: DrivingSamples, checked: DrivingSamples
+) -> dict[str, Any]:  # fmt: skip
+    options, folder = context.step.options, context.folder
+    unknown = sorted(set(options) - _TRAINING)
+    if unknown:
+        raise InvalidInput(f"steps.{context.step.name}.{unknown[0]}", f"is none of {', '.join(sorted(_TRAINING))}")
+    settings = TrainSettings(**options, seed=context.recipe.seed, minutes=context.step.minutes)
+
+    def show(found: Report) -> None:
+        note = f"step {found.step} loss {found.loss:.3f} {found.samples_per_second:.2f} samples/s"
+        if found.validation is not None:
+            note += f" validation {found.validation.score:.3f}"
+        context.follower.report(found.share, note, found.eta)
+
+    resume = (folder / LAST).is_file()
+    trainer = Trainer(stage, data, checked, settings, folder, resume, stage.augment, context.device, show)
+    trainer.run()
+    return {"best": trainer.progress.best, "steps": trainer.progress.step, "items": len(data)}
+
+
+def _follow(context: Context, what: str, work: Iterable[Any], total: int) -> int:
+    """Do the work until the step's time is over; returns how much of it was done."""
+    deadline, done = time.monotonic() + 60.0 * (context.step.minutes or float("inf")), 0
+    for _ in work:
+        done += 1
+        context.follower.report(done / total, f"{what}: {done} of {total}")
+        if time.monotonic() > deadline:
+            break
+    return done
+
+
+def _seeds(context: Context, split: str) -> list[int]:
+    recipe = context.recipe
+    return seeds_of(split, recipe.worlds, recipe.scenes if split == "train" else recipe.validation)
+
+
+def _world(context: Context, split: str) -> WorldSettings:
+    preset = context.recipe.preset
+    return world_settings(split, preset.image.height, preset.image.width, preset.occupancy.frames)
+
+
+def _blocks(context: Context) -> int:
+    return int(context.recipe.step("cache").options["blocks"])
+
+
+def _cache(context: Context, split: str) -> BackboneCache:
+    options = context.recipe.step("cache").options
+    variants = Variants(int(options["variants"]) if split == "train" else 0, seed=context.recipe.seed)
+    return BackboneCache(_encoder(context), _world(context, split), _blocks(context), variants)
+
+
+def _encoder(context: Context) -> OccupancyEncoder:
+    """The untrained encoder, always from the same start."""
+    torch.manual_seed(context.recipe.seed)
+    precision = build.fast_precision(context.device)
+    return OccupancyEncoder(context.recipe.preset.occupancy.replace(backbone_dtype=precision))
+
+
+def _frozen(context: Context) -> tuple[OccupancyEncoder, Path]:
+    weights = context.result("whole", BEST)
+    if weights is None:
+        raise InvalidInput("steps.features", "needs the step whole")
+    return build.frozen_encoder(context.recipe.preset, weights, context.device)

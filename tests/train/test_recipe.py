@@ -1,0 +1,163 @@
+"""A recipe goes on after kills to the same weights, does nothing twice, and redoes what depends on a change."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.data.synthetic.dataset import seeds_of, world_settings
+from sparseoccvla_ros.data.synthetic.scenes import scene_file, write_scene
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.train.recipe.export import changed, install
+from sparseoccvla_ros.train.recipe.plan import NEEDS, load_recipe
+from sparseoccvla_ros.train.recipe.run import run_recipe
+from sparseoccvla_ros.train.recipe.steps import STEPS
+from tests.train.fake_scenes import scene_of
+
+CONFIG: dict[str, Any] = {
+    "format_version": 1, "name": "toy", "seed": 3, "stages": ["occupancy"], "image": {"height": 32, "width": 64},
+    "occupancy": {
+        "pretrained": False, "strides": [8, 16], "embed_dims": 16, "groups": 2, "heads": 2, "queries": 12,
+        "image_queries": 4, "points_per_group": 2, "points_per_layer": [2, 4], "ffn_dims": 16, "mixing_points": 4,
+    },
+}  # fmt: skip
+RECIPE: dict[str, Any] = {
+    "format_version": 1, "seed": 5, "data": {"worlds": "plain", "scenes": 1, "validation": 1},
+    "config": {"occupancy": {"depth_bins": 8}},
+    "steps": {
+        "render": {"hours": 1}, "cache": {"hours": 1, "blocks": 5, "variants": 2},
+        "cells": {"hours": 2, "steps": 6, "batch": 1, "warmup": 1, "validate_every": 4, "save_every": 2},
+        "whole": {"hours": 4, "steps": 3, "batch": 1, "warmup": 1, "validate_every": 9, "save_every": 1},
+        "export": {}, "report": {},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of a toy preset with a recipe, whose scenes are rendered already."""
+    monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    write_recipe(folder)
+    for split, count in (("train", 1), ("validation", 1)):
+        settings = world_settings(split, 32, 64, 2)
+        for seed in seeds_of(split, "plain", count):
+            write_scene(scene_of(seed, settings), scene_file(seed, settings))
+    return folder
+
+
+def write_recipe(folder: Path, **steps: dict[str, Any]) -> None:
+    found = RECIPE | {"steps": {name: values | steps.get(name, {}) for name, values in RECIPE["steps"].items()}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(found, sort_keys=False))
+
+
+def run(folder: Path, out: Path, **options: Any) -> list[str]:
+    said: list[str] = []
+    torch.set_num_threads(1)
+    run_recipe(load_recipe(str(folder)), STEPS, out, say=said.append, **options)
+    return said
+
+
+def written(out: Path) -> int:
+    """How far a run is: files, and lines of its logs."""
+    logs = sum(len(p.read_bytes().splitlines()) for p in out.glob("*/log.jsonl"))
+    return logs + len(list(out.glob("*/*.safetensors"))) + len(list(out.glob("*/done.json")))
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    (file,) = out.glob("export-*/preset/occupancy.safetensors")
+    return load_file(file)
+
+
+@pytest.mark.timeout(900)
+def test_killed_at_random_places_it_ends_in_the_same_weights(toy: Path, tmp_path: Path) -> None:
+    run(toy, tmp_path / "whole")
+    total, out = written(tmp_path / "whole"), tmp_path / "killed"
+    cache = tmp_path / "cache" / "backbone"
+    cache.rename(tmp_path / "cache" / "before")
+    rng = np.random.default_rng()
+    process = multiprocessing.get_context("fork")
+    kills = 0
+    for place in np.sort(rng.integers(0, total - 2, 5)).tolist():
+        child = process.Process(target=run, args=(toy, out))
+        child.start()
+        while child.is_alive() and written(out) <= place:
+            time.sleep(0.005)
+        time.sleep(float(rng.uniform(0.0, 0.1)))
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.join()
+    assert kills >= 3
+    run(toy, out)
+    whole, killed = weights(tmp_path / "whole"), weights(out)
+    assert whole.keys() == killed.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(killed[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_what_is_done_stays_and_what_depends_on_a_change_is_redone(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(toy, out)
+    (page,) = out.glob("report-*/report.html")
+    assert "cells" in page.read_text()
+    assert (page.parent / "curves.png").is_file()
+    (preset,) = out.glob("export-*/preset")
+    assert load_preset(str(preset)).occupancy.depth_bins == 8
+    said = run(toy, out)
+    assert len(said) == len(RECIPE["steps"])
+    assert all("is done" in line for line in said)
+    before = load_recipe(str(toy))
+    write_recipe(toy, whole={"steps": 2})
+    after = load_recipe(str(toy))
+    same = {name for name in RECIPE["steps"] if before.key(name) == after.key(name)}
+    assert same == {"render", "cache", "cells"}
+    write_recipe(toy, whole={"hours": 9})
+    assert load_recipe(str(toy)).key("export") == before.key("export")
+    assert install(before, out)[-1] == "config.yaml"
+    assert load_preset(str(toy)).trained
+
+
+def test_one_step_alone_and_in_little_time(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cells needs cache"):
+        run(toy, tmp_path / "out", only=["cells"])
+    run(toy, tmp_path / "out", only=["render", "cache", "cells"], minutes=0.05)
+    (folder,) = (tmp_path / "out").glob("cells-*")
+    done = json.loads((folder / "done.json").read_text())
+    assert 1 <= done["steps"] <= 6
+    assert (folder / "best.safetensors").is_file()
+    assert not list((tmp_path / "out").glob("whole-*"))
+
+
+def test_a_wrong_recipe_is_refused_by_name(toy: Path) -> None:
+    for steps, message in (
+        ({"cache": {}, "render": {}}, "order"), ({"fly": {}}, r"steps\.fly"), ({"render": {"hours": -1}}, "hours"),
+    ):  # fmt: skip
+        (toy / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"steps": steps}, sort_keys=False))
+        with pytest.raises(InvalidInput, match=message):
+            load_recipe(str(toy))
+
+
+def test_the_recipe_of_tiny_has_every_step() -> None:
+    recipe = load_recipe("tiny")
+    assert [step.name for step in recipe.steps] == list(NEEDS)
+    assert recipe.preset.occupancy.depth_bins == 64
+    assert not recipe.preset.weights
+    text = (recipe.preset.folder / "config.yaml").read_text()
+    found = yaml.safe_load(changed(text, recipe.changes))
+    assert found["occupancy"] == yaml.safe_load(text)["occupancy"] | {"depth_bins": 64}
+    assert "weights" not in found
