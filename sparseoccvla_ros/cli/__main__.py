@@ -195,7 +195,8 @@ def main() -> int:
 
     bag_app.command("play")(play)
     # Told to end, unwind as for Ctrl-C, so that every process that was started is stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     app.add_typer(train_app, name="train", help="Train a stage of a preset, or prepare the data for it.")
     app.add_typer(eval_app, name="eval", help="Evaluate a preset on drives it has not seen.")
     app.add_typer(bag_app, name="bag", help="Make, convert, inspect and play bags.")

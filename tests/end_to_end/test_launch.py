@@ -47,6 +47,19 @@ def test_nodes_end_with_the_launcher(launched, kind, code):
     assert not alive, [p.cmdline() for p in alive]
 
 
+def test_ctrl_c_during_imports_is_silent(tmp_path):
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        command = [sys.executable, "-m", "sparseoccvla_ros.cli", "launch"]
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=ROOT)
+    until = time.monotonic() + 60
+    while "rclpy" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert "Traceback" not in log.read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
