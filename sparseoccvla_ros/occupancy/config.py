@@ -98,6 +98,8 @@ class OccupancyConfig:
     feature_alignment: str = "clean"
     """clean: every pixel is read where its own features lie. compatible: image coordinates 0..W are laid on feature
     columns 0..W_l - 1, as public OPUS weights expect; that is off by up to half a feature pixel at the borders."""
+    confident_queries: bool = False
+    """Whether image queries prefer cells that are sure of their depth (image_queries.py)."""
     voxel_head: bool = False
     """Classify voxels from image cells and points (voxel_head.py) instead of taking the points as voxels; needs
     image_queries, whose head describes the cells."""

@@ -126,3 +126,25 @@ def test_features_and_the_loss_carry_gradient_and_places_do_not() -> None:
 def test_more_queries_than_cells_are_refused() -> None:
     with pytest.raises(InvalidInput, match="image_queries"):
         ViewProposals(577, CHANNELS, OCC3D_GRID)(scene())
+
+
+def test_confident_queries_start_on_cells_that_are_sure_of_their_depth() -> None:
+    classes = torch.full((6 * CELLS[0] * CELLS[1],), LABEL["car"])
+    proposals = telling(classes, 12.5)
+    logits = proposals.out(torch.empty(0))
+    sure = torch.arange(0, len(classes), 7)
+    vague = torch.ones(len(classes), dtype=torch.bool)
+    vague[sure] = False
+    bins = torch.arange(32.0)
+    logits[0, vague, FREE + 1 :] = -0.05 * (bins - depth_step(torch.tensor(25.0))) ** 2  # the class is as certain
+    for confident in (False, True):
+        proposals.confident = confident
+        chosen = proposals(scene()).points
+        metres = chosen[0, :, 0] * proposals.extent + proposals.lower
+        views = scene()
+        image = (
+            torch.einsum("nij,pj->npi", views.ego2img[0, 0, :, :3, :3], metres) + views.ego2img[0, 0, :, None, :3, 3]
+        )
+        # The sure cells lie 12.5 m along an optical axis; the others at about 25 m.
+        at_depth = ((image[..., 2] - 12.5).abs() < 0.2).any(0)
+        assert bool(at_depth.all()) == confident
