@@ -112,7 +112,8 @@ def calibrate_voxel_head(
 ) -> OccupancyScores:
     """Shift the logits of `GROUPS` to where validation samples score best; returns their scores then.
 
-    Best is mIoU plus a tenth of IoU: the last hundredth of mIoU is not worth walls a metre thick. The fit weighs rare classes up, so its probabilities are not those of the world; a handful of offsets mends that.
+    Best is mIoU plus a tenth of IoU: the last hundredth of mIoU is not worth walls a metre thick. The fit weighs rare
+    classes up, so its probabilities are not those of the world; a handful of offsets mends that.
     """
     head = encoder.voxel_head
     assert head is not None
