@@ -143,6 +143,7 @@ def nuscenes(
 def drive(
     seeds: Annotated[str, typer.Option(help="A:B for A to B - 1, of the varied world; 20 of its test split")] = "",
     policies: Annotated[str, typer.Option(help="some of these, with commas")] = "expert,chain,ego,lane,coast",
+    scenario: Annotated[str, typer.Option(help="families that take turns over the seeds, with commas, or all")] = "",
     preset: Preset = "tiny",
     out: Annotated[Path, typer.Option(help="folder of page and numbers")] = Path("out/eval/drive"),
     threads: Threads = 0,
@@ -157,12 +158,14 @@ def drive(
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS
         from sparseoccvla_ros.eval.closed_loop.evaluation import evaluate_drives, page, table
         from sparseoccvla_ros.eval.world.seeds import seed_range
+        from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 
         torch.set_num_threads(threads or os.cpu_count() or 1)
         chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["varied_test"][:20])
+        families = tuple(FAMILIES) if scenario == "all" else _tasks(scenario)
         console = _console()
         with Bars(console) as bars:
-            rows = evaluate_drives(chosen, _tasks(policies), preset, bars.show)
+            rows = evaluate_drives(chosen, _tasks(policies), preset, families, bars.show)
         out.mkdir(parents=True, exist_ok=True)
         text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a))
         (out / "report.md").write_text(text, encoding="utf-8")

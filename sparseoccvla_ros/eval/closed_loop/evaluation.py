@@ -13,6 +13,8 @@ from ...core.errors import InvalidInput
 from ...data.synthetic.dataset import SPLITS
 from ...pipeline import Stages
 from ...runtime.presets import load_preset
+from ...world.sim.scenarios import FAMILIES
+from ..metrics.driving.bench2drive import abilities
 from ..metrics.intervals import Estimate, estimates, resampled
 from .policies import BlindLaneKeeping, ChainPolicy, ConstantVelocity, EgoOnly, ExpertPolicy, Policy
 from .rollout import Rollout, drive
@@ -58,10 +60,12 @@ def policy_of(name: str, preset: str) -> Policy:
     raise InvalidInput("policies", f"{name!r} is none of {', '.join(POLICIES)}")
 
 
-def failed(policy: str, seed: int, why: str) -> DriveScores:
+def failed(policy: str, seed: int, scenario: str | None, why: str) -> DriveScores:
     """A drive that broke off: it counts 0."""
     values: dict[str, Any] = {f.name: 0.0 for f in fields(DriveScores)}
-    values.update(policy=policy, seed=seed, maneuver="", end=f"failed: {why}", infractions=(), success=False)
+    values.update(
+        policy=policy, seed=seed, scenario=scenario, maneuver="", end=f"failed: {why}", infractions=(), success=False
+    )
     values.update({name: None for name in _LOWEST}, missing_plans=0)
     return DriveScores(**values)
 
@@ -70,11 +74,13 @@ def evaluate_drives(
     seeds: Sequence[int],
     names: Sequence[str],
     preset: str,
+    families: Sequence[str] = (),
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[DriveScores]:
     """Every policy on every seed, and the expert always, since scores compare with its drive.
 
-    Raises InvalidInput for unknown policies and for seeds that do not step.
+    families: scenario families that take turns over the seeds; none for the seeds' own traffic. Raises InvalidInput for
+    unknown policies or families and for seeds that do not step.
     """
     if not seeds or not names:
         raise InvalidInput("seeds" if not seeds else "policies", "there are none")
@@ -82,20 +88,21 @@ def evaluate_drives(
     out: list[DriveScores] = []
     for done, seed in enumerate(seeds):
         on_progress("drives", done, len(seeds))
-        recorded = drive(ExpertPolicy(), seed)
+        scenario = families[done % len(families)] if families else None
+        recorded = drive(ExpertPolicy(), seed, scenario)
         if "expert" in names:
             out.append(score(recorded, recorded))
-        out += [_attempt(policy, seed, recorded) for policy in policies]
+        out += [_attempt(policy, seed, scenario, recorded) for policy in policies]
     on_progress("drives", len(seeds), len(seeds))
     return out
 
 
-def _attempt(policy: Policy, seed: int, recorded: Rollout) -> DriveScores:
+def _attempt(policy: Policy, seed: int, scenario: str | None, recorded: Rollout) -> DriveScores:
     try:
-        return score(drive(policy, seed), recorded)
+        return score(drive(policy, seed, scenario), recorded)
     except (InvalidInput, FloatingPointError, IndexError, ValueError) as error:
         log.warning("%s on seed %d: %s", policy.name, seed, error)
-        return failed(policy.name, seed, str(error))
+        return failed(policy.name, seed, scenario, str(error))
 
 
 def means(rows: Sequence[DriveScores]) -> dict[str, Estimate]:
@@ -137,6 +144,28 @@ def table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
     return head, lines
 
 
+def families_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
+    """Successes per scenario family and ability, a column per policy."""
+    policies = list(dict.fromkeys(r.policy for r in rows))
+    lines = []
+    for family in [f for f in FAMILIES if any(r.scenario == f for r in rows)]:
+        cells = []
+        for policy in policies:
+            own = [r.success for r in rows if r.policy == policy and r.scenario == family]
+            cells.append(f"{sum(own)} of {len(own)}")
+        lines.append([family, FAMILIES[family].ability, *cells])
+    if lines:
+        cells = []
+        for policy in policies:
+            groups: dict[str, list[bool]] = {}
+            for row in rows:
+                if row.policy == policy and row.scenario:
+                    groups.setdefault(FAMILIES[row.scenario].ability, []).append(row.success)
+            cells.append(f"{100 * abilities(groups)['mean']:.1f} %")
+        lines.append(["mean of abilities", "", *cells])
+    return ["family", "ability", *policies], lines
+
+
 def page(rows: Sequence[DriveScores], command: str) -> str:
     """A Markdown page: the table, every drive, and how the numbers were made."""
     head, lines = table(rows)
@@ -150,9 +179,12 @@ def page(rows: Sequence[DriveScores], command: str) -> str:
         "## Drives",
         "",
     ]
-    head = ["policy", "seed", "maneuver", "end", "s", "completion %", "driving score", "infractions"]
+    head, lines = families_table(rows)
+    if lines:
+        parts[-2:-2] = ["## Successes by family", "", _markdown(head, lines), ""]
+    head = ["policy", "seed", "scenario", "maneuver", "end", "s", "completion %", "driving score", "infractions"]
     drives = [
-        [r.policy, str(r.seed), r.maneuver, r.end, f"{r.seconds:.1f}", f"{r.route_completion:.1f}",
+        [r.policy, str(r.seed), r.scenario or "", r.maneuver, r.end, f"{r.seconds:.1f}", f"{r.route_completion:.1f}",
          f"{r.driving_score:.1f}", ", ".join(r.infractions)]
         for r in sorted(rows, key=lambda r: (r.policy, r.driving_score))
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from ..metrics.driving.pdm_score import SubScores, Version
 from ..metrics.driving.traffic_scene import ObjectKind, RedLights, TrafficScene
 from ..metrics.driving.vehicle import Vehicle
 from .forecast import Standing, expect, objects_of
-from .road_map import WorldMap
+from .road_map import WorldMap, inside_junction
 
 ZOE = Vehicle(EGO_CENTRE + 0.5 * EGO_LENGTH, 0.5 * EGO_LENGTH - EGO_CENTRE, EGO_WIDTH, WHEELBASE)
 """The ego as the scores see it."""
@@ -67,15 +67,16 @@ class _Way:
     free: np.ndarray
 
     @classmethod
-    def along(cls, route: Curve, start: float, offset: float, desired: float) -> _Way:
+    def along(cls, route: Curve, start: float, lateral: float, offset: float, desired: float) -> _Way:
+        """From where the ego is beside the route over to an offset."""
         s = np.arange(start - 6.0, start + _AHEAD, _CELL)
         base = route.at(s)
-        share = np.clip((s - start) / 18.0, 0.0, 1.0)
-        shift = offset * share * share * (3 - 2 * share)
+        share = np.clip((s - start) / (10.0 + 4.0 * abs(offset - lateral)), 0.0, 1.0)
+        shift = lateral + (offset - lateral) * share * share * (3 - 2 * share)
         normal = np.stack([-np.sin(base[:, 2]), np.cos(base[:, 2])], -1)
         poses = base.copy()
         poses[:, :2] += shift[:, None] * normal
-        if offset:
+        if offset or abs(lateral) > 0.02:
             step = np.gradient(poses[:, :2], axis=0)
             poses[:, 2] = np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
         bend = np.abs(np.gradient(np.unwrap(poses[:, 2]), _CELL))
@@ -162,15 +163,17 @@ class Expert:
         simulator = self._simulator
         kinds, plans, _ = expect(simulator, _LOOK)
         scene = self.scene(kinds, plans[:, :51])
-        best: tuple[float, np.ndarray] | None = None
         rows: list[tuple[SubScores, np.ndarray]] = []
-        for offset, share in _PROPOSALS:
+        around = [(offset, 0.7) for offset in self._parallel] if self._blocked() else []
+        for tried, (offset, share) in enumerate([_PROPOSALS[0], *around, *_PROPOSALS[1:]]):
             poses = self._propose(offset, share, kinds, plans)
             drive = tracker.track(poses[None], state_vector(simulator)[None], ZOE)[0][0]
-            row = pdm_score.rate(drive, scene, Version.EPDMS)
-            if not rows and row.multiplier == 1.0 and row.TTC == 1.0:
-                return poses
-            rows.append((row, poses))
+            rows.append((pdm_score.rate(drive, scene, Version.EPDMS), poses))
+            if tried == len(around):
+                good = [(row.progress, poses) for row, poses in rows if row.multiplier == 1.0 and row.TTC == 1.0]
+                if good:  # the own lane unless another one leads past what blocks it
+                    return max(good, key=lambda found: found[0])[1]
+        best: tuple[float, np.ndarray] | None = None
         for row, (_, poses) in zip(pdm_score.compare_progress([r for r, _ in rows]), rows, strict=True):
             # Among equals the first: centred and fast. Failing is worse the earlier it happens.
             early = [t for t in (row.first_at_fault_step, row.first_ttc_step) if t >= 0]
@@ -180,19 +183,41 @@ class Expert:
         assert best is not None
         return best[1]
 
+    def _blocked(self) -> bool:
+        """Whether something stands for good on the ego's own lane, from 45 m ahead to beside it."""
+        state = self._simulator.state
+        still = self._standing.near(state.x, state.y)
+        way = _Way.along(self._simulator.route, self._simulator.along, 0.0, 0.0, 10.0)
+        fixed = _Corridor.of(way, still.kind, np.repeat(still.rectangles[:, None], 2, 1))
+        front = self._simulator.along + ZOE.ahead
+        ahead = fixed.near[:, 0][fixed.far[:, 0] > front - ZOE.length - 4.0] - front
+        return bool((ahead < 45.0).any())
+
+    @property
+    def _parallel(self) -> tuple[float, ...]:
+        """Offsets of the other lanes of the ego's direction where it drives along a street of two."""
+        streets = self._world.streets
+        pose = self._simulator.route.at(self._simulator.along)
+        if len(streets.main.lanes) < 2 or inside_junction(streets, pose[:2]):
+            return ()
+        own = abs(streets.main.at(float(pose[0]), float(pose[1]))[1])
+        if min(abs(own - lane) for lane in streets.main.lanes) > 0.5:
+            return ()
+        # Traffic keeps right: a lane nearer the middle of the street is on the left.
+        return tuple(own - lane for lane in streets.main.lanes if abs(own - lane) > 1.0)
+
     def _propose(
         self, offset: float, share: float, kinds: np.ndarray, plans: np.ndarray, blind: bool = False
     ) -> np.ndarray:
         """IDM along the route at an offset with a share of the free-road speed; 0 brakes to a stop."""
         simulator = self._simulator
         mover, state = simulator.mover, simulator.state
-        way = _Way.along(simulator.route, simulator.along, offset, max(share * mover.desired, 0.3))
+        way = _Way.along(simulator.route, simulator.along, self._lateral(), offset, max(share * mover.desired, 0.3))
         corridor = _Corridor.of(way, kinds, plans)
         still = self._standing.near(state.x, state.y)
         fixed = _Corridor.of(way, still.kind, np.repeat(still.rectangles[:, None], 2, 1))
         s, v, a = simulator.along, state.speed, state.acceleration
         out = [state.pose]
-        lateral = self._lateral()
         for t in range(round(HORIZON / STEP)):
             gap, pace = np.inf, 0.0
             if not blind:
@@ -208,8 +233,6 @@ class Expert:
             s += v * STEP + 0.5 * a * STEP**2
             v = max(v + a * STEP, 0.0)
             pose = way.at(s)
-            fade = max(0.0, 1.0 - (t + 1) * STEP / 2.0) ** 2
-            pose[:2] += lateral * fade * np.array([-np.sin(pose[2]), np.cos(pose[2])])
             out.append(pose)
         return np.stack(out)
 

@@ -121,12 +121,14 @@ class _Referee:
         return found, self.monitor.update(time, body[:2], state.speed, SPEED_LIMIT)
 
 
-def drive(policy: Policy, seed: int, score_every: int = 10, longest: float = LONGEST) -> Rollout:
-    """Let a policy drive a seed to its end.
+def drive(
+    policy: Policy, seed: int, scenario: str | None = None, score_every: int = 10, longest: float = LONGEST
+) -> Rollout:
+    """Let a policy drive a seed, or a scenario family at it, to its end.
 
     score_every: steps between the plans that PDMS and EPDMS are to look at, a multiple of PLAN_EVERY.
     """
-    simulator = Simulator(seed, longest=longest)
+    simulator = Simulator(seed, scenario, longest)
     world = WorldMap(simulator.scene.streets, simulator.route, simulator.begin, simulator.end)
     expert, standing = Expert(simulator, world), Standing.of(simulator)
     referee, follower = _Referee(simulator, world, standing), TrajectoryFollower()

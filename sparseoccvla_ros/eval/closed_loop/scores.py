@@ -31,6 +31,7 @@ class DriveScores:
 
     policy: str
     seed: int
+    scenario: str | None
     maneuver: str
     end: str
     seconds: float
@@ -68,6 +69,7 @@ def score(rollout: Rollout, recorded: Rollout) -> DriveScores:
     return DriveScores(
         policy=rollout.policy,
         seed=rollout.seed,
+        scenario=rollout.simulator.scenario,
         maneuver=rollout.maneuver,
         end=rollout.end.value,
         seconds=round(STEP * (len(rollout.states) - 1), 1),

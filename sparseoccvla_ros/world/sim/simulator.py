@@ -14,6 +14,7 @@ from ..agents.traffic import STEP, Mover
 from ..roads.curves import Curve
 from ..scenario import NOMINAL, VARIED
 from ..scene import COMMAND_OFFSET, COMMAND_SECONDS, COMMAND_SPEED, EgoMotion, Scene
+from .scenarios import staged
 from .traffic import Traffic, body_of
 from .vehicle import Action, EgoVehicleState
 
@@ -69,18 +70,19 @@ class Actor:
 
 
 class Simulator:
-    """A drive of one seed.
+    """A drive of one seed, or of one of scenarios.FAMILIES at a place that the seed chooses.
 
     Attributes: scene, ego (SimulatedEgo), state (the ego now), route (Curve), begin, end (arc lengths of the route that
     are driven), time (s), actors.
 
-    Raises InvalidInput for a seed below VARIED: only varied worlds step.
+    Raises InvalidInput for a seed below VARIED, since only varied worlds step, and for an unknown scenario.
     """
 
-    def __init__(self, seed: int, maneuver: str | None = None, longest: float = LONGEST) -> None:
+    def __init__(self, seed: int, scenario: str | None = None, longest: float = LONGEST) -> None:
         if seed < VARIED:
             raise InvalidInput("seed", f"{seed} is of the plain world; the simulator steps seeds from {VARIED} on")
-        self.scene = Scene.generate(seed, NOMINAL, maneuver)
+        self.scenario = scenario
+        self.scene, scripts = staged(scenario, seed) if scenario else (Scene.generate(seed, NOMINAL), [])
         recorded = self.scene.ego
         self.ego = SimulatedEgo(recorded, longest)
         self.longest = longest
@@ -90,9 +92,9 @@ class Simulator:
         rest = [m for m in self.scene.moving if id(m.mover) not in crossing]
         driven = [m.mover for m in rest if m.shape.name != "pedestrian"]
         walkers = [m.mover for m in rest if m.shape.name == "pedestrian"]
-        self.traffic = Traffic(
-            driven, walkers, [crossing[id(m)] for m in crossers], recorded.mover, self.scene.signals, first, last
-        )  # fmt: skip
+        people = [crossing[id(m)] for m in crossers]
+        signals, ego = self.scene.signals, recorded.mover
+        self.traffic = Traffic(driven, walkers, people, ego, signals, first, last, scripts)
         self.actors = tuple(Actor(i, m.shape.name, m) for i, m in enumerate(self.scene.moving))
         self.route: Curve = recorded.mover.path
         self.begin, speed = (float(v) for v in recorded.mover.motion(0.0))

@@ -8,12 +8,16 @@ has it and never walk into a car that stands in their way.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..agents.pedestrians import Crossing, People
 from ..agents.traffic import AMBER, GREEN, STEP, Lights, Mover, rectangle
 from .vehicle import EgoVehicleState
+
+if TYPE_CHECKING:
+    from .scenarios import Script
 
 _HEADWAY, _GAP, _BRAKE, _HARD_BRAKE, _GENTLE, _LATERAL = 1.3, 2.2, 1.8, 5.0, 2.6, 2.0
 _SCAN, _SCAN_STEP, _CELL = 45.0, 1.0, 0.5
@@ -66,9 +70,11 @@ class Traffic:
         signals: Lights,
         first: int,
         last: int,
+        scripts: Sequence[Script] = (),
     ) -> None:
         self.driven, self.walkers, self.signals = tuple(driven), tuple(walkers), signals
         self.crossings = tuple(crossings)
+        self._scripts = {id(script.mover): script for script in scripts}
         times = -2.0 + STEP * np.arange(last + 1)
         self.people = People(self.crossings)
         self.people.prepare([ego, *self.driven], times)
@@ -104,14 +110,20 @@ class Traffic:
         s, v = np.concatenate([[along], self._s]), np.concatenate([[ego.speed], self._v])
         room, _ = self.people.step(self.k, s, v, blocked[: len(self.crossings)])
         force = self._forces(ego, body, room[1:])
+        time = -2.0 + STEP * self.k
         for i, mover in enumerate(self.driven):
+            script = self._scripts.get(id(mover))
+            told = script.force(along, time) if script else None
+            if told is not None:
+                force[i] = max(told, -self._v[i] / STEP)
             mover.forces[self.k] = force[i]
         self._s = self._s + self._v * STEP + 0.5 * force * STEP**2
         self._v = np.maximum(self._v + force * STEP, 0.0)
         self._force = force
         if self.walkers:
             ends = np.array([m.path.length for m in self.walkers])
-            pace = np.array([m.desired for m in self.walkers]) * ~blocked[len(self.crossings) :]
+            waits = [(w := self._scripts.get(id(m))) is not None and w.waits(along, time) for m in self.walkers]
+            pace = np.array([m.desired for m in self.walkers]) * ~(blocked[len(self.crossings) :] | np.array(waits))
             self._walked = np.minimum(self._walked + pace * STEP, np.maximum(ends, self._walked))
         self.k += 1
         self._write()
