@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 NAME = "sparseoccvla_ros"
 SHARED = ("launch", "config", "rviz", "models", "bags", "examples")
-NODES = ("camera_sync", "occupancy", "reasoning", "planning", "composed", "bag_player", "viewer", "cockpit")
+NODES = ("camera_sync", "occupancy", "reasoning", "planning", "composed", "bag_player", "viewer", "cockpit", "follower")
 
 
 def installed(folder: str) -> list[tuple[str, list[str]]]:

@@ -70,6 +70,7 @@ COMPOSED = NodeEntry(
 """The four stages in one process; parameters given on the command line reach the nodes that know them."""
 VIEWER = NodeEntry("viewer", {"preset": "preset", "out": "out", "serve": "serve"}, when="view")
 COCKPIT = NodeEntry("cockpit", {"preset": "preset", "host": "cockpit_host", "port": "cockpit_port"}, when="cockpit")
+FOLLOWER = NodeEntry("follower", when="follow")
 
 ARGUMENTS: tuple[Argument, ...] = (
     Argument("preset", "tiny", "model preset: a folder below models/ or a path"),
@@ -95,6 +96,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("respawn", "true", "start a node again when it dies", _BOOL),
     Argument("log_level", "info", "log level of the nodes", ("debug", "info", "warn", "error", "fatal")),
     Argument("view", "false", "start the viewer node", _BOOL),
+    Argument("follow", "false", "start the follower node, which turns the path into speed and turn rate", _BOOL),
     Argument("serve", "false", "viewer: show the stack live in a browser", _BOOL),
     Argument("cockpit", "false", "start the cockpit: one web page to see, ask and steer", _BOOL),
     Argument("cockpit_host", "127.0.0.1", "cockpit: address of the page; others than this machine's can then steer"),
@@ -149,7 +151,7 @@ def resolve_checked(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
 def process_entries(values: Mapping[str, str], with_bag: bool) -> list[NodeEntry]:
     """The processes to start for resolved arguments; the bag player comes last."""
     stages = (COMPOSED,) if values["composed"] == "true" else NODES
-    chosen = [*stages, VIEWER, COCKPIT, *([BAG_PLAYER] if with_bag else [])]
+    chosen = [*stages, FOLLOWER, VIEWER, COCKPIT, *([BAG_PLAYER] if with_bag else [])]
     return [n for n in chosen if not n.when or values[n.when] == "true"]
 
 

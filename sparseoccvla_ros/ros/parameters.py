@@ -176,6 +176,13 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("on_reject", "brake", "when no candidate passes the gate", choices=("brake", "empty")),
         Param("publish_empty_on_stop", True, "send one empty Path when inputs go stale or invalid", live=True),
     ),
+    "follower": (
+        *COMMON[1:],
+        Param("odometry_topic", "/odom", "pose and speed of the vehicle, nav_msgs/Odometry"),
+        Param("wheelbase", 2.588, "between the axles of the vehicle", "m", 0.1, 10.0),
+        Param("max_age", 1.0, "older paths are not followed: the vehicle stops", "s", 0.1, 10.0),
+        Param("rate", 20.0, "commands per second of the node's clock", "Hz", 1.0, 100.0),
+    ),
     "bag_player": (
         *_ALWAYS,
         Param("bag", "", "rosbag2 folder or .mcap file"),

@@ -45,7 +45,7 @@ class Topic:
     @property
     def room(self) -> str:
         """The folder of the core that makes the content, or takes it in."""
-        rooms = {"every": "ros", "bag_player": "data", "viewer": "view"}
+        rooms = {"every": "ros", "bag_player": "data", "viewer": "view", "follower": "planning"}
         return f"sparseoccvla_ros/{rooms.get(self.owner, self.owner)}/"
 
 
@@ -120,6 +120,7 @@ OUTPUTS: tuple[Topic, ...] = (
         "output",
         "vehicle; speed, command and state as text",
     ),
+    Topic("control/cmd_vel", "geometry_msgs/msg/Twist", "follower", "output", "speed and turn rate along the path"),
     Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every", "output", "state and reasons, 1 Hz"),
     Topic("/clock", "rosgraph_msgs/msg/Clock", "bag_player", "output", "bag time"),
 )

@@ -1,0 +1,109 @@
+"""follower node: the planned path in, speed and turn rate out; it stops the vehicle when there is no path to follow."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+from geometry_msgs.msg import Twist
+from nav_msgs.msg import Odometry, Path
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.geometry import yaw_of
+from sparseoccvla_ros.planning.ego_history import EgoHistory
+from sparseoccvla_ros.planning.trajectory_follower import Control, FollowerConfig, TimedPath, TrajectoryFollower
+from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.lifecycle_base import StageNode
+from sparseoccvla_ros.ros.msg_utils import nanoseconds
+from sparseoccvla_ros.ros.process import run
+
+AHEAD = 0.3
+"""s: the speed that is asked for is the one that the acceleration gives after this long."""
+ODOMETRY_AGE = 0.5
+"""s without odometry after which the vehicle is stopped."""
+
+
+class FollowerNode(StageNode):
+    """Pure pursuit on planning/path with the ego's motion from odometry, at a fixed rate of the node's clock."""
+
+    waiting_for = "planning/path from planning"
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__("follower", **kwargs)
+
+    def setup(self) -> None:
+        """Create the follower, its topics and its timer."""
+        config = FollowerConfig(wheelbase=self.values.wheelbase, max_age=self.values.max_age)
+        self._follower = TrajectoryFollower(config)
+        self._history = EgoHistory()
+        self._ego: tuple[int, np.ndarray, float] | None = None
+        self._path: TimedPath | None = None
+        self._command = self.output("control/cmd_vel")
+        self.input("planning/path", self._on_path)
+        self.input("/odom", self._on_odometry, topic=self.values.odometry_topic)
+        self._timer = self.create_timer(1.0 / self.values.rate, self._on_timer)
+
+    def stopped(self) -> None:
+        """Forget the path; the last command asks to stand."""
+        self._path = None
+        self._follower.reset()
+        self._command.publish(Twist())
+
+    def teardown(self) -> None:
+        """End the timer."""
+        timer = getattr(self, "_timer", None)
+        if timer is not None:
+            self.destroy_timer(timer)
+            self._timer = None
+
+    def _on_odometry(self, message: Odometry) -> None:
+        stamp = nanoseconds(message.header.stamp)
+        pose = messages.pose_from_msg(message.pose.pose, "odometry")
+        twist = messages.twist_from_msg(message.twist.twist, "odometry.twist")
+        self._history.add(stamp, pose, twist)
+        self._ego = stamp, np.array([pose[0, 3], pose[1, 3], yaw_of(pose)]), float(twist[0])
+
+    def _on_path(self, message: Path) -> None:
+        self.monitor.received()
+        self._path = None  # until the new one is understood: an empty one means stop
+        stamp = nanoseconds(message.header.stamp)
+        if not message.poses:
+            return
+        times = np.array([nanoseconds(p.header.stamp) - stamp for p in message.poses]) / 1e9
+        points = np.array([(p.pose.position.x, p.pose.position.y) for p in message.poses], np.float64)
+        if not (np.isfinite(points).all() and times[0] > 0 and (np.diff(times) > 0).all()):
+            raise InvalidInput("path", "its poses are not finite or their stamps do not rise")
+        newest = stamp if self._ego is None else max(stamp, self._ego[0])
+        pose = self._history.pose_at(stamp, newest)
+        if pose is None:
+            raise InvalidInput("path", "no odometry reaches back to its stamp")
+        start = np.array([pose[0, 3], pose[1, 3], yaw_of(pose)])
+        self._path = TimedPath.of_waypoints(stamp / 1e9, start, times, points)
+
+    def _on_timer(self) -> None:
+        if not self.active:
+            return
+        began = time.monotonic()
+        now = self.get_clock().now().nanoseconds
+        if self._ego is None or abs(now - self._ego[0]) > ODOMETRY_AGE * 1e9:
+            control, speed = Control(-1.0, 0.0, "no odometry"), 0.0
+        else:
+            stamp, pose, speed = self._ego
+            control = self._follower.control(self._path, stamp / 1e9, pose, speed)
+        out = Twist()
+        out.linear.x = max(0.0, speed + AHEAD * control.acceleration)
+        out.angular.z = out.linear.x * float(np.tan(control.steering)) / self.values.wheelbase
+        self._command.publish(out)
+        if control.stopped_by:
+            self.get_logger().warning(f"stopping: {control.stopped_by}", throttle_duration_sec=2.0)
+        self.monitor.finished(time.monotonic() - began, (control.stopped_by,) if control.stopped_by else ())
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros follower`."""
+    return run(FollowerNode, args=args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
