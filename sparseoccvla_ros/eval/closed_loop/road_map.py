@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...world.kernels.ground import MEDIAN_START, STOP_LINE
 from ...world.roads.curves import Curve
-from ...world.roads.streets import MEDIAN_START, STOP_LINE, Street, Streets
+from ...world.roads.streets import Street, Streets
 from ..metrics.driving.polygons import project
 from ..metrics.driving.traffic_scene import RoadMap, Surface
 
