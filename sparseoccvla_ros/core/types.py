@@ -15,6 +15,8 @@ import numpy as np
 from .errors import InvalidInput
 from .voxels import SparseVoxels
 
+NANOSECONDS = 1_000_000_000
+"""Of a second: stamps are integers of them."""
 HORIZONS: tuple[float, ...] = (1.0, 2.0, 3.0)
 """Seconds ahead of the stamp at which occupancy is forecast."""
 STEPS = 6

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core.errors import InvalidInput
-from .writer import NANOSECONDS, BagWriter, qos
+from ...core.types import NANOSECONDS
+from .writer import BagWriter, qos
 
 _CUBE, _ADD = 1, 0
 """Marker.CUBE and Marker.ADD."""

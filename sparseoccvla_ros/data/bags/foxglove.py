@@ -29,9 +29,10 @@ from mcap_protobuf.decoder import DecoderFactory
 
 from ...core import geometry
 from ...core.errors import InvalidInput
+from ...core.types import NANOSECONDS
 from ..nuscenes.to_bag import Conversion, Progress
 from .storage import MCAP_MAGIC
-from .writer import NANOSECONDS, BagWriter
+from .writer import BagWriter
 
 SENSOR_PREFIXES = ("CAM_", "LIDAR_", "RADAR_")
 NUMERIC_TYPES = {1: "u1", 2: "i1", 3: "<u2", 4: "<i2", 5: "<u4", 6: "<i4", 7: "<f4", 8: "<f8"}

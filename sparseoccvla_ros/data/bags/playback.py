@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from ...core.errors import InvalidInput
+from ...core.types import NANOSECONDS
 from .reader import BagMessage, BagReader
-from .writer import NANOSECONDS
 
 RATE_LIMIT = 100.0
 

@@ -26,8 +26,9 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from ...core.errors import InvalidInput
+from ...core.types import NANOSECONDS
 from .storage import guard, name_problem, open_files, root_name
-from .writer import NANOSECONDS, typestore
+from .writer import typestore
 
 STATIC_TF_DEPTH = 100
 """tf2's depth for /tf_static: what a bag without QoS profiles (no converter stores them) means by it."""

@@ -31,12 +31,12 @@ from rosbags.typesys.store import Typestore
 from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.paths import message_folder
+from ...core.types import NANOSECONDS
 from ...core.voxels import SparseVoxels
 
 MESSAGE_PACKAGE = "sparseoccvla_msgs"
 POINT_FIELD_TYPES = {"i1": 1, "u1": 2, "i2": 3, "u2": 4, "i4": 5, "u4": 6, "f4": 7, "f8": 8}
 """numpy kind and width -> sensor_msgs/PointField datatype."""
-NANOSECONDS = 1_000_000_000
 _STAMP_LIMIT = 2**31 * NANOSECONDS
 _FOREVER = QosTime(2147483647, 4294967295)
 """How rosbag2 writes an unset duration."""

@@ -16,9 +16,8 @@ from scipy.spatial.transform import Rotation
 
 from ...core import geometry
 from ...core.errors import InvalidInput
-from ...core.types import Command
+from ...core.types import NANOSECONDS, Command
 from ...planning.route_command import RouteCommand, route_command
-from ..bags.writer import NANOSECONDS
 from .tables import MICROSECOND, rows, table_quaternion
 
 Odometry = list[tuple[int, np.ndarray, np.ndarray]]

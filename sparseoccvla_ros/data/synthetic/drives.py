@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.paths import cache_folder
+from ...core.types import NANOSECONDS
 from ...planning.ego_history import EgoHistory
 from ...world.scene import LEAD_SECONDS, Scene
 from ..dataset import COMMANDS, FUTURE_SECONDS
@@ -31,7 +32,9 @@ STEP = 0.05
 """Seconds between the records of a drive; between them everything is linear, which is off by a millimetre at most."""
 RECORDED = 0.2
 """Seconds between the poses that an ego history is fed with, about as often as frame sets come on line."""
-_NS = 1_000_000_000
+START = 1_700_000_000 * NANOSECONDS
+"""Stamp of the start of every drive, ns."""
+FIXED_FRAME = "map"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +70,8 @@ class Drive:
         history = EgoHistory()
         for age in np.arange(round(2.4 / RECORDED), -1, -1) * RECORDED:
             if time - age >= self.time[0]:
-                history.add(round((time - age) * _NS), *self.at(time - age))
-        return history.features(round(time * _NS))
+                history.add(round((time - age) * NANOSECONDS), *self.at(time - age))
+        return history.features(round(time * NANOSECONDS))
 
     def waypoints(self, time: float) -> np.ndarray:
         """float32 [6, 2] m: where base_link truly goes, in base_link at `time`."""

@@ -27,16 +27,15 @@ from ...camera_sync.config import ImageConfig
 from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.paths import cache_folder
+from ...core.types import NANOSECONDS
 from ...core.voxels import OCC3D_GRID
 from ...world.labels.occupancy import dense_labels
 from ...world.labels.visibility import camera_visibility
-from ...world.render.camera_rig import Camera, load_rig
+from ...world.render.camera_rig import JITTER, SWEEP, Camera, load_rig
 from ...world.render.renderer import Renderer
 from ...world.scene import Scene
-from ..bags.writer import NANOSECONDS
 from ..dataset import COMMANDS, FUTURE_SECONDS
 from ..processes import end_with_parent
-from .to_bag import JITTER, SWEEP
 
 log = logging.getLogger(__name__)
 

@@ -17,24 +17,22 @@ import cv2
 import numpy as np
 
 from ...core.errors import InvalidInput
+from ...core.types import NANOSECONDS
 from ...world.labels.occupancy import sparse_labels
-from ...world.render.camera_rig import Camera, load_rig
+from ...world.render.camera_rig import JITTER, SWEEP, Camera, load_rig
 from ...world.render.renderer import Renderer
 from ...world.scene import Scene
-from ..bags.writer import NANOSECONDS, BagWriter
+from ..bags.writer import BagWriter
 from ..processes import end_with_parent
+from .drives import FIXED_FRAME, START
 
-START = 1_700_000_000 * NANOSECONDS
-"""Stamp of the start of every drive, ns."""
-FIXED_FRAME, EGO_FRAME = "map", "base_link"
+EGO_FRAME = "base_link"
 ODOMETRY_TOPIC = "/odom"
 COMMAND_TOPIC = "/sparseoccvla/planning/command"
 OCCUPANCY_TOPIC = "/world/occupancy"
 TF_RATE, COMMAND_RATE, OCCUPANCY_RATE = 50.0, 2.0, 2.0
 TF_MARGIN = 0.5
 """Seconds of transforms before and after the images, so that every image stamp lies between two of them."""
-SWEEP = 0.05
-JITTER = 0.001
 BUNDLED = {
     "seed": 11, "seconds": 20.0, "rate": 6.0, "height": 198, "width": 352, "samples": 2, "jpeg_quality": 80,
 }  # fmt: skip

@@ -10,8 +10,8 @@ import numpy as np
 from ...camera_sync.config import ImageConfig
 from ...core import geometry
 from ...core.types import WAYPOINT_TIMES, CameraFrames, CommandSource, EgoState
+from ...data.synthetic.drives import FIXED_FRAME, START
 from ...data.synthetic.scenes import WorldSettings, prepared_intrinsics, rig_of
-from ...data.synthetic.to_bag import FIXED_FRAME, START
 from ...pipeline import Chain, Stages
 from ...planning.ego_history import WINDOW_NS, EgoHistory
 from ...planning.trajectory_follower import TimedPath

@@ -9,10 +9,9 @@ import numpy as np
 from ...core import geometry
 from ...core.classes import CLASSES
 from ...core.errors import InvalidInput
-from ...core.types import HORIZONS, STEP_SECONDS, STEPS, CameraFrames, Command, CommandSource, EgoState
-from ...data.bags.writer import NANOSECONDS
+from ...core.types import HORIZONS, NANOSECONDS, STEP_SECONDS, STEPS, CameraFrames, Command, CommandSource, EgoState
+from ...data.synthetic.drives import FIXED_FRAME, START
 from ...data.synthetic.scenes import WorldScene, exposures, rig_of
-from ...data.synthetic.to_bag import FIXED_FRAME, START
 from ...planning.ego_history import WINDOW_NS, EgoHistory
 from ...world.labels import annotations
 from ...world.labels.annotations import Boxes

@@ -22,12 +22,11 @@ from ...core.classes import FREE
 from ...core.errors import InvalidInput
 from ...core.geometry import inverse
 from ...core.paths import cache_folder
-from ...core.types import WAYPOINT_TIMES
+from ...core.types import NANOSECONDS, WAYPOINT_TIMES
 from ...core.voxels import OCC3D_GRID
-from ...data.bags.writer import NANOSECONDS
 from ...data.synthetic.dataset import SPLITS, seeds_of
+from ...data.synthetic.drives import START
 from ...data.synthetic.scenes import WORLD_VERSION
-from ...data.synthetic.to_bag import START
 from ...world.labels.occupancy import dense_labels
 from ...world.qa.questions import balanced, templates
 from ...world.qa.scene_relations import SceneView

@@ -14,6 +14,8 @@ from ...core.errors import InvalidInput
 from ...core.geometry import transform
 
 RIGS_FILE = Path(__file__).with_name("rigs.yaml")
+SWEEP, JITTER = 0.05, 0.001
+"""Seconds that a lidar sweep takes, and by which the moment of an exposure varies to both sides."""
 
 
 @dataclass(frozen=True, eq=False)
