@@ -92,6 +92,13 @@ def _soak(console: Console, choices: Choices) -> dict[str, Any]:
     return bench_soak(console, choices.preset, choices.minutes)
 
 
+def _training(console: Console, choices: Choices) -> dict[str, Any]:
+    """Training steps of stage 1 by phase, from cached features and from images."""
+    from ..bench.training import bench_training
+
+    return bench_training(console, choices.preset)
+
+
 def _hardware(console: Console, choices: Choices) -> dict[str, Any]:
     """A paper-size preset on this machine's device."""
     from ..bench.hardware import bench_hardware
@@ -105,5 +112,6 @@ BENCHES: dict[str, Callable[[Console, Choices], dict[str, Any]]] = {
     "occupancy": _occupancy,
     "runtimes": _runtimes,
     "soak": _soak,
+    "training": _training,
     "hardware": _hardware,
 }

@@ -22,7 +22,7 @@ ABOVE = {
     "ros": BELOW["pipeline"] | {"pipeline"},
     "nodes": BELOW["eval"] | {"ros"},
     "bringup": BELOW["eval"] | {"ros"},
-    "bench": BELOW["train"] | {"ros", "bringup"},
+    "bench": BELOW["train"] | {"train", "ros", "bringup"},
 }
 """The same of those that know ROS; cli stands on everything."""
 LARGEST_FOLDER = 15
