@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 ABSENT = (
     "rclpy", "rosbags", "mcap", "mcap_protobuf", "google.protobuf", "rerun", "launch", "launch_ros",
     "builtin_interfaces", "std_msgs", "sensor_msgs", "geometry_msgs", "nav_msgs", "visualization_msgs",
@@ -19,6 +21,8 @@ optional = ("tensorrt", "openvino", "onnxruntime", "onnx", "onnxscript", "triton
 for room in {ROOMS!r}:
     package = importlib.import_module("sparseoccvla_ros." + room)
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if found.name.endswith(".to_bag"):  # writes bags, and nothing else
+            continue
         try:
             importlib.import_module(found.name)
         except ImportError as error:
@@ -30,7 +34,8 @@ print(len(load_recipe("tiny").steps), app is not None)
 """
 
 
+@pytest.mark.timeout(600)
 def test_training_and_evaluation_import_without_ros_bags_and_viewer() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=250, check=False)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "True"
