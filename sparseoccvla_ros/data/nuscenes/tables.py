@@ -8,6 +8,7 @@ streamed and only the rows of the wanted scenes are kept.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -177,7 +178,7 @@ def load_scenes(
         if scene in found:
             token = _get(row, "token", "sample")
             scene_of[token] = scene
-            keyframes[scene].append((int(_get(row, "timestamp", "sample")) * MICROSECOND, token))
+            keyframes[scene].append((_stamp(row, "sample"), token))
     empty = [found[token]["name"] for token, stamps in keyframes.items() if not stamps]
     if empty:
         raise InvalidInput("sample", f"{empty[0]} has no sample in {folder}")
@@ -280,7 +281,7 @@ def _record(row: Row, calibration: Calibration) -> SensorRecord:
         raise InvalidInput("sample_data", f"file name {filename} leaves the data root")
     return SensorRecord(
         channel=calibration.channel,
-        stamp=int(_get(row, "timestamp", "sample_data")) * MICROSECOND,
+        stamp=_stamp(row, "sample_data"),
         filename=filename,
         keyframe=bool(_get(row, "is_key_frame", "sample_data")),
         width=int(row.get("width") or 0),
@@ -302,7 +303,7 @@ def _poses(
         token = _get(row, "token", "ego_pose")
         scene = scenes.get(token)
         if scene is not None:
-            stamp = int(_get(row, "timestamp", "ego_pose")) * MICROSECOND
+            stamp = _stamp(row, "ego_pose")
             stamps.setdefault(scene, {})[token] = stamp
             poses.setdefault(scene, {})[stamp] = _pose(row, "ego_pose")
             count += 1
@@ -320,6 +321,23 @@ def _pose(row: Row, field: str) -> np.ndarray:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(field, f"row {row.get('token')} has no proper pose: {error}") from error
+
+
+_YEARS = (946_684_800, 4_102_444_800)
+"""Seconds since the epoch of the years 2000 and 2100."""
+_UNITS = {"seconds": 1.0, "milliseconds": 1e3, "nanoseconds": 1e9}
+
+
+def _stamp(row: Row, table: str) -> int:
+    """Nanoseconds of a row's timestamp in microseconds; InvalidInput with the likely unit outside 2000..2100."""
+    value = _get(row, "timestamp", table)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidInput(table, f"timestamp {str(value)[:40]!r} is no number of microseconds")
+    if not _YEARS[0] <= value / 1e6 < _YEARS[1]:
+        likely = [name for name, scale in _UNITS.items() if _YEARS[0] <= value / scale < _YEARS[1]]
+        hint = f"; it looks like {likely[0]}" if likely else ""
+        raise InvalidInput(table, f"timestamp {value} in microseconds is not within the years 2000 to 2100{hint}")
+    return int(value) * MICROSECOND
 
 
 def _get(row: Row, key: str, table: str) -> Any:
