@@ -19,6 +19,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sparseoccvla_ros.camera_sync.config import MissingPolicy, SyncConfig
+from sparseoccvla_ros.camera_sync.profiles import profile_names
 from sparseoccvla_ros.core.classes import CAMERAS, PALETTES
 
 
@@ -93,7 +94,7 @@ _PROFILE = Param(
     "profile",
     "nuscenes",
     "names of topics and frames of a kind of bag or vehicle (config/profiles.yaml)",
-    choices=("nuscenes", "nuscenes_lower", "nuscenes2bag", "nuscenes_prefixed", "dataset_bridge", "autoware"),
+    choices=profile_names(),
 )
 _CAMERA = tuple(
     Param(f"{camera}.{key}", "", what)

@@ -31,6 +31,7 @@ from sparseoccvla_ros.eval.world.evaluation import Request, evaluate_world
 from sparseoccvla_ros.eval.world.seeds import seed_range, warnings_about
 from sparseoccvla_ros.pipeline import BLACK, Chain, Stages, blinded
 from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
+from sparseoccvla_ros.reasoning.model.forecaster import forecast_voxels
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.world.labels.annotations import expert
 from sparseoccvla_ros.world.labels.occupancy import dense_labels
@@ -316,7 +317,11 @@ def test_forecasts_without_another_prefill_are_those_of_the_reasoner(stages, dri
     np.testing.assert_allclose(motions[forecast.TRUE], drive.sample(0).truth, atol=1e-5)
     motion = motions[forecast.TRUE]
     ours = forecast.forecasts(stages.reasoner, step.queries, step.reasoning, motions, where)[forecast.TRUE]
-    theirs = stages.reasoner.forecast_ahead(step.queries, motion, where)
+    reasoner = stages.reasoner
+    *tensors, path, _ = reasoner._inputs(step.queries, motion, "planned")
+    with torch.inference_mode():
+        out = reasoner(*tensors, path).forecast
+    theirs = forecast_voxels(step.queries, out, reasoner.config, reasoner.grid, where)
     assert sum(map(len, ours)) > 0
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a.dense(), b.dense())
