@@ -17,8 +17,9 @@ from ...core.errors import InvalidInput
 from ...core.types import STEP_SECONDS, STEPS, WAYPOINT_TIMES
 from ...core.voxels import OCC3D_GRID, VoxelGrid
 from ...planning.trajectory import SWEEP_TIMES
+from ..agents.actors import EGO
 from ..agents.traffic import overlap, rectangle
-from ..scene import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, Scene
+from ..scene import Scene
 from ..shapes.objects import Shape
 from .occupancy import dense_labels
 
@@ -165,7 +166,7 @@ def on_road(scene: Scene, points: np.ndarray) -> np.ndarray:
 
 def ego_plan(poses: np.ndarray) -> np.ndarray:
     """Ground plans [..., 5] of the ego's body with base_link at poses x, y, yaw [..., 3]."""
-    return rectangle(poses, EGO_LENGTH, EGO_WIDTH, EGO_CENTRE)
+    return rectangle(poses, EGO.length_m, EGO.width_m, EGO.centre_m)
 
 
 def in_frame(frame2map: np.ndarray, poses2map: Sequence[np.ndarray]) -> np.ndarray:
