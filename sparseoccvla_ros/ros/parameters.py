@@ -110,9 +110,9 @@ _VALIDATOR = tuple(
     Param(f"validator.{name}", getattr(_LIMITS, name), what, unit, low, high)
     for name, what, unit, low, high in (
         ("max_speed_mps", "fastest step of a plan", "m/s", 0.1, 70.0),
-        ("max_acceleration_mps2", "speeding up", "m/s^2", 0.1, 20.0),
-        ("max_deceleration_mps2", "braking", "m/s^2", 0.1, 20.0),
-        ("max_lateral_acceleration_mps2", "in curves", "m/s^2", 0.1, 20.0),
+        ("max_acceleration_mps2", "hardest speeding up", "m/s^2", 0.1, 20.0),
+        ("max_deceleration_mps2", "hardest braking", "m/s^2", 0.1, 20.0),
+        ("max_lateral_acceleration_mps2", "largest in curves", "m/s^2", 0.1, 20.0),
         ("max_jerk_mps3", "change of acceleration along the path", "m/s^3", 0.1, 200.0),
         ("max_curvature_per_m", "tightest turn, one over its radius", "1/m", 0.001, 2.0),
         ("comfortable_deceleration_mps2", "of the braking path, unless more is needed", "m/s^2", 0.1, 20.0),
