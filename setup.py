@@ -1,5 +1,9 @@
-"""ament_python package; torch, transformers and what else rosdep lacks come from requirements/base.txt."""
+"""ament_python package; torch, transformers and what else rosdep lacks come from requirements/base.txt.
 
+Name, authors and extras stand in pyproject.toml, the version in package.xml; here is what ROS installs beside Python.
+"""
+
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -20,7 +24,7 @@ def installed(folder: str) -> list[tuple[str, list[str]]]:
 
 setup(
     name=NAME,
-    version="0.1.0",
+    version=ElementTree.parse("package.xml").findtext("version"),
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={NAME: ["**/*.yaml", "view/cockpit/*"]},
     data_files=[
@@ -29,12 +33,9 @@ setup(
         *(entry for folder in SHARED for entry in installed(folder)),
     ],
     install_requires=["setuptools"],
-    extras_require={"test": ["pytest"], "viz": ["rerun-sdk"]},
     zip_safe=False,
     maintainer="sparseoccvla_ros maintainers",
     maintainer_email="maintainers@users.noreply.github.com",
-    description="Six cameras in; semantic occupancy, language and a planned path out.",
-    license="Apache-2.0",
     entry_points={
         "console_scripts": [f"{node} = {NAME}.nodes.{node}:main" for node in NODES]
         + [f"cli = {NAME}.cli.__main__:main"],

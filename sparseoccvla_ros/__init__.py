@@ -1,3 +1,1 @@
 """SparseOccVLA for ROS 2: sparse occupancy queries as the only bridge between vision and language."""
-
-__version__ = "0.1.0"

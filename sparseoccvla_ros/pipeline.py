@@ -1,82 +1,48 @@
-"""What the nodes do with a frame set, as plain objects one after the other: the on-line chain without ROS.
+"""The model in one object: a frame set in; queries, voxels, reasoning and a plan out.
 
-Reasoning is always that of the same frame set, as with the planning node's `reasoning_wait`; on a slow machine the
-node takes the one before.
+The nodes do the same with the same parts, each in its own process; evaluation runs this object. Reasoning is always
+that of the same frame set, as with the planning node's `reasoning_wait`; on a slow machine the node takes the one
+before.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from .core.errors import InvalidInput
-from .core.motion import carry_over
-from .core.types import CameraFrames, Command, CommandSource, Plan, PlanStatus, Reasoning, SceneQueries
+from .core.motion import PlannedMotion
+from .core.types import CameraFrames, Command, CommandSource, Plan, Reasoning, SceneQueries
 from .core.voxels import SparseVoxels
 from .occupancy.encoder import OccupancyEncoder
 from .occupancy.postprocess import occupied_voxels
+from .planning.config import ValidatorConfig
 from .planning.ego_history import EgoHistory
 from .planning.planner import Planner
 from .reasoning.model.reasoner import Reasoner
 from .runtime.factory import build_occupancy, build_planning, build_reasoning
-from .runtime.presets import STAGES, Preset
+from .runtime.presets import STAGES, Preset, load_preset
 from .runtime.warm_up import warm_up_occupancy, warm_up_planning, warm_up_reasoning
 
-BLACK = 1
-"""Grey level (of 255) of the images of a blind chain: at 0 the encoder would take its cameras for broken."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Stages:
-    """The networks of a preset that take part; absent: why a stage does not, by name."""
+class StepResult:
+    """What came of one frame set.
 
-    preset: Preset
-    encoder: OccupancyEncoder | None
-    reasoner: Reasoner | None
-    planner: Planner | None
-    absent: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def build(
-        cls, preset: Preset, untrained: bool = False, wanted: Sequence[str] = STAGES, device: str = "cpu"
-    ) -> Stages:
-        """On a device, warmed up. A stage without weights is left out unless `untrained` wants it."""
-        absent = {}
-        for stage in STAGES:
-            if stage not in preset.stages:
-                absent[stage] = f"preset {preset.name} has no {stage}"
-            elif stage in preset.untrained and not untrained:
-                absent[stage] = f"{stage} of preset {preset.name} is untrained (--untrained runs it all the same)"
-            elif "occupancy" in absent:
-                absent[stage] = f"{stage} needs occupancy"
-        used = set(wanted) - set(absent)
-        encoder = build_occupancy(preset, device) if "occupancy" in used else None
-        reasoner = build_reasoning(preset, device) if "reasoning" in used else None
-        planner = build_planning(preset, device) if "planning" in used else None
-        for stage, warm in ((encoder, warm_up_occupancy), (reasoner, warm_up_reasoning), (planner, warm_up_planning)):
-            if stage is not None:
-                warm(stage, preset)
-        return cls(preset, encoder, reasoner, planner, absent)
-
-    @property
-    def running(self) -> list[str]:
-        """Names of the stages that take part."""
-        return [n for n, s in zip(STAGES, (self.encoder, self.reasoner, self.planner), strict=True) if s is not None]
-
-    def only_encoder(self) -> Stages:
-        """The same without reasoning and planning."""
-        return replace(self, reasoner=None, planner=None)
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What came of one frame set. motion: float32 [6, 2] m, the plan before, carried over, None where there is none;
-    reasoning, plan: None without their stage; seconds: wall clock by stage."""
+    Attributes:
+        queries: The encoder's scene queries.
+        voxels: Occupied voxels of the queries.
+        motion: float32 [6, 2] m, the plan before, carried over to this frame; None where there is none.
+        reasoning: None without that stage.
+        plan: None without that stage.
+        seconds: Wall clock by stage.
+    """
 
     queries: SceneQueries
     voxels: SparseVoxels
@@ -86,29 +52,121 @@ class Step:
     seconds: dict[str, float]
 
 
-def blinded(frames: CameraFrames) -> CameraFrames:
-    """The same set with black images."""
-    return replace(frames, images=np.full_like(frames.images, BLACK))
+class SparseOccVLA:
+    """The networks of a preset and what they remember of the drive.
 
+    Frame sets of one drive come in order of time; a new `epoch` drops every memory, as in the nodes. Not thread safe.
 
-class Chain:
-    """Runs frame sets of one drive in order of time. A new epoch drops every memory, as in the nodes."""
+    Args:
+        preset: What the networks were built from.
+        encoder: Images to scene queries; without it nothing can be stepped.
+        reasoner: The language half, or None.
+        planner: The planning half, or None.
+        absent: Why a stage is missing, by its name.
+    """
 
-    def __init__(self, stages: Stages) -> None:
-        if stages.encoder is None:
-            raise InvalidInput("stages", "a chain begins with an encoder")
-        self._encoder, self._reasoner, self._planner = stages.encoder, stages.reasoner, stages.planner
-        self._config = stages.preset.occupancy
+    def __init__(
+        self,
+        preset: Preset,
+        encoder: OccupancyEncoder | None,
+        reasoner: Reasoner | None = None,
+        planner: Planner | None = None,
+        absent: dict[str, str] | None = None,
+    ) -> None:
+        self.preset, self.encoder, self.reasoner, self.planner = preset, encoder, reasoner, planner
+        self.absent = absent or {}
         self._epoch: int | None = None
-        self._last: tuple[Plan, np.ndarray] | None = None
+        self._planned = PlannedMotion()
+        self._history = EgoHistory()
 
-    def step(self, frames: CameraFrames, history: EgoHistory, command: Command, source: CommandSource) -> Step:
-        """history: of the ego up to the set."""
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | Preset,
+        stages: Sequence[str] = STAGES,
+        untrained: bool = False,
+        device: str = "cpu",
+        limits: ValidatorConfig | None = None,
+    ) -> SparseOccVLA:
+        """Build, load and warm up the networks of a preset.
+
+        Args:
+            preset: Name of a folder below models/, a path to one, or what load_preset returned.
+            stages: Those of occupancy, reasoning and planning that are wanted.
+            untrained: Also run stages that have no weights; otherwise they are left out and named in `absent`.
+            device: auto, cpu or cuda.
+            limits: Of the vehicle that drives; the default is nuScenes' car.
+
+        Raises:
+            InvalidInput: The preset cannot be loaded, or the device is missing.
+        """
+        preset = load_preset(preset) if isinstance(preset, str) else preset
+        absent = {}
+        for stage in STAGES:
+            if stage not in preset.stages:
+                absent[stage] = f"preset {preset.name} has no {stage}"
+            elif stage in preset.untrained and not untrained:
+                absent[stage] = f"{stage} of preset {preset.name} is untrained (--untrained runs it all the same)"
+            elif "occupancy" in absent:
+                absent[stage] = f"{stage} needs occupancy"
+        used = set(stages) - set(absent)
+        encoder = build_occupancy(preset, device) if "occupancy" in used else None
+        reasoner = build_reasoning(preset, device) if "reasoning" in used else None
+        planner = build_planning(preset, device, limits) if "planning" in used else None
+        if encoder is not None:
+            warm_up_occupancy(encoder, preset)
+        if reasoner is not None:
+            warm_up_reasoning(reasoner, preset)
+        if planner is not None:
+            warm_up_planning(planner, preset)
+        return cls(preset, encoder, reasoner, planner, absent)
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages that take part."""
+        networks = (self.encoder, self.reasoner, self.planner)
+        return [name for name, network in zip(STAGES, networks, strict=True) if network is not None]
+
+    def perception(self) -> SparseOccVLA:
+        """The same encoder without reasoning and planning."""
+        return SparseOccVLA(self.preset, self.encoder, absent=self.absent)
+
+    def reset(self) -> None:
+        """Forget the drive so far."""
+        self._epoch = None
+        self._planned.clear()
+        self._history.clear()
+        for network in (self.encoder, self.reasoner, self.planner):
+            if network is not None:
+                network.reset()
+
+    def step(
+        self,
+        frames: CameraFrames,
+        command: Command = Command.STRAIGHT,
+        source: CommandSource = CommandSource.DEFAULT,
+        history: EgoHistory | None = None,
+    ) -> StepResult:
+        """Take one frame set through every stage.
+
+        Args:
+            frames: Images of one instant, as camera_sync or data/bags/offline_sync.py prepare them for the preset.
+            command: Where the route leads next.
+            source: Where the command came from.
+            history: Of the ego up to the set; the default is what earlier sets told.
+
+        Raises:
+            InvalidInput: There is no encoder, or the set does not fit the preset.
+        """
+        if self.encoder is None:
+            raise InvalidInput("stages", self.absent.get("occupancy", "occupancy was not asked for"))
         if frames.epoch != self._epoch:
-            self._epoch, self._last = frames.epoch, None
-            for stage in (self._encoder, self._reasoner, self._planner):
-                if stage is not None:
-                    stage.reset()
+            self.reset()
+            self._epoch = frames.epoch
+        if history is None:
+            history = self._history
+            history.add(frames.stamp, frames.ego.pose, frames.ego.twist)
+        encoder, reasoner, planner = self.encoder, self.reasoner, self.planner
         seconds: dict[str, float] = {}
 
         def timed(name: str, work: Callable[[], T]) -> T:
@@ -117,21 +175,12 @@ class Chain:
             seconds[name] = time.perf_counter() - began
             return result
 
-        queries = timed("occupancy", lambda: self._encoder.encode(frames))
-        voxels = timed("voxels", lambda: occupied_voxels(queries, self._encoder.grid, self._config))
-        motion, reasoning, plan = self._planned_motion(queries), None, None
-        if self._reasoner is not None:
-            reasoner = self._reasoner
+        queries = timed("occupancy", lambda: encoder.encode(frames))
+        voxels = timed("voxels", lambda: occupied_voxels(queries, encoder.grid, self.preset.occupancy))
+        motion, reasoning, plan = self._planned.at(queries), None, None
+        if reasoner is not None:
             reasoning = timed("reasoning", lambda: reasoner.reason(queries, motion))
-        if self._planner is not None:
-            planner = self._planner
+        if planner is not None:
             plan = timed("planning", lambda: planner.plan(queries, voxels, reasoning, history, command, source))
-            if plan.status is not PlanStatus.REJECTED:
-                self._last = plan, queries.ego.pose
-        return Step(queries, voxels, motion, reasoning, plan, seconds)
-
-    def _planned_motion(self, queries: SceneQueries) -> np.ndarray | None:
-        if self._last is None:
-            return None
-        plan, pose = self._last
-        return carry_over(plan.waypoints, pose, queries.ego.pose, (queries.stamp - plan.stamp) / 1e9)
+            self._planned.add(plan)
+        return StepResult(queries, voxels, motion, reasoning, plan, seconds)

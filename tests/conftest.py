@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
 
     from sparseoccvla_ros.data.nuscenes.index import NuscenesIndex
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+
+
+@pytest.fixture(scope="session")
+def read_cloud() -> Callable[[Any], np.ndarray]:
+    """Reads a PointCloud2 of float32 and integer fields as a structured array [N]."""
+    kinds = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 8: "<f8"}
+
+    def read(message: Any) -> np.ndarray:
+        names, types, offsets = zip(*((f.name, kinds[f.datatype], f.offset) for f in message.fields), strict=True)
+        kind = {"names": names, "formats": types, "offsets": offsets, "itemsize": message.point_step}
+        return np.frombuffer(message.data, np.dtype(kind))
+
+    return read
 
 
 @pytest.fixture(scope="session")

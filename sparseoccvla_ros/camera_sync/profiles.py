@@ -66,13 +66,9 @@ class Profile:
         return SyncConfig(**{"base_frame": self.base_frame, "fixed_frames": self.fixed_frames} | settings)
 
 
-def load_profiles(path: str | Path | None = None, cameras: tuple[str, ...] = CAMERAS) -> dict[str, Profile]:
-    """Every profile of a file (default: the installed config/profiles.yaml), for these cameras.
-
-    Raises InvalidInput naming the profile and the key.
-    """
-    content = _read(path)
-    return {str(name): _profile(str(name), entry, cameras) for name, entry in content["profiles"].items()}
+def profile_names(path: str | Path | None = None) -> tuple[str, ...]:
+    """Names of the profiles in a file, default the installed config/profiles.yaml."""
+    return tuple(map(str, _read(path)["profiles"]))
 
 
 def profile(name: str = "", path: str | Path | None = None, cameras: tuple[str, ...] = CAMERAS) -> Profile:

@@ -20,8 +20,7 @@ from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.runtime.backends.base import CannotBuild
 from sparseoccvla_ros.runtime.backends.registry import backend
 from sparseoccvla_ros.runtime.export import Built, build
-from sparseoccvla_ros.runtime.factory import build_planning
-from sparseoccvla_ros.runtime.onnx_graphs import Recording, planner_graph, planner_samples, record
+from sparseoccvla_ros.runtime.onnx_graphs import Recording, record
 from sparseoccvla_ros.runtime.presets import Preset, load_preset
 
 from ..runtime.export_jobs import FRAMES, Job, build_encoder, occupancy_jobs
@@ -88,11 +87,6 @@ def _jobs(preset: Preset, runtime: str, bag: Path, precision: str) -> Iterator[J
     encoder = build_encoder(preset, precision)
     seen = recording(encoder, preset, bag)
     yield from occupancy_jobs(encoder, preset, runtime, seen)
-    if "planning" in preset.stages:
-        planner = build_planning(preset)
-        for reasoning in (True, False):
-            graph = planner_graph(planner, preset.occupancy.queries, reasoning)
-            yield Job(graph, planner_samples(planner, seen.queries, reasoning))
 
 
 def _table(built: list[Built], runtime: str, preset: str) -> Table:

@@ -189,8 +189,6 @@ class CommandSource(StrEnum):
     """No command was ever received: straight."""
     TIMEOUT = "timeout"
     """The last command is too old: straight, with a warning."""
-    MOTION = "motion"
-    """What the present motion would do if it went on, where a recording tells of no route; evaluation only."""
     ORACLE = "oracle"
     """From the future ground truth; evaluation only."""
 

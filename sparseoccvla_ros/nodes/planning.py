@@ -15,7 +15,9 @@ from std_msgs.msg import String
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import BASE_FRAME, CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
+from sparseoccvla_ros.core.vehicle import Vehicle
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
+from sparseoccvla_ros.planning.config import ValidatorConfig
 from sparseoccvla_ros.planning.ego_history import EgoHistory
 from sparseoccvla_ros.planning.route_command import RouteCommand, parse_command
 from sparseoccvla_ros.ros import markers, messages
@@ -23,6 +25,7 @@ from sparseoccvla_ros.ros.diagnostics import State
 from sparseoccvla_ros.ros.intra_process import Item
 from sparseoccvla_ros.ros.latest_worker import Worker
 from sparseoccvla_ros.ros.lifecycle_base import StageNode
+from sparseoccvla_ros.ros.parameters import section
 from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.runtime.factory import build_planning
 from sparseoccvla_ros.runtime.presets import load_preset
@@ -48,8 +51,12 @@ class PlanningNode(StageNode):
         """Load the planner and create the topics."""
         torch.set_num_threads(self.values.threads)
         preset = load_preset(self.values.preset)
-        self._planner = build_planning(preset, self.values.device)
-        self._planner.on_reject = self.values.on_reject
+        limits = ValidatorConfig(
+            vehicle=Vehicle(**section(self.values, "vehicle")),
+            on_reject=self.values.on_reject,
+            **section(self.values, "validator"),
+        )
+        self._planner = build_planning(preset, self.values.device, limits)
         warm_up_planning(self._planner, preset)
         self._occupancy = preset.occupancy
         self._history = EgoHistory()

@@ -5,16 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import replace
 
-import numpy as np
 import torch
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.classes import PALETTES
-from sparseoccvla_ros.core.motion import carry_over
-from sparseoccvla_ros.core.types import BASE_FRAME, HORIZONS, Plan, PlanStatus, Reasoning, SceneQueries
+from sparseoccvla_ros.core.motion import PlannedMotion
+from sparseoccvla_ros.core.types import BASE_FRAME, HORIZONS, Reasoning, SceneQueries
 from sparseoccvla_ros.occupancy.object_boxes import object_boxes
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.reasoning.serving.generation import check_question
@@ -29,9 +27,6 @@ from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.runtime.factory import build_reasoning
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.warm_up import warm_up_reasoning
-
-POSES_KEPT = 32
-"""Ego poses of past queries kept to carry the last plan over to the present frame."""
 
 
 class ReasoningNode(StageNode):
@@ -50,8 +45,7 @@ class ReasoningNode(StageNode):
         self._reasoner = build_reasoning(preset, self.values.device, self.get_logger().info)
         warm_up_reasoning(self._reasoner, preset)
         self._occupancy = preset.occupancy
-        self._poses: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._plan: tuple[int, int, np.ndarray] | None = None
+        self._planned = PlannedMotion()
         self._epoch: int | None = None
         self._text = ""
         self._base_frame = BASE_FRAME
@@ -78,8 +72,7 @@ class ReasoningNode(StageNode):
         self._worker.discard()
         self._questions.cancel_all()
         self._reasoner.reset()
-        self._poses.clear()
-        self._plan = None
+        self._planned.clear()
 
     def teardown(self) -> None:
         """End the threads and free the model."""
@@ -95,9 +88,7 @@ class ReasoningNode(StageNode):
         self.hand_over(self._worker, item)
 
     def _on_plan(self, item: Item) -> None:
-        plan: Plan = item()
-        if plan.status is not PlanStatus.REJECTED:
-            self._plan = (plan.stamp, plan.epoch, plan.waypoints)
+        self._planned.add(item())
 
     def _on_question(self, message: String) -> None:
         self._questions.enqueue(check_question(message.data))
@@ -112,14 +103,12 @@ class ReasoningNode(StageNode):
             self.monitor.count("yielded_to_answer")
             return
         if queries.epoch != self._epoch:
-            self._poses.clear()
+            self._planned.clear()
             self._reasoner.reset()
             self._epoch = queries.epoch
-        self._poses[queries.stamp] = queries.ego.pose
         self._base_frame = queries.ego.base_frame
-        while len(self._poses) > POSES_KEPT:
-            self._poses.popitem(last=False)
-        reasoning = self._reasoner.reason(queries, self._planned_motion(queries))
+        planned = self._planned.at(queries)
+        reasoning = self._reasoner.reason(queries, planned if self.values.forecast_motion == "planned" else None)
         if not self.active:
             return
         with self._text_lock:
@@ -132,15 +121,6 @@ class ReasoningNode(StageNode):
         self.monitor.show(forecast_motion=reasoning.forecast_motion, prefill_ms=1e3 * self._reasoner.prefill_seconds)
         if self.values.self_question and self._self_throttle.due():
             self._questions.enqueue(self.values.self_question, from_itself=True)
-
-    def _planned_motion(self, queries: SceneQueries) -> np.ndarray | None:
-        plan = self._plan
-        if self.values.forecast_motion != "planned" or plan is None or plan[1] != queries.epoch:
-            return None
-        pose_then = self._poses.get(plan[0])
-        if pose_then is None:
-            return None
-        return carry_over(plan[2], pose_then, queries.ego.pose, (queries.stamp - plan[0]) / 1e9)
 
     def _show(self, reasoning: Reasoning) -> None:
         palette = PALETTES[self.values.palette]

@@ -16,12 +16,14 @@ from rclpy.serialization import deserialize_message
 from sparseoccvla_msgs.msg import SparseVoxels as SparseVoxelsMsg
 from std_msgs.msg import String
 
+from sparseoccvla_ros.core.vehicle import Vehicle
 from sparseoccvla_ros.data.bags.recorder import BagRecorder
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.latest_worker import Worker
 from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
 from sparseoccvla_ros.ros.msg_utils import stamp_of
+from sparseoccvla_ros.ros.parameters import section
 from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.topics import BY_NAME, OUTPUTS
@@ -50,6 +52,7 @@ class ViewerNode(StageNode):
     def setup(self) -> None:
         """Open the sinks and subscribe to every output."""
         self._occupancy = load_preset(self.values.preset).occupancy
+        self._vehicle = Vehicle(**section(self.values, "vehicle"))
         self._raw: dict[str, OrderedDict[int, tuple[bytes, float]]] = {n: OrderedDict() for n in (*STAMPED, "labels")}
         self._raw_lock = threading.Lock()
         self._first_plan: int | None = None
@@ -63,6 +66,7 @@ class ViewerNode(StageNode):
         self._recording = None
         if record or self.values.serve:
             self._recording = SceneRecording(
+                body=self._vehicle,
                 path=self._out / "recording.rrd" if record else None,
                 port=self.values.port if self.values.serve else None,
             )
@@ -200,7 +204,7 @@ class ViewerNode(StageNode):
     def _save_picture(self) -> None:
         self._picture_done = True
         if self._out is not None:
-            page = scene_picture(**{k: v for k, v in self._scene.items() if k != "delays"})
+            page = scene_picture(**{k: v for k, v in self._scene.items() if k != "delays"}, body=self._vehicle)
             save_png(self._out / "scene.png", page)
             self.get_logger().info(f"wrote {self._out / 'scene.png'}")
 

@@ -126,8 +126,6 @@ class OccupancyConfig:
     """Close holes of one voxel by a 3x3x3 morphological closing per class."""
     max_point_distance: float = 3.0
     """Metres from the query centre beyond which a point is dropped."""
-    max_points_per_voxel: int = 10
-    """Points averaged per voxel at most, in input order (full 17-class post-processing)."""
 
     def __post_init__(self) -> None:
         for name in ("image_mean", "image_std", "strides", "points_per_layer", "initial_height"):
@@ -141,7 +139,7 @@ class OccupancyConfig:
         _choice("feature_alignment", self.feature_alignment, ("compatible", "clean"))
         for name in ("backbone_width", "embed_dims", "groups", "frames", "queries", "points_per_group", "heads"):
             _positive(name, getattr(self, name))
-        for name in ("ffn_dims", "mixing_points", "max_points_per_voxel", "offset_scale", "max_gap", "pose_jump"):
+        for name in ("ffn_dims", "mixing_points", "offset_scale", "max_gap", "pose_jump"):
             _positive(name, getattr(self, name))
         for name in ("max_point_distance", "point_features", "densifier_dims"):
             _positive(name, getattr(self, name))

@@ -250,7 +250,8 @@ def occupancy_loss(
 
     outputs: one LayerOutput per decoder layer; init_points: [B, Q, 1, 3], normalised to the grid as LayerOutput.points
     are; targets: B of them, on the device of the outputs. Terms: `init_loss_pts`; `d{i}.loss_cls` and `d{i}.loss_pts`
-    of every layer i but the last, whose terms are `loss_cls` and `loss_pts`. See total_loss. voxels: of every layer,
+    of every layer i but the last, whose terms are `loss_cls` and `loss_pts`. The loss is
+    their plain sum: they carry their weights already. voxels: of every layer,
     what its densifier says; then these are classified, and the outputs' logits are not looked at.
 
     Computed in float32 whatever the inputs' precision; no operation in here is one that autocast lowers. Raises
@@ -286,11 +287,6 @@ def occupancy_loss(
         )
         terms[f"{prefix}loss_pts"] = _point_loss(pairs, weights)
     return terms
-
-
-def total_loss(terms: dict[str, Tensor]) -> Tensor:
-    """Scalar to call backward on: the plain sum of the terms, which carry their weights already."""
-    return torch.stack(list(terms.values())).sum()
 
 
 def _pairs(points: Tensor, targets: Sequence[OccupancyTargets], grid: VoxelGrid) -> list[_Pairs]:

@@ -21,7 +21,6 @@ MAX_LATERAL = 3.5
 """m/s^2, what drivers accept in town."""
 TURN_OFFSET = 2.0
 """m of lateral offset after 3 s from which a trajectory counts as a turn, as in ST-P3 (Hu et al., ECCV 2022)."""
-COMMAND_INDEX = {"left": 0, "straight": 1, "right": 2}
 
 
 def drive(speed: np.ndarray, acceleration: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.classes import FLAT, LABEL, MOVABLE
+from ..core.classes import FLAT, MOVABLE, OBSTACLES
+from ..core.vehicle import Vehicle
 from ..core.voxels import SparseVoxels, VoxelGrid
-from .config import PlanningConfig
+from .config import MIN_OBSTACLE_HEIGHT, ValidatorConfig
 from .trajectory import SWEEP_TIMES, sweep
 
 GROUND_BLOCK = 4.0
 """m, edge of the blocks in which the height of the ground is averaged."""
+MOVABLE_HOLD = 1.0
+"""s for which a movable obstacle is taken to stay where it is when there is no forecast."""
 MAX_GROUND_OFFSET = 1.5
 """m the ground may lie above or below the plane under the vehicle."""
 
@@ -31,15 +34,21 @@ class ObstacleMap:
     """Bird's-eye obstacle layers of one scene; `touches` then costs the same however many voxels there are.
 
     Layer 0 is the present, one more layer follows per forecast. What cannot move counts for the whole horizon; what
-    can move counts until the first forecast takes over, or for config.movable_hold seconds when there is none. A pose
-    is tested against the layer nearest in time.
+    can move counts until the first forecast takes over, or for MOVABLE_HOLD seconds when there is none. A pose
+    is tested against the layer nearest in time. A voxel below `obstacle_score` (probability) is no obstacle.
     """
 
-    def __init__(self, config: PlanningConfig, voxels: SparseVoxels, forecasts: tuple[Forecast, ...] = ()) -> None:
-        self._config = config
+    def __init__(
+        self,
+        limits: ValidatorConfig,
+        voxels: SparseVoxels,
+        forecasts: tuple[Forecast, ...] = (),
+        obstacle_score: float = 0.25,
+    ) -> None:
+        self._limits, self._score = limits, obstacle_score
         self._grid = voxels.grid
         self._classes = np.zeros(256, bool)
-        self._classes[[LABEL[name] for name in config.obstacle_classes]] = True
+        self._classes[list(OBSTACLES)] = True
         movable = np.zeros(256, bool)
         movable[list(MOVABLE)] = True
         present = self._obstacles(voxels)
@@ -54,21 +63,21 @@ class ObstacleMap:
             times.append(forecast.seconds)
         if not forecasts:
             layers.append(static)
-            times.append(2 * config.movable_hold)
+            times.append(2 * MOVABLE_HOLD)
         self._layers = np.stack(layers)
         self._layer_of_step = np.abs(SWEEP_TIMES[:, None] - np.array(times)).argmin(1)
-        self._body = _footprint(config, config.collision_margin, config.collision_margin, self._grid.size)
+        self._body = _footprint(limits.vehicle, limits.collision_margin_m, limits.collision_margin_m, self._grid.size)
         # the vehicle stands where it stands: what its own outline covers now (and what touches its flanks) is no
         # reason to refuse to move
-        x, y, inside = self._cells(_footprint(config, 0.0, config.collision_margin, self._grid.size))
+        x, y, inside = self._cells(_footprint(limits.vehicle, 0.0, limits.collision_margin_m, self._grid.size))
         self._layers[:, x[inside], y[inside]] = False
 
     def _obstacles(self, voxels: SparseVoxels) -> np.ndarray:
         """bool [M]: obstacle class, sure enough, and at a height the vehicle would hit."""
         centres = voxels.centres()
         height = centres[:, 2] - _ground(voxels, centres)
-        band = (height >= self._config.min_obstacle_height) & (height <= self._config.max_obstacle_height)
-        return self._classes[voxels.labels] & (voxels.scores >= self._config.obstacle_score) & band
+        band = (height >= MIN_OBSTACLE_HEIGHT) & (height <= self._limits.max_obstacle_height_m)
+        return self._classes[voxels.labels] & (voxels.scores >= self._score) & band
 
     def _cells(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cell columns of points [..., 2] m and whether they lie on the grid."""
@@ -100,10 +109,10 @@ class ObstacleMap:
         return hit.any(axis=(1, 2))
 
 
-def _footprint(config: PlanningConfig, ends: float, flanks: float, cell: float) -> np.ndarray:
+def _footprint(vehicle: Vehicle, ends: float, flanks: float, cell: float) -> np.ndarray:
     """Points [S, 2] m in the vehicle frame, half a cell apart, over the footprint widened by `ends` and `flanks`."""
-    half_length, half_width = config.ego_length / 2 + ends, config.ego_width / 2 + flanks
-    along = np.linspace(-half_length, half_length, int(np.ceil(4 * half_length / cell)) + 1) + config.ego_centre
+    half_length, half_width = vehicle.length_m / 2 + ends, vehicle.width_m / 2 + flanks
+    along = np.linspace(-half_length, half_length, int(np.ceil(4 * half_length / cell)) + 1) + vehicle.centre_m
     across = np.linspace(-half_width, half_width, int(np.ceil(4 * half_width / cell)) + 1)
     return np.stack(np.meshgrid(along, across, indexing="ij"), -1).reshape(-1, 2)
 

@@ -1,4 +1,4 @@
-"""Settings of the planning stage: network, diffusion schedule and the limits of the safety gate."""
+"""Settings of the planning stage: network and diffusion schedule (the preset's), limits (the vehicle's)."""
 
 from __future__ import annotations
 
@@ -6,30 +6,16 @@ import math
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-from ..core.classes import CLASSES, OBSTACLES
 from ..core.errors import InvalidInput
+from ..core.vehicle import NUSCENES_CAR, Vehicle
 
-_POSITIVE = (
-    "max_speed",
-    "max_acceleration",
-    "max_deceleration",
-    "max_lateral_acceleration",
-    "max_jerk",
-    "max_curvature",
-    "start_error",
-    "max_lateral_shift",
-    "max_forward_shift",
-    "continuity_age",
-    "absurd_speed",
-    "ego_length",
-    "ego_width",
-    "comfortable_deceleration",
-)
+MIN_OBSTACLE_HEIGHT = 0.2
+"""m above the local ground; voxel centres below it are driven over."""
 
 
 @dataclass(frozen=True)
 class PlanningConfig:
-    """The defaults are the `tiny` preset. Limits are in SI units; InvalidInput names a field out of range."""
+    """The defaults are the `tiny` preset; InvalidInput names a field out of range."""
 
     query_dims: int = 128
     """C, width of SceneQueries.features."""
@@ -59,75 +45,15 @@ class PlanningConfig:
     command_mask: bool = True
     """Only the 6 anchors of the command may be chosen; False lets all 18 compete."""
 
-    max_speed: float = 20.0
-    """m/s."""
-    max_acceleration: float = 4.0
-    """m/s^2, speeding up."""
-    max_deceleration: float = 8.0
-    """m/s^2, braking."""
-    max_lateral_acceleration: float = 5.0
-    """m/s^2."""
-    max_jerk: float = 20.0
-    """m/s^3, along the path."""
-    max_curvature: float = 0.25
-    """1/m (smallest turn radius 4 m)."""
-    reverse_tolerance: float = 0.2
-    """m a step may go backwards."""
-    position_tolerance: float = 0.1
-    """m, waypoint noise that the curvature check forgives (it dominates at walking pace)."""
-    start_error: float = 2.0
-    """m between the first waypoint and where the present velocity leads in 0.5 s."""
-    max_lateral_shift: float = 1.0
-    """m between a candidate and the previous plan at 0.5 s, sideways; twice that at 1 s."""
-    max_forward_shift: float = 1.5
-    """m ahead of the previous plan at 0.5 s; falling behind it is braking and always allowed."""
-    continuity_age: float = 1.0
-    """s after which the previous plan no longer binds."""
-    absurd_speed: float = 60.0
-    """m/s; a present speed above it is a broken input, not a fast car."""
-
-    ego_length: float = 4.084
-    """m (nuScenes Renault Zoe)."""
-    ego_width: float = 1.85
-    """m."""
-    ego_centre: float = 1.4858
-    """m from the origin (rear axle) forward to the middle of the footprint."""
-    collision_margin: float = 0.15
-    """m added on every side of the footprint."""
-    obstacle_classes: tuple[str, ...] = tuple(CLASSES[i] for i in OBSTACLES)
-    """Occ3D class names the vehicle must not touch."""
     obstacle_score: float = 0.25
     """Probability below which a voxel is no obstacle."""
-    min_obstacle_height: float = 0.2
-    """m above the local ground; voxel centres below it are driven over."""
-    max_obstacle_height: float = 2.2
-    """m above the local ground; voxel centres above it are driven under."""
-    movable_hold: float = 1.0
-    """s for which a movable obstacle is taken to stay where it is when there is no forecast."""
     gate_forecasts: bool = True
     """Whether candidates are also checked against forecasts. Those of a forecaster that has not learnt how traffic
     moves leave every vehicle in the way for the whole horizon."""
 
-    on_reject: str = "brake"
-    """What follows when no candidate passes: brake (flagged braking waypoints) or empty."""
-    comfortable_deceleration: float = 3.0
-    """m/s^2 of the braking trajectory; it brakes up to max_deceleration if that is needed to stop short of an
-    obstacle."""
-
     def __post_init__(self) -> None:
-        for spec in fields(self):
-            value = getattr(self, spec.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            for number in numbers:
-                if isinstance(number, float) and not math.isfinite(number):
-                    raise InvalidInput(f"planning.{spec.name}", "is not finite")
-        for name, allowed in (
-            ("ego", ("none", "causal", "paper")),
-            ("schedule", ("legacy", "spaced")),
-            ("on_reject", ("brake", "empty")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InvalidInput(f"planning.{name}", f"want one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        _refuse_not_finite(self, "planning")
+        _refuse_unknown(self, "planning", ego=("none", "causal", "paper"), schedule=("legacy", "spaced"))
         for name in ("query_dims", "reasoning_dims", "hidden", "heads", "layers"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"planning.{name}", "want at least 1")
@@ -142,18 +68,66 @@ class PlanningConfig:
             span = getattr(self, name)
             if len(span) != 2 or span[0] >= span[1]:
                 raise InvalidInput(f"planning.{name}", f"want lowest < highest, got {list(span)}")
-        for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                raise InvalidInput(f"planning.{name}", f"want a positive number, got {getattr(self, name)}")
-        for name in ("reverse_tolerance", "position_tolerance", "collision_margin", "obstacle_score", "movable_hold"):
-            if getattr(self, name) < 0:
-                raise InvalidInput(f"planning.{name}", f"is negative: {getattr(self, name)}")
+        if self.obstacle_score < 0:
+            raise InvalidInput("planning.obstacle_score", f"is negative: {self.obstacle_score}")
         if not isinstance(self.gate_forecasts, bool):
             raise InvalidInput("planning.gate_forecasts", f"want true or false, got {self.gate_forecasts!r}")
-        if self.comfortable_deceleration > self.max_deceleration:
-            raise InvalidInput("planning.comfortable_deceleration", "exceeds max_deceleration")
-        if self.min_obstacle_height >= self.max_obstacle_height:
-            raise InvalidInput("planning.min_obstacle_height", "is not below max_obstacle_height")
-        unknown = [name for name in self.obstacle_classes if name not in CLASSES]
-        if unknown:
-            raise InvalidInput("planning.obstacle_classes", f"no Occ3D class is called {unknown[0]!r}")
+
+
+@dataclass(frozen=True)
+class ValidatorConfig:
+    """What a trajectory must keep to on this vehicle: deployment, not weights, so no preset has it.
+
+    Raises InvalidInput naming a field out of range.
+    """
+
+    vehicle: Vehicle = NUSCENES_CAR
+    """The outline that must not touch anything."""
+    max_speed_mps: float = 20.0
+    """Of any step."""
+    max_acceleration_mps2: float = 4.0
+    """Speeding up."""
+    max_deceleration_mps2: float = 8.0
+    """Braking."""
+    max_lateral_acceleration_mps2: float = 5.0
+    """In curves."""
+    max_jerk_mps3: float = 20.0
+    """Along the path."""
+    max_curvature_per_m: float = 0.25
+    """Smallest turn radius 4 m."""
+    comfortable_deceleration_mps2: float = 3.0
+    """Of the braking trajectory; it brakes up to max_deceleration_mps2 if that is needed to stop short of an
+    obstacle."""
+    collision_margin_m: float = 0.15
+    """Added on every side of the outline."""
+    max_obstacle_height_m: float = 2.2
+    """Above the local ground; voxel centres above it are driven under."""
+    on_reject: str = "brake"
+    """What follows when no candidate passes: brake (flagged braking waypoints) or empty."""
+
+    def __post_init__(self) -> None:
+        _refuse_not_finite(self, "validator")
+        _refuse_unknown(self, "validator", on_reject=("brake", "empty"))
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if isinstance(value, float) and (value < 0 or (value == 0 and spec.name != "collision_margin_m")):
+                raise InvalidInput(f"validator.{spec.name}", f"want a positive number, got {value}")
+        if self.comfortable_deceleration_mps2 > self.max_deceleration_mps2:
+            raise InvalidInput("validator.comfortable_deceleration_mps2", "exceeds max_deceleration_mps2")
+        if self.max_obstacle_height_m <= MIN_OBSTACLE_HEIGHT:
+            raise InvalidInput("validator.max_obstacle_height_m", f"is not above {MIN_OBSTACLE_HEIGHT} m")
+
+
+def _refuse_not_finite(config: PlanningConfig | ValidatorConfig, section: str) -> None:
+    for spec in fields(config):
+        value = getattr(config, spec.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InvalidInput(f"{section}.{spec.name}", "is not finite")
+
+
+def _refuse_unknown(config: PlanningConfig | ValidatorConfig, section: str, **allowed: tuple[str, ...]) -> None:
+    for name, choices in allowed.items():
+        value = getattr(config, name)
+        if value not in choices:
+            raise InvalidInput(f"{section}.{name}", f"expected one of {', '.join(choices)}, got {value!r}")

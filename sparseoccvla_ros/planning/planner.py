@@ -26,13 +26,18 @@ from ..core.voxels import SparseVoxels
 from . import trajectory_validator
 from .anchors import AnchorSet
 from .collision import Forecast, ObstacleMap
-from .config import PlanningConfig
+from .config import PlanningConfig, ValidatorConfig
 from .ego_history import FEATURE_NAMES, EgoHistory
 from .model.anchor_scorer import AnchorScorer, command_mask
 from .model.decoder import TrajectoryDecoder
 from .model.diffusion import DeltaNormaliser, DiffusionSchedule, denoise, start_noise
 from .plan_reasons import PlanReason, missing_camera, rejected, skipped
 from .trajectory import Motion, braking, motion_of
+
+ABSURD_SPEED = 60.0
+"""m/s; a present speed above it is a broken input, not a fast car."""
+CONTINUITY_AGE = 1.0
+"""s after which the previous plan no longer binds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +73,15 @@ class Planner(nn.Module):
     anchor_deltas: Tensor
     noise: Tensor
 
-    def __init__(self, config: PlanningConfig, anchors: AnchorSet) -> None:
+    def __init__(self, config: PlanningConfig, anchors: AnchorSet, limits: ValidatorConfig | None = None) -> None:
         super().__init__()
         self.config = config
+        self.limits = limits or ValidatorConfig()
         self.anchors = anchors
         self.trained = False
         """Set by whoever loads weights."""
         self.listens = True
         """False for weights that were trained without reasoning: they know no token, so they are given none."""
-        self.on_reject = config.on_reject
-        """brake or empty; a node may override the preset's choice."""
         self.normaliser = DeltaNormaliser(config.forward_range, config.lateral_range)
         self.schedule = DiffusionSchedule(tuple(config.timesteps), config.schedule == "spaced")
         self.scorer = AnchorScorer(config)
@@ -160,7 +164,7 @@ class Planner(nn.Module):
         reasons = self._input_reasons(queries, command_source)
         if not _usable_ego(queries.ego):
             return self._reject(request, [PlanReason.EGO_INVALID, *reasons], remember=False)
-        if abs(queries.ego.speed) > self.config.absurd_speed:
+        if abs(queries.ego.speed) > ABSURD_SPEED:
             return self._reject(request, [PlanReason.EGO_SPEED_ABSURD, *reasons], remember=False)
         refusal = self._refusal(queries, previous)
         reverse = refusal is PlanReason.STAMP_REVERSED
@@ -182,14 +186,14 @@ class Planner(nn.Module):
         obstacles = None
         if queries.trained:
             forecasts, why = self._forecasts(queries, reasoning, history)
-            obstacles = ObstacleMap(self.config, voxels, forecasts)
+            obstacles = ObstacleMap(self.limits, voxels, forecasts, self.config.obstacle_score)
             reasons += why
             if len(voxels) == 0:
                 reasons.append(PlanReason.VOXELS_EMPTY)
         else:
             reasons.append(PlanReason.COLLISION_UNCHECKED)
         report = trajectory_validator.choose(
-            self.config,
+            self.limits,
             candidates,
             masked.numpy(),
             queries.ego.speed,
@@ -234,9 +238,9 @@ class Planner(nn.Module):
             seconds = (queries.stamp - previous.stamp) / 1e9
             if seconds < 0:
                 return PlanReason.STAMP_REVERSED
-            top = max(abs(queries.ego.speed), abs(previous.ego.speed)) + self.config.max_deceleration * seconds
+            top = max(abs(queries.ego.speed), abs(previous.ego.speed)) + self.limits.max_deceleration_mps2 * seconds
             moved = float(np.linalg.norm(queries.ego.pose[:3, 3] - previous.ego.pose[:3, 3]))
-            if moved > top * seconds + self.config.start_error:
+            if moved > top * seconds + trajectory_validator.START_ERROR:
                 return PlanReason.EGO_TELEPORT
         if len(queries.features) == 0:
             return PlanReason.QUERIES_EMPTY
@@ -318,14 +322,14 @@ class Planner(nn.Module):
         if previous is None or previous.waypoints is None:
             return None
         elapsed = (queries.stamp - previous.stamp) / 1e9
-        if elapsed > self.config.continuity_age:
+        if elapsed > CONTINUITY_AGE:
             return None
         knots = np.concatenate([[0.0], WAYPOINT_TIMES])
         path = np.concatenate([np.zeros((1, 3)), np.pad(previous.waypoints, ((0, 0), (0, 1)))])
         path = apply(inverse(queries.ego.pose) @ previous.ego.pose, path)
         times = elapsed + np.array([0.0, 0.5, 1.0])
         at = np.stack([np.interp(times, knots, path[:, axis]) for axis in (0, 1)], axis=1)
-        if np.linalg.norm(at[0]) > self.config.max_lateral_shift:
+        if np.linalg.norm(at[0]) > trajectory_validator.MAX_LATERAL_SHIFT:
             return None
         at[times > knots[-1]] = np.nan
         return at[1:]
@@ -334,16 +338,16 @@ class Planner(nn.Module):
         self, request: _Request, reasons: list[str], obstacles: ObstacleMap | None, remember: bool = True
     ) -> Plan:
         """No candidate may be followed: brake, or nothing, as configured."""
-        if self.on_reject == "empty":
+        if self.limits.on_reject == "empty":
             return self._reject(request, reasons, remember)
-        ego, config = request.queries.ego, self.config
-        for deceleration in (config.comfortable_deceleration, config.max_deceleration):
+        ego, limits = request.queries.ego, self.limits
+        for deceleration in (limits.comfortable_deceleration_mps2, limits.max_deceleration_mps2):
             motion = braking(
                 ego.speed,
                 float(ego.twist[5]),
                 deceleration,
-                config.max_curvature,
-                config.max_lateral_acceleration,
+                limits.max_curvature_per_m,
+                limits.max_lateral_acceleration_mps2,
             )
             if obstacles is None or not obstacles.touches(motion.waypoints[None])[0]:
                 break

@@ -8,11 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.types import STEP_SECONDS
-from .config import PlanningConfig
+from .config import ValidatorConfig
 from .plan_reasons import RejectReason
 
 SHORT_STEP = 0.15
 """m below which a step has no direction of its own."""
+REVERSE_TOLERANCE = 0.2
+"""m a step may go backwards."""
+POSITION_TOLERANCE = 0.1
+"""m, waypoint noise that the curvature check forgives (it dominates at walking pace)."""
+START_ERROR = 2.0
+"""m between the first waypoint and where the present velocity leads in 0.5 s."""
+MAX_LATERAL_SHIFT = 1.0
+"""m between a candidate and the previous plan at 0.5 s, sideways; twice that at 1 s."""
+MAX_FORWARD_SHIFT = 1.5
+"""m ahead of the previous plan at 0.5 s; falling behind it is braking and always allowed."""
 _TO_FIRST = 0.5 * STEP_SECONDS
 """s from the stamp to the middle of the first step, where its mean speed holds."""
 
@@ -40,7 +50,7 @@ class GateReport:
         return tuple(seen)
 
 
-def kinematic_failures(config: PlanningConfig, candidates: np.ndarray, speed: float) -> dict[RejectReason, np.ndarray]:
+def kinematic_failures(limits: ValidatorConfig, candidates: np.ndarray, speed: float) -> dict[RejectReason, np.ndarray]:
     """Which candidates [K, 6, 2] m break a kinematic limit, bool [K] per reason.
 
     speed: present m/s along x. Speeds are means over a step and so hold at its middle; the first change of speed
@@ -58,7 +68,7 @@ def kinematic_failures(config: PlanningConfig, candidates: np.ndarray, speed: fl
     for i in range(steps.shape[1]):
         before = heading[:, i]
         progress[:, i] = steps[:, i, 0] * np.cos(before) + steps[:, i, 1] * np.sin(before)
-        turned = (length[:, i] > SHORT_STEP) & (progress[:, i] >= -config.reverse_tolerance)
+        turned = (length[:, i] > SHORT_STEP) & (progress[:, i] >= -REVERSE_TOLERANCE)
         heading[:, i + 1] = np.where(turned, angle[:, i], before)
     speeds = np.copysign(length, progress) / STEP_SECONDS
     speeds = np.concatenate([np.full((len(points), 1), speed), speeds], axis=1)
@@ -68,23 +78,23 @@ def kinematic_failures(config: PlanningConfig, candidates: np.ndarray, speed: fl
     jerk = np.diff(acceleration, axis=1) / (0.5 * (seconds[:-1] + seconds[1:]))
     turn = np.abs((np.diff(heading, axis=1) + np.pi) % (2 * np.pi) - np.pi)
     arc = 0.5 * (length + np.concatenate([np.zeros((len(points), 1)), length[:, :-1]], axis=1))
-    forgiven = np.arctan2(config.position_tolerance, np.maximum(length, 1e-6))
+    forgiven = np.arctan2(POSITION_TOLERANCE, np.maximum(length, 1e-6))
     lateral = turn * 0.5 * np.abs(speeds[:, 1:] + speeds[:, :-1]) / seconds
     ahead = np.array([speed * STEP_SECONDS, 0.0])
     checks = {
-        RejectReason.SPEED: (np.abs(speeds[:, 1:]) > config.max_speed).any(1),
-        RejectReason.ACCELERATION: (acceleration > config.max_acceleration).any(1),
-        RejectReason.DECELERATION: (acceleration < -config.max_deceleration).any(1),
-        RejectReason.LATERAL_ACCELERATION: (lateral > config.max_lateral_acceleration).any(1),
-        RejectReason.JERK: (np.abs(jerk) > config.max_jerk).any(1),
-        RejectReason.CURVATURE: (turn > config.max_curvature * arc + forgiven).any(1),
-        RejectReason.REVERSE: (progress < -config.reverse_tolerance).any(1),
-        RejectReason.START: np.linalg.norm(points[:, 0] - ahead, axis=1) > config.start_error,
+        RejectReason.SPEED: (np.abs(speeds[:, 1:]) > limits.max_speed_mps).any(1),
+        RejectReason.ACCELERATION: (acceleration > limits.max_acceleration_mps2).any(1),
+        RejectReason.DECELERATION: (acceleration < -limits.max_deceleration_mps2).any(1),
+        RejectReason.LATERAL_ACCELERATION: (lateral > limits.max_lateral_acceleration_mps2).any(1),
+        RejectReason.JERK: (np.abs(jerk) > limits.max_jerk_mps3).any(1),
+        RejectReason.CURVATURE: (turn > limits.max_curvature_per_m * arc + forgiven).any(1),
+        RejectReason.REVERSE: (progress < -REVERSE_TOLERANCE).any(1),
+        RejectReason.START: np.linalg.norm(points[:, 0] - ahead, axis=1) > START_ERROR,
     }
     return {RejectReason.NOT_FINITE: ~finite} | {reason: failed & finite for reason, failed in checks.items()}
 
 
-def continuity_failures(config: PlanningConfig, candidates: np.ndarray, expected: np.ndarray) -> np.ndarray:
+def continuity_failures(candidates: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """bool [K]: candidates [K, 6, 2] that jump away from the previous plan.
 
     expected: float [2, 2] m, where the previous plan puts the vehicle 0.5 s and 1 s after the stamp, in base_link;
@@ -99,12 +109,12 @@ def continuity_failures(config: PlanningConfig, candidates: np.ndarray, expected
     forward = (shift * direction).sum(-1)
     sideways = np.abs(shift[..., 1] * direction[:, 0] - shift[..., 0] * direction[:, 1])
     with np.errstate(invalid="ignore"):
-        jumped = (forward > config.max_forward_shift * growth) | (sideways > config.max_lateral_shift * growth)
+        jumped = (forward > MAX_FORWARD_SHIFT * growth) | (sideways > MAX_LATERAL_SHIFT * growth)
     return jumped.any(1)
 
 
 def choose(
-    config: PlanningConfig,
+    limits: ValidatorConfig,
     candidates: np.ndarray,
     logits: np.ndarray,
     speed: float,
@@ -118,11 +128,11 @@ def choose(
     trajectories [N, 6, 2] to bool [N] collisions, None when the occupancy means nothing. Collision is looked up only
     for candidates that pass everything else.
     """
-    failures = kinematic_failures(config, candidates, speed)
+    failures = kinematic_failures(limits, candidates, speed)
     finite = ~failures[RejectReason.NOT_FINITE]
     if expected is not None:
         failures[RejectReason.CONTINUITY] = finite & continuity_failures(
-            config, np.where(finite[:, None, None], candidates, 0.0), expected
+            np.where(finite[:, None, None], candidates, 0.0), expected
         )
     fine = ~np.any(list(failures.values()), axis=0)
     usable = ~np.isnan(logits) & (logits > -np.inf)

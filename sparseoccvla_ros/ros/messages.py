@@ -346,22 +346,6 @@ def cloud_to_msg(
     )
 
 
-def cloud_from_msg(message: PointCloud2) -> np.ndarray:
-    """Structured array [M] sharing the message's memory, one field per PointField of a scalar type."""
-    kinds = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 8: "<f8"}
-    dtype = np.dtype(
-        {
-            "names": [f.name for f in message.fields],
-            "formats": [kinds[f.datatype] for f in message.fields],
-            "offsets": [f.offset for f in message.fields],
-            "itemsize": message.point_step,
-        }
-    )
-    if len(message.data) != message.width * message.height * message.point_step:
-        raise InvalidInput("points", f"{len(message.data)} bytes are not {message.width} x {message.height} points")
-    return np.frombuffer(message.data, dtype)
-
-
 def grid_to_msg(voxels: SparseVoxels, stamp: int, frame: str = BASE_FRAME) -> OccupancyGrid:
     """Top view: 100 where any obstacle class occupies the column, 0 where only drivable surface does, -1 elsewhere."""
     nx, ny, _ = voxels.grid.shape

@@ -19,7 +19,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sparseoccvla_ros.camera_sync.config import MissingPolicy, SyncConfig
+from sparseoccvla_ros.camera_sync.profiles import profile_names
 from sparseoccvla_ros.core.classes import CAMERAS, PALETTES
+from sparseoccvla_ros.core.vehicle import NUSCENES_CAR
+from sparseoccvla_ros.planning.config import ValidatorConfig
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,29 @@ _PROFILE = Param(
     "profile",
     "nuscenes",
     "names of topics and frames of a kind of bag or vehicle (config/profiles.yaml)",
-    choices=("nuscenes", "nuscenes_lower", "nuscenes2bag", "nuscenes_prefixed", "dataset_bridge", "autoware"),
+    choices=profile_names(),
+)
+_LIMITS = ValidatorConfig()
+_VEHICLE = (
+    Param("vehicle.length_m", NUSCENES_CAR.length_m, "bumper to bumper", "m", 0.5, 30.0),
+    Param("vehicle.width_m", NUSCENES_CAR.width_m, "flank to flank", "m", 0.3, 5.0),
+    Param("vehicle.wheel_base_m", NUSCENES_CAR.wheel_base_m, "rear axle (base_link) to front axle", "m", 0.2, 20.0),
+    Param("vehicle.rear_overhang_m", NUSCENES_CAR.rear_overhang_m, "rear axle back to the bumper", "m", 0.01, 10.0),
+    Param("vehicle.height_m", NUSCENES_CAR.height_m, "ground to roof, for pictures", "m", 0.3, 6.0),
+)
+_VALIDATOR = tuple(
+    Param(f"validator.{name}", getattr(_LIMITS, name), what, unit, low, high)
+    for name, what, unit, low, high in (
+        ("max_speed_mps", "fastest step of a plan", "m/s", 0.1, 70.0),
+        ("max_acceleration_mps2", "hardest speeding up", "m/s^2", 0.1, 20.0),
+        ("max_deceleration_mps2", "hardest braking", "m/s^2", 0.1, 20.0),
+        ("max_lateral_acceleration_mps2", "largest in curves", "m/s^2", 0.1, 20.0),
+        ("max_jerk_mps3", "change of acceleration along the path", "m/s^3", 0.1, 200.0),
+        ("max_curvature_per_m", "tightest turn, one over its radius", "1/m", 0.001, 2.0),
+        ("comfortable_deceleration_mps2", "of the braking path, unless more is needed", "m/s^2", 0.1, 20.0),
+        ("collision_margin_m", "kept free around the outline", "m", 0.0, 3.0),
+        ("max_obstacle_height_m", "what hangs higher is driven under", "m", 0.3, 6.0),
+    )
 )
 _CAMERA = tuple(
     Param(f"{camera}.{key}", "", what)
@@ -173,8 +198,10 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param(
             "reasoning_wait", 0.0, "how long a plan waits for the reasoning of its frame set", "s", 0.0, 2.0, live=True
         ),
-        Param("on_reject", "brake", "when no candidate passes the gate", choices=("brake", "empty")),
+        Param("on_reject", _LIMITS.on_reject, "when no candidate passes the gate", choices=("brake", "empty")),
         Param("publish_empty_on_stop", True, "send one empty Path when inputs go stale or invalid", live=True),
+        *_VEHICLE,
+        *_VALIDATOR,
     ),
     "follower": (
         *COMMON[1:],
@@ -223,6 +250,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
             "picture_at", 15.0, "take scene.png from the plan closest to this time after the first", "s", 0.0, 3600.0
         ),
         Param("label_topic", "/world/occupancy", "occupancy labels to show beside the prediction; empty for none"),
+        *_VEHICLE,
     ),
 }
 
@@ -288,6 +316,12 @@ def _declare(node: Node, param: Param, descriptor: ParameterDescriptor) -> Any:
         if not (isinstance(param.default, float) and type(given) is int):
             raise
         return node.declare_parameter(param.name, float(given), descriptor, ignore_override=True).value
+
+
+def section(values: SimpleNamespace, name: str) -> dict[str, Any]:
+    """The parameters `name.*` of declared values, without the prefix."""
+    prefix = f"{name}__"
+    return {key.removeprefix(prefix): value for key, value in vars(values).items() if key.startswith(prefix)}
 
 
 def as_yaml(nodes: Iterable[str] = tuple(TABLES)) -> str:

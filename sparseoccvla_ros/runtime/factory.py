@@ -15,6 +15,7 @@ from sparseoccvla_ros.core.paths import cache_folder
 from sparseoccvla_ros.occupancy import checkpoints
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.planning.anchors import AnchorSet
+from sparseoccvla_ros.planning.config import ValidatorConfig
 from sparseoccvla_ros.planning.planner import Planner
 from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
 from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
@@ -104,9 +105,12 @@ def build_reasoning(
     return finished
 
 
-def build_planning(preset: Preset, device: str = "cpu") -> Planner:
-    """The planner of a preset with its anchors; InvalidInput("preset", ...) when the preset has no such stage."""
+def build_planning(preset: Preset, device: str = "cpu", limits: ValidatorConfig | None = None) -> Planner:
+    """The planner of a preset with its anchors, on a vehicle with these limits (default: nuScenes' car).
+
+    Raises InvalidInput("preset", ...) when the preset has no such stage.
+    """
     preset.need("planning")
     anchors = AnchorSet.load(preset.anchors)
     torch.manual_seed(preset.seed + 2)
-    return _finish(Planner(preset.planning, anchors), "planning", preset, pick_device(device))
+    return _finish(Planner(preset.planning, anchors, limits), "planning", preset, pick_device(device))

@@ -20,8 +20,6 @@ from ..core.classes import CAMERAS
 from ..core.types import CameraFrames, SceneQueries
 from ..occupancy.encoder import OccupancyEncoder, padded_size
 from ..occupancy.sampling.views import SceneViews, level_starts
-from ..planning.ego_history import FEATURE_NAMES, PAPER_DIMS
-from ..planning.planner import Planner
 
 FORMAT = 1
 """Of the exported graphs; a change makes every cached engine stale."""
@@ -95,18 +93,6 @@ class _Decoder(nn.Module):
         return last.features, last.points, last.point_features if last.logits is None else last.logits
 
 
-class _Planner(nn.Module):
-    """Scorer and the whole denoising loop: features [1, Q, C], centres [1, Q, 3] m, ego [1, F] and, with reasoning,
-    token [1, D] and anchor_scores [1, A] to logits [1, A] and waypoints [1, A, 6, 2] m."""
-
-    def __init__(self, planner: Planner) -> None:
-        super().__init__()
-        self.planner = planner
-
-    def forward(self, features: Tensor, centres: Tensor, ego: Tensor, *reasoning: Tensor) -> tuple[Tensor, Tensor]:
-        return self.planner(features, centres, ego, *reasoning)
-
-
 def level_sizes(encoder: OccupancyEncoder, image: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """(H_l, W_l) of the feature levels for images of (H, W) pixels."""
     height, width = padded_size(image)
@@ -144,18 +130,6 @@ def decoder_graph(encoder: OccupancyEncoder, image: tuple[int, int]) -> Graph:
     settings = repr((config.replace(backbone_dtype="float32"), sizes, encoder.grid))
     outputs = ("features", "points", "point_features" if config.decoder == "opus_v2" else "logits")
     return Graph("decoder", module, inputs, outputs, settings, "occupancy")
-
-
-def planner_graph(planner: Planner, queries: int, reasoning: bool) -> Graph:
-    """The planner's networks for `queries` scene queries, with or without the language model's token and scores."""
-    config = planner.config
-    ego = {"none": 0, "causal": len(FEATURE_NAMES), "paper": PAPER_DIMS}[config.ego]
-    shapes = {"features": (1, queries, config.query_dims), "centres": (1, queries, 3), "ego": (1, ego)}
-    if reasoning:
-        shapes |= {"token": (1, config.reasoning_dims), "anchor_scores": (1, len(planner.anchor_waypoints))}
-    inputs = {name: (torch.float32, shape) for name, shape in shapes.items()}
-    name = "planner" if reasoning else "planner_alone"
-    return Graph(name, _Planner(planner).eval(), inputs, ("logits", "waypoints"), repr(config), "planning")
 
 
 @dataclass
@@ -201,15 +175,3 @@ def scene_sample(scene: SceneViews, clone: bool = True) -> Sample:
     slots = torch.arange(scene.table.shape[1]) if scene.slots is None else scene.slots
     table = scene.table.clone() if clone else scene.table
     return {"table": table, "ego2img": scene.ego2img, "usable": scene.usable, "slots": slots}
-
-
-def planner_samples(planner: Planner, queries: list[SceneQueries], reasoning: bool) -> list[Sample]:
-    """The planner graph's inputs for real queries; ego features, token and anchor scores are drawn at random."""
-    generator = torch.Generator().manual_seed(0)
-    graph = planner_graph(planner, len(queries[0].features), reasoning)
-    samples = []
-    for scene in queries:
-        sample = {n: torch.randn(shape, generator=generator) for n, (_, shape) in graph.inputs.items()}
-        sample["features"], sample["centres"] = (torch.from_numpy(a)[None] for a in (scene.features, scene.centres))
-        samples.append(sample)
-    return samples

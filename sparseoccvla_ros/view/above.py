@@ -8,9 +8,10 @@ import numpy as np
 from ..core.classes import FLAT, FREE, NUM_CLASSES
 from ..core.errors import InvalidInput
 from ..core.types import STEP_SECONDS, Command, Plan
+from ..core.vehicle import NUSCENES_CAR, Vehicle
 from ..core.voxels import SparseVoxels
 from .canvas import BOLD, LINE, MUTED, SHOWN_PALETTE, SUNKEN, TEXT, Colour, Rect, blank, draw_text, mix, plated, veil
-from .ground_path import NUSCENES_CAR, VehicleBody, centre_line, path_colour, ribbon, score_colours
+from .ground_path import centre_line, path_colour, ribbon, score_colours
 
 RANGE = 40.0
 """m from the ego to each edge of the picture."""
@@ -81,18 +82,18 @@ def draw_rings(image: np.ndarray, reach: float = RANGE, step: float = 10.0, labe
             plated(image, f"{radius:.0f} m", (u, v))
 
 
-def draw_ego(image: np.ndarray, body: VehicleBody = NUSCENES_CAR, reach: float = RANGE) -> None:
+def draw_ego(image: np.ndarray, body: Vehicle = NUSCENES_CAR, reach: float = RANGE) -> None:
     """The vehicle's footprint with a windscreen near its front."""
     size = image.shape[0]
     outline = _fixed(body.footprint(), size, reach)
     cv2.fillConvexPoly(image, outline, (244, 247, 250), cv2.LINE_AA, _SHIFT)
     cv2.polylines(image, [outline], True, (10, 12, 16), 1, cv2.LINE_AA, _SHIFT)
-    x, half = body.front, body.width / 2
+    x, half = body.front_m, body.width_m / 2
     glass = np.array([(x - 0.9, half - 0.2), (x - 1.7, half - 0.3), (x - 1.7, 0.3 - half), (x - 0.9, 0.2 - half)])
     cv2.fillConvexPoly(image, _fixed(glass, size, reach), (60, 72, 88), cv2.LINE_AA, _SHIFT)
 
 
-def draw_future_ego(image: np.ndarray, plan: Plan, seconds: float, body: VehicleBody, reach: float = RANGE) -> None:
+def draw_future_ego(image: np.ndarray, plan: Plan, seconds: float, body: Vehicle, reach: float = RANGE) -> None:
     """Outline of the vehicle where the plan has it `seconds` ahead: forecasts stay in base_link at the stamp."""
     step = round(seconds / STEP_SECONDS) - 1
     if not 0 <= step < len(plan.waypoints):
@@ -105,7 +106,7 @@ def draw_future_ego(image: np.ndarray, plan: Plan, seconds: float, body: Vehicle
 
 
 def draw_plan(
-    image: np.ndarray, plan: Plan, body: VehicleBody = NUSCENES_CAR, reach: float = RANGE, detail: bool = True
+    image: np.ndarray, plan: Plan, body: Vehicle = NUSCENES_CAR, reach: float = RANGE, detail: bool = True
 ) -> None:
     """Candidates thin and coloured by score, best last; the chosen path thick with a dot per waypoint.
 
@@ -124,7 +125,7 @@ def draw_plan(
     pixels = [_fixed(line, size, reach)]
     thickness = 4 if detail else 2
     if detail:
-        left, right = ribbon(plan.waypoints, body.width)
+        left, right = ribbon(plan.waypoints, body.width_m)
         over = image.copy()
         for quad in np.stack([left[:-1], left[1:], right[1:], right[:-1]], axis=1):
             cv2.fillConvexPoly(over, _fixed(quad, size, reach), colour, cv2.LINE_8, _SHIFT)
@@ -163,7 +164,7 @@ def view_from_above(
     voxels: SparseVoxels,
     plan: Plan | None,
     size: int,
-    body: VehicleBody = NUSCENES_CAR,
+    body: Vehicle = NUSCENES_CAR,
     reach: float = RANGE,
     ahead: float = 0.0,
 ) -> np.ndarray:

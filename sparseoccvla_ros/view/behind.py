@@ -11,9 +11,10 @@ from ..core.classes import FLAT
 from ..core.errors import InvalidInput
 from ..core.geometry import project
 from ..core.types import Plan
+from ..core.vehicle import NUSCENES_CAR, Vehicle
 from ..core.voxels import SparseVoxels
 from .canvas import SHOWN_PALETTE, Colour, mix
-from .ground_path import NUSCENES_CAR, VehicleBody, centre_line, path_colour, ribbon, score_colours
+from .ground_path import centre_line, path_colour, ribbon, score_colours
 
 SKY_TOP: Colour = (16, 20, 28)
 HORIZON: Colour = (38, 46, 60)
@@ -112,15 +113,18 @@ def _box_faces(lower: np.ndarray, upper: np.ndarray, colour: Colour, eye: np.nda
     return _Faces(corners[turned], shade[turned], np.zeros(int(turned.sum()), bool))
 
 
-def _vehicle_faces(body: VehicleBody, ground: float, eye: np.ndarray) -> _Faces:
+def _vehicle_faces(body: Vehicle, ground: float, eye: np.ndarray) -> _Faces:
     """Hull and cabin: enough of a car to see where it points."""
-    half, waist = body.width / 2, ground + 0.58 * body.height
+    half, waist = body.width_m / 2, ground + 0.58 * body.height_m
     hull = _box_faces(
-        np.array((-body.rear_overhang, -half, ground + 0.2)), np.array((body.front, half, waist)), (240, 244, 248), eye
+        np.array((-body.rear_overhang_m, -half, ground + 0.2)),
+        np.array((body.front_m, half, waist)),
+        (240, 244, 248),
+        eye,
     )
     cabin = _box_faces(
-        np.array((-body.rear_overhang + 0.15 * body.length, -half + 0.15, waist)),
-        np.array((body.front - 0.3 * body.length, half - 0.15, ground + body.height)),
+        np.array((-body.rear_overhang_m + 0.15 * body.length_m, -half + 0.15, waist)),
+        np.array((body.front_m - 0.3 * body.length_m, half - 0.15, ground + body.height_m)),
         (128, 142, 160),
         eye,
     )
@@ -192,12 +196,12 @@ def _on_ground(points: np.ndarray, height: float) -> np.ndarray:
     return np.concatenate([points, np.full((len(points), 1), height)], axis=1)
 
 
-def _draw_plan(image: np.ndarray, plan: Plan, body: VehicleBody, ego2img: np.ndarray, ground: float) -> None:
+def _draw_plan(image: np.ndarray, plan: Plan, body: Vehicle, ego2img: np.ndarray, ground: float) -> None:
     for index in np.argsort(plan.scores, kind="stable"):
         line = np.concatenate([np.zeros((1, 2)), plan.candidates[index]])
         if np.isfinite(line).all() and np.abs(line).max() < 200:
             _draw_line(image, _on_ground(line, ground + 0.05), ego2img, score_colours(plan.scores)[index], OVERSAMPLE)
-    left, right = ribbon(plan.waypoints, body.width)
+    left, right = ribbon(plan.waypoints, body.width_m)
     if not len(left) or np.abs(left).max() > 200:
         return
     colour = path_colour(plan)
@@ -213,14 +217,14 @@ def _draw_plan(image: np.ndarray, plan: Plan, body: VehicleBody, ego2img: np.nda
 
 
 def _draw_through(
-    image: np.ndarray, plan: Plan | None, vehicle: _Faces, body: VehicleBody, ego2img: np.ndarray, ground: float
+    image: np.ndarray, plan: Plan | None, vehicle: _Faces, body: Vehicle, ego2img: np.ndarray, ground: float
 ) -> None:
     """Faint outlines of the vehicle and the path over everything: a tree beside the road must not hide them."""
     over = image.copy()
     for corners in vehicle.corners:
         _draw_line(over, np.concatenate([corners, corners[:1]]), ego2img, (255, 255, 255), OVERSAMPLE)
     if plan is not None:
-        for edge in ribbon(plan.waypoints, body.width):
+        for edge in ribbon(plan.waypoints, body.width_m):
             if np.abs(edge).max(initial=0) < 200:
                 _draw_line(over, _on_ground(edge, ground), ego2img, path_colour(plan), OVERSAMPLE)
     cv2.addWeighted(over, 0.45, image, 0.55, 0, dst=image)
@@ -232,7 +236,7 @@ def view_from_behind(
     width: int,
     height: int,
     ground: float = 0.0,
-    body: VehicleBody = NUSCENES_CAR,
+    body: Vehicle = NUSCENES_CAR,
     camera: ChaseCamera = CHASE,
 ) -> np.ndarray:
     """uint8 [height, width, 3] RGB: the occupied voxels, the path on the ground, and the vehicle, seen from behind it.

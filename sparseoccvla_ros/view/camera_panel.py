@@ -7,6 +7,7 @@ import numpy as np
 
 from ..core.errors import InvalidInput
 from ..core.types import WAYPOINT_TIMES, CameraFrames, Plan
+from ..core.vehicle import NUSCENES_CAR, Vehicle
 from .canvas import (
     BAD,
     LINE,
@@ -24,7 +25,7 @@ from .canvas import (
     text_width,
     veil,
 )
-from .ground_path import NUSCENES_CAR, VehicleBody, path_colour, ribbon
+from .ground_path import path_colour, ribbon
 
 NEAR = 0.3
 """m; ground nearer to the camera's plane than this is not drawn."""
@@ -56,13 +57,13 @@ def looks_forward(ego2img: np.ndarray) -> bool:
     return bool(ego2img[2, 0] > 0.1 * np.linalg.norm(ego2img[2, :3]))
 
 
-def draw_path(image: np.ndarray, ego2img: np.ndarray, plan: Plan, body: VehicleBody = NUSCENES_CAR) -> None:
+def draw_path(image: np.ndarray, ego2img: np.ndarray, plan: Plan, body: Vehicle = NUSCENES_CAR) -> None:
     """Lay the planned path into an image [H, W, 3] as a translucent strip as wide as the vehicle, on z = 0.
 
     ego2img float64 [4, 4] takes base_link to pixels of this very image. Bars mark the waypoints, whole seconds are
     written beside the strip.
     """
-    left, right = ribbon(plan.waypoints, body.width)
+    left, right = ribbon(plan.waypoints, body.width_m)
     if not len(left):
         return
     edges = np.stack([left, right])
@@ -130,7 +131,7 @@ def draw_camera(
     frames: CameraFrames,
     name: str,
     plan: Plan | None,
-    body: VehicleBody = NUSCENES_CAR,
+    body: Vehicle = NUSCENES_CAR,
 ) -> None:
     """One camera in its place, scaled to fit without distortion; the path goes into forward-looking images."""
     canvas_part = place.of(canvas)
@@ -180,7 +181,7 @@ def mosaic_size(frames: CameraFrames, width: int, gap: int = 6) -> tuple[int, in
 
 
 def camera_mosaic(
-    frames: CameraFrames, plan: Plan | None = None, width: int = 1056, body: VehicleBody = NUSCENES_CAR, gap: int = 6
+    frames: CameraFrames, plan: Plan | None = None, width: int = 1056, body: Vehicle = NUSCENES_CAR, gap: int = 6
 ) -> np.ndarray:
     """All cameras of a frame set in one image, uint8 [H, width, 3] RGB: rows as `arrangement`, missing ones marked."""
     if width < 96:

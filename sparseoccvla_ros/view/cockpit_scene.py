@@ -11,9 +11,10 @@ import numpy as np
 
 from ..core.classes import PALETTES, legend
 from ..core.types import HORIZONS, CameraFrames, Plan
+from ..core.vehicle import NUSCENES_CAR, Vehicle
 from ..core.voxels import SparseVoxels
 from .camera_panel import arrangement
-from .ground_path import NUSCENES_CAR, VehicleBody, path_colour, ribbon
+from .ground_path import path_colour, ribbon
 
 JPEG_QUALITY = 80
 PALETTE = "live"
@@ -24,10 +25,10 @@ def scene_event(
     voxels: SparseVoxels,
     forecasts: Sequence[SparseVoxels],
     plan: Plan,
-    body: VehicleBody = NUSCENES_CAR,
+    body: Vehicle = NUSCENES_CAR,
 ) -> dict[str, Any]:
     """Everything the page shows of one stamp; places in base_link, m."""
-    left, right = ribbon(plan.waypoints, body.width)
+    left, right = ribbon(plan.waypoints, body.width_m)
     grid = voxels.grid
     return {
         "stamp": str(frames.stamp),  # more digits than a number of JavaScript holds
@@ -50,7 +51,7 @@ def scene_event(
             for t, v in zip((0.0, *HORIZONS), (voxels, *forecasts), strict=False)
         ],
         "reach": [grid.lower[0], grid.upper[0], grid.lower[1], grid.upper[1]],
-        "vehicle": {"front": body.front, "rear": -body.rear_overhang, "width": body.width},
+        "vehicle": {"front": body.front_m, "rear": -body.rear_overhang_m, "width": body.width_m},
         "legend": [{"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*rgb)} for name, rgb in legend(PALETTE)],
     }
 

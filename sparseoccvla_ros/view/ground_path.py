@@ -1,49 +1,14 @@
-"""The planned path as a strip on the ground, and the body of the vehicle that drives it."""
+"""The planned path as a strip on the ground."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from ..core.classes import FLAT
-from ..core.errors import InvalidInput
 from ..core.types import Plan, PlanStatus
 from ..core.voxels import SparseVoxels
 from .canvas import BAD, GOOD, WARNING, Colour
-
-
-@dataclass(frozen=True)
-class VehicleBody:
-    """Size of the vehicle, metres; rear_overhang is from the rear axle (base_link) back to the bumper.
-
-    The defaults are the car of nuScenes, 4.084 x 1.85 m as the open-loop metrics take it (ST-P3, ECCV 2022).
-    """
-
-    length: float = 4.084
-    width: float = 1.85
-    height: float = 1.56
-    rear_overhang: float = 0.56
-
-    def __post_init__(self) -> None:
-        if min(self.length, self.width, self.height) <= 0 or not 0 <= self.rear_overhang < self.length:
-            raise InvalidInput("body", f"{self} is no vehicle")
-
-    @property
-    def front(self) -> float:
-        """x of the front bumper in base_link, m."""
-        return self.length - self.rear_overhang
-
-    def footprint(self) -> np.ndarray:
-        """float64 [4, 2] m, corners in base_link, counter-clockwise from front left."""
-        half = self.width / 2
-        return np.array(
-            [(self.front, half), (-self.rear_overhang, half), (-self.rear_overhang, -half), (self.front, -half)]
-        )
-
-
-NUSCENES_CAR = VehicleBody()
 
 STATUS_COLOURS: dict[PlanStatus, Colour] = {
     PlanStatus.OK: GOOD,

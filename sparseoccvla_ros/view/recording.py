@@ -22,9 +22,10 @@ from ..core import geometry
 from ..core.classes import CAMERAS, CLASSES, PALETTE
 from ..core.errors import InvalidInput
 from ..core.types import HORIZONS, CameraFrames, Plan, PlanStatus
+from ..core.vehicle import NUSCENES_CAR, Vehicle
 from ..core.voxels import SparseVoxels
 from .canvas import SHOWN_PALETTE, printable
-from .ground_path import NUSCENES_CAR, VehicleBody, centre_line, ground_height, path_colour, score_colours
+from .ground_path import centre_line, ground_height, path_colour, score_colours
 from .scene_picture import UNTRAINED
 
 TIMELINE = "camera"
@@ -103,7 +104,7 @@ class SceneRecording:
         address: str = "127.0.0.1",
         cameras: tuple[str, ...] = CAMERAS,
         cubes: bool = True,
-        body: VehicleBody = NUSCENES_CAR,
+        body: Vehicle = NUSCENES_CAR,
         application: str = "sparseoccvla",
     ) -> None:
         if path is None and port is None:
@@ -246,9 +247,12 @@ class SceneRecording:
         self._stream.log("map", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
         names = [(i, name.replace("_", " "), tuple(int(c) for c in PALETTE[i])) for i, name in enumerate(CLASSES)]
         self._stream.log("map", rr.AnnotationContext(names), static=True)
-        half = (body.length / 2, body.width / 2, body.height / 2)
+        half = (body.length_m / 2, body.width_m / 2, body.height_m / 2)
         box = rr.Boxes3D(
-            centers=[(body.front - half[0], 0, half[2])], half_sizes=[half], colors=[(240, 244, 248)], fill_mode="solid"
+            centers=[(body.front_m - half[0], 0, half[2])],
+            half_sizes=[half],
+            colors=[(240, 244, 248)],
+            fill_mode="solid",
         )
         self._stream.log(f"{EGO}/body", box, static=True)
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..core.classes import CLASSES
 from ..core.errors import InvalidInput
 from ..core.types import HORIZONS, CameraFrames, Plan, PlanStatus
+from ..core.vehicle import NUSCENES_CAR, Vehicle
 from ..core.voxels import SparseVoxels
 from .above import view_from_above
 from .behind import view_from_behind
@@ -38,7 +39,7 @@ from .canvas import (
     text_width,
     wrapped,
 )
-from .ground_path import NUSCENES_CAR, STATUS_COLOURS, VehicleBody, ground_height
+from .ground_path import STATUS_COLOURS, ground_height
 
 WIDTH = 1920
 MARGIN, GAP = 24, 12
@@ -107,7 +108,7 @@ def scene_picture(
     labels: SparseVoxels | None = None,
     notes: Mapping[str, str] | None = None,
     trained: bool = False,
-    body: VehicleBody = NUSCENES_CAR,
+    body: Vehicle = NUSCENES_CAR,
 ) -> np.ndarray:
     """Draw the page; the same input gives the same pixels. uint8 [H, 1920, 3] RGB.
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .agents.actors import (
-    EGO_CENTRE,
-    EGO_LENGTH,
-    EGO_WIDTH,
+    EGO,
     LEAD_SECONDS,
     TAIL_SECONDS,
     Moving,
@@ -147,7 +145,7 @@ def _ego(plan: Plan, rng: np.random.Generator) -> Mover:
     speed = plan.desired * float(rng.uniform(0.6, 1.0))
     speed = min(speed, float(np.sqrt(1.8 / max(np.abs(path.curvature_at(begin + np.arange(0, 30.0))).max(), 1e-3))))
     rate = float(rng.uniform(1.2, 1.7))
-    return Mover(path, EGO_LENGTH, EGO_WIDTH, begin, speed, plan.desired, rate, EGO_CENTRE, stops)
+    return Mover(path, EGO.length_m, EGO.width_m, begin, speed, plan.desired, rate, EGO.centre_m, stops)
 
 
 def _arrival(ego: Mover) -> float:

@@ -15,7 +15,7 @@ from ..core import geometry
 from ..core.errors import InvalidInput
 from ..core.types import Command
 from . import generator
-from .agents.actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, TAIL_SECONDS, Moving, without_collisions
+from .agents.actors import EGO, LEAD_SECONDS, TAIL_SECONDS, Moving, without_collisions
 from .agents.pedestrians import Crossing
 from .agents.traffic import AMBER, GREEN, RED, Lights, Mover, Signals, overlap, simulate, walk
 from .roads.curves import Curve, join, turn
@@ -172,8 +172,8 @@ def _approach(yaw: float) -> str:
 
 def _ego_body() -> list[Part]:
     return [
-        Part(Kind.BOX, (EGO_CENTRE, 0, 0.6), (2.0, 0.85, 0.4), (0.5, 0.5, 0.5), Material.PAINT),
-        Part(Kind.BOX, (EGO_CENTRE - 0.2, 0, 1.25), (1.2, 0.7, 0.28), (0.5, 0.5, 0.5), Material.PAINT),
+        Part(Kind.BOX, (EGO.centre_m, 0, 0.6), (2.0, 0.85, 0.4), (0.5, 0.5, 0.5), Material.PAINT),
+        Part(Kind.BOX, (EGO.centre_m - 0.2, 0, 1.25), (1.2, 0.7, 0.28), (0.5, 0.5, 0.5), Material.PAINT),
     ]
 
 
@@ -194,7 +194,7 @@ def _ego(streets: Streets, maneuver: str, rng: np.random.Generator) -> Mover:
     line, _ = path.nearest(stop, -lane)
     desired = float(rng.uniform(9.5, 11.5))
     return Mover(
-        path, EGO_LENGTH, EGO_WIDTH, begin_s, float(rng.uniform(5.5, 7.5)), desired, 1.5, EGO_CENTRE,
+        path, EGO.length_m, EGO.width_m, begin_s, float(rng.uniform(5.5, 7.5)), desired, 1.5, EGO.centre_m,
         ((line, "main_east"),),
     )  # fmt: skip
 

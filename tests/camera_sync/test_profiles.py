@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from sparseoccvla_ros.camera_sync.profiles import load_profiles, profile
+from sparseoccvla_ros.camera_sync.profiles import profile, profile_names
 from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import share
@@ -41,7 +41,7 @@ EXPECTED = {
 
 
 def test_the_six_profiles():
-    profiles = load_profiles()
+    profiles = {name: profile(name) for name in profile_names()}
     assert set(profiles) == set(EXPECTED)
     for name, (image, transport, info, frame) in EXPECTED.items():
         camera = profiles[name].cameras["CAM_BACK_LEFT"]
@@ -56,7 +56,7 @@ def test_the_six_profiles():
 
 
 def test_where_the_ego_comes_from():
-    profiles = load_profiles()
+    profiles = {name: profile(name) for name in profile_names()}
     ego = {name: (p.fixed_frames, p.odometry_topic, p.mounts) for name, p in profiles.items()}
     assert ego["nuscenes"] == (("map",), "/odom", "tf")
     assert ego["nuscenes_prefixed"] == ((), "/nuscenes/odom", "file")
@@ -117,7 +117,7 @@ def test_mistakes_are_named(tmp_path, place, value, reason):
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(InvalidInput, match=reason):
-        load_profiles(path)
+        profile("nuscenes", path)
 
 
 def test_files_that_are_none(tmp_path):
@@ -125,6 +125,6 @@ def test_files_that_are_none(tmp_path):
         path = tmp_path / "own.yaml"
         path.write_text(text)
         with pytest.raises(InvalidInput, match="profiles"):
-            load_profiles(path)
+            profile("nuscenes", path)
     with pytest.raises(InvalidInput, match="No such file"):
-        load_profiles(tmp_path / "absent.yaml")
+        profile("nuscenes", tmp_path / "absent.yaml")

@@ -107,17 +107,17 @@ def test_plans_say_how_they_were_made(recorded):
         assert ((plan.scores >= 0) & (plan.scores <= 1)).all()
 
 
-def test_clouds_and_forecasts_are_labelled_voxels(recorded):
+def test_clouds_and_forecasts_are_labelled_voxels(recorded, read_cloud):
     clouds = recorded["/sparseoccvla/occupancy/points"]
     assert len(clouds) >= 30
     for message in clouds[::10]:
-        cloud = messages.cloud_from_msg(message)
+        cloud = read_cloud(message)
         assert len(cloud) > 0
         assert cloud["label"].max() < 17
         assert np.abs(cloud["x"]).max() <= 40
         assert np.abs(cloud["y"]).max() <= 40
         assert ((cloud["z"] > -1) & (cloud["z"] < 5.4)).all()
-    forecast = messages.cloud_from_msg(recorded["/sparseoccvla/occupancy/forecast/points"][-1])
+    forecast = read_cloud(recorded["/sparseoccvla/occupancy/forecast/points"][-1])
     assert set(np.unique(forecast["horizon"])) <= {1.0, 2.0, 3.0}
     states = [messages.reasoning_from_msg(m) for m in recorded["/sparseoccvla/reasoning/state"]]
     assert all(s.token.shape == (576,) and s.anchor_scores.shape == (18,) for s in states)

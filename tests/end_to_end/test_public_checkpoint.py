@@ -49,7 +49,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
 
 
-def test_a_checkpoint_file_drives_the_whole_graph(reduced: Path, public_state, tmp_path: Path) -> None:
+def test_a_checkpoint_file_drives_the_whole_graph(reduced: Path, public_state, tmp_path: Path, read_cloud) -> None:
     torch.manual_seed(5)
     encoder = OccupancyEncoder(load_preset(str(reduced)).occupancy)
     with torch.no_grad():  # from the first-step prior no voxel would be occupied
@@ -79,5 +79,5 @@ def test_a_checkpoint_file_drives_the_whole_graph(reduced: Path, public_state, t
     # What is shown are the densifier's voxels, which the points alone could not give.
     scene = messages.queries_from_msg(queries[-1])
     assert scene.voxels is not None
-    shown = {messages.nanoseconds(c.header.stamp): len(messages.cloud_from_msg(c)) for c in clouds}
+    shown = {messages.nanoseconds(c.header.stamp): len(read_cloud(c)) for c in clouds}
     assert shown.get(scene.stamp, len(scene.voxels)) == len(scene.voxels) > scene.labels.size

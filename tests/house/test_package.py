@@ -200,3 +200,17 @@ def test_readme_holds_the_topic_table() -> None:
 def test_rooms_of_the_topic_table_exist() -> None:
     for topic in TOPICS:
         assert (ROOT / topic.room).is_dir(), topic.room
+
+
+def test_the_version_has_one_owner() -> None:
+    version = ElementTree.parse(ROOT / "package.xml").findtext("version")
+    assert _setup_arguments()["version"] == version
+    for name in ("setup.py", "pyproject.toml", "sparseoccvla_ros/__init__.py", "CITATION.cff"):
+        assert version not in (ROOT / name).read_text(), name
+
+
+def test_contributing_sends_to_what_exists() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(links) >= 20
+    for link in links:
+        assert (ROOT / link).exists(), link

@@ -6,13 +6,13 @@ import itertools
 import cv2
 import numpy as np
 import pytest
+import yaml
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from sparseoccvla_ros.camera_sync.calibration import CameraModel, save_calibration
-from sparseoccvla_ros.camera_sync.profiles import load_profiles, profile
+from sparseoccvla_ros.camera_sync.profiles import profile, profile_names
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.nodes.camera_sync import CameraSyncNode
@@ -95,11 +95,13 @@ class Drive:
 
 
 def calibration(folder, mounts=True) -> str:
-    models = {
-        n: CameraModel(n, "", WIDTH, HEIGHT, c.scaled(HEIGHT, WIDTH), c.camera2ego if mounts else None)
-        for n, c in RIG.items()
-    }
-    save_calibration(folder / "rig.yaml", models)
+    cameras = {}
+    for name, c in RIG.items():
+        cameras[name] = {"width": WIDTH, "height": HEIGHT, "k": c.scaled(HEIGHT, WIDTH).ravel().tolist()}
+        if mounts:
+            cameras[name]["translation"] = c.camera2ego[:3, 3].tolist()
+            cameras[name]["rotation_xyzw"] = geometry.quaternion(c.camera2ego).tolist()
+    (folder / "rig.yaml").write_text(yaml.safe_dump({"format": "cameras-1", "cameras": cameras}))
     return str(folder / "rig.yaml")
 
 
@@ -114,7 +116,7 @@ def drive(graph, preset, tmp_path):
     return go
 
 
-@pytest.mark.parametrize("name", sorted(load_profiles()))
+@pytest.mark.parametrize("name", profile_names())
 def test_every_profile_gives_frames(drive, until, name):
     car, node, got = drive(name)
     for k in range(6):

@@ -54,7 +54,7 @@ def play(graph, seen, frames, until, count=4, **kwargs):
     return made
 
 
-def test_frames_in_everything_out(stack, frames, until):
+def test_frames_in_everything_out(stack, frames, until, read_cloud):
     graph, _, seen = stack
     made = play(graph, seen, frames, until)
     assert until(lambda: len(seen["reasoning/state"]) >= 2)
@@ -85,13 +85,13 @@ def test_frames_in_everything_out(stack, frames, until):
     assert plan.status is PlanStatus.DEGRADED
     assert "untrained_weights" in plan.reasons
     assert np.abs(plan.waypoints).max() < 40
-    cloud = messages.cloud_from_msg(seen["occupancy/points"][-1])
+    cloud = read_cloud(seen["occupancy/points"][-1])
     assert len(cloud)
     assert cloud.dtype.names == ("x", "y", "z", "rgb", "label", "confidence", "horizon")
     assert np.abs(cloud["x"]).max() <= 40
     assert cloud["label"].max() < 17
     assert ((cloud["confidence"] > 0) & (cloud["confidence"] <= 1)).all()
-    forecast = messages.cloud_from_msg(seen["occupancy/forecast/points"][-1])
+    forecast = read_cloud(seen["occupancy/forecast/points"][-1])
     assert set(np.unique(forecast["horizon"])) == {1.0, 2.0, 3.0}
     grid = seen["occupancy/grid"][-1]
     assert (grid.info.width, grid.info.height) == (200, 200)

@@ -22,7 +22,6 @@ from sparseoccvla_ros.occupancy.losses import (
     nearest,
     nearest_in_chunks,
     occupancy_loss,
-    total_loss,
 )
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -117,7 +116,7 @@ def test_names_and_total() -> None:
     assert list(terms) == ["init_loss_pts"] + [
         f"{prefix}{name}" for prefix in ("d0.", "d1.", "") for name in ("loss_cls", "loss_pts")
     ]
-    assert total_loss(terms).item() == pytest.approx(sum(t.item() for t in terms.values()))
+    assert sum(terms.values()).item() == pytest.approx(sum(t.item() for t in terms.values()))
     for prefix, output in zip(("d0.", "d1.", ""), outputs, strict=True):
         assert terms[f"{prefix}loss_pts"].item() == pytest.approx(written_out(output, [truth])[1], rel=1e-4)
     assert terms["init_loss_pts"].item() == terms["d0.loss_pts"].item()
@@ -226,7 +225,7 @@ def test_empty_truth(count: int) -> None:
     leaves = [t.clone().requires_grad_() for t in (output.points[:, :, :1], output.logits, output.points)]
     terms = occupancy_loss([LayerOutput(output.features, *leaves[1:])], leaves[0], [NOTHING] * count)
     assert terms["loss_pts"].item() == terms["init_loss_pts"].item() == 0.0
-    total_loss(terms).backward()
+    sum(terms.values()).backward()
     grads = [leaf.grad for leaf in leaves]
     assert all(g is not None and bool(g.isfinite().all()) for g in grads)
     assert not grads[0].any()
@@ -265,7 +264,7 @@ def test_gradients_are_the_numerical_ones() -> None:
     start = output.points.clone()
 
     def total(p: Tensor, x: Tensor) -> Tensor:
-        return total_loss(occupancy_loss([LayerOutput(output.features, x, p)], start, [truth]))
+        return sum(occupancy_loss([LayerOutput(output.features, x, p)], start, [truth]).values())
 
     total(points, logits).backward()
     for leaf, step, rel in ((points, 2e-5, 2e-2), (logits, 1e-2, 2e-2)):
@@ -305,7 +304,7 @@ def test_loss_falls_when_a_toy_output_is_optimised() -> None:
         terms = occupancy_loss([LayerOutput(output.features, logits, points)], points[:, :, :1], [truth])
         losses.append({name: value.item() for name, value in terms.items()})
         optimiser.zero_grad()
-        total_loss(terms).backward()
+        sum(terms.values()).backward()
         optimiser.step()
     assert losses[-1]["loss_pts"] < 0.4 * losses[0]["loss_pts"]
     assert losses[-1]["loss_cls"] < 0.5 * losses[0]["loss_cls"]

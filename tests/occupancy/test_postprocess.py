@@ -12,7 +12,7 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import EgoState, SceneQueries
 from sparseoccvla_ros.core.voxels import SparseVoxels, VoxelGrid
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
-from sparseoccvla_ros.occupancy.postprocess import occupied_voxels, voxels_from_scores
+from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 
 GRID = VoxelGrid((-2.0, -2.4, -0.4), (2.0, 2.4, 2.0), 0.4)
 seeds = st.integers(0, 2**31 - 1)
@@ -46,41 +46,6 @@ def scene(points: np.ndarray, scores: np.ndarray) -> SceneQueries:
 
 def as_dict(voxels: SparseVoxels) -> dict[tuple[int, ...], int]:
     return {tuple(i): int(c) for i, c in zip(voxels.indices.tolist(), voxels.labels, strict=True)}
-
-
-def dense_reference(points: np.ndarray, scores: np.ndarray, config: OccupancyConfig) -> dict[tuple[int, ...], int]:
-    """OPUS' inference (Wang et al., NeurIPS 2024) with loops and dense volumes."""
-    held: dict[tuple[int, ...], list[np.ndarray]] = {}
-    for query, values in zip(points, scores, strict=True):
-        for point, score in zip(query, values, strict=True):
-            if np.linalg.norm(point - query.mean(0)) >= config.max_point_distance:
-                continue
-            if score.max() <= config.score_threshold:
-                continue
-            index = tuple(np.floor((point - np.float32(GRID.lower)) / np.float32(GRID.size)).astype(int))
-            if all(0 <= i < s for i, s in zip(index, GRID.shape, strict=True)):
-                held.setdefault(index, []).append(score)
-    volume = np.zeros((17, *GRID.shape), np.float32)
-    for index, values in held.items():
-        volume[:, *index] = np.mean(values[: config.max_points_per_voxel], axis=0)
-    if not config.padding:
-        return {index: int(volume[:, *index].argmax()) for index in held}
-    cube = (1, 3, 3, 3)
-    closed = ndimage.maximum_filter(volume, cube, mode="constant", cval=-np.inf)
-    closed = ndimage.minimum_filter(closed, cube, mode="constant", cval=np.inf)
-    final = np.where((volume > config.score_threshold).any(0), volume, closed)
-    occupied = (final > config.score_threshold).any(0)
-    return {tuple(i): int(final[:, *i].argmax()) for i in np.argwhere(occupied)}
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=seeds, padding=st.booleans(), threshold=st.sampled_from([0.3, 0.5, 0.7]), cap=st.sampled_from([2, 10]))
-def test_full_scores_match_the_dense_formulation(seed, padding, threshold, cap):
-    config = OccupancyConfig(
-        padding=padding, score_threshold=threshold, max_points_per_voxel=cap, max_point_distance=2.0
-    )
-    points, scores = scatter(seed)
-    assert as_dict(voxels_from_scores(points, scores, GRID, config)) == dense_reference(points, scores, config)
 
 
 @settings(max_examples=40, deadline=None)
@@ -138,13 +103,11 @@ def test_far_weak_and_outside_points_are_dropped():
     scores[2] = 0.5
     far = OccupancyConfig(max_point_distance=1.0, padding=False)
     assert len(occupied_voxels(scene(points, scores), GRID, far)) == 1
-    assert len(voxels_from_scores(points, scores, GRID, far)) == 1
 
 
 def test_nothing_predicted_gives_no_voxels():
     points, scores = scatter(1)
     assert len(occupied_voxels(scene(points, scores * 0), GRID)) == 0
-    assert len(voxels_from_scores(points, scores * 0, GRID)) == 0
 
 
 def test_bad_label_and_shape_are_refused():
@@ -153,5 +116,3 @@ def test_bad_label_and_shape_are_refused():
     queries.labels[0, 0] = 17
     with pytest.raises(InvalidInput, match="labels"):
         occupied_voxels(queries, GRID)
-    with pytest.raises(InvalidInput, match="scores"):
-        voxels_from_scores(points, scores[:, :-1], GRID)

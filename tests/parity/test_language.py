@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparseoccvla_ros.eval.metrics.language import BLEU, Document, Turn, caption_scores, evaluate, select_documents
+from sparseoccvla_ros.eval.metrics.language import BLEU, Document, caption_scores, evaluate
 from sparseoccvla_ros.eval.metrics.meteor import meteor_java, meteor_nltk, nltk_tokens, ptb_tokens, wordnet
 
 pytestmark = pytest.mark.numeric
@@ -137,11 +137,13 @@ def test_java_meteor(path):
 @each_recording
 def test_result_files_as_hermes_prints_them(path):
     recorded = load(path)["result_files"]
-    conversations = {
-        f"file{i}": [Turn("conversation", t["question"], t["answer"], t["gt_answer"]) for t in turns]
+    # HERMES scores every turn of a conversation but the last two.
+    documents = [
+        Document(f"file{i}/{k}", turn["answer"], (turn["gt_answer"],))
         for i, turns in enumerate(recorded["files"])
-    }
-    result = evaluate(select_documents(conversations, "multi_turn"), "hermes", "multi_turn")
+        for k, turn in enumerate(turns[: max(0, len(turns) - 2)])
+    ]
+    result = evaluate(documents, "hermes", "multi_turn")
     assert result.n == recorded["n_scored"]
     for name, key in (("ROUGE-L", "ROUGE_L"), ("CIDEr", "CIDEr"), ("METEOR-nltk", "METEOR")):
         if name in result.scores:

@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sparseoccvla_ros.core.classes import FREE
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.types import EgoState, SceneQueries
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.occupancy.backbone import ResNet50
 from sparseoccvla_ros.occupancy.checkpoints import (
@@ -30,7 +32,7 @@ from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.decoder import OccupancyDecoder
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.occupancy.neck import FeaturePyramid
-from sparseoccvla_ros.occupancy.postprocess import voxels_from_scores
+from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.occupancy.sampling.views import SceneViews
 
 pytestmark = pytest.mark.numeric
@@ -172,20 +174,34 @@ def test_image_encoder(folder):
 
 @pytest.mark.recorded("opus_postprocess*/*.npz", "path")
 def test_postprocess(path):
+    """Ours keeps the best class of a point alone: without closing the same voxels, with it 96 in 100 of the union."""
     case = np.load(path)
     lower, upper = np.float32(OCC3D_GRID.lower), np.float32(OCC3D_GRID.upper)
     points = case["refine_pts"][0] * (upper - lower) + lower
     scores = torch.from_numpy(case["cls_logits"][0]).float().sigmoid().numpy()
+    queries = SceneQueries(
+        stamp=0,
+        epoch=0,
+        ego=EgoState(np.eye(4), np.zeros(6), "map"),
+        features=np.zeros((len(points), 4), np.float32),
+        centres=points.mean(1),
+        points=points,
+        labels=scores.argmax(-1).astype(np.uint8),
+        scores=scores.max(-1),
+        view_features=np.zeros((2, 4), np.float32),
+    )
     config = OccupancyConfig(
         score_threshold=float(case["score_thr"]),
         padding=bool(case["padding"]),
         max_point_distance=float(case["ctr_dist_thr"]),
     )
-    voxels = voxels_from_scores(points, scores, OCC3D_GRID, config)
-    np.testing.assert_array_equal(voxels.dense(), case["dense"])
-    key = np.lexsort(case["occ_loc"].T[::-1])
-    np.testing.assert_array_equal(voxels.indices, case["occ_loc"][key])
-    np.testing.assert_array_equal(voxels.labels, case["sem_pred"][key])
+    voxels = occupied_voxels(queries, OCC3D_GRID, config)
+    ours, theirs = (set(map(tuple, indices.tolist())) for indices in (voxels.indices, case["occ_loc"]))
+    shared, union = len(ours & theirs), len(ours | theirs)
+    assert shared == union or (config.padding and shared > 0.96 * union)
+    dense = voxels.dense()
+    both = (dense < FREE) & (case["dense"] < FREE)
+    assert (dense == case["dense"])[both].sum() >= 0.99 * both.sum()
 
 
 VARIANTS = {"OPUS-T": "t", "OPUS-S": "s", "OPUS-M": "m", "OPUS-L": "l", "SparseWorld": None, "SparseWorld-72pts": None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from sparseoccvla_ros.core.types import EgoState, Reasoning, SceneQueries
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 from sparseoccvla_ros.planning import anchor_presets
 from sparseoccvla_ros.planning.anchors import AnchorSet, fit_anchors
-from sparseoccvla_ros.planning.config import PlanningConfig
+from sparseoccvla_ros.planning.config import PlanningConfig, ValidatorConfig
 from sparseoccvla_ros.planning.ego_history import EgoHistory
 from sparseoccvla_ros.planning.planner import Planner
 
@@ -30,7 +30,8 @@ def anchors() -> AnchorSet:
 def make_planner(anchors: AnchorSet) -> Callable[..., Planner]:
     def make(**settings: object) -> Planner:
         torch.manual_seed(3)
-        planner = Planner(replace(PlanningConfig(), **settings), anchors)
+        limits = {k: settings.pop(k) for k in [f.name for f in fields(ValidatorConfig)] if k in settings}
+        planner = Planner(PlanningConfig(**settings), anchors, ValidatorConfig(**limits))
         planner.eval()
         planner.trained = True
         return planner

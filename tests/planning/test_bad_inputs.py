@@ -17,7 +17,7 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.types import STEPS, Command, CommandSource, PlanStatus
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
-from sparseoccvla_ros.planning.config import PlanningConfig
+from sparseoccvla_ros.planning.config import ValidatorConfig
 from sparseoccvla_ros.planning.planner import Planner
 from sparseoccvla_ros.planning.trajectory_validator import kinematic_failures
 
@@ -160,5 +160,5 @@ def check(plan, expected, fault: str, speed: float, brake: bool) -> None:
             assert brake
             assert (np.diff(np.abs(plan.speed), prepend=abs(speed)) <= 1e-4).all()
     else:
-        followed = kinematic_failures(PlanningConfig(), plan.waypoints[None], speed)
+        followed = kinematic_failures(ValidatorConfig(), plan.waypoints[None], speed)
         assert not any(bad[0] for bad in followed.values())

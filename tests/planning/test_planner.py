@@ -13,9 +13,11 @@ from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.types import Command, CommandSource, Plan, PlanStatus
+from sparseoccvla_ros.core.vehicle import Vehicle
 from sparseoccvla_ros.core.voxels import SparseVoxels
+from sparseoccvla_ros.planning import trajectory_validator
 from sparseoccvla_ros.planning.anchors import AnchorSet
-from sparseoccvla_ros.planning.config import PlanningConfig
+from sparseoccvla_ros.planning.config import PlanningConfig, ValidatorConfig
 from sparseoccvla_ros.planning.planner import Planner
 
 S = 1_000_000_000
@@ -110,12 +112,13 @@ def test_only_the_command_group_is_chosen(make_planner, make_queries, make_histo
 
 
 def test_the_language_model_decides_among_what_is_drivable(
-    make_planner, make_queries, make_history, make_reasoning, road
+    make_planner, make_queries, make_history, make_reasoning, road, monkeypatch
 ):
     queries = make_queries(speed=10.5)
     planner = make_planner(
-        command_mask=False, max_acceleration=30.0, max_deceleration=60.0, max_jerk=300.0, start_error=9.0
+        command_mask=False, max_acceleration_mps2=30.0, max_deceleration_mps2=60.0, max_jerk_mps3=300.0
     )
+    monkeypatch.setattr(trajectory_validator, "START_ERROR", 9.0)
     for favourite in (8, 9, 10):
         planner.reset()
         scores = np.where(np.arange(18) == favourite, 50.0, 0.0)
@@ -273,7 +276,7 @@ def test_nothing_passes_is_empty_by_configuration(
     assert plan.status is PlanStatus.REJECTED
     assert plan.waypoints.shape == (0, 2)
     assert len(plan.candidates) == 18
-    planner.on_reject = "brake"
+    planner.limits = replace(planner.limits, on_reject="brake")
     plan = planner.plan(
         queries, wall_ahead(make_voxels, 9.0), make_reasoning(), make_history(queries), Command.LEFT, TOPIC
     )
@@ -369,9 +372,13 @@ def test_teleport_stops_once(make_planner, make_queries, make_history, make_reas
     assert "ego_teleport" not in plan.reasons
 
 
-def test_continuity_holds_for_a_following_vehicle_only(make_planner, make_queries, make_history, make_reasoning, road):
-    loose = {"max_acceleration": 60.0, "max_deceleration": 60.0, "max_jerk": 600.0, "start_error": 9.0}
-    planner = make_planner(command_mask=False, max_forward_shift=0.3, **loose)
+def test_continuity_holds_for_a_following_vehicle_only(
+    make_planner, make_queries, make_history, make_reasoning, road, monkeypatch
+):
+    loose = {"max_acceleration_mps2": 60.0, "max_deceleration_mps2": 60.0, "max_jerk_mps3": 600.0}
+    planner = make_planner(command_mask=False, **loose)
+    monkeypatch.setattr(trajectory_validator, "START_ERROR", 9.0)
+    monkeypatch.setattr(trajectory_validator, "MAX_FORWARD_SHIFT", 0.3)
     queries = make_queries(speed=8.0)
 
     def prefer(anchor: int):
@@ -414,25 +421,51 @@ def test_every_ego_mode_and_schedule_plans(
     [
         {"ego": "future"},
         {"schedule": "fast"},
-        {"on_reject": "hope"},
         {"heads": 3},
         {"layers": 0},
         {"timesteps": ()},
         {"timesteps": (0, 10)},
         {"noise_step": 1000},
         {"forward_range": (3.0, 1.0)},
-        {"max_speed": -1.0},
-        {"max_jerk": float("nan")},
-        {"collision_margin": -0.1},
-        {"comfortable_deceleration": 9.0},
-        {"min_obstacle_height": 3.0},
-        {"obstacle_classes": ("car", "unicorn")},
+        {"obstacle_score": -0.1},
     ],
 )
 def test_bad_settings_are_refused_by_name(change: dict):
     with pytest.raises(InvalidInput) as error:
         PlanningConfig(**change)
     assert error.value.field == f"planning.{next(iter(change))}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"on_reject": "hope"},
+        {"max_speed_mps": -1.0},
+        {"max_jerk_mps3": float("nan")},
+        {"collision_margin_m": -0.1},
+        {"comfortable_deceleration_mps2": 9.0},
+        {"max_obstacle_height_m": 0.1},
+    ],
+)
+def test_bad_limits_are_refused_by_name(change: dict):
+    with pytest.raises(InvalidInput) as error:
+        ValidatorConfig(**change)
+    assert error.value.field == f"validator.{next(iter(change))}"
+
+
+def test_a_wide_vehicle_does_not_pass_where_a_narrow_one_does(
+    make_planner, make_queries, make_history, make_reasoning, make_voxels
+):
+    """A pole beside the lane: free for a car, in the way of a harvester."""
+    queries = make_queries(speed=6.0)
+    pole = make_voxels([(8.0, 1.5, 1.0)], LABEL["manmade"])
+    wide = Vehicle(width_m=3.6)
+    plans = [
+        make_planner(**given).plan(queries, pole, make_reasoning(), make_history(queries), Command.STRAIGHT, TOPIC)
+        for given in ({}, {"vehicle": wide})
+    ]
+    assert not any("collision" in reason for reason in plans[0].reasons)
+    assert any("collision" in reason for reason in plans[1].reasons)
 
 
 def test_anchors_outside_the_normaliser_are_refused(anchors: AnchorSet):

@@ -13,12 +13,12 @@ from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 from sparseoccvla_ros.planning.collision import Forecast, ObstacleMap
-from sparseoccvla_ros.planning.config import PlanningConfig
+from sparseoccvla_ros.planning.config import ValidatorConfig
 from sparseoccvla_ros.planning.plan_reasons import RejectReason as R
 from sparseoccvla_ros.planning.trajectory import SWEEP_TIMES, sweep
 from sparseoccvla_ros.planning.trajectory_validator import choose, continuity_failures, kinematic_failures
 
-CONFIG = PlanningConfig()
+CONFIG = ValidatorConfig()
 T = WAYPOINT_TIMES
 
 
@@ -86,7 +86,7 @@ def test_lateral_acceleration():
 
 def test_jerk():
     stop_and_go = np.cumsum([4.0, 5.0, 4.0, 5.0, 4.0, 5.0])
-    limits = PlanningConfig(max_jerk=7.0)
+    limits = ValidatorConfig(max_jerk_mps3=7.0)
     found = kinematic_failures(limits, np.column_stack([stop_and_go, np.zeros(6)])[None], 8.0)
     assert found[R.JERK][0]
     assert not kinematic_failures(limits, straight(8.0, 1.0)[None], 8.0)[R.JERK][0]
@@ -125,10 +125,10 @@ def test_continuity_binds_sideways_and_ahead_but_not_behind():
         straight(12.0),
         straight(8.0, -7.0),
     )
-    jumps = continuity_failures(CONFIG, np.stack([same, left, left * (1, -1), ahead, behind]), expected)
+    jumps = continuity_failures(np.stack([same, left, left * (1, -1), ahead, behind]), expected)
     assert jumps.tolist() == [False, True, True, True, False]
     unknown = np.array([(np.nan, np.nan)] * 2)
-    assert not continuity_failures(CONFIG, np.stack([same, left]), unknown).any()
+    assert not continuity_failures(np.stack([same, left]), unknown).any()
 
 
 def test_candidates_are_tried_in_score_order_with_reasons():
@@ -265,9 +265,9 @@ def brute_force(voxels: SparseVoxels, waypoints: np.ndarray) -> np.ndarray:
     for x, y, yaw in sweep(waypoints[None])[0]:
         c, s = np.cos(yaw), np.sin(yaw)
         local = (centres[:, :2] - (x, y)) @ np.array([(c, -s), (s, c)])
-        outside = np.abs(local - (CONFIG.ego_centre, 0)) - (
-            CONFIG.ego_length / 2 + CONFIG.collision_margin,
-            CONFIG.ego_width / 2 + CONFIG.collision_margin,
+        outside = np.abs(local - (CONFIG.vehicle.centre_m, 0)) - (
+            CONFIG.vehicle.length_m / 2 + CONFIG.collision_margin_m,
+            CONFIG.vehicle.width_m / 2 + CONFIG.collision_margin_m,
         )
         best = min(best, float(outside.max(1).min(initial=np.inf)))
     return best
@@ -293,7 +293,7 @@ def test_many_voxels_cost_no_more_per_lookup_and_batches_agree(make_voxels):
     rng = np.random.default_rng(3)
     index = np.column_stack([rng.integers(0, 200, 4000), rng.integers(0, 200, 4000), rng.integers(3, 8, 4000)])
     voxels = SparseVoxels(index.astype(np.int16), np.full(4000, 15, np.uint8), np.ones(4000, np.float32))
-    obstacles = ObstacleMap(PlanningConfig(), voxels)
+    obstacles = ObstacleMap(ValidatorConfig(), voxels)
     batch = np.stack([arc(5.0, k) for k in (0.01, -0.02, 0.1, -0.15)])
     assert obstacles.touches(batch).tolist() == [bool(obstacles.touches(one[None])[0]) for one in batch]
     assert len(SWEEP_TIMES) == 30

@@ -10,6 +10,7 @@ import torch
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
 from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
+from sparseoccvla_ros.reasoning.llm.lora import adapter_parameters
 from sparseoccvla_ros.reasoning.model.ego_motion import constant_velocity
 from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
 from sparseoccvla_ros.reasoning.serving.generation import decode
@@ -118,7 +119,10 @@ def test_gradients_reach_bridge_and_adapters_through_answers_alone(anchors, scen
     reasoner.add_adapter()
     reasoner.train()
     training_forward(reasoner, *inputs, text_batch(reasoner, CONVERSATIONS)).language_loss.backward()
-    groups = reasoner.trainable_parameters()
+    groups = {
+        "bridge": list(reasoner.parameters()),
+        "adapter": [p for _, p in adapter_parameters(reasoner.language_model)],
+    }
     # B of an adapter starts at zero, so only B has a gradient at first.
     assert sum(p.grad is not None and p.grad.abs().sum() > 0 for p in groups["adapter"]) == len(groups["adapter"]) // 2
     for part in (reasoner.connector, reasoner.global_tokens):
@@ -153,7 +157,7 @@ def test_a_bridge_learns_to_answer(make_reasoner, scenes):
     _, inputs = scenes
     reasoner = make_reasoner()
     text = text_batch(reasoner, [[("Is the road ahead free?", answer)] for answer in ("yes", "no", "bus")])
-    optimiser = torch.optim.Adam(reasoner.trainable_parameters()["bridge"], 3e-3)
+    optimiser = torch.optim.Adam(list(reasoner.parameters()), 3e-3)
     first = None
     for _ in range(60):
         loss = training_forward(reasoner, *inputs, text).language_loss

@@ -154,9 +154,9 @@ def test_path_and_trajectory_hold_the_plan():
     assert messages.path_to_msg(plan(0, PlanStatus.REJECTED)).poses == []
 
 
-def test_cloud_holds_every_voxel_with_its_horizon():
+def test_cloud_holds_every_voxel_with_its_horizon(read_cloud):
     now, later = voxels(40, 1), voxels(30, 2)
-    cloud = messages.cloud_from_msg(through_dds(messages.cloud_to_msg([(0.0, now), (2.0, later)], 10**9)))
+    cloud = read_cloud(through_dds(messages.cloud_to_msg([(0.0, now), (2.0, later)], 10**9)))
     np.testing.assert_array_equal(np.stack([cloud["x"], cloud["y"], cloud["z"]], 1)[:40], now.centres())
     np.testing.assert_array_equal(cloud["label"], np.concatenate([now.labels, later.labels]))
     np.testing.assert_array_equal(cloud["horizon"], np.repeat(np.float32([0, 2]), [40, 30]))
@@ -228,8 +228,8 @@ def test_legend_shows_each_colour_of_a_palette_once(palette):
     assert len(shown) == len(drawn) / 2
 
 
-def test_points_take_the_palette():
+def test_points_take_the_palette(read_cloud):
     made = voxels(50)
     for palette in PALETTES.values():
-        rgb = messages.cloud_from_msg(messages.cloud_to_msg([(0.0, made)], 0, palette))["rgb"].view("<u4")
+        rgb = read_cloud(messages.cloud_to_msg([(0.0, made)], 0, palette))["rgb"].view("<u4")
         np.testing.assert_array_equal(np.stack([rgb >> 16, rgb >> 8 & 255, rgb & 255], 1), palette[made.labels])

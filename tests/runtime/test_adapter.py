@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import share
-from sparseoccvla_ros.reasoning.llm.lora import has_adapter
+from sparseoccvla_ros.reasoning.llm.lora import adapter_parameters, has_adapter
 from sparseoccvla_ros.runtime.factory import build_reasoning
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.train.export_weights import ship
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     reasoner.add_adapter()
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in reasoner.trainable_parameters()["adapter"]:
+        for parameter in [p for _, p in adapter_parameters(reasoner.language_model)]:
             parameter.normal_(0, 0.1)
     save_file(reasoner.state_dict(), tmp_path / "reasoning.safetensors")
     reasoner.save_adapter(tmp_path / "adapter.safetensors")

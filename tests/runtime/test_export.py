@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from sparseoccvla_ros.core.types import SceneQueries
-from sparseoccvla_ros.planning.anchors import AnchorSet
-from sparseoccvla_ros.planning.planner import Planner
 from sparseoccvla_ros.runtime import backend_swap, onnx_graphs
 from sparseoccvla_ros.runtime.backend_swap import graphs_of, precisions, use_runtime, use_torch
 from sparseoccvla_ros.runtime.backends.base import CannotBuild, difference
@@ -138,21 +134,6 @@ def test_bfloat16_stays_in_the_backbone(presets, frames) -> None:
     assert max(decoder.record["difference"].values()) <= 1e-3
     assert use_runtime(encoder, preset, "openvino") == ""
     assert np.isfinite(encoder.encode(frames["r50"][0]).points).all()
-
-
-def test_planner_exports(presets) -> None:
-    config = dataclasses.replace(presets["tiny"].planning, hidden=32, layers=1, timesteps=(10, 0))
-    planner = Planner(config, AnchorSet.load(presets["tiny"].anchors)).eval().requires_grad_(False)
-    for parameter in planner.parameters():  # its heads start at zero
-        parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.02)
-    random = np.random.default_rng(0)
-    scene = SimpleNamespace(
-        features=random.standard_normal((12, 128), np.float32), centres=random.standard_normal((12, 3), np.float32)
-    )
-    for reasoning in (True, False):
-        graph = onnx_graphs.planner_graph(planner, 12, reasoning)
-        built = build("tiny", graph, "onnx", onnx_graphs.planner_samples(planner, [scene], reasoning))
-        assert max(built.record["difference"].values()) <= 1e-3
 
 
 def test_another_set_of_cameras_is_left_to_torch(case) -> None:

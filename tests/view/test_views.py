@@ -12,12 +12,11 @@ from hypothesis.extra.numpy import arrays
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import PlanStatus
+from sparseoccvla_ros.core.vehicle import NUSCENES_CAR, Vehicle
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.view import above, behind, camera_panel
 from sparseoccvla_ros.view.canvas import SHOWN_PALETTE
 from sparseoccvla_ros.view.ground_path import (
-    NUSCENES_CAR,
-    VehicleBody,
     centre_line,
     ground_height,
     ribbon,
@@ -45,7 +44,7 @@ def test_path_in_the_image_is_where_ego2img_says(make_frames, make_plan):
     line = centre_line(plan.waypoints)
     distance = np.linalg.norm(ground[:, None] - line[None], axis=-1).min(axis=1)
     # Labels ("1 s") and line widths reach past the strip; the strip itself is all but a few percent of the pixels.
-    assert (distance < NUSCENES_CAR.width / 2 + 0.3).mean() > 0.9
+    assert (distance < NUSCENES_CAR.width_m / 2 + 0.3).mean() > 0.9
     centre, depth = geometry.project(ego2img, np.concatenate([line, np.zeros((len(line), 1))], axis=1), 0.3)
     inside = (depth > 0.3) & ((centre >= 0) & (centre < (640, 360))).all(axis=1)
     assert inside.sum() > 10
@@ -134,7 +133,7 @@ def test_forecast_shows_where_the_vehicle_will_be(make_plan, seconds):
     middle = changed_pixels(image, plain).mean(axis=0)
     step = int(seconds * 2) - 1
     forward = np.array([np.cos(plan.heading[step]), np.sin(plan.heading[step])])
-    reference = plan.waypoints[step] + forward * (NUSCENES_CAR.length / 2 - NUSCENES_CAR.rear_overhang)
+    reference = plan.waypoints[step] + forward * (NUSCENES_CAR.centre_m)
     np.testing.assert_allclose(middle, above.metres_to_pixels(reference, 400), atol=4)
 
 
@@ -208,9 +207,9 @@ def test_left_edge_is_left():
 
 
 def test_vehicle_body_checks_itself():
-    assert VehicleBody().front == pytest.approx(3.524)
-    with pytest.raises(InvalidInput, match="body"):
-        VehicleBody(length=0)
+    assert Vehicle().front_m == pytest.approx(3.5278)
+    with pytest.raises(InvalidInput, match="length_m"):
+        Vehicle(length_m=0)
 
 
 def test_status_and_scores_are_told_by_colour(make_plan):

@@ -7,8 +7,9 @@ from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import apply, yaw_of
 from sparseoccvla_ros.core.types import Command
+from sparseoccvla_ros.world.agents.actors import EGO
 from sparseoccvla_ros.world.agents.traffic import GREEN
-from sparseoccvla_ros.world.scene import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, Scene
+from sparseoccvla_ros.world.scene import Scene
 
 TIMES = np.arange(-1.0, 24.0, 0.5)
 
@@ -37,7 +38,7 @@ def test_a_seed_is_a_world(scene):
 @pytest.mark.parametrize("seed", [1, 4, 11])
 def test_ego_touches_nothing(seed):
     scene = Scene.generate(seed)
-    corners = body(EGO_LENGTH, EGO_WIDTH, EGO_CENTRE)
+    corners = body(EGO.length_m, EGO.width_m, EGO.centre_m)
     others = [(p.shape, lambda _, pose=np.array(p.pose): pose) for p in scene.standing]
     others += [(m.shape, m.mover.pose) for m in scene.moving]
     for time in TIMES:
@@ -56,7 +57,7 @@ def test_ego_touches_nothing(seed):
 @pytest.mark.parametrize("maneuver", ["left", "straight", "right"])
 def test_ego_stays_on_the_road_and_goes_where_it_is_told(maneuver):
     scene = Scene.generate(5, maneuver=maneuver)
-    corners = body(EGO_LENGTH, EGO_WIDTH, EGO_CENTRE)
+    corners = body(EGO.length_m, EGO.width_m, EGO.centre_m)
     corners = np.concatenate([corners, np.zeros((len(corners), 1))], -1)
     turned = 0.0
     commands = []

@@ -117,12 +117,6 @@ class Playback:
         """Bag seconds per second of the caller's time."""
         return self._rate
 
-    def set_rate(self, rate: float, now: float) -> None:
-        """Change the speed; bag time goes on from where it is."""
-        rate = _checked_rate(rate)
-        self._rebase(now)
-        self._rate = rate
-
     def pause(self, now: float) -> None:
         """Stop bag time; nothing is due until resume() or step()."""
         if not self.paused:

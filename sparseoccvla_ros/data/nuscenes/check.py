@@ -118,11 +118,6 @@ def check(root: Path, version: str = "auto", on_read: Callable[[int], None] | No
     return Check(root, version, counts, samples, tuple(pieces), _tasks({p.name: p for p in pieces}), prepared)
 
 
-def map_expansion(root: Path) -> bool:
-    """Whether the vector maps are there (drivable area and road edges of the planning scores)."""
-    return any((root / "maps" / "expansion").glob("*.json"))
-
-
 def _tasks(pieces: dict[str, Piece]) -> tuple[Task, ...]:
     images, labels, boxes = "camera images", "Occ3D labels", "boxes"
     language = [f"OmniDrive {k}" for k in STORED]

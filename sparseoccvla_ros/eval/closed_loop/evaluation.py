@@ -11,8 +11,7 @@ import numpy as np
 
 from ...core.errors import InvalidInput
 from ...data.synthetic.dataset import SPLITS
-from ...pipeline import Stages
-from ...runtime.presets import load_preset
+from ...pipeline import SparseOccVLA
 from ...world.sim.scenarios import FAMILIES
 from ..metrics.driving.bench2drive import abilities
 from ..metrics.intervals import Estimate, estimates, resampled
@@ -53,10 +52,10 @@ def policy_of(name: str, preset: str) -> Policy:
     if name == "ego":
         return EgoOnly(EGO_SEEDS)
     if name == "chain":
-        stages = Stages.build(load_preset(preset), untrained=True)
-        if stages.encoder is None or stages.planner is None:
+        model = SparseOccVLA.from_preset(preset, untrained=True)
+        if model.encoder is None or model.planner is None:
             raise InvalidInput("preset", f"{preset} has no planner to drive with")
-        return ChainPolicy(stages, f"chain ({preset})")
+        return ChainPolicy(model, f"chain ({preset})")
     raise InvalidInput("policies", f"{name!r} is none of {', '.join(POLICIES)}")
 
 

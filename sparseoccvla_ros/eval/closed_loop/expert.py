@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...world.agents.actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH
+from ...world.agents.actors import EGO
 from ...world.agents.traffic import AMBER, GREEN, RED, STEP
 from ...world.roads.curves import Curve
 from ...world.sim.simulator import Simulator
@@ -22,7 +22,7 @@ from ..metrics.driving.vehicle import Vehicle
 from .forecast import Standing, expect, objects_of
 from .road_map import WorldMap, inside_junction
 
-ZOE = Vehicle(EGO_CENTRE + 0.5 * EGO_LENGTH, 0.5 * EGO_LENGTH - EGO_CENTRE, EGO_WIDTH, WHEELBASE)
+ZOE = Vehicle(EGO.centre_m + 0.5 * EGO.length_m, 0.5 * EGO.length_m - EGO.centre_m, EGO.width_m, WHEELBASE)
 """The ego as the scores see it."""
 HORIZON = 4.0
 _LOOK = 7.0
@@ -118,7 +118,7 @@ class _Corridor:
         side = 0.5 * (plans[..., 3] * s + plans[..., 4] * c)
         soft = (kinds == ObjectKind.PEDESTRIAN) | (kinds == ObjectKind.BICYCLE)
         margin = np.where(soft, 0.7, 0.35)[:, None]
-        on = (np.abs(across) < 0.5 * EGO_WIDTH + side + margin) & (np.abs(along) < 2.0)
+        on = (np.abs(across) < 0.5 * EGO.width_m + side + margin) & (np.abs(along) < 2.0)
         middle = way.start + nearest * _CELL + along
         pace = np.gradient(middle, STEP, axis=1)
         with_it = np.cos(turn) > 0.6

@@ -12,7 +12,7 @@ from ...core import geometry
 from ...core.types import WAYPOINT_TIMES, CameraFrames, CommandSource, EgoState
 from ...data.synthetic.drives import FIXED_FRAME, START
 from ...data.synthetic.scenes import WorldSettings, prepared_intrinsics, rig_of
-from ...pipeline import Chain, Stages
+from ...pipeline import SparseOccVLA
 from ...planning.ego_history import WINDOW_NS, EgoHistory
 from ...planning.trajectory_follower import TimedPath
 from ...world.agents.traffic import STEP
@@ -125,13 +125,13 @@ class ChainPolicy:
     """Six rendered cameras through occupancy, reasoning and planning, as the nodes do it.
 
     Args:
-        stages: of a preset, at least occupancy and planning.
+        model: of a preset, at least occupancy and planning.
         name: its row in the tables.
     """
 
-    def __init__(self, stages: Stages, name: str = "chain") -> None:
-        self.name, self._stages, self._chain = name, stages, Chain(stages)
-        self._image: ImageConfig = stages.preset.image
+    def __init__(self, model: SparseOccVLA, name: str = "chain") -> None:
+        self.name, self._model = name, model
+        self._image: ImageConfig = model.preset.image
         self._epoch = 0
 
     def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
@@ -165,7 +165,7 @@ class ChainPolicy:
 
     def plan(self) -> TimedPath | None:
         history, _ = history_of(self._simulator)
-        step = self._chain.step(self.frames(), history, self._simulator.command(), CommandSource.ROUTE)
+        step = self._model.step(self.frames(), self._simulator.command(), CommandSource.ROUTE, history)
         if step.plan is None or not len(step.plan.waypoints):
             return None
         waypoints = step.plan.waypoints.astype(np.float64)

@@ -8,9 +8,10 @@ import numpy as np
 
 from ...core.errors import InvalidInput
 from ...core.types import STEP_SECONDS, STEPS, check_array
+from ...core.vehicle import Vehicle
 from ...planning.trajectory import motion_of
 from ..protocols.grids import box_corners
-from ..tasks.planning_samples import ROAD_CELLS, ROAD_EXTENT, EgoSize
+from ..tasks.planning_samples import ROAD_CELLS, ROAD_EXTENT
 
 MOVING = 0.5
 """m of a step below which it has no direction of its own."""
@@ -55,7 +56,7 @@ def comfort(waypoints: np.ndarray, speed: float | None) -> Comfort:
     return Comfort(*(float(np.abs(values).max()) for values in (acceleration, lateral, jerk, curvature)))
 
 
-def on_road(waypoints: np.ndarray, drivable: np.ndarray, ego: EgoSize) -> np.ndarray:
+def on_road(waypoints: np.ndarray, drivable: np.ndarray, ego: Vehicle) -> np.ndarray:
     """bool [6]: all four corners of the vehicle stand on drivable ground at each waypoint [6, 2] m in base_link.
 
     drivable: bool [1000, 1000], row = y, column = x, from -50 m in 0.1 m cells. Corners off the raster are unknown and
@@ -64,8 +65,8 @@ def on_road(waypoints: np.ndarray, drivable: np.ndarray, ego: EgoSize) -> np.nda
     check_array("drivable", drivable, np.bool_, (ROAD_CELLS, ROAD_CELLS))
     points = _checked(waypoints)
     yaw = motion_of(points, 0.0).heading.astype(np.float64)
-    middle = points + ego.centre * np.stack([np.cos(yaw), np.sin(yaw)], -1)
-    corners = box_corners(middle, yaw, np.array([ego.length, ego.width]))
+    middle = points + ego.centre_m * np.stack([np.cos(yaw), np.sin(yaw)], -1)
+    corners = box_corners(middle, yaw, np.array([ego.length_m, ego.width_m]))
     cells = np.clip(np.floor((corners + ROAD_EXTENT) * (ROAD_CELLS / (2 * ROAD_EXTENT))), -1, ROAD_CELLS).astype(int)
     inside = ((cells >= 0) & (cells < ROAD_CELLS)).all(-1)
     column, row = np.where(inside[..., None], cells, 0).transpose(2, 0, 1)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,8 +31,6 @@ TOKENISATIONS = ("hermes", "ptb")
 SELECTIONS = ("single_turn", "multi_turn", "given")
 CAPTIONS = ("description", "attention")
 """Question families that OmniDrive scores."""
-HERMES_TEMPLATE_TURNS = 2
-"""HERMES ends every conversation with two template turns (action, imagined future) and does not score them."""
 BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 CIDER_NOTE = "CIDEr depends on the evaluated set: comparable only with results on the same {n} documents"
 
@@ -45,16 +43,6 @@ class Document:
     hypothesis: str | None
     references: tuple[str, ...]
     scene: str = ""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A question of a conversation with the model's answer (None: it gave none) and the reference answer."""
-
-    family: str
-    question: str
-    answer: str | None
-    reference: str
 
 
 @dataclass(frozen=True)
@@ -86,54 +74,6 @@ class LanguageResult:
     @property
     def n(self) -> int:
         return len(self.ids)
-
-
-def pair_documents(
-    predictions: Mapping[str, str | None],
-    references: Mapping[str, str | Sequence[str]],
-    scenes: Mapping[str, str] | None = None,
-) -> list[Document]:
-    """Documents from answers and references by id, in the order of the references.
-
-    Raises InvalidInput("predictions") unless both have the same ids: an answer that is missing is written as None, so
-    that it counts, and never left out. A scene per id gives the unit of the intervals.
-    """
-    if set(predictions) != set(references):
-        lacking, foreign = sorted(set(references) - set(predictions)), sorted(set(predictions) - set(references))
-        raise InvalidInput(
-            "predictions", f"{len(lacking)} ids lacking {lacking[:3]}, {len(foreign)} without reference {foreign[:3]}"
-        )
-    if scenes is not None and not set(references) <= set(scenes):
-        raise InvalidInput("scenes", f"no scene for {sorted(set(references) - set(scenes))[:3]}")
-    return [
-        Document(key, predictions[key], (text,) if isinstance(text, str) else tuple(text), (scenes or {}).get(key, ""))
-        for key, text in references.items()
-    ]
-
-
-def select_documents(
-    conversations: Mapping[str, Sequence[Turn]],
-    selection: str,
-    scenes: Mapping[str, str] | None = None,
-    families: Sequence[str] = CAPTIONS,
-) -> list[Document]:
-    """The documents that a recipe scores, with ids "<conversation>/<turn>".
-
-    single_turn (OmniDrive): every turn of the given families; each question was asked alone. multi_turn (HERMES): all
-    turns but the last two, whatever their family; the model saw its own earlier answers. How the questions were asked
-    is for the caller to get right: it changes the answers, and no text shows it.
-
-    Raises InvalidInput("selection") for any other selection.
-    """
-    if selection not in ("single_turn", "multi_turn"):
-        raise InvalidInput("selection", f"want single_turn or multi_turn, got {selection!r}")
-    out = []
-    for key, turns in conversations.items():
-        scored = turns if selection == "single_turn" else turns[: max(0, len(turns) - HERMES_TEMPLATE_TURNS)]
-        for place, turn in enumerate(scored):
-            if selection == "multi_turn" or turn.family in families:
-                out.append(Document(f"{key}/{place}", turn.answer, (turn.reference,), (scenes or {}).get(key, "")))
-    return out
 
 
 def evaluate(documents: Sequence[Document], tokenisation: str = "hermes", selection: str = "given") -> LanguageResult:

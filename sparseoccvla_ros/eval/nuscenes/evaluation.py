@@ -20,7 +20,7 @@ from ...data.nuscenes.index import COMMAND_SOURCES, NuscenesIndex, open_index
 from ...data.nuscenes.labels import occ3d_file, occ3d_folder
 from ...data.nuscenes.map import Roads, map_file
 from ...data.nuscenes.omnidrive import STORED
-from ...pipeline import Stages
+from ...pipeline import SparseOccVLA
 from ...runtime.presets import load_preset
 from ..metrics.ray_iou import ORIGINS
 from ..report.page import facts_of, head_of
@@ -131,11 +131,11 @@ def evaluate_nuscenes(
         wanted = replace(wanted, csv=None)
     on_start()
     on_progress("building the stages", 0, 1)
-    stages = Stages.build(preset, request.untrained, wanted.stages, request.device)
+    model = SparseOccVLA.from_preset(preset, wanted.stages, request.untrained, request.device)
     learned = known(
         request.root, index, there.labels, lambda done, total: on_progress("reading the training split", done, total)
     )
-    run = Run(preset, stages, wanted, learned, len(there.scenes))
+    run = Run(preset, model, wanted, learned, len(there.scenes))
     images = NuscenesImages(request.root, index, preset.image)
     roads = {place: Roads(path) for place, path in there.maps.items()}
     own = range(share[0], len(there.scenes), share[1])

@@ -12,8 +12,10 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from ...core.vehicle import NUSCENES_CAR
+
 HALF_EXTENT = 50.0
-EGO_LENGTH, EGO_WIDTH = 4.084, 1.85
+EGO_LENGTH, EGO_WIDTH = NUSCENES_CAR.length_m, NUSCENES_CAR.width_m
 """m, the vehicle of every protocol."""
 LIDAR_AHEAD = 0.985793
 """m from base_link forward to the origin of the lidar frame (nuScenes)."""

@@ -23,8 +23,8 @@ def head_of(run: Run) -> dict[str, Any]:
     preset, wanted = run.preset, run.wanted
     return {
         "preset": preset.name, "tasks": list(wanted.tasks), "samples": wanted.samples, "captions": wanted.captions,
-        "random": [s for s in run.stages.running if s in preset.untrained], "weights": weight_files(preset),
-        "absent": run.stages.absent, "known": "" if run.known is None else run.known.source,
+        "random": [s for s in run.model.stages if s in preset.untrained], "weights": weight_files(preset),
+        "absent": run.model.absent, "known": "" if run.known is None else run.known.source,
     }  # fmt: skip
 
 

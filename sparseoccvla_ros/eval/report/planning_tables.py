@@ -8,7 +8,6 @@ from math import isfinite, nan
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from ...core.errors import InvalidInput
 from ..protocols.planning import HORIZON_STEPS, Protocol
@@ -192,17 +191,6 @@ class Report:
             body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table)
             parts.append(f"### {title}\n\n{body}")
         return "\n\n".join([*parts, "\n".join(f"- {note}" for note in self._notes())]) + "\n"
-
-    def to_rich(self) -> list[Table]:
-        """The same for a terminal; print each with a rich Console."""
-        tables = []
-        for title, head, lines in self._tables():
-            table = Table(*head, title=title)
-            for line in lines:
-                table.add_row(*line, style="dim" if "(oracle)" in line[0] + line[1] else None)
-            tables.append(table)
-        tables[0].caption = "\n".join(self._notes())
-        return tables
 
 
 def report(evaluation: Evaluation, subset: str | None = None) -> Report:

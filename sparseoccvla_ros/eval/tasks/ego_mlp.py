@@ -90,14 +90,6 @@ class EgoMlp(nn.Module):
         self.eval()
         return error
 
-    def fit_samples(self, samples: list[Sample], epochs: int = 60, batch: int = 256, rate: float = 1e-3) -> float:
-        """`fit` on samples; those whose present velocity is unknown are left out."""
-        usable = [sample for sample in samples if sample.speed is not None]
-        if not usable:
-            raise InvalidInput("samples", "none knows its present velocity")
-        features, truth, mask = (np.stack([getattr(s, name) for s in usable]) for name in _COLUMNS)
-        return self.fit(features, truth, mask, epochs, batch, rate)
-
     @torch.inference_mode()
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Waypoints float64 [N, 6, 2] m of ego features float32 [N, F]."""

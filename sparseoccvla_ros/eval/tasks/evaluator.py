@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from ...core.errors import InvalidInput
-from ...core.types import HORIZONS, STEP_SECONDS, Plan
+from ...core.types import HORIZONS, STEP_SECONDS, CameraFrames, Plan
 from ...core.voxels import SparseVoxels
-from ...pipeline import Chain, Stages, Step, blinded
+from ...pipeline import SparseOccVLA, StepResult
 from ...planning.anchors import AnchorSet
 from ...runtime.presets import STAGES, Preset
 from ..metrics.intervals import Estimate
@@ -41,6 +41,14 @@ T = TypeVar("T")
 Gather = Callable[[list[T]], list[T]]
 """Every process's list, one behind the other, in every process."""
 _AHEAD = [round(h / STEP_SECONDS) - 1 for h in HORIZONS]
+
+BLACK = 1
+"""Grey level (of 255) of the images of a blind model: at 0 the encoder would take its cameras for broken."""
+
+
+def blinded(frames: CameraFrames) -> CameraFrames:
+    """The same set with black images."""
+    return replace(frames, images=np.full_like(frames.images, BLACK))
 
 
 @dataclass(frozen=True)
@@ -143,13 +151,13 @@ def together(parts: Iterable[Part]) -> Part:
 
 
 class Run:
-    """The stages of a preset, driven. known: what baselines learn from, None where there is nothing to learn from."""
+    """The model of a preset, driven. known: what baselines learn from, None where there is nothing to learn from."""
 
-    def __init__(self, preset: Preset, stages: Stages, wanted: Wanted, known: Known | None, drives: int) -> None:
-        self.preset, self.stages, self.wanted, self.known = preset, stages, wanted, known
+    def __init__(self, preset: Preset, model: SparseOccVLA, wanted: Wanted, known: Known | None, drives: int) -> None:
+        self.preset, self.model, self.wanted, self.known = preset, model, wanted, known
         self._drives = drives
         driven = bool({"forecast", "planning"} & set(wanted.tasks))
-        self._chain = None if stages.encoder is None else Chain(stages if driven else stages.only_encoder())
+        self._chain = None if model.encoder is None else model if driven else model.perception()
 
     def judge(self, place: int, drive: Drive) -> Part:
         """One drive through every task; place: its number among all drives."""
@@ -169,26 +177,26 @@ class Run:
         own = min(count // self._drives + (place < count % self._drives), len(among))
         return [among[int((k + 0.5) * len(among) / own)] for k in range(own)]
 
-    def _steps(self, drive: Drive, epoch: int, part: Part) -> tuple[dict[int, Step], dict[int, Step]]:
+    def _steps(self, drive: Drive, epoch: int, part: Part) -> tuple[dict[int, StepResult], dict[int, StepResult]]:
         """What the chain makes of every set, with sight and blind; empty without an encoder."""
-        found: tuple[dict[int, Step], dict[int, Step]] = {}, {}
+        found: tuple[dict[int, StepResult], dict[int, StepResult]] = {}, {}
         if self._chain is None:
             return found
         # Plans of the blind are judged; of everyone else who is blind, the queries are enough.
-        blind = self._chain if "planning" in self.wanted.tasks else Chain(self.stages.only_encoder())
+        blind = self._chain if "planning" in self.wanted.tasks else self.model.perception()
         for number, clip in enumerate(drive.clips):
             for steps, chain, seeing in zip(found, (self._chain, blind), (True, False), strict=True):
                 for index in clip:
                     frames = drive.frames(index, epoch + 2 * number + (not seeing))
                     frames = frames if seeing else blinded(frames)
-                    step = chain.step(frames, drive.history(index), *drive.command(index))
+                    step = chain.step(frames, *drive.command(index), drive.history(index))
                     steps[index] = step
                     for stage, value in step.seconds.items() if seeing else ():
                         part.seconds.setdefault(stage, []).append(value)
         return found
 
     def _present(
-        self, part: Part, drive: Drive, index: int, step: Step | None, blind: Step | None, pictured: bool
+        self, part: Part, drive: Drive, index: int, step: StepResult | None, blind: StepResult | None, pictured: bool
     ) -> None:
         tasks, truth = self.wanted.tasks, drive.semantics(index)
         future = told = None
@@ -218,7 +226,7 @@ class Run:
 
     def _occupancy(
         self, task: OccupancyTask, drive: Drive, index: int, truth: tuple[np.ndarray, np.ndarray] | None,
-        step: Step | None, blind: Step | None,
+        step: StepResult | None, blind: StepResult | None,
     ) -> None:  # fmt: skip
         if truth is None:
             task.unlabelled += 1
@@ -230,16 +238,20 @@ class Run:
         for row, grid in found.items():
             task.add(row, drive.name, grid, *truth, drive.ray_origins(index))
 
-    def _forecasts(self, drive: Drive, index: int, step: Step | None) -> dict[str, tuple[SparseVoxels, ...]] | None:
-        reasoner = self.stages.reasoner
+    def _forecasts(
+        self, drive: Drive, index: int, step: StepResult | None
+    ) -> dict[str, tuple[SparseVoxels, ...]] | None:
+        reasoner = self.model.reasoner
         if step is None or reasoner is None or step.reasoning is None:
             return None
         future = drive.future(index)
         motions = forecast.told_motions(step.motion, step.queries.ego.twist, future)
         return forecast.forecasts(reasoner, step.queries, step.reasoning, motions, future[_AHEAD])
 
-    def _plan(self, task: PlanningTask, drive: Drive, index: int, step: Step | None, blind: Step | None) -> None:
-        token, planner, sample = drive.token(index), self.stages.planner, drive.sample(index)
+    def _plan(
+        self, task: PlanningTask, drive: Drive, index: int, step: StepResult | None, blind: StepResult | None
+    ) -> None:
+        token, planner, sample = drive.token(index), self.model.planner, drive.sample(index)
         task.add(sample)
         if planner is None or step is None or blind is None:
             return
@@ -249,7 +261,7 @@ class Run:
         task.deprive(token, deprived(planner, inputs, sample.future_command))
 
     def _ask(
-        self, part: Part, drive: Drive, index: int, step: Step | None, blind: Step | None, captioned: bool
+        self, part: Part, drive: Drive, index: int, step: StepResult | None, blind: StepResult | None, captioned: bool
     ) -> None:
         found = drive.questions(index)
         part.language.add(
@@ -269,12 +281,12 @@ class Run:
         None in every process but number 0.
         """
         whole = together(gather(parts))
-        wanted, absent, number = self.wanted, self.stages.absent, share[0]
+        wanted, absent, number = self.wanted, self.model.absent, share[0]
         tasks = wanted.tasks
         if "language" in tasks:
             own = range(number, len(whole.language.asked), share[1])
             answers = whole.language.ask(
-                self.stages.reasoner, own, wanted.caption_tokens,
+                self.model.reasoner, own, wanted.caption_tokens,
                 lambda done, total: on_progress("asking questions", done, total),
             )  # fmt: skip
             for found in gather([answers]):

@@ -40,7 +40,7 @@ def forecasts(
     motions: dict[str, np.ndarray],
     future2now: np.ndarray,
 ) -> dict[str, tuple[SparseVoxels, ...]]:
-    """Forecasts at HORIZONS by row as Reasoner.forecast_ahead gives them, without another prefill: only the forecaster
+    """Forecasts at HORIZONS by row as the whole reasoner gives them, without another prefill: only the forecaster
     hears of the motion. motions: [6, 2] m told to it, by row; future2now: float64 [3, 4, 4], where the grids lie.
 
     Where the reasoner continues the ground, NOT_CONTINUED is what it learnt alone."""

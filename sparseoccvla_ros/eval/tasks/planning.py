@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...core.types import Command, CommandSource, PlanStatus
-from ...pipeline import Step
+from ...pipeline import StepResult
 from ...planning.anchor_presets import TURN_OFFSET
 from ...planning.ego_history import EgoHistory
 from ...planning.planner import Planner
@@ -42,7 +42,7 @@ def turned(waypoints: np.ndarray) -> Command:
 
 
 def planner_inputs(
-    token: str, step: Step, history: EgoHistory, planner: Planner, command: Command, source: CommandSource
+    token: str, step: StepResult, history: EgoHistory, planner: Planner, command: Command, source: CommandSource
 ) -> PlannerInputs:
     """What the planner read of a step, for ablations. The rest: as it was given to the chain."""
     kind, stamp = planner.config.ego, step.queries.stamp
@@ -91,7 +91,7 @@ class PlanningTask:
         """A moment to plan from."""
         self._samples.append(_Kept.of(sample))
 
-    def answer(self, row: str, token: str, step: Step) -> None:
+    def answer(self, row: str, token: str, step: StepResult) -> None:
         """The plan of a row's chain for a moment."""
         if step.plan is None:
             return

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...core.errors import InvalidInput
 from ...core.types import STEPS, Command, CommandSource, Plan, check_array
+from ...core.vehicle import NUSCENES_CAR, Vehicle
 from ...planning.anchor_presets import TURN_OFFSET
 from ...planning.ego_history import FEATURE_NAMES
 
@@ -91,18 +92,6 @@ class AgentBoxes:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class EgoSize:
-    """The vehicle's own outline in metres; centre: from base_link forward to its middle.
-
-    Only the drivable-area measure uses it: each protocol prescribes a vehicle of its own.
-    """
-
-    length: float = 4.084
-    width: float = 1.85
-    centre: float = 1.4858
-
-
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One instant to plan from, and what truly happened.
@@ -112,7 +101,8 @@ class Sample:
     nothing); ego_features: float32 [FEATURE_NAMES] of planning.ego_history.EgoHistory.features at the stamp; command
     and source: what the loader would tell a planner; drivable: bool [1000, 1000], row = y, column = x, both from -50 m,
     0.1 m cells, None when there is no map; boundaries: road edges, float32 [P, 2] m each, None when there is no map;
-    tags: subsets it belongs to (night, rain, a city).
+    tags: subsets it belongs to (night, rain, a city); ego: the
+    car of the recording (the drivable-area measure alone uses it: each protocol prescribes a car of its own).
     """
 
     token: str
@@ -123,7 +113,7 @@ class Sample:
     ego_features: np.ndarray
     command: Command = Command.STRAIGHT
     command_source: CommandSource = CommandSource.DEFAULT
-    ego: EgoSize = EgoSize()
+    ego: Vehicle = NUSCENES_CAR
     drivable: np.ndarray | None = None
     boundaries: tuple[np.ndarray, ...] | None = None
     tags: frozenset[str] = field(default=frozenset())

@@ -13,13 +13,14 @@ from ...core.types import HORIZONS, NANOSECONDS, STEP_SECONDS, STEPS, CameraFram
 from ...data.synthetic.drives import FIXED_FRAME, START
 from ...data.synthetic.scenes import WorldScene, exposures, rig_of
 from ...planning.ego_history import WINDOW_NS, EgoHistory
+from ...world.agents.actors import EGO
 from ...world.labels import annotations
 from ...world.labels.annotations import Boxes
 from ...world.qa.questions import Question, questions
 from ...world.qa.scene_relations import SceneView
-from ...world.scene import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, EgoMotion, Scene
+from ...world.scene import LEAD_SECONDS, EgoMotion, Scene
 from ..protocols.grids import LIDAR_AHEAD
-from ..tasks.planning_samples import ROAD_CELLS, ROAD_EXTENT, AgentBoxes, EgoSize, Sample
+from ..tasks.planning_samples import ROAD_CELLS, ROAD_EXTENT, AgentBoxes, Sample
 
 HISTORY_STEP = NANOSECONDS // 10
 """ns between the poses that the ego history holds: those of a planning node that gets ten frame sets a second."""
@@ -27,7 +28,6 @@ AGENT_REACH = 70.0
 """Metres from the vehicle within which agents are listed; no protocol looks further than 50 m along an axis."""
 LIDAR = np.array([[LIDAR_AHEAD, 0.0, 1.84]])
 """Where rays start: the lidar of the nuScenes cars, m in base_link, at the moment itself only."""
-EGO_SIZE = EgoSize(EGO_LENGTH, EGO_WIDTH, EGO_CENTRE)
 _CATEGORIES = {
     "barrier": "movable_object.barrier", "bicycle": "vehicle.bicycle", "bus": "vehicle.bus.rigid",
     "car": "vehicle.car", "construction_vehicle": "vehicle.construction", "motorcycle": "vehicle.motorcycle",
@@ -172,6 +172,6 @@ class Drive:
             ego_features=self.history(index).features(self.stamp(index)),
             command=command,
             command_source=source,
-            ego=EGO_SIZE,
+            ego=EGO,
             drivable=np.ascontiguousarray(road.T),
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ...core.errors import InvalidInput
 from ...data.synthetic.dataset import world_settings
 from ...data.synthetic.scenes import WorldSettings, load_scene, prepare_scenes
-from ...pipeline import Stages
+from ...pipeline import SparseOccVLA
 from ...runtime.presets import load_preset
 from ..report.page import facts_of, head_of
 from ..tasks.evaluator import EvaluationReport, Progress, Run, Wanted, plain
@@ -47,11 +47,11 @@ def evaluate_world(request: Request, on_progress: Progress = lambda what, done, 
     base = baseline_seeds(seeds)
     warnings = warnings_about(preset, seeds, base)
     on_progress("building the stages", 0, 1)
-    stages = Stages.build(preset, request.untrained, wanted.stages)
+    model = SparseOccVLA.from_preset(preset, wanted.stages, request.untrained)
     learned = None
     if wanted.tasks != ("forecast",):
         learned = known(base, on_progress=lambda done, total: on_progress("reading training seeds", done, total))
-    run = Run(preset, stages, wanted, learned, len(seeds))
+    run = Run(preset, model, wanted, learned, len(seeds))
     frames = preset.occupancy.frames
     settings = world_settings("test", preset.image.height, preset.image.width, frames)
     parts = []

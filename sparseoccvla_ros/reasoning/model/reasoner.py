@@ -14,8 +14,8 @@ from torch import nn
 
 from ...core.classes import NUM_CLASSES
 from ...core.errors import InvalidInput
-from ...core.types import HORIZONS, STEPS, Reasoning, SceneQueries, check_array
-from ...core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
+from ...core.types import STEPS, Reasoning, SceneQueries, check_array
+from ...core.voxels import OCC3D_GRID, VoxelGrid
 from ..config import ReasoningConfig
 from ..llm import lora
 from ..llm.language_model import CacheLayers, LanguageModel, cropped
@@ -150,11 +150,6 @@ class Reasoner(nn.Module):
         loaded = lora.load_adapter(self.language_model, self.config, path)
         self.use(lora.merge(loaded) if merge else loaded)
 
-    def trainable_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """What can train, in two groups: "bridge" (this module's own) and "adapter" (in the language model)."""
-        adapter = [parameter for _, parameter in lora.adapter_parameters(self.language_model)]
-        return {"bridge": list(self.parameters()), "adapter": adapter}
-
     def train(self, mode: bool = True) -> Reasoner:
         """Training mode of the bridge and, for their dropout, of the adapters."""
         super().train(mode)
@@ -276,21 +271,6 @@ class Reasoner(nn.Module):
             trained=trained,
             base_frame=queries.ego.base_frame,
         )
-
-    @torch.inference_mode()
-    def forecast_ahead(
-        self, queries: SceneQueries, future_motion: np.ndarray | None, future2now: np.ndarray
-    ) -> tuple[SparseVoxels, ...]:
-        """Forecasts at HORIZONS, each in the FUTURE ego frame: base_link of its own time (Occ3D's evaluation).
-
-        future_motion: what the forecaster is told, as in `reason`; future2now: float64 [3, 4, 4], the future ego poses
-        in base_link at the stamp: `motion.future_poses` of a plan, or the true ones. Answers stay as they were.
-        """
-        check_array("future2now", future2now, np.float64, (len(HORIZONS), 4, 4))
-        *tensors, path, _ = self._inputs(queries, future_motion, "planned")
-        with self._turns.urgent():
-            out = self.forward(*tensors, path)
-        return forecast_voxels(queries, out.forecast, self.config, self.grid, future2now)
 
     def ask(
         self,

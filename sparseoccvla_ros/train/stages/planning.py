@@ -194,7 +194,7 @@ class PlanningStage(Stage[PlanningBatch]):
                 rows.setdefault("score_accuracy", []).append((picked == positive).float().cpu().numpy())
                 speeds = [float(s.twist[0]) for s in batch.samples]
                 passed = [
-                    not any(bool(v[0]) for v in kinematic_failures(self.planner.config, path[None], speed).values())
+                    not any(bool(v[0]) for v in kinematic_failures(self.planner.limits, path[None], speed).values())
                     for path, speed in zip(chosen, speeds, strict=True)
                 ]
                 rows.setdefault("drivable", []).append(np.array(passed, np.float32))

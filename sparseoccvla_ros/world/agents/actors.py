@@ -1,4 +1,4 @@
-"""Who takes part in a scene: sizes of the ego, shapes that move, and the check that nobody touches anybody."""
+"""Who takes part in a scene: the ego's outline, shapes that move, and the check that nobody touches anybody."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...core.vehicle import Vehicle
 from ..roads.static_scene import Placed
 from ..shapes.objects import Shape
 from .traffic import Mover, overlap
 
-EGO_LENGTH, EGO_WIDTH, EGO_CENTRE = 4.08, 1.73, 1.39
-"""The nuScenes cars (Renault Zoe); base_link lies under the rear axle, EGO_CENTRE metres behind the middle."""
+EGO = Vehicle(length_m=4.08, width_m=1.73, rear_overhang_m=0.65)
+"""The nuScenes cars (Renault Zoe) as every seed of the world was made with."""
 LEAD_SECONDS = 2.0
 """Motion is known this long before the drive starts."""
 TAIL_SECONDS = 6.0

@@ -17,8 +17,9 @@ from ...core.errors import InvalidInput
 from ...core.types import STEP_SECONDS, STEPS, WAYPOINT_TIMES
 from ...core.voxels import OCC3D_GRID, VoxelGrid
 from ...planning.trajectory import SWEEP_TIMES
+from ..agents.actors import EGO
 from ..agents.traffic import overlap, rectangle
-from ..scene import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, Scene
+from ..scene import Scene
 from ..shapes.objects import Shape
 from .occupancy import dense_labels
 
@@ -165,7 +166,7 @@ def on_road(scene: Scene, points: np.ndarray) -> np.ndarray:
 
 def ego_plan(poses: np.ndarray) -> np.ndarray:
     """Ground plans [..., 5] of the ego's body with base_link at poses x, y, yaw [..., 3]."""
-    return rectangle(poses, EGO_LENGTH, EGO_WIDTH, EGO_CENTRE)
+    return rectangle(poses, EGO.length_m, EGO.width_m, EGO.centre_m)
 
 
 def in_frame(frame2map: np.ndarray, poses2map: Sequence[np.ndarray]) -> np.ndarray:
@@ -279,19 +280,3 @@ def future_occupancy(
     times = [time + STEP_SECONDS * k for k in steps]
     frame = scene.ego.at(time)[0]
     return np.stack([dense_labels(scene, t, frame if present else scene.ego.at(t)[0], grid) for t in times])
-
-
-def resample(semantics: np.ndarray, source2target: np.ndarray, grid: VoxelGrid = OCC3D_GRID) -> np.ndarray:
-    """Labels uint8 [X, Y, Z] of one frame looked up at the voxel centres of another (nearest voxel).
-
-    source2target: float64 [4, 4]. UNKNOWN where the source's grid ends. For recordings, whose other frames cannot be
-    labelled afresh; it blurs outlines by up to half a voxel.
-    """
-    if semantics.shape != grid.shape:
-        raise InvalidInput("semantics", f"want {grid.shape}, got {semantics.shape}")
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), -1)
-    centres = geometry.apply(geometry.inverse(source2target), grid.centre_of(index).astype(np.float64))
-    where, inside = grid.index_of(centres)
-    out = np.full(grid.shape, UNKNOWN, np.uint8)
-    out[inside] = semantics[tuple(where[inside].T)]
-    return out

@@ -75,28 +75,6 @@ def _cap(counts: list[int]) -> int:
     return counts[1]
 
 
-def blind_accuracy(
-    known: Mapping[str, Counter[str]], asked: Mapping[str, Counter[str]]
-) -> dict[str, tuple[int, int, float]]:
-    """How well the most frequent answer of `known` answers `asked`, by kind and by name: questions, keys, accuracy.
-
-    That is the best a model can do that sees the question only.
-    """
-    rows: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for key, answers in asked.items():
-        name = key.split("/")[0]
-        entry = templates()["questions"][name]
-        if entry["kind"] in _OPEN:
-            continue
-        guess = known[key].most_common(1)[0][0] if known.get(key) else ""
-        for group in (f"kind {entry['kind']}", f"family {entry['family']}", name, "all"):
-            rows[group].append((sum(answers.values()), answers[guess]))
-    return {
-        group: (sum(n for n, _ in r), len(r), sum(right for _, right in r) / sum(n for n, _ in r))
-        for group, r in sorted(rows.items())
-    }
-
-
 def measure(seeds: Iterable[int] = range(SEEDS), times: int = TIMES) -> dict[str, dict[str, float]]:
     """The table for the given seeds."""
     return shares(tally(f for view in views(seeds, times) for f in facts(view)))

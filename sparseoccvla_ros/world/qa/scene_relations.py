@@ -46,8 +46,6 @@ CLEAR_SIGHT = 1.5
 """In fog nothing is seen beyond so many lengths of its haze, where a fifth of a thing's light arrives."""
 NEAR_JUNCTION = 16.0
 """Metres beside the junction's edges within which a drive that changes streets is turning."""
-BEND = 1 / 250
-"""1/m of curvature from which on a street bends."""
 
 
 @dataclass(frozen=True)

@@ -132,8 +132,3 @@ class Primitives:
 def linear(colour: np.ndarray) -> np.ndarray:
     """sRGB 0..1 to linear light (power-law approximation; the renderer's encoder is its inverse)."""
     return np.maximum(colour, 0.0) ** np.float32(2.2)
-
-
-def footprint_radius(parts: list[Part]) -> float:
-    """Radius in metres of the smallest circle about the object's origin that holds its ground plan."""
-    return max(float(np.hypot(p.centre[0], p.centre[1]) + np.hypot(p.half[0], p.half[1])) for p in parts)

@@ -9,7 +9,7 @@ import numpy as np
 from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.types import Command
-from ..agents.actors import EGO_CENTRE, EGO_LENGTH, EGO_WIDTH, LEAD_SECONDS, Moving
+from ..agents.actors import EGO, LEAD_SECONDS, Moving
 from ..agents.traffic import STEP, Mover
 from ..roads.curves import Curve
 from ..scenario import NOMINAL, VARIED
@@ -130,7 +130,7 @@ class Simulator:
     @property
     def body(self) -> np.ndarray:
         """Ground plan [5] of the ego now."""
-        return body_of(self.state, EGO_LENGTH, EGO_WIDTH, EGO_CENTRE)
+        return body_of(self.state, EGO.length_m, EGO.width_m, EGO.centre_m)
 
     def step(self, action: Action) -> None:
         """Everybody moves by STEP seconds; the ego as the action asks."""

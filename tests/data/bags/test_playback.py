@@ -196,18 +196,6 @@ def test_step_while_playing_is_refused(reader):
         playback.step()
 
 
-def test_rate_changes_keep_the_position(reader):
-    playback = Playback(reader, topics=["/count"], clock_hz=0)
-    playback.start(0.0)
-    assert len(list(playback.due(0.25))) == 3
-    playback.set_rate(0.5, 0.25)
-    assert playback.position(0.25) == START + 250_000_000
-    assert playback.next_time() == pytest.approx(0.35)
-    playback.set_rate(2.0, 0.35)
-    assert playback.next_time() == pytest.approx(0.35)
-    assert len(list(playback.due(0.4001))) == 2
-
-
 @pytest.mark.parametrize("offset", [0.0, 0.15, 1.0])
 def test_seek_moves_there_also_after_the_end(reader, offset):
     playback = Playback(reader)
@@ -284,8 +272,6 @@ def test_whatever_the_controls_every_message_comes_once_in_order_and_never_early
                 playback.pause(now)
             elif action == "resume":
                 playback.resume(now)
-            elif action == "rate":
-                playback.set_rate(0.1 + amount * 10, now)
             elif action == "step" and playback.paused:
                 playback.step()
             now += amount if action == "wait" else 0.0

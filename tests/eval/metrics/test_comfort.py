@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
+from sparseoccvla_ros.core.vehicle import Vehicle
 from sparseoccvla_ros.eval.metrics.comfort import comfort, on_road
-from sparseoccvla_ros.eval.tasks.planning_samples import EgoSize
 
 T = WAYPOINT_TIMES
 
@@ -64,24 +64,24 @@ def road(left: float, right: float) -> np.ndarray:
 
 
 def test_corners_on_the_road():
-    assert on_road(straight(5 * T), road(1.0, -1.0), EgoSize()).all()
-    assert not on_road(straight(5 * T), road(0.9, -1.0), EgoSize()).any()
-    assert on_road(straight(5 * T), road(0.9, -1.0), EgoSize(width=1.7)).all()
+    assert on_road(straight(5 * T), road(1.0, -1.0), Vehicle()).all()
+    assert not on_road(straight(5 * T), road(0.9, -1.0), Vehicle()).any()
+    assert on_road(straight(5 * T), road(0.9, -1.0), Vehicle(width_m=1.7)).all()
     end = road(3.0, -3.0)
     end[:, 600:] = False  # 10 m ahead; the nose is 1.4858 + 2.042 m before base_link
-    assert on_road(straight(4 * T), end, EgoSize()).tolist() == [True, True, True, False, False, False]
+    assert on_road(straight(4 * T), end, Vehicle()).tolist() == [True, True, True, False, False, False]
 
 
 def test_off_the_map_is_unknown():
-    assert on_road(straight(40 * T), road(3.0, -3.0), EgoSize()).all()
-    assert on_road(straight(1e9 * T), road(3.0, -3.0), EgoSize()).all()
+    assert on_road(straight(40 * T), road(3.0, -3.0), Vehicle()).all()
+    assert on_road(straight(1e9 * T), road(3.0, -3.0), Vehicle()).all()
 
 
 def test_bad_input_is_refused_by_name():
     with pytest.raises(InvalidInput, match="drivable"):
-        on_road(straight(T), np.ones((10, 10), bool), EgoSize())
+        on_road(straight(T), np.ones((10, 10), bool), Vehicle())
     with pytest.raises(InvalidInput, match="waypoints"):
-        on_road(np.zeros((5, 2)), road(1, -1), EgoSize())
+        on_road(np.zeros((5, 2)), road(1, -1), Vehicle())
     with pytest.raises(InvalidInput, match="waypoints"):
         comfort(np.full((6, 2), np.nan), None)
 

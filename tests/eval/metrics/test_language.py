@@ -12,11 +12,8 @@ from sparseoccvla_ros.eval.metrics import language, meteor
 from sparseoccvla_ros.eval.metrics.language import (
     BLEU,
     Document,
-    Turn,
     evaluate,
-    pair_documents,
     scene_interval,
-    select_documents,
 )
 
 pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed (requirements/eval.txt)")
@@ -124,17 +121,6 @@ def test_odd_texts_get_finite_scores(pairs):
 # --- documents
 
 
-def test_ids_must_match():
-    with pytest.raises(InvalidInput, match=r"1 ids lacking \['b'\], 1 without reference \['c'\]") as error:
-        pair_documents({"a": "x", "c": "y"}, {"a": "x", "b": "y"})
-    assert error.value.field == "predictions"
-    with pytest.raises(InvalidInput) as error:
-        pair_documents({"a": "x"}, {"a": "x"}, {})
-    assert error.value.field == "scenes"
-    got = pair_documents({"a": None, "b": "y"}, {"b": ["y", "z"], "a": "x"}, {"a": "s", "b": "t"})
-    assert got == [Document("b", "y", ("y", "z"), "t"), Document("a", None, ("x",), "s")]
-
-
 @pytest.mark.parametrize(
     ("docs", "options", "field"),
     [
@@ -150,19 +136,6 @@ def test_refused(docs, options, field):
     with pytest.raises(InvalidInput) as error:
         evaluate(docs, **options)
     assert error.value.field == field
-
-
-def test_selection_by_recipe():
-    turns = [
-        Turn(f, "?", f"said {f}", f"true {f}") for f in ("description", "keywords", "attention", "action", "future")
-    ]
-    talks = {"k1": turns, "k2": turns[:2]}
-    multi = select_documents(talks, "multi_turn", {"k1": "s1", "k2": "s2"})
-    assert [d.id for d in multi] == ["k1/0", "k1/1", "k1/2"], "a file with only the template turns adds nothing"
-    assert multi[0] == Document("k1/0", "said description", ("true description",), "s1")
-    assert [d.id for d in select_documents(talks, "single_turn")] == ["k1/0", "k1/2", "k2/0"]
-    with pytest.raises(InvalidInput):
-        select_documents(talks, "both")
 
 
 def test_interval_draws_whole_scenes():

@@ -35,7 +35,7 @@ from sparseoccvla_ros.eval.protocols.planning import PROTOCOLS
 from sparseoccvla_ros.eval.tasks import captions, planning
 from sparseoccvla_ros.eval.tasks.ablations import ABLATIONS
 from sparseoccvla_ros.eval.tasks.evaluator import Part, Run, Wanted, plain, together
-from sparseoccvla_ros.pipeline import Chain, Stages
+from sparseoccvla_ros.pipeline import SparseOccVLA
 from sparseoccvla_ros.runtime.presets import STAGES, load_preset
 from sparseoccvla_ros.train.features.future_labels import unpack
 from sparseoccvla_ros.train.features.nuscenes import NuscenesFeatures, NuscenesFutures, seen_from_now
@@ -157,7 +157,7 @@ def test_the_truth_scores_zero_and_oracles_are_marked(page, numbers):
 def test_shares_of_several_processes_give_the_numbers_of_one(trained, world_root, prepared):
     """Two processes are played one after the other; what they send each other goes through pickle."""
     preset, wanted = load_preset(str(trained)), Wanted(("occupancy", "planning", "language"), samples=2)
-    stages = Stages.build(preset, untrained=True)
+    stages = SparseOccVLA.from_preset(preset, untrained=True)
     drives = [drive_of(world_root, prepared, scene, origins=1) for scene in (0, 1)]
 
     def run() -> Run:
@@ -211,8 +211,8 @@ def test_later_stages_learn_from_the_same_folder(trained, world_root, prepared, 
     best = str(tmp_path / "run" / "best.safetensors")
     done = run.invoke(train_app, ["ship", best, "--preset", str(preset), "--stage", stage])
     assert done.exit_code == 0, done.output
-    stages = Stages.build(load_preset(str(preset)), wanted=STAGES[: STAGES.index(stage) + 1])
-    assert stage in stages.running
+    stages = SparseOccVLA.from_preset(load_preset(str(preset)), stages=STAGES[: STAGES.index(stage) + 1])
+    assert stage in stages.stages
 
 
 def test_later_stages_name_what_is_missing(trained, world_root, prepared, tmp_path):
@@ -320,15 +320,16 @@ def test_bad_requests_name_the_field(field, value):
 def test_the_chain_sees_what_training_sees_and_never_ahead(micro, world_root, prepared):
     """Keyframe after keyframe through the memory is the batch of the sample, whose history is earlier keyframes."""
     preset = load_preset(micro)
-    stages = Stages.build(preset, untrained=True, wanted=("occupancy",))
+    stages = SparseOccVLA.from_preset(preset, untrained=True, stages=("occupancy",))
     images = NuscenesImages(world_root, prepared, preset.image, 1)
     drive = NuscenesDrive(images, 1, None, "val")
     samples = NuscenesSamples(world_root, prepared, "val", preset.image, preset.occupancy.frames, labels=False)
-    chain = Chain(stages)
+    chain = stages
+    chain.reset()
     for k in range(4):
         frames = drive.frames(k, 1)
         assert max(frames.stamp, *frames.stamps) == frames.stamp
-        ours = chain.step(frames, drive.history(k), *drive.command(k)).queries
+        ours = chain.step(frames, *drive.command(k), drive.history(k)).queries
         sample = samples[k]
         given = torch.from_numpy(sample.images)[None], torch.from_numpy(sample.ego2img)[None]
         with torch.inference_mode():

@@ -23,14 +23,15 @@ from sparseoccvla_ros.data.synthetic.scenes import WorldSettings, load_scene
 from sparseoccvla_ros.eval.metrics.intervals import compared
 from sparseoccvla_ros.eval.report.planning_tables import scene_interval
 from sparseoccvla_ros.eval.tasks import forecast, language, occupancy, planning
-from sparseoccvla_ros.eval.tasks.evaluator import EvaluationReport, Wanted
+from sparseoccvla_ros.eval.tasks.evaluator import BLACK, EvaluationReport, Wanted, blinded
 from sparseoccvla_ros.eval.tasks.priors import Known
 from sparseoccvla_ros.eval.world import evaluation, priors
 from sparseoccvla_ros.eval.world.drives import LIDAR, Drive
 from sparseoccvla_ros.eval.world.evaluation import Request, evaluate_world
 from sparseoccvla_ros.eval.world.seeds import seed_range, warnings_about
-from sparseoccvla_ros.pipeline import BLACK, Chain, Stages, blinded
+from sparseoccvla_ros.pipeline import SparseOccVLA
 from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
+from sparseoccvla_ros.reasoning.model.forecaster import forecast_voxels
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.world.labels.annotations import expert
 from sparseoccvla_ros.world.labels.occupancy import dense_labels
@@ -66,8 +67,8 @@ def drive() -> Drive:
 
 
 @pytest.fixture(scope="module")
-def stages(micro: str) -> Stages:
-    return Stages.build(load_preset(micro), untrained=True)
+def stages(micro: str) -> SparseOccVLA:
+    return SparseOccVLA.from_preset(load_preset(micro), untrained=True)
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +275,8 @@ def test_agents_are_where_the_labels_have_them(drive):
 
 
 def test_blind_chain_sees_other_images_and_says_something_else(stages, drive):
-    chain = Chain(stages)
+    chain = stages
+    chain.reset()
     frames = drive.frames(0, 1)
     black = blinded(frames)
     assert (black.images == BLACK).all()
@@ -283,7 +285,7 @@ def test_blind_chain_sees_other_images_and_says_something_else(stages, drive):
 
     def queries(given, epoch):
         given = replace(given, epoch=epoch)
-        return chain.step(given, drive.history(0), *drive.command(0)).queries
+        return chain.step(given, *drive.command(0), drive.history(0)).queries
 
     seeing, blind, again = queries(frames, 1), queries(black, 2), queries(frames, 3)
     assert blind.missing == ()
@@ -292,11 +294,12 @@ def test_blind_chain_sees_other_images_and_says_something_else(stages, drive):
 
 
 def test_chain_remembers_within_a_clip_and_forgets_between_them(stages, drive):
-    chain = Chain(stages)
+    chain = stages
+    chain.reset()
 
     def run(indices, epoch):
         for index in indices:
-            step = chain.step(drive.frames(index, epoch), drive.history(index), *drive.command(index))
+            step = chain.step(drive.frames(index, epoch), *drive.command(index), drive.history(index))
         return step
 
     with_past, alone, again = run((0, 1), 1), run((1,), 2), run((0, 1), 3)
@@ -309,14 +312,19 @@ def test_chain_remembers_within_a_clip_and_forgets_between_them(stages, drive):
 
 
 def test_forecasts_without_another_prefill_are_those_of_the_reasoner(stages, drive):
-    step = Chain(stages).step(drive.frames(0, 9), drive.history(0), *drive.command(0))
+    stages.reset()
+    step = stages.step(drive.frames(0, 9), *drive.command(0), drive.history(0))
     where = drive.future(0)[[1, 3, 5]]
     motions = forecast.told_motions(step.motion, step.queries.ego.twist, drive.future(0))
     np.testing.assert_array_equal(motions[forecast.PLANNED], motions[forecast.CONSTANT])
     np.testing.assert_allclose(motions[forecast.TRUE], drive.sample(0).truth, atol=1e-5)
     motion = motions[forecast.TRUE]
     ours = forecast.forecasts(stages.reasoner, step.queries, step.reasoning, motions, where)[forecast.TRUE]
-    theirs = stages.reasoner.forecast_ahead(step.queries, motion, where)
+    reasoner = stages.reasoner
+    *tensors, path, _ = reasoner._inputs(step.queries, motion, "planned")
+    with torch.inference_mode():
+        out = reasoner(*tensors, path).forecast
+    theirs = forecast_voxels(step.queries, out, reasoner.config, reasoner.grid, where)
     assert sum(map(len, ours)) > 0
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a.dense(), b.dense())

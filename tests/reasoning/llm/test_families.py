@@ -6,6 +6,7 @@ import torch
 
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
 from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
+from sparseoccvla_ros.reasoning.llm.lora import adapter_parameters
 from sparseoccvla_ros.reasoning.model.ego_motion import constant_velocity
 from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
 
@@ -45,4 +46,4 @@ def test_a_family_from_random_weights(family, tmp_path, tiny_model, anchors, mak
 
     reasoner.add_adapter()
     reasoner(*inputs).token.square().sum().backward()
-    assert all(p.grad is not None for p in reasoner.trainable_parameters()["adapter"])
+    assert all(p.grad is not None for p in [p for _, p in adapter_parameters(reasoner.language_model)])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
 from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
-from sparseoccvla_ros.reasoning.llm.lora import has_adapter
+from sparseoccvla_ros.reasoning.llm.lora import adapter_parameters, has_adapter
 from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
 
 
@@ -26,7 +26,7 @@ def trained(anchors, tmp_path):
     reasoner.add_adapter()
     torch.manual_seed(5)
     with torch.no_grad():
-        for parameter in reasoner.trainable_parameters()["adapter"]:
+        for parameter in [p for _, p in adapter_parameters(reasoner.language_model)]:
             parameter.normal_(0, 0.1)
     reasoner.save_adapter(tmp_path / "deep" / "adapter.safetensors")
     return reasoner, tmp_path / "deep" / "adapter.safetensors"
@@ -51,7 +51,7 @@ def test_merged_equals_unmerged(trained, anchors, make_scene):
     assert has_adapter(unmerged.language_model)
     torch.testing.assert_close(logits(merged, make_scene(0)), want, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(logits(unmerged, make_scene(0)), want, atol=1e-6, rtol=1e-6)
-    assert not merged.trainable_parameters()["adapter"]
+    assert not [p for _, p in adapter_parameters(merged.language_model)]
     assert not any(p.requires_grad for p in merged.language_model.model.parameters())
 
 
@@ -62,7 +62,7 @@ def test_the_file_holds_adapters_only(trained):
     assert all(".lora_A." in name or ".lora_B." in name for name in tensors)
     assert not any("lm_head" in name or "embed" in name for name in tensors)
     assert sum(t.numel() for t in tensors.values()) == sum(
-        p.numel() for p in reasoner.trainable_parameters()["adapter"]
+        p.numel() for p in [p for _, p in adapter_parameters(reasoner.language_model)]
     )
     with safe_open(path, "pt") as file:
         assert file.metadata()["lora_r"] == "4"
@@ -72,7 +72,7 @@ def test_training_goes_on_from_a_file_and_dropout_obeys_the_mode(trained, anchor
     _, path = trained
     reasoner = make(anchors, lora_dropout=0.5)
     reasoner.load_adapter(path, merge=False)
-    assert all(p.requires_grad for p in reasoner.trainable_parameters()["adapter"])
+    assert all(p.requires_grad for p in [p for _, p in adapter_parameters(reasoner.language_model)])
     still = [reasoner.reason(make_scene(0)).token for _ in range(2)]
     np.testing.assert_array_equal(*still)
     reasoner.train()
@@ -88,7 +88,7 @@ def test_targets(anchors):
     counts = []
     for reasoner in (everything, attention):
         reasoner.add_adapter()
-        counts.append(len(reasoner.trainable_parameters()["adapter"]))
+        counts.append(len([p for _, p in adapter_parameters(reasoner.language_model)]))
     # 2 layers x (4 attention + 3 feed-forward) x (A, B)
     assert counts == [28, 16]
 
@@ -164,5 +164,5 @@ def test_the_reasoning_token_is_saved_with_the_bridge_and_the_vocabulary_stays(a
     reasoner.add_adapter()
     assert len(reasoner.language_model.embedding_weight) == rows
     assert not reasoner.language_model.embedding_weight.requires_grad
-    assert any(p is reasoner.reasoning_token for p in reasoner.trainable_parameters()["bridge"])
+    assert any(p is reasoner.reasoning_token for p in list(reasoner.parameters()))
     assert "reasoning_token" in reasoner.state_dict()

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.classes import LABEL
-from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import HORIZONS, WAYPOINT_TIMES, EgoState, SceneQueries
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
-from sparseoccvla_ros.reasoning.model.ego_motion import constant_velocity, future_poses
+from sparseoccvla_ros.reasoning.model.ego_motion import constant_velocity
 from sparseoccvla_ros.reasoning.model.forecaster import Forecast, Forecaster, apply_forecast, continued, forecast_voxels
 
 CONFIG = ReasoningConfig()
@@ -186,7 +185,10 @@ def test_static_world_and_known_motion_give_the_moved_present(still_world, make_
     reach = np.linalg.norm(queries.points - queries.centres[:, None], axis=-1).max()
     assert out.shift.abs().max() + out.turn.abs().max() * reach < SLACK
     config = ReasoningConfig(score_threshold=0.0, max_point_distance=1000.0, padding=False)
-    future2now = future_poses(motion)
+    points = np.concatenate([np.zeros((1, 2)), motion])
+    future2now = np.stack(
+        [geometry.planar(*points[k], np.arctan2(*(points[k] - points[k - 1])[::-1])) for k in (2, 4, 6)]
+    )
     corners = np.stack(np.meshgrid(*[(-SLACK, 0.0, SLACK)] * 3), -1).reshape(-1, 1, 3)
 
     def cells(points):
@@ -241,36 +243,19 @@ def test_frames_differ_by_the_pose_and_nothing_else(reasoner, make_scene):
     queries = make_scene(0)
     shifted = np.stack([geometry.planar(0.4 * n, -0.8 * n, 0) for n in (5, 10, 15)])
     now = reasoner.reason(queries).forecasts
-    still = reasoner.forecast_ahead(queries, None, np.stack([np.eye(4)] * 3))
-    ahead = reasoner.forecast_ahead(queries, None, shifted)
+    *tensors, path, _ = reasoner._inputs(queries, None, "planned")
+    with torch.inference_mode():
+        out = reasoner(*tensors, path).forecast
+    still, ahead = (
+        forecast_voxels(queries, out, reasoner.config, OCC3D_GRID, poses)
+        for poses in (np.stack([np.eye(4)] * 3), shifted)
+    )
     for n, a, b, c in zip((5, 10, 15), now, still, ahead, strict=True):
         np.testing.assert_array_equal(a.indices, b.indices)
         want = {(x - n, y + 2 * n, z) for x, y, z in a.indices.tolist() if x - n >= 0 and y + 2 * n < 200}
         got = set(map(tuple, c.indices.tolist()))
         # Rounding may move a point that lies on a wall.
         assert len(got & want) > 0.97 * len(want)
-    with pytest.raises(InvalidInput) as error:
-        reasoner.forecast_ahead(queries, None, shifted[:2])
-    assert error.value.field == "future2now"
-
-
-@given(speed=st.floats(0.5, 20), rate=st.one_of(st.just(0.0), st.floats(-0.6, 0.6)))
-def test_future_poses_look_along_the_path(speed, rate):
-    poses = future_poses(constant_velocity(np.array([speed, 0, 0, 0, 0, rate])))
-    assert poses.shape == (3, 4, 4)
-    for horizon, pose in zip(HORIZONS, poses, strict=True):
-        assert geometry.yaw_of(pose) == pytest.approx(rate * horizon, abs=1e-3)
-
-
-def test_headings_when_standing_stopping_and_backing_up():
-    for motion in (np.zeros((6, 2)), np.random.default_rng(0).normal(0, 0.005, (6, 2))):
-        assert [geometry.yaw_of(p) for p in future_poses(motion)] == [0, 0, 0]
-    turn = np.array([[1, 0], [2, 0.2], [2.9, 0.6], [2.9, 0.6], [2.9, 0.6], [2.9, 0.6]])
-    assert geometry.yaw_of(future_poses(turn)[2]) == pytest.approx(np.arctan2(0.4, 0.9))
-    back = -np.outer(np.arange(1, 7), (1.0, 0.1))
-    assert abs(geometry.yaw_of(future_poses(back)[1])) < 0.2
-    with pytest.raises(InvalidInput):
-        future_poses(np.full((6, 2), np.nan))
 
 
 def scene_with_voxels():

@@ -1,6 +1,7 @@
 """Answers are what the scene is: derived a second time by hand, on whole scenes and on scenes made for the purpose."""
 
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -12,10 +13,9 @@ from sparseoccvla_ros.core.geometry import inverse, yaw_of
 from sparseoccvla_ros.data.nuscenes.omnidrive import read_questions, token_of, write_questions
 from sparseoccvla_ros.eval.metrics.qa_accuracy import KINDS as SCORED
 from sparseoccvla_ros.eval.metrics.qa_accuracy import read_answer
-from sparseoccvla_ros.reasoning.prompts import parse_trajectory
 from sparseoccvla_ros.world.agents.traffic import walk
 from sparseoccvla_ros.world.qa import counterfactuals
-from sparseoccvla_ros.world.qa.balance import blind_accuracy, kept, shares
+from sparseoccvla_ros.world.qa.balance import shares
 from sparseoccvla_ros.world.qa.questions import FAMILIES, KINDS, balanced, draw, facts, questions, templates
 from sparseoccvla_ros.world.qa.scene_relations import SceneView, near_distance
 from sparseoccvla_ros.world.roads.curves import Curve
@@ -162,7 +162,9 @@ def test_every_answer_is_canonical(views):
             if question.kind in SCORED:
                 assert read_answer(question.answer, question.kind) is not None, question
             if question.kind == "trajectory":
-                points = parse_trajectory(question.answer)
+                points = [
+                    tuple(map(float, pair)) for pair in re.findall(r"\(([-+.\d]+), ([-+.\d]+)\)", question.answer)
+                ]
                 np.testing.assert_allclose(points, view.expert.waypoints, atol=0.011)
     assert set(kinds) == set(KINDS)
 
@@ -192,27 +194,12 @@ def test_balance_leaves_nothing_to_the_blind(views):
     assert table["exists/car/ahead"] == {"Yes.": pytest.approx(1 / 3, abs=1e-3), "majority": 0.5}
     assert table["count/bus/ahead"]["majority"] <= 0.34
     assert table["crash/brake"] == {"No.": 0.0, "majority": 1.0}
-    assert blind_accuracy(counts, counts)["kind yes_no"][2] == pytest.approx((90 + 80) / 200)
     for view in views:
         assert set(f.key for f in balanced(view)) <= {f.key for f in facts(view)}
         asked = balanced(view, {})
         assert len(asked) == len(facts(view))
         for question in questions(view):
             assert question.visual
-
-
-@pytest.mark.slow
-def test_blind_majority_is_low_on_unseen_seeds():
-    """Validation scenes: the most frequent answer of each question, known from other scenes."""
-    known, asked = kept(range(700, 712), 2), kept(range(10_000, 10_015), 2)
-    rows = blind_accuracy(known, asked)
-    for group, (count, keys, accuracy) in rows.items():
-        print(f"{group:22s} {count:5d} questions {keys:3d} keys  blind {accuracy:.3f}")
-    assert rows["kind yes_no"][2] < 0.62
-    assert rows["kind count"][2] < 0.45
-    assert rows["kind direction"][2] < 0.45
-    assert rows["kind distance"][2] < 0.45
-    assert rows["all"][2] < 0.52
 
 
 def test_files_follow_omnidrive(views, tmp_path):

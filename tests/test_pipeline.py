@@ -1,0 +1,65 @@
+"""The model in one object: the README's five lines, and what it remembers."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.types import Command, CommandSource, Plan, Reasoning, SceneQueries
+from sparseoccvla_ros.core.voxels import SparseVoxels
+from sparseoccvla_ros.pipeline import SparseOccVLA
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.runtime.warm_up import made_up_frames
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_the_lines_of_the_readme_plan() -> None:
+    """With the shipped weights on a frame set of the bundled bag."""
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "from_preset" in c)
+    scope: dict = {}
+    exec(code, scope)
+    result = scope["result"]
+    assert isinstance(result.queries, SceneQueries)
+    assert isinstance(result.voxels, SparseVoxels)
+    assert len(result.voxels) > 100
+    assert isinstance(result.reasoning, Reasoning)
+    assert isinstance(result.plan, Plan)
+    assert result.plan.waypoints.shape == (6, 2)
+    assert result.plan.trained
+    assert set(result.seconds) == {"occupancy", "voxels", "reasoning", "planning"}
+
+
+@pytest.fixture(scope="module")
+def model(preset: str) -> SparseOccVLA:
+    return SparseOccVLA.from_preset(preset, untrained=True)
+
+
+def test_a_drive_is_remembered_until_it_ends(model: SparseOccVLA) -> None:
+    first, second = made_up_frames(model.preset, 2)
+    model.reset()
+    assert model.step(first).motion is None
+    again = model.step(second, Command.LEFT, CommandSource.TOPIC)
+    assert again.motion is not None, "the plan before leads on"
+    assert again.plan.command is Command.LEFT
+    model.reset()
+    alone = model.step(second, Command.LEFT, CommandSource.TOPIC)
+    assert alone.motion is None
+    assert not np.array_equal(alone.queries.features, again.queries.features)
+
+
+def test_perception_shares_the_encoder(model: SparseOccVLA) -> None:
+    seeing = model.perception()
+    assert seeing.encoder is model.encoder
+    assert seeing.stages == ["occupancy"]
+    result = seeing.step(made_up_frames(model.preset, 1)[0])
+    assert (result.reasoning, result.plan) == (None, None)
+
+
+def test_without_weights_nothing_is_stepped_silently(preset: str) -> None:
+    empty = SparseOccVLA.from_preset(load_preset(preset))
+    assert empty.stages == []
+    with pytest.raises(InvalidInput, match="untrained"):
+        empty.step(made_up_frames(empty.preset, 1)[0])
