@@ -44,6 +44,11 @@ def message_folder() -> Path:
     raise FileNotFoundError("sparseoccvla_msgs is neither in the source tree nor on AMENT_PREFIX_PATH")
 
 
+def optional_message_folders() -> list[Path]:
+    """Folders PACKAGE/msg of other stacks' messages that are published where they are installed."""
+    return sorted(share("compat_optional").glob("*/msg"))
+
+
 def cache_folder() -> Path:
     """Folder for what is converted or built once: $SPARSEOCCVLA_CACHE, else the user's cache folder."""
     explicit = os.environ.get("SPARSEOCCVLA_CACHE")

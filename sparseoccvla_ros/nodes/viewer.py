@@ -115,7 +115,7 @@ class ViewerNode(StageNode):
             return
         now = self.get_clock().now().nanoseconds
         # Before the first /clock it is 0: one such record makes a bag that begins in 1970.
-        if self._bag is not None and name not in NOT_RECORDED and now:
+        if self._bag is not None and name not in NOT_RECORDED and now and self._bag.knows(BY_NAME[name].type):
             self._bag.write(full_name, BY_NAME[name].type, now, raw)
         if name in STAMPED:
             self._keep(name, stamp_of(raw), raw)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ...core.errors import InvalidInput
-from .writer import LATCHED_QOS, SENSOR_QOS, TF_QOS, BagWriter
+from .writer import LATCHED_QOS, SENSOR_QOS, TF_QOS, BagWriter, typestore
 
 
 class BagRecorder:
@@ -43,6 +43,10 @@ class BagRecorder:
     def closed(self) -> bool:
         """True once nothing more can be written."""
         return self._writer is None
+
+    def knows(self, msgtype: str) -> bool:
+        """Whether messages of a type can be recorded: its definition has to go into the bag."""
+        return msgtype in typestore().fielddefs
 
     def write(self, topic: str, msgtype: str, stamp: int, raw: bytes | memoryview, latched: bool = False) -> None:
         """Append one message unchanged.

@@ -30,7 +30,7 @@ from rosbags.typesys.store import Typestore
 
 from ...core import geometry
 from ...core.errors import InvalidInput
-from ...core.paths import message_folder
+from ...core.paths import message_folder, optional_message_folders
 from ...core.types import NANOSECONDS
 from ...core.voxels import SparseVoxels
 
@@ -65,7 +65,7 @@ LATCHED_QOS = qos(1, QosDurability.TRANSIENT_LOCAL)
 
 @lru_cache(maxsize=1)
 def typestore() -> Typestore:
-    """Jazzy's message types and this project's own, ready to (de)serialise CDR.
+    """Jazzy's message types, this project's own, and those of other stacks that it publishes, ready to (de)serialise CDR.
 
     Raises FileNotFoundError where the .msg files of sparseoccvla_msgs are nowhere.
     """
@@ -73,6 +73,8 @@ def typestore() -> Typestore:
     own: dict[str, Any] = {}
     for path in sorted(message_folder().glob("*.msg")):
         own.update(get_types_from_msg(path.read_text(encoding="utf-8"), f"{MESSAGE_PACKAGE}/msg/{path.stem}"))
+    for path in sorted(p for folder in optional_message_folders() for p in folder.glob("*.msg")):
+        own.update(get_types_from_msg(path.read_text(encoding="utf-8"), f"{path.parents[1].name}/msg/{path.stem}"))
     store.register(own)
     return store
 
