@@ -65,7 +65,7 @@ LATCHED_QOS = qos(1, QosDurability.TRANSIENT_LOCAL)
 
 @lru_cache(maxsize=1)
 def typestore() -> Typestore:
-    """Jazzy's message types, this project's own, and those of other stacks that it publishes, ready to (de)serialise CDR.
+    """Jazzy's message types, this project's own and those of other stacks that it publishes: CDR both ways.
 
     Raises FileNotFoundError where the .msg files of sparseoccvla_msgs are nowhere.
     """
