@@ -24,7 +24,7 @@ from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.runtime.presets import load_preset
 
-from ..bringup.run_on_bag import REFERENCE, Outcome, play_through
+from ..bringup.run_on_bag import REFERENCE, Outcome, run_on_bag
 from ..bringup.tables import latency_table, node_table, state_lines
 from .history import compare_and_append
 from .roofline import physical_floor
@@ -102,7 +102,7 @@ def default_transports() -> Iterator[None]:
 
 
 def _play(preset: str, bag: Path, rate: float, duration: float = 0.0, **arguments: str) -> Outcome:
-    return play_through(
+    return run_on_bag(
         bag,
         rate=rate,
         duration=duration,

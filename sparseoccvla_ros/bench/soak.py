@@ -19,7 +19,7 @@ from rich.table import Table
 
 from sparseoccvla_ros.bringup import launch_config
 from sparseoccvla_ros.bringup.supervisor import Supervisor
-from sparseoccvla_ros.bringup.topic_monitor import Observer
+from sparseoccvla_ros.bringup.topic_monitor import TopicMonitor
 from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.data.bags.reader import BagReader
@@ -103,7 +103,7 @@ def soak(
     shared: list[float] = []
     own: set[str] = set()
     with (
-        Observer(("planning/path",), namespace=values["namespace"]) as observer,
+        TopicMonitor(("planning/path",), namespace=values["namespace"]) as observer,
         Supervisor(values, Path("out/bench/soak")) as supervisor,
     ):
         for entry in launch_config.process_entries(values, with_bag=False):

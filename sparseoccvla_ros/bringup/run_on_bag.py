@@ -15,7 +15,7 @@ import psutil
 
 from sparseoccvla_ros.bringup import launch_config
 from sparseoccvla_ros.bringup.supervisor import Supervisor
-from sparseoccvla_ros.bringup.topic_monitor import Observer, has_poses
+from sparseoccvla_ros.bringup.topic_monitor import TopicMonitor, has_poses
 from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.ros.parameters import STAGES
@@ -100,7 +100,7 @@ def isolated_domain() -> None:
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 99)))
 
 
-def play_through(
+def run_on_bag(
     bag: Path,
     *,
     rate: float = 1.0,
@@ -128,7 +128,7 @@ def play_through(
     # Reliable, so that no image is lost to the count; the bag player offers it.
     extra = [(camera.image_topic, image_type, "output")]
     with (
-        Observer(WATCHED, extra, ["planning/path"], TRACKED, namespace=values["namespace"]) as observer,
+        TopicMonitor(WATCHED, extra, ["planning/path"], TRACKED, namespace=values["namespace"]) as observer,
         Supervisor(values, logs, lambda text: outcome.events.append(text)) as supervisor,
     ):
         chosen = [e for e in launch_config.process_entries(values, with_bag=False) if e is not launch_config.VIEWER]
@@ -168,17 +168,19 @@ def play_through(
 
 def _drops(details: Mapping[str, str]) -> dict[str, int]:
     """Counters of a node's diagnostics that tell of inputs it did not use."""
-    names = [k for k in details if k.startswith("dropped.") or k in ("replaced_by_newer", "refused", "exceptions")]
+    names = [
+        k for k in details if k.startswith("dropped.") or k in ("dropped_queue_overwrite", "refused", "exceptions")
+    ]
     return {name: int(details[name]) for name in sorted(names) if details[name] != "0"}
 
 
-def _active(observer: Observer, name: str) -> bool:
+def _active(observer: TopicMonitor, name: str) -> bool:
     """Configured and activated; STALE after the end of the bag is still an active node."""
     state = observer.states.get(name, "")
     return bool(state) and not state.startswith(("UNCONFIGURED", "INACTIVE", "FAULT"))
 
 
-def wait_active(supervisor: Supervisor, observer: Observer, wanted: set[str], on_progress: Callable) -> None:
+def wait_active(supervisor: Supervisor, observer: TopicMonitor, wanted: set[str], on_progress: Callable) -> None:
     """Wait until every node in `wanted` is active; RuntimeError with the reason where one will not be."""
     until = time.monotonic() + 300
     while time.monotonic() < until:
@@ -200,7 +202,7 @@ def wait_active(supervisor: Supervisor, observer: Observer, wanted: set[str], on
 
 def _wait_end(
     supervisor: Supervisor,
-    observer: Observer,
+    observer: TopicMonitor,
     outcome: Outcome,
     expected: float,
     image_topic: str,
@@ -227,7 +229,7 @@ def _wait_end(
         time.sleep(0.1)
 
 
-def _drain(observer: Observer) -> None:
+def _drain(observer: TopicMonitor) -> None:
     """Wait until nothing has come for a moment: the last frame set is still on its way when the bag ends."""
     last, quiet = -1, 0
     for _ in range(60):
@@ -239,7 +241,7 @@ def _drain(observer: Observer) -> None:
         time.sleep(0.1)
 
 
-def _measure(observer: Observer, outcome: Outcome, image_topic: str) -> None:
+def _measure(observer: TopicMonitor, outcome: Outcome, image_topic: str) -> None:
     for name, arrivals in observer.arrivals.items():
         times = sorted(arrivals.at.values())
         outcome.counts[name] = len(arrivals.order)

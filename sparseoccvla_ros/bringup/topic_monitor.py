@@ -37,7 +37,7 @@ def has_poses(raw: bytes) -> bool:
     return bool(deserialize_message(raw, Path).poses)
 
 
-class Observer:
+class TopicMonitor:
     """A plain node in its own thread that notes arrivals without decoding messages.
 
     topics: names of ros/topics.py whose messages start with a Header; extra: (topic, type, qos) of others, for
@@ -78,7 +78,7 @@ class Observer:
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Observer:
+    def __enter__(self) -> TopicMonitor:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.runtime.presets import load_preset
 
-from ..bringup.run_on_bag import Outcome, isolated_domain, play_through
+from ..bringup.run_on_bag import Outcome, isolated_domain, run_on_bag
 from ..bringup.tables import latency_table, node_table, state_lines
 
 
@@ -88,4 +88,4 @@ def _play(
                 console.print(step, highlight=False)
 
         arguments = {"preset": preset, "profile": profile, "composed": str(composed).lower()}
-        return play_through(bag, rate=rate, duration=duration, arguments=arguments, out=out, on_progress=show)
+        return run_on_bag(bag, rate=rate, duration=duration, arguments=arguments, out=out, on_progress=show)

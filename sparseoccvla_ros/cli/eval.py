@@ -65,7 +65,7 @@ def world(
         import torch
 
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS
-        from sparseoccvla_ros.eval.tasks.evaluator import Wanted
+        from sparseoccvla_ros.eval.tasks.evaluator import EvalConfig
         from sparseoccvla_ros.eval.world.evaluation import SCENES, Request, evaluate_world
         from sparseoccvla_ros.eval.world.seeds import seed_range
 
@@ -74,7 +74,7 @@ def world(
         chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS[split][:SCENES])
         folder = out or Path("out/eval") / (f"world-{seeds.replace(':', '-')}" if seeds else f"world-{split}")
         words = _tasks(tasks)
-        wanted = Wanted(words, samples, csv=folder / "plans.csv" if "planning" in words else None)
+        wanted = EvalConfig(words, samples, csv=folder / "plans.csv" if "planning" in words else None)
         request = Request(preset, chosen, wanted, untrained)
         folder.mkdir(parents=True, exist_ok=True)
         console = _console()
@@ -114,7 +114,7 @@ def nuscenes(
         from accelerate.utils import gather_object
 
         from sparseoccvla_ros.eval.nuscenes.evaluation import Request, evaluate_nuscenes
-        from sparseoccvla_ros.eval.tasks.evaluator import Wanted
+        from sparseoccvla_ros.eval.tasks.evaluator import EvalConfig
         from sparseoccvla_ros.runtime.factory import pick_device
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -122,7 +122,7 @@ def nuscenes(
         folder = out or Path("out/eval") / f"nuscenes-{split}"
         words = _tasks(tasks)
         csv = folder / "plans.csv" if "planning" in words else None
-        wanted = Wanted(words, samples, min(captions, samples), caption_tokens, csv)
+        wanted = EvalConfig(words, samples, min(captions, samples), caption_tokens, csv)
         chosen, share, gather = str(pick_device(device)), (0, 1), list
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             state = PartialState(cpu=chosen == "cpu")

@@ -61,7 +61,7 @@ def cache(
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.train import build as later
         from sparseoccvla_ros.train.features.future_labels import FutureLabels
-        from sparseoccvla_ros.train.features.reasoning import Readings
+        from sparseoccvla_ros.train.features.reasoning import ReasoningFeatures
         from sparseoccvla_ros.train.features.synthetic import prepare_features
 
         torch.set_num_threads(threads or os.cpu_count() or 1)
@@ -76,7 +76,7 @@ def cache(
                 seeds = later.rendered(place, name, scenes, worlds)
                 _follow(shown, f"encoding {name}", len(seeds), prepare_features(network, place, seeds))
                 if readings:
-                    read = Readings(place, files)
+                    read = ReasoningFeatures(place, files)
                     _follow(shown, f"reading {name}", len(seeds), (read.prepare(reasoner, seed) for seed in seeds))
                 labels = FutureLabels(place.world, present=name == "train")
                 if futures:
@@ -165,7 +165,7 @@ def _nuscenes(
     from sparseoccvla_ros.data.nuscenes.index import open_index
     from sparseoccvla_ros.runtime.factory import parts_of
     from sparseoccvla_ros.train import build as later
-    from sparseoccvla_ros.train.features.reasoning import Readings
+    from sparseoccvla_ros.train.features.reasoning import ReasoningFeatures
 
     opened = open_index(dataroot, path=index)
     network, file = later.frozen_encoder(preset, encoder, device)
@@ -180,11 +180,11 @@ def _nuscenes(
         sources = later.nuscenes_sources(
             network, file, preset, dataroot, opened, part, scenes, validation, report
         )  # fmt: skip
-        files = later.reading_files(preset, reasoning) if part != "language" else []
+        files = later.reasoning_files(preset, reasoning) if part != "language" else []
         if files and "language" in parts_of(files[0]):
             reasoner, files = later.frozen_reasoner(preset, reasoning, device)
             for split, source in sources.items():
-                readings = Readings(source.cache, files)
+                readings = ReasoningFeatures(source.cache, files)
                 _follow(
                     shown, f"reading {split}", len(source.seeds),
                     (readings.prepare(reasoner, scene) for scene in source.seeds),

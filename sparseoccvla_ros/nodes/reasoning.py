@@ -100,7 +100,7 @@ class ReasoningNode(StageNode):
         # Prefills go first at the model: without a pause between them an answer would get no turn, and with short
         # answers each would begin behind one.
         if not self._answering_throttle.due() and self._questions.talking:
-            self.monitor.count("yielded_to_answer")
+            self.monitor.count("deferred_for_generation")
             return
         if queries.epoch != self._epoch:
             self._planned.clear()

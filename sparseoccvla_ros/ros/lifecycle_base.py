@@ -169,7 +169,7 @@ class StageNode(LifecycleNode):
         """Give an input to the worker; one that was still waiting is replaced, and counted."""
         self.monitor.received()
         if not worker.submit(message):
-            self.monitor.count("replaced_by_newer")
+            self.monitor.count("dropped_queue_overwrite")
 
     # --- outcome of work
 

@@ -59,7 +59,7 @@ def use_torch(encoder: OccupancyEncoder) -> None:
         encoder.__dict__.pop(name, None)
 
 
-class StandIn:
+class EngineAdapter:
     """Engines in place of an encoder's arithmetic, for six images of one size."""
 
     def __init__(
@@ -149,7 +149,7 @@ def _load(encoder: OccupancyEncoder, preset: Preset, runtime: str, threads: int)
         except CannotBuild:
             forget(preset.name, graph, engine_of, precision)
             raise
-    StandIn(encoder, runtime, graphs[0], engines[0], graphs[1], engines[1]).install()
+    EngineAdapter(encoder, runtime, graphs[0], engines[0], graphs[1], engines[1]).install()
 
 
 def _compile(encoder: OccupancyEncoder, preset: Preset) -> None:
@@ -178,4 +178,4 @@ def _compile(encoder: OccupancyEncoder, preset: Preset) -> None:
     worst = max(difference(got[name], truth[name]) for name in graph.outputs)
     if not worst <= TOLERANCE[encoder.config.backbone_dtype]:
         raise CannotBuild(f"the compiled backbone differs from torch by {worst:.1e}")
-    StandIn(encoder, "compiled", graph, images).install()
+    EngineAdapter(encoder, "compiled", graph, images).install()

@@ -33,7 +33,7 @@ from .checkpoint import adapter_beside
 from .features.dataset import FeatureSamples
 from .features.future_labels import FutureLabels
 from .features.nuscenes import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
-from .features.reasoning import Readings
+from .features.reasoning import ReasoningFeatures
 from .features.synthetic import QUERY_FIELDS, FeatureCache
 from .stages.forecast import ForecastStage
 from .stages.language import LanguageStage
@@ -190,7 +190,7 @@ def planning_stage(preset: Preset, init: Path | None, listens: bool) -> Planning
     return PlanningStage(planner, listens=listens)
 
 
-def reading_files(preset: Preset, weights: Path | None) -> list[Path]:
+def reasoning_files(preset: Preset, weights: Path | None) -> list[Path]:
     """Files of a trained reasoner, its adapter last: those given, else the preset's; none where there are none."""
     if weights is None:
         return [preset.weights[name] for name in ("reasoning", ADAPTER) if name in preset.weights]
@@ -199,7 +199,7 @@ def reading_files(preset: Preset, weights: Path | None) -> list[Path]:
 
 def frozen_reasoner(preset: Preset, weights: Path | None, device: torch.device | str) -> tuple[Reasoner, list[Path]]:
     """(reasoner with its adapter merged, its files). Raises InvalidInput("reasoning") where there are no weights."""
-    files = reading_files(preset, weights)
+    files = reasoning_files(preset, weights)
     if not files:
         raise InvalidInput("reasoning", f"preset {preset.name} has no reasoning weights: give --reasoning FILE")
     reasoner, _ = reasoner_of(preset, files[0], files[1:])
@@ -223,15 +223,15 @@ def build(
     """
     if part not in PARTS:
         raise InvalidInput("parts", f"{part!r} is none of {', '.join(PARTS)}")
-    files = reading_files(preset, reasoning) if part != "language" else []
-    speaks = bool(files) and "language" in parts_of(files[0])
+    files = reasoning_files(preset, reasoning) if part != "language" else []
+    has_language = bool(files) and "language" in parts_of(files[0])
     if part == "planning":
         found = {}
         for split, source in sources.items():
             fields = ("features", "centres", *(("points", "scores") if split == "validation" else ()))
-            read = _readings(source, files, ("token", "anchor_scores"), source.planned) if speaks else None
+            read = _readings(source, files, ("token", "anchor_scores"), source.planned) if has_language else None
             found[split] = source.samples(fields, source.planned, read)
-        return planning_stage(preset, init, speaks), found["train"], found["validation"]
+        return planning_stage(preset, init, has_language), found["train"], found["validation"]
     fields = QUERY_FIELDS
     start = init or (files[0] if files else None)
     reasoner, done = reasoner_of(preset, start, files[1:] if start in files else adapter_beside(start))
@@ -241,7 +241,7 @@ def build(
             found[split] = source.samples(fields, source.asked, source.questions)
             continue
         extras: list[Extra] = [source.futures]
-        if speaks:
+        if has_language:
             extras.append(_readings(source, files, ("occupancy", "chosen"), source.ahead))
         found[split] = source.samples(fields, source.ahead, partial(_together, extras))
     trained = LanguageStage(reasoner, done) if part == "language" else ForecastStage(reasoner, preset.occupancy, done)
@@ -249,7 +249,7 @@ def build(
 
 
 def _readings(source: Source, files: Sequence[Path], fields: Sequence[str], rows: Rows | None) -> Extra:
-    readings = Readings(source.cache, files)
+    readings = ReasoningFeatures(source.cache, files)
 
     def read(seed: int) -> dict[str, np.ndarray] | None:
         return readings.read(seed, fields, rows(seed) if callable(rows) else rows)

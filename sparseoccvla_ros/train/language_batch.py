@@ -29,7 +29,7 @@ class TextBatch:
 
     ids: int64 [N, L], padded on the right; labels: int64 [N, L], the id where it belongs to an answer, else IGNORED;
     scene: int64 [N], the place of each pair's scene in the batch; questions: their texts. N may be 0. Where the
-    reasoner has a reading token, READING stands at its place among the ids.
+    reasoner has a reading token, POOLED_TOKEN stands at its place among the ids.
     """
 
     ids: torch.Tensor

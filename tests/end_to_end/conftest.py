@@ -11,7 +11,7 @@ import pytest
 from sparseoccvla_ros.bringup import launch_config
 from sparseoccvla_ros.bringup.run_on_bag import WATCHED
 from sparseoccvla_ros.bringup.supervisor import Supervisor
-from sparseoccvla_ros.bringup.topic_monitor import Observer
+from sparseoccvla_ros.bringup.topic_monitor import TopicMonitor
 from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.ros.parameters import STAGES
 
@@ -27,7 +27,7 @@ def bag() -> Path:
 class Stack:
     """Running processes and somebody who watches them."""
 
-    def __init__(self, supervisor: Supervisor, observer: Observer, bag: Path) -> None:
+    def __init__(self, supervisor: Supervisor, observer: TopicMonitor, bag: Path) -> None:
         self.supervisor = supervisor
         self.observer = observer
         self.bag = bag
@@ -66,7 +66,7 @@ def start(tmp_path: Path, bag: Path, preset: str, monkeypatch: pytest.MonkeyPatc
 
         def go(parameters: dict[str, dict[str, str]] | None = None, **arguments: str) -> Stack:
             values = launch_config.resolve({"preset": preset, "bag": str(bag), **arguments}, with_bag=True)
-            observer = ends.enter_context(Observer(WATCHED, domain_id=domain))
+            observer = ends.enter_context(TopicMonitor(WATCHED, domain_id=domain))
             supervisor = ends.enter_context(Supervisor(values, tmp_path / "logs", print))
             stack = Stack(supervisor, observer, bag)
             for entry in launch_config.process_entries(values, with_bag=False):

@@ -123,7 +123,7 @@ def test_an_answer_gets_turns_although_sets_keep_coming(graph, preset, frames, u
     assert until(lambda: node._questions.busy, 10)
     for i in range(1, 6):
         send(i)
-    assert until(lambda: "yielded_to_answer" in node.monitor._counts, 10)
+    assert until(lambda: "deferred_for_generation" in node.monitor._counts, 10)
     assert node._questions.busy, "the answers were too short to tell"
     written = len(states)
     assert written < 5, "while an answer is written, at most a state every two seconds"

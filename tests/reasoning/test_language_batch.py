@@ -14,7 +14,7 @@ from sparseoccvla_ros.reasoning.llm.lora import adapter_parameters
 from sparseoccvla_ros.reasoning.model.ego_motion import constant_velocity
 from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
 from sparseoccvla_ros.reasoning.serving.generation import decode
-from sparseoccvla_ros.reasoning.serving.priority_lock import Turns
+from sparseoccvla_ros.reasoning.serving.priority_lock import PriorityLock
 from sparseoccvla_ros.reasoning.serving.text_stream import TextStream
 from sparseoccvla_ros.train.language_batch import IGNORED, TextBatch, continue_scenes, text_batch, training_forward
 
@@ -72,7 +72,9 @@ def test_an_answer_given_online_is_the_likeliest_in_training(reasoner, scenes):
     stream = TextStream(model.text, 1000)
     push, stream.push = stream.push, lambda token: (ids.append(token), push(token))[1]
     asked = reasoner.question_ids("What is near?")
-    decode(model, reasoner._scene.layers, asked, stream, str, threading.Event(), Turns(), 6, time.monotonic() + 60)
+    decode(
+        model, reasoner._scene.layers, asked, stream, str, threading.Event(), PriorityLock(), 6, time.monotonic() + 60
+    )
     labels = [IGNORED] * len(asked) + ids
     text = TextBatch(torch.tensor([asked + ids]), torch.tensor([labels]), torch.zeros(1, dtype=torch.long))
     with torch.inference_mode():

@@ -41,7 +41,7 @@ def folder(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A micro preset with an encoder's weights, and rendered scenes in a cache of its own."""
     shutil.copytree(rendered, tmp_path / "cache")
     monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path / "cache"))
-    quick = partial(language.LanguageStageSettings, word_steps=3, reader_steps=3)
+    quick = partial(language.LanguageStageSettings, connector_steps=3, question_steps=3)
     monkeypatch.setattr(language, "LanguageStageSettings", quick)
     folder = tmp_path / "preset"
     folder.mkdir()

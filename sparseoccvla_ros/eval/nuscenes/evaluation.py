@@ -24,7 +24,7 @@ from ...pipeline import SparseOccVLA
 from ...runtime.presets import load_preset
 from ..metrics.ray_iou import ORIGINS
 from ..report.page import facts_of, head_of
-from ..tasks.evaluator import EvaluationReport, Gather, Progress, Run, Wanted, plain
+from ..tasks.evaluator import EvalConfig, EvaluationReport, Evaluator, Gather, Progress, plain
 from .drives import NuscenesDrive
 from .priors import known
 
@@ -41,7 +41,7 @@ class Request:
     index: Path | None = None
     split: str = "val"
     scenes: int | None = None
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: EvalConfig = field(default_factory=EvalConfig)
     untrained: bool = False
     origins: int = ORIGINS
     device: str = "cpu"
@@ -135,7 +135,7 @@ def evaluate_nuscenes(
     learned = known(
         request.root, index, there.labels, lambda done, total: on_progress("reading the training split", done, total)
     )
-    run = Run(preset, model, wanted, learned, len(there.scenes))
+    run = Evaluator(preset, model, wanted, learned, len(there.scenes))
     images = NuscenesImages(request.root, index, preset.image)
     roads = {place: Roads(path) for place, path in there.maps.items()}
     own = range(share[0], len(there.scenes), share[1])

@@ -17,7 +17,7 @@ from ...data.nuscenes.omnidrive import read_questions
 from ...planning.ego_history import FEATURE_NAMES
 from ..metrics.qa_accuracy import KINDS
 from ..tasks.captions import captions_of
-from ..tasks.priors import Known
+from ..tasks.priors import TrainingPriors
 
 READ = 200
 """Samples of the training split, evenly spread, whose labels and answers are read."""
@@ -29,7 +29,7 @@ def known(
     index: NuscenesIndex,
     labels: Path | None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Known | None:
+) -> TrainingPriors | None:
     """What the split "train" tells; None where the version has none. labels: Occ3D folder or None."""
     try:
         rows = index.rows("train")
@@ -58,4 +58,4 @@ def known(
         f"{questioned}, no image"
     )
     truth = np.ascontiguousarray(index.future[usable][:, :, :2, 3])
-    return Known(source, prior, index.features[usable], truth, answers)
+    return TrainingPriors(source, prior, index.features[usable], truth, answers)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...runtime.presets import Preset
-from ..tasks.evaluator import EvaluationReport, Run
+from ..tasks.evaluator import EvaluationReport, Evaluator
 
 
 def weight_files(preset: Preset) -> dict[str, dict[str, str]]:
@@ -18,7 +18,7 @@ def weight_files(preset: Preset) -> dict[str, dict[str, str]]:
     }
 
 
-def head_of(run: Run) -> dict[str, Any]:
+def head_of(run: Evaluator) -> dict[str, Any]:
     """What was run, as plain numbers and strings."""
     preset, wanted = run.preset, run.wanted
     return {
@@ -28,7 +28,7 @@ def head_of(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def facts_of(run: Run) -> list[str]:
+def facts_of(run: Evaluator) -> list[str]:
     """The same as sentences."""
     head = head_of(run)
     weights = ", ".join(f"{stage} ({w['file']}, sha256 {w['sha256'][:12]})" for stage, w in head["weights"].items())

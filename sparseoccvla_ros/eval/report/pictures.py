@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 
 from sparseoccvla_ros.core.voxels import SparseVoxels
-from sparseoccvla_ros.eval.tasks.evaluator import Shown
+from sparseoccvla_ros.eval.tasks.evaluator import Visualization
 from sparseoccvla_ros.view.above import draw_columns, draw_ego, metres_to_pixels, view_from_above
 
 SIZE, CAMERAS_WIDTH = 300, 800
 _GROUND, _TEXT, _DRIVEN = 24, (230, 230, 230), (255, 255, 255)
 
 
-def save_pictures(shown: Sequence[Shown], folder: Path) -> list[tuple[str, str]]:
+def save_pictures(shown: Sequence[Visualization], folder: Path) -> list[tuple[str, str]]:
     """Write a PNG per scene; (title, file name) of each."""
     out = []
     for number, scene in enumerate(shown, 1):
@@ -26,7 +26,7 @@ def save_pictures(shown: Sequence[Shown], folder: Path) -> list[tuple[str, str]]
     return out
 
 
-def draw(scene: Shown) -> np.ndarray:
+def draw(scene: Visualization) -> np.ndarray:
     """uint8 [2 * SIZE, .., 3] RGB: cameras, then the network above and the truth below, now and at each horizon."""
     upper = [_present(scene)]
     lower = [_true_present(scene)]
@@ -47,13 +47,13 @@ def _above(voxels: SparseVoxels | None) -> np.ndarray:
     return image
 
 
-def _present(scene: Shown) -> np.ndarray:
+def _present(scene: Visualization) -> np.ndarray:
     if scene.predicted is None:
         return _titled(_above(None), "the network takes no part")
     return view_from_above(scene.predicted, scene.plan, SIZE)
 
 
-def _true_present(scene: Shown) -> np.ndarray:
+def _true_present(scene: Visualization) -> np.ndarray:
     image = _above(None if scene.seen is None else SparseVoxels.from_dense(scene.seen))
     line = np.concatenate([np.zeros((1, 2)), scene.waypoints])
     pixels = np.round(metres_to_pixels(line, SIZE)).astype(np.int32)
@@ -67,7 +67,7 @@ def _titled(image: np.ndarray, text: str) -> np.ndarray:
     return image
 
 
-def _cameras(scene: Shown) -> np.ndarray:
+def _cameras(scene: Visualization) -> np.ndarray:
     """The six images in two columns: looking ahead on the left, looking back on the right, each from left to right."""
     ahead, back = (np.concatenate(list(scene.images[order]), 0) for order in ([2, 0, 1], [4, 3, 5]))
     tiles = np.concatenate([ahead, back], 1)

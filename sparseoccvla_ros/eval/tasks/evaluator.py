@@ -1,6 +1,7 @@
 """Drives through the chain into every task, in one process or several, with the same numbers.
 
-Every drive is judged on its own into a `Part`; parts are put together in the order of the drives, whoever made them.
+Every drive is judged on its own into a `PartialResult`; parts are put together in the order of the drives, whoever made
+them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .forecast import ForecastTask
 from .language import LanguageTask
 from .occupancy import OccupancyTask
 from .planning import PlanningTask
-from .priors import Known
+from .priors import TrainingPriors
 
 TASKS = ("occupancy", "forecast", "planning", "language")
 PICTURED = 3
@@ -52,7 +53,7 @@ def blinded(frames: CameraFrames) -> CameraFrames:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EvalConfig:
     """What to judge. tasks: some of TASKS; samples: moments that are asked closed questions, spread over the drives;
     captions: of these, moments that are asked for free texts too; caption_tokens: of one; csv: file for every plan;
     rays_from: where RayIoU's rays start, in words. Raises InvalidInput naming the field."""
@@ -83,7 +84,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class Visualization:
     """What one picture shows. images uint8 [6, H, W, 3] in order of CAMERAS; seen: uint8 [X, Y, Z], what a camera sees
     of the truth (the rest free), None without labels; waypoints float64 [6, 2] m, driven; future: uint8 [3, X, Y, Z]
     true labels at +1, +2, +3 s, or None; predicted, forecasts, plan: None without their stage. Forecasts lie in the
@@ -118,11 +119,11 @@ class EvaluationReport:
     numbers: dict[str, Any]
     sections: list[Section]
     warnings: list[str]
-    shown: list[Shown]
+    shown: list[Visualization]
 
 
 @dataclass(eq=False)
-class Part:
+class PartialResult:
     """What one drive gave, or many put together: everything that is reported is made of it. Pickles.
 
     seconds: wall clock of every sighted step by stage; windowed: forecasts of the moments that SparseWorld counts.
@@ -135,12 +136,12 @@ class Part:
     planning: PlanningTask = field(default_factory=PlanningTask)
     language: LanguageTask = field(default_factory=LanguageTask)
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    shown: list[Shown] = field(default_factory=list)
+    shown: list[Visualization] = field(default_factory=list)
 
 
-def together(parts: Iterable[Part]) -> Part:
+def together(parts: Iterable[PartialResult]) -> PartialResult:
     """All parts in the order of their drives, whatever the order they come in."""
-    whole = Part()
+    whole = PartialResult()
     for part in sorted(parts, key=lambda p: p.place):
         for name in ("occupancy", "forecast", "windowed", "planning", "language"):
             getattr(whole, name).merge(getattr(part, name))
@@ -150,18 +151,20 @@ def together(parts: Iterable[Part]) -> Part:
     return whole
 
 
-class Run:
+class Evaluator:
     """The model of a preset, driven. known: what baselines learn from, None where there is nothing to learn from."""
 
-    def __init__(self, preset: Preset, model: SparseOccVLA, wanted: Wanted, known: Known | None, drives: int) -> None:
+    def __init__(
+        self, preset: Preset, model: SparseOccVLA, wanted: EvalConfig, known: TrainingPriors | None, drives: int
+    ) -> None:
         self.preset, self.model, self.wanted, self.known = preset, model, wanted, known
         self._drives = drives
         driven = bool({"forecast", "planning"} & set(wanted.tasks))
         self._chain = None if model.encoder is None else model if driven else model.perception()
 
-    def judge(self, place: int, drive: Drive) -> Part:
+    def judge(self, place: int, drive: Drive) -> PartialResult:
         """One drive through every task; place: its number among all drives."""
-        part, presents = Part(place), list(drive.presents)
+        part, presents = PartialResult(place), list(drive.presents)
         steps, blind = self._steps(drive, 2 * place * len(drive.clips), part)
         asked = self._spread(self.wanted.samples, place, presents) if "language" in self.wanted.tasks else []
         told = self._spread(min(self.wanted.captions, self.wanted.samples), place, asked)
@@ -177,7 +180,9 @@ class Run:
         own = min(count // self._drives + (place < count % self._drives), len(among))
         return [among[int((k + 0.5) * len(among) / own)] for k in range(own)]
 
-    def _steps(self, drive: Drive, epoch: int, part: Part) -> tuple[dict[int, StepResult], dict[int, StepResult]]:
+    def _steps(
+        self, drive: Drive, epoch: int, part: PartialResult
+    ) -> tuple[dict[int, StepResult], dict[int, StepResult]]:
         """What the chain makes of every set, with sight and blind; empty without an encoder."""
         found: tuple[dict[int, StepResult], dict[int, StepResult]] = {}, {}
         if self._chain is None:
@@ -196,7 +201,13 @@ class Run:
         return found
 
     def _present(
-        self, part: Part, drive: Drive, index: int, step: StepResult | None, blind: StepResult | None, pictured: bool
+        self,
+        part: PartialResult,
+        drive: Drive,
+        index: int,
+        step: StepResult | None,
+        blind: StepResult | None,
+        pictured: bool,
     ) -> None:
         tasks, truth = self.wanted.tasks, drive.semantics(index)
         future = told = None
@@ -217,7 +228,7 @@ class Run:
             images = drive.frames(index, 0).images
             seen = None if truth is None else np.where(truth[1], truth[0], np.uint8(17)).astype(np.uint8)
             part.shown.append(
-                Shown(
+                Visualization(
                     drive.token(index), images, seen, drive.future(index)[:, :2, 3], future,
                     None if step is None else step.voxels, told[forecast.PLANNED] if told else None,
                     None if step is None else step.plan,
@@ -261,7 +272,13 @@ class Run:
         task.deprive(token, deprived(planner, inputs, sample.future_command))
 
     def _ask(
-        self, part: Part, drive: Drive, index: int, step: StepResult | None, blind: StepResult | None, captioned: bool
+        self,
+        part: PartialResult,
+        drive: Drive,
+        index: int,
+        step: StepResult | None,
+        blind: StepResult | None,
+        captioned: bool,
     ) -> None:
         found = drive.questions(index)
         part.language.add(
@@ -273,8 +290,12 @@ class Run:
         )  # fmt: skip
 
     def finish(
-        self, parts: list[Part], on_progress: Progress, share: tuple[int, int] = (0, 1), gather: Gather[Any] = list
-    ) -> tuple[dict[str, Any], list[Section], list[Shown]] | None:
+        self,
+        parts: list[PartialResult],
+        on_progress: Progress,
+        share: tuple[int, int] = (0, 1),
+        gather: Gather[Any] = list,
+    ) -> tuple[dict[str, Any], list[Section], list[Visualization]] | None:
         """Numbers, tables and pictures of what was collected.
 
         parts: of this process's drives; share: its number among how many; gather: puts the lists of all together.

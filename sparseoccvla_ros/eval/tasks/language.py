@@ -20,7 +20,7 @@ from ..metrics.qa_accuracy import KINDS, answer_accuracy
 from ..report.planning_tables import scene_interval
 from ..report.tables import Block
 from .captions import scored_captions
-from .priors import Known
+from .priors import TrainingPriors
 
 SEEING, BLIND, SHUFFLED, GUESS = "seeing", "blind (black images)", "blind (another scene)", "usual answer"
 MAX_TOKENS, SECONDS = 24, 120.0
@@ -104,7 +104,9 @@ class LanguageTask:
         for row, found in answers.items():
             self.answers.setdefault(row, {}).update(found)
 
-    def result(self, known: Known | None, caption_tokens: int = CAPTION_TOKENS) -> tuple[dict[str, Any], list[Block]]:
+    def result(
+        self, known: TrainingPriors | None, caption_tokens: int = CAPTION_TOKENS
+    ) -> tuple[dict[str, Any], list[Block]]:
         """Plain numbers, and tables of them. known: whose usual answers are the guess."""
         questions = {i: q for asked in self.asked for i, q in zip(asked.ids, asked.questions, strict=True)}
         scenes = {i: asked.scene for asked in self.asked for i in (*asked.ids, *asked.caption_ids)}

@@ -24,7 +24,7 @@ from .baselines import BASELINES, anchor_oracle, best_of
 from .ego_mlp import EgoMlp
 from .planning_loop import Evaluation, evaluate, write_csv
 from .planning_samples import ROAD_CELLS, Method, Prediction, Sample
-from .priors import Known
+from .priors import TrainingPriors
 
 CHAIN, BLIND = "SparseOccVLA", "SparseOccVLA, blind"
 _ABOUT = {
@@ -116,7 +116,7 @@ class PlanningTask:
             self._reasons.setdefault(row, Counter()).update(other._reasons[row])
 
     def result(
-        self, known: Known | None, anchors: np.ndarray | None, csv: Path | None = None
+        self, known: TrainingPriors | None, anchors: np.ndarray | None, csv: Path | None = None
     ) -> tuple[dict[str, Any], list[Block], list[str]]:
         """Plain numbers, tables of subsets and obedience, and ready Markdown of the protocols.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class TrainingPriors:
     """source: where it comes from, in words; prior: uint8 [X, Y, Z], most frequent label of each voxel, 17 = free, None
     without labels; features float32 [N, F] and truth float64 [N, 6, 2] m: causal ego features and where the car went;
     answers: how often each answer was given, by question key."""

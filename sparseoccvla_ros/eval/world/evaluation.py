@@ -13,7 +13,7 @@ from ...data.synthetic.scenes import WorldSettings, load_scene, prepare_scenes
 from ...pipeline import SparseOccVLA
 from ...runtime.presets import load_preset
 from ..report.page import facts_of, head_of
-from ..tasks.evaluator import EvaluationReport, Progress, Run, Wanted, plain
+from ..tasks.evaluator import EvalConfig, EvaluationReport, Evaluator, Progress, plain
 from .drives import Drive
 from .priors import baseline_seeds, known
 from .seeds import warnings_about
@@ -30,7 +30,7 @@ class Request:
 
     preset: str
     seeds: tuple[int, ...]
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: EvalConfig = field(default_factory=EvalConfig)
     untrained: bool = False
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ def evaluate_world(request: Request, on_progress: Progress = lambda what, done, 
     learned = None
     if wanted.tasks != ("forecast",):
         learned = known(base, on_progress=lambda done, total: on_progress("reading training seeds", done, total))
-    run = Run(preset, model, wanted, learned, len(seeds))
+    run = Evaluator(preset, model, wanted, learned, len(seeds))
     frames = preset.occupancy.frames
     settings = world_settings("test", preset.image.height, preset.image.width, frames)
     parts = []

@@ -33,7 +33,7 @@ from ...world.qa.scene_relations import SceneView
 from ...world.scenario import VARIED
 from ...world.scene import Scene
 from ..metrics.qa_accuracy import KINDS
-from ..tasks.priors import Known
+from ..tasks.priors import TrainingPriors
 from .drives import history_before
 
 VERSION = 1
@@ -53,7 +53,9 @@ def baseline_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     return tuple(seeds_of("train", worlds, len(SEEDS)))
 
 
-def known(seeds: Sequence[int] = SEEDS, on_progress: Callable[[int, int], None] = lambda done, all_: None) -> Known:
+def known(
+    seeds: Sequence[int] = SEEDS, on_progress: Callable[[int, int], None] = lambda done, all_: None
+) -> TrainingPriors:
     """What the seeds tell, from the cache or, in 2 to 3 s of one core each, from the world.
 
     Raises InvalidInput("seeds") for none and for one that is no training seed.
@@ -88,7 +90,7 @@ def _moments(seed: int, count: int, stream: int) -> np.ndarray:
     return np.round((np.arange(count) + offset) / count * SECONDS, 2)
 
 
-def _observe(seeds: tuple[int, ...], on_progress: Callable[[int, int], None]) -> Known:
+def _observe(seeds: tuple[int, ...], on_progress: Callable[[int, int], None]) -> TrainingPriors:
     votes = np.zeros((FREE + 1, int(np.prod(OCC3D_GRID.shape))), np.uint16)
     every = np.arange(votes.shape[1])
     features, truth = [], []
@@ -109,14 +111,14 @@ def _observe(seeds: tuple[int, ...], on_progress: Callable[[int, int], None]) ->
                     answers.setdefault(fact.key, Counter())[fact.answer] += 1
     on_progress(len(seeds), len(seeds))
     prior = votes.argmax(0).astype(np.uint8).reshape(OCC3D_GRID.shape)
-    return Known(_source(seeds), prior, np.stack(features), np.array(truth, np.float64), answers)
+    return TrainingPriors(_source(seeds), prior, np.stack(features), np.array(truth, np.float64), answers)
 
 
 def _source(seeds: tuple[int, ...]) -> str:
     return f"{len(seeds)} training seeds ({seeds[0]}..{seeds[-1]}), no image"
 
 
-def _write(seeds: tuple[int, ...], found: Known, path: Path) -> None:
+def _write(seeds: tuple[int, ...], found: TrainingPriors, path: Path) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -131,8 +133,8 @@ def _write(seeds: tuple[int, ...], found: Known, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Known:
+def _read(path: Path) -> TrainingPriors:
     with np.load(path, allow_pickle=False) as stored:
         answers = {key: Counter(counts) for key, counts in json.loads(str(stored["answers"])).items()}
         seeds = tuple(int(s) for s in stored["seeds"])
-        return Known(_source(seeds), stored["prior"], stored["features"], stored["truth"], answers)
+        return TrainingPriors(_source(seeds), stored["prior"], stored["features"], stored["truth"], answers)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 HEADS, HEAD_DIMS = 4, 64
 HINT, HINT_END = " Hint:", "."
 """Text around the reading token."""
-READING = -1
+POOLED_TOKEN = -1
 """In lists of token ids: the place of the reading token."""
 
 
-class Reading(nn.Module):
+class QuestionPooling(nn.Module):
     """A question's words choose scene tokens, and channels of their mean.
 
     dims: D of the language model; width: of the question's encoder; tokens: scene tokens at most; scale: root mean
@@ -44,9 +44,9 @@ class Reading(nn.Module):
 
     def forward(self, words: list[Tensor], tokens: Tensor, scene: Tensor) -> Tensor:
         """Reading tokens [N, D] of N questions; arguments as in `read`."""
-        return self.spoken(*self.read(words, tokens, scene))
+        return self.token_embedding(*self.read(words, tokens, scene))
 
-    def spoken(self, read: Tensor, asked: Tensor) -> Tensor:
+    def token_embedding(self, read: Tensor, asked: Tensor) -> Tensor:
         """What was read as a token [N, D] of the language model; both as `read` gives them."""
         return self.out_norm(self.out(torch.cat([nn.functional.rms_norm(read, read.shape[-1:]), asked], dim=-1)))
 

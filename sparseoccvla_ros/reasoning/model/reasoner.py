@@ -20,7 +20,7 @@ from ..config import ReasoningConfig
 from ..llm import lora
 from ..llm.language_model import CacheLayers, LanguageModel, cropped
 from ..serving.generation import Answer, check_limits, decode, decode_batch
-from ..serving.priority_lock import Turns
+from ..serving.priority_lock import PriorityLock
 from ..serving.text_stream import TextStream, check_question
 from .anchor_head import AnchorHead
 from .connector import Connector, choose_queries, query_scores, ranking_scores
@@ -28,7 +28,7 @@ from .ego_motion import SOURCES, check_motion, constant_velocity
 from .forecaster import Forecast, Forecaster, forecast_voxels
 from .fusion import ResidualFusion
 from .global_tokens import GlobalTokens
-from .question_pooling import HINT, HINT_END, READING, Reading
+from .question_pooling import HINT, HINT_END, POOLED_TOKEN, QuestionPooling
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +97,11 @@ class Reasoner(nn.Module):
         self.connector = Connector(config, dims, scale)
         self.global_tokens = GlobalTokens(config, dims, scale)
         self.anchor_head = AnchorHead(config, dims)
-        self.reading: Reading | None = None
+        self.reading: QuestionPooling | None = None
         if config.reading_dims:
             count = config.global_tokens + config.occupancy_tokens
-            self.reading = Reading(dims, config.reading_dims, count, scale)
-            self._hint_ids = [*language_model.tokens(HINT), READING, *language_model.tokens(HINT_END)]
+            self.reading = QuestionPooling(dims, config.reading_dims, count, scale)
+            self._hint_ids = [*language_model.tokens(HINT), POOLED_TOKEN, *language_model.tokens(HINT_END)]
         self.fusion = ResidualFusion(config.query_dims, dims)
         self.forecaster = Forecaster(config)
 
@@ -115,7 +115,7 @@ class Reasoner(nn.Module):
         if length > limit:
             raise InvalidInput("reasoning.max_prefill_tokens", f"the sequence has {length} tokens, at most {limit} fit")
 
-        self._turns = Turns()
+        self._turns = PriorityLock()
         self._prefix: CacheLayers | None = None
         self._scene: _Scene | None = None
         self.prefill_seconds = 0.0
@@ -222,7 +222,7 @@ class Reasoner(nn.Module):
         return self.language_model.tokens("\n" + text) + hint + self._turn_end_ids
 
     def read(self, questions: Sequence[str], tokens: torch.Tensor, scene: torch.Tensor) -> torch.Tensor | None:
-        """Reading tokens float32 [N, D] of N questions, for READING among their ids; None without a `reading`.
+        """Reading tokens float32 [N, D] of N questions, for POOLED_TOKEN among their ids; None without a `reading`.
 
         tokens: [B, T, D], scene tokens; scene: int64 [N], the place of each question's scene in the batch.
         """

@@ -13,8 +13,8 @@ import torch
 
 from ...core.errors import InvalidInput
 from ..llm.language_model import CacheLayers, LanguageModel
-from ..model.question_pooling import READING
-from .priority_lock import Turns
+from ..model.question_pooling import POOLED_TOKEN
+from .priority_lock import PriorityLock
 from .text_stream import TextStream, check_question
 
 __all__ = ["Answer", "check_limits", "check_question", "decode", "decode_batch"]
@@ -52,12 +52,12 @@ def check_limits(max_tokens: int, time_limit: float, most_tokens: int, most_seco
 
 
 def embedded(language_model: LanguageModel, ids: torch.Tensor, readings: torch.Tensor | None) -> torch.Tensor:
-    """Embeddings [N, L, D] of ids int64 [N, L], where READING stands for the row of `readings`, [N, D] or [D]."""
+    """Embeddings [N, L, D] of ids int64 [N, L], where POOLED_TOKEN stands for the row of `readings`, [N, D] or [D]."""
     embeddings = language_model.embed(ids.clamp_min(0))
     if readings is None:
         return embeddings
     rows = readings.reshape(-1, 1, readings.shape[-1]).to(embeddings.dtype)
-    return torch.where((ids == READING)[..., None].to(embeddings.device), rows, embeddings)
+    return torch.where((ids == POOLED_TOKEN)[..., None].to(embeddings.device), rows, embeddings)
 
 
 @torch.inference_mode()
@@ -68,14 +68,14 @@ def decode(
     stream: TextStream,
     on_text: Callable[[str], None],
     cancel: threading.Event,
-    turns: Turns,
+    turns: PriorityLock,
     max_tokens: int,
     deadline: float,
     reading: torch.Tensor | None = None,
 ) -> tuple[Reason, int]:
     """Continue `past` with the question's `ids`, then answer greedily; returns (reason, tokens).
 
-    reading: [D], the embedding of READING among the ids, if it is there.
+    reading: [D], the embedding of POOLED_TOKEN among the ids, if it is there.
 
     Runs in the caller's thread. The model is held for one chunk of the question or one token at a time (`turns`);
     `on_text` is called in between, never while it is held. deadline: on time.monotonic(). `past` is only read.
@@ -127,7 +127,7 @@ def decode_batch(
     ids: list[list[int]],
     streams: list[TextStream],
     cancel: threading.Event,
-    turns: Turns,
+    turns: PriorityLock,
     max_tokens: int,
     deadline: float,
     readings: torch.Tensor | None = None,

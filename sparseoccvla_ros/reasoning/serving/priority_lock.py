@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Turns:
+class PriorityLock:
     """A lock with two classes of callers.
 
     A plain lock would starve the prefill: an answer that releases it after a token takes it again at once. Here an

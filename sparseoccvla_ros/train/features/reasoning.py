@@ -20,7 +20,7 @@ FIELDS = ("token", "anchor_scores", "occupancy", "chosen")
 _INPUTS = ("features", "centres", "scores", "view_features")
 
 
-class Readings:
+class ReasoningFeatures:
     """The cache of a reasoner's readings of an encoder's features. weights: files of the reasoner, adapter included."""
 
     def __init__(self, features: FeatureCache | NuscenesFeatures, weights: Sequence[Path]) -> None:

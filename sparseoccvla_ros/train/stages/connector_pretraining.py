@@ -57,7 +57,7 @@ class WordTable:
         return total * (self._size / total.pow(2).mean(-1, keepdim=True).sqrt().clamp_min(1e-8))
 
 
-def start_with_words(
+def pretrain_connector(
     connector: Connector, model: LanguageModel, data: Sequence[FeatureSample], seed: int, steps: int = 400
 ) -> float:
     """Draw a connector's tokens towards their queries' words; returns the mean cosine between the two at the end.

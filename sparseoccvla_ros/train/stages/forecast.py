@@ -52,8 +52,8 @@ _MOVING = 0.2
 class ForecastStageSettings:
     """moving, still, place, score: weights of the losses; points: of a query, drawn for place; worth: probability of a
     hit from which on a voxel is worth showing;
-    small: weight of the mean square of what changes scores; told_wrong: share of samples that are told constant
-    velocity instead of (blurred) true motion, as when there is no plan yet."""
+    small: weight of the mean square of what changes scores; mislabelled_fraction: share of samples that are told
+    constant velocity instead of (blurred) true motion, as when there is no plan yet."""
 
     moving: float = 4.0
     still: float = 0.3
@@ -62,7 +62,7 @@ class ForecastStageSettings:
     score: float = 1.0
     worth: float = 0.12
     small: float = 0.01
-    told_wrong: float = 0.3
+    mislabelled_fraction: float = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ class ForecastStage(Stage[ForecastBatch]):
         """Loss terms. The told motion is the true one, blurred as a plan is, or constant velocity."""
         count = len(batch.motion)
         scale = 1.0 + 0.08 * torch.randn(count, 1, 2, device=batch.motion.device)
-        wrong = torch.rand(count, 1, 1, device=batch.motion.device) < self.settings.told_wrong
+        wrong = torch.rand(count, 1, 1, device=batch.motion.device) < self.settings.mislabelled_fraction
         found = self.forecast(batch, torch.where(wrong, batch.steady, batch.motion * scale))
         moved = displacement(found, batch.points, batch.centres)
         seen = (batch.scores > SEEN)[:, None].to(moved.dtype) * batch.scores[:, None]

@@ -27,9 +27,9 @@ from ..checkpoint import save_reasoner
 from ..features.dataset import FeatureSample
 from ..language_batch import TextBatch, text_batch, training_forward
 from ..task import Stage, Validation
-from .connector_pretraining import start_with_words
+from .connector_pretraining import pretrain_connector
 from .forecast import queries_of
-from .question_pretraining import start_with_answers
+from .question_pretraining import pretrain_on_questions
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ class LanguageStageSettings:
     """pairs: short questions per scene and step; long_pairs: long ones (descriptions, trajectories in words), of which
     alone one batch in long_every consists: all pairs of a batch are padded to the longest; anchors: weight of the
     anchor scores' loss; bridge: factor of the learning rate of everything but the adapters; asked: closed questions
-    per sample in validation; max_tokens: of their answers; word_steps, reader_steps: steps of connector_pretraining.py
-    and then of question_pretraining.py before the first step, 0 for none."""
+    per sample in validation; max_tokens: of their answers; connector_steps, question_steps: steps of
+    connector_pretraining.py and then of question_pretraining.py before the first step, 0 for none."""
 
     pairs: int = 8
     long_pairs: int = 2
@@ -57,8 +57,8 @@ class LanguageStageSettings:
     bridge: float = 0.5
     asked: int = 16
     max_tokens: int = 16
-    word_steps: int = 400
-    reader_steps: int = 1200
+    connector_steps: int = 400
+    question_steps: int = 1200
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +104,13 @@ class LanguageStage(Stage[LanguageBatch]):
     def begin(self, data: Any, seed: int) -> None:
         """Let the tokens say what is there, unless they have learnt to already."""
         reasoner, settings = self.reasoner, self.settings
-        if settings.word_steps and self._fresh:
-            close = start_with_words(reasoner.connector, reasoner.language_model, data, seed, settings.word_steps)
+        if settings.connector_steps and self._fresh:
+            close = pretrain_connector(
+                reasoner.connector, reasoner.language_model, data, seed, settings.connector_steps
+            )
             log.info("tokens and words: cosine %.3f", close)
-        if settings.reader_steps and self._fresh:
-            start_with_answers(reasoner, data, seed, settings.reader_steps)
+        if settings.question_steps and self._fresh:
+            pretrain_on_questions(reasoner, data, seed, settings.question_steps)
 
     def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
         """Some of the sample's questions, other ones each time."""

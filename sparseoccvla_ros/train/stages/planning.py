@@ -113,12 +113,12 @@ class PlanningStage(Stage[PlanningBatch]):
     def forward(self, batch: PlanningBatch) -> dict[str, Tensor]:
         """Loss terms; noise and what is left out come from torch's random state."""
         planner, chosen = self.planner, self.settings
-        ego, token, opinion = self.blurred(batch.ego), batch.token, batch.anchor_scores
+        ego, token, llm_scores = self.blurred(batch.ego), batch.token, batch.anchor_scores
         if token is not None and float(torch.rand(())) < chosen.no_reasoning:
-            token = opinion = None
+            token = llm_scores = None
         logits = planner.scorer(planner.anchor_waypoints, batch.features, batch.centres, ego, token)
-        if opinion is not None:
-            logits = logits + opinion
+        if llm_scores is not None:
+            logits = logits + llm_scores
         positive, group = positive_anchors(planner.anchor_waypoints, batch.truth, batch.command)
         valid = torch.ones(batch.truth.shape[:2], dtype=torch.bool, device=batch.truth.device)
         memory, condition = planner.decoder.encode(batch.features, batch.centres, ego, token)

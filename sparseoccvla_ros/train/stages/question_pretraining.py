@@ -22,7 +22,7 @@ from ...data.synthetic.qa_cache import Asked
 from ...eval.metrics.qa_accuracy import KINDS
 from ...reasoning.llm.language_model import LanguageModel
 from ...reasoning.model.connector import ranking_scores
-from ...reasoning.model.question_pooling import Reading
+from ...reasoning.model.question_pooling import QuestionPooling
 from ...reasoning.model.reasoner import Reasoner
 from ..features.dataset import FeatureSample
 
@@ -47,12 +47,13 @@ class AnswerHead(nn.Module):
         self.scale = nn.Parameter(torch.tensor(20.0))
 
     def forward(self, read: Tensor, asked: Tensor) -> Tensor:
-        """Logits [n, N] of what was read [n, D] and the questions' own code [n, code], as Reading.read gives them."""
+        """Logits [n, N] of what was read [n, D] and the questions' own code [n, code], as QuestionPooling.read gives
+        them."""
         return self.scale * F.normalize(read, dim=-1) @ self.answers.T + self.usual(asked)
 
-    def off(self, spoken: Tensor, answer: Tensor) -> Tensor:
+    def off(self, token_embedding: Tensor, answer: Tensor) -> Tensor:
         """How far reading tokens [n, D] are from the words of their answers, int64 [n], and from all other words."""
-        cosine = F.normalize(spoken, dim=-1) @ F.normalize(self.words, dim=-1).T
+        cosine = F.normalize(token_embedding, dim=-1) @ F.normalize(self.words, dim=-1).T
         return F.cross_entropy(self.scale * cosine, answer) + 1.0 - cosine.gather(1, answer[:, None]).mean()
 
 
@@ -86,7 +87,7 @@ class _Questions:
         )
 
 
-def start_with_answers(reasoner: Reasoner, data: Sequence[FeatureSample], seed: int, steps: int = 1200) -> float:
+def pretrain_on_questions(reasoner: Reasoner, data: Sequence[FeatureSample], seed: int, steps: int = 1200) -> float:
     """Let connector, global tokens and reading token learn what the questions are about; returns the share of right
     readings at the end, on the training data. A reasoner without a reading token gets a reader for the time being.
 
@@ -109,7 +110,7 @@ def start_with_answers(reasoner: Reasoner, data: Sequence[FeatureSample], seed: 
     if reading is None:
         size = float(reasoner.language_model.embedding_weight.detach().float().pow(2).mean().sqrt())
         count = config.global_tokens + config.occupancy_tokens
-        reading = Reading(words.answers.shape[1], _WIDTH, count, size).to(device)
+        reading = QuestionPooling(words.answers.shape[1], _WIDTH, count, size).to(device)
     head = AnswerHead(words.answers, 2 * reading.width).to(device)
     scene = torch.arange(_SCENES, device=device).repeat_interleave(_PAIRS)
     parts = nn.ModuleList([reasoner.connector, reasoner.global_tokens, reading, head])
@@ -124,7 +125,7 @@ def start_with_answers(reasoner: Reasoner, data: Sequence[FeatureSample], seed: 
             read, asked = reading.read(text, tokens, scene)
             logits = head(read, asked)
             loss = F.cross_entropy(logits, answer, label_smoothing=_SMOOTHING)
-            loss = loss + head.off(reading.spoken(read, asked), answer)
+            loss = loss + head.off(reading.token_embedding(read, asked), answer)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parts.parameters(), _CLIP)

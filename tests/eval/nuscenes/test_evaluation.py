@@ -34,7 +34,7 @@ from sparseoccvla_ros.eval.nuscenes.evaluation import Request, available
 from sparseoccvla_ros.eval.protocols.planning import PROTOCOLS
 from sparseoccvla_ros.eval.tasks import captions, planning
 from sparseoccvla_ros.eval.tasks.ablations import ABLATIONS
-from sparseoccvla_ros.eval.tasks.evaluator import Part, Run, Wanted, plain, together
+from sparseoccvla_ros.eval.tasks.evaluator import EvalConfig, Evaluator, PartialResult, plain, together
 from sparseoccvla_ros.pipeline import SparseOccVLA
 from sparseoccvla_ros.runtime.presets import STAGES, load_preset
 from sparseoccvla_ros.train.features.future_labels import unpack
@@ -156,12 +156,12 @@ def test_the_truth_scores_zero_and_oracles_are_marked(page, numbers):
 
 def test_shares_of_several_processes_give_the_numbers_of_one(trained, world_root, prepared):
     """Two processes are played one after the other; what they send each other goes through pickle."""
-    preset, wanted = load_preset(str(trained)), Wanted(("occupancy", "planning", "language"), samples=2)
+    preset, wanted = load_preset(str(trained)), EvalConfig(("occupancy", "planning", "language"), samples=2)
     stages = SparseOccVLA.from_preset(preset, untrained=True)
     drives = [drive_of(world_root, prepared, scene, origins=1) for scene in (0, 1)]
 
-    def run() -> Run:
-        return Run(preset, stages, wanted, None, len(drives))
+    def run() -> Evaluator:
+        return Evaluator(preset, stages, wanted, None, len(drives))
 
     alone = run()
     parts = [alone.judge(place, drive) for place, drive in enumerate(drives)]
@@ -171,7 +171,7 @@ def test_shares_of_several_processes_give_the_numbers_of_one(trained, world_root
 
     def heard(own: list[Any]) -> list[Any]:
         """Of process 1, which hears of the parts of process 0, and is heard itself."""
-        if isinstance(own[0], Part):
+        if isinstance(own[0], PartialResult):
             return own + shares[0]
         sent.append(own)
         return own
@@ -190,7 +190,7 @@ def test_shares_of_several_processes_give_the_numbers_of_one(trained, world_root
 
 
 def test_parts_come_together_in_the_order_of_the_drives():
-    parts = [Part(2, seconds={"occupancy": [3.0]}), Part(0, seconds={"occupancy": [1.0, 2.0]})]
+    parts = [PartialResult(2, seconds={"occupancy": [3.0]}), PartialResult(0, seconds={"occupancy": [1.0, 2.0]})]
     assert together(parts).seconds == {"occupancy": [1.0, 2.0, 3.0]}
 
 
@@ -263,7 +263,7 @@ def test_missing_pieces_drop_their_task_by_name(trained, world_root, prepared, t
     copy = Path(shutil.copytree(world_root, tmp_path / "copy"))
     for folder in ("gts", "vqa", "conv", "desc", "keywords", "kinds"):
         shutil.rmtree(copy / folder)
-    request = Request(str(trained), copy, untrained=True, wanted=Wanted())
+    request = Request(str(trained), copy, untrained=True, wanted=EvalConfig())
     there = available(request, prepared)
     assert there.tasks == ("planning",)
     assert "Occ3D" in there.dropped["occupancy"]

@@ -23,8 +23,8 @@ from sparseoccvla_ros.data.synthetic.scenes import WorldSettings, load_scene
 from sparseoccvla_ros.eval.metrics.intervals import compared
 from sparseoccvla_ros.eval.report.planning_tables import scene_interval
 from sparseoccvla_ros.eval.tasks import forecast, language, occupancy, planning
-from sparseoccvla_ros.eval.tasks.evaluator import BLACK, EvaluationReport, Wanted, blinded
-from sparseoccvla_ros.eval.tasks.priors import Known
+from sparseoccvla_ros.eval.tasks.evaluator import BLACK, EvalConfig, EvaluationReport, blinded
+from sparseoccvla_ros.eval.tasks.priors import TrainingPriors
 from sparseoccvla_ros.eval.world import evaluation, priors
 from sparseoccvla_ros.eval.world.drives import LIDAR, Drive
 from sparseoccvla_ros.eval.world.evaluation import Request, evaluate_world
@@ -79,7 +79,7 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(micro: str, csv: Path) -> EvaluationReport:
     """Every task, every stage, both drives."""
-    return evaluate_world(Request(micro, SEEDS, Wanted(samples=2, csv=csv), untrained=True))
+    return evaluate_world(Request(micro, SEEDS, EvalConfig(samples=2, csv=csv), untrained=True))
 
 
 # --- the report
@@ -124,7 +124,7 @@ def test_numbers_are_plain_json(whole):
 
 
 def test_stages_without_weights_are_left_out_and_baselines_stay(micro):
-    found = evaluate_world(Request(micro, SEEDS[:1], Wanted(samples=1)))
+    found = evaluate_world(Request(micro, SEEDS[:1], EvalConfig(samples=1)))
     assert set(found.numbers["absent"]) == {"occupancy", "reasoning", "planning"}
     assert "untrained" in found.numbers["absent"]["reasoning"]
     assert set(found.numbers["occupancy"]["rows"]) == {occupancy.PRIOR}
@@ -168,7 +168,7 @@ def test_bad_requests_name_the_field(micro):
         ("caption_tokens", 0),
     ):
         with pytest.raises(InvalidInput, match=field):
-            Wanted(**{field: value})
+            EvalConfig(**{field: value})
     with pytest.raises(InvalidInput, match="seeds"):
         Request(micro, (1, 1))
 
@@ -217,7 +217,7 @@ def test_the_prior_comes_from_training_seeds_only(monkeypatch):
 
 def test_usual_answers_fall_back_to_the_template():
     counts = {"count/car/ahead": {"2.": 3, "1.": 1}, "count/bus/ahead": {"0.": 9}}
-    found = Known("", None, np.zeros(0), np.zeros(0), {k: priors.Counter(v) for k, v in counts.items()})
+    found = TrainingPriors("", None, np.zeros(0), np.zeros(0), {k: priors.Counter(v) for k, v in counts.items()})
     assert found.answer("count/car/ahead") == "2."
     assert found.answer("count/truck/ahead") == "0."
     assert found.answer("weather") == ""

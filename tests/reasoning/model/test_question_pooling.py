@@ -13,7 +13,7 @@ import torch
 
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
 from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
-from sparseoccvla_ros.reasoning.model.question_pooling import READING
+from sparseoccvla_ros.reasoning.model.question_pooling import POOLED_TOKEN
 from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
 from sparseoccvla_ros.reasoning.serving.generation import decode
 from sparseoccvla_ros.reasoning.serving.text_stream import TextStream
@@ -36,7 +36,7 @@ def test_training_and_decoding_read_the_same(reasoner: Reasoner, make_scene) -> 
     scene = reasoner._scene
     assert scene is not None
     text = text_batch(reasoner, [[(q, "Nothing.") for q in QUESTIONS]])
-    assert ((text.ids == READING).sum(1) == 1).all()
+    assert ((text.ids == POOLED_TOKEN).sum(1) == 1).all()
     with torch.inference_mode():
         hidden = continue_scenes(reasoner, scene.layers, text, scene.tokens)
         read = reasoner.read(QUESTIONS, scene.tokens, torch.zeros(2, dtype=torch.long))

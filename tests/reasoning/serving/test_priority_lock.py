@@ -3,11 +3,11 @@
 import threading
 import time
 
-from sparseoccvla_ros.reasoning.serving.priority_lock import Turns
+from sparseoccvla_ros.reasoning.serving.priority_lock import PriorityLock
 
 
 def test_urgent_goes_first_under_a_busy_answer():
-    turns, done, steps = Turns(), threading.Event(), 0
+    turns, done, steps = PriorityLock(), threading.Event(), 0
 
     def answer():
         nonlocal steps
@@ -35,7 +35,7 @@ def test_urgent_goes_first_under_a_busy_answer():
 
 
 def test_only_one_holds_the_turn():
-    turns, inside, most = Turns(), 0, 0
+    turns, inside, most = PriorityLock(), 0, 0
 
     def work(kind):
         nonlocal inside, most
@@ -55,7 +55,7 @@ def test_only_one_holds_the_turn():
 
 
 def test_an_error_inside_gives_the_turn_back():
-    turns = Turns()
+    turns = PriorityLock()
     for kind in ("urgent", "patient"):
         try:
             with getattr(turns, kind)():

@@ -18,7 +18,7 @@ from sparseoccvla_ros.train.stages.connector_pretraining import (
     DIRECTIONS,
     METRES,
     WordTable,
-    start_with_words,
+    pretrain_connector,
     words_of,
 )
 
@@ -69,7 +69,7 @@ def test_tokens_of_unseen_queries_are_nearest_to_their_own_words(model: Language
         return float((nearest[:, :2] == words[:, :2]).all(-1).float().mean())
 
     before = named()
-    cosine = start_with_words(connector, model, [sample(k) for k in range(40)], 0, 250)
+    cosine = pretrain_connector(connector, model, [sample(k) for k in range(40)], 0, 250)
     assert before < 0.3
     assert named() > 0.75
     assert cosine > 0.8
@@ -77,4 +77,4 @@ def test_tokens_of_unseen_queries_are_nearest_to_their_own_words(model: Language
 
 def test_steps_are_checked(model: LanguageModel) -> None:
     with pytest.raises(InvalidInput, match="steps"):
-        start_with_words(Connector(ReasoningConfig(), model.dims, 1.0), model, [sample(0)], 0, 0)
+        pretrain_connector(Connector(ReasoningConfig(), model.dims, 1.0), model, [sample(0)], 0, 0)

@@ -118,7 +118,7 @@ def stage_of(name: str, folder: Path) -> Stage:
     reasoner = build_reasoning(preset)
     if name == "forecast":
         return ForecastStage(reasoner, OccupancyConfig(score_threshold=0.3))
-    return LanguageStage(reasoner, settings=LanguageStageSettings(max_tokens=2, word_steps=3, reader_steps=3))
+    return LanguageStage(reasoner, settings=LanguageStageSettings(max_tokens=2, connector_steps=3, question_steps=3))
 
 
 def train(

@@ -13,10 +13,10 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.data.synthetic.qa_cache import Asked
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
 from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
-from sparseoccvla_ros.reasoning.model.question_pooling import Reading
+from sparseoccvla_ros.reasoning.model.question_pooling import QuestionPooling
 from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
 from sparseoccvla_ros.train.features.dataset import FeatureSample
-from sparseoccvla_ros.train.stages.question_pretraining import common_answers, start_with_answers
+from sparseoccvla_ros.train.stages.question_pretraining import common_answers, pretrain_on_questions
 
 WIDTH = 32
 KINDS_OF_SCENE = ("Clear.", "Foggy.", "Overcast.")
@@ -61,20 +61,20 @@ def test_answers_that_occur_often_are_read(reasoner: Reasoner) -> None:
     data = [sample(k) for k in range(200)]
     assert set(common_answers(data)) == {*KINDS_OF_SCENE, "Yes.", "No."}
     # Guessing gets 0.42: a third of the weathers, half of the cars.
-    assert start_with_answers(reasoner, data, 0, 40) < 0.7
-    assert start_with_answers(reasoner, data, 0, 300) > 0.9
+    assert pretrain_on_questions(reasoner, data, 0, 40) < 0.7
+    assert pretrain_on_questions(reasoner, data, 0, 300) > 0.9
 
 
 def test_where_there_is_nothing_to_read_nothing_changes(reasoner: Reasoner) -> None:
     before = {k: v.clone() for k, v in reasoner.state_dict().items()}
     captions = [replace(s, arrays=s.arrays | {"questions": s.arrays["questions"][2:]}) for s in map(sample, range(20))]
-    assert start_with_answers(reasoner, captions, 0, 5) == 0.0
+    assert pretrain_on_questions(reasoner, captions, 0, 5) == 0.0
     assert all(torch.equal(v, before[k]) for k, v in reasoner.state_dict().items())
 
 
 def test_padding_of_a_question_is_not_read() -> None:
     torch.manual_seed(0)
-    reading, tokens, scene = Reading(16, 8, 6, 1.0), torch.randn(2, 6, 16), torch.tensor([0, 1])
+    reading, tokens, scene = QuestionPooling(16, 8, 6, 1.0), torch.randn(2, 6, 16), torch.tensor([0, 1])
     short, long = torch.randn(5, 16), torch.randn(9, 16)
     together = reading([short, long], tokens, scene)
     for k, words in enumerate((short, long)):
@@ -84,4 +84,4 @@ def test_padding_of_a_question_is_not_read() -> None:
 
 def test_steps_are_checked(reasoner: Reasoner) -> None:
     with pytest.raises(InvalidInput, match="steps"):
-        start_with_answers(reasoner, [sample(0)], 0, 0)
+        pretrain_on_questions(reasoner, [sample(0)], 0, 0)
