@@ -30,7 +30,8 @@ CONFIG: dict[str, Any] = {
     "format_version": 1, "name": "toy", "seed": 3, "stages": ["occupancy"], "image": {"height": 32, "width": 64},
     "occupancy": {
         "pretrained": False, "strides": [8, 16], "embed_dims": 16, "groups": 2, "heads": 2, "queries": 12,
-        "image_queries": 4, "points_per_group": 2, "points_per_layer": [2, 4], "ffn_dims": 16, "mixing_points": 4,
+        "image_queries": 4, "voxel_head": True,
+        "points_per_group": 2, "points_per_layer": [2, 4], "ffn_dims": 16, "mixing_points": 4,
     },
 }  # fmt: skip
 RECIPE: dict[str, Any] = {
@@ -40,6 +41,7 @@ RECIPE: dict[str, Any] = {
         "render": {"hours": 1}, "cache": {"hours": 1, "blocks": 5, "variants": 2},
         "cells": {"hours": 2, "steps": 6, "batch": 1, "warmup": 1, "validate_every": 4, "save_every": 2},
         "whole": {"hours": 4, "steps": 3, "batch": 1, "warmup": 1, "validate_every": 9, "save_every": 1},
+        "voxel_head": {"scenes": 1, "rank_samples": 1, "rank_steps": 2, "steps": 2, "blocks": 40, "batch": 16},
         "export": {}, "report": {},
     },
 }  # fmt: skip
@@ -53,7 +55,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     write_recipe(folder)
-    for split, count in (("train", 1), ("validation", 1)):
+    for split, count in (("train", 2), ("validation", 1)):
         settings = world_settings(split, 32, 64, 2)
         for seed in seeds_of(split, "plain", count):
             write_scene(scene_of(seed, settings), scene_file(seed, settings))

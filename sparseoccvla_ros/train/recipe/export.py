@@ -35,7 +35,9 @@ def export_preset(context: Context) -> dict[str, Any]:
     if anchors is not None and recipe.preset.anchors is not None:
         shutil.copyfile(anchors, folder / recipe.preset.anchors.name)
     found = {
-        "occupancy": context.result("whole", BEST) or context.result("cells", BEST),
+        "occupancy": context.result("voxel_head", BEST)
+        or context.result("whole", BEST)
+        or context.result("cells", BEST),
         "reasoning": context.result("language", BEST) or context.result("forecast", BEST),
         "planning": context.result("planning", BEST),
         "adapter": context.result("language", ADAPTER_FILE),

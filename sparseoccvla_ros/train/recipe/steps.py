@@ -40,6 +40,7 @@ from ..stages.clips import ClipStage
 from ..stages.occupancy import OccupancyStageSettings
 from ..task import Stage
 from ..trainer import BEST, LAST, Report, Trainer
+from ..voxel_head import VoxelHeadSettings, calibrate_voxel_head, fit_voxel_head
 from .export import ANCHORS, export_preset, trained_preset
 from .report import write_report
 from .run import Context, write_json
@@ -88,6 +89,28 @@ def whole(context: Context) -> dict[str, Any]:
         _seeds(context, "validation"), _world(context, "validation"), context.recipe.preset.occupancy.frames
     )
     return _train(context, stage, data, checked)
+
+
+def voxel_head(context: Context) -> dict[str, Any]:
+    """The voxel head, on the frozen encoder and on scenes it has not seen. Options: scenes, VoxelHeadSettings."""
+    recipe, options = context.recipe, dict(context.step.options)
+    count, frames = int(options.pop("scenes")), recipe.preset.occupancy.frames
+    settings = VoxelHeadSettings(**options)
+    seeds, world = seeds_of("train", recipe.worlds, recipe.scenes + count)[recipe.scenes :], _world(context, "train")
+    _follow(context, "scenes", prepare_scenes(seeds, world, workers=context.workers), len(seeds))
+    weights = context.result("whole", BEST)
+    if weights is None:
+        raise InvalidInput("steps.voxel_head", "needs the step whole")
+    encoder, _ = build.frozen_encoder(recipe.preset, weights, "cpu")
+    if encoder.voxel_head is not None:
+        encoder.voxel_head.requires_grad_(True)
+    fit_voxel_head(encoder, WorldSamples(seeds, world, frames), settings, recipe.seed, context.follower.say)
+    checked = WorldSamples(_seeds(context, "validation"), _world(context, "validation"), frames)
+    scores = calibrate_voxel_head(encoder, (checked[i] for i in range(len(checked))), report=context.follower.say)
+    part = context.folder / f".part.{BEST}"
+    checkpoints.save(encoder, part)
+    part.replace(context.folder / BEST)
+    return {"miou": scores.miou, "iou": scores.iou}
 
 
 def anchors(context: Context) -> dict[str, Any]:
@@ -152,8 +175,8 @@ def report(context: Context) -> dict[str, Any]:
 
 
 STEPS: dict[str, Callable[[Context], dict[str, Any]]] = {
-    "render": render, "cache": cache, "cells": cells, "whole": whole, "anchors": anchors, "features": features,
-    "planning": partial(later, part="planning"), "forecast": partial(later, part="forecast"),
+    "render": render, "cache": cache, "cells": cells, "whole": whole, "voxel_head": voxel_head, "anchors": anchors,
+    "features": features, "planning": partial(later, part="planning"), "forecast": partial(later, part="forecast"),
     "language": partial(later, part="language"), "export": export_preset, "validation": validation, "report": report,
 }  # fmt: skip
 _SPLITS = ("train", "validation")
@@ -219,7 +242,7 @@ def _encoder(context: Context) -> OccupancyEncoder:
 
 
 def _frozen(context: Context) -> tuple[OccupancyEncoder, Path]:
-    weights = context.result("whole", BEST)
+    weights = context.result("voxel_head", BEST) or context.result("whole", BEST)
     if weights is None:
         raise InvalidInput("steps.features", "needs the step whole")
     return build.frozen_encoder(context.recipe.preset, weights, context.device)
