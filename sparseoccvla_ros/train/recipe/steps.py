@@ -22,7 +22,7 @@ from ...data.synthetic.dataset import WorldSamples, seeds_of, world_settings
 from ...data.synthetic.drives import prepare_drives
 from ...data.synthetic.qa_cache import QuestionCache
 from ...data.synthetic.scenes import WorldSettings, prepare_scenes
-from ...eval.tasks.evaluator import Wanted
+from ...eval.tasks.evaluator import EvalConfig
 from ...eval.world.evaluation import Request, evaluate_world
 from ...occupancy import checkpoints
 from ...occupancy.encoder import OccupancyEncoder
@@ -160,7 +160,7 @@ def validation(context: Context) -> dict[str, Any]:
     options = context.step.options
     folder = context.recipe.folder(context.out, "export") / "preset"
     seeds = tuple(_seeds(context, "validation")[: int(options.get("scenes", 10))])
-    wanted = Wanted(**({"tasks": tuple(options["tasks"])} if "tasks" in options else {}))
+    wanted = EvalConfig(**({"tasks": tuple(options["tasks"])} if "tasks" in options else {}))
     report = evaluate_world(
         Request(str(folder), seeds, wanted, untrained=True),
         lambda what, done, total: context.follower.report(done / max(total, 1), what),
