@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from sparseoccvla_ros.cli.console import one_line_errors
 from sparseoccvla_ros.core.errors import InvalidInput
 
-from .train_later import DEFAULTS, Encoder, Reasoning_, Worlds, anchors, cache, run
+from .train_later import DEFAULTS, Encoder, Reasoning_, Worlds, anchors, cache, run, voxel_head
 from .train_recipe import recipe
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ app = typer.Typer(help="Train a stage of a preset, or prepare the data for it.")
 app.command()(cache)
 app.command()(anchors)
 app.command()(recipe)
+app.command()(voxel_head)
 
 
 class Split(StrEnum):

@@ -90,9 +90,17 @@ class VoxelHead(nn.Module):
         self.from_block = nn.Linear(block, WIDTHS[0])
         self.from_corner = nn.Parameter(torch.zeros(8, WIDTHS[0]))
         self.from_label = nn.Embedding(FREE + 1, WIDTHS[0])
-        nn.init.normal_(self.from_label.weight, std=0.1)
         self.hidden = nn.Linear(*WIDTHS)
         self.out = nn.Linear(WIDTHS[1], FREE + 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start anew."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+        nn.init.normal_(self.from_label.weight, std=0.1)
+        nn.init.zeros_(self.from_corner)
 
     def forward(
         self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int = 0

@@ -100,9 +100,7 @@ def fit_voxel_head(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        for module in head.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.reset_parameters()
+        head.reset_parameters()
     _fit_rank(encoder, head, data, order[: settings.rank_samples], settings, generator, report)
     _fit_classes(encoder, head, data, order, settings, generator, report)
 
