@@ -56,6 +56,7 @@ class PlanningNode(StageNode):
             on_reject=self.values.on_reject,
             **section(self.values, "validator"),
         )
+        self._vehicle = limits.vehicle
         self._planner = build_planning(preset, self.values.device, limits)
         warm_up_planning(self._planner, preset)
         self._occupancy = preset.occupancy
@@ -185,8 +186,7 @@ class PlanningNode(StageNode):
         if self._candidates.get_subscription_count():
             self._candidates.publish(markers.candidates(plan))
         if self._markers.get_subscription_count():
-            config = self._planner.config
-            size = config.ego_length, config.ego_width, config.ego_centre
+            size = self._vehicle.length_m, self._vehicle.width_m, self._vehicle.centre_m
             self._markers.publish(markers.vehicle(plan, ego.speed, *size))
         reasons = plan.reasons
         if plan.status is PlanStatus.BRAKING:

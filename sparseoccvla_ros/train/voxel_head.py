@@ -163,11 +163,11 @@ def _fit_rank(
     rows, targets, weights = [], [], []
     for place in order:
         sample = data[int(place)]
-        found = _candidates(encoder, head, sample)
+        blocks = _ranked(encoder, head, sample)
         visible, importance, hidden = _block_truth(head, sample)
         keep = torch.rand(len(visible), generator=generator) < 0.08
         keep |= (torch.rand(len(visible), generator=generator) < 0.5) & visible
-        rows.append(found.all_blocks[keep].half())
+        rows.append(blocks[keep].half())
         targets.append((visible.float() + HIDDEN_TARGET * (hidden & ~visible).float())[keep])
         # Kept half as often as seen blocks are, the others count for more: the shares stay those of the grid.
         weights.append(torch.where(visible, importance, 0.5 / 0.08)[keep])
@@ -192,7 +192,7 @@ def _fit_classes(
 
     def loss(at: Tensor) -> Tensor:
         empty = torch.empty(0)
-        found = Candidates(empty, kept.decoder[at].long(), kept.cells[at].float(), kept.block[at].float(), empty)
+        found = Candidates(empty, kept.decoder[at].long(), kept.cells[at].float(), kept.block[at].float())
         logits, target = head.classify(found).flatten(0, 1), kept.target[at].flatten().long()
         each = F.cross_entropy(logits, target, class_weight, reduction="none")
         weight = kept.weight[at].flatten().float()
@@ -229,6 +229,13 @@ def _candidates(encoder: OccupancyEncoder, head: VoxelHead, sample: Sample) -> C
     scene, last = scene_of(encoder, sample)
     assert encoder.decoder.proposals is not None
     return head.candidates(scene, encoder.decoder.proposals, last)
+
+
+@torch.inference_mode()
+def _ranked(encoder: OccupancyEncoder, head: VoxelHead, sample: Sample) -> Tensor:
+    scene, last = scene_of(encoder, sample)
+    assert encoder.decoder.proposals is not None
+    return head.ranked(scene, encoder.decoder.proposals, last)
 
 
 def _block_truth(head: VoxelHead, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
