@@ -27,7 +27,7 @@ from .image_queries import ViewProposals, depth_step
 from .sampling.views import SceneViews
 
 BLOCKS = 8_192
-"""Blocks of eight voxels that are opened, of 80,000; a crowded scene occupies about 9,000."""
+"""Blocks of eight voxels that are opened, of 80,000; what cameras see of a scene occupies about 4,700."""
 CHUNK = 1_024
 """Blocks that are read and classified at a time."""
 FRAMES = 2
