@@ -159,7 +159,7 @@ def test_a_rejected_plan_is_empty():
 def test_enumerations_are_their_strings():
     """They travel in messages, logs and parameters as text."""
     assert Command("left") is Command.LEFT
-    assert {source.value for source in CommandSource} == {"topic", "route", "motion", "default", "timeout", "oracle"}
+    assert {source.value for source in CommandSource} == {"topic", "route", "default", "timeout", "oracle"}
     assert {status.value for status in PlanStatus} == {"ok", "degraded", "braking", "rejected"}
 
 
