@@ -45,6 +45,7 @@ class CockpitNode(StageNode):
     """Draws nothing itself: scenes go to the page as data, and what the page asks for goes to topics and the action."""
 
     waiting_for = "planning/plan from planning"
+    niceness = 10
 
     def __init__(self, **kwargs) -> None:
         super().__init__("cockpit", **kwargs)

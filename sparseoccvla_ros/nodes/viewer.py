@@ -44,6 +44,7 @@ class ViewerNode(StageNode):
     """Collects the messages of a stamp and draws them when its plan arrives; nothing waits for it."""
 
     waiting_for = "planning/plan from planning"
+    niceness = 10
     end_seconds = 9.0  # the files are finished then
 
     def __init__(self, **kwargs) -> None:

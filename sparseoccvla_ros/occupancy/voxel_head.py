@@ -142,7 +142,7 @@ class VoxelHead(nn.Module):
         (_, y, z), (_, by, bz) = self.grid.shape, self.blocks
         corner = (self.corner[:, 0] * y + self.corner[:, 1]) * z + self.corner[:, 2]
 
-        def about(blocks: Tensor) -> tuple[Tensor, Tensor]:
+        def about(blocks: Tensor | slice) -> tuple[Tensor, Tensor]:
             centres = self.centres[blocks]
             camera = views.choose(0, centres)
             return torch.cat([views.nearest(0, centres, camera), nearby[blocks], self.place[blocks]], 1), camera
@@ -157,8 +157,8 @@ class VoxelHead(nn.Module):
             index = first[:, None] + corner
             return Candidates(index, label[index].long(), torch.cat(seen, -1), inputs)
 
-        every = torch.arange(len(self.centres), device=label.device)
-        score = torch.cat([self.rank(about(chunk)[0])[:, 0] for chunk in every.split(8 * CHUNK)])
+        chunks = (slice(first, first + 8 * CHUNK) for first in range(0, len(self.centres), 8 * CHUNK))
+        score = torch.cat([self.rank(about(chunk)[0])[:, 0] for chunk in chunks])
         return score.topk(min(BLOCKS, len(score)), sorted=False).indices, read
 
     @torch.no_grad()

@@ -50,6 +50,8 @@ class StageNode(LifecycleNode):
     """
 
     waiting_for = "input"
+    niceness = 0
+    """Of the node's own process (nice(2)): text and pictures give way to the path."""
     exit_code = 0
     """What the node's process ends with after a normal end."""
     end_seconds = 2.5

@@ -39,6 +39,8 @@ def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> i
     try:
         for make in makes:
             nodes.append(make())
+        # On a small computer text and pictures must not cost a plan. One process of all stages stays as it is.
+        os.nice(min(node.niceness for node in nodes))
     except (ValueError, ParameterException) as error:
         print(f"error: {error}", file=sys.stderr)
         for node in nodes:
