@@ -52,7 +52,7 @@ def test_ends_well_and_says_what_it_is(demo):
 
 def test_paths_come_with_camera_stamps_from_active_nodes(demo):
     _, _, summary = demo
-    assert summary["paths"] >= 30
+    assert summary["paths"] >= 15
     assert summary["stamps_matched"] == summary["paths"]
     assert {*STAGES, "viewer"} == set(summary["active"])
     assert all(summary["active"].values())
@@ -65,8 +65,8 @@ def test_every_output_keeps_frame_and_monotone_camera_stamps(recorded):
         got = recorded.get(topic.full_name, [])
         if topic.name in ("/clock", "/diagnostics", "frames", "camera_sync/mosaic", "reasoning/text"):
             continue
-        if topic.name.endswith(("markers", "candidates")):
-            headers = [m.markers[0].header for m in got]
+        if got and hasattr(got[0], "markers"):
+            headers = [m.markers[0].header for m in got if m.markers]
         else:
             headers = [m if topic.name == "occupancy/ready" else m.header for m in got]
         assert len(headers) >= 1, topic.name
@@ -77,7 +77,7 @@ def test_every_output_keeps_frame_and_monotone_camera_stamps(recorded):
 
 def test_paths_are_timed_and_within_bounds(recorded):
     paths = recorded["/sparseoccvla/planning/path"]
-    assert len(paths) >= 30
+    assert len(paths) >= 15
     for path in paths:
         if not path.poses:  # one empty path at the end of the bag tells followers to stop
             continue
@@ -109,7 +109,7 @@ def test_plans_say_how_they_were_made(recorded):
 
 def test_clouds_and_forecasts_are_labelled_voxels(recorded, read_cloud):
     clouds = recorded["/sparseoccvla/occupancy/points"]
-    assert len(clouds) >= 30
+    assert len(clouds) >= 15
     for message in clouds[::10]:
         cloud = read_cloud(message)
         assert len(cloud) > 0
