@@ -28,6 +28,8 @@ from .sampling.views import SceneViews
 
 BLOCKS = 8_192
 """Blocks of eight voxels that are opened, of 80,000; what cameras see of a scene occupies about 4,700."""
+UNDER = 7.0
+"""Metres around the vehicle in which the ground is always opened: no camera sees it."""
 CHUNK = 1_024
 """Blocks that are read and classified at a time."""
 FRAMES = 2
@@ -63,6 +65,7 @@ class VoxelHead(nn.Module):
     """
 
     centres: Tensor
+    under: Tensor
     place: Tensor
     smooth: Tensor
     corner: Tensor
@@ -82,6 +85,7 @@ class VoxelHead(nn.Module):
         windows = [torch.exp(-0.5 * (apart / s) ** 2) for s in _WINDOWS]
         windows += [(apart > 1.0).float(), (apart < -1.0).float()]  # what lies nearer, what lies further
         self.register_buffer("centres", centres, persistent=False)
+        self.register_buffer("under", (away[:, 0] < UNDER) & (centres[:, 2].abs() < 0.7), persistent=False)
         self.register_buffer("place", place, persistent=False)
         self.register_buffer("smooth", torch.stack(windows, -1).flatten(1), persistent=False)
         self.register_buffer("corner", torch.cartesian_prod(*[torch.arange(2)] * 3), persistent=False)
@@ -159,6 +163,7 @@ class VoxelHead(nn.Module):
 
         chunks = (slice(first, first + 8 * CHUNK) for first in range(0, len(self.centres), 8 * CHUNK))
         score = torch.cat([self.rank(about(chunk)[0])[:, 0] for chunk in chunks])
+        score = torch.where(self.under, score.max(), score)
         return score.topk(min(BLOCKS, len(score)), sorted=False).indices, read
 
     @torch.no_grad()
