@@ -51,7 +51,7 @@ def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> i
     for thread in threads:
         thread.start()
     # Beside the spinning, so that parameters and lifecycle states can be asked for while a model loads.
-    threading.Thread(target=_autostart, args=(nodes,), name="autostart", daemon=True).start()
+    threading.Thread(target=_autostart, args=(nodes, ended), name="autostart", daemon=True).start()
     ended.wait()
     _end(nodes, threads)
     return 0
@@ -67,11 +67,14 @@ def _spin(node: StageNode, ended: threading.Event) -> None:
         ended.set()
 
 
-def _autostart(nodes: Sequence[StageNode]) -> None:
+def _autostart(nodes: Sequence[StageNode], ended: threading.Event) -> None:
     for node in nodes:
         try:
             node.publish_diagnostics()
             node.autostart()
+        except KeyboardInterrupt:  # the node has nothing to do: its process ends
+            ended.set()
+            return
         except Exception as error:  # a lifecycle manager was faster, or the process ends
             if not node.closing:
                 node.get_logger().error(f"autostart: {error}")

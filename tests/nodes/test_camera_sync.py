@@ -185,7 +185,7 @@ def test_odometry_without_twist_is_differentiated(drive, until):
     [
         ({"k": np.zeros(9)}, "CAM_FRONT"),
         ({"k": np.full(9, np.nan)}, "CAM_FRONT"),
-        ({"d": [0.1] * 5, "distortion_model": "fancy"}, "fancy"),
+        ({"d": [0.1] * 5, "distortion_model": "fancy"}, "rectified"),  # its topic says so: then P counts
     ],
 )
 def test_bad_camera_info_is_refused_by_name(drive, until, fields, reason):

@@ -1,5 +1,7 @@
 """Bags that people had trouble with, in the graph: what must arrive arrives, under the names it must have."""
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -35,4 +37,7 @@ def test_plays_into_the_graph(graph, until, path, entry):
 
 
 def test_a_player_that_cannot_be_configured_ends(tmp_path):
-    assert bag_player.main(["--ros-args", "-p", f"bag:={tmp_path / 'nothing'}"]) == 1
+    command = [sys.executable, "-m", bag_player.__name__, "--ros-args", "-p", f"bag:={tmp_path / 'nothing'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert "does not exist" in done.stdout + done.stderr

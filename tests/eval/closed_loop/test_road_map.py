@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.eval.closed_loop.expert import ZOE
@@ -20,8 +19,7 @@ def test_drivable_area_is_the_road(seed):
     begin, _ = route.nearest(*plan.streets.main.pose(plan.start, -plan.streets.main.lanes[plan.lane])[:2].tolist())
     world = WorldMap(plan.streets, route, begin, begin + 150.0)
     points = np.stack(np.meshgrid(np.arange(-60, 60, 1.3), np.arange(-60, 60, 1.3)), -1).reshape(-1, 2)
-    x, y = torch.from_numpy(points.T.copy())
-    label, edge = plan.streets.label(x, y).numpy(), plan.streets.edge(x, y).numpy()
+    label, edge = plan.streets.label(points), plan.streets.edge(points)
     # Arcs are chords here and the median's nose is square: a decimetre at kerbs, the nose itself left out.
     sure = (np.abs(edge) > 0.15) & (label != LABEL["other_flat"])
     road = label == LABEL["driveable_surface"]
