@@ -60,7 +60,7 @@ def test_a_checkpoint_file_drives_the_whole_graph(reduced: Path, public_state, t
     assert done.returncode == 0, done.stdout + done.stderr
     assert load_preset(out).untrained == ("reasoning", "planning")
 
-    words = ["--preset", out, "--out", str(tmp_path / "demo"), "--duration", "5", "--min-paths", "3"]
+    words = ["--preset", out, "--out", str(tmp_path / "demo"), "--duration", "8", "--rate", "0.5", "--min-paths", "1"]
     done = run("demo", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no weights yet for reasoning, planning" in " ".join(done.stdout.split())
