@@ -26,8 +26,8 @@ from sparseoccvla_ros.runtime.presets import load_preset
 
 from .occupancy import frame_sets
 
-SPREADS_M = (0.3, 0.6, 1.0, 1.5)
-"""Standard deviations of a query's points: from what a query of a trained model covers to far more."""
+SPREADS_M = (0.15, 0.3, 0.6)
+"""Standard deviations of a query's points: they decide how many voxels there are."""
 
 
 def cpu_ms(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
