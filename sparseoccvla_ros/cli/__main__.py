@@ -33,7 +33,7 @@ def demo(
     profile: Annotated[str, typer.Option(help="names of camera topics and frames in the bag")] = "nuscenes",
     duration: Annotated[float, typer.Option(min=0.0, help="play only this much of the bag, in s; 0 plays all")] = 0.0,
     composed: Annotated[bool, typer.Option(help="run the four stages in one process")] = False,
-    min_paths: Annotated[int, typer.Option(min=0, help="fewer paths than this count as a failure")] = 15,
+    min_paths: Annotated[int, typer.Option(min=0, help="fewer paths than this count as a failure")] = 5,
 ) -> None:
     """Play a bag through every node and show the result."""
     from .demo import run_demo

@@ -48,6 +48,8 @@ def run_demo(
         f"{outcome.paths} paths, {outcome.stamps_matched} with the stamp of a camera image; "
         f"{outcome.camera_sets} camera images of the front camera in {outcome.bag_seconds:.1f} s of bag"
     )
+    if rate > 0.5 and outcome.paths < 0.2 * outcome.camera_sets:
+        console.print(f"This machine is slower than the bag: --rate {rate / 2:g} plans for more of its images.")
     for name, what in (
         ("scene.png", "six images, occupancy, path"),
         ("recording.rrd", "open with: .venv/bin/rerun FILE"),

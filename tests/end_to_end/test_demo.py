@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """One run of the demo with the real preset, shared by every test here."""
+    """One run of the demo with the real preset, shared by every test here; at half speed, for slow machines."""
     out = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "demo", "--out", str(out)]
+    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "demo", "--rate", "0.5", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
     return done, out, json.loads((out / "summary.json").read_text())
 

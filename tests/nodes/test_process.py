@@ -30,7 +30,7 @@ def test_services_answer_while_a_node_loads(graph, preset, until):
             super().setup()
 
     node = graph.add(Loading, autostart=False, preset=preset)
-    loading = threading.Thread(target=process._autostart, args=([node],), daemon=True)
+    loading = threading.Thread(target=process._autostart, args=([node], threading.Event()), daemon=True)
     loading.start()
     for kind, name in ((ListParameters, "planning/list_parameters"), (GetState, "planning/get_state")):
         client = graph.probe.create_client(kind, name)
