@@ -19,6 +19,7 @@ from rich.table import Table
 from sparseoccvla_ros.cli.console import one_line_errors
 
 if TYPE_CHECKING:
+    from sparseoccvla_ros.eval.closed_loop.evaluation import DriveProgress
     from sparseoccvla_ros.eval.tasks.evaluator import EvaluationReport
 
 app = typer.Typer(help="Evaluate a preset.", no_args_is_help=True)
@@ -150,12 +151,14 @@ def drive(
 ) -> None:
     """Let policies drive in closed loop and report driving score, PDMS, EPDMS, HD score, AlpaSim and nuPlan scores.
 
-    Everybody reacts to where the ego really is. Leaves report.md and report.json.
+    Everybody reacts to where the ego really is. Leaves report.md and report.json. Every result is in drives.jsonl as
+    soon as it is there: the same command in the same folder drives only what is missing.
     """
     with one_line_errors():
         import torch
 
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS
+        from sparseoccvla_ros.eval.closed_loop.drive_log import DriveLog
         from sparseoccvla_ros.eval.closed_loop.evaluation import evaluate_drives, page, table
         from sparseoccvla_ros.eval.world.seeds import seed_range
         from sparseoccvla_ros.world.sim.scenarios import FAMILIES
@@ -164,9 +167,20 @@ def drive(
         chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["varied_test"][:20])
         families = tuple(FAMILIES) if scenario == "all" else _tasks(scenario)
         console = _console()
-        with Bars(console) as bars:
-            rows = evaluate_drives(chosen, _tasks(policies), preset, families, bars.show)
-        out.mkdir(parents=True, exist_ok=True)
+
+        def tell(progress: DriveProgress) -> None:
+            row, left = progress.ended, progress.seconds_left
+            if row is not None:
+                place = f"{row.seed} {row.scenario or row.maneuver}"
+                scores = f"completion {row.route_completion:.0f} %, driving score {row.driving_score:.0f}, {row.end}"
+                ends = f", about {left / 60:.0f} min left" if left else ""
+                console.print(
+                    f"{progress.done} of {progress.total}: {row.policy} on {place}: {scores}"
+                    f"{''.join(f', {i}' for i in row.infractions)}{ends}",
+                    highlight=False,
+                )
+
+        rows = evaluate_drives(chosen, _tasks(policies), preset, families, DriveLog(out / "drives.jsonl"), tell)
         text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a))
         (out / "report.md").write_text(text, encoding="utf-8")
         numbers = json.dumps([row.plain() for row in rows], indent=1, allow_nan=False) + "\n"

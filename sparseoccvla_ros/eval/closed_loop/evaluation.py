@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from ...core.errors import InvalidInput
 from ...data.synthetic.dataset import SPLITS
+from ...data.synthetic.scenes import WORLD_VERSION
 from ...pipeline import SparseOccVLA
+from ...runtime.presets import load_preset
 from ...world.sim.scenarios import FAMILIES
 from ..metrics.driving.bench2drive import abilities
 from ..metrics.intervals import Estimate, estimates, resampled
+from .drive_log import DriveLog
 from .policies import BlindLaneKeeping, ChainPolicy, ConstantVelocity, EgoOnly, ExpertPolicy, Policy
 from .rollout import Rollout, drive
 from .scores import DriveScores, score
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 POLICIES = ("expert", "chain", "ego", "lane", "coast")
 """expert; chain of a preset; ego-only MLP; blind lane keeping; constant velocity."""
@@ -69,30 +74,76 @@ def failed(policy: str, seed: int, scenario: str | None, why: str) -> DriveScore
     return DriveScores(**values)
 
 
+@dataclass(frozen=True)
+class DriveProgress:
+    """How far an evaluation is: drives done of all, the one that just ended (None when it was known already or none
+    has), and the seconds left by the mean of the drives so far (None while a policy has not driven yet)."""
+
+    done: int
+    total: int
+    ended: DriveScores | None = None
+    seconds_left: float | None = None
+
+
+def version_of(name: str, preset: str) -> str:
+    """Changes with whatever makes a policy drive otherwise: the world, and for the chain its preset and weights."""
+    parts = [str(WORLD_VERSION)]
+    if name == "chain":
+        parts.append((load_preset(preset).folder / "config.yaml").read_text(encoding="utf-8"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
 def evaluate_drives(
     seeds: Sequence[int],
     names: Sequence[str],
     preset: str,
     families: Sequence[str] = (),
-    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    log: DriveLog | None = None,
+    on_progress: Callable[[DriveProgress], None] = lambda progress: None,
 ) -> list[DriveScores]:
-    """Every policy on every seed, and the expert always, since scores compare with its drive.
+    """Every policy on every seed; scores compare with the expert's drive, which is made where a drive needs it.
 
-    families: scenario families that take turns over the seeds; none for the seeds' own traffic. Raises InvalidInput for
-    unknown policies or families and for seeds that do not step.
+    families: scenario families that take turns over the seeds; none for the seeds' own traffic. log: takes every result
+    as it ends; what it knows already is not driven again. Raises InvalidInput for unknown policies or families and for
+    seeds that do not step.
     """
     if not seeds or not names:
         raise InvalidInput("seeds" if not seeds else "policies", "there are none")
-    policies = [policy_of(name, preset) for name in names if name != "expert"]
+    for name in (n for n in names if n not in POLICIES):
+        raise InvalidInput("policies", f"{name!r} is none of {', '.join(POLICIES)}")
+    log = DriveLog() if log is None else log
+    versions = {name: version_of(name, preset) for name in names}
+    drivers: dict[str, Policy] = {}
     out: list[DriveScores] = []
-    for done, seed in enumerate(seeds):
-        on_progress("drives", done, len(seeds))
-        scenario = families[done % len(families)] if families else None
-        recorded = drive(ExpertPolicy(), seed, scenario)
-        if "expert" in names:
-            out.append(score(recorded, recorded))
-        out += [_attempt(policy, seed, scenario, recorded) for policy in policies]
-    on_progress("drives", len(seeds), len(seeds))
+    left = dict.fromkeys(names, len(seeds))
+    total = len(seeds) * len(names)
+
+    def take(name: str, scores: DriveScores, known: bool) -> None:
+        left[name] -= 1
+        out.append(scores)
+        times = [(log.seconds(n), count) for n, count in left.items() if count]
+        seconds = None if any(t is None for t, _ in times) else sum((t or 0.0) * count for t, count in times)
+        on_progress(DriveProgress(len(out), total, None if known else scores, seconds))
+
+    on_progress(DriveProgress(0, total))
+    for index, seed in enumerate(seeds):
+        scenario = families[index % len(families)] if families else None
+        recorded: Rollout | None = None
+        for name in sorted(names, key=lambda n: n != "expert"):
+            before = log.find(name, versions[name], seed, scenario)
+            if before is not None:
+                take(name, before, known=True)
+                continue
+            if name not in drivers:
+                drivers[name] = policy_of(name, preset)
+            began = time.perf_counter()
+            if recorded is None:
+                recorded = drive(ExpertPolicy(), seed, scenario)
+            scores = (
+                score(recorded, recorded) if name == "expert" else _attempt(drivers[name], seed, scenario, recorded)
+            )
+            log.add(name, versions[name], scores, time.perf_counter() - began)
+            take(name, scores, known=False)
     return out
 
 
@@ -100,7 +151,7 @@ def _attempt(policy: Policy, seed: int, scenario: str | None, recorded: Rollout)
     try:
         return score(drive(policy, seed, scenario), recorded)
     except (InvalidInput, FloatingPointError, IndexError, ValueError) as error:
-        log.warning("%s on seed %d: %s", policy.name, seed, error)
+        logger.warning("%s on seed %d: %s", policy.name, seed, error)
         return failed(policy.name, seed, scenario, str(error))
 
 

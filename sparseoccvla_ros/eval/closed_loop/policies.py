@@ -10,17 +10,15 @@ import numpy as np
 from ...camera_sync.config import ImageConfig
 from ...core import geometry
 from ...core.types import WAYPOINT_TIMES, CameraFrames, CommandSource, EgoState
-from ...data.synthetic.drives import FIXED_FRAME, START
+from ...data.synthetic.drives import FIXED_FRAME, START, load_drive
 from ...data.synthetic.scenes import WorldSettings, prepared_intrinsics, rig_of
 from ...pipeline import SparseOccVLA
 from ...planning.ego_history import WINDOW_NS, EgoHistory
 from ...planning.trajectory_follower import TimedPath
 from ...world.agents.traffic import STEP
 from ...world.render.renderer import Renderer
-from ...world.scene import Scene
 from ...world.sim.simulator import Simulator
 from ..tasks.ego_mlp import EgoMlp
-from ..world.drives import history_before
 from .expert import Expert
 from .road_map import WorldMap
 
@@ -102,12 +100,10 @@ class EgoOnly:
     def __init__(self, seeds: Sequence[int], moments: int = 40) -> None:
         features, truth = [], []
         for seed in seeds:
-            scene = Scene.generate(seed)
-            for time in np.linspace(0.0, scene.duration, moments, endpoint=False):
-                back = geometry.inverse(scene.ego.at(time)[0])
-                stamp = START + round(float(time) * _NANOSECONDS)
-                features.append(history_before(scene.ego, stamp).features(stamp))
-                truth.append([(back @ scene.ego.at(time + ahead)[0])[:2, 3] for ahead in WAYPOINT_TIMES])
+            ego = load_drive(seed)
+            for time in np.linspace(0.0, ego.last, moments, endpoint=False):
+                features.append(ego.features(float(time)))
+                truth.append(ego.waypoints(float(time)))
         self._network = EgoMlp()
         wanted = np.array(truth, np.float64)
         self._network.fit(np.stack(features), wanted, np.ones(wanted.shape[:2], bool))
