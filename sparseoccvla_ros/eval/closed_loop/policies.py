@@ -11,14 +11,13 @@ from ...camera_sync.config import ImageConfig
 from ...core import geometry
 from ...core.types import WAYPOINT_TIMES, CameraFrames, CommandSource, EgoState
 from ...data.synthetic.drives import FIXED_FRAME, START, load_drive
-from ...data.synthetic.scenes import WorldSettings, prepared_intrinsics, rig_of
 from ...pipeline import SparseOccVLA
 from ...planning.ego_history import WINDOW_NS, EgoHistory
 from ...planning.trajectory_follower import TimedPath
 from ...world.agents.traffic import STEP
-from ...world.render.renderer import Renderer
 from ...world.sim.simulator import Simulator
 from ..tasks.ego_mlp import EgoMlp
+from .cameras import SimulatedCameras
 from .expert import Expert
 from .road_map import WorldMap
 
@@ -133,35 +132,32 @@ class ChainPolicy:
     def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
         self._simulator = simulator
         self._epoch += 1
-        self._rig = rig_of(simulator.scene.seed, WorldSettings(self._image.height, self._image.width))
-        self._renderer = Renderer(simulator.scene)
+        self._cameras = SimulatedCameras(simulator, self._image.height, self._image.width)
 
     def frames(self) -> CameraFrames:
         """What camera_sync would publish now, all cameras exposed at this moment."""
-        simulator, image = self._simulator, self._image
+        simulator, cameras = self._simulator, self._cameras
         pose, twist = simulator.ego.at(simulator.time)
-        images, projections = [], []
-        for camera in self._rig:
-            k = prepared_intrinsics(camera, image.height, image.width)
-            camera2map = pose @ camera.camera2ego
-            images.append(self._renderer.render(k, camera2map, image.height, image.width, simulator.time, 1).rgb)
-            projections.append(geometry.camera_matrix(k, geometry.inverse(camera.camera2ego)))
+        projections = [
+            geometry.camera_matrix(k, geometry.inverse(c.camera2ego))
+            for c, k in zip(cameras.rig, cameras.intrinsics, strict=True)
+        ]
         stamp = START + round(simulator.time * _NANOSECONDS)
-        count = len(self._rig)
+        count = len(cameras.rig)
         return CameraFrames(
             stamp=stamp,
             epoch=self._epoch,
-            names=tuple(c.name for c in self._rig),
+            names=tuple(c.name for c in cameras.rig),
             stamps=np.full(count, stamp, np.int64),
             valid=np.ones(count, bool),
-            images=np.stack(images),
+            images=cameras.images(),
             ego2img=np.stack(projections),
             ego=EgoState(pose, twist, FIXED_FRAME),
         )
 
     def plan(self) -> TimedPath | None:
-        history, _ = history_of(self._simulator)
-        step = self._model.step(self.frames(), self._simulator.command(), CommandSource.ROUTE, history)
+        # The ego's history is that of the frame sets, as the planning node has it.
+        step = self._model.step(self.frames(), self._simulator.command(), CommandSource.ROUTE)
         if step.plan is None or not len(step.plan.waypoints):
             return None
         waypoints = step.plan.waypoints.astype(np.float64)

@@ -121,58 +121,104 @@ class _Referee:
         return found, self.monitor.update(time, body[:2], state.speed, SPEED_LIMIT)
 
 
+class Episode:
+    """A drive that somebody steps: the world, what is asked for, and everything that happens, written down.
+
+    Attributes: simulator, world, expert, rollout; end (why it ended, None while it goes on).
+
+    Args:
+        seed: Of a varied world.
+        scenario: A family of world.sim.scenarios, or None for the seed's own traffic.
+        policy: Name of who drives.
+        score_every: Steps between the plans that PDMS and EPDMS are to look at, a multiple of PLAN_EVERY; 0: none.
+        longest: Seconds after which it ends in any case.
+
+    Raises:
+        InvalidInput: The seed does not step, or the scenario is unknown.
+    """
+
+    def __init__(
+        self, seed: int, scenario: str | None = None, policy: str = "", score_every: int = 10, longest: float = LONGEST
+    ) -> None:
+        self.simulator = simulator = Simulator(seed, scenario, longest)
+        self.world = WorldMap(simulator.scene.streets, simulator.route, simulator.begin, simulator.end)
+        self.expert, standing = Expert(simulator, self.world), Standing.of(simulator)
+        self._referee = _Referee(simulator, self.world, standing)
+        self._score_every = score_every
+        self.end: End | None = None
+        self.rollout = Rollout(
+            policy, seed, simulator.scene.maneuver, simulator, self.world, standing,
+            np.array([int(kind_of(a.kind)) for a in simulator.actors], np.int64),
+        )  # fmt: skip
+        self._states: list[np.ndarray] = []
+        self._actors: list[np.ndarray] = []
+        self._speeds: list[np.ndarray] = []
+        self._along: list[float] = []
+        self._completion: list[float] = []
+
+    @property
+    def plan_due(self) -> bool:
+        """Whether a plan is made at the step that was observed last."""
+        return (len(self._states) - 1) % PLAN_EVERY == 0
+
+    @property
+    def completion(self) -> float:
+        """Percent of the route that are driven."""
+        return self._completion[-1] if self._completion else 0.0
+
+    def observe(self) -> End | None:
+        """Write down the present step; returns why the drive ends with it, None where it goes on."""
+        simulator = self.simulator
+        rectangles = simulator.rectangles()
+        found, self.end = self._referee.look(rectangles)
+        self.rollout.infractions += [(simulator.time, i) for i in found]
+        self._states.append(state_vector(simulator))
+        self._actors.append(rectangles)
+        self._speeds.append(np.hypot(*simulator.velocities().T))
+        self._along.append(simulator.along)
+        self._completion.append(self._referee.monitor.completion)
+        if simulator.time >= simulator.longest - STEP:
+            self.end = self.end or End.TIMEOUT
+        return self.end
+
+    def note(self, path: TimedPath | None) -> None:
+        """Write down what was planned at the step that was observed last."""
+        self.rollout.missing_plans += path is None
+        step = len(self._states) - 1
+        if path is None or not self._score_every or step % self._score_every:
+            return
+        poses = poses_of(path, self.simulator.state.yaw)
+        reference = poses if self.rollout.policy == "expert" else self.expert.plan()
+        state = state_vector(self.simulator)
+        self.rollout.planned.append(Planned(step, poses, reference, state, self.expert.history()))
+
+    def finish(self) -> Rollout:
+        """The drive up to the step that was observed last."""
+        out = self.rollout
+        out.end = self.end or End.TIMEOUT
+        out.states = _with_yaw_acceleration(np.stack(self._states))
+        out.actors, out.speeds = np.stack(self._actors), np.stack(self._speeds)
+        out.along, out.completion = np.array(self._along), np.array(self._completion)
+        return out
+
+
 def drive(
     policy: Policy, seed: int, scenario: str | None = None, score_every: int = 10, longest: float = LONGEST
 ) -> Rollout:
-    """Let a policy drive a seed, or a scenario family at it, to its end.
-
-    score_every: steps between the plans that PDMS and EPDMS are to look at, a multiple of PLAN_EVERY.
-    """
-    simulator = Simulator(seed, scenario, longest)
-    world = WorldMap(simulator.scene.streets, simulator.route, simulator.begin, simulator.end)
-    expert, standing = Expert(simulator, world), Standing.of(simulator)
-    referee, follower = _Referee(simulator, world, standing), TrajectoryFollower()
-    out = Rollout(
-        policy.name, seed, simulator.scene.maneuver, simulator, world, standing,
-        np.array([int(kind_of(a.kind)) for a in simulator.actors], np.int64),
-    )  # fmt: skip
-    policy.begin(simulator, world, expert)
-    states, actors, speeds, along, completion = [], [], [], [], []
+    """Let a policy drive a seed, or a scenario family at it, to its end. Arguments as for Episode."""
+    episode = Episode(seed, scenario, policy.name, score_every, longest)
+    simulator, follower = episode.simulator, TrajectoryFollower()
+    policy.begin(simulator, episode.world, episode.expert)
     path: TimedPath | None = None
-    end: End | None = None
-    while end is None:
-        rectangles = simulator.rectangles()
-        step = len(states)
-        found, end = referee.look(rectangles)
-        out.infractions += [(simulator.time, i) for i in found]
-        states.append(state_vector(simulator))
-        actors.append(rectangles)
-        speeds.append(np.hypot(*simulator.velocities().T))
-        along.append(simulator.along)
-        completion.append(referee.monitor.completion)
-        if simulator.time >= longest - STEP:
-            end = end or End.TIMEOUT
-        if end is not None:
-            break
-        if step % PLAN_EVERY == 0:
+    while episode.observe() is None:
+        if episode.plan_due:
             # Without a plan the last one is followed until it is too old.
             newest = policy.plan()
-            out.missing_plans += newest is None
             path = newest or path
-            if newest is not None and step % score_every == 0:
-                out.planned.append(_planned(step, newest, expert, simulator, policy))
+            episode.note(newest)
         control = follower.control(path, simulator.time, simulator.state.pose, simulator.state.speed)
         simulator.step(Action(control.acceleration, control.steering))
-    out.end = end
-    out.states, out.actors, out.speeds = _with_yaw_acceleration(np.stack(states)), np.stack(actors), np.stack(speeds)
-    out.along, out.completion = np.array(along), np.array(completion)
-    return out
-
-
-def _planned(step: int, path: TimedPath, expert: Expert, simulator: Simulator, policy: Policy) -> Planned:
-    poses = poses_of(path, simulator.state.yaw)
-    reference = poses if policy.name == "expert" else expert.plan()
-    return Planned(step, poses, reference, state_vector(simulator), expert.history())
+    return episode.finish()
 
 
 def _with_yaw_acceleration(states: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ the expert's drive of the same seed.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,30 +55,41 @@ class DriveScores:
         return asdict(self)
 
 
-def score(rollout: Rollout, recorded: Rollout) -> DriveScores:
-    """All scores of a drive; recorded: the expert's drive of the same seed."""
-    infractions = [i for _, i in rollout.infractions]
+def outside_share(rollout: Rollout) -> float:
+    """Share of the driven metres outside the route's lanes, by Bench2Drive's rule."""
     centres = ZOE.centres(rollout.states[:, :3])
     placed = np.concatenate([centres, rollout.states[:, 2:3]], -1)
     distance, wrong = rollout.world.lane_offset(placed)
     streets = rollout.world.streets
     width = min(lane_width(streets.main), lane_width(streets.cross))
-    outside = bench2drive.outside_share(centres, distance, width, wrong, inside_junction(streets, centres))
-    completion = float(rollout.completion[-1])
+    return bench2drive.outside_share(centres, distance, width, wrong, inside_junction(streets, centres))
+
+
+def summary(rollout: Rollout) -> dict[str, Any]:
+    """What a drive came to by itself, for a JSON file: percents, infractions with their seconds."""
+    infractions = [i for _, i in rollout.infractions]
+    outside, completion = outside_share(rollout), float(rollout.completion[-1])
+    return {
+        "seed": rollout.seed,
+        "scenario": rollout.simulator.scenario,
+        "maneuver": rollout.maneuver,
+        "end": rollout.end.value,
+        "seconds": round(STEP * (len(rollout.states) - 1), 1),
+        "route_completion": completion,
+        "driving_score": bench2drive.driving_score(completion, infractions, outside),
+        "success": bench2drive.success(rollout.end, infractions, outside),
+        "infractions": [[round(time, 1), i.value] for time, i in rollout.infractions],
+        "outside": outside,
+    }
+
+
+def score(rollout: Rollout, recorded: Rollout) -> DriveScores:
+    """All scores of a drive; recorded: the expert's drive of the same seed."""
     vehicles = (rollout.kinds == ObjectKind.VEHICLE) | (rollout.kinds == ObjectKind.BICYCLE)
     pdms, epdms = planned_scores(rollout)
     return DriveScores(
         policy=rollout.policy,
-        seed=rollout.seed,
-        scenario=rollout.simulator.scenario,
-        maneuver=rollout.maneuver,
-        end=rollout.end.value,
-        seconds=round(STEP * (len(rollout.states) - 1), 1),
-        infractions=tuple(i.value for i in infractions),
-        outside=outside,
-        route_completion=completion,
-        driving_score=bench2drive.driving_score(completion, infractions, outside),
-        success=bench2drive.success(rollout.end, infractions, outside),
+        **{**summary(rollout), "infractions": tuple(i.value for _, i in rollout.infractions)},
         efficiency=bench2drive.efficiency(
             rollout.completion, rollout.states[:, 3], [row[vehicles] for row in rollout.speeds]
         ),

@@ -1,0 +1,41 @@
+"""The six cameras of a simulated drive: one rig per seed, all exposed at the simulator's present moment."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...data.synthetic.scenes import WorldSettings, prepared_intrinsics, rig_of
+from ...world.render.renderer import Renderer
+from ...world.sim.simulator import Simulator
+
+
+class SimulatedCameras:
+    """Renders what the cameras see.
+
+    Attributes: rig (Camera of each), intrinsics (float64 [3, 3] of each, in pixels of the images).
+
+    Args:
+        simulator: Of the drive.
+        height, width: Of the images, px.
+        whole: The cameras' whole field of view, as a driver publishes it; otherwise scaled and cropped as camera_sync
+            prepares it.
+    """
+
+    def __init__(self, simulator: Simulator, height: int, width: int, whole: bool = False) -> None:
+        self._simulator, self._height, self._width = simulator, height, width
+        self.rig = rig_of(simulator.scene.seed, WorldSettings())
+        self.intrinsics = [
+            c.scaled(height, width) if whole else prepared_intrinsics(c, height, width) for c in self.rig
+        ]
+        self._renderer = Renderer(simulator.scene)
+
+    def images(self) -> np.ndarray:
+        """uint8 [C, H, W, 3] RGB of now."""
+        simulator = self._simulator
+        pose, _ = simulator.ego.at(simulator.time)
+        return np.stack(
+            [
+                self._renderer.render(k, pose @ c.camera2ego, self._height, self._width, simulator.time, 1).rgb
+                for c, k in zip(self.rig, self.intrinsics, strict=True)
+            ]
+        )
