@@ -10,7 +10,18 @@ from setuptools import find_packages, setup
 
 NAME = "sparseoccvla_ros"
 SHARED = ("launch", "config", "rviz", "models", "bags", "examples")
-NODES = ("camera_sync", "occupancy", "reasoning", "planning", "composed", "bag_player", "viewer", "cockpit", "follower")
+NODES = (
+    "camera_sync",
+    "occupancy",
+    "reasoning",
+    "planning",
+    "composed",
+    "bag_player",
+    "viewer",
+    "cockpit",
+    "follower",
+    "simulator",
+)
 
 
 def installed(folder: str) -> list[tuple[str, list[str]]]:

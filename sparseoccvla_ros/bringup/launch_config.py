@@ -47,9 +47,14 @@ _BOOL = ("true", "false")
 
 NODES: tuple[NodeEntry, ...] = (
     NodeEntry("camera_sync", {"preset": "preset", "profile": "profile", "calibration_file": "calibration_file"}, True),
-    NodeEntry("occupancy", {"preset": "preset", "device": "device", "runtime": "runtime"}),
-    NodeEntry("reasoning", {"preset": "preset", "device": "device"}),
-    NodeEntry("planning", {"preset": "preset", "device": "device"}),
+    NodeEntry(
+        "occupancy", {"preset": "preset", "device": "device", "runtime": "runtime", "stale_after": "stale_after"}
+    ),
+    NodeEntry("reasoning", {"preset": "preset", "device": "device", "stale_after": "stale_after"}),
+    NodeEntry(
+        "planning",
+        {"preset": "preset", "device": "device", "stale_after": "stale_after", "reasoning_wait": "reasoning_wait"},
+    ),
 )
 BAG_PLAYER = NodeEntry(
     "bag_player",
@@ -64,13 +69,28 @@ COMPOSED = NodeEntry(
         "calibration_file": "calibration_file",
         "device": "device",
         "runtime": "runtime",
+        "stale_after": "stale_after",
+        "reasoning_wait": "reasoning_wait",
     },
     True,
 )
 """The four stages in one process; parameters given on the command line reach the nodes that know them."""
 VIEWER = NodeEntry("viewer", {"preset": "preset", "out": "out", "serve": "serve"}, when="view")
 COCKPIT = NodeEntry("cockpit", {"preset": "preset", "host": "cockpit_host", "port": "cockpit_port"}, when="cockpit")
-FOLLOWER = NodeEntry("follower", when="follow")
+FOLLOWER = NodeEntry("follower", {"stale_after": "stale_after"}, when="follow")
+SIMULATOR = NodeEntry(
+    "simulator",
+    {n: n for n in ("seed", "scenario", "lockstep", "real_time_factor", "stale_after")} | {"out": "drive_out"},
+    True,
+    when="simulate",
+)
+CLOSED_LOOP = {
+    "simulate": "true", "follow": "true", "view": "true", "use_sim_time": "true", "stale_after": "30.0",
+    "reasoning_wait": "30.0",
+}  # fmt: skip
+"""Arguments that launch/closed_loop.launch.py and ./run drive set: in lockstep nobody is late by the wall clock."""
+SOURCES = (BAG_PLAYER, SIMULATOR)
+"""They publish /clock; the launch ends with them."""
 
 ARGUMENTS: tuple[Argument, ...] = (
     Argument("preset", "tiny", "model preset: a folder below models/ or a path"),
@@ -97,6 +117,16 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("log_level", "info", "log level of the nodes", ("debug", "info", "warn", "error", "fatal")),
     Argument("view", "false", "start the viewer node", _BOOL),
     Argument("follow", "false", "start the follower node, which turns the path into speed and turn rate", _BOOL),
+    Argument("simulate", "false", "start the simulator node, which drives as the follower commands", _BOOL),
+    Argument("seed", "30000", "simulator: seed of the world"),
+    Argument("scenario", "", "simulator: family of situations; empty is the seed's own traffic"),
+    Argument("lockstep", "true", "simulator: wait for the answer to every step", _BOOL),
+    Argument("real_time_factor", "1.0", "simulator: without lockstep, seconds of the world per second"),
+    Argument("drive_out", "", "simulator: folder for summary and log of the drive"),
+    Argument("stale_after", "", "seconds without input that make a node STALE; empty takes the parameter file's"),
+    Argument(
+        "reasoning_wait", "", "planning: seconds that a plan waits for its reasoning; empty: the parameter file's"
+    ),
     Argument("serve", "false", "viewer: show the stack live in a browser", _BOOL),
     Argument("cockpit", "false", "start the cockpit: one web page to see, ask and steer", _BOOL),
     Argument("cockpit_host", "127.0.0.1", "cockpit: address of the page; others than this machine's can then steer"),
@@ -149,9 +179,9 @@ def resolve_checked(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
 
 
 def process_entries(values: Mapping[str, str], with_bag: bool) -> list[NodeEntry]:
-    """The processes to start for resolved arguments; the bag player comes last."""
+    """The processes to start for resolved arguments; what the time comes from is last."""
     stages = (COMPOSED,) if values["composed"] == "true" else NODES
-    chosen = [*stages, FOLLOWER, VIEWER, COCKPIT, *([BAG_PLAYER] if with_bag else [])]
+    chosen = [*stages, FOLLOWER, VIEWER, COCKPIT, SIMULATOR, *([BAG_PLAYER] if with_bag else [])]
     return [n for n in chosen if not n.when or values[n.when] == "true"]
 
 
@@ -171,5 +201,5 @@ def parameters_of(entry: NodeEntry, values: Mapping[str, str]) -> dict[str, str]
     """Parameters that the arguments set for a node, as text; an empty value leaves the parameter file's."""
     chosen = {p: values[a] for p, a in entry.parameters.items() if a in values and values[a] != ""}
     chosen["autostart"] = values["autostart"]
-    chosen["use_sim_time"] = "false" if entry.name == "bag_player" else values["use_sim_time"]
+    chosen["use_sim_time"] = "false" if entry in SOURCES else values["use_sim_time"]
     return chosen

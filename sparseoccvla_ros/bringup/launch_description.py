@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
@@ -20,14 +22,15 @@ SIGTERM_SECONDS = "10"
 ros/lifecycle_base.py."""
 
 
-def description(with_bag: bool) -> LaunchDescription:
-    """Every argument of bringup/launch_config.py with description and choices, and the nodes they ask for."""
+def description(with_bag: bool, defaults: Mapping[str, str] | None = None) -> LaunchDescription:
+    """Every argument of bringup/launch_config.py with description and choices, and the nodes they ask for.
+
+    defaults: of arguments, where they differ.
+    """
     arguments = launch_config.ARGUMENTS + (launch_config.BAG_ARGUMENTS if with_bag else ())
-    defaults = launch_config.resolve({}, with_bag)
+    values = launch_config.resolve(defaults or {}, with_bag)
     declared = [
-        DeclareLaunchArgument(
-            a.name, default_value=defaults[a.name], description=a.what, choices=list(a.choices) or None
-        )
+        DeclareLaunchArgument(a.name, default_value=values[a.name], description=a.what, choices=list(a.choices) or None)
         for a in arguments
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=lambda context: _nodes(context, with_bag))])
@@ -56,19 +59,19 @@ def _node(entry: launch_config.NodeEntry, values: dict[str, str]) -> Node:
         "output": "screen",
         "sigterm_timeout": SIGTERM_SECONDS,
         "additional_env": big_message_environment() if entry.big_messages else {},
-        "respawn": values["respawn"] == "true" and entry is not launch_config.BAG_PLAYER,
+        "respawn": values["respawn"] == "true" and entry not in launch_config.SOURCES,
         "respawn_delay": 1.0,
     }
-    if entry is launch_config.BAG_PLAYER:
-        common["on_exit"] = _end_of_bag
+    if entry in launch_config.SOURCES:
+        common["on_exit"] = _end_of_source
     if entry is launch_config.COMPOSED:
         return Node(**common)  # four nodes, each with its own name
     return LifecycleNode(name=entry.name, **common)
 
 
-def _end_of_bag(event: object, context: LaunchContext) -> list[Shutdown] | None:
-    """Ends the launch with its bag; after Ctrl-C it ends already, and a second shutdown would be an error."""
-    return None if context.is_shutdown else [Shutdown(reason="end of the bag")]
+def _end_of_source(event: object, context: LaunchContext) -> list[Shutdown] | None:
+    """Ends the launch with its bag or drive; after Ctrl-C it ends already, and a second shutdown would be an error."""
+    return None if context.is_shutdown else [Shutdown(reason="end of bag or drive")]
 
 
 def _rviz(values: dict[str, str]) -> Node:

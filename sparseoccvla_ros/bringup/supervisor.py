@@ -115,7 +115,8 @@ class Supervisor:
                 ended.append(process)
                 if code:
                     self._on_event(f"{process.entry.name} died with code {code}{_tail(process.log)}")
-            respawns = self._values["respawn"] == "true" and process.entry.name != "bag_player" and code not in (0, 2)
+            source = process.entry in launch_config.SOURCES
+            respawns = self._values["respawn"] == "true" and not source and code not in (0, 2)
             if respawns and time.monotonic() - process.died_at > RESPAWN_SECONDS:
                 process.deaths += 1
                 process.ended = None

@@ -108,6 +108,28 @@ def cockpit(
 
 
 @app.command()
+def drive(
+    seed: Annotated[int, typer.Option(min=20_000, help="of the world")] = 30_000,
+    scenario: Annotated[str, typer.Option(help="family of situations, as red_light; the seed's traffic if empty")] = "",
+    out: Annotated[Path, typer.Option(help="folder for picture, recording, log and summary")] = Path("out/drive"),
+    preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
+    seconds: Annotated[float, typer.Option(min=1.0, max=60.0, help="end after this much of the world's time")] = 60.0,
+    real_time: Annotated[float, typer.Option(min=0.0, max=20.0, help="do not wait for the stack: this fast")] = 0.0,
+    serve: Annotated[bool, typer.Option("--serve", help="show it live in a browser")] = False,
+    cockpit: Annotated[bool, typer.Option("--cockpit", help="one page to see, ask and steer")] = False,
+) -> None:
+    """Let the stack drive itself through the world, over ROS topics. Ctrl-C ends.
+
+    The world waits for every answer (lockstep), so that a slow machine drives as a fast one; --real-time 1 does not.
+    """
+    from sparseoccvla_ros.bringup.run_drive import run_drive
+
+    given = {"seed": str(seed), "scenario": scenario, "preset": preset, "lockstep": str(not real_time).lower()}
+    given |= {"real_time_factor": str(real_time or 1.0), "serve": str(serve).lower(), "cockpit": str(cockpit).lower()}
+    raise typer.Exit(run_drive(out, given, {"longest": str(seconds), "commands": str(not cockpit).lower()}))
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, what is missing and what will be used."""
     from .doctor import run_doctor

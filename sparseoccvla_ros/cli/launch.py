@@ -47,7 +47,7 @@ def run_launch(words: Sequence[str], show_args: bool, print_params: bool) -> int
         supervisor.start_all(with_bag)
         while not ended.wait(0.2):
             for process in supervisor.poll():
-                if process.entry is launch_config.BAG_PLAYER:
+                if process.entry in launch_config.SOURCES:
                     ended.wait(2.0)
                     return process.ended or 0
             running = [p for p in supervisor.processes.values() if p.popen.poll() is None]

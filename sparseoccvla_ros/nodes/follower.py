@@ -1,4 +1,4 @@
-"""follower node: the planned path in, speed and turn rate out; it stops the vehicle when there is no path to follow."""
+"""follower node: the planned path in, commands out; it stops the vehicle when there is no path to follow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 
 import numpy as np
+from ackermann_msgs.msg import AckermannDriveStamped
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry, Path
 
@@ -25,7 +26,10 @@ ODOMETRY_AGE = 0.5
 
 
 class FollowerNode(StageNode):
-    """Pure pursuit on planning/path with the ego's motion from odometry, at a fixed rate of the node's clock."""
+    """Pure pursuit on planning/path: a command for every odometry, and for every path at once.
+
+    A timer of the node's clock stops the vehicle where odometry does not come.
+    """
 
     waiting_for = "planning/path from planning"
 
@@ -39,16 +43,20 @@ class FollowerNode(StageNode):
         self._history = EgoHistory()
         self._ego: tuple[int, np.ndarray, float] | None = None
         self._path: TimedPath | None = None
-        self._command = self.output("control/cmd_vel")
+        self._ahead: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._told = 0
+        self._velocity = self.output("control/cmd_vel")
+        self._command = self.output("control/command")
         self.input("planning/path", self._on_path)
         self.input("/odom", self._on_odometry, topic=self.values.odometry_topic)
         self._timer = self.create_timer(1.0 / self.values.rate, self._on_timer)
 
     def stopped(self) -> None:
         """Forget the path; the last command asks to stand."""
-        self._path = None
+        self._path = self._ahead = None
         self._follower.reset()
-        self._command.publish(Twist())
+        stamp = self.get_clock().now().nanoseconds if self._ego is None else self._ego[0]
+        self._publish(stamp, 0.0, Control(-self._follower.config.stop_brake, 0.0, "deactivated"))
 
     def teardown(self) -> None:
         """End the timer."""
@@ -63,41 +71,63 @@ class FollowerNode(StageNode):
         twist = messages.twist_from_msg(message.twist.twist, "odometry.twist")
         self._history.add(stamp, pose, twist)
         self._ego = stamp, np.array([pose[0, 3], pose[1, 3], yaw_of(pose)]), float(twist[0])
+        # A stamp that comes again asks again; an earlier one is a clock that was set back.
+        if not 0 < stamp - self._told < 0.99e9 / self.values.rate:
+            self._act()
 
     def _on_path(self, message: Path) -> None:
         self.monitor.received()
-        self._path = None  # until the new one is understood: an empty one means stop
-        stamp = nanoseconds(message.header.stamp)
-        if not message.poses:
+        self._path = self._ahead = None  # until the new one is understood: an empty one means stop
+        if message.poses:
+            stamp = nanoseconds(message.header.stamp)
+            times = np.array([nanoseconds(p.header.stamp) - stamp for p in message.poses]) / 1e9
+            points = np.array([(p.pose.position.x, p.pose.position.y) for p in message.poses], np.float64)
+            if not (np.isfinite(points).all() and times[0] > 0 and (np.diff(times) > 0).all()):
+                raise InvalidInput("path", "its poses are not finite or their stamps do not rise")
+            self._ahead = stamp, times, points
+        if self._ego is not None:
+            self._act()
+
+    def _place(self, now: int) -> None:
+        """Bring a path into the fixed frame as soon as odometry has reached its stamp."""
+        if self._ahead is None or self._ahead[0] > now:
             return
-        times = np.array([nanoseconds(p.header.stamp) - stamp for p in message.poses]) / 1e9
-        points = np.array([(p.pose.position.x, p.pose.position.y) for p in message.poses], np.float64)
-        if not (np.isfinite(points).all() and times[0] > 0 and (np.diff(times) > 0).all()):
-            raise InvalidInput("path", "its poses are not finite or their stamps do not rise")
-        newest = stamp if self._ego is None else max(stamp, self._ego[0])
-        pose = self._history.pose_at(stamp, newest)
+        (stamp, times, points), self._ahead = self._ahead, None
+        pose = self._history.pose_at(stamp, now)
         if pose is None:
             raise InvalidInput("path", "no odometry reaches back to its stamp")
         start = np.array([pose[0, 3], pose[1, 3], yaw_of(pose)])
         self._path = TimedPath.of_waypoints(stamp / 1e9, start, times, points)
 
-    def _on_timer(self) -> None:
-        if not self.active:
-            return
+    def _act(self) -> None:
+        """The command for the newest odometry."""
         began = time.monotonic()
-        now = self.get_clock().now().nanoseconds
-        if self._ego is None or abs(now - self._ego[0]) > ODOMETRY_AGE * 1e9:
-            control, speed = Control(-1.0, 0.0, "no odometry"), 0.0
-        else:
-            stamp, pose, speed = self._ego
+        assert self._ego is not None
+        stamp, pose, speed = self._ego
+        self._told = stamp
+        try:
+            self._place(stamp)
+        finally:
             control = self._follower.control(self._path, stamp / 1e9, pose, speed)
-        out = Twist()
-        out.linear.x = max(0.0, speed + AHEAD * control.acceleration)
-        out.angular.z = out.linear.x * float(np.tan(control.steering)) / self.values.wheelbase
-        self._command.publish(out)
+            self._publish(stamp, speed, control)
+        self.monitor.finished(time.monotonic() - began, (control.stopped_by,) if control.stopped_by else ())
+
+    def _on_timer(self) -> None:
+        now = self.get_clock().now().nanoseconds
+        if self.active and (self._ego is None or abs(now - self._ego[0]) > ODOMETRY_AGE * 1e9):
+            self._publish(now, 0.0, Control(-self._follower.config.stop_brake, 0.0, "no odometry"))
+            self.monitor.finished(0.0, ("no odometry",))
+
+    def _publish(self, stamp: int, speed: float, control: Control) -> None:
+        velocity, command = Twist(), AckermannDriveStamped(header=messages.header(stamp))
+        velocity.linear.x = max(0.0, speed + AHEAD * control.acceleration)
+        velocity.angular.z = velocity.linear.x * float(np.tan(control.steering)) / self.values.wheelbase
+        command.drive.speed, command.drive.steering_angle = velocity.linear.x, control.steering
+        command.drive.acceleration = control.acceleration
+        self._velocity.publish(velocity)
+        self._command.publish(command)
         if control.stopped_by:
             self.get_logger().warning(f"stopping: {control.stopped_by}", throttle_duration_sec=2.0)
-        self.monitor.finished(time.monotonic() - began, (control.stopped_by,) if control.stopped_by else ())
 
 
 def main(args: list[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
@@ -145,3 +146,24 @@ def diagnostic_array(statuses: list[DiagnosticStatus], stamp: int) -> Diagnostic
     out = DiagnosticArray(status=statuses)
     out.header.stamp = time_msg(stamp)
     return out
+
+
+class NodeStates:
+    """What the nodes of a namespace say of themselves; one that was silent for `timeout` seconds is gone."""
+
+    def __init__(self, namespace: str, timeout: float) -> None:
+        self._prefix, self._timeout = namespace.rstrip("/") + "/", timeout
+        self._known: dict[str, tuple[float, str]] = {}
+
+    def add(self, message: DiagnosticArray) -> None:
+        """Take a message of /diagnostics."""
+        for status in message.status:
+            name = status.name.removesuffix(": state").removeprefix(self._prefix)
+            self._known[name] = time.monotonic(), status.message
+
+    def absent(self, names: Iterable[str]) -> list[str]:
+        """Those that are gone or not active, in the order given."""
+        now = time.monotonic()
+        known = {name: self._known.get(name, (-self._timeout, "")) for name in names}
+        off = (State.UNCONFIGURED.value, State.INACTIVE.value, State.FAULT.value)
+        return [n for n, (seen, text) in known.items() if now - seen > self._timeout or text.startswith(off)]

@@ -131,6 +131,8 @@ _CAMERA = tuple(
     )
 )
 
+STAGES = ("camera_sync", "occupancy", "reasoning", "planning")
+
 TABLES: dict[str, tuple[Param, ...]] = {
     "camera_sync": (
         *COMMON,
@@ -196,7 +198,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("max_age", 2.0, "queries older than this by the node's clock are refused", "s", 0.1, 60.0, live=True),
         Param("reasoning_max_age", 2.0, "older reasoning is not used for scores", "s", 0.0, 10.0, live=True),
         Param(
-            "reasoning_wait", 0.0, "how long a plan waits for the reasoning of its frame set", "s", 0.0, 2.0, live=True
+            "reasoning_wait", 0.0, "how long a plan waits for the reasoning of its frame set", "s", 0.0, 60.0, live=True
         ),
         Param("on_reject", _LIMITS.on_reject, "when no candidate passes the gate", choices=("brake", "empty")),
         Param("publish_empty_on_stop", True, "send one empty Path when inputs go stale or invalid", live=True),
@@ -209,6 +211,26 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("wheelbase", 2.588, "between the axles of the vehicle", "m", 0.1, 10.0),
         Param("max_age", 1.0, "older paths are not followed: the vehicle stops", "s", 0.1, 10.0),
         Param("rate", 20.0, "commands per second of the node's clock", "Hz", 1.0, 100.0),
+    ),
+    "simulator": (
+        *COMMON[1:],
+        Param("seed", 30_000, "of the world; ~/reset begins it", "", 20_000, 2_000_000_000, live=True),
+        Param("scenario", "", "family of situations (./run drive --help); empty: the seed's own traffic", live=True),
+        Param("longest", 60.0, "a drive ends after this long in any case", "s", 1.0, 60.0, live=True),
+        Param("lockstep", True, "wait for the follower's answer before every step"),
+        Param("real_time_factor", 1.0, "without lockstep: seconds of the world per second", "", 0.05, 20.0, live=True),
+        Param("answer_timeout", 60.0, "lockstep: longest wait before the world goes on", "s", 0.1, 300.0, live=True),
+        Param(
+            "wait_for",
+            [*STAGES, "follower"],
+            "nodes that have to be active before a drive begins, and without which no step waits",
+        ),
+        Param("commands", True, "tell left, straight or right along the route; false leaves it to others", live=True),
+        Param("height", 198, "of the images", "px", 8, 2000),
+        Param("width", 352, "of the images", "px", 8, 4000),
+        Param("jpeg_quality", 0, "of the images; 0 sends PNG, from which nothing is lost", "", 0, 100, live=True),
+        Param("loop", False, "drive the next seed at the end"),
+        Param("out", "", "folder for summary and log of each drive; empty writes nothing"),
     ),
     "bag_player": (
         *_ALWAYS,
@@ -253,8 +275,6 @@ TABLES: dict[str, tuple[Param, ...]] = {
         *_VEHICLE,
     ),
 }
-
-STAGES = ("camera_sync", "occupancy", "reasoning", "planning")
 
 
 def declare(node: Node, table: Iterable[Param], configured: Callable[[], bool] = lambda: True) -> SimpleNamespace:

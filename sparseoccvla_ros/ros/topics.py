@@ -45,7 +45,7 @@ class Topic:
     @property
     def room(self) -> str:
         """The folder of the core that makes the content, or takes it in."""
-        rooms = {"every": "ros", "bag_player": "data", "viewer": "view", "follower": "planning"}
+        rooms = {"every": "ros", "bag_player": "data", "viewer": "view", "follower": "planning", "simulator": "eval"}
         return f"sparseoccvla_ros/{rooms.get(self.owner, self.owner)}/"
 
 
@@ -121,8 +121,16 @@ OUTPUTS: tuple[Topic, ...] = (
         "vehicle; speed, command and state as text",
     ),
     Topic("control/cmd_vel", "geometry_msgs/msg/Twist", "follower", "output", "speed and turn rate along the path"),
+    Topic(
+        "control/command",
+        "ackermann_msgs/msg/AckermannDriveStamped",
+        "follower",
+        "output",
+        "speed, acceleration and steering at a stamp of odometry",
+    ),
+    Topic("simulator/route", "nav_msgs/msg/Path", "simulator", "latched", "the way that is to be driven"),
     Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every", "output", "state and reasons, 1 Hz"),
-    Topic("/clock", "rosgraph_msgs/msg/Clock", "bag_player", "output", "bag time"),
+    Topic("/clock", "rosgraph_msgs/msg/Clock", "bag_player", "output", "bag time; the simulator publishes its own"),
 )
 
 INPUTS: tuple[Topic, ...] = (

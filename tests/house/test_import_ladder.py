@@ -20,7 +20,7 @@ BELOW["train"] = BELOW["eval"] | {"eval"}
 """What each room, or module beside the rooms, may import; none of them knows ROS."""
 ABOVE = {
     "ros": BELOW["pipeline"] | {"pipeline"},
-    "nodes": BELOW["eval"] | {"ros"},
+    "nodes": BELOW["train"] | {"ros"},  # the simulator judges its drives
     "bringup": BELOW["eval"] | {"ros"},
     "bench": BELOW["train"] | {"train", "ros", "bringup"},
 }

@@ -81,6 +81,8 @@ def test_every_node_has_module_parameters_and_entry_point() -> None:
         launch_config.BAG_PLAYER,
         launch_config.VIEWER,
         launch_config.COCKPIT,
+        launch_config.FOLLOWER,
+        launch_config.SIMULATOR,
         launch_config.COMPOSED,
     ):
         module = importlib.import_module(entry.module)
@@ -178,12 +180,22 @@ def test_launch_file_by_construction(name: str) -> None:
     assert f"description(with_bag={name == 'nuscenes_bag'})" in text
 
 
-@pytest.mark.parametrize("verb", ["", "demo", "test", "launch", "bag", "view", "cockpit", "doctor", "bench"])
+@pytest.mark.parametrize("verb", ["", "demo", "drive", "test", "launch", "bag", "view", "cockpit", "doctor", "bench"])
 def test_every_verb_has_help(verb: str) -> None:
     command = [sys.executable, "-m", "sparseoccvla_ros.cli", *([verb] if verb else []), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+def test_closed_loop_launch_file_by_construction() -> None:
+    text = (ROOT / "launch" / "closed_loop.launch.py").read_text()
+    compile(text, "closed_loop", "exec")
+    values = launch_config.resolve(launch_config.CLOSED_LOOP, with_bag=False)
+    names = [e.name for e in launch_config.process_entries(values, with_bag=False)]
+    assert {"camera_sync", "occupancy", "reasoning", "planning", "follower", "simulator", "viewer"} == set(names)
+    assert launch_config.parameters_of(launch_config.SIMULATOR, values)["use_sim_time"] == "false"
+    assert launch_config.parameters_of(launch_config.FOLLOWER, values)["use_sim_time"] == "true"
 
 
 def test_links_of_the_workspace() -> None:

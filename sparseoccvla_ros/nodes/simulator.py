@@ -1,0 +1,299 @@
+"""simulator node: the world as a vehicle's topics; it drives as the follower commands and says what became of it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ackermann_msgs.msg import AckermannDriveStamped
+from nav_msgs.msg import Path as PathMsg
+from rclpy.parameter import Parameter
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from sparseoccvla_ros.camera_sync.profiles import profile
+from sparseoccvla_ros.core.types import BASE_FRAME
+from sparseoccvla_ros.data.synthetic.drives import FIXED_FRAME, START
+from sparseoccvla_ros.eval.closed_loop.cameras import SimulatedCameras
+from sparseoccvla_ros.eval.closed_loop.drive_record import DriveRecord
+from sparseoccvla_ros.eval.closed_loop.rollout import Episode
+from sparseoccvla_ros.ros import vehicle_messages as vehicle
+from sparseoccvla_ros.ros.diagnostics import NodeStates, State
+from sparseoccvla_ros.ros.lifecycle_base import PEER_TIMEOUT, StageNode
+from sparseoccvla_ros.ros.messages import nanoseconds
+from sparseoccvla_ros.ros.process import run
+from sparseoccvla_ros.ros.qos import PROFILES
+from sparseoccvla_ros.world.agents.traffic import STEP
+from sparseoccvla_ros.world.sim.vehicle import Action
+
+PROFILE = "nuscenes"
+"""Names of topics and frames, as camera_sync reads them by default."""
+COMMAND_AGE = 0.5
+"""Seconds of the world without a command after which the vehicle brakes by itself."""
+BRAKE = 4.0
+"""m/s^2 with which it then does."""
+ASK_AGAIN = 1.0
+"""Wall clock seconds after which odometry is sent again: its answer was lost, or is that to an older path."""
+
+
+class SimulatorNode(StageNode):
+    """Steps an Episode at 10 Hz and publishes what a car with six cameras would.
+
+    In lockstep the world stands still until the follower has answered: to the odometry of every step, and where images
+    were sent (every half second) to the path that was planned from them.
+    """
+
+    waiting_for = "control/command from follower"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("simulator", **kwargs)
+        self.finished = threading.Event()
+        self.record: DriveRecord | None = None
+        """Of the last drive that ended."""
+        self._running = False
+        self._action: tuple[int, Action] | None = None
+        self._plan: PathMsg | None = None
+
+    def setup(self) -> None:
+        """Build the world and the topics."""
+        self._arrived = threading.Condition()
+        self._peers_seen = NodeStates(self.get_namespace(), PEER_TIMEOUT)
+        self._reset, self._paused, self._single = False, False, False
+        self._thread: threading.Thread | None = None
+        self._begin()
+        self._vehicle = vehicle.VehicleOutputs(self._publisher, profile(PROFILE), FIXED_FRAME)
+        self._route = self.output("simulator/route")
+        self._direction = self._publisher(String, "planning/command", "output")
+        self.input("control/command", self._on_command)
+        self.input("planning/path", self._on_path)
+        self.input("/diagnostics", self._peers_seen.add)
+        self._control_services = [
+            self.create_service(Trigger, "~/reset", self._on_reset),
+            self.create_service(Trigger, "~/step", self._on_step),
+            self.create_service(SetBool, "~/pause", self._on_pause),
+        ]
+
+    def started(self) -> None:
+        """Drive in a thread of its own, so that services and diagnostics stay alive."""
+        self._running = True
+        self.finished.clear()
+        self._thread = threading.Thread(target=lambda: self.attempt(self._drive), name="drive", daemon=True)
+        self._thread.start()
+
+    def stopped(self) -> None:
+        """The world stands still."""
+        self._running = False
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5.0)
+
+    def teardown(self) -> None:
+        """Drop the world."""
+        for service in getattr(self, "_control_services", ()):
+            self.destroy_service(service)
+        self._control_services = []
+
+    def _publisher(self, kind: type, topic: str, qos: str) -> Any:
+        publisher = self.create_lifecycle_publisher(kind, topic, PROFILES[qos])
+        self._made_publishers.append(publisher)
+        return publisher
+
+    # --- inputs
+
+    def _on_command(self, message: AckermannDriveStamped) -> None:
+        self.monitor.received()
+        with self._arrived:
+            stamp = nanoseconds(message.header.stamp)
+            if stamp == self._stamp:
+                self._answers += 1
+            action = Action(float(message.drive.acceleration), float(message.drive.steering_angle))
+            if np.isfinite([action.acceleration, action.steering]).all():
+                self._action = stamp, action
+            self._arrived.notify_all()
+
+    def _on_path(self, message: PathMsg) -> None:
+        with self._arrived:
+            self._paths += 1
+            if nanoseconds(message.header.stamp) == self._stamp:
+                self._plan = message
+            self._arrived.notify_all()
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._reset = True
+        response.success, response.message = True, f"seed {self.values.seed} {self.values.scenario}".rstrip()
+        return response
+
+    def _on_step(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = self._paused, "" if self._paused else "pause it first: ~/pause"
+        self._single = self._paused
+        return response
+
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._paused = request.data
+        response.success, response.message = True, "paused" if request.data else "driving"
+        return response
+
+    # --- the drive
+
+    def _begin(self) -> None:
+        """A new drive by the parameters of now."""
+        self._reset = False
+        values = self.values
+        self._episode = Episode(values.seed, values.scenario or None, "nodes", longest=values.longest)
+        self._cameras = SimulatedCameras(self._episode.simulator, values.height, values.width, whole=True)
+        self._record = DriveRecord(self._episode)
+        self._stamp, self._answers, self._paths = START, 0, 0
+        self._action = self._plan = None
+        self._unplanned = ""
+        self.monitor.show(seed=values.seed, scenario=values.scenario or "none")
+
+    def _drive(self) -> None:
+        while self._running:
+            self._publish_static()
+            if self._ready() and self._to_the_end():
+                self._ended()
+                if self.values.loop:
+                    self.set_parameters([Parameter("seed", value=self.values.seed + 1)])
+                while self._running and not self._reset and not self.values.loop:
+                    time.sleep(0.05)
+            if self._running:
+                self.monitor.forced = None
+                self._begin()
+
+    def _ready(self) -> bool:
+        """Wait until everybody who is needed is active; false where the drive is to begin anew before."""
+        while self._running and not self._reset and (absent := self.absent()):
+            self._vehicle.publish_clock(self._stamp)  # a node may wait for the time
+            self.monitor.show(waiting_for=", ".join(absent))
+            time.sleep(0.1)
+        self.monitor.show(waiting_for="")
+        return self._running and not self._reset
+
+    def absent(self) -> list[str]:
+        """Nodes of `wait_for` that are gone or not active."""
+        return self._peers_seen.absent([name for name in self.values.wait_for if name])
+
+    def _to_the_end(self) -> bool:
+        """Step until the drive ends; false where it was broken off."""
+        episode, due = self._episode, time.monotonic()
+        while self._running and not self._reset:
+            end = episode.observe()
+            simulator = episode.simulator
+            with self._arrived:
+                self._stamp = START + round(simulator.time * 1e9)
+                self._answers, self._paths, self._plan = 0, 0, None
+            self._vehicle.publish_state(self._stamp, *simulator.ego.at(simulator.time))
+            if end is not None:
+                return True
+            if episode.plan_due:
+                self._publish_images()
+            why = ""
+            if self.values.lockstep:
+                why = "" if self._answered(episode.plan_due) else self._missing()
+                self._unplanned = why if episode.plan_due else self._unplanned
+            else:
+                due = max(due + STEP / self.values.real_time_factor, time.monotonic() - 1.0)
+                time.sleep(max(0.0, due - time.monotonic()))
+            while self._paused and not self._single and self._running and not self._reset:
+                time.sleep(0.02)
+            self._single = False
+            if episode.plan_due and self._plan is not None:
+                episode.note(vehicle.planned_path(self._plan, simulator.time, simulator.state.pose))
+            action, fail_safe = self._commanded()
+            why = why or fail_safe or self._unplanned
+            self._record.step(action, why)
+            simulator.step(action)
+            self._tell(why)
+        return False
+
+    def _tell(self, why: str) -> None:
+        simulator, completion = self._episode.simulator, self._episode.completion
+        self.monitor.show(time_s=simulator.time, speed_mps=simulator.state.speed, route_completion=completion)
+        self.monitor.finished(0.0, (why,) if why else ())
+        if why:
+            self.get_logger().warning(why, throttle_duration_sec=2.0)
+
+    def _commanded(self) -> tuple[Action, str]:
+        """What to do: the newest command, or braking where it is too old."""
+        newest, state = self._action, self._episode.simulator.state
+        if newest is None or abs(self._stamp - newest[0]) > COMMAND_AGE * 1e9:
+            return Action(-BRAKE, state.steering), "braking: no control/command from follower"
+        return newest[1], ""
+
+    def _missing(self) -> str:
+        absent = self.absent()
+        if absent:
+            return f"{', '.join(absent)} gone or not active"
+        missing = "planning/path" if self._episode.plan_due and self._plan is None else "control/command"
+        return f"no {missing} within answer_timeout"
+
+    def _answered(self, planned: bool) -> bool:
+        """Lockstep: wait for the follower's answer; false where none is to be had."""
+
+        def whole() -> bool:
+            # One command for the odometry, and one for every path that has come since.
+            return self._answers > self._paths and (not planned or self._plan is not None)
+
+        simulator = self._episode.simulator
+        began = asked = time.monotonic()
+        while self._running and not self._reset:
+            with self._arrived:
+                if self._arrived.wait_for(whole, 0.1):
+                    return True
+            now = time.monotonic()
+            if now - began > self.values.answer_timeout or self.absent():
+                return False
+            if now - asked > ASK_AGAIN:
+                asked = now
+                self._vehicle.publish_clock(self._stamp)
+                if not planned or self._plan is not None:
+                    self._vehicle.publish_odometry(self._stamp, *simulator.ego.at(simulator.time))
+        return False
+
+    def _ended(self) -> None:
+        self.record, summary = self._record, self._record.summary()
+        if self.values.out:
+            self._record.write(Path(self.values.out))
+        self.get_logger().info(
+            f"{summary['end']}: {summary['route_completion']:.0f} % of the route in {summary['seconds']:.1f} s, "
+            f"driving score {summary['driving_score']:.0f}, {len(summary['infractions'])} infractions"
+        )
+        self.monitor.forced = State.OK  # nobody is waited for
+        self.monitor.show(end=summary["end"], driving_score=summary["driving_score"])
+        self.finished.set()
+
+    # --- outputs
+
+    def _publish_static(self) -> None:
+        simulator = self._episode.simulator
+        self._vehicle.publish_mounts(self._stamp, [(BASE_FRAME, c.name, c.camera2ego) for c in self._cameras.rig])
+        poses = simulator.route.at(np.arange(simulator.begin, simulator.end, 2.0))
+        self._route.publish(vehicle.route_to_msg(self._stamp, FIXED_FRAME, poses))
+
+    def _publish_images(self) -> None:
+        if self.values.commands:
+            self._direction.publish(String(data=self._episode.simulator.command().value))
+        names = [c.name for c in self._cameras.rig]
+        self._vehicle.publish_images(
+            self._stamp, names, self._cameras.intrinsics, self._cameras.images(), self.values.jpeg_quality
+        )
+
+
+class _DriveOnce(SimulatorNode):
+    """Ends its process with the drive, so that a launch can end with it."""
+
+    def watch(self) -> None:
+        if self.finished.is_set() and not self.values.loop:
+            raise KeyboardInterrupt
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros simulator`: ends with the drive, unless it loops."""
+    return run(_DriveOnce, args=args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
