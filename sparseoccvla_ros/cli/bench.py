@@ -84,6 +84,13 @@ def _runtimes(console: Console, choices: Choices) -> dict[str, Any]:
     return bench_runtimes(console, choices.preset, choices.bag)
 
 
+def _world(console: Console, choices: Choices) -> dict[str, Any]:
+    """Rendering the synthetic world as training does, with labels and visibility."""
+    from ..bench.world import bench_world
+
+    return bench_world(console, choices.preset)
+
+
 def _soak(console: Console, choices: Choices) -> dict[str, Any]:
     """All nodes for a long time: memory, threads, shared memory."""
     from ..bench.soak import bench_soak
@@ -111,6 +118,7 @@ BENCHES: dict[str, Callable[[Console, Choices], dict[str, Any]]] = {
     "messages": _messages,
     "occupancy": _occupancy,
     "runtimes": _runtimes,
+    "world": _world,
     "soak": _soak,
     "training": _training,
     "hardware": _hardware,

@@ -41,8 +41,6 @@ class Split(StrEnum):
 
     TEST = "test"
     VALIDATION = "validation"
-    VARIED_TEST = "varied_test"
-    VARIED_VALIDATION = "varied_validation"
 
 
 @app.command()
@@ -142,7 +140,7 @@ def nuscenes(
 
 @app.command()
 def drive(
-    seeds: Annotated[str, typer.Option(help="A:B for A to B - 1, of the varied world; 20 of its test split")] = "",
+    seeds: Annotated[str, typer.Option(help="A:B for A to B - 1; the first 20 of the test split")] = "",
     policies: Annotated[str, typer.Option(help="some of these, with commas")] = "expert,chain,ego,lane,coast",
     scenario: Annotated[str, typer.Option(help="families that take turns over the seeds, with commas, or all")] = "",
     preset: Preset = "tiny",
@@ -164,7 +162,7 @@ def drive(
         from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 
         torch.set_num_threads(threads or os.cpu_count() or 1)
-        chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["varied_test"][:20])
+        chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["test"][:20])
         families = tuple(FAMILIES) if scenario == "all" else _tasks(scenario)
         console = _console()
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from sparseoccvla_ros.cli.console import one_line_errors
 from sparseoccvla_ros.core.errors import InvalidInput
 
-from .train_later import DEFAULTS, Encoder, Reasoning_, Worlds, anchors, cache, run, voxel_head
+from .train_later import DEFAULTS, Encoder, Reasoning_, anchors, cache, run, voxel_head
 from .train_recipe import recipe
 
 if TYPE_CHECKING:
@@ -40,9 +40,6 @@ class Split(StrEnum):
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
-    VARIED_TRAIN = "varied_train"
-    VARIED_VALIDATION = "varied_validation"
-    VARIED_TEST = "varied_test"
 
 
 Preset_ = Annotated[str, typer.Option(help="model preset: decides the image size and the number of frames")]
@@ -100,7 +97,6 @@ def train(
     data: Annotated[str, typer.Option(help="world: the synthetic world; nuscenes: the folder DATAROOT")] = "world",
     dataroot: Annotated[Path | None, typer.Option(help="nuScenes folder, prepared by ./run data prepare")] = None,
     index: Annotated[Path | None, typer.Option(help="its prepared index; in the cache if not given")] = None,
-    worlds: Worlds = "plain",
     out: Annotated[Path | None, typer.Option(help="folder of checkpoints, logs and pictures; out/train/STAGE")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in OUT")] = False,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="minutes of training in all")] = None,
@@ -114,7 +110,7 @@ def train(
         bool,
         typer.Option("--density-aware", help="OPUS-V2's density-aware point loss"),
     ] = False,
-    scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on; stages 2, 3: scenes")] = 10_000,
+    scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on; stages 2, 3: scenes")] = 80_000,
     validation: Annotated[int, typer.Option(min=1, help="seeds, or samples of nuScenes, to validate on")] = 20,
     validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 400,
     frozen: Annotated[
@@ -168,7 +164,7 @@ def train(
             kind = pick_device(device).type
             run(
                 name, load_preset(preset), settings, out, resume, encoder, reasoning, init, scenes, validation, kind,
-                dataroot, index, worlds,
+                dataroot, index,
             )  # fmt: skip
             return
         found = load_preset(preset)
@@ -200,8 +196,8 @@ def train(
             if dataroot is not None:
                 learned, checked, augment = _nuscenes(dataroot, index, validation, found)
             else:
-                learned, augment = _world("train", worlds, scenes, found, not render), Augmentation()
-                checked = _world("validation", worlds, validation, found)
+                learned, augment = _world("train", scenes, found, not render), Augmentation()
+                checked = _world("validation", validation, found)
             trainer = Trainer(trained, learned, checked, settings, folder, resume, augment, kind, show)
             trainer.run()
         console.print(f"{folder}: best.safetensors has validation {trainer.progress.best:.4f}")
@@ -227,12 +223,12 @@ def _occupancy_stage(
     return OccupancyStage(encoder, choices, weights)
 
 
-def _world(split: str, worlds: str, count: int, preset: Preset, cached_only: bool = False) -> WorldSamples:
-    from sparseoccvla_ros.data.synthetic.dataset import WorldSamples, seeds_of, world_settings
+def _world(split: str, count: int, preset: Preset, cached_only: bool = False) -> WorldSamples:
+    from sparseoccvla_ros.data.synthetic.dataset import SPLITS, WorldSamples, world_settings
 
     frames = preset.occupancy.frames
     settings = world_settings(split, preset.image.height, preset.image.width, frames)
-    found = WorldSamples(seeds_of(split, worlds, count), settings, frames, cached_only)
+    found = WorldSamples(SPLITS[split][:count], settings, frames, cached_only)
     if not len(found):
         raise InvalidInput("data", f"no scene is in {settings.folder()}: run ./run train prepare first, or --render")
     return found

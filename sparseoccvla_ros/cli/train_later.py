@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Reasoning_ = Annotated[Path | None, typer.Option(help="weights of the frozen reasoner; the preset's if not given")]
 Encoder = Annotated[Path | None, typer.Option(help="weights of the frozen encoder; the preset's if not given")]
-Worlds = Annotated[str, typer.Option(help="which synthetic world: plain, varied, or both by turns")]
 DEFAULTS = {"occupancy": (2, 8e-4), "planning": (32, 1e-3), "forecast": (8, 4e-4), "language": (4, 4e-4)}
 """Samples per step and peak learning rate of what can be trained; language: HERMES's rate for its LoRA stage."""
 SHOWN = (
@@ -42,7 +41,6 @@ SHOWN = (
 def cache(
     scenes: Annotated[int, typer.Option(min=1, help="seeds of a split to look at; those rendered are taken")] = 10_000,
     split: Annotated[str, typer.Option(help="train, validation or both")] = "both",
-    worlds: Worlds = "plain",
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     encoder: Encoder = None,
     reasoning: Reasoning_ = None,
@@ -73,7 +71,7 @@ def cache(
         with bar(console) as shown:
             for name in ("validation", "train") if split == "both" else (split,):
                 place = later.feature_cache(network, weights, found, name)
-                seeds = later.rendered(place, name, scenes, worlds)
+                seeds = later.rendered(place, name, scenes)
                 _follow(shown, f"encoding {name}", len(seeds), prepare_features(network, place, seeds))
                 if readings:
                     read = ReasoningFeatures(place, files)
@@ -99,13 +97,12 @@ def anchors(
     seeds: Annotated[int, typer.Option(min=10, help="seeds of the world's training split to take drives from")] = 400,
     preset: Annotated[str, typer.Option(help="model preset whose anchors are replaced")] = "tiny",
     data: Annotated[str, typer.Option(help="world: the synthetic world")] = "world",
-    worlds: Worlds = "plain",
     workers: Annotated[int, typer.Option(min=1, max=256, help="processes that simulate drives")] = 1,
 ) -> None:
     """Fit the preset's trajectory anchors to the world's drives and write them; the planner must then train anew."""
     with one_line_errors():
         from sparseoccvla_ros.core.errors import InvalidInput
-        from sparseoccvla_ros.data.synthetic.dataset import seeds_of
+        from sparseoccvla_ros.data.synthetic.dataset import SPLITS
         from sparseoccvla_ros.data.synthetic.drives import prepare_drives
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.train.anchors import describe, refit
@@ -120,7 +117,7 @@ def anchors(
         with bar(console) as shown:
             task = shown.add_task("driving", total=seeds, note="")
             drives = []
-            for drive in prepare_drives(seeds_of("train", worlds, seeds), workers=workers):
+            for drive in prepare_drives(SPLITS["train"][:seeds], workers=workers):
                 drives.append(drive)
                 shown.update(task, completed=len(drives))
         fitted = refit(drives, found.planning)
@@ -131,7 +128,7 @@ def anchors(
 def run(
     part: str, preset: Preset, settings: TrainSettings, out: Path | None, resume: bool,
     encoder: Path | None, reasoning: Path | None, init: Path | None, scenes: int, validation: int, device: str,
-    dataroot: Path | None = None, index: Path | None = None, worlds: str = "plain",
+    dataroot: Path | None = None, index: Path | None = None,
 ) -> None:  # fmt: skip
     """Train stage 2 or a part of stage 3 on cached features: of the world, or of the nuScenes folder `dataroot`."""
     from sparseoccvla_ros.train import build as later
@@ -139,7 +136,7 @@ def run(
 
     if dataroot is None:
         network, file = later.frozen_encoder(preset, encoder, "cpu")
-        sources = later.world_sources(network, file, preset, scenes, validation, worlds)
+        sources = later.world_sources(network, file, preset, scenes, validation)
     else:
         sources = _nuscenes(part, preset, encoder, reasoning, scenes, validation, device, dataroot, index)
     trained, learned, checked = later.build(part, preset, reasoning, init, sources)

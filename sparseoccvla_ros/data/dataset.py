@@ -28,7 +28,7 @@ class Sample:
     ego2img: float32 [T, N, 4, 4], present base_link to pixels of each frame's images; semantics: uint8 [X, Y, Z] in
     base_link, 17 free, 255 unknown; visible: bool [X, Y, Z], seen by a camera of the present frame; twist: float32 [6]
     m/s and rad/s in base_link; command: index into COMMANDS; future: float32 [6, 4, 4], base_link at FUTURE_SECONDS
-    from now to present base_link.
+    from now to present base_link. A camera that the vehicle does not have is black and has a zero ego2img.
     """
 
     name: str

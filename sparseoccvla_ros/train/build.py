@@ -17,7 +17,7 @@ from ..core.paths import cache_folder
 from ..data.nuscenes.dataset import NuscenesImages
 from ..data.nuscenes.index import NuscenesIndex
 from ..data.nuscenes.labels import occ3d_folder
-from ..data.synthetic.dataset import seeds_of, world_settings
+from ..data.synthetic.dataset import SPLITS, world_settings
 from ..data.synthetic.qa_cache import QuestionCache
 from ..data.synthetic.scenes import cached_seeds
 from ..occupancy import checkpoints
@@ -73,10 +73,10 @@ def feature_cache(encoder: OccupancyEncoder, weights: Path, preset: Preset, spli
     )
 
 
-def rendered(cache: FeatureCache, split: str, count: int, worlds: str = "plain") -> list[int]:
-    """The first `count` seeds of a split (see seeds_of) that are rendered. Raises InvalidInput("data") without any."""
+def rendered(cache: FeatureCache, split: str, count: int) -> list[int]:
+    """The first `count` seeds of a split that are rendered. Raises InvalidInput("data") without any."""
     there = set(cached_seeds(cache.world))
-    seeds = [s for s in seeds_of(split, worlds) if s in there][:count]
+    seeds = [s for s in SPLITS[split] if s in there][:count]
     if not seeds:
         raise InvalidInput("data", f"no scene is in {cache.world.folder()}: run ./run train prepare first")
     return seeds
@@ -113,7 +113,7 @@ class Source:
 
 
 def world_sources(
-    network: OccupancyEncoder, weights: Path, preset: Preset, scenes: int, validation: int, worlds: str = "plain"
+    network: OccupancyEncoder, weights: Path, preset: Preset, scenes: int, validation: int
 ) -> dict[str, Source]:
     """By split: what `./run train cache` left of the first seeds of one of WORLDS."""
     out = {}
@@ -121,7 +121,7 @@ def world_sources(
         cache = feature_cache(network, weights, preset, split)
         futures = FutureLabels(cache.world, present=split == "train")
         asked = QuestionCache(cache.world, futures.rows)
-        seeds = seeds_of(split, worlds, count)
+        seeds = SPLITS[split][:count]
         out[split] = Source(cache, seeds, None, futures.rows, futures.read, futures.rows, asked.read)
     return out
 

@@ -61,7 +61,9 @@ def cell_targets(
     shape = (len(ego2img), h, w)
     classes, depths = classes.reshape(shape), depths.reshape(shape)
     seen = maximum_filter(classes != UNKNOWN, (1, 5, 5))
-    return np.where(seen, classes, FREE).astype(np.uint8), depths
+    found = np.where(seen, classes, FREE).astype(np.uint8)
+    found[~ego2img.any((1, 2))] = UNKNOWN  # the vehicle has no such camera
+    return found, depths
 
 
 class PerspectiveHeads(nn.Module):

@@ -1,4 +1,4 @@
-"""Scenes of the varied world: signals of any timing, traffic that turns and yields, people who cross.
+"""Scenes of the world: signals of any timing, traffic that turns and yields, people who cross.
 
 A seed decides the place once (variety.Plan). Traffic is drawn for it until the ego's drive is one that a good driver
 would drive: comfortable, on green or amber, touching nobody.
@@ -37,7 +37,7 @@ _CLEARING = 2.0
 
 @dataclass(frozen=True)
 class World:
-    """What Scene.generate needs of a varied seed."""
+    """What Scene.generate needs of a seed."""
 
     plan: Plan
     standing: list[Placed]
@@ -48,7 +48,7 @@ class World:
 
 
 def generate(seed: int, maneuver: str | None, seconds: float) -> World:
-    """The world of a seed of the varied range; drives of up to NOMINAL seconds are the same whatever their length."""
+    """The world of a seed; drives of up to NOMINAL seconds are the same whatever their length."""
     plan = draw(np.random.default_rng([seed, 29]), maneuver)
     standing = Layout(plan.streets, np.random.default_rng([seed, 31]), plan.furnishing).build()
     span = max(seconds, NOMINAL)

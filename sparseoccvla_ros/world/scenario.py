@@ -1,8 +1,7 @@
-"""What kind of place a seed of the varied world is: its streets, where the ego comes from, where the site is.
+"""What kind of place a seed of the world is: its streets, where the ego comes from, where the building site is.
 
-Seeds below VARIED give the plain world that the first weights were trained in, draw for draw: every one the same
-crossing of a four-lane street, in daylight. From VARIED on, the junction, the streets' bends and cross-sections, the
-start of the drive, light and air, timing of the signals and everybody's manners differ from seed to seed.
+The junction, the streets' bends and cross-sections, the start of the drive, light and air, timing of the signals and
+everybody's manners differ from seed to seed.
 
 Widths are those of real town streets (lanes 3.0 to 3.6 m, parking 2.3 m, cycle lanes 1.5 m; RASt 06, FGSV 2006).
 """
@@ -17,8 +16,6 @@ from .roads.curves import Piece, chain
 from .roads.static_scene import Furnishing
 from .roads.streets import STOP_LINE, Street, Streets, reversed_piece
 
-VARIED = 20_000
-"""First seed of the varied world."""
 MANEUVERS = ("left", "straight", "right")
 FAR_END = 620.0
 """Metres from the junction at which the streets end, beyond anything a drive reaches."""
@@ -88,13 +85,15 @@ def draw(rng: np.random.Generator, maneuver: str | None) -> Plan:
         worn=float(rng.uniform(0.05, 0.6)),
         arms=arms,
         corner=float(rng.uniform(5.0, 8.0)),
-        asphalt=float(rng.uniform(0.72, 1.18)),
+        asphalt=float(np.exp(rng.uniform(np.log(0.65), np.log(2.2)))),
         shift=(float(rng.uniform(-400, 400)), float(rng.uniform(-400, 400))),
+        striped=bool(rng.random() < 0.15),
+        dryness=float(rng.uniform(-0.4, 0.8)),
     )
     low_floors = int(rng.integers(1, 4))
     furnishing = Furnishing(
         site, float(rng.uniform(0.2, 0.9)), float(rng.uniform(0.25, 0.95)), float(rng.uniform(22, 38)),
-        (low_floors, low_floors + int(rng.integers(1, 5))),
+        (low_floors, low_floors + int(rng.integers(1, 5))), float(rng.uniform(0.0, 0.5)), float(rng.uniform(0.0, 1.0)),
     )  # fmt: skip
     return Plan(streets, furnishing, chosen, lane, start, desired, closed)
 

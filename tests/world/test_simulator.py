@@ -34,9 +34,9 @@ def test_equal_actions_give_equal_worlds():
     assert (moved > 1.0).sum() >= 3  # the world is alive
 
 
-def test_the_plain_world_does_not_step():
+def test_a_negative_seed_is_refused():
     with pytest.raises(InvalidInput, match="seed"):
-        Simulator(5)
+        Simulator(-1)
 
 
 def mover(path: Curve, start: float, speed: float) -> Mover:

@@ -23,7 +23,8 @@ from ...core.errors import InvalidInput
 from ...core.paths import cache_folder
 from ...core.types import NANOSECONDS
 from ...planning.ego_history import EgoHistory
-from ...world.scene import LEAD_SECONDS, Scene
+from ...world.agents.actors import LEAD_SECONDS
+from ...world.scene import Scene
 from ..dataset import COMMANDS, FUTURE_SECONDS
 from ..processes import end_with_parent
 from .scenes import WORLD_VERSION

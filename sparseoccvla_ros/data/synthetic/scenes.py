@@ -14,7 +14,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -25,13 +25,14 @@ from scipy.spatial.transform import Rotation
 
 from ...camera_sync.config import ImageConfig
 from ...core import geometry
+from ...core.classes import CAMERAS
 from ...core.errors import InvalidInput
 from ...core.paths import cache_folder
 from ...core.types import NANOSECONDS
 from ...core.voxels import OCC3D_GRID
 from ...world.labels.occupancy import dense_labels
 from ...world.labels.visibility import camera_visibility
-from ...world.render.camera_rig import JITTER, SWEEP, Camera, load_rig
+from ...world.render.camera_rig import JITTER, SWEEP, Camera, load_rig, random_rig
 from ...world.render.renderer import Renderer
 from ...world.scene import Scene
 from ..dataset import COMMANDS, FUTURE_SECONDS
@@ -39,9 +40,10 @@ from ..processes import end_with_parent
 
 log = logging.getLogger(__name__)
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """Raise it when the world, its renderer or its labels change what a seed gives: cached scenes are then made anew."""
 RIGS = ("n015", "n008")
+_BLOCKS = ("jpeg", "labels", "visible")
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,23 @@ class WorldSettings:
 
     height, width: of the prepared images [px]; samples: rays along each side of a pixel; clips: pieces of the drive;
     sets: frame sets of a clip; interval, interval_jitter: seconds between them, plus or minus; seconds: length of the
-    drive; mount_degrees, mount_metres: standard deviations by which every camera's mount differs from the car's.
+    drive; mount_degrees, mount_metres: standard deviations by which every camera's mount differs from the car's;
+    other_rigs: share of seeds whose cameras are not those of a nuScenes car, or not all of them; cameras: the most that
+    a rig has. Fewer leave places empty, see WorldScene.usable.
     """
 
     height: int = 128
     width: int = 352
     samples: int = 1
-    clips: int = 3
+    clips: int = 6
     sets: int = 3
     interval: float = 0.5
     interval_jitter: float = 0.08
     seconds: float = 20.0
     mount_degrees: float = 0.7
     mount_metres: float = 0.03
+    other_rigs: float = 0.4
+    cameras: int = len(CAMERAS)
 
     def __post_init__(self) -> None:
         ImageConfig(self.height, self.width)
@@ -75,6 +81,10 @@ class WorldSettings:
             raise InvalidInput("world.sets", f"{self.clips} clips of {self.sets} sets do not fit {self.seconds} s")
         if self.mount_degrees < 0 or self.mount_metres < 0:
             raise InvalidInput("world.mount_degrees", "a standard deviation is negative")
+        if not 0.0 <= self.other_rigs <= 1.0:
+            raise InvalidInput("world.other_rigs", f"want a share 0..1, got {self.other_rigs}")
+        if not len(CAMERAS) <= self.cameras <= 8:
+            raise InvalidInput("world.cameras", f"want {len(CAMERAS)}..8, got {self.cameras}")
 
     @property
     def clip_seconds(self) -> float:
@@ -94,17 +104,20 @@ class WorldSettings:
 
 @dataclass(frozen=True, eq=False)
 class WorldScene:
-    """The clips of one seed; S = clips x sets, clip by clip, each from old to new.
+    """The clips of one seed; S = clips x sets, clip by clip, each from old to new; N = settings.cameras.
 
-    png: S x 6 encoded images; ego2img float64 [S, 6, 4, 4], base_link at the set's time to prepared pixels of each
-    camera; pose float64 [S, 4, 4] ego2map; twist float64 [S, 6] m/s, rad/s in base_link; time float64 [S] seconds of
-    the drive (the front camera's exposure); future float64 [S, 6, 4, 4], ego2map at time + FUTURE_SECONDS; command
-    uint8 [S], index into COMMANDS; labels, visible: S zlib blocks, uint8 and packed bool [200, 200, 16].
+    jpeg: S x N encoded images, empty where usable bool [N] says that the rig has no such camera (cameras come in the
+    order of core.occ3d.CAMERAS, others after them); ego2img float64 [S, N, 4, 4], base_link at the set's time to
+    prepared pixels of each camera, zero without one; pose float64 [S, 4, 4] ego2map; twist float64 [S, 6] m/s, rad/s in
+    base_link; time float64 [S] seconds of the drive (the front camera's exposure, or the first one's); future float64
+    [S, 6, 4, 4], ego2map at time + FUTURE_SECONDS; command uint8 [S], index into COMMANDS; labels, visible: S zlib
+    blocks, uint8 and packed bool [200, 200, 16].
     """
 
     seed: int
     settings: WorldSettings
-    png: list[bytes]
+    jpeg: list[bytes]
+    usable: np.ndarray
     ego2img: np.ndarray
     pose: np.ndarray
     twist: np.ndarray
@@ -115,10 +128,13 @@ class WorldScene:
     visible: list[bytes]
 
     def images(self, index: int) -> np.ndarray:
-        """uint8 [6, H, W, 3] RGB of a set."""
-        n = self.ego2img.shape[1]
-        files = self.png[n * index : n * (index + 1)]
-        return np.stack([cv2.imdecode(np.frombuffer(f, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for f in files])
+        """uint8 [N, H, W, 3] RGB of a set, black without a camera."""
+        n = len(self.usable)
+        out = np.zeros((n, self.settings.height, self.settings.width, 3), np.uint8)
+        for i, data in enumerate(self.jpeg[n * index : n * (index + 1)]):
+            if data:
+                out[i] = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        return out
 
     def dense(self, index: int) -> np.ndarray:
         """Labels uint8 [X, Y, Z] in base_link at the set's time, 17 = free."""
@@ -131,17 +147,34 @@ class WorldScene:
 
 
 def rig_of(seed: int, settings: WorldSettings) -> tuple[Camera, ...]:
-    """The cameras of a seed: one of the two cars, every mount a little off."""
+    """The cameras of a seed: mostly one of the two cars, every mount a little off, else any rig or a car lacking some.
+
+    They come in the order of core.occ3d.CAMERAS, then others.
+    """
     rng = np.random.default_rng([seed, 17])
+    cameras = load_rig(RIGS[int(rng.integers(len(RIGS)))])
+    other = np.random.default_rng([seed, 47])
+    if other.random() < settings.other_rigs:
+        if other.random() < 0.75:
+            cameras = random_rig(other, settings.cameras)
+        else:
+            lost = other.permutation(len(cameras))[: other.integers(1, 4)]
+            cameras = tuple(c for i, c in enumerate(cameras) if i not in lost)
     out = []
-    for camera in load_rig(RIGS[int(rng.integers(len(RIGS)))]):
+    for camera in cameras:
         off = np.eye(4)
         turn = rng.normal(0.0, np.radians(settings.mount_degrees), 3)
         off[:3, :3] = Rotation.from_rotvec(turn).as_matrix()
         pose = camera.camera2ego @ off
         pose[:3, 3] += rng.normal(0.0, settings.mount_metres, 3)
-        out.append(Camera(camera.name, camera.width, camera.height, camera.intrinsics, pose, camera.sweep_offset))
+        out.append(replace(camera, camera2ego=pose))
     return tuple(out)
+
+
+def places(rig: Sequence[Camera], cameras: int) -> list[int]:
+    """Where each camera of a rig lies among `cameras` places: those of core.occ3d.CAMERAS, then others in order."""
+    spare = iter(range(len(CAMERAS), cameras))
+    return [CAMERAS.index(c.name) if c.name in CAMERAS else next(spare) for c in rig]
 
 
 def prepared_intrinsics(camera: Camera, height: int, width: int) -> np.ndarray:
@@ -163,7 +196,7 @@ def set_times(seed: int, settings: WorldSettings) -> np.ndarray:
 
 
 def exposures(seed: int, settings: WorldSettings, rig: tuple[Camera, ...]) -> np.ndarray:
-    """float64 [S, 6]: when each camera of each set takes its image, seconds of the drive, whole nanoseconds."""
+    """float64 [S, len(rig)]: when each camera of each set takes its image, seconds of the drive, whole nanoseconds."""
     rng = np.random.default_rng([seed, 13])
     begin = set_times(seed, settings).ravel()
     offsets = np.array([c.sweep_offset for c in rig])
@@ -176,36 +209,37 @@ def render_scene(seed: int, settings: WorldSettings) -> WorldScene:
     scene = Scene.generate(seed, settings.seconds)
     renderer = Renderer(scene)
     rig = rig_of(seed, settings)
+    where = places(rig, settings.cameras)
     intrinsics = np.stack([prepared_intrinsics(c, settings.height, settings.width) for c in rig])
-    out: dict[str, list] = {n: [] for n in ("png", "ego2img", "pose", "twist", "time", "future", "labels", "visible")}
+    out: dict[str, list] = {n: [] for n in ("jpeg", "ego2img", "pose", "twist", "time", "future", "labels", "visible")}
     commands = []
-    front = [c.name for c in rig].index("CAM_FRONT")
+    first = min(range(len(rig)), key=lambda i: where[i])  # the front camera where there is one
     for moments in exposures(seed, settings, rig):
-        present = float(moments[front])
+        present = float(moments[first])
         pose, twist = scene.ego.at(present)
+        files, projections = [b""] * settings.cameras, np.zeros((settings.cameras, 4, 4))
         depths, camera2ego = [], []
-        for camera, k, moment in zip(rig, intrinsics, moments, strict=True):
+        for camera, k, moment, place in zip(rig, intrinsics, moments, where, strict=True):
             camera2map = scene.ego.at(float(moment))[0] @ camera.camera2ego
             picture = renderer.render(k, camera2map, settings.height, settings.width, float(moment), settings.samples)
             camera2ego.append(geometry.inverse(pose) @ camera2map)
             depths.append(picture.depth)
-            out["png"].append(_png(picture.rgb))
-        labels = dense_labels(scene, present, pose)
+            files[place] = _jpeg(picture.rgb, renderer.optics.quality)
+            projections[place] = geometry.camera_matrix(k, geometry.inverse(camera2ego[-1]))
         visible = camera_visibility(np.stack(depths), intrinsics, np.stack(camera2ego))
-        projections = [
-            geometry.camera_matrix(k, geometry.inverse(c)) for k, c in zip(intrinsics, camera2ego, strict=True)
-        ]
-        out["ego2img"].append(np.stack(projections))
+        out["jpeg"] += files
+        out["ego2img"].append(projections)
         out["pose"].append(pose)
         out["twist"].append(twist)
         out["time"].append(present)
         out["future"].append(np.stack([scene.ego.at(present + t)[0] for t in FUTURE_SECONDS]))
-        out["labels"].append(zlib.compress(labels.tobytes(), 6))
+        out["labels"].append(zlib.compress(dense_labels(scene, present, pose).tobytes(), 6))
         out["visible"].append(zlib.compress(np.packbits(visible).tobytes(), 6))
         commands.append(COMMANDS.index(scene.ego.command(present)))
     arrays = {n: np.asarray(out[n], np.float64) for n in ("ego2img", "pose", "twist", "time", "future")}
-    blocks = {n: out[n] for n in ("png", "labels", "visible")}
-    return WorldScene(seed=seed, settings=settings, command=np.array(commands, np.uint8), **arrays, **blocks)
+    arrays |= {"command": np.array(commands, np.uint8), "usable": np.isin(np.arange(settings.cameras), where)}
+    blocks = {n: out[n] for n in _BLOCKS}
+    return WorldScene(seed=seed, settings=settings, **arrays, **blocks)
 
 
 def load_scene(seed: int, settings: WorldSettings, keep: bool = True) -> WorldScene:
@@ -235,8 +269,8 @@ def cached_seeds(settings: WorldSettings) -> list[int]:
 def write_scene(scene: WorldScene, path: Path) -> None:
     """Write a scene's file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {n: getattr(scene, n) for n in ("ego2img", "pose", "twist", "time", "future", "command")}
-    for name in ("png", "labels", "visible"):
+    arrays = {n: getattr(scene, n) for n in ("usable", "ego2img", "pose", "twist", "time", "future", "command")}
+    for name in _BLOCKS:
         blocks = getattr(scene, name)
         arrays[name] = np.frombuffer(b"".join(blocks), np.uint8)
         arrays[f"{name}_ends"] = np.cumsum([len(b) for b in blocks], dtype=np.int64)
@@ -255,7 +289,7 @@ def read_scene(path: Path, settings: WorldSettings) -> WorldScene:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
         blocks = {}
-        for name in ("png", "labels", "visible"):
+        for name in _BLOCKS:
             data, ends = arrays.pop(name).tobytes(), arrays.pop(f"{name}_ends")
             blocks[name] = [data[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         known = WorldSettings(**json.loads(metadata["settings"]))
@@ -291,8 +325,8 @@ def _prepare(seed: int, settings: WorldSettings) -> int:
     return seed
 
 
-def _png(rgb: np.ndarray) -> bytes:
-    done, data = cv2.imencode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 2])
+def _jpeg(rgb: np.ndarray, quality: int) -> bytes:
+    done, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
-        raise InvalidInput("image", f"{rgb.shape} cannot be written as PNG")
+        raise InvalidInput("image", f"{rgb.shape} cannot be written as JPEG")
     return data.tobytes()

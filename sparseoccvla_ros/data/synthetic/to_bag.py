@@ -34,7 +34,7 @@ TF_RATE, COMMAND_RATE, OCCUPANCY_RATE = 50.0, 2.0, 2.0
 TF_MARGIN = 0.5
 """Seconds of transforms before and after the images, so that every image stamp lies between two of them."""
 BUNDLED = {
-    "seed": 11, "seconds": 20.0, "rate": 6.0, "height": 198, "width": 352, "samples": 2, "jpeg_quality": 80,
+    "seed": 35, "seconds": 20.0, "rate": 6.0, "height": 198, "width": 352, "samples": 2, "jpeg_quality": 80,
 }  # fmt: skip
 """How bags/world_demo was made: make_world_bag("bags/world_demo", **BUNDLED)."""
 

@@ -23,7 +23,7 @@ class SimulatedCameras:
 
     def __init__(self, simulator: Simulator, height: int, width: int, whole: bool = False) -> None:
         self._simulator, self._height, self._width = simulator, height, width
-        self.rig = rig_of(simulator.scene.seed, WorldSettings())
+        self.rig = rig_of(simulator.scene.seed, WorldSettings(other_rigs=0.0))
         self.intrinsics = [
             c.scaled(height, width) if whole else prepared_intrinsics(c, height, width) for c in self.rig
         ]

@@ -1,4 +1,4 @@
-"""Policies side by side on seeds of the varied world: every drive's scores, means with intervals, a page."""
+"""Policies side by side on seeds of the world: every drive's scores, means with intervals, a page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 POLICIES = ("expert", "chain", "ego", "lane", "coast")
 """expert; chain of a preset; ego-only MLP; blind lane keeping; constant velocity."""
-EGO_SEEDS = tuple(SPLITS["varied_train"][:24])
+EGO_SEEDS = tuple(SPLITS["train"][:24])
 COLUMNS = {
     "route completion %": "route_completion",
     "driving score": "driving_score",

@@ -13,12 +13,12 @@ from ...core.types import HORIZONS, NANOSECONDS, STEP_SECONDS, STEPS, CameraFram
 from ...data.synthetic.drives import FIXED_FRAME, START
 from ...data.synthetic.scenes import WorldScene, exposures, rig_of
 from ...planning.ego_history import WINDOW_NS, EgoHistory
-from ...world.agents.actors import EGO
+from ...world.agents.actors import EGO, LEAD_SECONDS
 from ...world.labels import annotations
 from ...world.labels.annotations import Boxes
 from ...world.qa.questions import Question, questions
 from ...world.qa.scene_relations import SceneView
-from ...world.scene import LEAD_SECONDS, EgoMotion, Scene
+from ...world.scene import EgoMotion, Scene
 from ..protocols.grids import LIDAR_AHEAD
 from ..tasks.planning_samples import ROAD_CELLS, ROAD_EXTENT, AgentBoxes, Sample
 

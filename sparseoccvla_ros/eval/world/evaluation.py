@@ -15,7 +15,7 @@ from ...runtime.presets import load_preset
 from ..report.page import facts_of, head_of
 from ..tasks.evaluator import EvalConfig, EvaluationReport, Evaluator, Progress, plain
 from .drives import Drive
-from .priors import baseline_seeds, known
+from .priors import SEEDS, known
 from .seeds import warnings_about
 
 SCENES = 24
@@ -44,13 +44,12 @@ def evaluate_world(request: Request, on_progress: Progress = lambda what, done, 
     Uses the CPU with as many threads as torch is set to. Raises InvalidInput naming the field.
     """
     preset, seeds, wanted = load_preset(request.preset), request.seeds, request.wanted
-    base = baseline_seeds(seeds)
-    warnings = warnings_about(preset, seeds, base)
+    warnings = warnings_about(preset, seeds, SEEDS)
     on_progress("building the stages", 0, 1)
     model = SparseOccVLA.from_preset(preset, wanted.stages, request.untrained)
     learned = None
     if wanted.tasks != ("forecast",):
-        learned = known(base, on_progress=lambda done, total: on_progress("reading training seeds", done, total))
+        learned = known(SEEDS, on_progress=lambda done, total: on_progress("reading training seeds", done, total))
     run = Evaluator(preset, model, wanted, learned, len(seeds))
     frames = preset.occupancy.frames
     settings = world_settings("test", preset.image.height, preset.image.width, frames)

@@ -24,13 +24,12 @@ from ...core.geometry import inverse
 from ...core.paths import cache_folder
 from ...core.types import NANOSECONDS, WAYPOINT_TIMES
 from ...core.voxels import OCC3D_GRID
-from ...data.synthetic.dataset import SPLITS, seeds_of
+from ...data.synthetic.dataset import SPLITS
 from ...data.synthetic.drives import START
 from ...data.synthetic.scenes import WORLD_VERSION
 from ...world.labels.occupancy import dense_labels
 from ...world.qa.questions import balanced, templates
 from ...world.qa.scene_relations import SceneView
-from ...world.scenario import VARIED
 from ...world.scene import Scene
 from ..metrics.qa_accuracy import KINDS
 from ..tasks.priors import TrainingPriors
@@ -39,18 +38,9 @@ from .drives import history_before
 VERSION = 1
 """Of what is kept; raise it when that changes."""
 SEEDS = tuple(SPLITS["train"][:64])
-_TRAINING = (SPLITS["train"], SPLITS["varied_train"])
 LABELLED, ASKED, DRIVEN = 3, 2, 40
 """Moments of each seed for labels, questions and ego motion."""
 SECONDS = 20.0
-
-
-def baseline_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-    """The training seeds that tell the baselines what seeds to be judged are like: of the plain world, the varied one,
-    or half of each where both are judged."""
-    varied = sum(s >= VARIED for s in seeds)
-    worlds = "plain" if not varied else "varied" if varied == len(seeds) else "both"
-    return tuple(seeds_of("train", worlds, len(SEEDS)))
 
 
 def known(
@@ -60,7 +50,7 @@ def known(
 
     Raises InvalidInput("seeds") for none and for one that is no training seed.
     """
-    foreign = [s for s in seeds if not any(s in split for split in _TRAINING)]
+    foreign = [s for s in seeds if s not in SPLITS["train"]]
     if foreign or not seeds:
         raise InvalidInput("seeds", f"{foreign[:3]} are no training seeds" if foreign else "there are none")
     path = _file(tuple(seeds))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from safetensors import safe_open
 
 from ...core.errors import InvalidInput
-from ...data.synthetic.dataset import SPLITS
+from ...data.synthetic.dataset import RESERVED, SPLITS
 from ...runtime.presets import Preset
 
 
@@ -15,7 +15,7 @@ def seed_range(text: str) -> range:
     """A:B as range(A, B). Raises InvalidInput("seeds")."""
     first, separator, last = text.partition(":")
     if not (separator and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise InvalidInput("seeds", f"want A:B with A below B, for example 11000:11024, got {text!r}")
+        raise InvalidInput("seeds", f"want A:B with A below B, for example 90000:90024, got {text!r}")
     return range(int(first), int(last))
 
 
@@ -42,10 +42,13 @@ def warnings_about(preset: Preset, seeds: Sequence[int], known: Sequence[int]) -
     both = sorted(set(seeds) & set(known))
     if both:
         found.append(f"{len(both)} of {len(seeds)} seeds are those that the baselines are made of")
-    unspent = [s for s in seeds if s in SPLITS["train"] or s in SPLITS["varied_train"]]
+    unspent = [s for s in seeds if s in SPLITS["train"]]
     if unspent and not found:
         found.append(f"{len(unspent)} of {len(seeds)} seeds belong to the training split")
-    chosen = [s for s in seeds if s in SPLITS["validation"] or s in SPLITS["varied_validation"]]
+    reserved = [s for s in seeds if s >= RESERVED]
+    if reserved:
+        found.append(f"{len(reserved)} of {len(seeds)} seeds are reserved for whoever judges from outside")
+    chosen = [s for s in seeds if s in SPLITS["validation"]]
     if chosen and preset.weights:
         found.append(f"{len(chosen)} of {len(seeds)} seeds are validation seeds, by which weights may have been chosen")
     return found

@@ -83,7 +83,7 @@ def frame_set(scene: WorldScene, index: int) -> CameraFrames:
     stamp = round(float(scene.time[index]) * _NS) + clip * _CLIP_GAP * _NS
     count = scene.ego2img.shape[1]
     return CameraFrames(
-        stamp, clip, CAMERAS[:count], np.full(count, stamp, np.int64), np.ones(count, bool), scene.images(index),
+        stamp, clip, CAMERAS[:count], np.full(count, stamp, np.int64), scene.usable, scene.images(index),
         scene.ego2img[index], EgoState(scene.pose[index], scene.twist[index], "map"),
     )  # fmt: skip
 

@@ -195,8 +195,8 @@ class OccupancyStage(Stage[OccupancyBatch]):
         ]
 
     def scene(self, levels: list[Tensor], batch: OccupancyBatch) -> SceneViews:
-        """The decoder's input from the features of a batch's images; every camera is usable."""
-        usable = torch.ones(batch.ego2img.shape[:3], dtype=torch.bool, device=batch.ego2img.device)
+        """The decoder's input from the features of a batch's images; cameras without a matrix are not usable."""
+        usable = (batch.ego2img != 0).flatten(3).any(3)
         return SceneViews.of_levels(levels, batch.ego2img, usable, batch.image_size)
 
     def levels(self, batch: OccupancyBatch) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """Motion: traffic lights, cars that follow and stop, people who walk, the ego among them.
 
 Vehicles keep their lane and follow the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000)
-behind whatever is ahead of them on their own path, stop at red, and slow down for bends. In varied worlds they also
-wait for people who cross the road, and brake and set off without a jerk.
+behind whatever is ahead of them on their own path, stop at red, slow down for bends, wait for people who cross the
+road, and brake and set off without a jerk.
 """
 
 from __future__ import annotations
@@ -26,31 +26,10 @@ _JERK_UP, _JERK_OFF, _JERK_DOWN, _JERK_ALARM = 4.0, 8.0, 7.0, 20.0
 
 
 @dataclass(frozen=True)
-class Signals:
-    """One change of right of way: the cross street has green, then the main street.
-
-    change: seconds at which the main street turns green; clearing: seconds of all red before; amber: seconds;
-    held: approaches that stay red (traffic that would meet a turning ego).
-    """
-
-    change: float
-    clearing: float = 2.5
-    amber: float = 2.0
-    held: frozenset[str] = frozenset()
-
-    def colour(self, approach: str, time: float) -> str:
-        """green, amber or red for main_east, main_west or cross at a time in seconds."""
-        if approach == "cross":
-            end = self.change - self.clearing
-            return GREEN if time < end - self.amber else AMBER if time < end else RED
-        return GREEN if time >= self.change and approach not in self.held else RED
-
-
-@dataclass(frozen=True)
 class Phases:
     """Green times of both streets (first and last second of each), amber after each of them, red otherwise.
 
-    amber: seconds; held: as in Signals.
+    amber: seconds; held: approaches that stay red (traffic that would meet a turning ego).
     """
 
     main: tuple[tuple[float, float], ...]
@@ -59,16 +38,13 @@ class Phases:
     held: frozenset[str] = frozenset()
 
     def colour(self, approach: str, time: float) -> str:
-        """As Signals.colour."""
+        """green, amber or red for main_east, main_west or cross at a time in seconds."""
         if approach in self.held:
             return RED
         for start, end in self.cross if approach == "cross" else self.main:
             if start <= time < end + self.amber:
                 return GREEN if time < end else AMBER
         return RED
-
-
-Lights = Signals | Phases
 
 
 @dataclass(eq=False)
@@ -78,7 +54,7 @@ class Mover:
     path: of its reference point; length, width, centre: ground plan as in objects.Shape; start: arc length at the
     first time; speed: m/s then; desired: m/s on a free straight road; acceleration: m/s^2; stops: (arc length of a
     stop line, approach). After the simulation, times, travelled [T] m, speeds [T] m/s and forces [T] m/s^2 hold its
-    motion; yields [T] (int, in varied worlds) says which of the people who cross holds it, -1 for none; held_by: these
+    motion; yields [T] (int) says which of the people who cross holds it, -1 for none; held_by: these
     people, for the ego only.
     """
 
@@ -205,7 +181,7 @@ class Crowd(Protocol):
 
 
 def simulate(
-    movers: list[Mover], signals: Lights, end_time: float, start_time: float = -2.0, people: Crowd | None = None
+    movers: list[Mover], signals: Phases, end_time: float, start_time: float = -2.0, people: Crowd | None = None
 ) -> None:
     """Move all vehicles from start_time to end_time (s) and leave the motion in each mover.
 

@@ -7,6 +7,7 @@ bare 0.5 would make numba work in float64.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -16,7 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from ...core.paths import cache_folder
+from ...core.paths import PACKAGE
 
 F = np.float32
 
@@ -30,13 +31,15 @@ def _used(module: str) -> frozenset[str]:
 
 @cache
 def _folder(module: str) -> str:
-    """Where a module's compiled code is kept: under a digest of all it uses.
+    """Where a module's compiled code is kept: in the user's cache, under a digest of all it uses.
 
-    numba looks at the function's own file only, so that code which calls a changed function would stay as it was.
+    numba looks at the function's own file only, so that code which calls a changed function would stay as it was. Not
+    below SPARSEOCCVLA_CACHE, which tests point at empty folders: compiling takes half a minute.
     """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     sources = [Path(__file__), *(Path(__file__).parent / f"{m}.py" for m in sorted(_used(module)))]
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources))
-    return str(cache_folder() / "numba" / digest.hexdigest()[:12])
+    return os.path.join(base, PACKAGE, "numba", digest.hexdigest()[:12])
 
 
 def kernel(function: Callable[..., Any]) -> Any:

@@ -45,6 +45,8 @@ class GroundTable(NamedTuple):
     corner: np.floating
     worn: np.floating
     asphalt: np.floating
+    striped: np.floating
+    dryness: np.floating
     shift_x: np.floating
     shift_y: np.floating
 

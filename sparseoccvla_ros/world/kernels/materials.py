@@ -27,6 +27,7 @@ _WHITE, _YELLOW = _rgb(0.90, 0.90, 0.87), _rgb(0.88, 0.68, 0.20)
 _SLAB, _KERB, _CONCRETE = _rgb(0.62, 0.605, 0.575), _rgb(0.74, 0.73, 0.70), _rgb(0.60, 0.59, 0.56)
 _GRASS, _DRY = _rgb(0.33, 0.42, 0.19), _rgb(0.53, 0.47, 0.31)
 _FRAME, _CURTAIN, _PANE = _rgb(0.80, 0.79, 0.76), _rgb(0.62, 0.58, 0.50), _rgb(0.13, 0.16, 0.20)
+_BLUE_PANE = _rgb(0.20, 0.28, 0.36)
 
 
 @kernel
@@ -57,7 +58,8 @@ def _clipped(colour):
 
 
 @kernel
-def _road(edge, white, yellow, main, lane, noises, streets, x, y, smooth):
+def _road(seen, noises, streets, x, y, blur, smooth):
+    _, edge, white, yellow, _, main, lane = seen
     fine, middle, broad = noises
     # Tyres polish two tracks per lane; lanes are told by the distance to their lines.
     beside = (abs(lane) - F(0.78)) / F(0.3)
@@ -76,44 +78,6 @@ def _road(edge, white, yellow, main, lane, noises, streets, x, y, smooth):
 
 
 @kernel
-def _pavement(edge, along, noises, blur):
-    fine, middle, broad = noises
-    slab = scaled(_SLAB, F(1) + F(0.2) * fine + F(0.15) * middle + F(0.22) * broad)
-    across = edge - _KERB_EDGE
-    seam_a = abs(along - F(1.5) * np.rint(along / F(1.5)))
-    seam_b = abs(across - F(1.06) * np.rint(across / F(1.06)))
-    seam = clip((F(0.02) - min(seam_a, seam_b)) / blur + F(0.5)) * min(F(0.04) / blur, F(1))
-    slab = scaled(slab, F(1) - F(0.4) * seam)
-    kerb = clip((_KERB_EDGE - edge) / blur + F(0.5))
-    return mixed(slab, scaled(_KERB, F(1) + F(0.2) * middle), kerb)
-
-
-@kernel
-def ground(seen, x, y, blur, streets, smooth):
-    """Albedo of the ground at x, y under a pixel `blur` metres wide; seen: what ground.surface says of it."""
-    label, edge, white, yellow, along, main, lane = seen
-    x, y = x + streets.shift_x, y + streets.shift_y
-    # Grain finer than a pixel averages out.
-    fine = (clouds(x * F(34), y * F(34), smooth) - F(0.5)) * min(F(0.06) / blur, F(1))
-    middle = (clouds(x * F(4.1) + F(91), y * F(4.1), smooth) - F(0.5)) * min(F(0.5) / blur, F(1))
-    broad = clouds(x * F(0.55) + F(13), y * F(0.55) + F(57), smooth) - F(0.5)
-    noises = fine, middle, broad
-    if label == _PAVEMENT:
-        albedo = _pavement(edge, along, noises, blur)
-    elif label == _ISLAND:
-        albedo = scaled(_CONCRETE, F(1) + F(0.2) * fine + F(0.25) * middle)
-    elif label == _LAND:
-        grass = scaled(_GRASS, F(1) + F(0.9) * fine + F(0.5) * middle)
-        dry = scaled(_DRY, F(1) + F(0.5) * fine + F(0.3) * middle)
-        bare = clip((broad + F(0.45) * middle - F(0.10)) * F(3))
-        bare = clip(bare + clip((_PAVED - edge) / F(0.35)) * F(0.5))
-        albedo = mixed(grass, dry, bare)
-    else:
-        albedo = _road(edge, white, yellow, main, lane, noises, streets, x, y, smooth)
-    return _clipped(albedo)
-
-
-@kernel
 def _stripe(value, period, share, blur):
     """Coverage 0..1 of a stripe that fills the middle `share` of every period, smoothed over `blur` metres."""
     phase = value / period
@@ -127,25 +91,85 @@ def _fraction(value):
 
 
 @kernel
-def _wall(colour, pattern, half, x, y, z, normal, blur, blocky):
-    """House fronts: rows of windows, a shop floor, weathered plaster or brick; albedo and mirroring share."""
+def _pavement(edge, along, noises, striped, blur):
+    fine, middle, broad = noises
+    slab = scaled(_SLAB, F(1) + F(0.2) * fine + F(0.15) * middle + F(0.22) * broad)
+    across = edge - _KERB_EDGE
+    seam_a = abs(along - F(1.5) * np.rint(along / F(1.5)))
+    seam_b = abs(across - F(1.06) * np.rint(across / F(1.06)))
+    seam = clip((F(0.02) - min(seam_a, seam_b)) / blur + F(0.5)) * min(F(0.04) / blur, F(1))
+    slab = scaled(slab, F(1) - F(0.4) * seam)
+    kerb = clip((_KERB_EDGE - edge) / blur + F(0.5))
+    stone = scaled(_KERB, F(1) + F(0.2) * middle)
+    if striped > 0:
+        stone = scaled(stone, F(1) - F(0.93) * _stripe(along, F(2.0), F(0.5), blur))
+    return mixed(slab, stone, kerb)
+
+
+@kernel
+def ground(seen, x, y, blur, streets, smooth):
+    """Albedo of the ground at x, y under a pixel `blur` metres wide; seen: what ground.surface says of it."""
+    label, edge, along = seen[0], seen[1], seen[4]
+    x, y = x + streets.shift_x, y + streets.shift_y
+    # Grain finer than a pixel averages out.
+    fine = (clouds(x * F(34), y * F(34), smooth) - F(0.5)) * min(F(0.06) / blur, F(1))
+    middle = (clouds(x * F(4.1) + F(91), y * F(4.1), smooth) - F(0.5)) * min(F(0.5) / blur, F(1))
+    broad = clouds(x * F(0.55) + F(13), y * F(0.55) + F(57), smooth) - F(0.5)
+    noises = fine, middle, broad
+    if label == _PAVEMENT:
+        albedo = _pavement(edge, along, noises, streets.striped, blur)
+    elif label == _ISLAND:
+        albedo = scaled(_CONCRETE, F(1) + F(0.2) * fine + F(0.25) * middle)
+    elif label == _LAND:
+        grass = scaled(_GRASS, F(1) + F(0.9) * fine + F(0.5) * middle)
+        dry = scaled(_DRY, F(1) + F(0.5) * fine + F(0.3) * middle)
+        bare = clip((broad + F(0.45) * middle - F(0.10)) * F(3) + streets.dryness)
+        bare = clip(bare + clip((_PAVED - edge) / F(0.35)) * F(0.5))
+        albedo = mixed(grass, dry, bare)
+    else:
+        albedo = _road(seen, noises, streets, x, y, blur, smooth)
+    return _clipped(albedo)
+
+
+@kernel
+def _facade(style, pattern, u, height, blur):
+    """Coverage 0..1 of panes and of their frames in a house front, and the pitch of its windows in metres.
+
+    style 0..1: walls with single windows, bands of windows, glass from floor to ceiling, walls with hardly a window.
+    """
+    pitch = F(1.9) + F(1.5) * _fraction(pattern * F(7.13))
+    share = F(0.38) + F(0.30) * _fraction(pattern * F(3.71))
+    tall = F(0.42) + F(0.18) * _fraction(pattern * F(11.3))
+    rim = F(0.09)
+    if style > F(0.88):
+        pitch *= F(2.7)
+        share *= F(0.5)
+    elif style > F(0.72):
+        share, tall, rim = F(0.94), F(0.86), F(0.04)
+    elif style > F(0.55):
+        share, rim = F(0.97), F(0.02)
+    if height > F(3.9):
+        floor = height - F(4.0)
+        pane = _stripe(u, pitch, share, blur) * _stripe(floor, F(3.1), tall, blur)
+        frame = _stripe(u, pitch, share + rim, blur) * _stripe(floor, F(3.1), tall + F(0.07), blur)
+        return pane, frame, pitch
+    if height > F(0.55) and height < F(3.0) and style < F(0.88):
+        shop = _stripe(u, F(3.9), F(0.80), blur)
+        return shop, shop, pitch
+    return F(0), F(0), pitch
+
+
+@kernel
+def _wall(colour, pattern, half, x, y, z, normal, blur, lamp, blocky):
+    """House fronts: rows of windows, a shop floor, weathered plaster or brick; albedo, mirroring share, own light."""
     sideways = abs(normal[0]) > F(0.5)
     u = y + half[1] if sideways else x + half[0]
     height = z + half[2]
-    pitch = F(1.9) + F(1.5) * _fraction(pattern * F(7.13))
-    share = F(0.38) + F(0.30) * _fraction(pattern * F(3.71))
-    floor, window, frame, shop = F(0), F(0), F(0), F(0)
-    if height > F(3.9):
-        floor = height - F(3.9)
-        tall = F(0.42) + F(0.18) * _fraction(pattern * F(11.3))
-        window = _stripe(u, pitch, share, blur) * _stripe(floor - F(0.1), F(3.1), tall, blur)
-        frame = _stripe(u, pitch, share + F(0.09), blur) * _stripe(floor - F(0.1), F(3.1), tall + F(0.07), blur)
-    elif height > F(0.55) and height < F(3.0):
-        shop = _stripe(u, F(3.9), F(0.80), blur)
-    upright = F(1) if abs(normal[2]) < F(0.5) else F(0)
-    glass = max(window, shop) * upright
-    frame = max(frame, shop) * upright
     turned = F(1) if sideways else F(0)
+    glass, frame, pitch = F(0), F(0), F(1)
+    style = _fraction(pattern * F(17.7))
+    if abs(normal[2]) < F(0.5):
+        glass, frame, pitch = _facade(style, pattern, u, height, blur)
     coarse = grain(u * F(2.1), height * F(2.1), (pattern * F(64) + F(3) * turned) * F(2.1), blocky) - F(0.5)
     tone = F(1) + F(0.10) * coarse
     if _fraction(pattern * F(5.3)) < F(0.45):
@@ -154,25 +178,26 @@ def _wall(colour, pattern, half, x, y, z, normal, blur, blocky):
         tone += F(0.5) * (course - F(0.78))
     tone *= F(1) - F(0.25) * clip(F(1) - height / F(1.6))
     albedo = mixed(scaled(colour, tone), _FRAME, F(0.7) * frame)
+    glow, mirror = F(0), F(0)
     if glass > 0:
-        cell = grain(np.floor(u / pitch), np.floor(floor / F(3.1)) + F(17) * turned, pattern * F(60), blocky)
-        pane = scaled(_PANE, F(0.5) + cell)
+        floor = np.floor(max(height - F(3.9), F(0)) / F(3.1))
+        cell = grain(np.floor(u / pitch), floor + F(17) * turned, pattern * F(60), blocky)
+        pane = scaled(_BLUE_PANE if _fraction(pattern * F(29.3)) > F(0.5) else _PANE, F(0.5) + cell)
         if cell > F(0.72):
-            pane = (
-                pane[0] + F(0.35) * _CURTAIN[0],
-                pane[1] + F(0.35) * _CURTAIN[1],
-                pane[2] + F(0.35) * _CURTAIN[2],
-            )
+            pane = mixed(pane, _CURTAIN, F(0.35))
         albedo = mixed(albedo, pane, glass)
-    return albedo, F(0.14) * glass
+        mirror = glass * (F(0.3) if style > F(0.72) and style < F(0.88) else F(0.14))
+        if lamp[0] > 0 and cell > F(0.68):
+            glow = F(0.35) * glass
+    return albedo, mirror, scaled(lamp, glow)
 
 
 @kernel
-def thing(material, colour, pattern, half, x, y, z, normal, blur, blocky):
+def thing(material, colour, pattern, half, x, y, z, normal, blur, lamp, blocky):
     """Albedo, share of light mirrored at normal view and own light of a point x, y, z in a primitive's frame."""
-    mirror, glow = F(0), F(0)
+    mirror, glow = F(0), (F(0), F(0), F(0))
     if material == WALL:
-        colour, mirror = _wall(colour, pattern, half, x, y, z, normal, blur, blocky)
+        colour, mirror, glow = _wall(colour, pattern, half, x, y, z, normal, blur, lamp, blocky)
     elif material == FOLIAGE:
         seed, leaf, twig = pattern * F(61), F(LEAF), F(0.06)
         leaves = grain(x / leaf + seed, y / leaf + seed, z / leaf + seed, blocky) * F(0.55)
@@ -192,9 +217,9 @@ def thing(material, colour, pattern, half, x, y, z, normal, blur, blocky):
     elif material == METAL:
         mirror = F(0.06)
     elif material == LAMP:
-        mirror, glow = F(0.05), F(0.45)
-    light = glow * colour[0] * colour[0], glow * colour[1] * colour[1], glow * colour[2] * colour[2]
-    return _clipped(colour), mirror, light
+        mirror = F(0.05)
+        glow = F(0.45) * colour[0] * colour[0], F(0.45) * colour[1] * colour[1], F(0.45) * colour[2] * colour[2]
+    return _clipped(colour), mirror, glow
 
 
 @kernel

@@ -23,7 +23,11 @@ _GAMMA = (np.linspace(0.0, 1.0, _STEPS + 1) ** (2 / 2.2)).astype(F)
 
 
 class Air(NamedTuple):
-    """Light and air, as weather.Weather; colours are tuples of three. veil: noise above which there is cloud."""
+    """Light and air, as weather.Weather; colours are tuples of three.
+
+    veil: noise above which there is cloud; exposure: factor per channel, white balance included; glare: share of
+    sunlight that the lens scatters over the picture; lamp: light of lamps and lit windows, black where they are off.
+    """
 
     sun: tuple
     sunlight: tuple
@@ -31,9 +35,12 @@ class Air(NamedTuple):
     horizon: tuple
     ambient: tuple
     bounce: tuple
+    exposure: tuple
+    lamp: tuple
     haze: np.floating
     veil: np.floating
-    exposure: np.floating
+    glare: np.floating
+    wet: np.floating
     foggy: bool
 
 
@@ -46,6 +53,19 @@ class HeightMap(NamedTuple):
     lower: np.ndarray
     resolution: np.floating
     height_above: np.floating
+
+
+class Lamps(NamedTuple):
+    """Light of lamps on the ground. street [V, U]: that of street lamps, on a grid of cells of `cell` metres whose
+    corner lies at `lower` [2] of the map; x, y, cosine, sine: where the ego's headlights are and point."""
+
+    street: np.ndarray
+    lower: np.ndarray
+    cell: np.floating
+    x: np.floating
+    y: np.floating
+    cosine: np.floating
+    sine: np.floating
 
 
 class Textures(NamedTuple):
@@ -167,7 +187,24 @@ def skylit(heights, point):
 
 
 @kernel
-def _lit(albedo, mirror, glow, point, facing, view, air, sun_map, smooth):
+def _lamplight(lamps, point):
+    """Strength of the light of street lamps and headlights at a point."""
+    rows, columns = lamps.street.shape
+    u, v = (point[0] - lamps.lower[0]) / lamps.cell, (point[1] - lamps.lower[1]) / lamps.cell
+    light = F(0)
+    if u >= 0 and v >= 0 and u < columns and v < rows:
+        light = lamps.street[int(v), int(u)]
+    x, y = point[0] - lamps.x, point[1] - lamps.y
+    ahead, aside = lamps.cosine * x + lamps.sine * y, lamps.cosine * y - lamps.sine * x
+    if ahead > F(0.2):
+        spread = aside / (F(0.9) + F(0.30) * ahead)
+        high = max(point[2] - F(0.75), F(0)) / (F(0.4) + F(0.06) * ahead)
+        light += F(1.6) * np.exp(-(spread * spread) - high) * min(F(70) / (ahead * ahead + F(20)), F(1))
+    return light
+
+
+@kernel
+def _lit(albedo, mirror, glow, point, facing, view, air, sun_map, lamps, smooth):
     """Light that a thing's surface sends back; facing: its unit normal, view: unit direction of the ray."""
     towards = max(_dot(facing, air.sun), F(0))
     visible = F(0)
@@ -178,6 +215,8 @@ def _lit(albedo, mirror, glow, point, facing, view, air, sun_map, smooth):
     open_air = F(0.72) + F(0.28) * clip(point[2] / F(1.2))
     ambient = scaled(_plus(scaled(air.ambient, up), scaled(air.bounce, F(1) - up)), open_air)
     light = _plus(scaled(air.sunlight, visible * towards), ambient)
+    if air.lamp[0] > 0:
+        light = _plus(light, scaled(air.lamp, F(0.8) * _lamplight(lamps, point)))
     colour = _plus((albedo[0] * light[0], albedo[1] * light[1], albedo[2] * light[2]), glow)
     if mirror > 0:
         cosine = _dot(view, facing)
@@ -192,7 +231,7 @@ def _lit(albedo, mirror, glow, point, facing, view, air, sun_map, smooth):
 
 
 @kernel
-def _thing(p, solids, point, view, blur, air, sun_map, textures):
+def _thing(p, solids, point, view, blur, air, sun_map, lamps, textures):
     """Colour of a point on primitive p."""
     c, s = solids.cosine[p], solids.sine[p]
     dx, dy, z = point[0] - solids.centre[p, 0], point[1] - solids.centre[p, 1], point[2] - solids.centre[p, 2]
@@ -200,19 +239,34 @@ def _thing(p, solids, point, view, blur, air, sun_map, textures):
     half = solids.half[p]
     n = normal(solids.kind[p], x, y, z, half, solids.taper[p])
     colour = solids.colour[p, 0], solids.colour[p, 1], solids.colour[p, 2]
-    albedo, mirror, glow = thing(solids.material[p], colour, solids.pattern[p], half, x, y, z, n, blur, textures.blocky)
+    albedo, mirror, glow = thing(
+        solids.material[p], colour, solids.pattern[p], half, x, y, z, n, blur, air.lamp, textures.blocky
+    )
     facing = c * n[0] - s * n[1], s * n[0] + c * n[1], n[2]
-    return _lit(albedo, mirror, glow, point, facing, view, air, sun_map, textures.smooth)
+    return _lit(albedo, mirror, glow, point, facing, view, air, sun_map, lamps, textures.smooth)
 
 
 @kernel
-def _ground(streets, point, view, blur, air, sun_map, shade_map, textures):
+def _ground(streets, point, view, blur, air, sun_map, shade_map, lamps, textures):
     """Class and colour of a point on the ground."""
     seen = surface(streets, point[0], point[1], blur)
     albedo = ground(seen, point[0], point[1], blur, streets, textures.smooth)
     sunlight = sunlit(sun_map, point) * max(air.sun[2], F(0))
     light = _plus(scaled(air.sunlight, sunlight), scaled(air.ambient, skylit(shade_map, point)))
-    return seen[0], (albedo[0] * light[0], albedo[1] * light[1], albedo[2] * light[2])
+    if air.lamp[0] > 0:
+        light = _plus(light, scaled(air.lamp, _lamplight(lamps, point)))
+    colour = albedo[0] * light[0], albedo[1] * light[1], albedo[2] * light[2]
+    if air.wet > 0 and seen[1] < F(3.4):
+        # Water darkens what it fills and mirrors the sky at low angles, most where it stands.
+        puddle = clouds(point[0] * F(0.9), point[1] * F(0.9), textures.smooth)
+        film = air.wet * clip(F(0.35) + F(1.3) * (puddle - F(0.35)))
+        grazing = F(1) - max(-view[2], F(0))
+        fresnel = F(0.02) + F(0.75) * grazing * grazing * grazing * grazing * grazing
+        bounced = view[0], view[1], -view[2]
+        colour = mixed(
+            scaled(colour, F(1) - F(0.45) * air.wet), sky(bounced, air, False, textures.smooth), film * fresnel
+        )
+    return seen[0], colour
 
 
 @kernel
@@ -227,7 +281,9 @@ def _encoded(value, exposure):
 
 
 @kernel
-def shade(position, directions, pixel, depth, row, solids, streets, air, sun_map, shade_map, textures, rgb, label):
+def shade(
+    position, directions, pixel, depth, row, solids, streets, air, sun_map, shade_map, lamps, textures, rgb, label
+):
     """Colours (sRGB 0..1) float32 [N, 3] and Occ3D classes [N] of rays.
 
     directions [N, 3] from position (3); depth, row: the first primitive of each, row -1: the ground where depth is
@@ -241,17 +297,19 @@ def shade(position, directions, pixel, depth, row, solids, streets, air, sun_map
             point = _plus(position, scaled(direction, d))
             if row[i] >= 0:
                 label[i] = solids.label[row[i]]
-                colour = _thing(row[i], solids, point, view, d * pixel, air, sun_map, textures)
+                colour = _thing(row[i], solids, point, view, d * pixel, air, sun_map, lamps, textures)
             else:
                 # The pixel's print on the ground is long and narrow; its geometric mean is a fair width for round
                 # filters.
                 blur = d * pixel / np.sqrt(max(-view[2], F(0.02)))
-                label[i], colour = _ground(streets, point, view, blur, air, sun_map, shade_map, textures)
+                label[i], colour = _ground(streets, point, view, blur, air, sun_map, shade_map, lamps, textures)
             veiled = F(1) - np.exp(-min((d * air.haze) ** F(1.2), F(60)))
             colour = mixed(colour, air.horizon, veiled)
         else:
             label[i] = FREE
             colour = sky(view, air, True, textures.smooth)
-        rgb[i, 0] = _encoded(colour[0], air.exposure)
-        rgb[i, 1] = _encoded(colour[1], air.exposure)
-        rgb[i, 2] = _encoded(colour[2], air.exposure)
+        if air.glare > 0:
+            towards = max(_dot(view, air.sun), F(0))
+            colour = _plus(colour, scaled(air.sunlight, air.glare * towards * towards * towards * towards))
+        for k in range(3):
+            rgb[i, k] = _encoded(colour[k], air.exposure[k])

@@ -1,8 +1,7 @@
 """How often each answer comes up, and which share of the facts to keep so that answers balance.
 
-`python -m sparseoccvla_ros.world.qa.balance [varied] [SEEDS]` measures training seeds anew and writes
-balance.yaml, or balance_varied.yaml for the varied world. Run it after every change of what the world
-contains or how it moves.
+`python -m sparseoccvla_ros.world.qa.balance [SEEDS]` measures training seeds anew and writes the table
+balance.yaml. Run it after every change of what the world contains or how it moves.
 """
 
 from __future__ import annotations
@@ -13,16 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 
-from ..scenario import VARIED
 from ..scene import Scene
 from .questions import Fact, balance, balanced, facts, templates
 from .scene_relations import SceneView
 
 PATH = Path(__file__).with_name("balance.yaml")
-VARIED_PATH = Path(__file__).with_name("balance_varied.yaml")
 SEEDS, TIMES = 150, 3
 LARGEST = 0.34
 """Share of the most frequent answer to aim at where a question has more than two."""
@@ -86,15 +82,12 @@ def kept(seeds: Iterable[int], times: int = TIMES) -> dict[str, Counter[str]]:
 
 
 def main() -> None:
-    """Measure and write the table; with the argument varied that of the varied world; a number: of seeds."""
-    torch.set_num_threads(1)
-    varied = "varied" in sys.argv[1:]
+    """Measure and write the table; the argument: number of seeds."""
     count = next((int(a) for a in sys.argv[1:] if a.isdecimal()), SEEDS)
-    seeds = range(VARIED, VARIED + count) if varied else range(count)
-    text = yaml.safe_dump(measure(seeds), sort_keys=True, default_flow_style=None, width=120)
+    text = yaml.safe_dump(measure(range(count)), sort_keys=True, default_flow_style=None, width=120)
     said = " ".join(["python -m sparseoccvla_ros.world.qa.balance", *sys.argv[1:]])
     head = f"# Made by `{said}`: share of facts to keep by key, answer.\n"
-    (VARIED_PATH if varied else PATH).write_text(head + text, encoding="utf-8")
+    PATH.write_text(head + text, encoding="utf-8")
     balance.cache_clear()
 
 

@@ -57,16 +57,14 @@ def advice(view: SceneView) -> Advice | None:
 
 
 def _turns(view: SceneView) -> bool:
-    """Whether a change of heading is a turn, not a bend of the street; in plain worlds every one is called a turn."""
-    return view.turning or not view.varied
+    """Whether a change of heading is a turn, not a bend of the street."""
+    return view.turning
 
 
 def _slows(view: SceneView, side: str) -> str:
     """Why the ego slows down where nobody is in its way."""
     if side and _turns(view):
         return "the turn is sharp"
-    if not view.varied:
-        return "the road bends" if view.place != "before" else "a junction is ahead"
     if side or abs(view.bend(max(25.0, 4.0 * view.speed))) > BENT:
         return "the road bends"
     return "a junction is ahead" if view.place == "before" and view.room < 60 else "the road is narrow"

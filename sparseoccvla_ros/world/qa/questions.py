@@ -1,7 +1,7 @@
 """Questions and answers about a scene, from its scene graph, in OmniDrive's families (Wang et al., CVPR 2025).
 
 `facts` lists everything that can be asked at a time with its one canonical answer; `questions` keeps a share of them
-such that the answers to one question are about equally frequent over scenes (question_balance.yaml), words them, and
+such that the answers to one question are about equally frequent over scenes (balance.yaml), words them, and
 so leaves little to learn from the question alone. All of it is a function of the seed and the time.
 """
 
@@ -23,7 +23,7 @@ from ...reasoning.prompts import trajectory_text
 from ..agents.traffic import GREEN
 from ..labels.annotations import on_road
 from .counterfactuals import MANOEUVRES, Outcome, advice, outcome
-from .scene_relations import ROAD_USERS, VEHICLES, SceneView, Thing, near_distance, weather_word
+from .scene_relations import ROAD_USERS, VEHICLES, SceneView, Thing, near_distance
 
 FORMAT_VERSION = 1
 KINDS = ("yes_no", "count", "direction", "distance", "text", "free_text", "trajectory")
@@ -86,12 +86,11 @@ def templates() -> dict[str, Any]:
     return data
 
 
-@lru_cache(maxsize=2)
-def balance(varied: bool = False) -> dict[str, dict[str, float]]:
-    """Share of facts to keep by key and answer, for plain or varied worlds (question_balance.yaml,
-    question_balance_varied.yaml); `majority` holds the share of the most frequent answer that remains."""
-    name = "question_balance_varied.yaml" if varied else "question_balance.yaml"
-    path = files(__package__).joinpath(name)
+@lru_cache(maxsize=1)
+def balance() -> dict[str, dict[str, float]]:
+    """Share of facts to keep by key and answer (balance.yaml); `majority` holds the share of the most frequent
+    answer that remains."""
+    path = files(__package__).joinpath("balance.yaml")
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -106,18 +105,17 @@ def facts(view: SceneView) -> list[Fact]:
 
 
 def _surroundings(view: SceneView) -> Iterator[Fact]:
-    word = weather_word(view.weather)
+    word = view.weather.word
     yield Fact("description", description(view))
     yield Fact("weather", f"{word.capitalize()}.")
     if word != "dusk":  # a low sun lights the street or not, as the houses have it
-        yield Fact("shadows", yes(word not in ("overcast", "foggy")))
+        yield Fact("shadows", yes(word in ("clear", "hazy")))
     yield Fact("place", f"{view.place.capitalize()}.")
-    if view.varied:
-        yield from _place(view)
+    yield from _place(view)
 
 
 def _place(view: SceneView) -> Iterator[Fact]:
-    """What differs from place to place in varied worlds."""
+    """What differs from place to place."""
     if 0.0 < view.room < KIND_SEEN:
         yield Fact("junction_kind", "A T-junction." if len(view.scene.streets.arms) == 1 else "A crossing.")
     if view.own_lane is not None and not (view.room > 0 and view.room < BEND_AHEAD):
@@ -218,7 +216,7 @@ def _actions(view: SceneView) -> Iterator[Fact]:
         yield Fact("turning", way)
     yield Fact("attention", _attention(view))
     people = [t for t in view.things if t.word == "pedestrian" and t.within("ahead") and t.distance < 30]
-    if view.varied and people and view.yields == (view.yields_to is not None):
+    if people and view.yields == (view.yields_to is not None):
         yield Fact("yields", yes(view.yields))
     told = advice(view)
     if told is not None:
@@ -259,7 +257,7 @@ def _attention(view: SceneView) -> str:
             and abs(thing.y) < 6
         ):
             return f"The {thing.word} ahead."
-    if view.varied and view.room > 50:
+    if view.room > 50:
         return "The bend ahead." if abs(view.bend(40.0)) > 0.15 else "Nothing special."
     return "The junction." if view.place != "after" else "Nothing special."
 
@@ -273,8 +271,8 @@ def description(view: SceneView) -> str:
         count = sum(t.word == word and t.within("ahead") and t.distance < 30 for t in view.things)
         if count:
             ahead.append(f"{count} {word}" + ("" if count == 1 else "es" if word == "bus" else "s"))
-    word = weather_word(view.weather)
-    parts = ["It is dusk." if word == "dusk" else f"{word.capitalize()} weather.", road[view.place]]
+    word = view.weather.word
+    parts = [f"It is {word}." if word in ("dusk", "night") else f"{word.capitalize()} weather.", road[view.place]]
     parts.append(f"Ahead within 30 m: {', '.join(ahead)}." if ahead else "Nobody is ahead within 30 m.")
     if view.light:
         parts.append(f"The light is {view.light}.")
@@ -291,7 +289,7 @@ def draw(view: SceneView, fact: Fact, purpose: str) -> np.random.Generator:
 
 def balanced(view: SceneView, table: dict[str, dict[str, float]] | None = None) -> list[Fact]:
     """The facts that are kept so that answers balance; table: shares by key and answer, the shipped ones where None."""
-    table = balance(view.varied) if table is None else table
+    table = balance() if table is None else table
     kept = []
     for fact in facts(view):
         share = table.get(fact.key, {}).get(fact.answer, 1.0)
@@ -303,9 +301,9 @@ def balanced(view: SceneView, table: dict[str, dict[str, float]] | None = None) 
 def worded(view: SceneView, fact: Fact) -> Question:
     """A fact in one of its wordings."""
     entry = templates()["questions"][fact.name]
-    texts = entry.get("varied", entry["texts"]) if view.varied else entry["texts"]
+    texts = entry["texts"]
     text = texts[int(draw(view, fact, "wording").integers(len(texts)))].format(**fact.fields)
-    visual = balance(view.varied).get(fact.key, {}).get("majority", 0.0) < BLIND
+    visual = balance().get(fact.key, {}).get("majority", 0.0) < BLIND
     return Question(entry["family"], entry["kind"], fact.key, text, fact.answer, visual)
 
 

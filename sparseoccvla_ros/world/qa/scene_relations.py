@@ -21,7 +21,6 @@ from ..render.camera_rig import Camera, load_rig
 from ..render.raster import PinholeRays, cast
 from ..render.weather import Weather
 from ..roads.streets import Street
-from ..scenario import VARIED
 from ..scene import Scene
 from ..shapes.objects import SIGNAL_LAMPS
 from ..shapes.solids import Primitives
@@ -41,7 +40,6 @@ VEHICLES = ROAD_USERS[:6]
 DIRECTIONS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
 DISTANCES = (5, 10, 15, 20, 25, 30, 40)
 """Distances in metres that answers name; the nearest one is right."""
-HAZY, OVERCAST = 1 / 220, 0.95
 CLEAR_SIGHT = 1.5
 """In fog nothing is seen beyond so many lengths of its haze, where a fifth of a thing's light arrives."""
 NEAR_JUNCTION = 16.0
@@ -85,15 +83,6 @@ class OwnLane:
     along: float
     offset: float
     way: float
-
-
-def weather_word(weather: Weather) -> str:
-    """clear, hazy or overcast; in varied worlds also foggy or dusk."""
-    if weather.word:
-        return weather.word
-    if weather.cover >= OVERCAST:
-        return "overcast"
-    return "hazy" if weather.haze > HAZY else "clear"
 
 
 def near_distance(metres: float) -> int | None:
@@ -226,18 +215,13 @@ class SceneView:
         inside = abs(x) < half + 4 and abs(y) < self.scene.streets.main.half_width + 4
         return "on" if inside else "after"
 
-    @property
-    def varied(self) -> bool:
-        """The scene is one of the varied world; only there streets but the main one are asked about."""
-        return self.scene.seed >= VARIED
-
     @cached_property
     def own_lane(self) -> OwnLane | None:
         """The lane the ego drives in; None near the junction and where it is not lined up with one."""
         streets = self.scene.streets
         pairs = [(streets.main, streets.cross.half_width), (streets.cross, streets.main.half_width)]
         x, y, yaw = float(self.frame[0, 3]), float(self.frame[1, 3]), geometry.yaw_of(self.frame)
-        for street, other in pairs if self.varied else pairs[:1]:
+        for street, other in pairs:
             s, lateral = street.at(x, y)
             turned = yaw - float(street.pose(s)[2])
             if abs(lateral) > street.half_width or abs(np.sin(turned)) > 0.05 or abs(s) < other + 8:
@@ -261,7 +245,7 @@ class SceneView:
 
     def along_lane(self, thing: Thing) -> tuple[float, float]:
         """Metres ahead of the rear axle and to the left of the ego's own lane of a thing, along the street's bend."""
-        if not self.varied or self.own_lane is None:
+        if self.own_lane is None:
             return thing.x, thing.y
         lane = self.own_lane
         x, y = (float(v) for v in geometry.apply(self.frame, np.array([thing.x, thing.y, 0.0]))[:2])

@@ -7,18 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..kernels.shading import Surfaces, shade
+from ..agents.actors import EGO_CENTRE, EGO_LENGTH
+from ..kernels.shading import Lamps, Surfaces, shade
 from ..kernels.solids import NO_HIT
 from ..scene import Scene, State
 from ..shapes.solids import Primitives
+from .optics import Optics
 from .raster import PinholeRays, cast
 from .shadows import Shadows
-from .textures import sensor_noise, tables
+from .textures import tables
 from .weather import Weather
 
 SHADOW_MARGIN = 75.0
 """Metres around the driven path within which things cast shadows."""
 GROUND_REACH = 900.0
+LAMP_HEIGHT, LAMP_REACH, LAMP_CELL = 7.0, 22.0, 0.5
+"""Street lamps: metres above the ground, metres they light, and of the grid their light is kept on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +41,19 @@ class Picture:
 class Renderer:
     """Renders one scene; shadow maps of everything that stands still are made once, on construction.
 
-    weather: by the scene's seed where None.
+    weather, optics: by the scene's seed where None.
     """
 
-    def __init__(self, scene: Scene, weather: Weather | None = None) -> None:
+    def __init__(self, scene: Scene, weather: Weather | None = None, optics: Optics | None = None) -> None:
         self.scene = scene
         self.weather = weather or Weather.generate(scene.seed)
+        self.optics = optics or Optics.generate(scene.seed)
         path = np.stack([scene.ego.at(t)[0][:2, 3] for t in np.linspace(-1.0, scene.duration, 40)])
-        self._shadows = Shadows(self.weather, scene.fixed, path.min(0) - SHADOW_MARGIN, path.max(0) + SHADOW_MARGIN)
+        lower, upper = path.min(0) - SHADOW_MARGIN, path.max(0) + SHADOW_MARGIN
+        self._shadows = Shadows(self.weather, scene.fixed, lower, upper)
+        self._air = self.weather.table(tuple(self.optics.exposure * b for b in self.optics.balance))
+        self._lower = lower.astype(np.float32)
+        self._street_light = _street_light(scene, lower, upper) if self.weather.lit else np.zeros((1, 1), np.float32)
         self._streets = scene.streets.table(np.float32)
         self._state: State | None = None
         self._table: Primitives | None = None
@@ -70,29 +79,27 @@ class Renderer:
         pixel = np.float32(1.0 / (rays.intrinsics[0, 0] * samples))
         shade(
             _triple(rays.position), rays.directions, pixel, depth, row, _surfaces(table), self._streets,
-            self.weather.table, self._shadows.sun, self._shadows.shade, tables(), rgb, label,
+            self._air, self._shadows.sun, self._shadows.shade, self._lamps(time), tables(), rgb, label,
         )  # fmt: skip
         grid, middle = (height, samples, width, samples), samples // 2
         shown = rgb.reshape(*grid, 3).mean((1, 3)) if samples > 1 else rgb.reshape(height, width, 3)
-        if self.weather.noise:
-            shown = shown + self._noise(shown, intrinsics, camera2map, time)
+        rgb = self.optics.picture(shown, intrinsics, self.weather.noise, self._noise_start(camera2map, time))
         depth = np.where(depth < NO_HIT, depth, np.float32(np.inf)).reshape(grid)[:, middle, :, middle]
         label = label.reshape(grid)[:, middle, :, middle]
-        return Picture((shown.clip(0.0, 1.0) * 255.0 + 0.5).astype(np.uint8), label.copy(), depth.copy())
+        return Picture(rgb, label.copy(), depth.copy())
 
-    def _noise(self, shown: np.ndarray, intrinsics: np.ndarray, camera2map: np.ndarray, time: float) -> np.ndarray:
-        """What the sensor adds to a picture [H, W, 3] in 0..1: always the same for one camera pose and time.
-
-        It is counted from the principal point, so that a picture cut out of a larger one has the larger one's noise.
-        Most of it is that of counted photons, which grows with the square root of the light; the rest is there in the
-        dark too.
-        """
+    def _noise_start(self, camera2map: np.ndarray, time: float) -> np.ndarray:
+        """Where the noise pattern begins: always the same for one camera pose and time."""
         place = np.round(camera2map[:3] * 1e3).astype(np.int64)
         key = zlib.crc32(place.tobytes() + round(time * 1e6).to_bytes(8, "little", signed=True))
-        start = np.random.default_rng([self.scene.seed, key]).integers(0, 1 << 20, 2)
-        row, column = (int(s - np.floor(c)) for s, c in zip(start, (intrinsics[1, 2], intrinsics[0, 2]), strict=True))
-        level = np.float32(self.weather.noise) * (np.float32(0.3) + np.float32(0.7) * np.sqrt(shown))
-        return level * sensor_noise(row, column, shown.shape[0], shown.shape[1])
+        return np.random.default_rng([self.scene.seed, key]).integers(0, 1 << 20, 2)
+
+    def _lamps(self, time: float) -> Lamps:
+        pose = self.scene.ego.at(time)[0]
+        cosine, sine = pose[0, 0], pose[1, 0]
+        front = EGO_CENTRE + 0.5 * EGO_LENGTH
+        numbers = (LAMP_CELL, pose[0, 3] + front * cosine, pose[1, 3] + front * sine, cosine, sine)
+        return Lamps(self._street_light, self._lower, *(np.float32(n) for n in numbers))
 
     def _primitives_at(self, time: float, position: np.ndarray) -> Primitives:
         if self._state is None or self._table is None or self._state.time != time:
@@ -101,6 +108,29 @@ class Renderer:
             self._table = Primitives.concatenate([state.fixed, state.moving])
             self._state = state
         return self._table
+
+
+def _street_light(scene: Scene, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Light float32 [V, U] of the scene's street lamps on the ground, 1 below a lamp, on cells of LAMP_CELL metres."""
+    columns, rows = (int(n) for n in np.ceil((upper - lower) / LAMP_CELL))
+    out = np.zeros((rows, columns), np.float32)
+    reach = round(LAMP_REACH / LAMP_CELL)
+    offsets = np.arange(-reach, reach + 1) * LAMP_CELL
+    squared = offsets[:, None] ** 2 + offsets**2
+    pool = (LAMP_HEIGHT**2 / (squared + LAMP_HEIGHT**2)) ** 2.5
+    pool[squared > LAMP_REACH**2] = 0.0
+    for placed in scene.standing:
+        if placed.shape.name != "lamp_post":
+            continue
+        x, y, yaw = placed.pose
+        u, v = (
+            int((c - lo) / LAMP_CELL)
+            for c, lo in zip((x + 1.8 * np.cos(yaw), y + 1.8 * np.sin(yaw)), lower, strict=True)
+        )
+        u0, v0, u1, v1 = max(u - reach, 0), max(v - reach, 0), min(u + reach + 1, columns), min(v + reach + 1, rows)
+        if u0 < u1 and v0 < v1:
+            out[v0:v1, u0:u1] += pool[v0 - v + reach : v1 - v + reach, u0 - u + reach : u1 - u + reach]
+    return out
 
 
 def _triple(values: np.ndarray) -> tuple[np.float32, ...]:

@@ -10,8 +10,6 @@ from scipy.ndimage import gaussian_filter
 from ..kernels.noise import PLANE, SIZE
 from ..kernels.shading import Textures
 
-_SENSOR = 997
-
 
 def _levelled(field: np.ndarray) -> np.ndarray:
     """The field's values replaced by their rank, so that they are spread evenly over 0..1."""
@@ -33,11 +31,6 @@ def tables() -> Textures:
 
 
 @cache
-def _sensor() -> np.ndarray:
-    return np.random.default_rng(20250102).standard_normal((_SENSOR, _SENSOR, 3), np.float32)
-
-
-def sensor_noise(row: int, column: int, height: int, width: int) -> np.ndarray:
-    """Standard normal numbers float32 [height, width, 3] from one endless pattern, beginning at `row`, `column`."""
-    rows, columns = (row + np.arange(height)) % _SENSOR, (column + np.arange(width)) % _SENSOR
-    return _sensor()[rows[:, None], columns]
+def sensor_noise() -> np.ndarray:
+    """Standard normal numbers float32 [997, 997, 3], a pattern to be repeated."""
+    return np.random.default_rng(20250102).standard_normal((997, 997, 3), np.float32)

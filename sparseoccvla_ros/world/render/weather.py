@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..kernels.shading import Air
-from ..scenario import VARIED
 
 Rgb = tuple[float, float, float]
 FOG = 1 / 120
@@ -18,10 +17,12 @@ FOG = 1 / 120
 class Weather:
     """All colours are linear RGB.
 
-    sun: unit vector towards it, map frame; sunlight: its colour and strength on a surface that faces it; zenith,
-    horizon: sky colours; ambient: light from above; bounce: light from below; haze: 1/m, how fast things fade into the
-    horizon's colour; cover: share of clouds 0..1; exposure: factor before tone mapping; noise: of the camera, standard
-    deviation on white as a share of white; word: what it is called, empty where haze and cover say it.
+    sun: unit vector towards it (at night the moon), map frame; sunlight: its colour and strength on a surface that
+    faces it; zenith, horizon: sky colours; ambient: light from above; bounce: light from below; haze: 1/m, how fast
+    things fade into the horizon's colour; cover: share of clouds 0..1; exposure: factor before tone mapping; noise: of
+    the camera, standard deviation on white as a share of white; word: what it is called; wet: how much water stands on
+    the ground 0..1; lamp: light of street lamps, black where they are off; glare: share of sunlight that a lens
+    scatters over the picture.
     """
 
     sun: Rgb
@@ -34,58 +35,51 @@ class Weather:
     cover: float
     exposure: float
     noise: float = 0.0
-    word: str = ""
+    word: str = "clear"
+    wet: float = 0.0
+    lamp: Rgb = (0.0, 0.0, 0.0)
+    glare: float = 0.0
 
     @classmethod
     def generate(cls, seed: int) -> Weather:
-        """Clear, hazy or overcast, at some time of day; from VARIED on also dusk and fog, all in wide ranges."""
-        if seed >= VARIED:
-            return _varied(np.random.default_rng([seed, 11]))
-        rng = np.random.default_rng([seed, 11])
-        azimuth, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(32, 56))
-        sun = (
-            float(np.cos(elevation) * np.cos(azimuth)),
-            float(np.cos(elevation) * np.sin(azimuth)),
-            float(np.sin(elevation)),
-        )
-        kind = rng.choice(3, p=[0.6, 0.25, 0.15])
-        if kind == 0:
-            return cls(sun, (2.75, 2.52, 2.15), (0.10, 0.24, 0.62), (0.60, 0.72, 0.88), (0.50, 0.62, 0.84),
-                       (0.17, 0.16, 0.14), 1 / 420, 0.40, 0.62)  # fmt: skip
-        if kind == 1:
-            return cls(sun, (2.1, 1.9, 1.55), (0.24, 0.36, 0.58), (0.78, 0.79, 0.80), (0.66, 0.70, 0.78),
-                       (0.18, 0.17, 0.15), 1 / 190, 0.55, 0.64)  # fmt: skip
-        return cls(sun, (0.45, 0.44, 0.42), (0.46, 0.50, 0.56), (0.78, 0.80, 0.82), (1.15, 1.20, 1.28),
-                   (0.25, 0.24, 0.22), 1 / 260, 1.0, 0.68)  # fmt: skip
+        """One of WORDS, at some time of day, all in wide ranges."""
+        return _draw(np.random.default_rng([seed, 11]))
+
+    @property
+    def lit(self) -> bool:
+        """Whether street lamps are on."""
+        return self.lamp[0] > 0
 
     @property
     def foggy(self) -> bool:
         """So dense that nothing far away is seen, not even the clouds."""
         return self.haze > FOG
 
-    @property
-    def table(self) -> Air:
-        """As kernels take it."""
+    def table(self, exposure: Rgb = (1.0, 1.0, 1.0)) -> Air:
+        """As kernels take it; exposure: factors that a camera adds to this one's."""
         names = ("sun", "sunlight", "zenith", "horizon", "ambient", "bounce")
-        colours = (tuple(np.float32(v) for v in getattr(self, n)) for n in names)
-        numbers = (np.float32(v) for v in (self.haze, 0.92 - 0.75 * self.cover, self.exposure))
-        return Air(*colours, *numbers, self.foggy)
+        colours = [getattr(self, n) for n in names]
+        colours += [tuple(self.exposure * e for e in exposure), self.lamp]
+        numbers = (np.float32(v) for v in (self.haze, 0.92 - 0.75 * self.cover, self.glare, self.wet))
+        return Air(*(tuple(np.float32(v) for v in c) for c in colours), *numbers, self.foggy)
 
 
-def _varied(rng: np.random.Generator) -> Weather:
-    kind = str(rng.choice(["clear", "hazy", "overcast", "dusk", "foggy"], p=[0.28, 0.12, 0.18, 0.22, 0.20]))
-    azimuth, bright = rng.uniform(0, 2 * np.pi), rng.uniform(0.82, 1.12)
-    elevation = np.radians(rng.uniform(4, 13) if kind == "dusk" else rng.uniform(24, 66))
-    cast = rng.uniform(0.95, 1.05, 3)
-    sight = {"clear": (260, 620), "hazy": (125, 210), "overcast": (150, 320), "dusk": (140, 380), "foggy": (45, 90)}
-    haze = 1 / rng.uniform(*sight[kind])
-    cover = 1.0 if kind in ("overcast", "foggy") else rng.uniform(0.15, 0.75)
-    # Cameras expose for the scene, but not perfectly.
-    exposure = {"clear": 0.62, "hazy": 0.64, "overcast": 0.68, "dusk": 0.95, "foggy": 0.62}[kind]
-    exposure *= rng.uniform(0.8, 1.25)
-    noise = rng.uniform(0.012, 0.04) if kind == "dusk" else rng.uniform(0.0, 0.02)
-    low = (np.degrees(elevation) - 4) / 9  # of dusk: 0 when the sun is about to set
-    colours: dict[str, tuple[Rgb, ...]] = {
+WORDS = {"clear": 0.25, "hazy": 0.10, "overcast": 0.20, "dusk": 0.15, "foggy": 0.13, "night": 0.17}
+"""What the weather is called, and how often it is."""
+_WET = {"clear": 0.05, "hazy": 0.10, "overcast": 0.35, "dusk": 0.20, "foggy": 0.25, "night": 0.30}
+"""How often the road is wet then."""
+_SIGHT = {"clear": (260, 620), "hazy": (125, 210), "overcast": (150, 320), "dusk": (140, 380), "foggy": (45, 90),
+          "night": (140, 420)}  # fmt: skip
+"""Metres after which haze has taken most of a thing."""
+_EXPOSURE = {"clear": 0.62, "hazy": 0.64, "overcast": 0.68, "dusk": 0.95, "foggy": 0.62, "night": 5.5}
+_LAMPS = ((1.0, 0.60, 0.26), (1.0, 0.82, 0.58), (0.85, 0.93, 1.0))
+"""Colours of street lamps: sodium vapour, warm and cold diodes."""
+
+
+def _colours(kind: str, elevation: float) -> tuple[Rgb, ...]:
+    """Sunlight, zenith, horizon, ambient and bounce of a kind of weather; elevation: of the sun in degrees."""
+    low = (elevation - 4) / 9  # of dusk: 0 when the sun is about to set
+    table: dict[str, tuple[Rgb, ...]] = {
         "clear": ((2.75, 2.52, 2.15), (0.10, 0.24, 0.62), (0.60, 0.72, 0.88), (0.50, 0.62, 0.84), (0.17, 0.16, 0.14)),
         "hazy": ((2.1, 1.9, 1.55), (0.24, 0.36, 0.58), (0.78, 0.79, 0.80), (0.66, 0.70, 0.78), (0.18, 0.17, 0.15)),
         "overcast": ((0.4, 0.39, 0.37), (0.46, 0.50, 0.56), (0.74, 0.76, 0.78), (1.08, 1.12, 1.2), (0.25, 0.24, 0.22)),
@@ -94,12 +88,37 @@ def _varied(rng: np.random.Generator) -> Weather:
             (0.62, 0.42 + 0.08 * low, 0.30 + 0.14 * low), (0.26, 0.28, 0.38), (0.10, 0.085, 0.075),
         ),
         "foggy": ((0.3, 0.29, 0.27), (0.60, 0.63, 0.66), (0.70, 0.72, 0.74), (0.92, 0.95, 1.0), (0.24, 0.23, 0.22)),
+        "night": (
+            (0.010, 0.012, 0.017), (0.002, 0.003, 0.008), (0.022, 0.018, 0.016), (0.020, 0.021, 0.028),
+            (0.010, 0.009, 0.008),
+        ),
     }  # fmt: skip
+    return table[kind]
+
+
+def _draw(rng: np.random.Generator) -> Weather:
+    kind = str(rng.choice(list(WORDS), p=list(WORDS.values())))
+    azimuth, bright = rng.uniform(0, 2 * np.pi), rng.uniform(0.82, 1.12)
+    elevation = np.radians(rng.uniform(4, 13) if kind == "dusk" else rng.uniform(24, 66))
+    cast = rng.uniform(0.95, 1.05, 3)
+    # Shade under a clear sky is darker in a street than on a plain, and differs from street to street.
+    shade = rng.uniform(0.55, 1.05) if kind in ("clear", "hazy") else 1.0
+    haze = 1 / rng.uniform(*_SIGHT[kind])
+    cover = 1.0 if kind in ("overcast", "foggy") else rng.uniform(0.15, 0.75)
+    # Cameras expose for the scene, but not perfectly.
+    exposure = _EXPOSURE[kind] * rng.uniform(0.8, 1.25)
+    noise = {"dusk": (0.012, 0.04), "night": (0.02, 0.07)}.get(kind, (0.0, 0.02))
+    wet = rng.uniform(0.4, 1.0) if rng.random() < _WET[kind] else 0.0
+    on = kind == "night" or (kind == "dusk" and rng.random() < 0.6)
+    lamp = np.array(_LAMPS[rng.integers(len(_LAMPS))]) * on * rng.uniform(0.12, 0.3)
+    glare = rng.uniform(0.0, 0.06) if kind in ("clear", "hazy", "dusk") else 0.0
     sun = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
-    sunlight, zenith, horizon, ambient, bounce = (_rgb(np.array(c) * cast * bright) for c in colours[kind])
+    sunlight, zenith, horizon, ambient, bounce = (
+        _rgb(np.array(c) * cast * bright) for c in _colours(kind, float(np.degrees(elevation)))
+    )
     return Weather(
-        _rgb(sun), sunlight, zenith, horizon, ambient, bounce, float(haze), float(cover), float(exposure),
-        float(noise), kind,
+        _rgb(sun), sunlight, zenith, horizon, _rgb(np.array(ambient) * shade), bounce, float(haze), float(cover),
+        float(exposure), float(rng.uniform(*noise)), kind, float(wet), _rgb(lamp), float(glare),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from ..shapes.objects import Shape
 from .streets import SIDEWALK, Street, Streets
 
 REACH = 150.0
-"""Metres from the junction up to which the streets of plain worlds are built up."""
+"""Metres of a street to which numbers of signs, bins and bushes refer, on either side of its middle."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Furnishing:
 
     site: arc length on the main street where a building site begins and the side of its centreline (1 left, -1 right),
     None for none; parked: share of the parking bays that are taken; trees: share of places for trees that have one;
-    spacing: metres between street lamps; floors: fewest and most floors of the houses at the street.
+    spacing: metres between street lamps; floors: fewest and most floors of the houses at the street; park: share of
+    lots that hold trees and bushes instead of a house; hedges: share of the land's edge that a hedge lines.
     """
 
     site: tuple[float, float] | None
@@ -29,6 +30,8 @@ class Furnishing:
     trees: float = 0.75
     spacing: float = 26.0
     floors: tuple[int, int] = (2, 5)
+    park: float = 0.0
+    hedges: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Layout:
         for street in (self.streets.main, self.streets.cross):
             for side in (-1, 1):
                 self._along(street, side)
+                self._hedge(street, side)
         self._median()
         return self.placed
 
@@ -140,10 +144,31 @@ class Layout:
                 floors = int(rng.integers(low, high + 1)) if row == 0 else int(rng.integers(4, 11))
                 offset = street.half_width + SIDEWALK + float(rng.uniform(1.6, 3.2)) + 0.5 * depth + 21.0 * row
                 pose = street.pose(along + 0.5 * width, side * offset)
-                if row == 0 or rng.random() < 0.6:
+                if rng.random() < self.furnishing.park:
+                    self._park(pose, width, depth)
+                elif row == 0 or rng.random() < 0.6:
                     shape = objects.building(rng, width, depth, 3.9 + 3.1 * (floors - 1))
                     self.put(shape, pose, 0.3, clear=SIDEWALK + 1.0)
                 along += width + (float(rng.uniform(0.4, 1.0)) if rng.random() < 0.7 else float(rng.uniform(3, 8)))
+
+    def _park(self, pose: np.ndarray, width: float, depth: float) -> None:
+        """Trees and bushes on a lot of width x depth metres."""
+        rng, (c, s) = self.rng, (np.cos(pose[2]), np.sin(pose[2]))
+        for _ in range(int(width * depth / 22.0)):
+            x, y = rng.uniform(-0.5, 0.5, 2) * (width, depth)
+            spot = pose + np.array([c * x - s * y, s * x + c * y, rng.uniform(0, np.pi)])
+            self.put(objects.tree(rng) if rng.random() < 0.6 else objects.bush(rng), spot, 0.4, clear=SIDEWALK + 0.5)
+
+    def _hedge(self, street: Street, side: int) -> None:
+        """Bushes in a row where the land begins, with gaps."""
+        rng, along = self.rng, street.built[0]
+        while along < street.built[1]:
+            end = along + float(rng.uniform(6, 25))
+            if rng.random() < self.furnishing.hedges:
+                for spot in np.arange(along, end, 1.3):
+                    pose = street.pose(spot, side * (street.half_width + SIDEWALK + 0.7))
+                    self.put(objects.bush(rng), pose, 0.0, clear=SIDEWALK)
+            along = end + float(rng.uniform(2, 10))
 
     def _along(self, street: Street, side: int) -> None:
         """Trees, lamps, signs, bins and cycles along one side."""

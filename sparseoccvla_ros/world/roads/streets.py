@@ -14,7 +14,7 @@ import numpy as np
 
 from ..kernels import ground
 from ..kernels.ground import CROSSWALK, SIDEWALK, STOP_LINE, GroundTable, StreetTable
-from .curves import Curve, Piece, chain
+from .curves import Curve, Piece
 
 __all__ = ["CROSSWALK", "SIDEWALK", "STOP_LINE", "Street", "Streets", "reversed_piece"]
 
@@ -110,27 +110,15 @@ class Streets:
     """Brightness of the road against that of new asphalt."""
     shift: tuple[float, float] = (0.0, 0.0)
     """Metres by which the ground's textures are moved, so that worlds are not stained in the same places."""
-
-    @classmethod
-    def generate(cls, rng: np.random.Generator) -> Streets:
-        """A junction with a four-lane main street and a narrower cross street that bends 25 to 40 m away from it."""
-        north, south = (
-            [(float(rng.uniform(26, 36)), 0.0), (float(rng.uniform(30, 45)), float(sign / rng.uniform(55, 90)))]
-            for sign in rng.choice([-1.0, 1.0], 2)
-        )
-        forward = chain([*north, (400.0, 0.0)], 0.0, 0.0, np.pi / 2)
-        backward = chain([*south, (400.0, 0.0)], 0.0, 0.0, -np.pi / 2)
-        cross = [reversed_piece(p) for p in reversed(backward)] + forward
-        main = chain([(800.0, 0.0)], -400.0, 0.0, 0.0, s0=-400.0)
-        return cls(
-            main=Street(tuple(main), 7.7, (2.45, 5.75), median=0.7, dashed=(4.1,), solid=(7.4,)),
-            cross=Street(tuple(cross), 6.0, (1.8,), solid=(3.55,), parking=4.75),
-        )
+    striped: bool = False
+    """Whether kerbs are painted black and white."""
+    dryness: float = 0.0
+    """From green lawns (-0.4) to bare, dry land (1)."""
 
     def table(self, dtype: type[np.floating]) -> GroundTable:
         """The streets as kernels of that float type take them."""
         arm = self.arms[0] if len(self.arms) == 1 else 0.0
-        numbers = (arm, self.corner, self.worn, self.asphalt, *self.shift)
+        numbers = (arm, self.corner, self.worn, self.asphalt, self.striped, self.dryness, *self.shift)
         return GroundTable(self.main.table(dtype), self.cross.table(dtype), *(dtype(n) for n in numbers))
 
     @cached_property

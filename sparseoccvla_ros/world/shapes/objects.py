@@ -149,9 +149,15 @@ def traffic_cone(rng: np.random.Generator) -> Shape:
 
 
 def barrier(rng: np.random.Generator) -> Shape:
-    """Concrete (jersey) or striped plastic barrier, 2 m."""
-    label = LABEL["barrier"]
-    if rng.random() < 0.5:
+    """Concrete (jersey), striped or water-filled plastic barrier, 2 m."""
+    label, kind = LABEL["barrier"], rng.random()
+    if kind < 0.3:
+        plastic = pick(rng, ((0.80, 0.20, 0.12), (0.86, 0.86, 0.84), (0.85, 0.40, 0.10)))
+        parts = [
+            Part(Kind.WEDGE, (0, 0, 0.25), (1.0, 0.25, 0.25), plastic, taper=(0.05, 0.05, 0.12), label=label),
+            Part(Kind.WEDGE, (0, 0, 0.72), (0.96, 0.16, 0.22), plastic, taper=(0.05, 0.05, 0.1), label=label),
+        ]
+    elif kind < 0.6:
         parts = [
             Part(Kind.WEDGE, (0, 0, 0.2), (1.0, 0.28, 0.2), (0.62, 0.61, 0.58), taper=(0, 0, 0.4), label=label),
             Part(Kind.WEDGE, (0, 0, 0.6), (1.0, 0.13, 0.25), (0.64, 0.63, 0.60), taper=(0, 0, 0.1), label=label),
@@ -166,10 +172,10 @@ def barrier(rng: np.random.Generator) -> Shape:
 
 
 def tree(rng: np.random.Generator) -> Shape:
-    """Street tree, 4 to 8 m."""
+    """Street tree, 4 to 11 m."""
     label = LABEL["vegetation"]
-    trunk, crown = float(rng.uniform(2.0, 3.0)), float(rng.uniform(1.3, 2.2))
-    green = np.array([rng.uniform(0.22, 0.38), rng.uniform(0.36, 0.47), rng.uniform(0.13, 0.21)])
+    trunk, crown = float(rng.uniform(1.8, 3.8)), float(rng.choice([rng.uniform(1.0, 2.0), rng.uniform(1.8, 3.2)]))
+    green = leaves(rng)
     parts = [
         Part(
             Kind.CONE, (0, 0, 0.5 * (trunk + 0.6)), (0.17, 0.17, 0.5 * (trunk + 0.6)), (0.27, 0.20, 0.15),
@@ -191,12 +197,21 @@ def tree(rng: np.random.Generator) -> Shape:
     return Shape("tree", parts, 1.0, 1.0)
 
 
+def leaves(rng: np.random.Generator) -> np.ndarray:
+    """A colour of leaves: from grey olive to fresh green, some of autumn."""
+    if rng.random() < 0.08:
+        return np.array([rng.uniform(0.38, 0.52), rng.uniform(0.28, 0.40), rng.uniform(0.10, 0.20)])
+    red, green, blue = rng.uniform(0.16, 0.36), rng.uniform(0.26, 0.45), rng.uniform(0.11, 0.22)
+    grey = (red + green + blue) / 3
+    return grey + (np.array([red, max(green, red + 0.02), blue]) - grey) * rng.uniform(0.45, 1.1)
+
+
 def bush(rng: np.random.Generator) -> Shape:
     """Hedge piece."""
-    green = (float(rng.uniform(0.18, 0.3)), float(rng.uniform(0.32, 0.42)), 0.16)
-    size = float(rng.uniform(0.45, 0.75))
+    red, green, blue = (float(v) for v in leaves(rng))
+    size = float(rng.uniform(0.45, 0.9))
     parts = [
-        Part(Kind.ELLIPSOID, (x, y, 0.7 * size), (size, size, 0.85 * size), green, Material.FOLIAGE,
+        Part(Kind.ELLIPSOID, (x, y, 0.7 * size), (size, size, 0.85 * size), (red, green, blue), Material.FOLIAGE,
              label=LABEL["vegetation"])
         for x, y in ((0.0, 0.0), (0.7 * size, 0.3 * size), (-0.6 * size, -0.2 * size))
     ]  # fmt: skip
@@ -262,7 +277,7 @@ def building(rng: np.random.Generator, width: float, depth: float, height: float
     wall = pick(
         rng,
         ((0.66, 0.46, 0.36), (0.74, 0.68, 0.58), (0.58, 0.56, 0.54), (0.80, 0.76, 0.68), (0.52, 0.38, 0.32),
-         (0.62, 0.62, 0.66), (0.72, 0.60, 0.46)),
+         (0.62, 0.62, 0.66), (0.72, 0.60, 0.46), (0.45, 0.46, 0.48), (0.36, 0.40, 0.46), (0.86, 0.86, 0.85)),
         0.05,
     )  # fmt: skip
     hx, hy = 0.5 * width, 0.5 * depth

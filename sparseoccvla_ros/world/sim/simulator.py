@@ -1,4 +1,4 @@
-"""One drive of the varied world, stepped at 10 Hz by whoever drives the ego."""
+"""One drive of the world, stepped at 10 Hz by whoever drives the ego."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core import geometry
-from ...core.errors import InvalidInput
 from ...core.types import Command
 from ..agents.actors import EGO, LEAD_SECONDS, Moving
 from ..agents.traffic import STEP, Mover
 from ..roads.curves import Curve
-from ..scenario import NOMINAL, VARIED
+from ..scenario import NOMINAL
 from ..scene import COMMAND_OFFSET, COMMAND_SECONDS, COMMAND_SPEED, EgoMotion, Scene
 from .scenarios import staged
 from .traffic import Traffic, body_of
@@ -75,12 +74,10 @@ class Simulator:
     Attributes: scene, ego (SimulatedEgo), state (the ego now), route (Curve), begin, end (arc lengths of the route that
     are driven), time (s), actors.
 
-    Raises InvalidInput for a seed below VARIED, since only varied worlds step, and for an unknown scenario.
+    Raises InvalidInput as Scene.generate, and for an unknown scenario.
     """
 
     def __init__(self, seed: int, scenario: str | None = None, longest: float = LONGEST) -> None:
-        if seed < VARIED:
-            raise InvalidInput("seed", f"{seed} is of the plain world; the simulator steps seeds from {VARIED} on")
         self.scenario = scenario
         self.scene, scripts = staged(scenario, seed) if scenario else (Scene.generate(seed, NOMINAL), [])
         recorded = self.scene.ego

@@ -51,7 +51,7 @@ def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(evaluation, "world_settings", lambda *_: SETTINGS)
-        patch.setattr(evaluation, "baseline_seeds", lambda _: (0, 1))
+        patch.setattr(evaluation, "SEEDS", (0, 1))
         patch.setattr(priors, "LABELLED", 1)
         patch.setattr(priors, "ASKED", 1)
         patch.setattr(priors, "DRIVEN", 4)
@@ -159,7 +159,7 @@ def test_seeds_that_are_no_range_are_refused(text):
 
 
 def test_bad_requests_name_the_field(micro):
-    assert list(seed_range("11000:11002")) == [11000, 11001]
+    assert list(seed_range("90000:90002")) == [90000, 90001]
     for field, value in (
         ("tasks", ("sleep",)),
         ("tasks", ()),
@@ -175,7 +175,7 @@ def test_bad_requests_name_the_field(micro):
 
 def test_training_seeds_are_warned_about(micro, tmp_path):
     preset = load_preset(micro)
-    assert warnings_about(preset, (11_000,), (0, 1)) == []
+    assert warnings_about(preset, (90_000,), (0, 1)) == []
     assert "baselines" in warnings_about(preset, (0, 5), (0, 1))[0]
     from safetensors.numpy import save_file
 
@@ -184,19 +184,18 @@ def test_training_seeds_are_warned_about(micro, tmp_path):
     trained = replace(preset, weights={"occupancy": file})
     assert "TRAINED ON by occupancy (2..2)" in warnings_about(trained, (2, 3), ())[0]
     assert "training split" in warnings_about(trained, (3, 4), ())[0]
-    assert "validation" in warnings_about(trained, (10_000,), ())[0]
-    assert "training split" in warnings_about(trained, (20_000,), ())[0]
-    assert "validation" in warnings_about(trained, (30_000, 31_000), ())[0]
+    assert "validation" in warnings_about(trained, (80_000,), ())[0]
+    assert "reserved" in warnings_about(trained, (1_000_000,), ())[0]
     save_file({"x": np.zeros(1)}, file)
-    assert "TRAINED ON" in warnings_about(trained, (9_999,), ())[0]
-    assert warnings_about(trained, (11_000, 50_000), ()) == []
+    assert "TRAINED ON" in warnings_about(trained, (79_999,), ())[0]
+    assert warnings_about(trained, (90_000, 99_999), ()) == []
 
 
 # --- what it is made of
 
 
 def test_the_prior_comes_from_training_seeds_only(monkeypatch):
-    for seeds in ((11_000,), (3, 10_000), (90_001,), ()):
+    for seeds in ((90_000,), (3, 80_000), (1_000_000,), ()):
         with pytest.raises(InvalidInput, match="seeds"):
             priors.known(seeds)
     found = priors.known((2,))
@@ -210,9 +209,6 @@ def test_the_prior_comes_from_training_seeds_only(monkeypatch):
     np.testing.assert_array_equal(again.truth, found.truth)
     assert again.answers == found.answers
     assert set(evaluation.known.__defaults__[0]) <= set(SPLITS["train"])
-    assert priors.baseline_seeds((11_000, 11_001)) == priors.SEEDS
-    assert set(priors.baseline_seeds((31_000,))) <= set(SPLITS["varied_train"])
-    assert priors.baseline_seeds((11_000, 31_000))[:2] == (0, 20_000)
 
 
 def test_usual_answers_fall_back_to_the_template():

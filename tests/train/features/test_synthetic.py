@@ -32,8 +32,8 @@ from sparseoccvla_ros.train.features.synthetic import (
 from sparseoccvla_ros.world.scene import Scene
 from tests.train.conftest import MICRO
 
-SETTINGS = WorldSettings(height=32, width=64, clips=1, sets=2)
-SEED = 10_001
+SETTINGS = WorldSettings(height=32, width=64, clips=1, sets=2, other_rigs=0.0)
+SEED = 80_001
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,12 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import apply, inverse, planar, yaw_of
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.world.agents.actors import Moving
 from sparseoccvla_ros.world.agents.traffic import overlap, walk
 from sparseoccvla_ros.world.labels import annotations
 from sparseoccvla_ros.world.labels.occupancy import dense_labels
 from sparseoccvla_ros.world.roads.curves import Curve
-from sparseoccvla_ros.world.scene import Moving, Scene
+from sparseoccvla_ros.world.scene import Scene
 
 TIME = 4.0
 
@@ -107,9 +108,9 @@ def test_drivable_area_is_the_road_of_the_labels(scene):
         annotations.drivable_area(scene, frame, upper=(-40.0, 0.0))
 
 
-@pytest.mark.parametrize("seed", [11, 12, 14])
+@pytest.mark.parametrize("seed", [34, 12])
 def test_expert_drives_without_collision_and_in_comfort(scene, seed):
-    world = scene if seed == 11 else Scene.generate(seed, 12.0)
+    world = scene if seed == scene.seed else Scene.generate(seed, 12.0)
     for time in np.arange(0.0, world.duration, 1.5):
         drive = annotations.expert(world, float(time))
         assert drive.contact is None
@@ -128,7 +129,7 @@ def test_expert_drives_without_collision_and_in_comfort(scene, seed):
 def test_contact_is_found_where_a_thing_stands(scene):
     """Driven straight at the nearest parked or standing thing, the body touches it, and not before it gets there."""
     boxes = annotations.boxes(scene, TIME)
-    parked = boxes[np.array([a == "vehicle.parked" for a in boxes.attributes])]
+    parked = boxes[np.array([a in ("vehicle.parked", "cycle.without_rider") for a in boxes.attributes])]
     target = int(parked.distance().argmin())
     x, y = parked.centre[target, :2]
     yaw = np.arctan2(y, x)

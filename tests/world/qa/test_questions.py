@@ -13,13 +13,14 @@ from sparseoccvla_ros.core.geometry import inverse, yaw_of
 from sparseoccvla_ros.data.nuscenes.omnidrive import read_questions, token_of, write_questions
 from sparseoccvla_ros.eval.metrics.qa_accuracy import KINDS as SCORED
 from sparseoccvla_ros.eval.metrics.qa_accuracy import read_answer
+from sparseoccvla_ros.world.agents.actors import Moving
 from sparseoccvla_ros.world.agents.traffic import walk
 from sparseoccvla_ros.world.qa import counterfactuals
 from sparseoccvla_ros.world.qa.balance import shares
 from sparseoccvla_ros.world.qa.questions import FAMILIES, KINDS, balanced, draw, facts, questions, templates
 from sparseoccvla_ros.world.qa.scene_relations import SceneView, near_distance
 from sparseoccvla_ros.world.roads.curves import Curve
-from sparseoccvla_ros.world.scene import Moving, Scene
+from sparseoccvla_ros.world.scene import Scene
 from sparseoccvla_ros.world.shapes import objects, vehicles
 
 TIMES = (1.0, 4.0, 7.5, 11.0)
