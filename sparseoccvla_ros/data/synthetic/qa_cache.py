@@ -35,8 +35,8 @@ class QuestionCache:
     def __init__(self, world: WorldSettings, rows: Sequence[int]) -> None:
         self.world, self.rows = world, tuple(rows)
         digest = hashlib.sha256(json.dumps([WORLD_VERSION, world.key, self.rows]).encode())
-        for name in ("questions.py", "questions.yaml", "question_balance.yaml"):
-            digest.update(files("sparseoccvla_ros.world").joinpath(name).read_bytes())
+        for name in ("questions.py", "questions.yaml", "balance.yaml"):
+            digest.update(files("sparseoccvla_ros.world.qa").joinpath(name).read_bytes())
         self._folder = cache_folder() / "questions" / digest.hexdigest()[:12]
 
     def file(self, seed: int) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...world.agents.traffic import RED, STEP, Lights
+from ...world.agents.traffic import RED, STEP, Phases
 from ..metrics.driving import alpasim, bench2drive, hugsim, nuplan, pdm_score, tracker
 from ..metrics.driving.pdm_score import Version
 from ..metrics.driving.polygons import Areas
@@ -126,7 +126,7 @@ def _scene(rollout: Rollout, plan: Planned) -> TrafficScene:
     near = np.hypot(*(future[:, 0, :2] - [x, y]).T) < 80.0
     objects = objects_of(rollout.kinds[near], future[near], rollout.standing.near(float(x), float(y)))
     stops = rollout.simulator.mover.stops
-    signals: Lights = rollout.simulator.scene.signals
+    signals: Phases = rollout.simulator.scene.signals
     on = [bool(stops) and signals.colour(stops[0][1], STEP * (plan.step + k)) == RED for k in range(41)]
     red = RedLights(rollout.world.red, np.repeat(np.array(on)[:, None], len(rollout.world.red), 1))
     return TrafficScene(rollout.world.road, objects, red, plan.history, ZOE)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..agents.pedestrians import Crossing, People
-from ..agents.traffic import AMBER, GREEN, STEP, Lights, Mover, rectangle
+from ..agents.traffic import AMBER, GREEN, STEP, Mover, Phases, rectangle
 from .vehicle import EgoVehicleState
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Traffic:
         walkers: Sequence[Mover],
         crossings: Sequence[Crossing],
         ego: Mover,
-        signals: Lights,
+        signals: Phases,
         first: int,
         last: int,
         scripts: Sequence[Script] = (),
