@@ -35,7 +35,7 @@ CONFIG: dict[str, Any] = {
     },
 }  # fmt: skip
 RECIPE: dict[str, Any] = {
-    "format_version": 1, "seed": 5, "data": {"worlds": "plain", "scenes": 1, "validation": 1},
+    "format_version": 1, "seed": 5, "data": {"scenes": 1, "validation": 1},
     "config": {"occupancy": {"depth_bins": 8}},
     "steps": {
         "render": {"hours": 1}, "cache": {"hours": 1, "blocks": 5, "variants": 2},

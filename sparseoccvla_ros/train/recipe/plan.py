@@ -49,14 +49,13 @@ class Recipe:
     """A loaded recipe.
 
     preset: what is trained, with the changes of its configuration that the recipe asks for, and without weights;
-    changes: those, by section; seed: of weights, order and augmentation; worlds, scenes, validation: the seeds of the
-    world that are learnt from and validated on; steps: in the order in which they run.
+    changes: those, by section; seed: of weights, order and augmentation; scenes, validation: how many seeds of the
+    world are learnt from and validated on; steps: in the order in which they run.
     """
 
     preset: Preset
     changes: dict[str, dict[str, Any]]
     seed: int
-    worlds: str
     scenes: int
     validation: int
     steps: tuple[Step, ...]
@@ -82,7 +81,7 @@ class Recipe:
         configs = [dataclasses.asdict(c) for c in (self.preset.image, self.preset.occupancy) if c is not None]
         later = [dataclasses.asdict(c) for c in (self.preset.reasoning, self.preset.planning) if c is not None]
         text = json.dumps([
-            FORMAT_VERSION, name, step.options, step.minutes, self.seed, self.worlds, self.scenes, self.validation,
+            FORMAT_VERSION, name, step.options, step.minutes, self.seed, self.scenes, self.validation,
             configs, later if name in ("planning", "forecast", "language", "export") else [],
             [self.key(need) for need in self.needs(name)],
         ], sort_keys=True)  # fmt: skip
@@ -119,8 +118,8 @@ def load_recipe(name: str) -> Recipe:
     if unknown:
         raise InvalidInput(unknown[0], f"is no section of {file}")
     data = content.get("data") or {}
-    if set(data) != {"worlds", "scenes", "validation"}:
-        raise InvalidInput("data", "want worlds, scenes and validation")
+    if set(data) != {"scenes", "validation"}:
+        raise InvalidInput("data", "want scenes and validation")
     changes = content.get("config") or {}
     for section, values in changes.items():
         config = getattr(preset, section, None)
@@ -128,7 +127,7 @@ def load_recipe(name: str) -> Recipe:
             raise InvalidInput(f"config.{section}", f"is no section of a preset, or has no such option: {values}")
         preset = dataclasses.replace(preset, **{section: dataclasses.replace(config, **values)})
     return Recipe(
-        dataclasses.replace(preset, weights={}), changes, int(content.get("seed", 1)), str(data["worlds"]),
+        dataclasses.replace(preset, weights={}), changes, int(content.get("seed", 1)),
         int(data["scenes"]), int(data["validation"]), _steps(content.get("steps") or {}),
     )  # fmt: skip
 

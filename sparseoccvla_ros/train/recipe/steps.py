@@ -18,7 +18,7 @@ import torch
 from ...core.classes import LABEL
 from ...core.errors import InvalidInput
 from ...data.dataset import DrivingSamples
-from ...data.synthetic.dataset import WorldSamples, seeds_of, world_settings
+from ...data.synthetic.dataset import SPLITS, WorldSamples, world_settings
 from ...data.synthetic.drives import prepare_drives
 from ...data.synthetic.qa_cache import QuestionCache
 from ...data.synthetic.scenes import WorldSettings, prepare_scenes
@@ -118,7 +118,7 @@ def anchors(context: Context) -> dict[str, Any]:
     planning = context.recipe.preset.planning
     if planning is None:
         raise InvalidInput("steps.anchors", f"preset {context.recipe.preset.name} plans nothing")
-    seeds = seeds_of("train", context.recipe.worlds, int(context.step.options["drives"]))
+    seeds = SPLITS["train"][: int(context.step.options["drives"])]
     drives: list[Any] = []
     found = prepare_drives(seeds, workers=context.workers)
     _follow(context, "drives", (drives.append(drive) for drive in found), len(seeds))
@@ -148,7 +148,7 @@ def later(context: Context, part: str) -> dict[str, Any]:
     recipe = context.recipe
     network, weights = _frozen(context)
     sources = build.world_sources(
-        network, weights, trained_preset(context), recipe.scenes, recipe.validation, recipe.worlds
+        network, weights, trained_preset(context), recipe.scenes, recipe.validation
     )  # fmt: skip
     init = context.result("forecast", BEST) if part == "language" else None
     torch.manual_seed(recipe.seed)
@@ -216,7 +216,7 @@ def _follow(context: Context, what: str, work: Iterable[Any], total: int) -> int
 
 def _seeds(context: Context, split: str) -> list[int]:
     recipe = context.recipe
-    return seeds_of(split, recipe.worlds, recipe.scenes if split == "train" else recipe.validation)
+    return list(SPLITS[split][: recipe.scenes if split == "train" else recipe.validation])
 
 
 def _world(context: Context, split: str) -> WorldSettings:

@@ -1,4 +1,4 @@
-"""Traffic situations by name, each from a seed: what Bench2Drive's abilities ask for, in streets of the varied world.
+"""Traffic situations by name, each from a seed: what Bench2Drive's abilities ask for, in streets of the world.
 
 A family chooses a place that suits it, clears the ego's way there and adds actors; the rest of the scene is the seed's.
 Extra actors are laid out in coordinates of the ego's route: metres ahead of its first pose and metres to its left.
@@ -14,11 +14,11 @@ import numpy as np
 
 from ...core.errors import InvalidInput
 from ..agents.actors import Moving
-from ..agents.traffic import STEP, Lights, Mover, Phases, overlap
+from ..agents.traffic import STEP, Mover, Phases, overlap
 from ..render.weather import Weather
 from ..roads.curves import Curve
 from ..roads.static_scene import Placed
-from ..scenario import NOMINAL, VARIED, Plan, draw
+from ..scenario import NOMINAL, Plan, draw
 from ..scene import EgoMotion, Scene
 from ..shapes import objects, vehicles
 from ..shapes.objects import Shape
@@ -77,7 +77,7 @@ class Stage:
     moving: list[Moving] = field(default_factory=list)
     standing: list[Placed] = field(default_factory=list)
     scripts: list[Script] = field(default_factory=list)
-    signals: Lights | None = None
+    signals: Phases | None = None
     clears: bool = True
 
     @property
@@ -271,7 +271,7 @@ def place_of(name: str, seed: int) -> tuple[int, str | None]:
         raise InvalidInput("scenario", f"{name!r} is none of {', '.join(FAMILIES)}")
     family = FAMILIES[name]
     for step in count():
-        candidate = max(seed, VARIED) + step * _SPACING
+        candidate = seed + step * _SPACING
         plan = draw(np.random.default_rng([candidate, 29]), family.maneuver)
         if family.suits(plan, candidate):
             return candidate, family.maneuver
