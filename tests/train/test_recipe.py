@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.data.synthetic.dataset import seeds_of, world_settings
+from sparseoccvla_ros.data.synthetic.dataset import SPLITS, world_settings
 from sparseoccvla_ros.data.synthetic.scenes import scene_file, write_scene
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.train.recipe.export import changed, install
@@ -57,7 +57,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_recipe(folder)
     for split, count in (("train", 2), ("validation", 1)):
         settings = world_settings(split, 32, 64, 2)
-        for seed in seeds_of(split, "plain", count):
+        for seed in SPLITS[split][:count]:
             write_scene(scene_of(seed, settings), scene_file(seed, settings))
     return folder
 
