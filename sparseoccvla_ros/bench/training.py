@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ..core.classes import LABEL
 from ..data.dataset import Augmentation, DrivingSamples
-from ..data.synthetic.dataset import WorldSamples, seeds_of, world_settings
+from ..data.synthetic.dataset import SPLITS, WorldSamples, world_settings
 from ..occupancy.encoder import OccupancyEncoder
 from ..occupancy.losses import LossWeights
 from ..runtime.presets import load_preset
@@ -37,7 +37,7 @@ def bench_training(console: Console, preset: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     found, recipe = load_preset(preset), load_recipe(preset)
     settings = world_settings("train", found.image.height, found.image.width, found.occupancy.frames)
-    seeds = seeds_of("train", recipe.worlds, 1)
+    seeds = list(SPLITS["train"][:1])
     images = WorldSamples(seeds, settings, found.occupancy.frames)
     _ = images[0]  # rendered where it is not cached
     encoder = OccupancyEncoder(found.occupancy.replace(backbone_dtype=fast_precision("cpu")))

@@ -9,8 +9,8 @@ from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.world.agents.traffic import overlap
 from sparseoccvla_ros.world.kernels.ground import FAR, surface
 from sparseoccvla_ros.world.kernels.solids import NO_HIT, enter, normal
-from sparseoccvla_ros.world.roads.curves import Piece, turn
-from sparseoccvla_ros.world.roads.streets import Street, Streets
+from sparseoccvla_ros.world.roads.curves import Piece, chain, turn
+from sparseoccvla_ros.world.roads.streets import Street, Streets, reversed_piece
 from sparseoccvla_ros.world.shapes.solids import Kind
 
 real = st.floats(-1.0, 1.0)
@@ -29,8 +29,23 @@ def test_piece_locates_the_points_it_places(curvature, x, y, yaw, share, lateral
     assert street.at(*(float(v) for v in piece.pose(np.array(1.0))[:2]))[1] == FAR
 
 
-def test_street_is_smooth_where_its_pieces_meet():
-    street = Streets.generate(np.random.default_rng(4)).cross
+@pytest.fixture
+def streets():
+    """A straight four-lane street with a median along x, and a narrower one along y that bends away from it."""
+    arms = [
+        chain([(30.0, 0.0), (40.0, b), (400.0, 0.0)], 0.0, 0.0, yaw)
+        for b, yaw in ((0.014, np.pi / 2), (-0.011, -np.pi / 2))
+    ]
+    cross = (*(reversed_piece(p) for p in reversed(arms[1])), *arms[0])
+    main = tuple(chain([(800.0, 0.0)], -400.0, 0.0, 0.0, s0=-400.0))
+    return Streets(
+        main=Street(main, 7.7, (2.45, 5.75), median=0.7, dashed=(4.1,), solid=(7.4,)),
+        cross=Street(cross, 6.0, (1.8,), solid=(3.55,), parking=4.75),
+    )
+
+
+def test_street_is_smooth_where_its_pieces_meet(streets):
+    street = streets.cross
     assert len(street.pieces) == 6
     for piece in street.pieces[1:]:
         a, b = street.pose(piece.s0 - 1e-6), street.pose(piece.s0 + 1e-6)
@@ -38,8 +53,7 @@ def test_street_is_smooth_where_its_pieces_meet():
         assert np.cos(a[2] - b[2]) == pytest.approx(1.0, abs=1e-9)
 
 
-def test_ground_across_the_main_street():
-    streets = Streets.generate(np.random.default_rng(0))
+def test_ground_across_the_main_street(streets):
     y = np.array([0.0, 2.4, 5.7, 7.6, 8.0, 11.0, 11.3, 30.0])
     label = streets.label(np.stack([np.full_like(y, -40.0), y], -1)).tolist()
     names = ["other_flat", *["driveable_surface"] * 3, *["sidewalk"] * 2, *["terrain"] * 2]
@@ -47,8 +61,7 @@ def test_ground_across_the_main_street():
     assert streets.label(np.zeros((1, 2), np.float32)).item() == LABEL["driveable_surface"]
 
 
-def test_paint_covers_what_a_pixel_sees_of_it():
-    streets = Streets.generate(np.random.default_rng(0))
+def test_paint_covers_what_a_pixel_sees_of_it(streets):
     table = streets.table(np.float32)
     y = np.linspace(-7.6, 7.6, 4001, dtype=np.float32)
     sharp, wide = (

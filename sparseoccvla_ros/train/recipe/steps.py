@@ -96,7 +96,8 @@ def voxel_head(context: Context) -> dict[str, Any]:
     recipe, options = context.recipe, dict(context.step.options)
     count, frames = int(options.pop("scenes")), recipe.preset.occupancy.frames
     settings = VoxelHeadSettings(**options)
-    seeds, world = seeds_of("train", recipe.worlds, recipe.scenes + count)[recipe.scenes :], _world(context, "train")
+    seeds = list(SPLITS["train"][recipe.scenes : recipe.scenes + count])
+    world = _world(context, "train")
     _follow(context, "scenes", prepare_scenes(seeds, world, workers=context.workers), len(seeds))
     weights = context.result("whole", BEST)
     if weights is None:

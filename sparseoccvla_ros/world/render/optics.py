@@ -61,8 +61,12 @@ class Optics:
         if spot > 0.15:
             shown = cv2.GaussianBlur(shown, (0, 0), spot, borderType=cv2.BORDER_REPLICATE)
         row, column = (int(s - np.floor(c)) for s, c in zip(start, (intrinsics[1, 2], intrinsics[0, 2]), strict=True))
-        numbers = (self.saturation, self.contrast, self.lift, self.vignetting, float(np.hypot(noise, self.noise)))
-        film = Film(*(np.float32(n) for n in numbers), row, column, k[0, 0], k[1, 1], k[0, 2], k[1, 2])
+        level = float(np.hypot(noise, self.noise))
+        saturation, contrast, lift, vignetting, noisy = (
+            np.float32(n) for n in (self.saturation, self.contrast, self.lift, self.vignetting, level)
+        )
+        pinhole = k[0, 0], k[1, 1], k[0, 2], k[1, 2]
+        film = Film(saturation, contrast, lift, vignetting, noisy, row, column, *pinhole)
         out = np.empty(shown.shape, np.uint8)
         develop(shown, film, sensor_noise(), out)
         return out

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..agents.actors import EGO_CENTRE, EGO_LENGTH
+from ..agents.actors import EGO
 from ..kernels.shading import Lamps, Surfaces, shade
 from ..kernels.solids import NO_HIT
 from ..scene import Scene, State
@@ -51,7 +51,8 @@ class Renderer:
         path = np.stack([scene.ego.at(t)[0][:2, 3] for t in np.linspace(-1.0, scene.duration, 40)])
         lower, upper = path.min(0) - SHADOW_MARGIN, path.max(0) + SHADOW_MARGIN
         self._shadows = Shadows(self.weather, scene.fixed, lower, upper)
-        self._air = self.weather.table(tuple(self.optics.exposure * b for b in self.optics.balance))
+        red, green, blue = (self.optics.exposure * b for b in self.optics.balance)
+        self._air = self.weather.table((red, green, blue))
         self._lower = lower.astype(np.float32)
         self._street_light = _street_light(scene, lower, upper) if self.weather.lit else np.zeros((1, 1), np.float32)
         self._streets = scene.streets.table(np.float32)
@@ -97,7 +98,7 @@ class Renderer:
     def _lamps(self, time: float) -> Lamps:
         pose = self.scene.ego.at(time)[0]
         cosine, sine = pose[0, 0], pose[1, 0]
-        front = EGO_CENTRE + 0.5 * EGO_LENGTH
+        front = EGO.centre_m + 0.5 * EGO.length_m
         numbers = (LAMP_CELL, pose[0, 3] + front * cosine, pose[1, 3] + front * sine, cosine, sine)
         return Lamps(self._street_light, self._lower, *(np.float32(n) for n in numbers))
 
