@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,48 @@ if TYPE_CHECKING:
 
     from sparseoccvla_ros.data.nuscenes.index import NuscenesIndex
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+
+STACKS = "tests/end_to_end/"
+"""Tests whose stack of processes wants the cores for itself: never two of them at once."""
+LONGEST = (STACKS, "tests/runtime/", "tests/eval/", "tests/nodes/", "tests/train/", "tests/parity/", "tests/world/")
+"""Started first where several processes test, so that none is left with a long file at the end."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        places = {item: [item.nodeid.startswith(room) for room in (*LONGEST, "")].index(True) for item in items}
+        items.sort(key=places.__getitem__)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays with one process, since its fixtures are shared; so do all the stacks."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return STACKS if nodeid.startswith(STACKS) else nodeid.split("::")[0]
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+@pytest.fixture(scope="session")
+def next_domain() -> Callable[[], int]:
+    """The next DDS domain of this test process; no other process that tests takes it."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = 80 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    domains = itertools.cycle(range(20 + share * worker, 20 + share * (worker + 1)))
+    return lambda: next(domains)
+
+
+@pytest.fixture
+def domain(next_domain: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> int:
+    """A DDS domain for nodes and processes of the test."""
+    number = next_domain()
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(number))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    return number
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import psutil
 import typer
 
 QUICK = ("tests/core", "tests/camera_sync", "tests/ros", "tests/data/bags")
@@ -39,15 +40,34 @@ def run_tests(arguments: Sequence[str]) -> int:
         typer.echo(f"error: {' and '.join(lanes)} are different lanes", err=True)
         return 2
     lane = lanes[0] if lanes else ""
-    # A test that is named runs, whatever its lane.
+    # A test that is named runs, whatever its lane, and in this terminal.
     named = any(not word.startswith("-") and os.path.exists(word.split("::")[0]) for word in rest)
     if lane == "--numeric":
         return _numeric(rest)
     if lane == "--quick":
-        rest = ["-m", "not slow and not ros", *([] if named else QUICK), *rest]
-    elif not lane and not named and "-m" not in rest:
-        rest = ["-m", "not slow", *rest]
-    return subprocess.call([sys.executable, "-m", "pytest", *rest])
+        return _pytest("not slow and not ros", [*([] if named else QUICK), *rest])
+    if named or "-m" in rest:
+        return _pytest("", rest, workers=0)
+    failed = _pytest("not slow", rest)
+    if lane == "--all":
+        # Benches and long runs measure the machine, which is theirs alone.
+        failed = _pytest("slow", rest, workers=0) or failed
+    return failed
+
+
+def processes() -> int:
+    """How many processes test at once: one a core and one for each 4 GB of free memory, at most four."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(4, cores, psutil.virtual_memory().available // 2**32))
+
+
+def _pytest(marks: str, rest: Sequence[str], workers: int | None = None, **variables: str) -> int:
+    """The exit status of pytest on tests of these marks; 0 workers test in pytest's own process."""
+    count = processes() if workers is None else workers
+    # Threads of several processes would wait for each other's cores.
+    threads = {"OMP_NUM_THREADS": "1"} if count > 1 else {}
+    words = [*(["-n", str(count)] if count > 1 else []), *(["-m", marks] if marks else []), *rest]
+    return subprocess.call([sys.executable, "-m", "pytest", *words], env={**os.environ, **threads, **variables})
 
 
 def _numeric(rest: Sequence[str]) -> int:
@@ -56,8 +76,7 @@ def _numeric(rest: Sequence[str]) -> int:
     for name, variables in INSTRUCTION_SETS.items():
         threads = {"OMP_NUM_THREADS": THREADS[name], "MKL_NUM_THREADS": THREADS[name]}
         typer.echo(f"instructions: {name}, threads: {THREADS[name]}")
-        command = [sys.executable, "-m", "pytest", "-m", "numeric and not slow", *rest]
-        if subprocess.call(command, env={**os.environ, **threads, **variables}):
+        if _pytest("numeric and not slow", rest, **threads, **variables):
             failed.append(name)
     if failed:
         typer.echo(f"error: numeric tests fail with {', '.join(failed)}", err=True)

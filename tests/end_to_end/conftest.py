@@ -1,7 +1,6 @@
 """The whole stack as processes over real DDS, on the bundled bag."""
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.ros.parameters import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-_domains = itertools.count(80)
 
 
 @pytest.fixture(scope="session")
@@ -57,11 +55,8 @@ class Stack:
 
 
 @pytest.fixture
-def start(tmp_path: Path, bag: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stack]]:
+def start(tmp_path: Path, bag: Path, preset: str, domain: int) -> Iterator[Callable[..., Stack]]:
     """Start the stack with launch arguments and per-node parameters; everything ends with the test."""
-    domain = next(_domains)
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with contextlib.ExitStack() as ends:
 
         def go(parameters: dict[str, dict[str, str]] | None = None, **arguments: str) -> Stack:

@@ -47,9 +47,8 @@ def test_segments_that_somebody_uses_are_not_left_behind():
 
 @pytest.mark.ros
 @pytest.mark.slow
-def test_soak_of_twenty_seconds(preset, monkeypatch):
-    monkeypatch.setenv("ROS_DOMAIN_ID", "75")
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+@pytest.mark.usefixtures("domain")
+def test_soak_of_twenty_seconds(preset):
     numbers = soak(preset, minutes=1 / 3, hz=4.0)
     assert numbers["segments_left"] == []
     assert numbers["plans_per_s"] > 0.2, "plans keep coming, however busy the machine"

@@ -1,6 +1,7 @@
 """./run demo, as a user runs it, and what it leaves behind."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +25,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, next_domain):
     """One run of the demo with the real preset, shared by every test here; at half speed, for slow machines."""
     out = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "sparseoccvla_ros.cli", "demo", "--rate", "0.5", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    variables = {**os.environ, "ROS_DOMAIN_ID": str(next_domain())}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=variables)
     return done, out, json.loads((out / "summary.json").read_text())
 
 

@@ -12,11 +12,16 @@ from sparseoccvla_ros.ros.parameters import STAGES
 pytestmark = pytest.mark.ros
 
 
-def test_killed_node_is_named_by_all_others_and_they_recover(start):
+@pytest.mark.parametrize(
+    "victims",
+    [("occupancy",), pytest.param(("camera_sync", "reasoning", "planning"), marks=pytest.mark.slow)],
+    ids=" ".join,
+)
+def test_killed_node_is_named_by_all_others_and_they_recover(start, victims):
     stack = start(respawn="false")
     stack.play(loop=True)
     stack.wait(lambda: stack.observer.count("planning/path") > 2, 30, "first paths")
-    for victim in STAGES:
+    for victim in victims:
         kill_and_start_again(stack, victim)
 
 
@@ -49,7 +54,10 @@ def test_dead_node_is_started_again(start):
     stack.wait(lambda: stack.observer.count("planning/path") > before + 2, 40, "paths after the respawn")
 
 
-@pytest.mark.parametrize(("policy", "expected"), [("strict", "STALE"), ("hold", "missing"), ("black", "missing")])
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("strict", "STALE"), ("hold", "missing"), pytest.param("black", "missing", marks=pytest.mark.slow)],
+)
 def test_missing_camera_shows_as_the_policy_says(start, policy, expected):
     stack = start({"camera_sync": {"policy": policy}})
     stack.play(loop=True, exclude="['/CAM_BACK/image_rect_compressed']", wait_for="1")

@@ -15,10 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def launched(tmp_path, preset, monkeypatch):
+def launched(tmp_path, preset, domain):
     """`./run launch` with the small preset, once all of its node processes run."""
-    monkeypatch.setenv("ROS_DOMAIN_ID", "77")
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     command = [sys.executable, "-m", "sparseoccvla_ros.cli", "launch", f"preset:={preset}"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)

@@ -22,7 +22,7 @@ from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.lifecycle_base import message_class
 from sparseoccvla_ros.runtime.presets import load_preset
 
-pytestmark = [pytest.mark.ros, pytest.mark.slow]
+pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.usefixtures("domain")]
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -10,9 +10,9 @@ from rclpy.lifecycle import LifecycleNode
 PACKAGE = Path(__file__).resolve().parents[2] / "sparseoccvla_ros"
 
 
-def test_no_attribute_shadows_rclpy() -> None:
+def test_no_attribute_shadows_rclpy(domain: int) -> None:
     context = Context()
-    rclpy.init(context=context, domain_id=95)
+    rclpy.init(context=context, domain_id=domain)
     node = LifecycleNode("bare", context=context)
     taken = set(dir(node)) | set(vars(node))
     node.destroy_node()

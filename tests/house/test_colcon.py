@@ -42,7 +42,7 @@ def environment(install: Path) -> dict[str, str]:
     return {**clean, **dict(line.split("=", 1) for line in shown.stdout.splitlines())}
 
 
-def test_installed_node_runs_from_the_install(workspace, tmp_path):
+def test_installed_node_runs_from_the_install(workspace, tmp_path, domain):
     install = workspace / "install"
     lib = install / "sparseoccvla_ros" / "lib" / "sparseoccvla_ros"
     names = {p.name for p in lib.iterdir()}
@@ -50,7 +50,7 @@ def test_installed_node_runs_from_the_install(workspace, tmp_path):
     share = install / "sparseoccvla_ros" / "share" / "sparseoccvla_ros"
     for file in ("config/params.yaml", "config/profiles.yaml", "models/tiny/config.yaml", "rviz/sparseoccvla.rviz"):
         assert (share / file).is_file(), file
-    variables = {**environment(install), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_DOMAIN_ID": "79"}
+    variables = {**environment(install), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_DOMAIN_ID": str(domain)}
     with (tmp_path / "log").open("w") as log:
         node = subprocess.Popen([str(lib / "planning")], env=variables, cwd=tmp_path, stdout=log, stderr=log)
         until = time.monotonic() + 60

@@ -1,7 +1,5 @@
 """Real nodes over real DDS: each test gets its own domain, nodes and probes spin in threads."""
 
-import itertools
-import os
 import socket
 import threading
 import time
@@ -21,8 +19,6 @@ from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class, spin
 from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.topics import BY_NAME, NAMESPACE
 
-os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-_domains = itertools.count(0)
 START = 1_700_000_000 * 10**9
 
 
@@ -104,9 +100,8 @@ class Graph:
 
 
 @pytest.fixture
-def graph() -> Iterator[Graph]:
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    graph = Graph(20 + (next(_domains) + 20 * worker) % 60)
+def graph(domain: int) -> Iterator[Graph]:
+    graph = Graph(domain)
     yield graph
     graph.close()
 

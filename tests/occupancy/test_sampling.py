@@ -212,14 +212,14 @@ def test_triton_reads_half_precision_tables(make_frames):
 
 
 @pytest.mark.skipif(NO_TRITON, reason="Triton is not installed")
-def test_triton_equals_plain_in_the_interpreter():
+@pytest.mark.parametrize("rules", [pytest.param(0, marks=pytest.mark.slow), 3], ids=lambda k: str(ALL_RULES[k]))
+def test_triton_equals_plain_in_the_interpreter(rules):
     """The kernels themselves, without a GPU; a process of its own, since Triton decides on import."""
     code = (
         "import sys; sys.path.insert(0, 'tests/occupancy'); import torch, conftest, test_sampling as t\n"
         "from sparseoccvla_ros.occupancy.sampling.triton_kernel import sample_triton\n"
         "make = conftest.make_frames.__wrapped__() if hasattr(conftest.make_frames, '__wrapped__') else None\n"
-        "for rules in (t.ALL_RULES[0], t.ALL_RULES[3]):\n"
-        "    t.assert_equal_to_plain(sample_triton, make, 1, 2, 3, [1, 0], rules)\n"
+        f"t.assert_equal_to_plain(sample_triton, make, 1, 2, 3, [1, 0], t.ALL_RULES[{rules}])\n"
     )
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}

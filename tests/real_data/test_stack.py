@@ -46,12 +46,6 @@ def devkit_pixels(folder: Path, content: dict, camera: str) -> tuple[np.ndarray,
         return pixels[:, :2] / pixels[:, 2:], seen[:, 2]
 
 
-@pytest.fixture
-def domain(monkeypatch):
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    return 78
-
-
 def play(bag: Path, domain: int) -> dict[str, list]:
     """Play a bag through camera_sync, occupancy and planning; messages by topic once a path came."""
     context, ended = Context(), threading.Event()

@@ -34,9 +34,8 @@ def test_ten_thousand_voxels_are_published_in_two_milliseconds():
 
 
 @pytest.mark.slow
-def test_images_arrive_with_our_transport_and_not_with_the_default(monkeypatch):
-    monkeypatch.setenv("ROS_DOMAIN_ID", "76")
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+@pytest.mark.usefixtures("domain")
+def test_images_arrive_with_our_transport_and_not_with_the_default():
     seen = []
     # A receiver that the scheduler keeps from running for half a second loses images whatever carries them.
     for _ in range(4):

@@ -23,7 +23,7 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"{package} is not installed: ./run export installs it")
 
 
-@pytest.fixture(scope="module", params=["tiny", "r50"])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("r50", marks=pytest.mark.slow)])
 def case(request: pytest.FixtureRequest, presets, frames):
     """Preset, encoder, frames, and what went through its graphs."""
     preset = presets[request.param]
@@ -81,6 +81,7 @@ def test_engine_equals_torch_on_the_bag_and_streams(case, runtime) -> None:
     np.testing.assert_array_equal(ours.points, kept)  # results are no windows into the engine
 
 
+@pytest.mark.slow
 def test_a_densifier_runs_in_torch_behind_an_engine(presets, frames) -> None:
     r50 = presets["r50"]
     config = r50.occupancy.replace(decoder="opus_v2", point_features=8, densifier_dims=16, score_threshold=0.01)
@@ -121,6 +122,7 @@ def test_operators_are_plain_ones(case) -> None:
     assert ("TopK" in used) is (case[0].occupancy.image_queries > 0), "only image queries are chosen"
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_in_the_backbone(presets, frames) -> None:
     problem = backend("openvino").missing()
     if problem:

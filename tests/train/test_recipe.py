@@ -85,6 +85,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_at_random_places_it_ends_in_the_same_weights(toy: Path, tmp_path: Path) -> None:
     run(toy, tmp_path / "whole")

@@ -154,6 +154,7 @@ def test_the_truth_scores_zero_and_oracles_are_marked(page, numbers):
     assert "| future command (oracle) | oracle |" in text
 
 
+@pytest.mark.slow
 def test_shares_of_several_processes_give_the_numbers_of_one(trained, world_root, prepared):
     """Two processes are played one after the other; what they send each other goes through pickle."""
     preset, wanted = load_preset(str(trained)), EvalConfig(("occupancy", "planning", "language"), samples=2)

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import psutil
+import pytest
 import torch
 
 QUESTIONS = 1000
@@ -40,6 +41,7 @@ def test_a_cancelled_answer_frees_its_keys_and_values(reasoner, make_scene):
     assert tensor_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_thousand_questions_leak_nothing(reasoner, make_scene):
     process, scenes, sizes, tensors = psutil.Process(), [make_scene(s) for s in range(4)], [], []
     cancelled = threading.Event()

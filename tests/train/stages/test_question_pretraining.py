@@ -22,7 +22,7 @@ WIDTH = 32
 KINDS_OF_SCENE = ("Clear.", "Foggy.", "Overcast.")
 
 
-@pytest.fixture(params=[0, 32], ids=["plain", "reading token"])
+@pytest.fixture(params=[pytest.param(0, id="plain", marks=pytest.mark.slow), pytest.param(32, id="reading token")])
 def reasoner(request: pytest.FixtureRequest, tmp_path: Path) -> Reasoner:
     torch.manual_seed(0)
     config = ReasoningConfig(

@@ -83,6 +83,7 @@ def test_agrees_with_a_walk_along_every_ray():
     assert ours[tuple(beside.T)].all()
 
 
+@pytest.mark.slow
 def test_agrees_with_a_walk_through_the_world(renderer, seen):
     """Six small images of a street against their own rays at 3 x 3 per pixel."""
     _, _, dense, ours = seen
