@@ -93,18 +93,15 @@ def test_looping_bag_starts_anew_without_old_stamps(start):
     stack.wait(lambda: stack.observer.count("planning/path") > 8, 30, "paths after the jumps")
 
 
-def test_end_of_the_bag_goes_quiet_and_stops_followers(start):
-    stack = start()
-    stack.play(duration=3.0)
+@pytest.mark.parametrize("composed", ["true", pytest.param("false", marks=pytest.mark.slow)])
+def test_end_of_the_bag_goes_quiet_and_stops_followers(start, composed):
+    """In one process, and in one a node: the nodes are the same, the way between them is not."""
+    stack = start(composed=composed)
+    stack.play(duration=4.0)
+    stack.wait(lambda: stack.observer.count("planning/path") > 4, 40, "paths")
     stack.wait(lambda: stack.supervisor.processes["bag_player"].popen.poll() is not None, 40, "end of the bag")
     stack.wait(lambda: stack.state("planning").startswith("STALE"), 6, "planning STALE")
     count = stack.observer.count("planning/path")
     time.sleep(1.5)
     assert stack.observer.count("planning/path") == count
     assert stack.state("camera_sync").startswith("STALE")
-
-
-def test_composed_in_one_process(start):
-    stack = start(composed="true")
-    stack.play(duration=4.0)
-    stack.wait(lambda: stack.observer.count("planning/path") > 4, 40, "paths from one process")
