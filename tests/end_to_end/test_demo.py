@@ -26,9 +26,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory, next_domain):
-    """One run of the demo with the real preset, shared by every test here; at half speed, for slow machines."""
+    """One run of the demo with the real preset, shared by every test: 13 s, in which the drive turns, at half speed."""
     out = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "demo", "--rate", "0.5", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "sparseoccvla_ros.cli",
+        "demo",
+        "--rate",
+        "0.5",
+        "--duration",
+        "13",
+        "--out",
+        str(out),
+    ]
     variables = {**os.environ, "ROS_DOMAIN_ID": str(next_domain())}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=variables)
     return done, out, json.loads((out / "summary.json").read_text())
@@ -54,7 +65,7 @@ def test_ends_well_and_says_what_it_is(demo):
 
 def test_paths_come_with_camera_stamps_from_active_nodes(demo):
     _, _, summary = demo
-    assert summary["paths"] >= 15
+    assert summary["paths"] >= 10
     assert summary["stamps_matched"] == summary["paths"]
     assert {*STAGES, "viewer"} == set(summary["active"])
     assert all(summary["active"].values())
@@ -88,7 +99,7 @@ def test_every_output_keeps_frame_and_monotone_camera_stamps(recorded):
 
 def test_paths_are_timed_and_within_bounds(recorded):
     paths = recorded["/sparseoccvla/planning/path"]
-    assert len(paths) >= 15
+    assert len(paths) >= 10
     for path in paths:
         if not path.poses:  # one empty path at the end of the bag tells followers to stop
             continue
@@ -120,7 +131,7 @@ def test_plans_say_how_they_were_made(recorded):
 
 def test_clouds_and_forecasts_are_labelled_voxels(recorded, read_cloud):
     clouds = recorded["/sparseoccvla/occupancy/points"]
-    assert len(clouds) >= 15
+    assert len(clouds) >= 10
     for message in clouds[::10]:
         cloud = read_cloud(message)
         assert len(cloud) > 0

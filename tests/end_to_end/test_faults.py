@@ -10,6 +10,11 @@ import pytest
 from sparseoccvla_ros.ros.parameters import STAGES
 
 pytestmark = pytest.mark.ros
+ways = pytest.mark.parametrize(
+    "composed",
+    [pytest.param("true", id="one process"), pytest.param("false", id="process a node", marks=pytest.mark.slow)],
+)
+"""The nodes are the same, the way between them is not."""
 
 
 @pytest.mark.parametrize(
@@ -74,8 +79,9 @@ def test_missing_camera_shows_as_the_policy_says(start, policy, expected):
         assert stack.state("planning").startswith("DEGRADED")
 
 
-def test_looping_bag_starts_anew_without_old_stamps(start):
-    stack = start()
+@ways
+def test_looping_bag_starts_anew_without_old_stamps(start, composed):
+    stack = start(composed=composed)
     stack.play(loop=True, duration=3.0)
 
     def loops() -> int:
@@ -93,9 +99,8 @@ def test_looping_bag_starts_anew_without_old_stamps(start):
     stack.wait(lambda: stack.observer.count("planning/path") > 8, 30, "paths after the jumps")
 
 
-@pytest.mark.parametrize("composed", ["true", pytest.param("false", marks=pytest.mark.slow)])
+@ways
 def test_end_of_the_bag_goes_quiet_and_stops_followers(start, composed):
-    """In one process, and in one a node: the nodes are the same, the way between them is not."""
     stack = start(composed=composed)
     stack.play(duration=4.0)
     stack.wait(lambda: stack.observer.count("planning/path") > 4, 40, "paths")

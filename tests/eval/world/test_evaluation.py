@@ -134,6 +134,7 @@ def test_stages_without_weights_are_left_out_and_baselines_stay(micro):
     assert found.numbers["occupancy"]["rows"][occupancy.PRIOR]["miou"]["interval"] is None
 
 
+@pytest.mark.slow
 def test_the_verb_leaves_a_folder_that_stands_alone(micro, tmp_path):
     out, extra = tmp_path / "page", tmp_path / "numbers" / "all.json"
     words = ["world", "--seeds", "90001:90003", "--tasks", "occupancy,forecast", "--preset", micro, "--untrained"]
