@@ -1,6 +1,7 @@
 """Occupancy, reasoning and planning as nodes: stamps, frames, shapes, faults."""
 
 import importlib.util
+import itertools
 import math
 
 import numpy as np
@@ -125,8 +126,9 @@ def test_stale_input_stops_the_followers(stack, frames, until):
     graph, _, seen = stack
     play(graph, seen, frames, until, count=2)
     assert until(lambda: seen["planning/path"] and not seen["planning/path"][-1].poses, 5), "one empty path must follow"
-    empty = [p for p in seen["planning/path"] if not p.poses]
-    assert len(empty) == 1
+    # On a machine so slow that the input is stale between the two sets, one follows each of them.
+    empty = [not p.poses for p in seen["planning/path"]]
+    assert not any(a and b for a, b in itertools.pairwise(empty)), "an empty path is sent once"
     assert until(lambda: any("STALE" in s.message for a in seen["/diagnostics"][-6:] for s in a.status))
 
 

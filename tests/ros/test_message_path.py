@@ -20,6 +20,7 @@ def least(work, rounds: int) -> float:
     return min(times)
 
 
+@pytest.mark.slow  # reads in as many threads as there are cores: they must be free
 def test_reduced_decoding_costs_half_at_most():
     ours, plain = image_case()
     ratios = [least(ours, 3) / least(plain, 3) for _ in range(4)]
