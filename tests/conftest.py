@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 STACKS = "tests/end_to_end/"
 """Tests whose stack of processes wants the cores for itself: never two of them at once."""
-LONGEST = (STACKS, "tests/runtime/", "tests/eval/", "tests/nodes/", "tests/train/", "tests/parity/", "tests/world/")
+LONGEST = (STACKS, "tests/runtime/", "tests/eval/", "tests/train/", "tests/world/", "tests/nodes/", "tests/parity/")
 """Started first where several processes test, so that none is left with a long file at the end."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        if worker != "gw0":  # which begins with the stacks: they go before what the others do
+            os.nice(5)
         places = {item: [item.nodeid.startswith(room) for room in (*LONGEST, "")].index(True) for item in items}
         items.sort(key=places.__getitem__)
 
