@@ -118,7 +118,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("view", "false", "start the viewer node", _BOOL),
     Argument("follow", "false", "start the follower node, which turns the path into speed and turn rate", _BOOL),
     Argument("simulate", "false", "start the simulator node, which drives as the follower commands", _BOOL),
-    Argument("seed", "30000", "simulator: seed of the world"),
+    Argument("seed", "90000", "simulator: seed of the world"),
     Argument("scenario", "", "simulator: family of situations; empty is the seed's own traffic"),
     Argument("lockstep", "true", "simulator: wait for the answer to every step", _BOOL),
     Argument("real_time_factor", "1.0", "simulator: without lockstep, seconds of the world per second"),

@@ -109,7 +109,7 @@ def cockpit(
 
 @app.command()
 def drive(
-    seed: Annotated[int, typer.Option(min=20_000, help="of the world")] = 30_000,
+    seed: Annotated[int, typer.Option(min=0, help="of the world; 90000 to 99999 were never trained on")] = 90_000,
     scenario: Annotated[str, typer.Option(help="family of situations, as red_light; the seed's traffic if empty")] = "",
     out: Annotated[Path, typer.Option(help="folder for picture, recording, log and summary")] = Path("out/drive"),
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",

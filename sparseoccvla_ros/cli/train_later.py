@@ -211,8 +211,8 @@ Seeds = Annotated[str, typer.Option(help="seeds of the world, A:B for A to B - 1
 
 def voxel_head(
     preset: Annotated[str, typer.Option(help="preset with occupancy.voxel_head, and weights of its encoder")] = "tiny",
-    seeds: Seeds = "20000:20060",
-    validation: Seeds = "30000:30008",
+    seeds: Seeds = "0:60",
+    validation: Seeds = "80000:80008",
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the classes")] = 8_000,
     seed: Annotated[int, typer.Option(help="of the fit")] = 0,
     out: Annotated[Path, typer.Option(help="weights of the encoder with its new head")] = Path(

@@ -214,7 +214,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
     ),
     "simulator": (
         *COMMON[1:],
-        Param("seed", 30_000, "of the world; ~/reset begins it", "", 20_000, 2_000_000_000, live=True),
+        Param("seed", 90_000, "of the world; ~/reset begins it", "", 0, 2_000_000_000, live=True),
         Param("scenario", "", "family of situations (./run drive --help); empty: the seed's own traffic", live=True),
         Param("longest", 60.0, "a drive ends after this long in any case", "s", 1.0, 60.0, live=True),
         Param("lockstep", True, "wait for the follower's answer before every step"),
