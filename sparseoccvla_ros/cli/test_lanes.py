@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psutil
 import typer
@@ -61,13 +61,15 @@ def processes() -> int:
     return max(1, min(4, cores, psutil.virtual_memory().available // 2**32))
 
 
-def _pytest(marks: str, rest: Sequence[str], workers: int | None = None, **variables: str) -> int:
+def _pytest(
+    marks: str, rest: Sequence[str], workers: int | None = None, variables: Mapping[str, str] | None = None
+) -> int:
     """The exit status of pytest on tests of these marks; 0 workers test in pytest's own process."""
     count = processes() if workers is None else workers
     # Threads of several processes would wait for each other's cores.
     threads = {"OMP_NUM_THREADS": "1"} if count > 1 else {}
     words = [*(["-n", str(count)] if count > 1 else []), *(["-m", marks] if marks else []), *rest]
-    return subprocess.call([sys.executable, "-m", "pytest", *words], env={**os.environ, **threads, **variables})
+    return subprocess.call([sys.executable, "-m", "pytest", *words], env={**os.environ, **threads, **(variables or {})})
 
 
 def _numeric(rest: Sequence[str]) -> int:
@@ -76,7 +78,7 @@ def _numeric(rest: Sequence[str]) -> int:
     for name, variables in INSTRUCTION_SETS.items():
         threads = {"OMP_NUM_THREADS": THREADS[name], "MKL_NUM_THREADS": THREADS[name]}
         typer.echo(f"instructions: {name}, threads: {THREADS[name]}")
-        if _pytest("numeric and not slow", rest, **threads, **variables):
+        if _pytest("numeric and not slow", rest, variables={**threads, **variables}):
             failed.append(name)
     if failed:
         typer.echo(f"error: numeric tests fail with {', '.join(failed)}", err=True)
