@@ -229,14 +229,18 @@ def _wait_end(
         time.sleep(0.1)
 
 
-def _drain(observer: TopicMonitor) -> None:
-    """Wait until nothing has come for a moment: the last frame set is still on its way when the bag ends."""
-    last, quiet = -1, 0
-    for _ in range(60):
+def _drain(observer: TopicMonitor, longest: float = 60.0) -> None:
+    """Wait until the last frame set has become queries and nothing has come for a moment, at most `longest` seconds.
+
+    The last set is still on its way when the bag ends, and a large encoder takes many seconds for it on a CPU.
+    """
+    last, quiet, until = -1, 0, time.monotonic() + longest
+    while time.monotonic() < until:
         total = sum(len(a.order) for a in observer.arrivals.values())
         quiet = quiet + 1 if total == last else 0
         last = total
-        if quiet >= 8:
+        frames, queries = (max(observer.stamps(topic), default=0) for topic in ("frames", "occupancy/queries"))
+        if quiet >= 8 and 0 < frames <= queries:
             return
         time.sleep(0.1)
 

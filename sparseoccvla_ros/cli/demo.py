@@ -14,6 +14,9 @@ from sparseoccvla_ros.runtime.presets import load_preset
 from ..bringup.run_on_bag import Outcome, isolated_domain, run_on_bag
 from ..bringup.tables import latency_table, node_table, state_lines
 
+SLOWEST = 0.05
+"""Rate of playback that is still accepted."""
+
 
 def run_demo(
     out: Path,
@@ -48,8 +51,9 @@ def run_demo(
         f"{outcome.paths} paths, {outcome.stamps_matched} with the stamp of a camera image; "
         f"{outcome.camera_sets} camera images of the front camera in {outcome.bag_seconds:.1f} s of bag"
     )
-    if rate > 0.5 and outcome.paths < 0.2 * outcome.camera_sets:
-        console.print(f"This machine is slower than the bag: --rate {rate / 2:g} plans for more of its images.")
+    advice = slower_rate(outcome, min_paths)
+    if advice:
+        console.print(advice, highlight=False)
     for name, what in (
         ("scene.png", "six images, occupancy, path"),
         ("recording.rrd", "open with: .venv/bin/rerun FILE"),
@@ -70,6 +74,21 @@ def run_demo(
     for problem in problems:
         console.print(f"[bold red]problem:[/] {problem}")
     return 1 if problems else 0
+
+
+def slower_rate(outcome: Outcome, min_paths: int) -> str:
+    """What to type where this machine is too slow for the rate of the playback; empty where it is not."""
+    encode = outcome.latencies.get("frames -> queries")
+    if encode is None or outcome.paths >= max(min_paths, 0.2 * outcome.camera_sets):
+        return ""
+    seconds = encode.p50 / 1e3
+    rate = max(SLOWEST, float(f"{min(outcome.rate / 2, 1.0 / seconds):.1g}"))
+    if rate >= outcome.rate:
+        return ""
+    return (
+        f"This machine is slower than the bag: a frame set takes {seconds:.1f} s to become occupancy, and planning "
+        f"refuses what is older than max_age on the bag's clock. --rate {rate:g} plans for more of its images."
+    )
 
 
 def _play(

@@ -15,7 +15,7 @@ from .config import OccupancyConfig
 def occupied_voxels(
     queries: SceneQueries, grid: VoxelGrid = OCC3D_GRID, config: OccupancyConfig | None = None
 ) -> SparseVoxels:
-    """Voxels of a scene: those of the encoder's voxel head, else from the best class and score of each point.
+    """Voxels of a scene: those of the voxel head or densifier, else from the best class and score of each point.
 
     A point counts when its score exceeds `config.score_threshold`, it lies within `config.max_point_distance` of its
     query's centre and inside the grid; core.voxels says what voxels they make. With `config.padding` each class is
