@@ -369,7 +369,7 @@ def test_truth_of_a_scene(world_root, prepared):
     at = [np.array([*sample.agents.centres[a, 0], 0.6]) for a in cars]
     cells = np.floor((np.array(at) + frame) / 0.4).astype(int)
     inside = ((cells >= 2) & (cells < (198, 198, 16))).all(1)
-    assert inside.sum() >= 2
+    assert inside.any()
     assert (grid[tuple(cells[inside].T)] == 4).all()
 
 
