@@ -38,6 +38,6 @@ def scene_of(seed: int, settings: WorldSettings) -> WorldScene:
     time = 0.5 * np.arange(count)
     future = np.tile(np.eye(4), (count, 6, 1, 1))
     return WorldScene(
-        seed, settings, png, np.ones(6, bool), ego2img, pose, np.zeros((count, 6)), time, future, np.zeros(count, np.uint8), labels,
-        visible,
+        seed, settings, png, np.ones(6, bool), ego2img, pose, np.zeros((count, 6)), time, future,
+        np.zeros(count, np.uint8), labels, visible,
     )  # fmt: skip
