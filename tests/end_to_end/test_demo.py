@@ -64,6 +64,8 @@ def test_paths_come_with_camera_stamps_from_active_nodes(demo):
 
 def test_every_output_keeps_frame_and_monotone_camera_stamps(recorded):
     for topic in OUTPUTS:
+        if topic.node in ("follower", "simulator"):  # they drive, the demo plays
+            continue
         got = recorded.get(topic.full_name, [])
         if topic.name in (
             "/clock",
@@ -71,7 +73,6 @@ def test_every_output_keeps_frame_and_monotone_camera_stamps(recorded):
             "frames",
             "camera_sync/mosaic",
             "reasoning/text",
-            "control/cmd_vel",
         ):
             continue
         if got and hasattr(got[0], "markers"):
