@@ -15,23 +15,20 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.data.bags.playback import Clock, Message, Playback
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.ros.diagnostics import State
-from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
+from sparseoccvla_ros.ros.lifecycle_base import SourceNode, message_class
 from sparseoccvla_ros.ros.messages import time_msg
 from sparseoccvla_ros.ros.process import run
-from sparseoccvla_ros.ros.qos import PROFILES
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
-class BagPlayerNode(StageNode):
+class BagPlayerNode(SourceNode):
     """Publishes the raw messages of a bag at their record times."""
 
     waiting_for = "playback"
 
     def __init__(self, **kwargs) -> None:
         super().__init__("bag_player", **kwargs)
-        self.finished = threading.Event()
-        self._running = False
 
     def setup(self) -> None:
         """Open the bag and create a publisher for every topic whose message is installed."""
@@ -47,10 +44,7 @@ class BagPlayerNode(StageNode):
             except (ImportError, AttributeError):
                 skipped.append(f"{topic.name} ({topic.type} is not installed)")
                 continue
-            qos = PROFILES["latched" if topic.latched else "output"]
-            publisher = self.create_lifecycle_publisher(kind, topic.name, qos)
-            self._made_publishers.append(publisher)
-            self._outputs[topic.name] = publisher
+            self._outputs[topic.name] = self.publisher(kind, topic.name, "latched" if topic.latched else "output")
         if skipped:
             self.get_logger().warning(f"not played: {', '.join(skipped)}")
         for note in self._reader.notes:
@@ -70,31 +64,14 @@ class BagPlayerNode(StageNode):
             topics=tuple(self._outputs),
         )
         self._lock = threading.Lock()
-        self._control_services = [
-            self.create_service(SetBool, "~/pause", self._on_pause),
-            self.create_service(Trigger, "~/step", self._on_step),
-        ]
+        self.control(SetBool, "~/pause", self._on_pause)
+        self.control(Trigger, "~/step", self._on_step)
         info = self._reader
         self.get_logger().info(f"{info.path.name}: {info.message_count} messages, {info.duration:.1f} s")
 
-    def started(self) -> None:
-        """Play in a thread of its own, so that services and diagnostics stay alive."""
-        self._running = True
-        self.finished.clear()
-        self._thread = threading.Thread(target=lambda: self.attempt(self._play), name="playback", daemon=True)
-        self._thread.start()
-
-    def stopped(self) -> None:
-        """End playback."""
-        self._running = False
-        if getattr(self, "_thread", None) is not None and self._thread is not threading.current_thread():
-            self._thread.join(5.0)
-
     def teardown(self) -> None:
         """Close the bag."""
-        for service in getattr(self, "_control_services", ()):
-            self.destroy_service(service)
-        self._control_services = []
+        super().teardown()
         if getattr(self, "_reader", None) is not None:
             self._reader.close()
             self._reader = None
@@ -110,7 +87,8 @@ class BagPlayerNode(StageNode):
         unheard = few(self._images)
         return unheard if len(unheard) == len(self._images) else []
 
-    def _play(self) -> None:
+    def work(self) -> None:
+        """Play from the beginning to the end."""
         until = time.monotonic() + self.values.wait_timeout
         while self._running and (unheard := self._unheard()):
             if time.monotonic() > until:

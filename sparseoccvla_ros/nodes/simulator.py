@@ -22,11 +22,10 @@ from sparseoccvla_ros.eval.closed_loop.cameras import SimulatedCameras
 from sparseoccvla_ros.eval.closed_loop.drive_record import DriveRecord
 from sparseoccvla_ros.eval.closed_loop.rollout import Episode
 from sparseoccvla_ros.ros import vehicle_messages as vehicle
-from sparseoccvla_ros.ros.diagnostics import NodeStates, State
-from sparseoccvla_ros.ros.lifecycle_base import PEER_TIMEOUT, StageNode
+from sparseoccvla_ros.ros.diagnostics import State
+from sparseoccvla_ros.ros.lifecycle_base import SourceNode
 from sparseoccvla_ros.ros.messages import nanoseconds
 from sparseoccvla_ros.ros.process import run
-from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.world.agents.traffic import STEP
 from sparseoccvla_ros.world.sim.vehicle import Action
 
@@ -40,7 +39,7 @@ ASK_AGAIN = 1.0
 """Wall clock seconds after which odometry is sent again: its answer was lost, or is that to an older path."""
 
 
-class SimulatorNode(StageNode):
+class SimulatorNode(SourceNode):
     """Steps an Episode at 10 Hz and publishes what a car with six cameras would.
 
     In lockstep the world stands still until the follower has answered: to the odometry of every step, and where images
@@ -51,55 +50,24 @@ class SimulatorNode(StageNode):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("simulator", **kwargs)
-        self.finished = threading.Event()
         self.record: DriveRecord | None = None
         """Of the last drive that ended."""
-        self._running = False
         self._action: tuple[int, Action] | None = None
         self._plan: PathMsg | None = None
 
     def setup(self) -> None:
         """Build the world and the topics."""
         self._arrived = threading.Condition()
-        self._peers_seen = NodeStates(self.get_namespace(), PEER_TIMEOUT)
         self._reset, self._paused, self._single = False, False, False
-        self._thread: threading.Thread | None = None
         self._begin()
-        self._vehicle = vehicle.VehicleOutputs(self._publisher, profile(PROFILE), FIXED_FRAME)
+        self._vehicle = vehicle.VehicleOutputs(self.publisher, profile(PROFILE), FIXED_FRAME)
         self._route = self.output("simulator/route")
-        self._direction = self._publisher(String, "planning/command", "output")
+        self._direction = self.publisher(String, "planning/command", "output")
         self.input("control/command", self._on_command)
         self.input("planning/path", self._on_path)
-        self.input("/diagnostics", self._peers_seen.add)
-        self._control_services = [
-            self.create_service(Trigger, "~/reset", self._on_reset),
-            self.create_service(Trigger, "~/step", self._on_step),
-            self.create_service(SetBool, "~/pause", self._on_pause),
-        ]
-
-    def started(self) -> None:
-        """Drive in a thread of its own, so that services and diagnostics stay alive."""
-        self._running = True
-        self.finished.clear()
-        self._thread = threading.Thread(target=lambda: self.attempt(self._drive), name="drive", daemon=True)
-        self._thread.start()
-
-    def stopped(self) -> None:
-        """The world stands still."""
-        self._running = False
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(5.0)
-
-    def teardown(self) -> None:
-        """Drop the world."""
-        for service in getattr(self, "_control_services", ()):
-            self.destroy_service(service)
-        self._control_services = []
-
-    def _publisher(self, kind: type, topic: str, qos: str) -> Any:
-        publisher = self.create_lifecycle_publisher(kind, topic, PROFILES[qos])
-        self._made_publishers.append(publisher)
-        return publisher
+        self.control(Trigger, "~/reset", self._on_reset)
+        self.control(Trigger, "~/step", self._on_step)
+        self.control(SetBool, "~/pause", self._on_pause)
 
     # --- inputs
 
@@ -150,7 +118,8 @@ class SimulatorNode(StageNode):
         self._unplanned = ""
         self.monitor.show(seed=values.seed, scenario=values.scenario or "none")
 
-    def _drive(self) -> None:
+    def work(self) -> None:
+        """Drive after drive."""
         while self._running:
             self._publish_static()
             if self._ready() and self._to_the_end():
@@ -174,7 +143,7 @@ class SimulatorNode(StageNode):
 
     def absent(self) -> list[str]:
         """Nodes of `wait_for` that are gone or not active."""
-        return self._peers_seen.absent([name for name in self.values.wait_for if name])
+        return self._peers.absent([name for name in self.values.wait_for if name])
 
     def _to_the_end(self) -> bool:
         """Step until the drive ends; false where it was broken off."""
@@ -256,7 +225,7 @@ class SimulatorNode(StageNode):
     def _ended(self) -> None:
         self.record, summary = self._record, self._record.summary()
         if self.values.out:
-            self._record.write(Path(self.values.out))
+            self._record.write(Path(self.values.out), summary)
         self.get_logger().info(
             f"{summary['end']}: {summary['route_completion']:.0f} % of the route in {summary['seconds']:.1f} s, "
             f"driving score {summary['driving_score']:.0f}, {len(summary['infractions'])} infractions"

@@ -158,8 +158,14 @@ class NodeStates:
     def add(self, message: DiagnosticArray) -> None:
         """Take a message of /diagnostics."""
         for status in message.status:
-            name = status.name.removesuffix(": state").removeprefix(self._prefix)
-            self._known[name] = time.monotonic(), status.message
+            name = status.name.removesuffix(": state")
+            if name.startswith(self._prefix):
+                self._known[name.removeprefix(self._prefix)] = time.monotonic(), status.message
+
+    def silent(self, names: Iterable[str]) -> list[str]:
+        """Those that were seen before and have been silent since, in the order given."""
+        now = time.monotonic()
+        return [n for n in names if n in self._known and now - self._known[n][0] > self._timeout]
 
     def absent(self, names: Iterable[str]) -> list[str]:
         """Those that are gone or not active, in the order given."""

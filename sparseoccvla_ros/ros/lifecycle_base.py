@@ -21,7 +21,7 @@ from rclpy.parameter import Parameter
 
 from sparseoccvla_ros.core.errors import InvalidInput
 
-from .diagnostics import Monitor, State, diagnostic_array
+from .diagnostics import Monitor, NodeStates, State, diagnostic_array
 from .intra_process import Handover, Item, StageOutput
 from .latest_worker import Worker
 from .parameters import STAGES, TABLES, declare
@@ -45,7 +45,7 @@ def message_class(name: str) -> type:
 class StageNode(LifecycleNode):
     """A lifecycle node around one core object.
 
-    Subclasses set `peers_wanted` and implement `setup` (load, create topics), and where needed `started`, `stopped`,
+    Subclasses implement `setup` (load, create topics), and where needed `started`, `stopped`,
     `teardown` and `watch`. `setup` runs in configure, so activate is immediate; cleanup drops everything again.
     """
 
@@ -83,7 +83,7 @@ class StageNode(LifecycleNode):
         self._faulted = threading.Event()
         self._made_publishers: list[Any] = []
         self._made_subscriptions: list[Any] = []
-        self._peers: dict[str, float] = {}
+        self._peers = NodeStates(self.get_namespace(), PEER_TIMEOUT)
         self._twin_seen = -math.inf
         self._instance = uuid.uuid4().hex[:12]
         self.monitor.show(instance=self._instance)
@@ -124,7 +124,11 @@ class StageNode(LifecycleNode):
     def output(self, name: str) -> Any:
         """Lifecycle publisher of a topic of ros/topics.py: silent while the node is inactive."""
         topic = BY_NAME[name]
-        publisher = self.create_lifecycle_publisher(message_class(topic.type), name, PROFILES[topic.qos])
+        return self.publisher(message_class(topic.type), name, topic.qos)
+
+    def publisher(self, kind: type, topic: str, qos: str) -> Any:
+        """Lifecycle publisher of any topic, with a profile of ros/qos.py."""
+        publisher = self.create_lifecycle_publisher(kind, topic, PROFILES[qos])
         self._made_publishers.append(publisher)
         return publisher
 
@@ -302,21 +306,15 @@ class StageNode(LifecycleNode):
 
     def missing_peers(self) -> tuple[str, ...]:
         """Stages that were seen before and have been silent since."""
-        now = time.monotonic()
-        return tuple(name for name, seen in sorted(self._peers.items()) if now - seen > PEER_TIMEOUT)
+        return tuple(self._peers.silent(name for name in sorted(STAGES) if name != self.get_name()))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        prefix = self.get_namespace().rstrip("/") + "/"
+        self._peers.add(message)
         for status in message.status:
-            name = status.name.removesuffix(": state")
-            if name == self.get_fully_qualified_name():
+            if status.name.removesuffix(": state") == self.get_fully_qualified_name():
                 instances = [v.value for v in status.values if v.key == "instance"]
                 if instances and instances != [self._instance]:
                     self._twin_seen = time.monotonic()
-            elif name.startswith(prefix):
-                peer = name.removeprefix(prefix)
-                if peer in STAGES and peer != self.get_name():
-                    self._peers[peer] = time.monotonic()
 
     def _on_watch(self) -> None:
         if self._faulted.is_set() and self.active:
@@ -326,6 +324,44 @@ class StageNode(LifecycleNode):
             self.trigger_deactivate()
         elif self.active:
             self.watch()
+
+
+class SourceNode(StageNode):
+    """A node that messages and /clock come from: `work` runs in a thread of its own until it has `finished`."""
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self.finished = threading.Event()
+        self._running = False
+        self._thread: threading.Thread | None = None
+        self._control_services: list[Any] = []
+
+    def work(self) -> None:
+        """What the thread does while `_running`."""
+        raise NotImplementedError
+
+    def control(self, kind: type, name: str, callback: Callable[[Any, Any], Any]) -> None:
+        """A service to steer the work."""
+        self._control_services.append(self.create_service(kind, name, callback))
+
+    def started(self) -> None:
+        """Work beside the spinning, so that services and diagnostics stay alive."""
+        self._running = True
+        self.finished.clear()
+        self._thread = threading.Thread(target=lambda: self.attempt(self.work), name="work", daemon=True)
+        self._thread.start()
+
+    def stopped(self) -> None:
+        """End the work."""
+        self._running = False
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5.0)
+
+    def teardown(self) -> None:
+        """End the services."""
+        for service in self._control_services:
+            self.destroy_service(service)
+        self._control_services.clear()
 
 
 def gone(peers: Sequence[str]) -> str:

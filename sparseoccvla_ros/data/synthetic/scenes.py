@@ -107,7 +107,7 @@ class WorldScene:
     """The clips of one seed; S = clips x sets, clip by clip, each from old to new; N = settings.cameras.
 
     jpeg: S x N encoded images, empty where usable bool [N] says that the rig has no such camera (cameras come in the
-    order of core.occ3d.CAMERAS, others after them); ego2img float64 [S, N, 4, 4], base_link at the set's time to
+    order of core.classes.CAMERAS, others after them); ego2img float64 [S, N, 4, 4], base_link at the set's time to
     prepared pixels of each camera, zero without one; pose float64 [S, 4, 4] ego2map; twist float64 [S, 6] m/s, rad/s in
     base_link; time float64 [S] seconds of the drive (the front camera's exposure, or the first one's); future float64
     [S, 6, 4, 4], ego2map at time + FUTURE_SECONDS; command uint8 [S], index into COMMANDS; labels, visible: S zlib
@@ -149,7 +149,7 @@ class WorldScene:
 def rig_of(seed: int, settings: WorldSettings) -> tuple[Camera, ...]:
     """The cameras of a seed: mostly one of the two cars, every mount a little off, else any rig or a car lacking some.
 
-    They come in the order of core.occ3d.CAMERAS, then others.
+    They come in the order of core.classes.CAMERAS, then others.
     """
     rng = np.random.default_rng([seed, 17])
     cameras = load_rig(RIGS[int(rng.integers(len(RIGS)))])
@@ -172,7 +172,7 @@ def rig_of(seed: int, settings: WorldSettings) -> tuple[Camera, ...]:
 
 
 def places(rig: Sequence[Camera], cameras: int) -> list[int]:
-    """Where each camera of a rig lies among `cameras` places: those of core.occ3d.CAMERAS, then others in order."""
+    """Where each camera of a rig lies among `cameras` places: those of core.classes.CAMERAS, then others in order."""
     spare = iter(range(len(CAMERAS), cameras))
     return [CAMERAS.index(c.name) if c.name in CAMERAS else next(spare) for c in rig]
 

@@ -37,10 +37,10 @@ class DriveRecord:
         """As scores.summary."""
         return summary(self.rollout())
 
-    def write(self, folder: Path) -> None:
-        """summary.json and log.csv in a folder."""
+    def write(self, folder: Path, summary: dict[str, Any]) -> None:
+        """summary.json, as `summary` gives it, and log.csv in a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         head = "time,x,y,yaw,speed,acceleration,steering,why"
         lines = [",".join(str(v).replace(",", ";") for v in row) for row in self.rows]
         (folder / "log.csv").write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")

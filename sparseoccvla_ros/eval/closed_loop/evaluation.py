@@ -105,7 +105,7 @@ def evaluate_drives(
 
     families: scenario families that take turns over the seeds; none for the seeds' own traffic. log: takes every result
     as it ends; what it knows already is not driven again. Raises InvalidInput for unknown policies or families and for
-    seeds that do not step.
+    negative seeds.
     """
     if not seeds or not names:
         raise InvalidInput("seeds" if not seeds else "policies", "there are none")

@@ -127,14 +127,14 @@ class Episode:
     Attributes: simulator, world, expert, rollout; end (why it ended, None while it goes on).
 
     Args:
-        seed: Of a varied world.
+        seed: Of the world.
         scenario: A family of world.sim.scenarios, or None for the seed's own traffic.
         policy: Name of who drives.
         score_every: Steps between the plans that PDMS and EPDMS are to look at, a multiple of PLAN_EVERY; 0: none.
         longest: Seconds after which it ends in any case.
 
     Raises:
-        InvalidInput: The seed does not step, or the scenario is unknown.
+        InvalidInput: The seed is negative, or the scenario is unknown.
     """
 
     def __init__(

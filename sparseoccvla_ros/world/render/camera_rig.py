@@ -69,7 +69,7 @@ _DIRECTIONS = {"CAM_FRONT": 0.0, "CAM_FRONT_RIGHT": -55.0, "CAM_FRONT_LEFT": 55.
 def random_rig(rng: np.random.Generator, most: int = len(CAMERAS)) -> tuple[Camera, ...]:
     """A vehicle of 1 to `most` cameras that look ahead, around or back, at any height and with any lens.
 
-    They are named after what they look at, in the order of core.occ3d.CAMERAS; those beyond that are called CAM_6 on.
+    They are named after what they look at, in the order of core.classes.CAMERAS; those beyond that are called CAM_6 on.
     """
     count = min(int(rng.choice([1, 2, 3, 4, 5, 6, 7, 8], p=[0.06, 0.06, 0.14, 0.20, 0.20, 0.24, 0.05, 0.05])), most)
     apart = 360.0 / count if count > 3 else float(rng.uniform(45.0, 75.0))
