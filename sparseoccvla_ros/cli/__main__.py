@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+serve_app = typer.Typer(no_args_is_help=True)
 
 Json = Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")]
 
@@ -129,6 +132,37 @@ def drive(
     raise typer.Exit(run_drive(out, given, {"longest": str(seconds), "commands": str(not cockpit).lower()}))
 
 
+class Runtime(StrEnum):
+    """Who calls `serve egodriver`."""
+
+    ALPASIM = "alpasim"
+    CARLA = "carla"
+
+
+@serve_app.command()
+def egodriver(
+    preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
+    runtime: Annotated[Runtime, typer.Option(help="AlpaSim itself, or autoware_carla_scenario")] = Runtime.ALPASIM,
+    host: Annotated[str, typer.Option(help="address, or unix:///PATH; 0.0.0.0 lets other machines in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 50051,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    period: Annotated[float, typer.Option(min=0.05, max=1.0, help="simulated seconds between two plans")] = 0.5,
+) -> None:
+    """Drive for AlpaSim, its challenge or the CARLA scenario runner: gRPC service egodriver. Ctrl-C ends."""
+    import logging
+
+    from sparseoccvla_ros.serve.server import serve_egodriver
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    serve_egodriver(preset, runtime.value, host, port, device, period)
+    os._exit(0)  # the interpreter's own end would unload torch for seconds
+
+
+@serve_app.callback()
+def serve() -> None:
+    """Answer other projects' interfaces that are not ROS."""
+
+
 @app.command()
 def doctor() -> None:
     """Say what is installed, what is missing and what will be used."""
@@ -223,6 +257,7 @@ def main() -> int:
     app.add_typer(eval_app, name="eval", help="Evaluate a preset on drives it has not seen.")
     app.add_typer(bag_app, name="bag", help="Make, convert, inspect and play bags.")
     app.add_typer(data_app, name="data", help="Check and prepare a nuScenes folder, or make one of the world.")
+    app.add_typer(serve_app, name="serve")
     app.add_typer(models_app, name="models", help="Presets and public weights: list, fetch, convert.")
     try:
         return app(prog_name="./run") or 0

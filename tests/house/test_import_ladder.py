@@ -17,6 +17,7 @@ BELOW["pipeline"] = BELOW["runtime"] | {"runtime"}
 BELOW["world"] = BELOW["view"] = BELOW["data"] = BELOW["pipeline"] | {"data", "world"}
 BELOW["eval"] = BELOW["data"] | {"pipeline", "view"}
 BELOW["train"] = BELOW["eval"] | {"eval"}
+BELOW["serve"] = BELOW["pipeline"] | {"pipeline"}
 """What each room, or module beside the rooms, may import; none of them knows ROS."""
 ABOVE = {
     "ros": BELOW["pipeline"] | {"pipeline"},

@@ -180,7 +180,9 @@ def test_launch_file_by_construction(name: str) -> None:
     assert f"description(with_bag={name == 'nuscenes_bag'})" in text
 
 
-@pytest.mark.parametrize("verb", ["", "demo", "drive", "test", "launch", "bag", "view", "cockpit", "doctor", "bench"])
+@pytest.mark.parametrize(
+    "verb", ["", "demo", "drive", "test", "launch", "bag", "view", "cockpit", "serve", "doctor", "bench"]
+)
 def test_every_verb_has_help(verb: str) -> None:
     command = [sys.executable, "-m", "sparseoccvla_ros.cli", *([verb] if verb else []), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)

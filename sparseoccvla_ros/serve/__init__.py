@@ -1,0 +1,1 @@
+"""The stack behind interfaces of other projects that are not ROS: AlpaSim's driver contract."""

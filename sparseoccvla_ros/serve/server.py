@@ -1,0 +1,46 @@
+"""The process behind `./run serve egodriver`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Literal
+
+from ..core.errors import InvalidInput
+from ..pipeline import SparseOccVLA
+
+log = logging.getLogger(__name__)
+
+
+def serve_egodriver(
+    preset: str, runtime: Literal["alpasim", "carla"], host: str, port: int, device: str, period: float
+) -> None:
+    """Drive for whoever calls until SIGINT or SIGTERM.
+
+    Args:
+        preset: Name or folder of the preset.
+        runtime: Who calls, AlpaSim or autoware_carla_scenario: they fill the contract's opaque fields differently.
+        host: Address, or unix:///PATH.
+        port: 0 takes a free one; the log says which.
+        device: auto, cpu or cuda.
+        period: Seconds of the simulation between two plans.
+
+    Raises:
+        InvalidInput: The wheels of requirements/serve.txt are missing, or the preset cannot drive.
+    """
+    try:
+        from carla_driver_interface.server import bind_address, build_server
+
+        from .egodriver import EgoDriver
+    except ImportError:
+        raise InvalidInput("serve", "needs carla-driver-interface and grpcio: requirements/serve.txt") from None
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: ended.set())
+    driver = EgoDriver(SparseOccVLA.from_preset(preset, device=device), period)
+    server, bound = build_server(driver, port, host, mode=runtime)
+    server.start()
+    log.info("preset %s drives for %s at %s", preset, runtime, bind_address(host, bound))
+    ended.wait()
+    server.stop(grace=1.0).wait()
