@@ -14,6 +14,7 @@ import yaml
 
 from ..core import geometry
 from ..core.errors import InvalidInput
+from ..core.yaml_file import read_yaml
 
 PLUMB_BOB = "plumb_bob"
 RATIONAL = "rational_polynomial"
@@ -186,12 +187,7 @@ def load_calibration(path: str | Path) -> dict[str, CameraModel]:
     out together (tf then gives it), frame_id, d and model may be left out. Raises InvalidInput with camera and key.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InvalidInput("calibration", f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput("calibration", f"{path}: {error}") from None
+    content = read_yaml(path, "calibration")
     cameras = content.get("cameras") if isinstance(content, dict) else None
     if not isinstance(cameras, dict) or not cameras:
         raise InvalidInput("calibration", f"{path} has no `cameras`")

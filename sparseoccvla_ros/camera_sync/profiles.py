@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..core.classes import CAMERAS
 from ..core.errors import InvalidInput
 from ..core.paths import share
+from ..core.yaml_file import read_yaml
 from .config import SyncConfig
 
 TRANSPORTS = ("raw", "compressed")
@@ -82,12 +81,7 @@ def profile(name: str = "", path: str | Path | None = None, cameras: tuple[str, 
 
 def _read(path: str | Path | None) -> dict[str, Any]:
     file = Path(path) if path is not None else share("config", "profiles.yaml")
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise InvalidInput("profiles", f"{file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput("profiles", f"{file}: {error}") from None
+    content = read_yaml(file, "profiles")
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InvalidInput("profiles", f"{file} is no file of format {_FORMAT}")
     if not isinstance(content.get("profiles"), dict) or not content["profiles"]:

@@ -204,6 +204,34 @@ def bench(
 
 
 @app.command()
+def fuzz(
+    budget: Annotated[int, typer.Option(min=1, help="inputs to try, shared among the decoders")] = 20_000,
+    seed: Annotated[int, typer.Option(help="of the inputs: the same seed gives the same ones")] = 0,
+    decoder: Annotated[list[str] | None, typer.Option(help="only this one; may be given several times")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the inputs that were not refused as they should be")] = Path(
+        "out/fuzz"
+    ),
+) -> None:
+    """Damaged and hostile inputs to everything that reads what others made."""
+    from .faults import run_fuzz
+
+    raise typer.Exit(run_fuzz(budget, seed, tuple(decoder or ()), out))
+
+
+@app.command()
+def storm(
+    minutes: Annotated[float, typer.Option(min=0.5, max=1440.0, help="how long")] = 10.0,
+    seed: Annotated[int, typer.Option(help="of the faults: the same seed gives the same ones")] = 0,
+    preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
+    json: Json = None,
+) -> None:
+    """Random faults at the running stack: what comes out must be right or flagged, and every node must come back."""
+    from .faults import run_storm
+
+    raise typer.Exit(run_storm(minutes, seed, preset, json))
+
+
+@app.command()
 def export(
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     runtime: Annotated[str, typer.Option(help="onnx, openvino or tensorrt")] = "onnx",

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..core.errors import InvalidInput
+from ..core.npz_file import read_npz
 from ..core.types import STEPS, Command, check_array
 from . import anchor_presets
 
@@ -88,14 +88,9 @@ class AnchorSet:
     @classmethod
     def load(cls, path: str | Path) -> AnchorSet:
         """Read what `save` wrote. Never unpickles; raises InvalidInput naming what is wrong with the file."""
-        try:
-            with np.load(Path(path), allow_pickle=False) as stored:
-                content = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InvalidInput("anchors", f"cannot read {Path(path).name}: {error}") from error
-        missing = {"format_version", "array", "counts", "frame", "commands", "sha256"} - content.keys()
-        if missing:
-            raise InvalidInput("anchors", f"{Path(path).name} lacks {', '.join(sorted(missing))}")
+        content = read_npz(
+            Path(path), "anchors", ("format_version", "array", "counts", "frame", "commands", "sha256"), limit=2**20
+        )
         if int(content["format_version"]) != FORMAT_VERSION:
             raise InvalidInput("anchors.format_version", f"want {FORMAT_VERSION}, got {content['format_version']}")
         order = [str(name) for name in content["commands"]]

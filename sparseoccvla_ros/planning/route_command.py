@@ -15,6 +15,8 @@ from .plan_reasons import PlanReason
 MAX_TEXT = 32
 """Characters of a command text; a longer one is refused unread."""
 MAX_ROUTE_POINTS = 100_000
+MAX_COORDINATE = 1e8
+"""m; UTM and Earth-fixed frames stay within 7e6, and larger squares would lose what is left of the metres."""
 
 
 def parse_command(text: str) -> Command:
@@ -83,8 +85,8 @@ class RouteCommand:
         route = np.asarray(polyline, np.float64)
         if route.ndim != 2 or route.shape[1] != 2 or not 2 <= len(route) <= MAX_ROUTE_POINTS:
             raise InvalidInput("route", f"want [2..{MAX_ROUTE_POINTS}, 2], got {list(route.shape)}")
-        if not np.isfinite(route).all():
-            raise InvalidInput("route", "holds a number that is not finite")
+        if not (np.abs(route) <= MAX_COORDINATE).all():
+            raise InvalidInput("route", f"holds a number that is not finite, or beyond {MAX_COORDINATE:g} m")
         moves = np.linalg.norm(np.diff(route, axis=0), axis=1) > 1e-6
         route = route[np.concatenate([[True], moves])]
         if len(route) < 2:
@@ -94,6 +96,8 @@ class RouteCommand:
     def set_goal(self, pose: np.ndarray, goal: np.ndarray) -> None:
         """Head for a goal: pose float64 [4, 4] ego2fixed where it was given, goal [2] m in the fixed frame."""
         goal = np.asarray(goal, np.float64).reshape(-1)[:2]
+        if goal.shape != (2,):
+            raise InvalidInput("goal", f"want x and y in m, got {len(goal)} numbers")
         self.set_route(np.stack([np.asarray(pose, np.float64)[:2, 3], goal]))
 
     def choose(self, stamp_ns: int, pose: np.ndarray, speed: float) -> CommandChoice:

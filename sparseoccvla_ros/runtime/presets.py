@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from sparseoccvla_ros.camera_sync.config import ImageConfig
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import cache_folder, share
+from sparseoccvla_ros.core.yaml_file import read_yaml
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
@@ -78,12 +77,17 @@ class Preset:
 
 
 def _config(kind: type[T], section: str, values: dict[str, Any] | None) -> T:
-    values = values or {}
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise InvalidInput(section, f"want options with their values, got {values!r}")
     known = {f.name for f in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - known)
+    unknown = sorted(map(str, set(values) - known))
     if unknown:
         raise InvalidInput(f"{section}.{unknown[0]}", f"is no option; known are {', '.join(sorted(known))}")
-    return kind(**{k: _tuples(v) for k, v in values.items()})
+    try:
+        return kind(**{k: _tuples(v) for k, v in values.items()})
+    except TypeError as error:  # text where a number belongs, and the like
+        raise InvalidInput(section, str(error)) from None
 
 
 def _tuples(value: Any) -> Any:
@@ -112,32 +116,32 @@ def load_preset(name: str) -> Preset:
         raise InvalidInput(
             "preset", f"'{name}' is neither a folder with config.yaml nor one of {', '.join(preset_names())}"
         )
-    try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise InvalidInput("preset", f"{file} is not YAML: {error}") from None
+    content = read_yaml(file, "preset")
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         version = content.get("format_version") if isinstance(content, dict) else None
         raise InvalidInput("format_version", f"{file} has {version}, this package reads {FORMAT_VERSION}")
     known = {"format_version", "name", "seed", "stages", "anchors", "weights", *SECTIONS}
-    unknown = sorted(set(content) - known)
+    unknown = sorted(map(str, set(content) - known))
     if unknown:
         raise InvalidInput(unknown[0], f"is no section of {file}; known are {', '.join(sorted(known))}")
     stages = content.get("stages", list(STAGES))
     if stages not in (list(STAGES), ["occupancy"]):
         raise InvalidInput("stages", f"want [{', '.join(STAGES)}] or [occupancy], got {stages}")
+    seed = content.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise InvalidInput("seed", f"want a whole number from 0, got {seed!r}")
     configs = {section: _config(kind, section, content.get(section)) for section, kind in SECTIONS.items()}
     anchors = None
     if stages == ["occupancy"]:
         configs |= {"reasoning": None, "planning": None}
     else:
-        anchors = folder / content.get("anchors", "anchors.npz")
+        anchors = _inside("anchors", folder, content.get("anchors", "anchors.npz"))
         if not anchors.is_file():
             raise InvalidInput("anchors", f"{anchors} is missing")
     return Preset(
-        name=content.get("name", folder.name),
+        name=str(content.get("name", folder.name)),
         folder=folder,
-        seed=int(content.get("seed", 0)),
+        seed=seed,
         anchors=anchors,
         weights=_weights(folder, content.get("weights")),
         **configs,
@@ -150,7 +154,7 @@ def _weights(folder: Path, entries: dict[str, dict[str, str]] | None) -> dict[st
         return {}
     if not isinstance(entries, dict) or not all(isinstance(e, dict) and "file" in e for e in entries.values()):
         raise InvalidInput("weights", "want a file and its sha256 for each stage")
-    unknown = sorted(set(entries) - {*STAGES, ADAPTER})
+    unknown = sorted(map(str, set(entries) - {*STAGES, ADAPTER}))
     if unknown:
         raise InvalidInput(f"weights.{unknown[0]}", f"is no stage; these are {', '.join(STAGES)} (and {ADAPTER})")
     if ADAPTER in entries and "reasoning" not in entries:
@@ -158,8 +162,18 @@ def _weights(folder: Path, entries: dict[str, dict[str, str]] | None) -> dict[st
     return {stage: _weight_file(f"weights.{stage}", folder, entry) for stage, entry in entries.items()}
 
 
+def _inside(field: str, folder: Path, name: Any) -> Path:
+    """A file of the preset's own folder; a preset from elsewhere names no other file of this machine."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise InvalidInput(field, f"want the name of a file, got {name!r}")
+    file = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InvalidInput(field, f"{name} lies outside of {folder}")
+    return file
+
+
 def _weight_file(field: str, folder: Path, entry: dict[str, str]) -> Path:
-    file = folder / entry["file"]
+    file = _inside(field, folder, entry["file"])
     if file.suffix != ".safetensors":
         raise InvalidInput(field, f"{file.name} is not safetensors; nothing else is loaded")
     if not file.is_file():

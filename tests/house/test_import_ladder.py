@@ -24,6 +24,7 @@ ABOVE = {
     "nodes": BELOW["train"] | {"ros"},  # the simulator judges its drives
     "bringup": BELOW["eval"] | {"ros"},
     "bench": BELOW["train"] | {"train", "ros", "bringup"},
+    "faults": BELOW["train"] | {"train", "ros", "bringup", "bench"},
 }
 """The same of those that know ROS; cli stands on everything."""
 LARGEST_FOLDER = 15

@@ -205,7 +205,7 @@ class BagReader:
             store = self._types[msgtype] = self._typestore(msgtype)
         try:
             return store.deserialize_cdr(raw, msgtype)
-        except (SerdeError, IndexError, OverflowError, MemoryError) as error:
+        except (SerdeError, IndexError, KeyError, OverflowError, MemoryError) as error:
             raise InvalidInput(msgtype, f"message does not decode: {error}") from error
 
     def summary(self) -> BagSummary:

@@ -26,6 +26,7 @@ from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
 from ...core.errors import InvalidInput
+from ...core.yaml_file import read_yaml
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 NAME_LIMIT = 247
@@ -212,6 +213,7 @@ def _refuse_foreign(path: Path) -> None:
                     "or run `ros2 bag reindex` on a machine with ROS",
                 )
             raise InvalidInput("bag", f"{path} is no bag: it holds neither metadata.yaml nor an .mcap or .db3 file")
+        _confine(path)
         files = sorted(path.glob("*.mcap"))
     elif path.suffix == ".bag":
         raise InvalidInput("bag", f"{path} is a ROS 1 bag; convert it with `rosbags-convert --src {path} --dst NEW`")
@@ -221,6 +223,17 @@ def _refuse_foreign(path: Path) -> None:
         files = [path] if path.suffix == ".mcap" else []
     for file in files:
         _check_mcap(file)
+
+
+def _confine(path: Path) -> None:
+    """A bag's metadata.yaml may name files within its folder, and no others of this machine."""
+    content = read_yaml(path / "metadata.yaml", "bag")
+    information = content.get("rosbag2_bagfile_information") if isinstance(content, dict) else None
+    named = information.get("relative_file_paths") if isinstance(information, dict) else None
+    for name in named if isinstance(named, list) else ():
+        # Bags of rosbag2 before version 4 name the folder too.
+        if Path(str(name)).is_absolute() or ".." in Path(str(name)).parts:
+            raise InvalidInput("bag", f"{path}: metadata.yaml names {name}, which lies outside of the bag")
 
 
 def _check_mcap(file: Path) -> None:

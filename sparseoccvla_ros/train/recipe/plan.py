@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...core.errors import InvalidInput
+from ...core.yaml_file import read_yaml
 from ...runtime.presets import Preset, load_preset
 
 FORMAT_VERSION = 1
@@ -106,12 +105,9 @@ def load_recipe(name: str) -> Recipe:
     """The recipe of a preset, by name or folder. Raises InvalidInput naming what is wrong."""
     preset = load_preset(name)
     file = preset.folder / "recipe.yaml"
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidInput("recipe", f"preset {preset.name} has no recipe: {file} is missing") from None
-    except yaml.YAMLError as error:
-        raise InvalidInput("recipe", f"{file} is not YAML: {error}") from None
+    if not file.is_file():
+        raise InvalidInput("recipe", f"preset {preset.name} has no recipe: {file} is missing")
+    content = read_yaml(file, "recipe")
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         raise InvalidInput("format_version", f"want {FORMAT_VERSION} in {file}")
     unknown = sorted(set(content) - {"format_version", "seed", "data", "config", "steps"})
