@@ -65,7 +65,7 @@ class TopicMonitor:
         self.details: dict[str, dict[str, str]] = {}
         self.tracked: dict[tuple[str, str], list[float]] = {pair: [] for pair in track}
         self.history: list[tuple[float, str, str]] = []
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._ended = threading.Event()
         for topic in topics:
             entry = BY_NAME[topic]
@@ -94,17 +94,17 @@ class TopicMonitor:
 
     def count(self, topic: str) -> int:
         """Messages received on a topic."""
-        with self._lock:
+        with self.lock:
             return len(self.arrivals[topic].order)
 
     def stamps(self, topic: str) -> list[int]:
         """Stamps received on a topic, in order of arrival."""
-        with self._lock:
+        with self.lock:
             return list(self.arrivals[topic].order)
 
     def latencies(self, first: str, last: str) -> list[float]:
         """Seconds between the arrivals of the same stamp on two topics."""
-        with self._lock:
+        with self.lock:
             a, b = self.arrivals[first].at, self.arrivals[last].at
             return [b[s] - a[s] for s in b if s in a]
 
@@ -135,7 +135,7 @@ class TopicMonitor:
 
         def receive(raw: bytes) -> None:
             now, stamp = time.monotonic(), stamp_of(raw)
-            with self._lock:
+            with self.lock:
                 arrivals.at.setdefault(stamp, now)
                 arrivals.order.append(stamp)
                 arrivals.bytes += len(raw)
@@ -147,7 +147,7 @@ class TopicMonitor:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             name = status.name.removesuffix(": state").rsplit("/", 1)[-1]
-            with self._lock:
+            with self.lock:
                 if self.states.get(name) != status.message:
                     self.history.append((time.monotonic(), name, status.message))
                 self.states[name] = status.message

@@ -41,7 +41,7 @@ def read_npz(path: Path, field: str, names: tuple[str, ...] = (), limit: int = 2
     except (InvalidInput, PermissionError):
         raise
     except FileNotFoundError:
-        raise InvalidInput(field, f"{path} does not exist") from None
+        raise InvalidInput(field, f"cannot read {path}: it does not exist") from None
     except Exception as error:  # zip, zlib, struct and the parser of headers each have their own: all mean damage
         raise InvalidInput(field, f"cannot read {path.name}: {error or type(error).__name__}") from error
 
@@ -53,6 +53,6 @@ def _check_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, field: str) -
             raise InvalidInput(field, f"{info.filename} has array format {version}")
         shape, _, dtype = _HEADERS[version](stream)
     if dtype.hasobject:
-        raise InvalidInput(field, f"{info.filename} holds objects, which are never unpickled")
+        raise InvalidInput(field, f"cannot read {info.filename}: it holds objects, which are never unpickled")
     if math.prod(shape) * dtype.itemsize > info.file_size:
         raise InvalidInput(field, f"{info.filename} does not hold the {list(shape)} {dtype} that it declares")

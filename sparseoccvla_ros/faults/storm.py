@@ -110,6 +110,9 @@ class _Storm:
             victim = self.supervisor.processes[self.rng.choice(STAGES)]
             os.killpg(victim.popen.pid, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
             self._watch(seconds)
+            if kind == "kill":  # what it said of itself while it lived is no sign of life
+                with self.observer.lock:
+                    self.observer.states.pop(victim.entry.name, None)
             if kind == "pause":
                 os.killpg(victim.popen.pid, signal.SIGCONT)
         self.record.done[kind] += 1

@@ -163,11 +163,12 @@ def _weights(folder: Path, entries: dict[str, dict[str, str]] | None) -> dict[st
 
 
 def _inside(field: str, folder: Path, name: Any) -> Path:
-    """A file of the preset's own folder; a preset from elsewhere names no other file of this machine."""
+    """A file of the preset's own folder or of the package's presets; no other file of this machine."""
     if not isinstance(name, str) or not name or "\0" in name:
         raise InvalidInput(field, f"want the name of a file, got {name!r}")
     file = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    resolved = file.resolve()
+    if not any(resolved.is_relative_to(place.resolve()) for place in (folder, share("models"))):
         raise InvalidInput(field, f"{name} lies outside of {folder}")
     return file
 

@@ -29,6 +29,9 @@ from ...core.errors import InvalidInput
 from ...core.yaml_file import read_yaml
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
+MAX_CHUNK = 2**30
+"""Bytes of a chunk unpacked; recorders write 1 to 64 MiB."""
+_CHUNK = 0x06
 NAME_LIMIT = 247
 """Characters of a topic name at most (rmw's RMW_TOPIC_MAX_NAME_LENGTH)."""
 _NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
@@ -247,6 +250,7 @@ def _check_mcap(file: Path) -> None:
         stream.seek(max(0, size - 8))
         if size < 2 * len(MCAP_MAGIC) or stream.read(8) != MCAP_MAGIC:
             raise InvalidInput("bag", f"{file} is cut off: it has no end mark. {_salvage(file)}")
+    _check_records(file, size)
     profile, encodings = guard(file, lambda: _encodings(file))
     if profile == "ros2" and "cdr" in encodings:
         return
@@ -261,6 +265,23 @@ def _check_mcap(file: Path) -> None:
         raise InvalidInput("bag", f"{file} holds {' and '.join(foreign)} messages; only ROS 2 (cdr) can be read")
     if profile != "ros2":
         raise InvalidInput("bag", f"{file} has the MCAP profile {profile!r}, want 'ros2': it is no ROS 2 recording")
+
+
+def _check_records(file: Path, size: int) -> None:
+    """Walk the record lengths and what chunks unpack to: the library makes room for whatever they say."""
+    damaged = InvalidInput("bag", f"{file} is damaged: a record is longer than the file. {_salvage(file)}")
+    with file.open("rb") as stream:
+        at = len(MCAP_MAGIC)
+        while at + 9 <= size - len(MCAP_MAGIC):
+            stream.seek(at)
+            head = stream.read(9 + 32)
+            kind, length = head[0], int.from_bytes(head[1:9], "little")
+            at += 9 + length
+            if at > size - len(MCAP_MAGIC):
+                raise damaged
+            # Start and end time, unpacked size.
+            if kind == _CHUNK and int.from_bytes(head[25:33], "little") > MAX_CHUNK:
+                raise InvalidInput("bag", f"{file} has a chunk of more than {MAX_CHUNK // 2**20} MiB. {_salvage(file)}")
 
 
 def _encodings(file: Path) -> tuple[str, set[str]]:
