@@ -213,7 +213,7 @@ def fuzz(
     ),
 ) -> None:
     """Damaged and hostile inputs to everything that reads what others made."""
-    from .faults import run_fuzz
+    from sparseoccvla_ros.faults.report import run_fuzz
 
     raise typer.Exit(run_fuzz(budget, seed, tuple(decoder or ()), out))
 
@@ -226,7 +226,7 @@ def storm(
     json: Json = None,
 ) -> None:
     """Random faults at the running stack: what comes out must be right or flagged, and every node must come back."""
-    from .faults import run_storm
+    from sparseoccvla_ros.faults.report import run_storm
 
     raise typer.Exit(run_storm(minutes, seed, preset, json))
 

@@ -33,7 +33,7 @@ def _jpeg(_: Path) -> tuple[list[bytes], Attempt]:
     from ..camera_sync.images import decode_compressed
 
     colours = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
-    options = (
+    options: tuple[list[int], ...] = (
         [],
         [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
         [cv2.IMWRITE_JPEG_RST_INTERVAL, 2],
@@ -61,8 +61,8 @@ def _raw_image(_: Path) -> tuple[list[bytes], Attempt]:
     names = [*ENCODINGS, "32FC1", ""]
 
     def attempt(data: bytes) -> None:
-        numbers = np.frombuffer(data[:16].ljust(16, b"\0"), "<i4").tolist()
-        decode_raw(data[17:], *numbers[:3], names[numbers[3] % len(names)], data[16:17] == b"\1")
+        height, width, step, kind = np.frombuffer(data[:16].ljust(16, b"\0"), "<i4").tolist()
+        decode_raw(data[17:], height, width, step, names[kind % len(names)], data[16:17] == b"\1")
 
     head = np.array([4, 6, 18, 0], "<i4").tobytes() + b"\0"
     return [head[:12] + bytes([k]) + head[13:] + bytes(72) for k in range(len(names))], attempt

@@ -49,7 +49,7 @@ def example_messages() -> list[Any]:
     frames = CameraFrames(
         _STAMP, 0, ("left", "right"), np.array([_STAMP] * 2), np.ones(2, bool), images, np.stack([np.eye(4)] * 2), ego
     )
-    floats = {name: np.zeros(shape, np.float32) for name, shape in _QUERIES.items()}
+    floats: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in _QUERIES.items()}
     queries = SceneQueries(stamp=_STAMP, epoch=0, ego=ego, labels=np.zeros((3, 2), np.uint8), **floats)
     empty = (SparseVoxels.empty(),) * 3
     zeros = np.zeros(4, np.float32)
@@ -57,7 +57,7 @@ def example_messages() -> list[Any]:
         stamp=_STAMP, epoch=0, token=zeros, anchor_scores=np.zeros(18, np.float32), fused_features=zeros[None],
         forecasts=empty,
     )  # fmt: skip
-    steps = {name: np.zeros(6, np.float32) for name in ("heading", "speed", "acceleration")}
+    steps: dict[str, Any] = {name: np.zeros(6, np.float32) for name in ("heading", "speed", "acceleration")}
     plan = Plan(
         stamp=_STAMP, epoch=0, waypoints=np.zeros((6, 2), np.float32), candidates=np.zeros((2, 6, 2), np.float32),
         scores=np.zeros(2, np.float32), chosen=1, command=Command.LEFT, command_source=CommandSource.TOPIC,

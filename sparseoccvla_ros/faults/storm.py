@@ -204,8 +204,8 @@ class _Storm:
                     known = self._counted.get((node, life, key), 0)
                     self._counted[node, life, key] = max(known, int(value))
         self.record.drops = Counter()
-        for (node, _, key), value in self._counted.items():
-            self.record.drops[f"{node} {key}"] += value
+        for (node, _, key), number in self._counted.items():
+            self.record.drops[f"{node} {key}"] += number
 
 
 def storm(

@@ -14,7 +14,7 @@ from ..bringup.run_on_bag import isolated_domain
 
 def run_fuzz(budget: int, seed: int, decoders: tuple[str, ...], out: Path) -> int:
     """Print inputs tried per decoder; 1 where one was neither read nor refused."""
-    from ..faults.fuzz import Outcome, fuzz
+    from .fuzz import Outcome, fuzz
 
     console = Console()
 
@@ -37,7 +37,7 @@ def run_fuzz(budget: int, seed: int, decoders: tuple[str, ...], out: Path) -> in
 
 def run_storm(minutes: float, seed: int, preset: str, file: Path | None) -> int:
     """Print what was done to the stack and how it fared; 1 where a promise was broken."""
-    from ..faults.storm import storm
+    from .storm import storm
 
     console = Console()
     isolated_domain()
