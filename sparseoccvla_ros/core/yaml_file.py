@@ -14,6 +14,9 @@ MAX_FILE = 2**20
 MAX_NODES = 100_000
 """Values of a file once its aliases are written out."""
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Both make plain values only; libyaml's is ten times as fast, and does not slow down where brackets are nested."""
+
 
 def read_yaml(path: str | Path, field: str) -> Any:
     """What a YAML file holds, as plain values. Raises InvalidInput(field) naming the file where it cannot be read."""
@@ -26,7 +29,7 @@ def read_yaml(path: str | Path, field: str) -> Any:
     if len(data) > MAX_FILE:
         raise InvalidInput(field, f"{path} is larger than {MAX_FILE // 2**20} MiB")
     try:
-        content = yaml.safe_load(data.decode("utf-8"))
+        content = yaml.load(data.decode("utf-8"), Loader=_LOADER)
     except RecursionError:
         raise InvalidInput(field, f"{path} is nested too deeply") from None
     except Exception as error:  # PyYAML passes on what dates, numbers and keys raise while it makes values of them

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +66,10 @@ def _raw_image(_: Path) -> tuple[list[bytes], Attempt]:
         height, width, step, kind = np.frombuffer(data[:16].ljust(16, b"\0"), "<i4").tolist()
         decode_raw(data[17:], height, width, step, names[kind % len(names)], data[16:17] == b"\1")
 
-    head = np.array([4, 6, 18, 0], "<i4").tobytes() + b"\0"
-    return [head[:12] + bytes([k]) + head[13:] + bytes(72) for k in range(len(names))], attempt
+    def seed(kind: int, rows: int) -> bytes:
+        return np.array([4, 6, 48, kind], "<i4").tobytes() + bytes(1 + 48 * rows)
+
+    return [seed(k, 4 + 2 * entry.chroma_rows) for k, entry in enumerate(ENCODINGS.values())], attempt
 
 
 def _bag_messages(_: Path) -> tuple[list[bytes], Attempt]:
@@ -92,8 +96,7 @@ def _bag_messages(_: Path) -> tuple[list[bytes], Attempt]:
     seeds = []
     for index, (topic, _call) in enumerate(readers):
         found = [message.raw for _, message in zip(range(3), reader.messages([topic]), strict=False)]
-        # Pictures are the jpeg decoder's; here their length is what matters.
-        seeds += [bytes([index]) + raw[:400] for raw in found]
+        seeds += [bytes([index]) + raw for raw in found]
 
     def attempt(data: bytes) -> None:
         topic, call = readers[data[0] % len(readers)] if data else readers[0]
@@ -185,7 +188,7 @@ def _mcap(folder: Path) -> tuple[list[bytes], Attempt]:
             for schema, channel, message in make_reader(stream).iter_messages():
                 if channel.id not in channels and schema is not None:
                     known = writer.register_schema(schema.name, schema.encoding, schema.data)
-                    channels[channel.id] = writer.register_channel(channel.topic, "cdr", known, channel.metadata)
+                    channels[channel.id] = writer.register_channel(channel.topic, "cdr", known, {})
                 writer.add_message(channels[channel.id], message.log_time, message.data, message.publish_time)
             writer.finish()
         seeds.append(file.read_bytes())
@@ -231,21 +234,20 @@ def _foxglove(folder: Path) -> tuple[list[bytes], Attempt]:
 
 
 def _checkpoint(folder: Path, name: str, seeds: list[bytes]) -> tuple[list[bytes], Attempt]:
-    from ..occupancy.checkpoints import opus_config, opus_state, public_state, read_state
+    from ..occupancy.checkpoints import opus_config, public_state, read_state
 
     def read(path: Path) -> None:
-        state = opus_state(public_state(read_state(path)[0]))
-        opus_config(state)
+        opus_config(public_state(read_state(path)[0]))
 
     return seeds, _file_attempt(folder / name, read)
 
 
 def _safetensors(folder: Path) -> tuple[list[bytes], Attempt]:
-    import torch
     from safetensors.torch import save
 
-    small = {"decoder.init_points.weight": torch.zeros(2, 3), "pts_bbox_head.num_stamps_all": torch.zeros(2, 7)}
-    return _checkpoint(folder, "fuzzed.safetensors", [save(small, {"stage": "occupancy"}), save({"a": torch.zeros(1)})])
+    from .examples import opus_weights
+
+    return _checkpoint(folder, "fuzzed.safetensors", [save(opus_weights(), {"stage": "occupancy"})])
 
 
 def _pth(folder: Path) -> tuple[list[bytes], Attempt]:
@@ -253,10 +255,12 @@ def _pth(folder: Path) -> tuple[list[bytes], Attempt]:
 
     import torch
 
+    from .examples import opus_weights
+
     seeds = []
     for new in (True, False):
         stream = io.BytesIO()
-        content = {"state_dict": {"module.a": torch.zeros(2, 3), "b": torch.arange(4)}, "meta": {"epoch": 1}}
+        content = {"state_dict": opus_weights(), "meta": {"epoch": 1}}
         torch.save(content, stream, _use_new_zipfile_serialization=new)
         seeds.append(stream.getvalue())
     return _checkpoint(folder, "fuzzed.pth", seeds)
@@ -272,15 +276,15 @@ def _anchors(folder: Path) -> tuple[list[bytes], Attempt]:
 
 def _preset(folder: Path) -> tuple[list[bytes], Attempt]:
     from ..core.paths import share
-    from ..runtime.presets import load_preset
+    from ..runtime.presets import ADAPTER, STAGES, load_preset
 
-    for name in (
-        "anchors.npz",
-        *(f"{stage}.safetensors" for stage in ("occupancy", "reasoning", "planning", "adapter")),
-    ):
-        (folder / name).write_bytes(share("models", "tiny", "anchors.npz").read_bytes())
-    files = sorted(share("models").glob("*/config.yaml"))
-    return [f.read_bytes() for f in files], _file_attempt(folder / "config.yaml", lambda _: load_preset(str(folder)))
+    content = share("models", "tiny", "anchors.npz").read_bytes()
+    for name in ("anchors.npz", *(f"{stage}.safetensors" for stage in (*STAGES, ADAPTER))):
+        (folder / name).write_bytes(content)
+    digest = sha256(content).hexdigest()
+    texts = [file.read_text().replace("../tiny/", "") for file in sorted(share("models").glob("*/config.yaml"))]
+    seeds = [re.sub(r"sha256: \w+", f"sha256: {digest}", text).encode() for text in texts]
+    return seeds, _file_attempt(folder / "config.yaml", lambda _: load_preset(str(folder)))
 
 
 def _calibration(folder: Path) -> tuple[list[bytes], Attempt]:
@@ -290,7 +294,7 @@ def _calibration(folder: Path) -> tuple[list[bytes], Attempt]:
     mount = "translation: [1.0, 0, 1.5], rotation_xyzw: [-0.5, 0.5, -0.5, 0.5]"
     seed = f"format: cameras-1\ncameras:\n  CAM_FRONT: {entry}, {mount}, frame_id: front}}\n"
     seed += f"  CAM_BACK: {entry}, {mount}, d: [0.1, 0.2, 0, 0, 0], model: plumb_bob}}\n"
-    fish = f"cameras:\n  CAM_FRONT: {entry}, d: [0.1, 0.0, 0.0, 0.0], model: equidistant}}\n"
+    fish = f"cameras:\n  CAM_FRONT: {entry}, d: [0.1, 0.0, 0.0, 0.0], model: equidistant, {mount}}}\n"
     return [seed.encode(), fish.encode()], _file_attempt(folder / "rig.yaml", load_calibration)
 
 
@@ -315,7 +319,7 @@ def _questions(_: Path) -> tuple[list[bytes], Attempt]:
             raise AssertionError(f"an escaped text is not plain: {escaped!r}")
         check_question(text)
 
-    words = ("What is ahead?", "  \u00bfQu\u00e9 hay delante?\n", "\u524d\u306b\u4f55", "a\u202eb\x1b[31m", "x" * 600)
+    words = ("What is ahead?", "  \u00bfQu\u00e9 hay delante?", "\u524d\u306b\u4f55", "x" * 500)
     return [word.encode() for word in words], attempt
 
 
@@ -349,10 +353,10 @@ DECODERS: dict[str, Decoder] = {
     "raw_image": Decoder(_raw_image, 120),
     "bag_messages": Decoder(_bag_messages, 120),
     "graph_messages": Decoder(_graph_messages, 120),
-    "mcap": Decoder(_mcap, 25),
-    "db3": Decoder(_db3, 25),
-    "bag_metadata": Decoder(_metadata, 6, reworded),
-    "foxglove": Decoder(_foxglove, 12),
+    "mcap": Decoder(_mcap, 16),
+    "db3": Decoder(_db3, 5),
+    "bag_metadata": Decoder(_metadata, 5, reworded),
+    "foxglove": Decoder(_foxglove, 8),
     "safetensors": Decoder(_safetensors, 60),
     "pth": Decoder(_pth, 30),
     "anchors": Decoder(_anchors, 40),

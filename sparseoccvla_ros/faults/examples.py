@@ -136,3 +136,22 @@ def foxglove_file(path: Path, samples: list[tuple[str, bytes]], instead: dict[in
             channel = writer.register_channel(f"/channel_{index}", "protobuf" if name else "json", schema)
             writer.add_message(channel, _STAMP, instead.get(index, data), _STAMP)
         writer.finish()
+
+
+def opus_weights() -> dict[str, Any]:
+    """Tensors of a public OPUS state dict from which its configuration is read, as small as they can be."""
+    import torch
+
+    queries, dims, layer = 3, 8, "pts_bbox_head.transformer.decoder.decoder_layers.0"
+    shapes = {
+        "pts_bbox_head.init_points.weight": (queries, 3),
+        f"{layer}.norm1.weight": (dims,),
+        f"{layer}.sampling.sampling_offset.bias": (12,),
+        f"{layer}.sampling.scale_weights.bias": (16,),
+        f"{layer}.mixing.out_proj.weight": (dims, dims),
+        f"{layer}.mixing.parameter_generator.bias": (4 * (4 + 1),),
+        f"{layer}.reg_branch.4.bias": (6,),
+        f"{layer}.self_attn.gen_tau.bias": (2,),
+        f"{layer}.ffn.layers.0.0.bias": (dims,),
+    }
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..core.bounded_file import BoundedFile
 from ..core.errors import InvalidInput
 from ..core.voxels import VoxelGrid
 from .config import OccupancyConfig
@@ -94,7 +97,9 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_pth(path)
+    except InvalidInput:
+        raise
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise InvalidInput("occupancy.weights", f"cannot read {path.name}: {error}") from error
     except Exception as error:  # pickle.UnpicklingError and its kin: what weights_only refuses
@@ -103,6 +108,18 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InvalidInput("occupancy.weights", f"{path.name} holds no state dict")
     return {name.removeprefix("module."): value for name, value in state.items()}, {}
+
+
+def _read_pth(path: Path) -> Any:
+    """What a PyTorch file holds: the zip archive of today, or the pickle of before torch 1.6 and of mmdet's tools."""
+    if not zipfile.is_zipfile(path):
+        with BoundedFile(path) as stream:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > path.stat().st_size:  # torch never compresses
+        raise InvalidInput("occupancy.weights", f"{path.name} declares {unpacked} bytes, more than it holds")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def public_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -179,21 +196,24 @@ def opus_config(state: dict[str, Tensor], **changes: Any) -> OccupancyConfig:
     state = opus_state(state)
     groups = 4
 
-    def rows(name: str) -> int:
+    def rows(name: str, axis: int = 0) -> int:
         if name not in state:
             raise InvalidInput("occupancy.weights", f"this is no OPUS state dict: it lacks {name}")
-        return int(state[name].shape[0])
+        shape = state[name].shape
+        if len(shape) <= axis or not shape[axis]:
+            raise InvalidInput("occupancy.weights", f"{name} has the impossible shape {list(shape)}")
+        return int(shape[axis])
 
     queries, dims = rows("decoder.init_points.weight"), rows("decoder.layers.0.norm1.weight")
-    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("decoder.layers."))
+    layers = 1 + max(int(name.split(".")[2]) for name in state if re.match(r"decoder\.layers\.\d{1,2}\.", name))
     points = rows("decoder.layers.0.sampling.sampling_offset.bias") // (3 * groups)
-    levels = rows("decoder.layers.0.sampling.scale_weights.bias") // (groups * points)
-    mixed = state["decoder.layers.0.mixing.out_proj.weight"].shape[1] // dims
+    levels = rows("decoder.layers.0.sampling.scale_weights.bias") // max(1, groups * points)
+    mixed = rows("decoder.layers.0.mixing.out_proj.weight", 1) // dims
     generated = rows("decoder.layers.0.mixing.parameter_generator.bias") // groups - (dims // groups) ** 2
-    frames, rest = divmod(generated, mixed * points)
+    frames, rest = divmod(generated, max(1, mixed * points))
     if rest or not 1 <= levels <= 4:
         raise InvalidInput("occupancy.weights", "the shapes of sampling and mixing contradict each other")
-    found = {
+    found: dict[str, Any] = {
         "queries": queries,
         "embed_dims": dims,
         "groups": groups,
@@ -202,7 +222,7 @@ def opus_config(state: dict[str, Tensor], **changes: Any) -> OccupancyConfig:
         "points_per_layer": tuple(rows(f"decoder.layers.{i}.reg_branch.4.bias") // 3 for i in range(layers)),
         "heads": rows("decoder.layers.0.self_attn.gen_tau.bias"),
         "ffn_dims": rows("decoder.layers.0.ffn.0.bias"),
-        "mixing_points": int(mixed),
+        "mixing_points": mixed,
         "strides": (4, 8, 16, 32)[-levels:],
     }
     if "backbone.conv1.weight" in state:

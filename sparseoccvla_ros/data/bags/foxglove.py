@@ -28,6 +28,7 @@ from mcap.records import Channel, Schema
 from mcap_protobuf.decoder import DecoderFactory
 
 from ...core import geometry
+from ...core.bounded_file import BoundedFile
 from ...core.errors import InvalidInput
 from ...core.types import NANOSECONDS
 from ..nuscenes.to_bag import Conversion, Progress
@@ -67,7 +68,7 @@ def convert_foxglove(
     """
     path = Path(mcap_file)
     _refuse(path)
-    with path.open("rb") as stream:
+    with BoundedFile(path) as stream:
         reader = _guard(path, make_reader, stream)
         summary = _guard(path, reader.get_summary)
         if summary is None or summary.statistics is None:

@@ -318,6 +318,8 @@ def _topic(path: Path, name: str, connections: list[Connection]) -> BagTopic:
     latched = any(p.durability == QosDurability.TRANSIENT_LOCAL for p in profiles)
     # A recorder stores one profile per publisher, and each publisher keeps its own last messages.
     kept = [DEPTH_LIMIT if p.history == QosHistory.KEEP_ALL else p.depth for p in profiles]
+    if not all(isinstance(number, int) for number in kept):
+        raise InvalidInput("bag", f"{path}: the QoS depth of {name} is no whole number")
     depth = min(max(sum(kept), 1), DEPTH_LIMIT)
     if name.rsplit("/", 1)[-1] == "tf_static":
         latched, depth = True, max(depth, STATIC_TF_DEPTH)
