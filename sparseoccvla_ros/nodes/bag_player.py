@@ -150,23 +150,9 @@ class BagPlayerNode(SourceNode):
         return response
 
 
-class _PlayOnce(BagPlayerNode):
-    """Ends its process with the bag, or where it cannot be played, so that a launch can end with it."""
-
-    def autostart(self) -> None:
-        super().autostart()
-        if self.values.autostart and not self.active:
-            self.exit_code = 1
-            raise KeyboardInterrupt
-
-    def watch(self) -> None:
-        if self.finished.is_set():
-            raise KeyboardInterrupt
-
-
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run sparseoccvla_ros bag_player`: ends when the bag ends."""
-    return run(_PlayOnce, args=args)
+    return run(lambda: BagPlayerNode(once=True), args=args)
 
 
 if __name__ == "__main__":

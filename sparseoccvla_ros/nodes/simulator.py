@@ -232,7 +232,8 @@ class SimulatorNode(SourceNode):
         )
         self.monitor.forced = State.OK  # nobody is waited for
         self.monitor.show(end=summary["end"], driving_score=summary["driving_score"])
-        self.finished.set()
+        if not self.values.loop:
+            self.finished.set()
 
     # --- outputs
 
@@ -251,17 +252,9 @@ class SimulatorNode(SourceNode):
         )
 
 
-class _DriveOnce(SimulatorNode):
-    """Ends its process with the drive, so that a launch can end with it."""
-
-    def watch(self) -> None:
-        if self.finished.is_set() and not self.values.loop:
-            raise KeyboardInterrupt
-
-
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run sparseoccvla_ros simulator`: ends with the drive, unless it loops."""
-    return run(_DriveOnce, args=args)
+    return run(lambda: SimulatorNode(once=True), args=args)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -327,10 +325,14 @@ class StageNode(LifecycleNode):
 
 
 class SourceNode(StageNode):
-    """A node that messages and /clock come from: `work` runs in a thread of its own until it has `finished`."""
+    """A node that messages and /clock come from: `work` runs in a thread of its own until it has `finished`.
 
-    def __init__(self, name: str, **kwargs: Any) -> None:
+    once: the node's process ends with the work, or where it cannot be configured, so that a launch can end with it.
+    """
+
+    def __init__(self, name: str, *, once: bool = False, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
+        self._once = once
         self.finished = threading.Event()
         self._running = False
         self._thread: threading.Thread | None = None
@@ -339,6 +341,18 @@ class SourceNode(StageNode):
     def work(self) -> None:
         """What the thread does while `_running`."""
         raise NotImplementedError
+
+    def autostart(self) -> None:
+        """As any node; one that is there `once` tells its process to end where that fails."""
+        super().autostart()
+        if self._once and self.values.autostart and not self.active:
+            self.exit_code = 1
+            raise KeyboardInterrupt
+
+    def watch(self) -> None:
+        """End the process with the work, where the node is there `once`."""
+        if self._once and self.finished.is_set():
+            raise KeyboardInterrupt
 
     def control(self, kind: type, name: str, callback: Callable[[Any, Any], Any]) -> None:
         """A service to steer the work."""
@@ -367,25 +381,3 @@ class SourceNode(StageNode):
 def gone(peers: Sequence[str]) -> str:
     """What a node says of peers that fell silent."""
     return f"{' and '.join(peers)} {'is' if len(peers) == 1 else 'are'} gone"
-
-
-def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: threading.Event | None = None) -> None:
-    """Spin nodes in this thread until shutdown or `ended`; a refused lifecycle transition is logged and survived."""
-    executor = SingleThreadedExecutor(context=context)
-    for node in nodes:
-        executor.add_node(node)
-    try:
-        while rclpy.ok(context=context) and not (ended is not None and ended.is_set()):
-            try:
-                executor.spin_once(timeout_sec=0.5 if ended is None else 0.1)
-            except (KeyboardInterrupt, ExternalShutdownException):
-                return
-            except Exception as error:
-                # Jazzy's rclpy lets a transition that is not allowed escape from the executor as RCLError.
-                if type(error).__name__ != "RCLError":
-                    raise
-                nodes[0].get_logger().error(f"{error}")
-    finally:
-        for node in nodes:
-            executor.remove_node(node)
-        executor.shutdown(timeout_sec=2.0)

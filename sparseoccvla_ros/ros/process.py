@@ -12,10 +12,12 @@ import traceback
 from collections.abc import Callable, Sequence
 
 import rclpy
+from rclpy.context import Context
 from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from .lifecycle_base import StageNode, spin
+from .lifecycle_base import StageNode
 
 
 def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> int:
@@ -55,6 +57,28 @@ def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> i
     ended.wait()
     _end(nodes, threads)
     return 0
+
+
+def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: threading.Event | None = None) -> None:
+    """Spin nodes in this thread until shutdown or `ended`; a refused lifecycle transition is logged and survived."""
+    executor = SingleThreadedExecutor(context=context)
+    for node in nodes:
+        executor.add_node(node)
+    try:
+        while rclpy.ok(context=context) and not (ended is not None and ended.is_set()):
+            try:
+                executor.spin_once(timeout_sec=0.5 if ended is None else 0.1)
+            except (KeyboardInterrupt, ExternalShutdownException):
+                return
+            except Exception as error:
+                # Jazzy's rclpy lets a transition that is not allowed escape from the executor as RCLError.
+                if type(error).__name__ != "RCLError":
+                    raise
+                nodes[0].get_logger().error(f"{error}")
+    finally:
+        for node in nodes:
+            executor.remove_node(node)
+        executor.shutdown(timeout_sec=2.0)
 
 
 def _spin(node: StageNode, ended: threading.Event) -> None:

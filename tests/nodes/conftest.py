@@ -15,7 +15,8 @@ from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.core.types import CameraFrames, EgoState
 from sparseoccvla_ros.ros.intra_process import Handover
-from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class, spin
+from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
+from sparseoccvla_ros.ros.process import spin
 from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.topics import BY_NAME, NAMESPACE
 

@@ -111,3 +111,15 @@ def test_goal_of_an_ordinary_and_of_a_latched_publisher_arrives(graph, preset, f
     graph.probe.send("frames", messages.frames_to_msg(frames(1)))
     assert until(lambda: len(plans) > 1, 20)
     assert (plans[-1].command, plans[-1].command_source) == ("left", "route")
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong", "said"),
+    [("bag_player", "bag:=/nothing/there", "does not exist"), ("simulator", "scenario:=nonsense", "nonsense")],
+)
+def test_a_source_that_cannot_be_configured_ends(graph, source, wrong, said):
+    command = [sys.executable, "-m", f"sparseoccvla_ros.nodes.{source}", "--ros-args", "-p", wrong]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(graph.domain_id)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=ROOT)
+    assert done.returncode == 1, done.stderr
+    assert said in done.stdout + done.stderr

@@ -1,12 +1,9 @@
 """Bags that people had trouble with, in the graph: what must arrive arrives, under the names it must have."""
 
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 
-from sparseoccvla_ros.nodes import bag_player
 from sparseoccvla_ros.nodes.bag_player import BagPlayerNode
 from sparseoccvla_ros.ros.lifecycle_base import message_class
 from sparseoccvla_ros.ros.qos import PROFILES
@@ -34,10 +31,3 @@ def test_plays_into_the_graph(graph, until, path, entry):
     sent = {v.key: v.value for v in node.monitor.status(9).values}["published"]
     assert int(sent) == sum(entry["topics"].values())
     assert until(lambda: set(heard) == set(entry["topics"]) - {unheard}, 5)
-
-
-def test_a_player_that_cannot_be_configured_ends(tmp_path):
-    command = [sys.executable, "-m", bag_player.__name__, "--ros-args", "-p", f"bag:={tmp_path / 'nothing'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1, done.stderr
-    assert "does not exist" in done.stdout + done.stderr

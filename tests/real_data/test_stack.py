@@ -18,7 +18,8 @@ from sparseoccvla_ros.nodes.camera_sync import CameraSyncNode
 from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.planning import PlanningNode
 from sparseoccvla_ros.ros import messages
-from sparseoccvla_ros.ros.lifecycle_base import message_class, spin
+from sparseoccvla_ros.ros.lifecycle_base import message_class
+from sparseoccvla_ros.ros.process import spin
 from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.topics import BY_NAME, NAMESPACE
 
