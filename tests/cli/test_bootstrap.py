@@ -16,9 +16,15 @@ from sparseoccvla_ros.core.paths import share
 ROOT = share()
 BASE = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 COLCON = """#!/bin/sh
+echo "$@" >"$(dirname "$0")/colcon-arguments"
 while [ $# -gt 0 ]; do [ "$1" = --install-base ] && base=$2; shift; done
 mkdir -p "$base"; echo built >>"$base/built"
 [ -z "$FAIL" ]
+"""
+PIP = """
+import os, sys
+print("ERROR: No route to host" if "FAIL" in os.environ else "Collecting everything")
+sys.exit("FAIL" in os.environ)
 """
 
 
@@ -42,7 +48,10 @@ class Checkout:
         subprocess.run([BASE, "-m", "venv", "--without-pip", self.venv], check=True)
         (self.venv / "bin" / "colcon").write_text(COLCON)
         (self.venv / "bin" / "colcon").chmod(0o755)
-        for folder in ("lib", "overlay", "steps"):
+        site = next((self.venv / "lib").glob("python3*")) / "site-packages"
+        (site / "pip").mkdir()
+        (site / "pip" / "__main__.py").write_text(PIP)
+        for folder in ("overlay", "steps"):
             (self.venv / folder).mkdir(exist_ok=True)
         (self.venv / "lib" / "librmw_fastrtps_cpp.so").touch()
         names = ("base", "constraints", "dev", "eval", "models", "ros-kilted")
@@ -59,11 +68,16 @@ class Checkout:
         text = fingerprint(*ordered, self.venv / "steps" / "wheels")
         (self.venv / "steps" / "messages").write_text(text + "\n")
 
-    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         clean = {k: v for k, v in os.environ.items() if k in ("HOME", "PATH", "TMPDIR")}
         clean["PATH"] = os.pathsep.join([str(BASE.parent), "/usr/bin", "/bin"])
         done = subprocess.run(
-            [str(self.root / "run"), *words], env=clean | environment, capture_output=True, timeout=60, check=False
+            [str(self.root / "run"), *words],
+            cwd=cwd,
+            env=clean | environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
         )
         return subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
@@ -72,7 +86,7 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path / "check out")
+    return Checkout(tmp_path / "Straße 東京")
 
 
 def assert_runs(done: subprocess.CompletedProcess[str]) -> None:
@@ -80,14 +94,80 @@ def assert_runs(done: subprocess.CompletedProcess[str]) -> None:
     assert done.stdout.startswith("ran ['doctor']")
 
 
-def test_a_blank_in_the_path_and_edits_of_messages(checkout):
+def test_an_odd_path_and_edits_of_messages(checkout, tmp_path):
+    (tmp_path / "temporary").mkdir()
     assert_runs(checkout.run("doctor"))
     message = next((checkout.root / "ros2_ws").rglob("*.msg"))
     message.write_text(message.read_text() + "# edited\n")
-    done = checkout.run("doctor")
+    done = checkout.run("doctor", TMPDIR=str(tmp_path / "temporary"))
     assert "building the ROS messages" in done.stderr
     assert (checkout.venv / "overlay" / "built").read_text() == "built\n"
+    words = (checkout.venv / "bin" / "colcon-arguments").read_text().split(" --")
+    sources = next(w for w in words if w.startswith("base-paths"))
+    assert sources.isascii(), "rosidl cuts a path at the first letter that is not"
+    assert not list((tmp_path / "temporary").iterdir())
     assert_runs(checkout.run("doctor"))
+
+
+def test_called_from_another_folder_whose_files_are_not_imported(checkout, tmp_path):
+    (tmp_path / "typing.py").write_text("raise SystemExit('shadowed')")
+    assert_runs(checkout.run("doctor", cwd=tmp_path))
+    link = tmp_path / "link"
+    link.symlink_to(checkout.root / "run")
+    done = subprocess.run([link, "doctor"], capture_output=True, text=True, timeout=60, check=False)
+    assert_runs(done)
+
+
+def test_an_interrupted_installation_goes_on_where_it_was(checkout):
+    (checkout.venv / "steps" / "wheels").unlink()
+    kept = checkout.venv / "kept"
+    kept.touch()
+    done = checkout.run("doctor", FAIL="1")
+    assert done.returncode == 1
+    assert "pip failed: ERROR: No route to host" in done.stderr
+    assert "fix: check the network and the disk, then run the same command again" in done.stderr
+    done = checkout.run("doctor")
+    assert done.returncode == 0
+    assert "creating .venv" not in done.stderr
+    assert kept.exists()
+    assert_runs(checkout.run("doctor"))
+
+
+def test_without_network_a_verb_goes_on_without_what_is_optional(checkout):
+    done = checkout.run("export", FAIL="1")
+    assert done.returncode == 0
+    assert done.stdout.startswith("ran ['export']")
+    assert "goes on without requirements/runtimes.txt" in done.stderr
+    assert not (checkout.venv / "steps" / "runtimes").exists(), "tried again next time"
+
+
+def test_a_full_disk_is_said_before_anything_is_fetched(checkout, tmp_path):
+    df = tmp_path / "bin" / "df"
+    df.parent.mkdir()
+    df.write_text("#!/bin/sh\necho Filesystem Blocks Used Available\necho disk 9 9 1000000 99% /\n")
+    df.chmod(0o755)
+    shutil.rmtree(checkout.venv)
+    done = checkout.run("doctor", PATH=f"{df.parent}:{BASE.parent}:/usr/bin:/bin")
+    assert done.returncode == 1
+    assert "less than 4 GB of free disk" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert not checkout.venv.exists()
+
+
+def test_an_active_conda_changes_nothing(checkout, tmp_path):
+    conda = tmp_path / "conda"
+    (conda / "bin").mkdir(parents=True)
+    for name in ("python3", "python3.11", "python3.12"):
+        (conda / "bin" / name).write_text("#!/bin/sh\necho the Python of conda; exit 1\n")
+        (conda / "bin" / name).chmod(0o755)
+    done = checkout.run(
+        "doctor",
+        PATH=f"{conda / 'bin'}:{BASE.parent}:/usr/bin:/bin",
+        CONDA_PREFIX=str(conda),
+        LD_LIBRARY_PATH=str(conda / "lib"),
+        SPARSEOCCVLA_PYTHON=str(BASE),
+    )
+    assert_runs(done)
 
 
 def test_an_activated_environment_is_not_deleted(checkout):
