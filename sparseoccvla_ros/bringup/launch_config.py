@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import bundled_bag
 
-from ..ros.topics import NAMESPACE
+from ..ros.topics import NAMESPACE, TOPICS
 
 
 @dataclass(frozen=True)
@@ -203,3 +205,24 @@ def parameters_of(entry: NodeEntry, values: Mapping[str, str]) -> dict[str, str]
     chosen["autostart"] = values["autostart"]
     chosen["use_sim_time"] = "false" if entry in SOURCES else values["use_sim_time"]
     return chosen
+
+
+@dataclass(frozen=True)
+class RvizSettings:
+    """How RViz is started: on the time and in the namespace of the nodes."""
+
+    namespace: str
+    use_sim_time: bool
+    remappings: list[tuple[str, str]]
+    """From the topics of its configuration, which are those of the default namespace."""
+
+
+def rviz_settings(values: Mapping[str, str]) -> RvizSettings:
+    """RViz for resolved arguments. Raises InvalidInput where rviz2 is not installed, before any node runs."""
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        raise InvalidInput("rviz", "rviz2 is not installed; without it use view:=true serve:=true") from None
+    namespace = values["namespace"].rstrip("/")
+    names = [(t.full_name, f"{namespace}/{t.name}") for t in TOPICS if not t.name.startswith("/")]
+    return RvizSettings(namespace, values["use_sim_time"] == "true", names)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
 from launch import LaunchContext, LaunchDescription
-from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import share
 
-from ..ros.topics import TOPICS
 from . import launch_config
 from .supervisor import big_message_environment
 
@@ -75,18 +72,13 @@ def _end_of_source(event: object, context: LaunchContext) -> list[Shutdown] | No
 
 
 def _rviz(values: dict[str, str]) -> Node:
-    """RViz on the time and in the namespace of the nodes; its configuration names topics of the default namespace."""
-    try:
-        get_package_prefix("rviz2")
-    except PackageNotFoundError:
-        raise InvalidInput("rviz", "rviz2 is not installed; without it use view:=true serve:=true") from None
-    namespace = values["namespace"].rstrip("/")
+    settings = launch_config.rviz_settings(values)
     return Node(
         package="rviz2",
         executable="rviz2",
-        namespace=namespace,
+        namespace=settings.namespace,
         arguments=["-d", str(share("rviz", "sparseoccvla.rviz"))],
-        parameters=[{"use_sim_time": values["use_sim_time"] == "true"}],
-        remappings=[(t.full_name, f"{namespace}/{t.name}") for t in TOPICS if not t.name.startswith("/")],
+        parameters=[{"use_sim_time": settings.use_sim_time}],
+        remappings=settings.remappings,
         output="screen",
     )

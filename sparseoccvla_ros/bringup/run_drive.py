@@ -25,8 +25,8 @@ SAY_EVERY = 5.0
 def run_drive(out: Path, given: Mapping[str, str], simulator: Mapping[str, str]) -> int:
     """Start the graph of launch/closed_loop.launch.py and wait for the end of the drive.
 
-    given: launch arguments; simulator: further parameters of that node. Returns 0 when the drive ended by itself, 1
-    where a node did not come up or the drive was broken off.
+    given: launch arguments; simulator: further parameters of that node. Returns 0 when the drive ended by itself or by
+    Ctrl-C, 1 where a node did not come up.
     """
     scenario = given.get("scenario", "")
     if scenario and scenario not in FAMILIES:
@@ -50,8 +50,13 @@ def run_drive(out: Path, given: Mapping[str, str], simulator: Mapping[str, str])
             supervisor.start(entry, simulator if entry is launch_config.SIMULATOR else None)
         if values["serve"] == "true":
             console.print("live view: http://127.0.0.1:9090")
+        if values["cockpit"] == "true":
+            console.print(f"cockpit: http://{values['cockpit_host']}:{values['cockpit_port']}/", highlight=False)
         _wait(console, supervisor, observer, ended)
         supervisor.stop([n for n in ("viewer",) if n in supervisor.processes])
+    if ended.is_set() and not (out / "summary.json").is_file():
+        console.print("broken off")
+        return 0
     return _tell(console, out)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sparseoccvla_ros.bringup.topic_monitor import TopicMonitor
+
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +45,64 @@ def test_nodes_end_with_the_launcher(launched, kind, code):
     assert time.monotonic() - began < 8, "5 s on two free cores"
     _, alive = psutil.wait_procs(nodes, timeout=15)
     assert not alive, [p.cmdline() for p in alive]
+
+
+def ctrl_c(words: list[str], log: Path, ready) -> None:
+    """Start a verb, send what a terminal sends when `ready(seconds since the start)` holds, and look how it ends."""
+    command = [sys.executable, "-m", "sparseoccvla_ros.cli", *words]
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=ROOT, start_new_session=True)
+    try:
+        began = time.monotonic()
+        while not ready(time.monotonic() - began):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() - began < 240, log.read_text()
+            time.sleep(0.05)
+        nodes = psutil.Process(process.pid).children(recursive=True)
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        code = process.wait(60)
+        seconds = time.monotonic() - began
+        text = log.read_text()
+        assert code == 0, text
+        assert "Traceback" not in text
+        assert "did not end in time" not in text
+        assert seconds < 5 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), f"{seconds:.1f} s\n{text}"
+        _, alive = psutil.wait_procs(nodes, timeout=5)
+        assert not alive, [p.cmdline() for p in alive]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+
+@pytest.fixture
+def launches(preset, tmp_path, free_port) -> dict[str, list[str]]:
+    """Words of every verb that runs until it is told to end, by what they start."""
+    out, port = tmp_path / "out", ["follow:=true", f"preset:={preset}", "cockpit:=true", f"cockpit_port:={free_port}"]
+    return {
+        "bag": ["launch", "bag:=", "loop:=true", "view:=true", f"out:={out}", *port],
+        "composed": ["launch", "bag:=", "loop:=true", "composed:=true", *port],
+        "drive": ["drive", "--preset", preset, "--out", str(out)],
+        "view": ["view", "--port", str(free_port)],
+        "cockpit": ["cockpit", "--port", str(free_port), "--preset", preset],
+        "play": ["bag", "play", "bags/world_demo", "--loop"],
+    }
+
+
+@pytest.mark.parametrize("what", ["bag", *(pytest.param(w, marks=pytest.mark.slow) for w in ("composed", "drive"))])
+def test_ctrl_c_ends_every_launch(launches, tmp_path, domain, what):
+    """While frames, voxels and paths are in flight, pictures are drawn and files written."""
+    with TopicMonitor(("planning/path",), domain_id=domain) as observer:
+        ctrl_c(launches[what], tmp_path / "log", lambda _: observer.count("planning/path") > 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("what", ["bag", "composed", "drive", "view", "cockpit", "play"])
+def test_ctrl_c_ten_times_at_other_moments(launches, tmp_path, domain, what):
+    for turn in range(10):
+        ctrl_c(launches[what], tmp_path / f"log{turn}", lambda seconds, turn=turn: seconds > 0.5 + 1.5 * turn)
 
 
 def test_ctrl_c_during_imports_is_silent(tmp_path):

@@ -173,6 +173,39 @@ def test_launch_file_builds_where_launch_is_installed(name: str) -> None:
     assert {a.name for a in launch_config.ARGUMENTS} <= declared
 
 
+def test_rviz_follows_time_and_namespace_and_is_refused_where_it_is_missing(tmp_path, monkeypatch) -> None:
+    """On wall time a looping bag freezes it; in another namespace it would see nothing."""
+    values = launch_config.resolve({"rviz": "true", "namespace": "veh1/front"}, with_bag=True)
+    with pytest.raises(ValueError, match=r"rviz2 is not installed.*view:=true"):
+        launch_config.rviz_settings(values)
+    index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    (index / "rviz2").touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    settings = launch_config.rviz_settings(values)
+    assert settings.use_sim_time
+    assert settings.namespace == "/veh1/front"
+    named = re.findall(r"Value: (/sparseoccvla/\S+)", (ROOT / "rviz" / "sparseoccvla.rviz").read_text())
+    moved = dict(settings.remappings)
+    for name in {n.removesuffix("_updates") for n in named}:
+        assert moved[name] == name.replace("/sparseoccvla/", "/veh1/front/")
+
+
+def test_only_the_first_end_of_a_launch_asks_for_its_shutdown() -> None:
+    """A second request makes `ros2 launch` end in an error."""
+    launch = pytest.importorskip("launch", reason="launch is not in the wheels")
+    pytest.importorskip("launch_ros", reason="launch_ros is not in the wheels")
+    from sparseoccvla_ros.bringup.launch_description import SIGTERM_SECONDS, _end_of_source
+    from sparseoccvla_ros.ros.lifecycle_base import StageNode
+
+    context = launch.LaunchContext()
+    (action,) = _end_of_source(object(), context)
+    assert isinstance(action, launch.actions.Shutdown)
+    context._set_is_shutdown(True)
+    assert _end_of_source(object(), context) is None
+    assert float(SIGTERM_SECONDS) > StageNode.end_seconds
+
+
 @pytest.mark.parametrize("name", ["bringup", "nuscenes_bag"])
 def test_launch_file_by_construction(name: str) -> None:
     text = (ROOT / "launch" / f"{name}.launch.py").read_text()

@@ -1,6 +1,5 @@
 """Real nodes over real DDS: each test gets its own domain, nodes and probes spin in threads."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,11 +133,3 @@ def frames() -> Callable[..., CameraFrames]:
 @pytest.fixture
 def until() -> Callable[..., bool]:
     return wait
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -140,3 +140,27 @@ def test_the_update_topic_of_the_map_lies_beside_it(manager):
     grid = grids[f"{NAMESPACE}/occupancy/grid"]
     assert grid["Update Topic"]["Value"] == grid["Topic"]["Value"] + "_updates"
     assert grid["Use Timestamp"], "the grid is in base_link: drawn at another time it would lie elsewhere"
+
+
+DEFECTS = {
+    "goal tool never reached the planner": "test_goal_of_an_ordinary_and_of_a_latched_publisher_arrives",
+    "plan buried in the road": "test_the_path_lies_above_the_road_and_on_its_candidate",
+    "RViz on wall time": "test_rviz_follows_time_and_namespace_and_is_refused_where_it_is_missing",
+    "path and candidates apart": "test_vehicle_and_readout_travel_with_the_view_and_the_plan_does_not",
+    "3-D view a third of the window": "test_docks_of_the_window_are_those_of_panels_and_images",
+    "Ctrl-C of ros2 launch an error": "test_only_the_first_end_of_a_launch_asks_for_its_shutdown",
+    "orphans without rviz2": "test_rviz_follows_time_and_namespace_and_is_refused_where_it_is_missing",
+    "entry point cli": "test_the_cli_entry_point_starts",
+    "bag of fifty years": "test_nothing_is_recorded_before_the_first_clock",
+    "missing bag or parameter file": "test_a_launch_refuses_a_missing_file",
+    "slow end and tracebacks": "test_ctrl_c_ends_every_launch",
+    "no reason for no answer": "test_a_question_before_the_first_scene_says_so",
+    "silent while a model loads": "test_services_answer_while_a_node_loads",
+    "another namespace": "test_rviz_follows_time_and_namespace_and_is_refused_where_it_is_missing",
+}
+"""What the first look through RViz and `ros2 launch` found, and what keeps it from coming back."""
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_every_defect_of_the_first_look_has_a_test(defect):
+    assert any(f"def {DEFECTS[defect]}(" in file.read_text() for file in share("tests").rglob("test_*.py"))
