@@ -87,8 +87,8 @@ SIMULATOR = NodeEntry(
     when="simulate",
 )
 CLOSED_LOOP = {
-    "simulate": "true", "follow": "true", "view": "true", "use_sim_time": "true", "stale_after": "30.0",
-    "reasoning_wait": "30.0",
+    "simulate": "true", "follow": "true", "view": "true", "use_sim_time": "true", "stale_after": "60.0",
+    "reasoning_wait": "60.0",
 }  # fmt: skip
 """Arguments that launch/closed_loop.launch.py and ./run drive set: in lockstep nobody is late by the wall clock."""
 SOURCES = (BAG_PLAYER, SIMULATOR)

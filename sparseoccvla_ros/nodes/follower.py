@@ -42,7 +42,7 @@ class FollowerNode(StageNode):
         self._follower = TrajectoryFollower(config)
         self._history = EgoHistory()
         self._ego: tuple[int, np.ndarray, float] | None = None
-        self._path: TimedPath | None = None
+        self._path: tuple[int, TimedPath] | None = None
         self._ahead: tuple[int, np.ndarray, np.ndarray] | None = None
         self._told = 0
         self._velocity = self.output("control/cmd_vel")
@@ -97,7 +97,8 @@ class FollowerNode(StageNode):
         if pose is None:
             raise InvalidInput("path", "no odometry reaches back to its stamp")
         start = np.array([pose[0, 3], pose[1, 3], yaw_of(pose)])
-        self._path = TimedPath.of_waypoints(stamp / 1e9, start, times, points)
+        # Seconds since 1970 are too coarse a float64 (0.2 us) to steer alike twice: the path's clock begins with it.
+        self._path = stamp, TimedPath.of_waypoints(0.0, start, times, points)
 
     def _act(self) -> None:
         """The command for the newest odometry."""
@@ -108,7 +109,8 @@ class FollowerNode(StageNode):
         try:
             self._place(stamp)
         finally:
-            control = self._follower.control(self._path, stamp / 1e9, pose, speed)
+            begun, path = self._path or (stamp, None)
+            control = self._follower.control(path, (stamp - begun) / 1e9, pose, speed)
             self._publish(stamp, speed, control)
         self.monitor.finished(time.monotonic() - began, (control.stopped_by,) if control.stopped_by else ())
 

@@ -55,12 +55,17 @@ class TimedPath:
 
 @dataclass(frozen=True)
 class Control:
-    """acceleration m/s^2, steering rad at the front wheels (left positive); stopped_by: why it brakes to a stop, empty
-    while it follows."""
+    """acceleration m/s^2, steering rad at the front wheels (left positive), both of single precision, as
+    ackermann_msgs/AckermannDrive carries them; stopped_by: why it brakes to a stop, empty while it follows."""
 
     acceleration: float
     steering: float
     stopped_by: str = ""
+
+    def __post_init__(self) -> None:
+        # Who drives without messages does the same as who drives over them, to the last bit.
+        for name in ("acceleration", "steering"):
+            object.__setattr__(self, name, float(np.float32(getattr(self, name))))
 
 
 class TrajectoryFollower:

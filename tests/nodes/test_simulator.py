@@ -87,11 +87,11 @@ def test_lockstep_is_the_headless_drive_and_two_drives_are_equal(graph, until, t
     first, log = rows(node), (tmp_path / "log.csv").read_text()
     assert not any(row[7] for row in node.record.rows)
     states = headless.states[: len(first)]
-    np.testing.assert_allclose(first[:, 1:4], states[:, :3], atol=1e-3)
+    np.testing.assert_allclose(first[:, 1:4], states[:, :3], rtol=0, atol=1e-9)
     assert np.hypot(*(first[-1, 1:3] - first[0, 1:3])) > 20.0  # it went somewhere
     rollout = node.record.rollout()
     assert len(rollout.planned) == len(headless.planned)
-    np.testing.assert_allclose(rollout.planned[-1].poses, headless.planned[-1].poses, atol=1e-3)
+    np.testing.assert_allclose(rollout.planned[-1].poses, headless.planned[-1].poses, rtol=0, atol=1e-9)
     reset = graph.probe.create_client(Trigger, "simulator/reset")
     assert reset.wait_for_service(10)
     node.finished.clear()

@@ -26,8 +26,7 @@ class DriveRecord:
         """Before the world steps."""
         simulator = self._episode.simulator
         s = simulator.state
-        row = (simulator.time, s.x, s.y, s.yaw, s.speed, action.acceleration, action.steering)
-        self.rows.append((*(round(v, 9) for v in row), why))  # type: ignore[arg-type]
+        self.rows.append((simulator.time, s.x, s.y, s.yaw, s.speed, action.acceleration, action.steering, why))
 
     def rollout(self) -> Rollout:
         """For the scores, once the drive has ended."""
