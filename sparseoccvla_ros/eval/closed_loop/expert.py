@@ -32,6 +32,8 @@ _PROPOSALS = ((0.0, 1.0), (0.0, 0.5), (0.0, 0.0), (1.0, 1.0), (-1.0, 1.0), (1.0,
 _HEADWAY, _GAP, _RATE, _BRAKE, _LATERAL = 1.3, 2.2, 1.5, 1.8, 2.0
 _HARD, _GENTLE = 5.0, 2.6
 _CELL, _AHEAD = 0.5, 110.0
+_STEER_OUT = 6.0
+"""Metres that are left, besides the usual gap, behind something that the ego means to go round."""
 _JERK = 5.0
 
 
@@ -67,16 +69,21 @@ class _Way:
     free: np.ndarray
 
     @classmethod
-    def along(cls, route: Curve, start: float, lateral: float, offset: float, desired: float) -> _Way:
-        """From where the ego is beside the route over to an offset."""
+    def along(
+        cls, route: Curve, start: float, lateral: float, offset: float, desired: float, slope: float = 0.0
+    ) -> _Way:
+        """From where the ego is beside the route, moving away from it by `slope` per metre, over to an offset."""
         s = np.arange(start - 6.0, start + _AHEAD, _CELL)
         base = route.at(s)
-        share = np.clip((s - start) / (10.0 + 4.0 * abs(offset - lateral)), 0.0, 1.0)
-        shift = lateral + (offset - lateral) * share * share * (3 - 2 * share)
+        # Hermite's cubic: a plan goes on where the one before was turning to, so that every half second's new one does
+        # not begin to change lanes anew.
+        length = 8.0 + 4.0 * abs(offset - lateral)
+        u = np.clip((s - start) / length, 0.0, 1.0)
+        shift = lateral + (offset - lateral) * u * u * (3 - 2 * u) + slope * length * u * (1 - u) ** 2
         normal = np.stack([-np.sin(base[:, 2]), np.cos(base[:, 2])], -1)
         poses = base.copy()
         poses[:, :2] += shift[:, None] * normal
-        if offset or abs(lateral) > 0.02:
+        if offset or abs(lateral) > 0.02 or abs(slope) > 0.01:
             step = np.gradient(poses[:, :2], axis=0)
             poses[:, 2] = np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
         bend = np.abs(np.gradient(np.unwrap(poses[:, 2]), _CELL))
@@ -165,12 +172,19 @@ class Expert:
         scene = self.scene(kinds, plans[:, :51])
         rows: list[tuple[SubScores, np.ndarray]] = []
         around = [(offset, 0.7) for offset in self._parallel] if self._blocked() else []
+        room = _STEER_OUT if around else 0.0
         for tried, (offset, share) in enumerate([_PROPOSALS[0], *around, *_PROPOSALS[1:]]):
-            poses = self._propose(offset, share, kinds, plans)
+            poses = self._propose(offset, share, kinds, plans, room=0.0 if 0 < tried <= len(around) else room)
             drive = tracker.track(poses[None], state_vector(simulator)[None], ZOE)[0][0]
             rows.append((pdm_score.rate(drive, scene, Version.EPDMS), poses))
             if tried == len(around):
-                good = [(row.progress, poses) for row, poses in rows if row.multiplier == 1.0 and row.TTC == 1.0]
+                # Who turns out from behind what blocks the lane heads for it at first: TTC may fail late there.
+                fine = [(row.TTC == 1.0 or (k and row.first_ttc_step >= 8)) for k, (row, _) in enumerate(rows)]
+                good = [
+                    (row.progress, poses)
+                    for ok, (row, poses) in zip(fine, rows, strict=True)
+                    if ok and row.multiplier == 1.0
+                ]
                 if good:  # the own lane unless another one leads past what blocks it
                     return max(good, key=lambda found: found[0])[1]
         best: tuple[float, np.ndarray] | None = None
@@ -207,12 +221,24 @@ class Expert:
         return tuple(own - lane for lane in streets.main.lanes if abs(own - lane) > 1.0)
 
     def _propose(
-        self, offset: float, share: float, kinds: np.ndarray, plans: np.ndarray, blind: bool = False
+        self,
+        offset: float,
+        share: float,
+        kinds: np.ndarray,
+        plans: np.ndarray,
+        blind: bool = False,
+        room: float = 0.0,
     ) -> np.ndarray:
-        """IDM along the route at an offset with a share of the free-road speed; 0 brakes to a stop."""
+        """IDM along the route at an offset with a share of the free-road speed; 0 brakes to a stop.
+
+        room: m that are left to what stands on the way, beyond the usual gap.
+        """
         simulator = self._simulator
         mover, state = simulator.mover, simulator.state
-        way = _Way.along(simulator.route, simulator.along, self._lateral(), offset, max(share * mover.desired, 0.3))
+        turn = state.yaw - float(simulator.route.at(simulator.along)[2])
+        slope = float(np.clip(np.tan(np.arctan2(np.sin(turn), np.cos(turn))), -0.5, 0.5))
+        desired = max(share * mover.desired, 0.3)
+        way = _Way.along(simulator.route, simulator.along, self._lateral(), offset, desired, slope)
         corridor = _Corridor.of(way, kinds, plans)
         still = self._standing.near(state.x, state.y)
         fixed = _Corridor.of(way, still.kind, np.repeat(still.rectangles[:, None], 2, 1))
@@ -221,7 +247,7 @@ class Expert:
         for t in range(round(HORIZON / STEP)):
             gap, pace = np.inf, 0.0
             if not blind:
-                gap, pace = self._leader(corridor, fixed, s, v, t)
+                gap, pace = self._leader(corridor, fixed, s, v, t, room)
                 gap, pace = self._signal(gap, pace, s, v, simulator.time + t * STEP)
             free = float(way.free[int(np.clip((s - way.start) / _CELL, 0, len(way.free) - 1))])
             wanted = _GAP + max(0.0, v * _HEADWAY + v * (v - pace) / (2 * np.sqrt(_RATE * _BRAKE)))
@@ -244,13 +270,15 @@ class Expert:
         return float(dy * np.cos(here[2]) - dx * np.sin(here[2]))
 
     @staticmethod
-    def _leader(corridor: _Corridor, fixed: _Corridor, s: float, v: float, t: int) -> tuple[float, float]:
+    def _leader(
+        corridor: _Corridor, fixed: _Corridor, s: float, v: float, t: int, room: float
+    ) -> tuple[float, float]:
         """Metres from the front bumper to the next thing on the way, and its m/s along it."""
         front, rear = s + ZOE.ahead, s - ZOE.behind
         gap, pace = np.inf, 0.0
         for i in np.flatnonzero(~np.isnan(fixed.near[:, 0])):
-            if fixed.far[i, 0] > front and fixed.near[i, 0] - front < gap:
-                gap, pace = float(fixed.near[i, 0] - front), 0.0
+            if fixed.far[i, 0] > front and fixed.near[i, 0] - front - room < gap:
+                gap, pace = float(fixed.near[i, 0] - front) - room, 0.0
         for i in range(len(corridor.near)):
             on = ~np.isnan(corridor.near[i])
             if not on[t:].any():

@@ -59,10 +59,13 @@ def expected_travel(simulator: Simulator, actor: Actor, times: np.ndarray) -> np
                 ahead = np.minimum(ahead, crossing.kerb)
         return np.minimum(ahead, max(mover.path.length, here))
     speed, force = float(mover.speeds[k]), float(mover.forces[k - 1])
-    # Who brakes goes on braking for a second; who speeds up is taken at the present speed.
-    slower = np.maximum(speed + min(force, 0.0) * np.minimum(times, 1.0), 0.0)
+    # Who brakes goes on braking for a second, who speeds up for two: a car that pulls out is slow only at first.
+    if force < 0.0:
+        later = np.maximum(speed + force * np.minimum(times, 1.0), 0.0)
+    else:
+        later = np.minimum(speed + force * np.minimum(times, 2.0), max(mover.desired, speed))
     steps = np.diff(times, prepend=0.0)
-    ahead = here + np.cumsum(slower * steps)
+    ahead = here + np.cumsum(later * steps)
     for line, approach in mover.stops:
         room = line - here - mover.front
         if room > 0 and simulator.scene.signals.colour(approach, simulator.time) != GREEN and speed**2 < 10.0 * room:
