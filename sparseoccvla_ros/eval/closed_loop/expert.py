@@ -270,9 +270,7 @@ class Expert:
         return float(dy * np.cos(here[2]) - dx * np.sin(here[2]))
 
     @staticmethod
-    def _leader(
-        corridor: _Corridor, fixed: _Corridor, s: float, v: float, t: int, room: float
-    ) -> tuple[float, float]:
+    def _leader(corridor: _Corridor, fixed: _Corridor, s: float, v: float, t: int, room: float) -> tuple[float, float]:
         """Metres from the front bumper to the next thing on the way, and its m/s along it."""
         front, rear = s + ZOE.ahead, s - ZOE.behind
         gap, pace = np.inf, 0.0
