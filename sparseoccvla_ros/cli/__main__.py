@@ -268,27 +268,52 @@ def play(
     raise typer.Exit(player(["--ros-args", *arguments]))
 
 
-def main() -> int:
-    """Entry point; a wrong input is one line, not a traceback."""
+@app.command()
+def docs(
+    serve: Annotated[bool, typer.Option("--serve", help="show the site while pages change; Ctrl-C ends")] = False,
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="serve: port on this machine")] = 8000,
+) -> None:
+    """Build the site into out/site; anything wrong with a page is an error."""
+    import subprocess
+
+    from sparseoccvla_ros.core.paths import share
+
+    how = ["serve", "--dev-addr", f"127.0.0.1:{port}"] if serve else ["build", "--strict"]
+    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(sys.prefix, "docs"))])
+    done = subprocess.call([sys.executable, "-m", "mkdocs", *how], cwd=share(), env={**os.environ, "PYTHONPATH": path})
+    if not done and not serve:
+        typer.echo(f"{share('out', 'site', 'index.html')}")
+    raise typer.Exit(done)
+
+
+def complete_app() -> typer.Typer:
+    """The app with the verbs that have verbs of their own; once per process."""
     from sparseoccvla_ros.cli.bag import app as bag_app
     from sparseoccvla_ros.cli.data import app as data_app
     from sparseoccvla_ros.cli.eval import app as eval_app
     from sparseoccvla_ros.cli.models import app as models_app
     from sparseoccvla_ros.cli.train import app as train_app
+
+    if not any(group.name == "train" for group in app.registered_groups):
+        bag_app.command("play")(play)
+        app.add_typer(train_app, name="train", help="Train a stage of a preset, or prepare the data for it.")
+        app.add_typer(eval_app, name="eval", help="Evaluate a preset on drives it has not seen.")
+        app.add_typer(bag_app, name="bag", help="Make, convert, inspect and play bags.")
+        app.add_typer(data_app, name="data", help="Check and prepare a nuScenes folder, or make one of the world.")
+        app.add_typer(serve_app, name="serve")
+        app.add_typer(models_app, name="models", help="Presets and public weights: list, fetch, convert.")
+    return app
+
+
+def main() -> int:
+    """Entry point; a wrong input is one line, not a traceback."""
     from sparseoccvla_ros.core.errors import InvalidInput
 
-    bag_app.command("play")(play)
     # Told to end, unwind as for Ctrl-C, so that every process that was started is stopped.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app.add_typer(train_app, name="train", help="Train a stage of a preset, or prepare the data for it.")
-    app.add_typer(eval_app, name="eval", help="Evaluate a preset on drives it has not seen.")
-    app.add_typer(bag_app, name="bag", help="Make, convert, inspect and play bags.")
-    app.add_typer(data_app, name="data", help="Check and prepare a nuScenes folder, or make one of the world.")
-    app.add_typer(serve_app, name="serve")
-    app.add_typer(models_app, name="models", help="Presets and public weights: list, fetch, convert.")
     try:
-        return app(prog_name="./run") or 0
+        return complete_app()(prog_name="./run") or 0
     except InvalidInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,169 @@
+"""The site: tables from the code, commands that parse, links that lead somewhere, a README of one screen."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from sparseoccvla_ros.bringup import launch_config
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.ros.diagnostics import State
+from sparseoccvla_ros.ros.parameters import TABLES
+from sparseoccvla_ros.ros.topics import OUTPUTS, TOPICS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "tests/README.md", "bags/README.md"))]
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    """docs/hooks.py, which MkDocs loads by its path too."""
+    spec = importlib.util.spec_from_file_location("site_hooks", DOCS / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_marker_becomes_a_table(hooks: ModuleType, page: Path) -> None:
+    text = hooks.expand(page.read_text())
+    assert "<!-- table" not in text
+    assert "| None |" not in text
+
+
+@pytest.mark.parametrize("node", TABLES)
+def test_a_nodes_page_holds_all_of_it(hooks: ModuleType, node: str) -> None:
+    text = hooks.expand((DOCS / "nodes" / f"{node}.md").read_text())
+    for param in TABLES[node]:
+        name = re.sub(r"^CAM_\w+\.", "", param.name)
+        assert re.search(rf"^\| .*{re.escape(name)}.* \|.*{re.escape(param.what[:20])}", text, re.M), param.name
+        if param.low is not None:
+            assert f"{param.low:g} to {param.high:g}" in text, param.name
+    if node not in ("viewer", "cockpit"):
+        for topic in OUTPUTS:
+            assert topic.node != node or f"`{topic.name}`" in text, topic.name
+
+
+def test_every_topic_reason_state_and_argument_has_a_row(hooks: ModuleType) -> None:
+    topics = hooks.expand((DOCS / "topics.md").read_text())
+    assert all(f"| `{topic.name}` |" in topics for topic in TOPICS)
+    reasons = hooks.expand((DOCS / "diagnostics.md").read_text())
+    assert all(f"| `{state.value}` |" in reasons for state in State)
+    assert not re.search(r"^\| `[a-z_]+` \|  \|$", reasons, re.M), "every reason needs a docstring"
+    launch = hooks.expand((DOCS / "launch.md").read_text())
+    assert all(f"| `{a.name}` |" in launch for a in launch_config.ARGUMENTS + launch_config.BAG_ARGUMENTS)
+
+
+@pytest.mark.parametrize("stage", ["camera_sync", "occupancy", "reasoning", "planning", "follower", "simulator"])
+def test_inputs_are_found_in_the_source(hooks: ModuleType, stage: str) -> None:
+    expected = {
+        "camera_sync": {"occupancy/ready", "/tf", "/tf_static", "/odom"},
+        "occupancy": {"frames"},
+        "reasoning": {"occupancy/queries", "planning/plan", "reasoning/question"},
+        "planning": {"occupancy/queries", "reasoning/state", "planning/command", "planning/route", "planning/goal"},
+        "follower": {"planning/path", "/odom"},
+        "simulator": {"control/command", "planning/path"},
+    }
+    assert set(hooks.inputs_of(stage)) == expected[stage]
+
+
+# --- commands
+
+
+def _commands(text: str) -> list[str]:
+    """Every `./run ...` of a page: lines of code blocks, and inline code."""
+    found = re.findall(r"^ {4}(\./run .*)$", text, re.M) + re.findall(r"`(\./run [^`]+)`", text)
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
+        found += re.findall(r"^\s*(\./run .*)$", block, re.M)
+    return [re.sub(r"\s+#.*", "", command) for command in found]
+
+
+def _refusal(command: str, root: Any) -> str | None:
+    """Why a command of the docs would not parse; placeholders are in capitals, what may be left out in brackets."""
+    words = [w for w in shlex.split(re.sub(r"[\[\]|]| \.\.\.", " ", command))[1:] if w != "\\"]
+    if words[0] in ("env", "--help", "VERB"):
+        return None
+    verb = root
+    while words and words[0] in getattr(verb, "commands", {}):
+        verb = verb.commands[words.pop(0)]
+    if verb is root:
+        return f"no verb {words[0]}"
+    if verb.name == "test":
+        return None
+    if verb.name == "launch":
+        given = dict(w.split(":=", 1) for w in words if ":=" in w and not w.startswith("NAME"))
+        try:
+            launch_config.resolve({k: v for k, v in given.items() if not v.isupper()}, with_bag=True)
+        except InvalidInput as error:
+            return str(error)
+    options = {o for p in verb.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
+    unknown = [w for w in words if w.startswith("--") and w.split("=")[0] not in options]
+    return f"{verb.name} has no {unknown}" if unknown else None
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=_name)
+def test_commands_parse(hooks: ModuleType, page: Path) -> None:
+    refused = [(c, why) for c in _commands(page.read_text()) if (why := _refusal(c, hooks.command()))]
+    assert not refused
+
+
+def test_a_wrong_command_is_found(hooks: ModuleType) -> None:
+    for command in ("./run nothing", "./run demo --nothing", "./run launch nothing:=1", "./run bag info --nothing B"):
+        assert _refusal(command, hooks.command()), command
+    assert _commands("a `./run doctor`\n\n    ./run demo  # once\n\n```\n./run test\n```\n") == [
+        "./run demo", "./run doctor", "./run test",
+    ]  # fmt: skip
+
+
+# --- links, length, build
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", page.read_text()):
+        if "://" not in link and not link.startswith("mailto:"):
+            assert (page.parent / link).exists(), link
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text()
+    named = {p for line in yaml.safe_load(text)["nav"] for p in re.findall(r"[\w/]+\.md", str(line))}
+    assert named == {p.relative_to(DOCS).as_posix() for p in PAGES}
+
+
+def test_the_site_names_no_machine_and_fetches_nothing() -> None:
+    for page in (*TEXTS, ROOT / "mkdocs.yml"):
+        text = page.read_text()
+        assert not re.search(r"(?<![\w.])/(work|home|root|tmp|opt/pypi)/", text), page
+        assert not re.search(r"<script|unpkg|cdn\.", text), page
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    folder = Path(sys.prefix, "docs")
+    if not folder.is_dir():
+        pytest.skip("MkDocs is not installed: ./run docs does that")
+    code = "import sys, mkdocs.__main__ as m; sys.argv[0] = 'mkdocs'; sys.exit(m.cli())"
+    words = ["build", "--strict", "--site-dir", str(tmp_path / "site")]
+    start = f"import sys; sys.path.append({str(folder)!r}); {code}"
+    done = subprocess.run([sys.executable, "-c", start, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    built = [p for p in (tmp_path / "site").rglob("*.html")]
+    assert len(built) >= len(PAGES)
+    for page in built:
+        assert not re.search(r'(src|href)="https?://[^"]+\.(js|css|woff2?)"', page.read_text()), page
