@@ -83,7 +83,9 @@ def services(node: str) -> str:
     """Services of a node, without those of every lifecycle node."""
     text = (PACKAGE / "nodes" / f"{node}.py").read_text()
     types = {"Trigger": "std_srvs/Trigger", "SetBool": "std_srvs/SetBool"}
-    return _table(("service", "type"), ((f"`{n}`", types[k]) for k, n in re.findall(r'control\((\w+), "([^"]+)"', text)))
+    return _table(
+        ("service", "type"), ((f"`{n}`", types[k]) for k, n in re.findall(r'control\((\w+), "([^"]+)"', text))
+    )
 
 
 def topics() -> str:
@@ -95,7 +97,9 @@ def topics() -> str:
     def source(topic: Topic) -> str:
         return {"every": "every node", "user": "you"}.get(topic.node) or f"[{topic.node}](nodes/{topic.node}.md)"
 
-    rows = ((*row[:2], source(t), readers(t), t.qos, t.what) for t, row in zip(TOPICS, _topic_rows(TOPICS), strict=True))
+    rows = (
+        (*row[:2], source(t), readers(t), t.qos, t.what) for t, row in zip(TOPICS, _topic_rows(TOPICS), strict=True)
+    )
     return _table(("topic", "message", "from", "read by", "QoS", "what"), rows)
 
 
@@ -173,7 +177,12 @@ def profiles() -> str:
     for name, entry in content.items():
         cameras, ego = entry["cameras"], entry["ego"]
         calibration = "file" if not cameras["info_topic"] or entry["mounts"] == "file" else "topics"
-        pose = ", ".join([*(f"tf `{f}`" for f in ego["fixed_frames"]), *([f"`{ego['odometry_topic']}`"] * bool(ego["odometry_topic"]))])
+        pose = ", ".join(
+            [
+                *(f"tf `{f}`" for f in ego["fixed_frames"]),
+                *([f"`{ego['odometry_topic']}`"] * bool(ego["odometry_topic"])),
+            ]
+        )
         image = f"`{cameras['image_topic']}` ({cameras['transport']})"
         info = f"`{cameras['info_topic']}`" if cameras["info_topic"] else "none"
         rows.append((f"`{name}`", entry["description"], image, info, calibration, pose))
@@ -209,7 +218,9 @@ def states() -> str:
 
 def drop_reasons() -> str:
     """Why images and frame sets are lost."""
-    return _table(("reason", "means"), ((f"`{n}`", w) for n, w in _members("camera_sync/drop_reasons.py", "DropReason")))
+    return _table(
+        ("reason", "means"), ((f"`{n}`", w) for n, w in _members("camera_sync/drop_reasons.py", "DropReason"))
+    )
 
 
 def reject_reasons() -> str:
@@ -220,6 +231,14 @@ def reject_reasons() -> str:
 def plan_reasons() -> str:
     """Why a plan is not simply ok."""
     return _table(("reason", "means"), ((f"`{n}`", w) for n, w in _members("planning/plan_reasons.py", "PlanReason")))
+
+
+def protocols() -> str:
+    """The open-loop protocols of planning."""
+    from sparseoccvla_ros.eval.protocols.planning import PROTOCOLS  # imports torch
+
+    rows = ((p.name, p.l2.value, p.collision.value, p.boxes, p.grid, p.frame, p.road or "") for p in PROTOCOLS)
+    return _table(("protocol", "L2", "collision", "obstacles", "grid", "frame", "road test"), rows)
 
 
 # --- verbs
@@ -240,7 +259,7 @@ def _verb(verb: Any, name: str) -> Iterator[str]:
     parameters = [p for p in verb.params if p.name != "help"]
     if name != "./run":
         yield f"{'#' * (1 + len(name.split()) - 1)} `{name}`"
-        yield " ".join((verb.help or "").replace("\b", "").split())
+        yield " ".join((verb.help or "").split()).replace("[", "\\[")
         if parameters:
             yield _table(("option", "default", "meaning"), map(_option, parameters))
     for word, child in getattr(verb, "commands", {}).items():
@@ -259,8 +278,8 @@ def _option(parameter: Any) -> tuple[str, str, str]:
 KINDS = {
     make.__name__: make
     for make in (
-        publishes, subscribes, services, topics, qos, parameters, common_parameters, launch_arguments, profiles, message,
-        states, drop_reasons, reject_reasons, plan_reasons, verbs,
+        publishes, subscribes, services, topics, qos, parameters, common_parameters, launch_arguments, profiles,
+        message, states, drop_reasons, reject_reasons, plan_reasons, protocols, verbs,
     )
 }  # fmt: skip
 """What a marker may ask for."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
+from sparseoccvla_ros.camera_sync.profiles import profile_names
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import bundled_bag
 
@@ -99,8 +100,8 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument(
         "profile",
         "nuscenes",
-        "names of camera topics and frames",
-        ("nuscenes", "nuscenes_lower", "nuscenes2bag", "nuscenes_prefixed", "dataset_bridge", "autoware"),
+        "names of camera topics and frames, of config/profiles.yaml",
+        profile_names(),
     ),
     Argument("device", "auto", "where the models run", ("auto", "cpu", "cuda")),
     Argument(

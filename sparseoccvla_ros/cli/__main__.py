@@ -280,7 +280,8 @@ def docs(
 
     how = ["serve", "--dev-addr", f"127.0.0.1:{port}"] if serve else ["build", "--strict"]
     path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(sys.prefix, "docs"))])
-    done = subprocess.call([sys.executable, "-m", "mkdocs", *how], cwd=share(), env={**os.environ, "PYTHONPATH": path})
+    environment = {**os.environ, "PYTHONPATH": path, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.call([sys.executable, "-m", "mkdocs", *how], cwd=share(), env=environment)
     if not done and not serve:
         typer.echo(f"{share('out', 'site', 'index.html')}")
     raise typer.Exit(done)
