@@ -144,7 +144,7 @@ def _default(value: object) -> str:
 
 def _range(param: Param) -> str:
     if param.choices:
-        return _code((c or "empty" for c in param.choices), ", ")
+        return ", ".join(f"`{c}`" if c else "empty" for c in param.choices)
     limits = f"{param.low:g} to {param.high:g}" if param.low is not None else ""
     return " ".join(part for part in (limits, param.unit) if part)
 

@@ -161,5 +161,5 @@ def run_doctor() -> int:
         problems += finding.kind == "problem"
         table.add_row(f"[{colours[finding.kind]}]{finding.kind}[/]", finding.subject, finding.text, finding.fix)
     Console().print(table)
-    print(f"\n{problems} problem{'' if problems == 1 else 's'}")
+    print(f"\n{problems} problem{'' if problems == 1 else 's'}; symptoms, causes and fixes: docs/troubleshooting.md")
     return 1 if problems else 0

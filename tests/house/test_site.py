@@ -1,6 +1,7 @@
 """The site: tables from the code, commands that parse, links that lead somewhere, a README of one screen."""
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ import yaml
 
 from sparseoccvla_ros.bringup import launch_config
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.nodes.camera_sync import _REFUSALS
 from sparseoccvla_ros.ros.diagnostics import State
 from sparseoccvla_ros.ros.parameters import TABLES
 from sparseoccvla_ros.ros.topics import OUTPUTS, TOPICS
@@ -159,15 +161,36 @@ def test_the_readme_is_one_screen() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-@pytest.mark.slow
-def test_the_site_builds_strictly(tmp_path: Path) -> None:
+def test_troubleshooting_knows_what_somebody_has_to_mend() -> None:
+    text = (DOCS / "troubleshooting.md").read_text()
+    assert text.count("\n| ") - text.count("\n| symptom") >= 30
+    assert not [reason for reason in _REFUSALS if f"`{reason}" not in text]
+
+
+def _tool(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A tool of requirements/docs.txt."""
     folder = Path(sys.prefix, "docs")
     if not folder.is_dir():
-        pytest.skip("MkDocs is not installed: ./run docs does that")
-    code = "import sys, mkdocs.__main__ as m; sys.argv[0] = 'mkdocs'; sys.exit(m.cli())"
-    words = ["build", "--strict", "--site-dir", str(tmp_path / "site")]
-    start = f"import sys; sys.path.append({str(folder)!r}); {code}"
-    done = subprocess.run([sys.executable, "-c", start, *words], capture_output=True, text=True, cwd=ROOT)
+        pytest.skip(f"{module} is not installed: ./run docs does that")
+    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(folder)])
+    return subprocess.run(
+        [sys.executable, "-m", module, *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+
+
+@pytest.mark.slow
+def test_spelling() -> None:
+    done = _tool("codespell_lib", "--toml", "pyproject.toml", *map(str, TEXTS), "mkdocs.yml", "docs/hooks.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    done = _tool("mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site"))
     assert done.returncode == 0, done.stderr
     built = [p for p in (tmp_path / "site").rglob("*.html")]
     assert len(built) >= len(PAGES)
