@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,8 @@ from sparseoccvla_ros.cli.console import one_line_errors
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.eval.closed_loop.evaluation import DriveProgress
+    from sparseoccvla_ros.eval.closed_loop.rollout import Rollout
+    from sparseoccvla_ros.eval.closed_loop.scores import DriveScores
     from sparseoccvla_ros.eval.tasks.evaluator import EvaluationReport
 
 app = typer.Typer(help="Evaluate a preset.", no_args_is_help=True)
@@ -144,6 +147,7 @@ def drive(
     policies: Annotated[str, typer.Option(help="some of these, with commas")] = "expert,chain,ego,lane,coast",
     scenario: Annotated[str, typer.Option(help="families that take turns over the seeds, with commas, or all")] = "",
     preset: Preset = "tiny",
+    ros: Annotated[bool, typer.Option("--ros", help="the chain drives as nodes, over topics, in lockstep")] = False,
     out: Annotated[Path, typer.Option(help="folder of page and numbers")] = Path("out/eval/drive"),
     threads: Threads = 0,
 ) -> None:
@@ -157,29 +161,32 @@ def drive(
 
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS
         from sparseoccvla_ros.eval.closed_loop.drive_log import DriveLog
-        from sparseoccvla_ros.eval.closed_loop.evaluation import evaluate_drives, page, table
+        from sparseoccvla_ros.eval.closed_loop.drive_record import replay
+        from sparseoccvla_ros.eval.closed_loop.evaluation import evaluate_drives, film_of, page, table
+        from sparseoccvla_ros.eval.closed_loop.film import save_film
         from sparseoccvla_ros.eval.world.seeds import seed_range
         from sparseoccvla_ros.world.sim.scenarios import FAMILIES
+
+        def film(scores: DriveScores, rollout: Rollout) -> None:
+            save_film(rollout, out / film_of(scores))
 
         torch.set_num_threads(threads or os.cpu_count() or 1)
         chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["test"][:20])
         families = tuple(FAMILIES) if scenario == "all" else _tasks(scenario)
         console = _console()
 
-        def tell(progress: DriveProgress) -> None:
-            row, left = progress.ended, progress.seconds_left
-            if row is not None:
-                place = f"{row.seed} {row.scenario or row.maneuver}"
-                scores = f"completion {row.route_completion:.0f} %, driving score {row.driving_score:.0f}, {row.end}"
-                ends = f", about {left / 60:.0f} min left" if left else ""
-                console.print(
-                    f"{progress.done} of {progress.total}: {row.policy} on {place}: {scores}"
-                    f"{''.join(f', {i}' for i in row.infractions)}{ends}",
-                    highlight=False,
-                )
+        tell = partial(_tell, console)
+        names, log = _tasks(policies), DriveLog(out / "drives.jsonl")
+        if ros:
+            from sparseoccvla_ros.bringup.lockstep import LockstepStack
 
-        rows = evaluate_drives(chosen, _tasks(policies), preset, families, DriveLog(out / "drives.jsonl"), tell)
-        text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a))
+            names = tuple("nodes" if name == "chain" else name for name in names)
+            with LockstepStack(preset, out / "nodes", families, on_event=console.print) as stack:
+                nodes = {"nodes": lambda seed, family: replay(stack.drive(seed, family), seed, family)}
+                rows = evaluate_drives(chosen, names, preset, families, log, tell, nodes, film)
+        else:
+            rows = evaluate_drives(chosen, names, preset, families, log, tell, on_drive=film)
+        text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a), out)
         (out / "report.md").write_text(text, encoding="utf-8")
         numbers = json.dumps([row.plain() for row in rows], indent=1, allow_nan=False) + "\n"
         (out / "report.json").write_text(numbers, encoding="utf-8")
@@ -189,6 +196,19 @@ def drive(
             shown.add_row(*line)
         console.print(shown)
         console.print(f"page and numbers: {out}")
+
+
+def _tell(console: Console, progress: DriveProgress) -> None:
+    row, left = progress.ended, progress.seconds_left
+    if row is not None:
+        place = f"{row.seed} {row.scenario or row.maneuver}"
+        scores = f"completion {row.route_completion:.0f} %, driving score {row.driving_score:.0f}, {row.end}"
+        ends = f", about {left / 60:.0f} min left" if left else ""
+        console.print(
+            f"{progress.done} of {progress.total}: {row.policy} on {place}: {scores}"
+            f"{''.join(f', {i}' for i in row.infractions)}{ends}",
+            highlight=False,
+        )
 
 
 def _console(quiet: bool = False) -> Console:

@@ -117,7 +117,9 @@ class FollowerNode(StageNode):
     def _on_timer(self) -> None:
         now = self.get_clock().now().nanoseconds
         if self.active and (self._ego is None or abs(now - self._ego[0]) > ODOMETRY_AGE * 1e9):
-            self._publish(now, 0.0, Control(-self._follower.config.stop_brake, 0.0, "no odometry"))
+            # A command's stamp is that of the odometry it rests on: nobody takes this one for an answer to a newer one.
+            stamp = 0 if self._ego is None else self._ego[0]
+            self._publish(stamp, 0.0, Control(-self._follower.config.stop_brake, 0.0, "no odometry"))
             self.monitor.finished(0.0, ("no odometry",))
 
     def _publish(self, stamp: int, speed: float, control: Control) -> None:

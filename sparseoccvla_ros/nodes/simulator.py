@@ -33,8 +33,12 @@ PROFILE = "nuscenes"
 """Names of topics and frames, as camera_sync reads them by default."""
 COMMAND_AGE = 0.5
 """Seconds of the world without a command after which the vehicle brakes by itself."""
-BRAKE = 4.0
-"""m/s^2 with which it then does."""
+BRAKE = 8.0
+"""m/s^2 with which it does then, and without a node of `wait_for`: an emergency."""
+BETWEEN = 100 * 10**9
+"""ns from the start of a drive to that of the next one: time never goes back, so that nobody mixes them up."""
+REJOIN = 1.5
+"""Wall clock seconds that a node gets to find its topics once it is active, before lockstep asks it anything."""
 ASK_AGAIN = 1.0
 """Wall clock seconds after which odometry is sent again: its answer was lost, or is that to an older path."""
 
@@ -59,6 +63,7 @@ class SimulatorNode(SourceNode):
         """Build the world and the topics."""
         self._arrived = threading.Condition()
         self._reset, self._paused, self._single = False, False, False
+        self._start, self._drives, self._missed = START - BETWEEN, 0, -np.inf
         self._begin()
         self._vehicle = vehicle.VehicleOutputs(self.publisher, profile(PROFILE), FIXED_FRAME)
         self._route = self.output("simulator/route")
@@ -110,13 +115,16 @@ class SimulatorNode(SourceNode):
         """A new drive by the parameters of now."""
         self._reset = False
         values = self.values
-        self._episode = Episode(values.seed, values.scenario or None, "nodes", longest=values.longest)
+        families = values.scenario.split(",")
+        self._scenario = families[self._drives % len(families)]
+        self._episode = Episode(values.seed, self._scenario or None, "nodes", longest=values.longest)
         self._cameras = SimulatedCameras(self._episode.simulator, values.height, values.width, whole=True)
         self._record = DriveRecord(self._episode)
-        self._stamp, self._answers, self._paths = START, 0, 0
+        self._start += BETWEEN
+        self._stamp, self._answers, self._paths = self._start, 0, 0
         self._action = self._plan = None
         self._unplanned = ""
-        self.monitor.show(seed=values.seed, scenario=values.scenario or "none")
+        self.monitor.show(seed=values.seed, scenario=self._scenario or "none")
 
     def work(self) -> None:
         """Drive after drive."""
@@ -124,6 +132,7 @@ class SimulatorNode(SourceNode):
             self._publish_static()
             if self._ready() and self._to_the_end():
                 self._ended()
+                self._drives += 1
                 if self.values.loop:
                     self.set_parameters([Parameter("seed", value=self.values.seed + 1)])
                 while self._running and not self._reset and not self.values.loop:
@@ -143,16 +152,26 @@ class SimulatorNode(SourceNode):
 
     def absent(self) -> list[str]:
         """Nodes of `wait_for` that are gone or not active."""
-        return self._peers.absent([name for name in self.values.wait_for if name])
+        absent = self._peers.absent([name for name in self.values.wait_for if name])
+        if absent:
+            self._missed = time.monotonic()
+        return absent
+
+    def _rejoin(self) -> None:
+        """Wait for a node that has just come back."""
+        while self._running and not self._reset and not self.absent() and time.monotonic() - self._missed < REJOIN:
+            time.sleep(0.05)
 
     def _to_the_end(self) -> bool:
         """Step until the drive ends; false where it was broken off."""
         episode, due = self._episode, time.monotonic()
         while self._running and not self._reset:
+            if self.values.lockstep:
+                self._rejoin()
             end = episode.observe()
             simulator = episode.simulator
             with self._arrived:
-                self._stamp = START + round(simulator.time * 1e9)
+                self._stamp = self._start + round(simulator.time * 1e9)
                 self._answers, self._paths, self._plan = 0, 0, None
             self._vehicle.publish_state(self._stamp, *simulator.ego.at(simulator.time))
             if end is not None:
@@ -170,9 +189,9 @@ class SimulatorNode(SourceNode):
                 time.sleep(0.02)
             self._single = False
             if episode.plan_due and self._plan is not None:
-                episode.note(vehicle.planned_path(self._plan, simulator.time, simulator.state.pose))
+                self._record.plan(vehicle.planned_path(self._plan, simulator.time, simulator.state.pose))
             action, fail_safe = self._commanded()
-            why = why or fail_safe or self._unplanned
+            why = fail_safe or why or self._unplanned
             self._record.step(action, why)
             simulator.step(action)
             self._tell(why)
@@ -186,16 +205,15 @@ class SimulatorNode(SourceNode):
             self.get_logger().warning(why, throttle_duration_sec=2.0)
 
     def _commanded(self) -> tuple[Action, str]:
-        """What to do: the newest command, or braking where it is too old."""
+        """What to do: the newest command, or braking where it is too old or a node is gone."""
         newest, state = self._action, self._episode.simulator.state
+        if absent := self.absent():
+            return Action(-BRAKE, state.steering), f"braking: {', '.join(absent)} gone or not active"
         if newest is None or abs(self._stamp - newest[0]) > COMMAND_AGE * 1e9:
             return Action(-BRAKE, state.steering), "braking: no control/command from follower"
         return newest[1], ""
 
     def _missing(self) -> str:
-        absent = self.absent()
-        if absent:
-            return f"{', '.join(absent)} gone or not active"
         missing = "planning/path" if self._episode.plan_due and self._plan is None else "control/command"
         return f"no {missing} within answer_timeout"
 
@@ -225,7 +243,8 @@ class SimulatorNode(SourceNode):
     def _ended(self) -> None:
         self.record, summary = self._record, self._record.summary()
         if self.values.out:
-            self._record.write(Path(self.values.out), summary)
+            folder = Path(self.values.out)
+            self._record.write(folder / str(summary["seed"]) if self.values.loop else folder, summary)
         self.get_logger().info(
             f"{summary['end']}: {summary['route_completion']:.0f} % of the route in {summary['seconds']:.1f} s, "
             f"driving score {summary['driving_score']:.0f}, {len(summary['infractions'])} infractions"

@@ -83,7 +83,7 @@ def test_lockstep_is_the_headless_drive_and_two_drives_are_equal(graph, until, t
     headless = drive(Waypoints(), SEED, longest=SECONDS)
     stack = Stack(graph, out=str(tmp_path))
     node = stack.simulator
-    assert until(node.finished.is_set, 60), node.monitor.state(5.0)
+    assert until(node.finished.is_set, 180), node.monitor.state(5.0)
     first, log = rows(node), (tmp_path / "log.csv").read_text()
     assert not any(row[7] for row in node.record.rows)
     states = headless.states[: len(first)]
@@ -96,7 +96,7 @@ def test_lockstep_is_the_headless_drive_and_two_drives_are_equal(graph, until, t
     assert reset.wait_for_service(10)
     node.finished.clear()
     reset.call_async(Trigger.Request())
-    assert until(node.finished.is_set, 60), node.monitor.state(5.0)
+    assert until(node.finished.is_set, 180), node.monitor.state(5.0)
     assert (tmp_path / "log.csv").read_text() == log
 
 

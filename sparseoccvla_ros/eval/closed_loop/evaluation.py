@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 POLICIES = ("expert", "chain", "ego", "lane", "coast")
 """expert; chain of a preset; ego-only MLP; blind lane keeping; constant velocity."""
+RULES = "2"
+"""Changes with the expert and the follower, which every result rests on."""
+Driver = Callable[[int, str | None], Rollout]
+"""Drives a seed, or a scenario family at it, to its end."""
 EGO_SEEDS = tuple(SPLITS["train"][:24])
 COLUMNS = {
     "route completion %": "route_completion",
@@ -87,8 +93,8 @@ class DriveProgress:
 
 def version_of(name: str, preset: str) -> str:
     """Changes with whatever makes a policy drive otherwise: the world, and for the chain its preset and weights."""
-    parts = [str(WORLD_VERSION)]
-    if name == "chain":
+    parts = [str(WORLD_VERSION), RULES]
+    if name in ("chain", "nodes"):
         parts.append((load_preset(preset).folder / "config.yaml").read_text(encoding="utf-8"))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -100,20 +106,22 @@ def evaluate_drives(
     families: Sequence[str] = (),
     log: DriveLog | None = None,
     on_progress: Callable[[DriveProgress], None] = lambda progress: None,
+    others: Mapping[str, Driver] | None = None,
+    on_drive: Callable[[DriveScores, Rollout], None] = lambda scores, rollout: None,
 ) -> list[DriveScores]:
     """Every policy on every seed; scores compare with the expert's drive, which is made where a drive needs it.
 
     families: scenario families that take turns over the seeds; none for the seeds' own traffic. log: takes every result
-    as it ends; what it knows already is not driven again. Raises InvalidInput for unknown policies or families and for
-    negative seeds.
+    as it ends; what it knows already is not driven again. others: who drives besides POLICIES, by name. on_drive: told
+    of every new drive that did not break off. Raises InvalidInput for unknown policies or families and negative seeds.
     """
+    drivers: dict[str, tuple[str, Driver]] = {name: (name, other) for name, other in (others or {}).items()}
     if not seeds or not names:
         raise InvalidInput("seeds" if not seeds else "policies", "there are none")
-    for name in (n for n in names if n not in POLICIES):
+    for name in (n for n in names if n not in POLICIES and n not in drivers):
         raise InvalidInput("policies", f"{name!r} is none of {', '.join(POLICIES)}")
     log = DriveLog() if log is None else log
     versions = {name: version_of(name, preset) for name in names}
-    drivers: dict[str, Policy] = {}
     out: list[DriveScores] = []
     left = dict.fromkeys(names, len(seeds))
     total = len(seeds) * len(names)
@@ -135,24 +143,40 @@ def evaluate_drives(
                 take(name, before, known=True)
                 continue
             if name not in drivers:
-                drivers[name] = policy_of(name, preset)
+                policy = policy_of(name, preset)
+                drivers[name] = policy.name, partial(drive, policy)
             began = time.perf_counter()
             if recorded is None:
                 recorded = drive(ExpertPolicy(), seed, scenario)
             scores = (
-                score(recorded, recorded) if name == "expert" else _attempt(drivers[name], seed, scenario, recorded)
+                _scored(recorded, recorded, on_drive)
+                if name == "expert"
+                else _attempt(*drivers[name], seed, scenario, recorded, on_drive)
             )
             log.add(name, versions[name], scores, time.perf_counter() - began)
             take(name, scores, known=False)
     return out
 
 
-def _attempt(policy: Policy, seed: int, scenario: str | None, recorded: Rollout) -> DriveScores:
+def _scored(rollout: Rollout, recorded: Rollout, on_drive: Callable[[DriveScores, Rollout], None]) -> DriveScores:
+    scores = score(rollout, recorded)
+    on_drive(scores, rollout)
+    return scores
+
+
+def _attempt(
+    policy: str,
+    driver: Driver,
+    seed: int,
+    scenario: str | None,
+    recorded: Rollout,
+    on_drive: Callable[[DriveScores, Rollout], None],
+) -> DriveScores:
     try:
-        return score(drive(policy, seed, scenario), recorded)
+        return _scored(driver(seed, scenario), recorded, on_drive)
     except (InvalidInput, FloatingPointError, IndexError, ValueError) as error:
-        logger.warning("%s on seed %d: %s", policy.name, seed, error)
-        return failed(policy.name, seed, scenario, str(error))
+        logger.warning("%s on seed %d: %s", policy, seed, error)
+        return failed(policy, seed, scenario, str(error))
 
 
 def means(rows: Sequence[DriveScores]) -> dict[str, Estimate]:
@@ -216,8 +240,26 @@ def families_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[st
     return ["family", "ability", *policies], lines
 
 
-def page(rows: Sequence[DriveScores], command: str) -> str:
-    """A Markdown page: the table, every drive, and how the numbers were made."""
+def film_of(row: DriveScores) -> str:
+    """Where the film of a drive is, beside the page."""
+    who = "".join(c if c.isalnum() else "_" for c in row.policy)
+    return f"films/{who}-{row.seed}{'-' + row.scenario if row.scenario else ''}.webp"
+
+
+def films_table(rows: Sequence[DriveScores], folder: Path) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the worst and the best drive of each policy that have films in the page's folder."""
+    lines = []
+    for policy in dict.fromkeys(r.policy for r in rows):
+        own = sorted((r for r in rows if r.policy == policy), key=lambda r: r.driving_score)
+        own = [r for r in own if (folder / film_of(r)).is_file()]
+        if own:
+            cells = [f"![{r.driving_score:.0f}]({film_of(r)}) {r.seed}, {r.driving_score:.0f}" for r in own]
+            lines.append([policy, cells[0], cells[-1]])
+    return ["policy", "worst", "best"], lines
+
+
+def page(rows: Sequence[DriveScores], command: str, folder: Path | None = None) -> str:
+    """A Markdown page: the table, films that are in its folder, every drive, and how the numbers were made."""
     head, lines = table(rows)
     parts = ["# Closed loop in the synthetic world", "", f"`{command}`", "", _markdown(head, lines), ""]
     parts += [
@@ -232,6 +274,9 @@ def page(rows: Sequence[DriveScores], command: str) -> str:
     head, lines = families_table(rows)
     if lines:
         parts[-2:-2] = ["## Successes by family", "", _markdown(head, lines), ""]
+    head, lines = films_table(rows, folder) if folder is not None else ([], [])
+    if lines:
+        parts[-2:-2] = ["## From above, at twice the speed", "", _markdown(head, lines), ""]
     head = ["policy", "seed", "scenario", "maneuver", "end", "s", "completion %", "driving score", "infractions"]
     drives = [
         [r.policy, str(r.seed), r.scenario or "", r.maneuver, r.end, f"{r.seconds:.1f}", f"{r.route_completion:.1f}",
