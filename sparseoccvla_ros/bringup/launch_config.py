@@ -132,7 +132,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument("serve", "false", "viewer: show the stack live in a browser", _BOOL),
     Argument("cockpit", "false", "start the cockpit: one web page to see, ask and steer", _BOOL),
-    Argument("cockpit_host", "127.0.0.1", "cockpit: address of the page; others than this machine's can then steer"),
+    Argument("cockpit_host", "127.0.0.1", "cockpit: address of the page; others than this machine's need its token"),
     Argument("cockpit_port", "8088", "cockpit: port of the page"),
     Argument("out", "", "viewer: folder for recording, picture and bag of outputs"),
     Argument("rviz", "false", "start RViz with rviz/sparseoccvla.rviz (needs a ROS install)", _BOOL),

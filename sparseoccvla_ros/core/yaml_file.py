@@ -29,7 +29,7 @@ def read_yaml(path: str | Path, field: str) -> Any:
     if len(data) > MAX_FILE:
         raise InvalidInput(field, f"{path} is larger than {MAX_FILE // 2**20} MiB")
     try:
-        content = yaml.load(data.decode("utf-8"), Loader=_LOADER)
+        content = yaml.load(data.decode("utf-8"), Loader=_LOADER)  # noqa: S506  both are safe loaders
     except RecursionError:
         raise InvalidInput(field, f"{path} is nested too deeply") from None
     except Exception as error:  # PyYAML passes on what dates, numbers and keys raise while it makes values of them

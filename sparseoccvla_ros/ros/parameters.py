@@ -258,7 +258,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
     ),
     "cockpit": (
         *COMMON,
-        Param("host", "127.0.0.1", "address that the page is offered on; others than this machine's can then steer"),
+        Param("host", "127.0.0.1", "address that the page is offered on; others than this machine's need its token"),
         Param("port", 8088, "port of the page", "", 1024, 65535),
         Param("rate", 4.0, "most scenes per second", "Hz", 0.1, 30.0, live=True),
     ),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
+import secrets
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from ..core.errors import InvalidInput
 
@@ -22,6 +25,8 @@ KINDS = {
 }
 MAX_BODY = 4096
 """Bytes of a request; questions have at most 500 characters."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+COOKIE = "sparseoccvla_cockpit"
 KEEP_ALIVE = 10.0
 """Seconds after which a silent stream sends a comment, so that a client that left is noticed."""
 
@@ -72,13 +77,15 @@ class Stream:
 class CockpitServer:
     """Serves the page until closed.
 
-    Only requests that name this machine (or `host`) are answered, and only such pages may send anything: a page of
-    somebody else in the same browser can neither read the stream nor steer.
+    On this machine alone (`host` a loopback address, the default) only requests that name it are answered, and only
+    such pages may send anything: a page of somebody else in the same browser can neither read the stream nor steer. On
+    any other address a request needs the token that stands in `url`, a new one each time; the page keeps it as a cookie.
     """
 
     def __init__(self, stack: Stack, host: str = "127.0.0.1", port: int = 8088) -> None:
         self.stack = stack
-        self.names = {"localhost", "127.0.0.1", "[::1]", host}
+        self.names = {"localhost", "127.0.0.1", "[::1]"}
+        self.token = "" if host in LOOPBACK else secrets.token_urlsafe(16)
         self._latest: dict[str, str] = {}
         self._streams: set[Stream] = set()
         self._lock = threading.Lock()
@@ -88,7 +95,7 @@ class CockpitServer:
         except OSError as error:
             raise InvalidInput("port", f"{host}:{port} cannot be opened: {error.strerror}") from None
         self._http.daemon_threads = True
-        self.url = f"http://{host}:{self._http.server_port}/"
+        self.url = f"http://{host}:{self._http.server_port}/" + (f"?token={self.token}" if self.token else "")
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.2,), name="cockpit", daemon=True)
         self._thread.start()
 
@@ -137,10 +144,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _refused(self) -> bool:
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         foreign = origin is not None and urlsplit(origin).netloc != host
-        if re.sub(r":\d+$", "", host) not in self.cockpit.names or foreign:
+        token = self.cockpit.token
+        # A token lets in who knows it, by whatever name they reach this machine.
+        if foreign or (not token and re.sub(r":\d+$", "", host) not in self.cockpit.names):
             self._answer(HTTPStatus.FORBIDDEN, {"error": "this address is not the cockpit's"})
             return True
+        if token and not any(hmac.compare_digest(token.encode(), given.encode()) for given in self._tokens()):
+            self._answer(HTTPStatus.UNAUTHORIZED, {"error": "open the address that the cockpit printed"})
+            return True
         return False
+
+    def _tokens(self) -> list[str]:
+        """What the request gives as token: in the address at first, from then on as a cookie."""
+        try:
+            cookie = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
+        except CookieError:
+            cookie = None
+        return parse_qs(urlsplit(self.path).query).get("token", []) + ([cookie.value] if cookie else [])
 
     def do_GET(self) -> None:
         if self._refused():
@@ -246,6 +266,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Content-Security-Policy", "default-src 'self'; img-src 'self' data:")
+        self.send_header("Referrer-Policy", "no-referrer")
+        if self.cockpit.token and status is HTTPStatus.OK:
+            self.send_header("Set-Cookie", f"{COOKIE}={self.cockpit.token}; HttpOnly; SameSite=Strict")
         self.end_headers()
         self.wfile.write(data)
 

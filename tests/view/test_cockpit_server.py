@@ -158,3 +158,33 @@ def test_a_port_in_use_is_named(cockpit):
     port = int(cockpit.url.rsplit(":", 1)[1].strip("/"))
     with pytest.raises(InvalidInput, match=str(port)):
         CockpitServer(Recorder(), port=port)
+
+
+def test_another_address_wants_the_token():
+    """0.0.0.0 and the like: whoever reaches the machine still has to know what the cockpit printed."""
+    server = CockpitServer(Recorder(), host="0.0.0.0", port=0)
+    try:
+        token = server.token
+        assert len(token) >= 16
+        assert server.url.endswith(f"?token={token}")
+        server.url = server.url.split("?")[0]  # what `request` reads the port from
+        for path in ("/", "/cockpit.js", "/events", "/?token=guess"):
+            assert request(server, "GET", path)[0] == 401, path
+        command = {"command": "left"}
+        assert request(server, "POST", "/command", command)[0] == 401
+        assert request(server, "POST", "/command", command, Cookie="sparseoccvla_cockpit=guess")[0] == 401
+        assert not server.stack.commands
+        name = {"Host": "vehicle.local:80"}
+        assert request(server, "GET", f"/?token={token}", **name)[0] == 200, "by any name of this machine"
+        cookie = {"Cookie": f"sparseoccvla_cockpit={token}"}
+        assert request(server, "GET", "/", **cookie)[0] == 200
+        assert request(server, "POST", "/command", command, **cookie)[0] == 200
+        assert server.stack.commands == ["left"]
+        assert request(server, "POST", "/command", command, Origin="http://evil.example", **cookie)[0] == 403
+    finally:
+        server.close()
+
+
+def test_by_itself_the_page_stays_on_this_machine(cockpit):
+    assert cockpit._http.server_address[0] == "127.0.0.1"
+    assert cockpit.token == ""

@@ -139,7 +139,9 @@ def free_ports() -> int:
     pytest.skip("no free pair of ports")
 
 
-def test_file_and_browser_at_once(tmp_path, make_frames, voxels):
+def test_file_and_browser_at_once(tmp_path, make_frames, voxels, monkeypatch):
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
     port = free_ports()
     with SceneRecording(tmp_path / "a.rrd", port=port) as log:
         assert log.url.startswith(f"http://127.0.0.1:{port}/?url=rerun%2Bhttp://127.0.0.1:{port + 1}")
@@ -152,6 +154,7 @@ def test_file_and_browser_at_once(tmp_path, make_frames, voxels):
             SceneRecording(tmp_path / "b.rrd", port=port)
         assert not (tmp_path / "b.rrd").exists()
     assert "map/ego/occupancy" in chunks_of(tmp_path / "a.rrd")
+    assert not (tmp_path / "home").exists(), "Rerun's viewer program alone collects how it is used, below the home"
 
 
 def test_bad_arguments_are_refused(tmp_path):
