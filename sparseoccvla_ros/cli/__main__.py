@@ -92,9 +92,7 @@ def view(
 def cockpit(
     bag: Annotated[str | None, typer.Option(help="also run the stack on this bag, again and again; '' bundled")] = None,
     port: Annotated[int, typer.Option(min=1024, max=65535, help="port of the page")] = 8088,
-    host: Annotated[
-        str, typer.Option(help="address of the page; others than this machine's need its token")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="address of the page; beyond this machine with a token")] = "127.0.0.1",
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     namespace: Annotated[str, typer.Option(help="namespace of the running stack")] = "/sparseoccvla",
 ) -> None:

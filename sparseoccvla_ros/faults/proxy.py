@@ -7,6 +7,7 @@ what it did, so that every loss can be accounted for.
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 from collections import Counter
@@ -58,7 +59,7 @@ class FaultProxy:
         self.faults: tuple[Fault, ...] = ()
         self.counts: Counter[tuple[str, str]] = Counter()
         self._rng = random.Random(seed)
-        self._held: dict[str, Sample] = {}
+        self._held: dict[str, list[Sample]] = {}
         self._late: list[tuple[float, int, Sample]] = []
         self._serial = 0
 
@@ -89,12 +90,12 @@ class FaultProxy:
                 copies += 1
             behind = behind or self._happens(fault.reorder)
             delay += fault.delay
-        held = self._held.pop(sample.topic, None)
-        if behind and held is None:
+        held = self._held.pop(sample.topic, [])
+        if behind and not held:
             self.counts["reorder", sample.topic] += 1
-            self._held[sample.topic] = sample
+            self._held[sample.topic] = [sample] * copies
             return out
-        following = [sample] * copies + ([held] if held is not None else [])
+        following = [sample] * copies + held
         if delay:
             self.counts["delay", sample.topic] += len(following)
             for one in following:
@@ -111,7 +112,7 @@ class FaultProxy:
 
     def drain(self) -> list[Sample]:
         """Everything still held back: samples that wait for a successor, and delayed ones."""
-        waiting = [*self._held.values(), *(sample for _, _, sample in sorted(self._late))]
+        waiting = [*itertools.chain(*self._held.values()), *(sample for _, _, sample in sorted(self._late))]
         self._held.clear()
         self._late.clear()
         return self._passed(waiting)

@@ -79,7 +79,7 @@ class CockpitServer:
 
     On this machine alone (`host` a loopback address, the default) only requests that name it are answered, and only
     such pages may send anything: a page of somebody else in the same browser can neither read the stream nor steer. On
-    any other address a request needs the token that stands in `url`, a new one each time; the page keeps it as a cookie.
+    any other address a request needs the token that stands in `url`, new each time; the page keeps it as a cookie.
     """
 
     def __init__(self, stack: Stack, host: str = "127.0.0.1", port: int = 8088) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from sparseoccvla_ros.ros.parameters import STAGES
@@ -107,6 +108,11 @@ def test_end_of_the_bag_goes_quiet_and_stops_followers(start, composed):
     stack.wait(lambda: stack.supervisor.processes["bag_player"].popen.poll() is not None, 40, "end of the bag")
     stack.wait(lambda: stack.state("planning").startswith("STALE"), 6, "planning STALE")
     count = stack.observer.count("planning/path")
-    time.sleep(1.5)
+    processes = {n: psutil.Process(p.popen.pid) for n, p in stack.supervisor.processes.items() if n != "bag_player"}
+    before = {n: sum(p.cpu_times()[:2]) for n, p in processes.items()}
+    time.sleep(2.0)
     assert stack.observer.count("planning/path") == count
     assert stack.state("camera_sync").startswith("STALE")
+    nodes = len(STAGES) / len(processes)
+    for name, process in processes.items():
+        assert (sum(process.cpu_times()[:2]) - before[name]) / 2.0 / nodes < 0.05, f"{name} computes without input"

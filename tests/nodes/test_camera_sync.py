@@ -250,6 +250,23 @@ def test_jump_back_starts_a_new_epoch(drive, until):
         assert later.epoch > earlier.epoch or later.stamp > earlier.stamp
 
 
+def test_05_jump_ahead_starts_a_new_epoch(drive, until):
+    """The clock is set a minute ahead: what waits is flushed, the state is bad or says why, and OK again afterwards."""
+    car, node, got = drive()
+    for k in range(4):
+        car.step(START + k * 500_000_000)
+    assert until(lambda: len(got) >= 2, 20)
+    before = messages.frames_from_msg(got[-1])
+    ahead = START + 60 * 10**9
+    for k in range(4):
+        car.step(ahead + k * 500_000_000)
+    assert until(lambda: messages.frames_from_msg(got[-1]).stamp >= ahead, 20)
+    first = next(f for f in map(messages.frames_from_msg, got) if f.stamp >= ahead)
+    assert first.epoch > before.epoch
+    assert (first.stamps[first.valid] >= ahead - 10**9).all(), "no image of before the jump"
+    assert until(lambda: node.monitor.state(1e9)[0].value == "OK")
+
+
 def test_mosaic_shows_front_row_above(drive, until, graph):
     mosaic = graph.probe.listen("camera_sync/mosaic")
     car, _, got = drive(mosaic_rate=30.0)

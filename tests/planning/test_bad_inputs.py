@@ -10,6 +10,8 @@ import os
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -141,6 +143,18 @@ def test_no_input_crashes_or_passes_unflagged(
         check(plan, FAULTS[fault], fault, queries.ego.speed, brake)
         # a broken ego state leaves the planner without a place to continue from
         planned = planned or fault not in ("nan_pose", "skewed_pose", "nan_twist", "absurd_speed")
+
+
+@pytest.mark.parametrize("part", ["scorer", "decoder"])
+def test_10_weights_that_are_no_numbers_plan_nothing(make_planner, make_queries, make_history, make_reasoning, part):
+    planner: Planner = make_planner(hidden=32)
+    with torch.no_grad():
+        for weight in getattr(planner, part).parameters():
+            weight.fill_(float("nan"))
+    queries = make_queries()
+    history = make_history(queries, 2.5)
+    plan = planner.plan(queries, SparseVoxels.empty(), make_reasoning(), history, Command.LEFT, CommandSource.TOPIC)
+    check(plan, STOPPED, "weights", queries.ego.speed, plan.status is PlanStatus.BRAKING)
 
 
 def check(plan, expected, fault: str, speed: float, brake: bool) -> None:

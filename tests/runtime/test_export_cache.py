@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,14 @@ def test_damaged_engine_is_made_anew(folder, graph) -> None:
     assert find("p", graph, backend("onnx"), "float32") is None
     assert build("p", graph, "onnx", SAMPLES).fresh
     assert find("p", graph, backend("onnx"), "float32") == engine
+
+
+def test_20_two_that_build_at_once_build_once(folder, graph) -> None:
+    """The lock is of the open file, so that two threads hold it as two processes do."""
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: build("p", graph, "onnx", SAMPLES), range(2)))
+    assert sorted(one.fresh for one in made) == [False, True]
+    assert made[0].engine == made[1].engine
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), CannotBuild("no"), OSError(28, "No space left on device")])
