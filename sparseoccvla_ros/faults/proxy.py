@@ -85,11 +85,11 @@ class FaultProxy:
             if self._happens(fault.corrupt):
                 self.counts["corrupt", sample.topic] += 1
                 sample = replace(sample, data=self._corrupted(sample.data), damaged=True)
-            if self._happens(fault.duplicate):
-                self.counts["duplicate", sample.topic] += 1
-                copies += 1
+            copies += self._happens(fault.duplicate)
             behind = behind or self._happens(fault.reorder)
             delay += fault.delay
+        if copies > 1:
+            self.counts["duplicate", sample.topic] += copies - 1
         held = self._held.pop(sample.topic, [])
         if behind and not held:
             self.counts["reorder", sample.topic] += 1
