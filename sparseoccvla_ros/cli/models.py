@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,6 +260,7 @@ def convert_opus(file: Path, out: Path, preset: str) -> dict[str, Any]:
 
 def _download(model: PublicModel, target: Path, revision: str) -> str:
     """Fetch a model's files; returns the commit they are of."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi, snapshot_download
 
     # Asked first: where no hub is reachable it fails at once, the download only after half a minute of retries.

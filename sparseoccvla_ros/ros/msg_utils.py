@@ -60,7 +60,10 @@ def tensor_from_msg(message: own.Tensor, name: str) -> np.ndarray:
     want = math.prod(shape) * dtype.itemsize
     if len(message.data) != want:
         raise InvalidInput(name, f"{len(message.data)} bytes do not hold {message.dtype} {list(shape)} ({want} bytes)")
-    return np.frombuffer(message.data, dtype).reshape(shape)
+    try:
+        return np.frombuffer(message.data, dtype).reshape(shape)
+    except ValueError as error:  # without elements, but with more dimensions or a larger one than numpy has
+        raise InvalidInput(name, str(error)) from None
 
 
 def stamp_of(raw: bytes) -> int:

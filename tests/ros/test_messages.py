@@ -89,6 +89,11 @@ def test_tensor_refuses_what_does_not_fit():
     message.dtype = "object"
     with pytest.raises(InvalidInput, match="object"):
         messages.tensor_from_msg(message, "features")
+    empty = messages.tensor_to_msg(np.zeros(0, np.float32))
+    for shape in ([2**31, 2**31, 2**31, 0], [0] * 70):
+        empty.shape = array.array("I", shape)
+        with pytest.raises(InvalidInput, match="features"):
+            messages.tensor_from_msg(empty, "features")
 
 
 def test_frames_round_trip(frames):

@@ -1,5 +1,6 @@
 """Bags that people had trouble with: each gives what it holds, and says what it leaves out."""
 
+import json
 import shutil
 import sqlite3
 from collections import Counter
@@ -12,7 +13,7 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.data.bags.storage import name_problem, root_name
 from sparseoccvla_ros.data.bags.writer import BagWriter, typestore
-from tests.reported import bags
+from tests.reported import BUGS, bags
 
 STRING = "std_msgs/msg/String"
 
@@ -26,6 +27,14 @@ def test_gives_what_it_holds(path, entry):
         summary = reader.summary()
         assert summary.storage == entry.get("storage", summary.storage)
         assert summary.notes == ()
+
+
+@pytest.mark.parametrize("index", sorted(BUGS.rglob("bags.json")), ids=lambda p: p.parent.name)
+def test_every_bag_of_the_folder_is_listed(index):
+    listed = {entry["bag"] for entry in json.loads(index.read_text())}
+    files = [p for pattern in ("*.mcap", "*.db3", "metadata.yaml") for p in index.parent.rglob(pattern)]
+    inside = {p.parent if (p.parent / "metadata.yaml").is_file() else p for p in files}
+    assert {str(p.relative_to(index.parent)) for p in inside} == listed
 
 
 @pytest.mark.parametrize(
