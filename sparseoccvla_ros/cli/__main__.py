@@ -212,7 +212,11 @@ def fuzz(
         "out/fuzz"
     ),
 ) -> None:
-    """Damaged and hostile inputs to everything that reads what others made."""
+    """Damaged and hostile inputs to everything that reads what others made: images, bags, messages, weights, text.
+
+    Prints inputs tried per decoder. An input has to be read or refused; ends with 1 where one raised anything else,
+    crashed, or took too long or too much memory (docs/faults.md).
+    """
     from sparseoccvla_ros.faults.report import run_fuzz
 
     raise typer.Exit(run_fuzz(budget, seed, tuple(decoder or ()), out))
@@ -225,7 +229,12 @@ def storm(
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     json: Json = None,
 ) -> None:
-    """Random faults at the running stack: what comes out must be right or flagged, and every node must come back."""
+    """Random faults at the stack, which it starts on the bundled bag in a DDS domain of its own.
+
+    Every path is held against what the source really sent. Ends with 1 where a node stayed away, a path was confident
+    without its input, or a loss was not accounted for (docs/faults.md). It wants the machine to itself: on a busy one
+    plans come too late and are refused.
+    """
     from sparseoccvla_ros.faults.report import run_storm
 
     raise typer.Exit(run_storm(minutes, seed, preset, json))

@@ -249,8 +249,9 @@ def storm(
             source.start()
             storm_ = _Storm(source, observer, supervisor, seed)
             began = time.monotonic()
-            storm_.recover(Strike("start", began))
-            while time.monotonic() - began < 60 * minutes:
+            on_event(storm_.recover(Strike("start", began)))
+            plans = not storm_.record.broken  # else the machine is too slow or too busy to learn anything
+            while plans and time.monotonic() - began < 60 * minutes:
                 told = storm_.recover(storm_.strike())
                 on_event(f"{time.monotonic() - began:4.0f} s {told}")
                 storm_._watch(storm_.rng.uniform(0.5, 2.0))
