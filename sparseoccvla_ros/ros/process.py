@@ -71,6 +71,10 @@ def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: thre
             except (KeyboardInterrupt, ExternalShutdownException):
                 return
             except Exception as error:
+                # A topic went while the executor waited for it: autostart runs beside it, and a configure that fails
+                # takes its topics away again. The next wait is without it.
+                if type(error).__name__ == "InvalidHandle":
+                    continue
                 # Jazzy's rclpy lets a transition that is not allowed escape from the executor as RCLError.
                 if type(error).__name__ != "RCLError":
                     raise

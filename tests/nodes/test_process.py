@@ -12,7 +12,10 @@ import pytest
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import ListParameters
+from rclpy._rclpy_pybind11 import InvalidHandle
+from rclpy.executors import SingleThreadedExecutor
 
+from sparseoccvla_ros.nodes.follower import FollowerNode
 from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.planning import PlanningNode
 from sparseoccvla_ros.ros import messages, process
@@ -93,6 +96,24 @@ def test_ctrl_c_during_imports_is_silent(start, until):
     assert until(lambda: "libtorch" in Path(f"/proc/{one.pid}/maps").read_text(), 60)
     assert ended_in_time(one, log) < 5
     assert log.read_text() == ""
+
+
+def test_a_topic_that_goes_while_the_executor_waits_ends_no_node(graph, until, monkeypatch):
+    """Seen once in fifty rounds of configure and cleanup from another thread; here it is raised."""
+    raised, healthy = [], SingleThreadedExecutor.spin_once
+
+    def spin_once(self, timeout_sec=None):
+        if len(raised) < 3:
+            raised.append(self)
+            raise InvalidHandle("cannot use Destroyable because destruction was requested")
+        return healthy(self, timeout_sec)
+
+    monkeypatch.setattr(SingleThreadedExecutor, "spin_once", spin_once)
+    graph.add(FollowerNode)
+    assert until(lambda: len(raised) == 3)
+    states = graph.probe.listen("/diagnostics")
+    assert until(lambda: states, 10)
+    assert all(thread.is_alive() for thread in graph._threads)
 
 
 @pytest.mark.parametrize("latched", [False, True])
