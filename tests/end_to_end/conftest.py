@@ -66,7 +66,7 @@ def start(tmp_path: Path, bag: Path, preset: str, domain: int) -> Iterator[Calla
             stack = Stack(supervisor, observer, bag)
             for entry in launch_config.process_entries(values, with_bag=False):
                 supervisor.start(entry, (parameters or {}).get(entry.name))
-            stack.wait(lambda: all(stack.active(n) for n in STAGES), 90, "every node active")
+            stack.wait(lambda: all(stack.active(n) for n in STAGES), 300, "every node active")
             return stack
 
         yield go
