@@ -87,14 +87,17 @@ def read_cloud() -> Callable[[Any], np.ndarray]:
 
 @pytest.fixture(scope="session")
 def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tiny preset with a small random language model: the same code, seconds faster."""
+    """The tiny preset with few queries and a small random language model: the same code, seconds faster."""
     folder = tmp_path_factory.mktemp("presets") / "small"
     folder.mkdir()
     tiny = Path(__file__).resolve().parents[1] / "models" / "tiny"
     (folder / "anchors.npz").write_bytes((tiny / "anchors.npz").read_bytes())
     (folder / "config.yaml").write_text(
-        "format_version: 1\nname: small\nseed: 1\nreasoning: {language_model: random-tiny, dtype: float32}\n"
-        "planning: {reasoning_dims: 64}\n"
+        "format_version: 1\nname: small\nseed: 1\n"
+        "occupancy: {strides: [16, 32], embed_dims: 32, groups: 2, heads: 2, queries: 24, points_per_group: 2,"
+        " points_per_layer: [2, 8], ffn_dims: 32, mixing_points: 4}\n"
+        "reasoning: {language_model: random-tiny, dtype: float32, query_dims: 32, occupancy_tokens: 16}\n"
+        "planning: {reasoning_dims: 64, query_dims: 32}\n"
     )
     return str(folder)
 

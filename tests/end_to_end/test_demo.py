@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def demo(tmp_path_factory, next_domain):
     """One run of the demo with the real preset, shared by every test here; slowly, for slow machines."""
     out = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "demo", "--rate", "0.4", "--out", str(out)]
+    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "demo", "--rate", "0.6", "--out", str(out)]
     variables = {**os.environ, "ROS_DOMAIN_ID": str(next_domain())}
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, env=variables)
     return done, out, json.loads((out / "summary.json").read_text())

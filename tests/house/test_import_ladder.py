@@ -1,6 +1,7 @@
 """Rooms import only from rooms below them, and nothing below ros/ knows ROS."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,17 @@ ROS_FREE = tuple(BELOW)
 ROS_NAMES = ("rclpy", "builtin_interfaces", "launch", "launch_ros", "tf2_ros", "cv_bridge", "rcl_interfaces")
 
 
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+@functools.cache
 def imports(file: Path) -> set[str]:
     """Absolute names of every module a file imports."""
     names: set[str] = set()
     package = file.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -78,7 +85,7 @@ def module_graph() -> dict[str, set[str]]:
     }
     graph: dict[str, set[str]] = {}
     for module, file in files.items():
-        tree, package = ast.parse(file.read_text()), file.relative_to(ROOT).parts[:-1]
+        tree, package = parsed(file), file.relative_to(ROOT).parts[:-1]
         typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
         skipped = {id(n) for block in typing for n in ast.walk(block)}
         found: set[str] = set()
@@ -147,7 +154,7 @@ def test_no_print_below_the_command_line() -> None:
         for file in files_of(room):
             calls = [
                 node
-                for node in ast.walk(ast.parse(file.read_text()))
+                for node in ast.walk(parsed(file))
                 if isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
                 and node.func.id == "print"

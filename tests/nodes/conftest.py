@@ -42,13 +42,11 @@ class Probe(Node):
             entry = BY_NAME.get(name)
             profile = PROFILES[qos or ("output" if entry is None or entry.qos == "sensor" else entry.qos)]
             self._outputs[name] = self.create_publisher(type(message), name, profile)
-            assert wait(lambda: self._outputs[name].get_subscription_count() >= receivers, 20), (
-                f"nobody listens to {name}"
-            )
+            assert wait(lambda: self._outputs[name].get_subscription_count() >= receivers), f"nobody listens to {name}"
         self._outputs[name].publish(message)
 
 
-def wait(condition: Callable[[], object], timeout: float = 10.0) -> bool:
+def wait(condition: Callable[[], object], timeout: float = 60.0) -> bool:
     """Poll until the condition holds; the last look counts."""
     until = time.monotonic() + timeout
     while time.monotonic() < until:

@@ -144,6 +144,7 @@ def scene_of(
     slots: list[int] | None,
     device: str = "cpu",
     dtype=torch.float32,
+    queries: int = 7,
 ) -> tuple[SceneViews, torch.Tensor, torch.Tensor]:
     """A scene with two levels, points all over it and level weights, the rig of the fixtures, one camera unusable."""
     generator = torch.Generator().manual_seed(5)
@@ -154,10 +155,10 @@ def scene_of(
     usable[0, -1, 0] = cameras == 1
     sizes = [(8, 12), (4, 6)]
     levels = [torch.randn((batch * frames * cameras, 24, h, w), generator=generator) for h, w in sizes]
-    points = torch.rand((batch, 7, 4, 3, 3), generator=generator) * torch.tensor([30, 30, 4.0]) - torch.tensor(
+    points = torch.rand((batch, queries, 4, 3, 3), generator=generator) * torch.tensor([30, 30, 4.0]) - torch.tensor(
         [15, 15, 1.0]
     )
-    weights = torch.rand((batch, frames, 4, 7, 3, 2), generator=generator)
+    weights = torch.rand((batch, frames, 4, queries, 3, 2), generator=generator)
     scene = SceneViews.of_levels(levels, ego2img, usable, (64, 96))
     where = None if slots is None else torch.tensor(slots, device=device)
     table = scene.table.to(device, dtype)
@@ -174,8 +175,8 @@ def run(sample, scene: SceneViews, points: torch.Tensor, weights: torch.Tensor, 
     return [out.detach(), *torch.autograd.grad((out * arriving).sum(), inputs)]
 
 
-def assert_equal_to_plain(sample, make_frames, batch, frames, cameras, slots, rules, device="cpu") -> None:
-    case = scene_of(make_frames, batch, frames, cameras, slots, device)
+def assert_equal_to_plain(sample, make_frames, batch, frames, cameras, slots, rules, device="cpu", queries=7) -> None:
+    case = scene_of(make_frames, batch, frames, cameras, slots, device, queries=queries)
     expected, got = run(sample_plain, *case, rules), run(sample, *case, rules)
     for name, a, b in zip(("features", "table", "points", "weights"), got, expected, strict=True):
         scale = max(1.0, float(b.abs().max()))
@@ -219,7 +220,7 @@ def test_triton_equals_plain_in_the_interpreter(rules):
         "import sys; sys.path.insert(0, 'tests/occupancy'); import torch, conftest, test_sampling as t\n"
         "from sparseoccvla_ros.occupancy.sampling.triton_kernel import sample_triton\n"
         "make = conftest.make_frames.__wrapped__() if hasattr(conftest.make_frames, '__wrapped__') else None\n"
-        f"t.assert_equal_to_plain(sample_triton, make, 1, 2, 3, [1, 0], t.ALL_RULES[{rules}])\n"
+        f"t.assert_equal_to_plain(sample_triton, make, 1, 2, 3, [1, 0], t.ALL_RULES[{rules}], queries=2)\n"
     )
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -15,7 +15,7 @@ from tests.tolerance import decoder_operations, rounding
 
 pytestmark = pytest.mark.numeric
 
-STEPS = 12
+STEPS = 6
 HEIGHT, WIDTH = 128, 352
 
 

@@ -23,7 +23,7 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"{package} is not installed: ./run export installs it")
 
 
-@pytest.fixture(scope="module", params=["tiny", pytest.param("r50", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("tiny", "r50")])
 def case(request: pytest.FixtureRequest, presets, frames):
     """Preset, encoder, frames, and what went through its graphs."""
     preset = presets[request.param]

@@ -27,7 +27,12 @@ def stage() -> OccupancyStage:
 
 
 def train(
-    out: Path, steps: int, resume: bool = False, stop: int | None = None, watch: Callable[[Report], None] | None = None
+    out: Path,
+    steps: int,
+    resume: bool = False,
+    stop: int | None = None,
+    watch: Callable[[Report], None] | None = None,
+    save_every: int = 1,
 ) -> Trainer:
     """Run; with `stop` it is interrupted after that many steps, as Ctrl-C would."""
 
@@ -38,7 +43,7 @@ def train(
             raise KeyboardInterrupt
 
     settings = TrainSettings(
-        steps=steps, batch=2, rate=2e-3, warmup=4, validate_every=1000, save_every=1, ema=0.9, seed=5
+        steps=steps, batch=2, rate=2e-3, warmup=4, validate_every=1000, save_every=save_every, ema=0.9, seed=5
     )
     trainer = Trainer(stage(), Boxes(5), Boxes(2), settings, out, resume, Augmentation(photograph=0.3), "cpu", report)
     try:
@@ -62,7 +67,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_the_loss_falls(tmp_path: Path) -> None:
     losses: list[float] = []
-    train(tmp_path, 24, watch=lambda r: losses.append(r.loss))
+    train(tmp_path, 24, watch=lambda r: losses.append(r.loss), save_every=1000)
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 25))

@@ -81,6 +81,7 @@ def test_from_scenes_to_shipped_weights(folder: Path, tmp_path: Path) -> None:
     assert planner.listens
 
 
+@pytest.mark.slow
 def test_a_planner_trained_alone_listens_to_nobody(folder: Path, tmp_path: Path) -> None:
     run("cache", "--preset", folder, "--no-futures", "--no-questions")
     run("--stage", 3, "--preset", folder, "--steps", 1, "--validation", 1, "--out", tmp_path / "planning")

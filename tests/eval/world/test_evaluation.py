@@ -220,6 +220,7 @@ def test_usual_answers_fall_back_to_the_template():
     assert found.answer("weather") == ""
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_again(monkeypatch):
     found = priors.known((3,))
     path = priors._file((3,))

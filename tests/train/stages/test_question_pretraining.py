@@ -57,6 +57,7 @@ def sample(seed: int) -> FeatureSample:
     return FeatureSample(seed, 0.0, nothing, nothing, 1, np.zeros((6, 4, 4), np.float32), arrays)
 
 
+@pytest.mark.slow
 def test_answers_that_occur_often_are_read(reasoner: Reasoner) -> None:
     data = [sample(k) for k in range(200)]
     assert set(common_answers(data)) == {*KINDS_OF_SCENE, "Yes.", "No."}
