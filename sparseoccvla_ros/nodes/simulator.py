@@ -158,9 +158,13 @@ class SimulatorNode(SourceNode):
         return absent
 
     def _rejoin(self) -> None:
-        """Wait for a node that has just come back."""
+        """Wait for a node that has just come back, and tell it again where the cameras sit."""
+        waited = False
         while self._running and not self._reset and not self.absent() and time.monotonic() - self._missed < REJOIN:
             time.sleep(0.05)
+            waited = True
+        if waited:
+            self._publish_static()
 
     def _to_the_end(self) -> bool:
         """Step until the drive ends; false where it was broken off."""
