@@ -177,10 +177,15 @@ def places(rig: Sequence[Camera], cameras: int) -> list[int]:
     return [CAMERAS.index(c.name) if c.name in CAMERAS else next(spare) for c in rig]
 
 
+def prepared_size(camera: Camera, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the whole image, scaled to cover a prepared one (ImageConfig)."""
+    scale = max(height / camera.height, width / camera.width)
+    return max(height, round(camera.height * scale)), max(width, round(camera.width * scale))
+
+
 def prepared_intrinsics(camera: Camera, height: int, width: int) -> np.ndarray:
     """K float64 [3, 3] of a prepared image: scaled to cover it, then bottom rows and middle columns (ImageConfig)."""
-    scale = max(height / camera.height, width / camera.width)
-    rows, columns = max(height, round(camera.height * scale)), max(width, round(camera.width * scale))
+    rows, columns = prepared_size(camera, height, width)
     k = camera.scaled(rows, columns)
     k[:2, 2] -= ((columns - width) // 2, rows - height)
     return k

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...data.synthetic.scenes import WorldSettings, prepared_intrinsics, rig_of
+from ...data.synthetic.scenes import WorldSettings, prepared_intrinsics, prepared_size, rig_of
 from ...world.render.renderer import Renderer
 from ...world.sim.simulator import Simulator
 
@@ -24,18 +24,19 @@ class SimulatedCameras:
     def __init__(self, simulator: Simulator, height: int, width: int, whole: bool = False) -> None:
         self._simulator, self._height, self._width = simulator, height, width
         self.rig = rig_of(simulator.scene.seed, WorldSettings(other_rigs=0.0))
-        self.intrinsics = [
-            c.scaled(height, width) if whole else prepared_intrinsics(c, height, width) for c in self.rig
-        ]
+        # The whole view is rendered in any case: a pixel that rounds otherwise leads the chain another way in the end.
+        self._sizes = [(height, width) if whole else prepared_size(c, height, width) for c in self.rig]
+        self._rendered = [c.scaled(*size) for c, size in zip(self.rig, self._sizes, strict=True)]
+        self.intrinsics = self._rendered if whole else [prepared_intrinsics(c, height, width) for c in self.rig]
         self._renderer = Renderer(simulator.scene)
 
     def images(self) -> np.ndarray:
         """uint8 [C, H, W, 3] RGB of now."""
         simulator = self._simulator
         pose, _ = simulator.ego.at(simulator.time)
-        return np.stack(
-            [
-                self._renderer.render(k, pose @ c.camera2ego, self._height, self._width, simulator.time, 1).rgb
-                for c, k in zip(self.rig, self.intrinsics, strict=True)
-            ]
-        )
+        out = np.empty((len(self.rig), self._height, self._width, 3), np.uint8)
+        for image, camera, k, (rows, columns) in zip(out, self.rig, self._rendered, self._sizes, strict=True):
+            seen = self._renderer.render(k, pose @ camera.camera2ego, rows, columns, simulator.time, 1).rgb
+            left = (columns - self._width) // 2
+            image[:] = seen[rows - self._height :, left : left + self._width]
+        return out
