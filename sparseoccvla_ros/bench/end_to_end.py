@@ -24,7 +24,7 @@ from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.runtime.presets import load_preset
 
-from ..bringup.run_on_bag import REFERENCE, Outcome, run_on_bag
+from ..bringup.run_on_bag import Outcome, run_on_bag
 from ..bringup.tables import latency_table, node_table, state_lines
 from .history import compare_and_append
 from .roofline import physical_floor
@@ -53,7 +53,7 @@ def bench_end_to_end(
     """
     bag = bag or bundled_bag()
     with BagReader(bag) as reader:
-        topic = reader.topics[profile("nuscenes").cameras[REFERENCE].image_topic]
+        topic = reader.topics[profile().reference_topic]
         own_hz, duration = topic.count / reader.duration, reader.duration
     rows: dict[str, Outcome] = {"own speed": _play(preset, bag, rate)}
     outcome = rows["own speed"]

@@ -25,7 +25,7 @@ from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.ros.parameters import STAGES
 
-from ..bringup.run_on_bag import REFERENCE, wait_active
+from ..bringup.run_on_bag import wait_active
 
 EVERY = 1.0
 """Seconds between two looks at the processes."""
@@ -95,7 +95,7 @@ def soak(
     """
     bag = bag or bundled_bag()
     with BagReader(bag) as reader:
-        images = reader.topics[profile("nuscenes").cameras[REFERENCE].image_topic].count
+        images = reader.topics[profile().reference_topic].count
         rate = hz * reader.duration / images
     settle = min(120.0, 12 * minutes) if settle is None else settle
     values = launch_config.resolve({"preset": preset, "respawn": "false", "bag": str(bag)}, with_bag=True)

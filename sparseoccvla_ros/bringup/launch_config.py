@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
-from sparseoccvla_ros.camera_sync.profiles import profile_names
+from sparseoccvla_ros.camera_sync.profiles import DEFAULT as DEFAULT_PROFILE
+from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import bundled_bag
 
@@ -97,12 +98,7 @@ SOURCES = (BAG_PLAYER, SIMULATOR)
 
 ARGUMENTS: tuple[Argument, ...] = (
     Argument("preset", "tiny", "model preset: a folder below models/ or a path"),
-    Argument(
-        "profile",
-        "nuscenes",
-        "names of camera topics and frames, of config/profiles.yaml",
-        profile_names(),
-    ),
+    Argument("profile", DEFAULT_PROFILE, "cameras, topics and frames: a name in config/profiles, or a .yaml file"),
     Argument("device", "auto", "where the models run", ("auto", "cpu", "cuda")),
     Argument(
         "runtime",
@@ -160,6 +156,7 @@ def resolve(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
             raise InvalidInput(
                 argument.name, f"is '{values[argument.name]}', want one of {', '.join(argument.choices)}"
             )
+    profile(values["profile"])
     # ROS wants it absolute; who writes veh1 means /veh1.
     namespace = values["namespace"] = "/" + values["namespace"].strip("/")
     if namespace != "/" and not re.fullmatch(r"(/[A-Za-z_][A-Za-z0-9_]*)+", namespace):

@@ -34,7 +34,6 @@ WATCHED = (
     "planning/candidates",
 )
 TRACKED = (("reasoning", "prefill_ms"), ("reasoning", "answer_tokens_per_s"))
-REFERENCE = "CAM_FRONT"
 IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
 
 
@@ -121,7 +120,8 @@ def run_on_bag(
         seconds = min(duration or reader.duration, reader.duration)
     values = launch_config.resolve({"respawn": "false", **(arguments or {}), "bag": str(bag)}, with_bag=True)
     outcome = Outcome(str(bag.name), seconds, rate)
-    camera = profile(values["profile"]).cameras[REFERENCE]
+    inputs = profile(values["profile"])
+    camera = inputs.cameras[inputs.reference]
     image_type = IMAGE_TYPES[camera.transport]
     logs = out / "logs" if out else None
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Input profiles: topics and frames of the recordings and stacks people have, as data in config/profiles.yaml."""
+"""Input profiles: topics and frames of the recordings and vehicles people have, one file each in config/profiles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.classes import CAMERAS
 from ..core.errors import InvalidInput
 from ..core.paths import share
 from ..core.yaml_file import read_yaml
@@ -15,9 +14,14 @@ from .config import SyncConfig
 
 TRANSPORTS = ("raw", "compressed")
 MOUNTS = ("tf", "file")
-_FORMAT = "profiles-1"
+DEFAULT = "nuscenes"
+FORMAT = "profile-1"
+MOST_CAMERAS = 8
+"""The weights were made for rigs of one camera up to so many."""
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _TOPIC = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
-_CAMERA_KEYS = {"image_topic", "transport", "info_topic", "frame_id", "rectified"}
+_KEYS = {"format", "description", "cameras", "shared", "reference", "mounts", "ego"}
+_CAMERA_KEYS = {"image_topic", "transport", "info_topic", "frame_id", "frame_wins", "rectified"}
 _EGO_KEYS = {"base_frame", "fixed_frames", "odometry_topic"}
 
 
@@ -43,17 +47,24 @@ class CameraInput:
 class Profile:
     """Where everything comes from.
 
-    cameras: by name, in order; mounts: "tf" or "file", where the cameras' poses on the vehicle come from; base_frame:
-    the ego frame; fixed_frames: looked up in tf, best first, may be empty; odometry_topic: may be empty.
+    cameras: by name, in order; reference: the one whose stamp is that of a frame set; mounts: "tf" or "file", where the
+    cameras' poses on the vehicle come from; base_frame: the ego frame; fixed_frames: looked up in tf, best first, may
+    be empty; odometry_topic: may be empty.
     """
 
     name: str
     description: str
     cameras: dict[str, CameraInput]
+    reference: str
     mounts: str
     base_frame: str
     fixed_frames: tuple[str, ...]
     odometry_topic: str
+
+    @property
+    def reference_topic(self) -> str:
+        """Images of the reference camera."""
+        return self.cameras[self.reference].image_topic
 
     @property
     def needs_calibration_file(self) -> bool:
@@ -61,70 +72,86 @@ class Profile:
         return self.mounts == "file" or any(not camera.info_topic for camera in self.cameras.values())
 
     def sync_config(self, **settings: Any) -> SyncConfig:
-        """How frame sets are formed from this profile; `settings` that are given win over its frames."""
-        return SyncConfig(**{"base_frame": self.base_frame, "fixed_frames": self.fixed_frames} | settings)
+        """How frame sets are formed from this profile; `settings` that are given win over its own."""
+        own: dict[str, Any] = {"cameras": tuple(self.cameras), "reference": self.reference}
+        own |= {"base_frame": self.base_frame, "fixed_frames": self.fixed_frames}
+        return SyncConfig(**own | settings)
 
 
-def profile_names(path: str | Path | None = None) -> tuple[str, ...]:
-    """Names of the profiles in a file, default the installed config/profiles.yaml."""
-    return tuple(map(str, _read(path)["profiles"]))
+def profile_names() -> tuple[str, ...]:
+    """Names of the profiles that come with the package, the default first."""
+    found = {path.stem for path in share("config", "profiles").glob("*.yaml")}
+    return (DEFAULT, *sorted(found - {DEFAULT}))
 
 
-def profile(name: str = "", path: str | Path | None = None, cameras: tuple[str, ...] = CAMERAS) -> Profile:
-    """One profile by name, the file's default where the name is empty. Raises InvalidInput listing the names."""
-    content = _read(path)
-    wanted = name or str(content.get("default", ""))
-    if wanted not in content["profiles"]:
-        raise InvalidInput("profile", f"{wanted!r} is none of {', '.join(map(str, content['profiles']))}")
-    return _profile(wanted, content["profiles"][wanted], cameras)
+def profile(name: str | Path = "") -> Profile:
+    """A profile by its name, or of a file by its path; the default where it is empty.
+
+    Raises InvalidInput listing the names, or naming the file and the key.
+    """
+    wanted = str(name) or DEFAULT
+    if wanted in profile_names():
+        return _profile(wanted, _read(share("config", "profiles", f"{wanted}.yaml")))
+    path = Path(wanted)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        known = ", ".join(profile_names())
+        raise InvalidInput("profile", f"{wanted!r} is neither the path of a .yaml file nor one of {known}")
+    return _profile(path.stem, _read(path))
 
 
-def _read(path: str | Path | None) -> dict[str, Any]:
-    file = Path(path) if path is not None else share("config", "profiles.yaml")
-    content = read_yaml(file, "profiles")
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise InvalidInput("profiles", f"{file} is no file of format {_FORMAT}")
-    if not isinstance(content.get("profiles"), dict) or not content["profiles"]:
-        raise InvalidInput("profiles", f"{file} holds no profiles")
+def _read(file: Path) -> dict[str, Any]:
+    content = read_yaml(file, "profile")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InvalidInput("profile", f"{file} is no file of format {FORMAT}")
     return content
 
 
-def _profile(name: str, entry: Any, names: tuple[str, ...]) -> Profile:
-    where = f"profiles.{name}"
-    entry = _mapping(entry, where, {"description", "cameras", "each", "mounts", "ego"})
-    template = _mapping(entry.get("cameras"), f"{where}.cameras", _CAMERA_KEYS)
-    single = entry.get("each") or {}
-    if not isinstance(single, dict) or set(single) - set(names):
-        raise InvalidInput(f"{where}.each", f"want cameras of {', '.join(names)}")
-    ego = _mapping(entry.get("ego"), f"{where}.ego", _EGO_KEYS)
-    mounts = entry.get("mounts", "tf")
-    if mounts not in MOUNTS:
-        raise InvalidInput(f"{where}.mounts", f"want one of {', '.join(MOUNTS)}, got {mounts!r}")
-    fixed = ego.get("fixed_frames", [])
-    if not isinstance(fixed, list) or not all(isinstance(frame, str) and frame for frame in fixed):
-        raise InvalidInput(f"{where}.ego.fixed_frames", "want a list of frame names")
-    odometry = ego.get("odometry_topic", "")
-    if odometry:
-        _topic(odometry, f"{where}.ego.odometry_topic")
-    if not fixed and not odometry:
-        raise InvalidInput(f"{where}.ego", "names neither a fixed frame nor an odometry topic")
+def _profile(name: str, content: dict[str, Any]) -> Profile:
+    entry = _mapping(content, name, _KEYS)
+    shared = _mapping(entry.get("shared") or {}, f"{name}.shared", _CAMERA_KEYS)
+    own = entry.get("cameras")
+    if not isinstance(own, dict) or not 1 <= len(own) <= MOST_CAMERAS:
+        raise InvalidInput(f"{name}.cameras", f"want a mapping of 1 to {MOST_CAMERAS} camera names")
     cameras = {}
-    for camera in names:
-        own = _mapping(single.get(camera, {}), f"{where}.each.{camera}", _CAMERA_KEYS)
-        cameras[camera] = _camera(camera, template | own, f"{where}.cameras")
+    for camera, values in own.items():
+        if not isinstance(camera, str) or not _NAME.fullmatch(camera):
+            raise InvalidInput(f"{name}.cameras", f"{camera!r} is no name: want letters, digits, _, - and .")
+        where = f"{name}.cameras.{camera}"
+        cameras[camera] = _camera(camera, shared | _mapping(values or {}, where, _CAMERA_KEYS), where)
     topics = [camera.image_topic for camera in cameras.values()]
     if len(set(topics)) != len(topics):
-        raise InvalidInput(f"{where}.cameras", "two cameras share an image topic")
+        raise InvalidInput(f"{name}.cameras", "two cameras share an image topic")
+    reference = entry.get("reference", next(iter(cameras)))
+    if reference not in cameras:
+        raise InvalidInput(f"{name}.reference", f"{reference!r} is none of {', '.join(cameras)}")
+    mounts = entry.get("mounts", "tf")
+    if mounts not in MOUNTS:
+        raise InvalidInput(f"{name}.mounts", f"want one of {', '.join(MOUNTS)}, got {mounts!r}")
+    ego = _ego(name, _mapping(entry.get("ego"), f"{name}.ego", _EGO_KEYS))
+    return Profile(name, str(entry.get("description", "")), cameras, reference, mounts, *ego)
+
+
+def _ego(name: str, ego: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
+    """Base frame, fixed frames, odometry topic."""
+    fixed = ego.get("fixed_frames", [])
+    if not isinstance(fixed, list) or not all(isinstance(frame, str) and frame for frame in fixed):
+        raise InvalidInput(f"{name}.ego.fixed_frames", "want a list of frame names")
+    odometry = ego.get("odometry_topic", "")
+    if odometry:
+        _topic(odometry, f"{name}.ego.odometry_topic")
+    if not fixed and not odometry:
+        raise InvalidInput(f"{name}.ego", "names neither a fixed frame nor an odometry topic")
     base = ego.get("base_frame", "base_link")
     if not isinstance(base, str) or not base:
-        raise InvalidInput(f"{where}.ego.base_frame", "want a frame name")
-    return Profile(name, str(entry.get("description", "")), cameras, mounts, base, tuple(fixed), odometry)
+        raise InvalidInput(f"{name}.ego.base_frame", "want a frame name")
+    return base, tuple(fixed), odometry
 
 
 def _camera(name: str, values: dict[str, Any], where: str) -> CameraInput:
-    rectified = values.get("rectified", False)
-    if not isinstance(rectified, bool):
-        raise InvalidInput(f"{where}.rectified", f"want true or false, got {rectified!r}")
+    switches = {key: values.get(key, False) for key in ("rectified", "frame_wins")}
+    for key, value in switches.items():
+        if not isinstance(value, bool):
+            raise InvalidInput(f"{where}.{key}", f"want true or false, got {value!r}")
     filled = {key: str(value).replace("{NAME}", name).replace("{name}", name.lower()) for key, value in values.items()}
     missing = sorted({"image_topic", "transport", "frame_id"} - set(filled))
     if missing:
@@ -137,7 +164,7 @@ def _camera(name: str, values: dict[str, Any], where: str) -> CameraInput:
         _topic(info, f"{where}.info_topic")
     if not filled["frame_id"]:
         raise InvalidInput(f"{where}.frame_id", "is empty")
-    return CameraInput(name, filled["image_topic"], filled["transport"], info, filled["frame_id"], rectified)
+    return CameraInput(name, filled["image_topic"], filled["transport"], info, filled["frame_id"], **switches)
 
 
 def _mapping(value: Any, where: str, keys: set[str]) -> dict[str, Any]:

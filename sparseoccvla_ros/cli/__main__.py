@@ -13,7 +13,7 @@ import typer
 
 app = typer.Typer(
     name="./run",
-    help="SparseOccVLA for ROS 2: six cameras in; occupancy, language and a planned path out.",
+    help="SparseOccVLA for ROS 2: cameras in; occupancy, language and a planned path out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -33,7 +33,9 @@ def demo(
     bag: Annotated[Path | None, typer.Option(help="bag to play; the bundled world if not given")] = None,
     rate: Annotated[float, typer.Option(min=0.05, max=10.0, help="speed of playback, times real time")] = 1.0,
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
-    profile: Annotated[str, typer.Option(help="names of camera topics and frames in the bag")] = "nuscenes",
+    profile: Annotated[
+        str, typer.Option(help="cameras and topics of the bag: a name in config/profiles, or a file")
+    ] = "nuscenes",
     duration: Annotated[float, typer.Option(min=0.0, help="play only this much of the bag, in s; 0 plays all")] = 0.0,
     composed: Annotated[bool, typer.Option(help="run the four stages in one process")] = False,
     min_paths: Annotated[int, typer.Option(min=0, help="fewer paths than this count as a failure")] = 5,

@@ -49,7 +49,7 @@ def run_demo(
         problems.append(f"{outcome.paths - outcome.stamps_matched} paths carry a stamp that no camera image has")
     console.print(
         f"{outcome.paths} paths, {outcome.stamps_matched} with the stamp of a camera image; "
-        f"{outcome.camera_sets} camera images of the front camera in {outcome.bag_seconds:.1f} s of bag"
+        f"{outcome.camera_sets} images of the reference camera in {outcome.bag_seconds:.1f} s of bag"
     )
     advice = slower_rate(outcome, min_paths)
     if advice:

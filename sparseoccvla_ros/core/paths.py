@@ -21,7 +21,7 @@ def _root() -> Path:
 
 
 def share(*parts: str) -> Path:
-    """Path of a file the package installs, as in share("config", "profiles.yaml"). It need not exist."""
+    """Path of a file the package installs, as in share("config", "params.yaml"). It need not exist."""
     return _root().joinpath(*parts)
 
 

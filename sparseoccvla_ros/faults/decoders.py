@@ -299,14 +299,11 @@ def _calibration(folder: Path) -> tuple[list[bytes], Attempt]:
 
 
 def _profiles(folder: Path) -> tuple[list[bytes], Attempt]:
-    from ..camera_sync.profiles import profile, profile_names
+    from ..camera_sync.profiles import profile
     from ..core.paths import share
 
-    def read(path: Path) -> None:
-        for name in profile_names(path):
-            profile(name, path)
-
-    return [share("config", "profiles.yaml").read_bytes()], _file_attempt(folder / "profiles.yaml", read)
+    seeds = [file.read_bytes() for file in sorted(share("config", "profiles").glob("*.yaml"))]
+    return seeds, _file_attempt(folder / "profile.yaml", profile)
 
 
 def _questions(_: Path) -> tuple[list[bytes], Attempt]:

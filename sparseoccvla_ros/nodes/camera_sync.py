@@ -1,4 +1,4 @@
-"""camera_sync node: six camera topics, calibration and ego motion in, one synchronised frame set out."""
+"""camera_sync node: the cameras' topics, calibration and ego motion in, one synchronised frame set out."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class CameraSyncNode(StageNode):
         """Read profile and calibration, create the topics."""
         values = self.values
         chosen = profile(values.profile)
-        settings = {"reference": values.reference_camera}
-        settings |= {name: getattr(values, name) for name in ("tolerance", "policy", "max_hold", "tf_timeout")}
+        settings = {name: getattr(values, name) for name in ("tolerance", "policy", "max_hold", "tf_timeout")}
+        if values.reference_camera:
+            settings["reference"] = values.reference_camera
         if values.base_frame:
             settings["base_frame"] = values.base_frame
         if any(values.fixed_frames):
@@ -95,10 +96,6 @@ class CameraSyncNode(StageNode):
     # --- inputs
 
     def _listen_to(self, camera: CameraInput) -> None:
-        named = ("image_topic", "info_topic", "transport", "frame_id")
-        own = {key: getattr(self.values, f"{camera.name}__{key}") for key in named}
-        camera = replace(camera, **{key: value for key, value in own.items() if value})
-        camera = replace(camera, frame_wins=bool(own["frame_id"]))
         if self.values.rectified:
             camera = replace(camera, rectified=self.values.rectified == "true")
         kind = CompressedImage if camera.transport == "compressed" else Image

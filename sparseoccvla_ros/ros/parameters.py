@@ -19,8 +19,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sparseoccvla_ros.camera_sync.config import MissingPolicy, SyncConfig
-from sparseoccvla_ros.camera_sync.profiles import profile_names
-from sparseoccvla_ros.core.classes import CAMERAS, PALETTES
+from sparseoccvla_ros.camera_sync.profiles import DEFAULT as DEFAULT_PROFILE
+from sparseoccvla_ros.core.classes import PALETTES
 from sparseoccvla_ros.core.vehicle import NUSCENES_CAR
 from sparseoccvla_ros.planning.config import ValidatorConfig
 
@@ -93,10 +93,7 @@ _MODEL = (
 
 _SYNC = SyncConfig()
 _PROFILE = Param(
-    "profile",
-    "nuscenes",
-    "names of topics and frames of a kind of bag or vehicle (config/profiles.yaml)",
-    choices=profile_names(),
+    "profile", DEFAULT_PROFILE, "cameras, topics and frames of a vehicle or bag: a name in config/profiles, or a file"
 )
 _LIMITS = ValidatorConfig()
 _VEHICLE = (
@@ -120,16 +117,6 @@ _VALIDATOR = tuple(
         ("max_obstacle_height_m", "what hangs higher is driven under", "m", 0.3, 6.0),
     )
 )
-_CAMERA = tuple(
-    Param(f"{camera}.{key}", "", what)
-    for camera in CAMERAS
-    for key, what in (
-        ("image_topic", "image topic; empty takes the profile's"),
-        ("info_topic", "CameraInfo topic; empty takes the profile's"),
-        ("transport", "raw or compressed; empty takes the profile's"),
-        ("frame_id", "camera frame in tf, whatever the messages say; empty takes theirs, or the profile's"),
-    )
-)
 
 STAGES = ("camera_sync", "occupancy", "reasoning", "planning")
 
@@ -137,7 +124,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
     "camera_sync": (
         *COMMON,
         _PROFILE,
-        Param("reference_camera", _SYNC.reference, "its stamp is the stamp of the frame set", choices=CAMERAS),
+        Param("reference_camera", "", "its stamp is the stamp of the frame set; empty takes the profile's"),
         Param("tolerance", _SYNC.tolerance, "largest spread of the stamps in a frame set", "s", 0.0, 1.0),
         Param("policy", _SYNC.policy.value, "what to do when a camera is missing", choices=tuple(MissingPolicy)),
         Param("max_hold", _SYNC.max_hold, "policy hold: oldest image that stands in for a missing one", "s", 0.0, 5.0),
@@ -154,7 +141,6 @@ TABLES: dict[str, tuple[Param, ...]] = {
             "images are rectified: P of CameraInfo describes them, D is left alone; empty takes the profile's",
             choices=("", "true", "false"),
         ),
-        *_CAMERA,
     ),
     "occupancy": (
         *COMMON,

@@ -62,9 +62,9 @@ READERS = {
 
 OUTPUTS: tuple[Topic, ...] = (
     Topic(
-        "frames", "sparseoccvla_msgs/msg/CameraFrames", "camera_sync", "newest", "six cameras, synchronised, resized"
+        "frames", "sparseoccvla_msgs/msg/CameraFrames", "camera_sync", "newest", "all cameras, synchronised, resized"
     ),
-    Topic("camera_sync/mosaic", "sensor_msgs/msg/Image", "camera_sync", "newest", "the six prepared images in one"),
+    Topic("camera_sync/mosaic", "sensor_msgs/msg/Image", "camera_sync", "newest", "the prepared images in one"),
     Topic("occupancy/ready", "std_msgs/msg/Header", "occupancy", "newest", "stamp of a set; the next may be decoded"),
     Topic("occupancy/queries", "sparseoccvla_msgs/msg/SceneQueries", "occupancy", "newest", "sparse occupancy queries"),
     Topic("occupancy/points", "sensor_msgs/msg/PointCloud2", "occupancy", "output", "x y z rgb label confidence"),

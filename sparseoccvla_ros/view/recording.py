@@ -90,8 +90,8 @@ class SceneRecording:
     path: the .rrd file to write, or None. port: serve the viewer's page at http://<address>:<port> (see `url`), or
     None; the data travel over port + 1. address: where the data are offered, this machine alone by default. The page
     itself is Rerun's own, holds no data, and Rerun offers it on every interface. cameras: names in the order of the
-    page. cubes: True logs occupancy as cubes, False as points, which are lighter for large presets. body: drawn to
-    scale.
+    page until a frame set has others. cubes: True logs occupancy as cubes, False as points, which are lighter for
+    large presets. body: drawn to scale.
     Both sinks get every message, from the first one on. Use it as a context manager, or call close().
 
     Raises ImportError where rerun-sdk is missing, InvalidInput for no sink at all or a port that is taken.
@@ -111,6 +111,7 @@ class SceneRecording:
             raise InvalidInput("path", "neither a file nor a port to serve is given")
         self._rr = _rerun()
         self._cubes, self._body = cubes, body
+        self._cameras = set(cameras)
         self._trail: deque[np.ndarray] = deque(maxlen=TRAIL)
         self._epoch: int | None = None
         self.path = None if path is None else Path(path)
@@ -209,6 +210,9 @@ class SceneRecording:
         What is absent (no plan, no forecast) is cleared, so the viewer never shows an older one under a newer stamp.
         """
         rr = self._rr
+        if set(frames.names) != self._cameras:
+            self._cameras = set(frames.names)
+            rr.send_blueprint(self.blueprint(frames.names), recording=self._stream)
         self._at(frames.stamp)
         self._log_ego(frames)
         for index, name in enumerate(frames.names):

@@ -68,63 +68,86 @@ def test_where_the_ego_comes_from():
 def test_default_and_unknown_names():
     assert profile().name == "nuscenes"
     assert profile("autoware").name == "autoware"
-    with pytest.raises(InvalidInput, match="none of nuscenes, nuscenes_lower"):
+    assert profile().reference_topic == "/CAM_FRONT/image_rect_compressed"
+    with pytest.raises(InvalidInput, match=r"neither the path of a .yaml file nor one of nuscenes, autoware"):
         profile("kitti")
 
 
-def test_the_frames_of_a_profile_reach_the_sync(tmp_path):
-    content = yaml.safe_load(share("config", "profiles.yaml").read_text())
-    content["profiles"]["nuscenes"]["ego"]["base_frame"] = "rear_axle"
-    path = tmp_path / "own.yaml"
-    path.write_text(yaml.safe_dump(content))
-    chosen = profile("nuscenes", path)
+@pytest.fixture
+def own(tmp_path):
+    """Writes the content of a profile, the nuScenes one with changes, and returns its path."""
+
+    def write(**changes):
+        content = yaml.safe_load(share("config", "profiles", "nuscenes.yaml").read_text()) | changes
+        path = tmp_path / "own.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    return write
+
+
+def test_the_frames_of_a_profile_reach_the_sync(own):
+    chosen = profile(own(ego={"base_frame": "rear_axle", "fixed_frames": ["map"]}))
     assert (chosen.sync_config().base_frame, chosen.sync_config().fixed_frames) == ("rear_axle", ("map",))
-    own = chosen.sync_config(base_frame="base_link", tolerance=0.02)
-    assert (own.base_frame, own.tolerance) == ("base_link", 0.02)
+    changed = chosen.sync_config(base_frame="base_link", tolerance=0.02)
+    assert (changed.base_frame, changed.tolerance) == ("base_link", 0.02)
 
 
-def test_single_cameras_may_differ(tmp_path):
-    content = yaml.safe_load(share("config", "profiles.yaml").read_text())
-    content["profiles"]["nuscenes"]["each"] = {"CAM_BACK": {"transport": "raw", "image_topic": "/rear"}}
-    path = tmp_path / "own.yaml"
-    path.write_text(yaml.safe_dump(content))
-    cameras = profile("nuscenes", path).cameras
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_any_number_of_cameras_with_any_names(own, count):
+    names = ["mast", "eye.left", "eye.right", "4th", "rear-view", "f", "g", "h"][:count]
+    each = {name: {"image_topic": f"/cam{i}"} for i, name in enumerate(names)}
+    chosen = profile(own(cameras=each, shared={"transport": "raw", "frame_id": "{NAME}"}))
+    assert tuple(chosen.cameras) == tuple(names)
+    assert chosen.sync_config().cameras == tuple(names)
+    assert (chosen.reference, chosen.sync_config().reference) == ("mast", "mast")
+
+
+def test_single_cameras_may_differ(own):
+    names = dict.fromkeys(CAMERAS) | {"CAM_BACK": {"transport": "raw", "image_topic": "/rear", "frame_wins": True}}
+    chosen = profile(own(cameras=names, reference="CAM_BACK"))
+    cameras = chosen.cameras
     assert (cameras["CAM_BACK"].image_topic, cameras["CAM_BACK"].transport) == ("/rear", "raw")
     assert cameras["CAM_BACK"].info_topic == "/CAM_BACK/camera_info"
     assert cameras["CAM_FRONT"].transport == "compressed"
+    assert (cameras["CAM_BACK"].frame_wins, cameras["CAM_FRONT"].frame_wins) == (True, False)
+    assert chosen.sync_config().reference == "CAM_BACK"
+
+
+_SHARED = {"image_topic": "/{NAME}", "transport": "raw", "frame_id": "{NAME}"}
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "reason"),
+    ("changes", "reason"),
     [
-        (("cameras", "transport"), "h264", "transport.*want one of raw"),
-        (("cameras", "image_topic"), "/same", "share an image topic"),
-        (("cameras", "image_topic"), "/bad topic", "no topic name"),
-        (("cameras", "frame_id"), "", "frame_id"),
-        (("cameras", "topic"), "/x", "unknown keys topic"),
-        (("mounts",), "guess", "mounts"),
-        (("ego", "fixed_frames"), "map", "list of frame names"),
-        (("ego",), {"fixed_frames": [], "odometry_topic": ""}, "neither"),
-        (("cameras",), None, "want a mapping"),
+        ({"shared": _SHARED | {"transport": "h264"}}, "transport.*want one of raw"),
+        ({"shared": _SHARED | {"image_topic": "/same"}}, "share an image topic"),
+        ({"shared": _SHARED | {"image_topic": "/bad topic"}}, "no topic name"),
+        ({"shared": _SHARED | {"frame_id": ""}}, "frame_id"),
+        ({"shared": _SHARED | {"frame_wins": "yes"}}, "frame_wins.*true or false"),
+        ({"shared": _SHARED | {"topic": "/x"}}, "unknown keys topic"),
+        ({"shared": None}, "cameras.CAM_FRONT.*image_topic, transport is missing"),
+        ({"mounts": "guess"}, "mounts"),
+        ({"reference": "CAM_TOP"}, "reference"),
+        ({"speed": 3}, "unknown keys speed"),
+        ({"ego": {"fixed_frames": "map"}}, "list of frame names"),
+        ({"ego": {"fixed_frames": [], "odometry_topic": ""}}, "neither"),
+        ({"cameras": None}, "1 to 8 camera names"),
+        ({"cameras": {f"c{i}": None for i in range(9)}}, "1 to 8 camera names"),
+        ({"cameras": {"a b": None}}, "no name"),
+        ({"cameras": {4: None}}, "no name"),
     ],
 )
-def test_mistakes_are_named(tmp_path, place, value, reason):
-    content = yaml.safe_load(share("config", "profiles.yaml").read_text())
-    entry = content["profiles"]["nuscenes"]
-    for key in place[:-1]:
-        entry = entry[key]
-    entry[place[-1]] = value
-    path = tmp_path / "own.yaml"
-    path.write_text(yaml.safe_dump(content))
+def test_mistakes_are_named(own, changes, reason):
     with pytest.raises(InvalidInput, match=reason):
-        profile("nuscenes", path)
+        profile(own(**changes))
 
 
 def test_files_that_are_none(tmp_path):
-    for text in ("", "[1]", "format: other", "format: profiles-1", "a: [", "\x00"):
+    for text in ("", "[1]", "format: other", "format: profile-1", "a: [", "\x00"):
         path = tmp_path / "own.yaml"
         path.write_text(text)
-        with pytest.raises(InvalidInput, match="profiles"):
-            profile("nuscenes", path)
+        with pytest.raises(InvalidInput, match=r"profile|own"):
+            profile(path)
     with pytest.raises(InvalidInput, match="No such file"):
-        profile("nuscenes", tmp_path / "absent.yaml")
+        profile(tmp_path / "absent.yaml")

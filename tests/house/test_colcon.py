@@ -48,7 +48,12 @@ def test_installed_node_runs_from_the_install(workspace, tmp_path, domain):
     names = {p.name for p in lib.iterdir()}
     assert {"camera_sync", "occupancy", "reasoning", "planning", "bag_player", "viewer", "composed"} <= names
     share = install / "sparseoccvla_ros" / "share" / "sparseoccvla_ros"
-    for file in ("config/params.yaml", "config/profiles.yaml", "models/tiny/config.yaml", "rviz/sparseoccvla.rviz"):
+    for file in (
+        "config/params.yaml",
+        "config/profiles/nuscenes.yaml",
+        "models/tiny/config.yaml",
+        "rviz/sparseoccvla.rviz",
+    ):
         assert (share / file).is_file(), file
     variables = {**environment(install), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_DOMAIN_ID": str(domain)}
     with (tmp_path / "log").open("w") as log:

@@ -27,7 +27,7 @@ def bag_frames(
     Args:
         bag: rosbag2 folder or single file.
         image: size of the prepared images.
-        profile_name: of config/profiles.yaml.
+        profile_name: one of config/profiles, or the path of a file.
         calibration_file: as the node's parameter.
 
     Raises:

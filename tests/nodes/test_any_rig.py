@@ -1,0 +1,31 @@
+"""Vehicles with 1 to 8 cameras, mixed lenses and names of their own, from a bag through the nodes to a path."""
+
+import pytest
+
+from sparseoccvla_ros.nodes.bag_player import BagPlayerNode
+from sparseoccvla_ros.nodes.camera_sync import CameraSyncNode
+from sparseoccvla_ros.nodes.occupancy import OccupancyNode
+from sparseoccvla_ros.nodes.planning import PlanningNode
+from sparseoccvla_ros.ros import messages
+from tests import rig_bags
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 8])
+def test_plays_to_a_path(graph, preset, until, tmp_path, count):
+    cameras = rig_bags.rig(count)
+    bag, profile = rig_bags.write(tmp_path, cameras)
+    frames, paths = graph.probe.listen("frames"), graph.probe.listen("planning/path")
+    sync = graph.add(CameraSyncNode, preset=preset, profile=str(profile), use_sim_time=True)
+    occupancy = graph.add(OccupancyNode, preset=preset, use_sim_time=True)
+    planning = graph.add(PlanningNode, preset=preset, use_sim_time=True, max_age=20.0)
+    player = graph.add(BagPlayerNode, bag=str(bag), profile=str(profile), settle=0.5)
+    assert until(player.finished.is_set, 60)
+    told = [node.monitor.state(9) for node in (sync, occupancy, planning)]
+    assert until(lambda: any(path.poses for path in paths), 20), told
+    got = [messages.frames_from_msg(message) for message in frames]
+    assert {f.names for f in got} == {tuple(cameras)}
+    assert any(f.valid.all() and f.images.any((1, 2, 3)).all() for f in got), told
+    path = next(path for path in paths if path.poses)
+    assert messages.nanoseconds(path.header.stamp) in {f.stamp for f in got}
