@@ -121,17 +121,10 @@ def qos() -> str:
 
 
 def parameters(node: str) -> str:
-    """Parameters of a node; those of the six cameras once."""
-    rows, cameras = [], set()
+    """Parameters of a node."""
+    rows = []
     for param in TABLES[node]:
-        name = param.name
-        if name.startswith("CAM_"):
-            name = "CAM_\\*." + name.split(".", 1)[1]
-            if name in cameras:
-                continue
-            cameras.add(name)
-        shown = f"`{name}`" if "\\" not in name else name
-        rows.append((shown, _default(param.default), _range(param), param.what, _changes(param)))
+        rows.append((f"`{param.name}`", _default(param.default), _range(param), param.what, _changes(param)))
     return _table(("parameter", "default", "unit, range", "meaning", "may change"), rows)
 
 
@@ -171,11 +164,11 @@ def launch_arguments() -> str:
 
 
 def profiles() -> str:
-    """Input profiles of config/profiles.yaml."""
-    content = yaml.safe_load((ROOT / "config" / "profiles.yaml").read_text())["profiles"]
+    """Input profiles of config/profiles."""
     rows = []
-    for name, entry in content.items():
-        cameras, ego = entry["cameras"], entry["ego"]
+    for file in sorted((ROOT / "config" / "profiles").glob("*.yaml")):
+        entry, name = yaml.safe_load(file.read_text()), file.stem
+        cameras, ego = entry["shared"], entry["ego"]
         calibration = "file" if not cameras["info_topic"] or entry["mounts"] == "file" else "topics"
         pose = ", ".join(
             [

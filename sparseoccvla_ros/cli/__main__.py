@@ -304,6 +304,7 @@ def complete_app() -> typer.Typer:
     from sparseoccvla_ros.cli.data import app as data_app
     from sparseoccvla_ros.cli.eval import app as eval_app
     from sparseoccvla_ros.cli.models import app as models_app
+    from sparseoccvla_ros.cli.rig import app as rig_app
     from sparseoccvla_ros.cli.train import app as train_app
 
     if not any(group.name == "train" for group in app.registered_groups):
@@ -311,6 +312,7 @@ def complete_app() -> typer.Typer:
         app.add_typer(train_app, name="train", help="Train a stage of a preset, or prepare the data for it.")
         app.add_typer(eval_app, name="eval", help="Evaluate a preset on drives it has not seen.")
         app.add_typer(bag_app, name="bag", help="Make, convert, inspect and play bags.")
+        app.add_typer(rig_app, name="rig", help="Check the cameras of a vehicle or bag, or draft their profile.")
         app.add_typer(data_app, name="data", help="Check and prepare a nuScenes folder, or make one of the world.")
         app.add_typer(serve_app, name="serve")
         app.add_typer(models_app, name="models", help="Presets and public weights: list, fetch, convert.")

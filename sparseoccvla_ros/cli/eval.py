@@ -211,6 +211,54 @@ def _tell(console: Console, progress: DriveProgress) -> None:
         )
 
 
+@app.command()
+def bag(
+    recording: Annotated[Path, typer.Argument(metavar="BAG", help="rosbag2 folder, or a single .mcap or .db3 file")],
+    topic: Annotated[str, typer.Option(help="judge the plans of this topic; the stack plans if not given")] = "",
+    preset: Preset = "tiny",
+    profile: Annotated[str, typer.Option(help="a name in config/profiles, or a .yaml file")] = "nuscenes",
+    calibration_file: Annotated[str, typer.Option(help="intrinsics and mounts that are on no topic")] = "",
+    boxes: Annotated[str, typer.Option(help="MarkerArray of cubes; /markers/annotations where it is there")] = "",
+    seconds: Annotated[float, typer.Option(min=0.0, help="only so much of the bag; 0: all")] = 0.0,
+    untrained: Untrained = False,
+    out: Annotated[Path | None, typer.Option(help="folder of page, numbers and result bag; out/eval/BAG")] = None,
+    threads: Threads = 0,
+) -> None:
+    """Judge plans in any recording against what was driven: ADE, FDE, heading, comfort; with boxes collisions and TTC.
+
+    Plans are those of nav_msgs/Path (whose poses carry their times), MultiDOFJointTrajectory or Autoware's Trajectory,
+    or what the stack plans from the recorded images. Leaves report.md, report.json and the bag `scores`.
+    """
+    with one_line_errors():
+        import torch
+
+        from sparseoccvla_ros.eval.bags.evaluation import Request, evaluate_bag, page, table, write_result_bag
+
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        torch.set_num_threads(threads or os.cpu_count() or 1)
+        request = Request(recording, topic, preset, profile, calibration_file, seconds, boxes, untrained)
+        console = _console()
+        with console.status("planning") as status:
+            report = evaluate_bag(request, lambda plans: status.update(f"{plans} plans"))
+        folder = out or Path("out/eval") / recording.stem
+        folder.mkdir(parents=True, exist_ok=True)
+        text = page(report, "./run " + shlex.join(a for a in sys.argv[1:] if a))
+        (folder / "report.md").write_text(text, encoding="utf-8")
+        numbers = {who: [row.plain() for row in rows] for who, rows in report.rows.items()}
+        (folder / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        if report.plans:
+            write_result_bag(report, folder / "scores")
+        block = table(report)
+        shown = Table(*block.head, title=block.title)
+        for line in block.rows:
+            shown.add_row(*line)
+        shown.caption = "\n".join(block.notes)
+        console.print(shown)
+        console.print(f"page, numbers and bag of scores: {folder}")
+        if not report.plans:
+            raise typer.Exit(1)
+
+
 def _console(quiet: bool = False) -> Console:
     """Standard error; a pipe or file has no width, so tables are not squeezed into 80 columns there."""
     console = Console(stderr=True, quiet=quiet)

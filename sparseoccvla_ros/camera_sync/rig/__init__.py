@@ -1,0 +1,1 @@
+"""What a vehicle's cameras give to the encoder."""

@@ -1,0 +1,1 @@
+"""Plans in any recording against what was driven."""

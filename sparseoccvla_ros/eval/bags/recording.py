@@ -1,0 +1,259 @@
+"""What a recording knows of a drive: where the vehicle was, what was planned, who was around."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...camera_sync.message_adapter import stamp_ns
+from ...camera_sync.profiles import Profile
+from ...core import geometry
+from ...core.errors import InvalidInput
+from ...core.tf_buffer import TransformBuffer, TransformError
+from ...core.types import NANOSECONDS
+from ...data.bags.reader import BagReader
+
+PATH = "nav_msgs/msg/Path"
+MULTI_DOF = "trajectory_msgs/msg/MultiDOFJointTrajectory"
+AUTOWARE = ("autoware_planning_msgs/msg/Trajectory", "autoware_auto_planning_msgs/msg/Trajectory")
+PLAN_TYPES = (PATH, MULTI_DOF, *AUTOWARE)
+MARKERS = "visualization_msgs/msg/MarkerArray"
+ANNOTATIONS = "/markers/annotations"
+_CUBE, _ADD = 1, 0
+LONGEST_GAP = 1.5
+"""s between two sightings of a box that are bridged."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drive:
+    """Where the vehicle was: stamps int64 [T] ns, increasing; poses float64 [T, 3], x, y m and yaw rad (continuous) of
+    the vehicle frame `base` in `frame`."""
+
+    frame: str
+    base: str
+    stamps: np.ndarray
+    poses: np.ndarray
+
+    def at(self, stamps: np.ndarray) -> np.ndarray:
+        """Poses [..., 3] at stamps [...] ns, linear between the records; NaN outside them."""
+        times = (np.asarray(stamps, np.int64) - self.stamps[0]) / NANOSECONDS
+        own = (self.stamps - self.stamps[0]) / NANOSECONDS
+        return np.stack([np.interp(times, own, c, left=np.nan, right=np.nan) for c in self.poses.T], -1)
+
+    def speed(self, stamp: int) -> float:
+        """m/s over the quarter of a second before a stamp, or after it at the start; NaN outside the drive."""
+        for first, last in ((-NANOSECONDS // 4, 0), (0, NANOSECONDS // 4)):
+            ends = self.at(np.array([stamp + first, stamp + last]))
+            if np.isfinite(ends).all():
+                return float(np.hypot(*(ends[1] - ends[0])[:2]) * 4.0)
+        return float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A plan: stamp ns; times float64 [K] s from it, increasing, all > 0; poses float64 [K, 3] in the drive's frame."""
+
+    stamp: int
+    times: np.ndarray
+    poses: np.ndarray
+
+    def at(self, start: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Poses [M, 3] at times [M] s; start [3]: where the vehicle was at the stamp. NaN beyond the plan's end."""
+        columns = np.concatenate([start[None], self.poses])
+        columns[:, 2] = np.unwrap(columns[:, 2])
+        own = np.concatenate([[0.0], self.times])
+        return np.stack([np.interp(times, own, c, right=np.nan) for c in columns.T], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """A box that was seen: stamps int64 [S] ns; states float64 [S, 3], x, y, yaw in the drive's frame; size length and
+    width m."""
+
+    stamps: np.ndarray
+    states: np.ndarray
+    size: tuple[float, float]
+
+    def at(self, stamps: np.ndarray) -> np.ndarray:
+        """States [M, 3] at stamps [M]; NaN where it was not seen."""
+        if len(self.stamps) == 1:
+            return np.where((np.abs(stamps - self.stamps[0]) < 0.05 * NANOSECONDS)[:, None], self.states[0], np.nan)
+        own, wanted = (self.stamps - self.stamps[0]) / NANOSECONDS, (stamps - self.stamps[0]) / NANOSECONDS
+        columns = [self.states[:, 0], self.states[:, 1], np.unwrap(self.states[:, 2])]
+        out = np.stack([np.interp(wanted, own, c, left=np.nan, right=np.nan) for c in columns], -1)
+        after = np.clip(np.searchsorted(own, wanted), 1, len(own) - 1)
+        between = (own[after - 1] < wanted) & (wanted < own[after])
+        out[between & (own[after] - own[after - 1] > LONGEST_GAP)] = np.nan
+        return out
+
+
+def read_drive(reader: BagReader, profile: Profile) -> Drive:
+    """Where the vehicle was, from tf, else from odometry. Raises InvalidInput("bag") where neither tells."""
+    tf = TransformBuffer(cache_seconds=1e9)
+    moving: dict[tuple[str, str], list[int]] = {}
+    kinds = {name: topic.type for name, topic in reader.topics.items()}
+    for topic in ("/tf_static", "/tf"):
+        if kinds.get(topic) == "tf2_msgs/msg/TFMessage":
+            for item in (t for _, message in decoded(reader, [topic]) for t in message.transforms):
+                t, q, at = item.transform.translation, item.transform.rotation, stamp_ns(item.header.stamp)
+                edge = (item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/"))
+                tf.insert(*edge, at, (t.x, t.y, t.z), (q.x, q.y, q.z, q.w), static=topic == "/tf_static")
+                if topic == "/tf":
+                    moving.setdefault(edge, []).append(at)
+    for frame in profile.fixed_frames:
+        found = _from_tf(tf, moving, frame, profile.base_frame)
+        if found is not None:
+            return found
+    if kinds.get(profile.odometry_topic) == "nav_msgs/msg/Odometry":
+        return _from_odometry(reader, profile, tf)
+    tried = f"tf from {' or '.join(profile.fixed_frames) or 'no frame'} to {profile.base_frame}"
+    raise InvalidInput(
+        "bag", f"tells no motion: neither {tried} nor odometry on {profile.odometry_topic or 'no topic'}"
+    )
+
+
+def _from_tf(tf: TransformBuffer, moving: dict[tuple[str, str], list[int]], frame: str, base: str) -> Drive | None:
+    stamps, poses = [], []
+    for stamp in sorted({s for samples in moving.values() for s in samples}):
+        try:
+            matrix = tf.lookup(frame, base, stamp)
+        except TransformError:
+            continue
+        stamps.append(stamp)
+        poses.append((matrix[0, 3], matrix[1, 3], geometry.yaw_of(matrix)))
+    return _drive(frame, base, stamps, poses) if len(stamps) > 1 else None
+
+
+def _from_odometry(reader: BagReader, profile: Profile, tf: TransformBuffer) -> Drive:
+    stamps, poses, frame = [], [], ""
+    for _, message in decoded(reader, [profile.odometry_topic]):
+        p, q = message.pose.pose.position, message.pose.pose.orientation
+        matrix = geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), "odometry")
+        child = message.child_frame_id.lstrip("/")
+        if child and child != profile.base_frame:
+            try:
+                matrix = matrix @ geometry.inverse(tf.latest(profile.base_frame, child)[1])
+            except TransformError as error:
+                raise InvalidInput("odometry", f"is of {child}, not of {profile.base_frame}: {error}") from None
+        frame = message.header.frame_id.lstrip("/") or "odom"
+        stamps.append(stamp_ns(message.header.stamp))
+        poses.append((matrix[0, 3], matrix[1, 3], geometry.yaw_of(matrix)))
+    return _drive(frame, profile.base_frame, stamps, poses)
+
+
+def _drive(frame: str, base: str, stamps: list[int], poses: list[tuple[float, float, float]]) -> Drive:
+    order, first = np.unique(np.array(stamps, np.int64), return_index=True)
+    if len(order) < 2:
+        raise InvalidInput("bag", f"holds {len(order)} poses of {base} in {frame}: too few for a drive")
+    places = np.array(poses)[first]
+    places[:, 2] = np.unwrap(places[:, 2])
+    return Drive(frame, base, order, places)
+
+
+def decoded(reader: BagReader, topics: Collection[str]) -> Iterator[tuple[int, Any]]:
+    """Record time and message of topics; what does not decode is an InvalidInput."""
+    for record in reader.messages(topics):
+        yield record.stamp, reader.decode(record.raw, record.type)
+
+
+def read_plans(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Planned], Counter[str]]:
+    """The plans of a topic, and why others cannot be scored. Raises InvalidInput for a topic that holds no plans."""
+    known = reader.topics.get(topic)
+    if known is None or known.type not in PLAN_TYPES:
+        usable = [name for name, t in reader.topics.items() if t.type in PLAN_TYPES]
+        what = "is not in the bag" if known is None else f"carries {known.type}"
+        raise InvalidInput("topic", f"{topic} {what}; plans are on: {', '.join(usable) or 'no topic'}")
+    plans, refused = [], Counter[str]()
+    for _, message in decoded(reader, [topic]):
+        try:
+            plans.append(_plan(message, known.type, drive))
+        except InvalidInput as error:
+            refused[str(error).removeprefix("plan: ")] += 1
+    return plans, refused
+
+
+def _plan(message: Any, kind: str, drive: Drive) -> Planned:
+    stamp = stamp_ns(message.header.stamp)
+    if kind == PATH:
+        times = [(stamp_ns(p.header.stamp) - stamp) / NANOSECONDS for p in message.poses]
+        poses = [_planar(p.pose.position, p.pose.orientation) for p in message.poses]
+    elif kind == MULTI_DOF:
+        times = [_seconds(p.time_from_start) for p in message.points]
+        poses = [_planar(p.transforms[0].translation, p.transforms[0].rotation) for p in message.points]
+    else:
+        poses = [_planar(p.pose.position, p.pose.orientation) for p in message.points]
+        times = [_seconds(p.time_from_start) for p in message.points]
+        if len(times) > 1 and not any(times):
+            times = _times_by_speed(poses, [p.longitudinal_velocity_mps for p in message.points])
+    if not poses:
+        raise InvalidInput("plan", "is empty, which tells followers to stop")
+    at, places = np.array(times), np.array(poses)
+    ahead = at > 1e-6
+    at, places = at[ahead], places[ahead]
+    if len(at) < 2 or (np.diff(at) <= 0).any():
+        raise InvalidInput("plan", "its poses carry no increasing times")
+    frame = message.header.frame_id.lstrip("/")
+    if frame == drive.base:
+        start = drive.at(np.array([stamp]))[0]
+        if not np.isfinite(start).all():
+            raise InvalidInput("plan", "lies outside the recorded drive")
+        places = _moved(start, places)
+    elif frame != drive.frame:
+        raise InvalidInput("plan", f"is in frame {frame!r}, neither {drive.base} nor {drive.frame}")
+    return Planned(stamp, at, places)
+
+
+def _times_by_speed(poses: list[tuple[float, float, float]], speeds: list[float]) -> list[float]:
+    """Autoware's planners leave the times 0: a point is reached by the speeds along the way."""
+    places = np.array(poses)[:, :2]
+    way = np.hypot(*np.diff(places, axis=0).T)
+    mean = np.maximum(0.5 * (np.array(speeds[1:]) + np.array(speeds[:-1])), 0.05)
+    return [0.0, *np.cumsum(way / mean)]
+
+
+def _moved(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
+    """Poses [K, 3] in the frame of a pose [3], in that pose's own frame."""
+    c, s = np.cos(start[2]), np.sin(start[2])
+    x, y, yaw = poses.T
+    return np.stack([start[0] + c * x - s * y, start[1] + s * x + c * y, start[2] + yaw], -1)
+
+
+def _planar(position: Any, orientation: Any) -> tuple[float, float, float]:
+    q = np.array((orientation.x, orientation.y, orientation.z, orientation.w))
+    matrix = geometry.transform(np.array((position.x, position.y, position.z)), q, "plan")
+    return float(position.x), float(position.y), geometry.yaw_of(matrix)
+
+
+def _seconds(duration: Any) -> float:
+    return duration.sec + duration.nanosec / NANOSECONDS
+
+
+def read_tracks(reader: BagReader, topic: str, drive: Drive) -> list[Track]:
+    """Boxes of a MarkerArray of cubes, joined by namespace and id. Raises InvalidInput for other topics."""
+    known = reader.topics.get(topic)
+    if known is None or known.type != MARKERS:
+        what = "is not in the bag" if known is None else f"carries {known.type}, not {MARKERS}"
+        raise InvalidInput("boxes", f"{topic} {what}")
+    seen: dict[tuple[str, int], list[tuple[int, tuple[float, float, float], tuple[float, float]]]] = {}
+    for record_time, message in decoded(reader, [topic]):
+        for marker in message.markers:
+            if marker.type != _CUBE or marker.action != _ADD:
+                continue
+            stamp = stamp_ns(marker.header.stamp) or record_time
+            pose = np.array([_planar(marker.pose.position, marker.pose.orientation)])
+            if marker.header.frame_id.lstrip("/") == drive.base:
+                pose = _moved(drive.at(np.array([stamp]))[0], pose)
+            elif marker.header.frame_id.lstrip("/") != drive.frame:
+                raise InvalidInput("boxes", f"{topic} is in frame {marker.header.frame_id!r}, not in {drive.frame}")
+            if np.isfinite(pose).all():
+                row = (stamp, tuple(pose[0].tolist()), (float(marker.scale.x), float(marker.scale.y)))
+                seen.setdefault((marker.ns, marker.id), []).append(row)  # type: ignore[arg-type]
+    tracks = []
+    for rows in seen.values():
+        stamps, first = np.unique(np.array([r[0] for r in rows], np.int64), return_index=True)
+        tracks.append(Track(stamps, np.array([rows[i][1] for i in first]), rows[0][2]))
+    return tracks

@@ -1,0 +1,115 @@
+"""One plan against what was driven."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from ...core import geometry
+from ...core.types import NANOSECONDS, WAYPOINT_TIMES
+from ...core.vehicle import Vehicle
+from ..metrics.comfort import comfort
+from ..metrics.driving.collisions import touching
+from ..metrics.driving.vehicle import corners, wrap
+from .recording import Drive, Planned, Track
+
+STEP = 0.1
+AHEAD = np.array([0.0, 0.3, 0.6, 0.9])
+"""s by which the ego is moved on at its speed for the time to collision, as NAVSIM does."""
+LIMITS = {"acceleration": 4.05, "lateral": 4.89, "jerk": 8.37}
+"""Of NAVSIM's comfort, m/s^2 and m/s^3."""
+
+
+@dataclass(frozen=True)
+class PlanScores:
+    """Scores of one plan; None where the recording does not tell.
+
+    ade_m: mean distance to where the vehicle truly was over 3 s, every half second; fde_1s_m .. fde_3s_m: distance then;
+    heading_deg: error after 3 s; acceleration, lateral (m/s^2), jerk (m/s^3): largest of the plan; comfortable: 1 where
+    all are below LIMITS; no_collision, ttc: 1 where the plan hits no recorded box, and would not within 0.9 s at any
+    step.
+    """
+
+    stamp: int
+    ade_m: float
+    fde_1s_m: float
+    fde_2s_m: float
+    fde_3s_m: float
+    heading_deg: float
+    acceleration: float
+    lateral: float
+    jerk: float
+    comfortable: float
+    no_collision: float | None = None
+    ttc: float | None = None
+
+    def plain(self) -> dict:
+        """For a JSON file."""
+        return asdict(self)
+
+
+NAMES = tuple(f.name for f in fields(PlanScores) if f.name != "stamp")
+
+
+def score_plan(plan: Planned, drive: Drive, tracks: Sequence[Track], body: Vehicle) -> PlanScores | None:
+    """Scores of a plan; None where the plan or the drive is over before the 3 s."""
+    start = drive.at(np.array([plan.stamp]))[0]
+    times = np.asarray(WAYPOINT_TIMES, np.float64)
+    # A plan whose last pose rounds to a little less than 3 s has 3 s.
+    planned = plan.at(start, np.minimum(times, np.where(times - plan.times[-1] < 0.02, plan.times[-1], times)))
+    driven = drive.at(plan.stamp + np.round(times * NANOSECONDS).astype(np.int64))
+    if not (np.isfinite(start).all() and np.isfinite(planned).all() and np.isfinite(driven).all()):
+        return None
+    gaps = np.hypot(*(planned - driven)[:, :2].T)
+    own = _in_frame(start, planned)
+    speed = drive.speed(plan.stamp)
+    felt = comfort(own, speed if np.isfinite(speed) else None)
+    largest = {name: getattr(felt, name) for name in LIMITS}
+    safe = _safety(plan, start, drive, tracks, body) if tracks else (None, None)
+    return PlanScores(
+        plan.stamp, float(gaps.mean()), *(float(gaps[i]) for i in (1, 3, 5)),
+        float(np.degrees(np.abs(wrap(planned[-1, 2] - driven[-1, 2])))), **largest,
+        comfortable=float(all(largest[n] < limit for n, limit in LIMITS.items())), no_collision=safe[0], ttc=safe[1],
+    )  # fmt: skip
+
+
+def _in_frame(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
+    """Points [K, 2] of poses in the frame of a pose [3]."""
+    back = geometry.inverse(geometry.planar(*start))
+    return poses[:, :2] @ back[:2, :2].T + back[:2, 3]
+
+
+def _safety(
+    plan: Planned, start: np.ndarray, drive: Drive, tracks: Sequence[Track], body: Vehicle
+) -> tuple[float, float]:
+    """(no collision, time to collision), 1 or 0 each; what overlaps the vehicle at the start is left out."""
+    times = STEP * np.arange(int(min(plan.times[-1], WAYPOINT_TIMES[-1]) / STEP + 1e-6) + 1)
+    poses = plan.at(start, times)
+    stamps = plan.stamp + np.round(times * NANOSECONDS).astype(np.int64)
+    steps = np.diff(poses[:, :2], axis=0)
+    speeds = np.append(np.hypot(*steps.T), np.hypot(*steps[-1])) / STEP
+    boxes = []
+    for track in tracks:
+        states = track.at(stamps)
+        size = np.broadcast_to(np.array(track.size), (len(states), 2))
+        boxes.append(corners(np.concatenate([states, size], -1)))
+    others = np.stack(boxes)
+    at_start = touching(_outline(poses[:1], body), others[:, :1])[0]
+    others = others[~at_start]
+    hits = []
+    for ahead in AHEAD:
+        moved = poses.copy()
+        moved[:, 0] += ahead * speeds * np.cos(poses[:, 2])
+        moved[:, 1] += ahead * speeds * np.sin(poses[:, 2])
+        hits.append(bool(len(others)) and bool(touching(_outline(moved, body), others).any()))
+    return float(not hits[0]), float(not any(hits))
+
+
+def _outline(poses: np.ndarray, body: Vehicle) -> np.ndarray:
+    """Corners [T, 4, 2] of the vehicle at poses [T, 3] of its rear axle."""
+    c, s = np.cos(poses[:, 2]), np.sin(poses[:, 2])
+    middle = poses[:, :2] + body.centre_m * np.stack([c, s], -1)
+    size = np.broadcast_to([body.length_m, body.width_m], (len(poses), 2))
+    return corners(np.concatenate([middle, poses[:, 2:], size], -1))

@@ -1,0 +1,234 @@
+"""./run eval bag: any recording, any of the three kinds of plans, and the stack itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_typestore
+
+from sparseoccvla_ros.camera_sync.profiles import profile
+from sparseoccvla_ros.core import geometry
+from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import bundled_bag
+from sparseoccvla_ros.core.types import WAYPOINT_TIMES
+from sparseoccvla_ros.core.vehicle import NUSCENES_CAR
+from sparseoccvla_ros.data.bags.annotations import Cube, write_cubes
+from sparseoccvla_ros.data.bags.reader import BagReader
+from sparseoccvla_ros.data.bags.writer import BagWriter
+from sparseoccvla_ros.eval.bags.evaluation import COAST, Request, evaluate_bag, page, write_result_bag
+from sparseoccvla_ros.eval.bags.recording import Planned, Track, read_drive, read_tracks
+from sparseoccvla_ros.eval.bags.scores import score_plan
+
+START = 1_700_000_000 * 10**9
+RADIUS, SPEED = 40.0, 8.0
+STORE = get_typestore(Stores.ROS2_JAZZY)
+
+
+def where(seconds: float) -> np.ndarray:
+    """On a circle to the left at a steady speed."""
+    turn = SPEED * seconds / RADIUS
+    return np.array([RADIUS * np.sin(turn), RADIUS * (1 - np.cos(turn)), turn])
+
+
+def ns(seconds: float) -> int:
+    return START + round(1e9 * seconds)
+
+
+class Foreign:
+    """Messages as another stack writes them, with rosbags alone."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer, self.topics, self.t = writer, {}, STORE.types
+
+    def new(self, kind: str, **fields: object) -> object:
+        return self.t[kind](**fields)
+
+    def header(self, seconds: float, frame: str) -> object:
+        sec, nanosec = divmod(ns(seconds), 10**9)
+        stamp = self.new("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
+        return self.new("std_msgs/msg/Header", stamp=stamp, frame_id=frame)
+
+    def pose(self, pose: np.ndarray) -> tuple[object, object]:
+        x, y, z, w = geometry.quaternion(geometry.planar(*pose)).tolist()
+        rotation = self.new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+        return (float(pose[0]), float(pose[1]), 0.0), rotation
+
+    def write(self, topic: str, seconds: float, message: object) -> None:
+        kind = message.__msgtype__
+        if topic not in self.topics:
+            self.topics[topic] = self.writer.add_connection(topic, kind, typestore=STORE)
+        self.writer.write(self.topics[topic], ns(seconds), STORE.serialize_cdr(message, kind))
+
+    def odometry(self, seconds: float) -> None:
+        (x, y, z), rotation = self.pose(where(seconds))
+        zero = self.new("geometry_msgs/msg/Vector3", x=0.0, y=0.0, z=0.0)
+        pose = self.new("geometry_msgs/msg/Pose", position=self.new("geometry_msgs/msg/Point", x=x, y=y, z=z),
+                        orientation=rotation)  # fmt: skip
+        message = self.new(
+            "nav_msgs/msg/Odometry", header=self.header(seconds, "odom"), child_frame_id="base_link",
+            pose=self.new("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
+            twist=self.new("geometry_msgs/msg/TwistWithCovariance", covariance=np.zeros(36),
+                           twist=self.new("geometry_msgs/msg/Twist", linear=zero, angular=zero)),
+        )  # fmt: skip
+        self.write("/odom", seconds, message)
+
+    def path(self, seconds: float, poses: list[tuple[float, np.ndarray]], frame: str) -> None:
+        stamped = []
+        for t, pose in poses:
+            (x, y, z), rotation = self.pose(pose)
+            position = self.new("geometry_msgs/msg/Point", x=x, y=y, z=z)
+            made = self.new("geometry_msgs/msg/Pose", position=position, orientation=rotation)
+            stamped.append(self.new("geometry_msgs/msg/PoseStamped", header=self.header(t, frame), pose=made))
+        message = self.new("nav_msgs/msg/Path", header=self.header(seconds, frame), poses=stamped)
+        self.write("/their/path", seconds, message)
+
+    def trajectory(self, seconds: float, poses: list[tuple[float, np.ndarray]]) -> None:
+        points = []
+        for t, pose in poses:
+            (x, y, z), rotation = self.pose(pose)
+            place = self.new("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
+            sec, nanosec = divmod(round(1e9 * (t - seconds)), 10**9)
+            points.append(self.new(
+                "trajectory_msgs/msg/MultiDOFJointTrajectoryPoint", velocities=[], accelerations=[],
+                transforms=[self.new("geometry_msgs/msg/Transform", translation=place, rotation=rotation)],
+                time_from_start=self.new("builtin_interfaces/msg/Duration", sec=sec, nanosec=nanosec),
+            ))  # fmt: skip
+        header = self.header(seconds, "base_link")
+        message = self.new(
+            "trajectory_msgs/msg/MultiDOFJointTrajectory", header=header, joint_names=["base_link"], points=points
+        )
+        self.write("/their/trajectory", seconds, message)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """Ten seconds on a circle; a Path in odom that is right, a trajectory in base_link that is 1 m to the left."""
+    path = tmp_path_factory.mktemp("foreign") / "bag"
+    with Writer(path, version=9) as writer:
+        made = Foreign(writer)
+        for t in np.arange(0.0, 10.01, 0.05):
+            made.odometry(float(t))
+        for t in np.arange(1.0, 9.0, 0.5):
+            ahead = [float(t + d) for d in np.arange(0.0, 4.01, 0.25)]
+            made.path(float(t), [(a, where(a)) for a in ahead], "odom")
+            back = geometry.inverse(geometry.planar(*where(t)))
+            local = []
+            for a in ahead:
+                x, y, yaw = where(a)
+                moved = back @ geometry.planar(x - np.sin(yaw), y + np.cos(yaw), yaw)
+                local.append((a, np.array([moved[0, 3], moved[1, 3], geometry.yaw_of(moved)])))
+            made.trajectory(float(t), local)
+        made.path(9.5, [], "odom")
+        made.path(9.6, [(9.6, where(9.6)), (9.6, where(10.0))], "odom")
+        made.path(9.7, [(9.8, where(9.8)), (9.9, where(9.9))], "moon")
+    return path
+
+
+def test_a_perfect_path_of_a_foreign_bag_has_no_error(foreign):
+    report = evaluate_bag(Request(foreign, topic="/their/path"))
+    rows = report.rows["/their/path"]
+    assert len(rows) == 13  # of 16 plans three end after the drive does
+    for row in rows:
+        assert row.ade_m < 2e-3  # where a circle leaves its chords
+        assert row.heading_deg < 0.05
+        assert row.lateral == pytest.approx(SPEED**2 / RADIUS, rel=0.03)
+        assert (row.no_collision, row.ttc) == (None, None)
+    assert sum(report.refused.values()) == 6
+    assert {why.split(" ")[0] for why in report.refused} == {"less", "is", "its"}
+    coast = report.rows[COAST]
+    # Straight on while the road bends: after 3 s the arc is off its tangent by R (1 - cos) and R sin - v t.
+    turn = 3 * SPEED / RADIUS
+    off = np.hypot(RADIUS * np.sin(turn) - 3 * SPEED, RADIUS * (1 - np.cos(turn)))
+    assert coast[0].fde_3s_m == pytest.approx(off, abs=0.02)
+    assert coast[0].heading_deg == pytest.approx(np.degrees(turn), abs=0.1)
+
+
+def test_a_metre_beside_is_a_metre(foreign):
+    rows = evaluate_bag(Request(foreign, topic="/their/trajectory")).rows["/their/trajectory"]
+    assert len(rows) == 13
+    np.testing.assert_allclose([r.ade_m for r in rows], 1.0, atol=2e-3)
+    np.testing.assert_allclose([r.fde_1s_m for r in rows], 1.0, atol=2e-3)
+
+
+def test_scores_become_a_page_and_a_bag(foreign, tmp_path):
+    report = evaluate_bag(Request(foreign, topic="/their/path", seconds=4.0))
+    write_result_bag(report, tmp_path / "scores")
+    with BagReader(tmp_path / "scores") as reader:
+        assert reader.topics["/evaluation/ade_m"].count == len(report.plans) == 7
+        assert reader.topics["/evaluation/plan"].count == 7
+        first = next(iter(reader.messages(["/evaluation/ade_m"])))
+        assert reader.decode(first.raw, first.type).data == report.rows["/their/path"][0].ade_m
+        assert first.stamp == ns(1.0)
+    text = page(report, "./run eval bag foreign")
+    assert "/their/path" in text
+    assert "no boxes" in text
+
+
+@pytest.mark.parametrize(
+    ("topic", "reason"), [("/odom", "carries nav_msgs/msg/Odometry; plans are on: /their/path"), ("/no", "is not in")]
+)
+def test_other_topics_are_refused(foreign, topic, reason):
+    with pytest.raises(InvalidInput, match=reason):
+        evaluate_bag(Request(foreign, topic=topic))
+
+
+def test_a_bag_without_cameras_says_which_plans_it_has(foreign):
+    with pytest.raises(InvalidInput, match=r"no image of a camera.*/their/path, /their/trajectory \(--topic\)"):
+        evaluate_bag(Request(foreign))
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A drive at 10 m/s along x."""
+    path = tmp_path_factory.mktemp("straight") / "bag"
+    with BagWriter(path) as bag:
+        for t in np.arange(0.0, 8.01, 0.1):
+            bag.transforms(ns(t), [("map", "base_link", geometry.planar(10.0 * t, 0.0, 0.0))])
+        for t in np.arange(0.0, 8.01, 0.5):
+            parked = Cube("car", 1, geometry.planar(60.0, 0.0, 0.0), (4.0, 2.0, 1.5), (1.0, 0.0, 0.0))
+            write_cubes(bag, "/markers/annotations", ns(t), "map", [parked], 1.0)
+    return path
+
+
+def ahead(stamp: float, speed: float) -> Planned:
+    times = np.asarray(WAYPOINT_TIMES)
+    return Planned(ns(stamp), times, np.column_stack([10.0 * stamp + speed * times, np.zeros((len(times), 2))]))
+
+
+@pytest.mark.parametrize(
+    ("stamp", "speed", "free", "ttc"),
+    [
+        (1.0, 10.0, 1, 1),  # the bumper, 3.53 m ahead of the axle, is at 43.5 after 3 s: 14.5 m before the car
+        (2.0, 10.0, 1, 0),  # at 53.5 after 3 s: 4.5 m before it, and 9 m further within 0.9 s
+        (3.0, 10.0, 0, 0),
+        (2.0, 6.0, 1, 1),  # at 41.5, and 5.4 m further
+    ],
+)
+def test_collision_and_time_to_collision_with_a_parked_car(straight, stamp, speed, free, ttc):
+    with BagReader(straight) as reader:
+        drive = read_drive(reader, profile())
+        tracks = read_tracks(reader, "/markers/annotations", drive)
+    assert len(tracks) == 1
+    scores = score_plan(ahead(stamp, speed), drive, tracks, NUSCENES_CAR)
+    assert (scores.no_collision, scores.ttc) == (free, ttc)
+    assert scores.fde_3s_m == pytest.approx(abs(10.0 - speed) * 3, abs=1e-6)
+
+
+def test_boxes_are_bridged_between_sightings_only():
+    track = Track(np.array([0, 1, 4]) * 10**9, np.array([[0.0, 0, 0], [2, 0, 0], [8, 0, 0]]), (4.0, 2.0))
+    got = track.at(np.array([500, 3000, 4000, 5000]) * 10**6)
+    assert got[0, 0] == 1.0
+    assert np.isnan(got[1]).all(), "three seconds unseen"
+    assert got[2, 0] == 8.0
+    assert np.isnan(got[3]).all()
+
+
+@pytest.mark.slow
+def test_the_stack_plans_from_the_bundled_bag(preset):
+    report = evaluate_bag(Request(bundled_bag(), preset=preset, seconds=1.5, untrained=True))
+    assert report.judged == f"stack ({preset})"
+    assert len(report.plans) + sum(report.refused.values()) >= 4
+    assert len(report.rows[COAST]) == len(report.plans)
+    for row in report.rows[COAST]:
+        assert row.ade_m < 3.0
