@@ -251,7 +251,7 @@ def read_tracks(reader: BagReader, topic: str, drive: Drive) -> list[Track]:
                 raise InvalidInput("boxes", f"{topic} is in frame {marker.header.frame_id!r}, not in {drive.frame}")
             if np.isfinite(pose).all():
                 row = (stamp, tuple(pose[0].tolist()), (float(marker.scale.x), float(marker.scale.y)))
-                seen.setdefault((marker.ns, marker.id), []).append(row)  # type: ignore[arg-type]
+                seen.setdefault((marker.ns, marker.id), []).append(row)
     tracks = []
     for rows in seen.values():
         stamps, first = np.unique(np.array([r[0] for r in rows], np.int64), return_index=True)

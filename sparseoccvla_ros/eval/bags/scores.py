@@ -26,8 +26,8 @@ LIMITS = {"acceleration": 4.05, "lateral": 4.89, "jerk": 8.37}
 class PlanScores:
     """Scores of one plan; None where the recording does not tell.
 
-    ade_m: mean distance to where the vehicle truly was over 3 s, every half second; fde_1s_m .. fde_3s_m: distance then;
-    heading_deg: error after 3 s; acceleration, lateral (m/s^2), jerk (m/s^3): largest of the plan; comfortable: 1 where
+    ade_m: mean distance to where the vehicle truly was over 3 s, every half second; fde_1s_m .. fde_3s_m: distance
+    then; heading_deg: error after 3 s; acceleration, lateral (m/s^2), jerk (m/s^3): largest of the plan; comfortable: 1 where
     all are below LIMITS; no_collision, ttc: 1 where the plan hits no recorded box, and would not within 0.9 s at any
     step.
     """
@@ -66,13 +66,22 @@ def score_plan(plan: Planned, drive: Drive, tracks: Sequence[Track], body: Vehic
     own = _in_frame(start, planned)
     speed = drive.speed(plan.stamp)
     felt = comfort(own, speed if np.isfinite(speed) else None)
-    largest = {name: getattr(felt, name) for name in LIMITS}
-    safe = _safety(plan, start, drive, tracks, body) if tracks else (None, None)
+    largest = {name: float(getattr(felt, name)) for name in LIMITS}
+    no_collision, ttc = _safety(plan, start, drive, tracks, body) if tracks else (None, None)
     return PlanScores(
-        plan.stamp, float(gaps.mean()), *(float(gaps[i]) for i in (1, 3, 5)),
-        float(np.degrees(np.abs(wrap(planned[-1, 2] - driven[-1, 2])))), **largest,
-        comfortable=float(all(largest[n] < limit for n, limit in LIMITS.items())), no_collision=safe[0], ttc=safe[1],
-    )  # fmt: skip
+        stamp=plan.stamp,
+        ade_m=float(gaps.mean()),
+        fde_1s_m=float(gaps[1]),
+        fde_2s_m=float(gaps[3]),
+        fde_3s_m=float(gaps[5]),
+        heading_deg=float(np.degrees(np.abs(wrap(planned[-1, 2] - driven[-1, 2])))),
+        acceleration=largest["acceleration"],
+        lateral=largest["lateral"],
+        jerk=largest["jerk"],
+        comfortable=float(all(largest[n] < limit for n, limit in LIMITS.items())),
+        no_collision=no_collision,
+        ttc=ttc,
+    )
 
 
 def _in_frame(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
