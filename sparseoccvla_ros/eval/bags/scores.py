@@ -26,10 +26,14 @@ LIMITS = {"acceleration": 4.05, "lateral": 4.89, "jerk": 8.37}
 class PlanScores:
     """Scores of one plan; None where the recording does not tell.
 
-    ade_m: mean distance to where the vehicle truly was over 3 s, every half second; fde_1s_m .. fde_3s_m: distance
-    then; heading_deg: error after 3 s; acceleration, lateral (m/s^2), jerk (m/s^3): largest of the plan; comfortable: 1 where
-    all are below LIMITS; no_collision, ttc: 1 where the plan hits no recorded box, and would not within 0.9 s at any
-    step.
+    Attributes:
+        ade_m: Mean distance to where the vehicle truly was over 3 s, every half second.
+        fde_1s_m, fde_2s_m, fde_3s_m: Distance then.
+        heading_deg: Error after 3 s.
+        acceleration, lateral, jerk: Largest of the plan, m/s^2 and m/s^3.
+        comfortable: 1 where all three are below LIMITS.
+        no_collision: 1 where the plan hits no recorded box.
+        ttc: 1 where it would not within 0.9 s at any step.
     """
 
     stamp: int
