@@ -26,7 +26,8 @@ class ImageConfig:
     """Size of the prepared images.
 
     An image is scaled by max(height / native height, width / native width) and cropped to the bottom rows and the
-    middle columns: the test-time rule of OPUS (Wang et al., NeurIPS 2024), 900x1600 -> 198x352 -> rows 70..197.
+    middle columns: the test-time rule of OPUS (Wang et al., NeurIPS 2024), 900x1600 -> 198x352 -> rows 70..197. Of an
+    image taller than 16:9 the middle 16:9 counts.
     """
 
     height: int = 128

@@ -205,7 +205,9 @@ class ImagePreparer:
         reduction = next((r for r in REDUCTIONS if height // r >= rows and width // r >= columns), 1)
         reduced_h, reduced_w = (-(-n // reduction) if rounds_up else n // reduction for n in (height, width))
         sy, sx = rows / (reduced_h * reduction), columns / (reduced_w * reduction)
-        top, left = rows - want_h, (columns - want_w) // 2
+        # Of an image taller than 16:9 as much goes above as below what one of 16:9 has: the horizon is in its middle.
+        taller = max(0, rows - round(columns * 9 / 16))
+        top, left = max(0, rows - want_h - taller // 2), (columns - want_w) // 2
         scaling = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1.0]])
         ida = scaling.copy()
         ida[:2, 2] -= (left, top)
@@ -232,7 +234,8 @@ class ImagePreparer:
             maps = self._rectifying(model, geometry)
             image = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
         else:
-            image = image[geometry.top :, geometry.left : geometry.left + self.config.width]
+            bottom, right = geometry.top + self.config.height, geometry.left + self.config.width
+            image = image[geometry.top : bottom, geometry.left : right]
         if code is None:
             np.copyto(out, image)
         else:

@@ -15,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from sparseoccvla_ros.cli.console import one_line_errors
 from sparseoccvla_ros.core.errors import InvalidInput
 
-from .train_later import DEFAULTS, Encoder, Reasoning_, anchors, cache, run, voxel_head
-from .train_recipe import recipe
+from .train_later import DEFAULTS, Encoder, Reasoning_, anchors, cache, recipe, run, voxel_head
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.data.dataset import Augmentation, DrivingSamples

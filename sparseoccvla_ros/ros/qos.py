@@ -23,4 +23,6 @@ PROFILES: dict[str, QoSProfile] = {
     # tf2's own: deep enough that a burst at the start of a bag loses nothing.
     "transforms": _profile(100, reliable=False),
     "latched": _profile(100, reliable=True, latched=True),
+    # What map_server offers and Nav2's static layer asks for: who joins late gets the last one.
+    "map": _profile(1, reliable=True, latched=True),
 }

@@ -72,9 +72,7 @@ OUTPUTS: tuple[Topic, ...] = (
         "occupancy/markers", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "the same as cubes, throttled"
     ),
     Topic("occupancy/legend", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "class colours, throttled"),
-    Topic(
-        "occupancy/grid", "nav_msgs/msg/OccupancyGrid", "occupancy", "output", "0 drivable, 100 obstacle, -1 unknown"
-    ),
+    Topic("occupancy/grid", "nav_msgs/msg/OccupancyGrid", "occupancy", "map", "0 drivable, 100 obstacle, -1 unknown"),
     Topic(
         "reasoning/state", "sparseoccvla_msgs/msg/Reasoning", "reasoning", "newest", "reasoning token, anchor scores"
     ),

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..camera_sync.rig.check import CameraReport, RigReport
 from ..core import geometry
-from .canvas import BACKGROUND, BAD, GOOD, LINE, MUTED, TEXT, Colour, Rect, blank, draw_text, mix
+from .canvas import BACKGROUND, BAD, GOOD, LINE, MUTED, TEXT, Colour, Rect, blank, draw_text, fitted, mix
 
 REACH = 40.0
 """m from the vehicle to each side: the encoder's grid."""
@@ -117,6 +117,7 @@ def _draw_camera(page: np.ndarray, camera: CameraReport, hue: Colour, place: Rec
     cv2.rectangle(page, (place.x, place.y), (place.x + place.width - 1, place.y + place.height - 1), hue, 2)
     what = f"{camera.lens} {camera.used_deg:.0f} of {camera.lens_deg:.0f} deg" if camera.lens else "not calibrated"
     below = place.y + place.height + 18
-    draw_text(page, f"{camera.name}  {camera.rate:.1f} Hz  {what}", (place.x, below), 13, TEXT, 600)
-    state = f"{len(camera.problems)} problems: {camera.problems[0][:38]}" if camera.problems else "sound"
+    title = fitted(f"{camera.name}  {camera.rate:.1f} Hz  {what}", place.width, 13, 600)
+    draw_text(page, title, (place.x, below), 13, TEXT, 600)
+    state = fitted("; ".join(camera.problems) or "sound", place.width, 12)
     draw_text(page, state, (place.x, below + 18), 12, BAD if camera.problems else GOOD)

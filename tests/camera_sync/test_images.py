@@ -238,6 +238,18 @@ class TestPreparer:
         assert geometry.resized == (198, 352)
         assert (geometry.top, geometry.left) == (70, 0)
 
+    @pytest.mark.parametrize(
+        ("height", "width", "top"), [(192, 256, 103), (240, 240, 147), (480, 1280, 4), (1080, 1920, 70)]
+    )
+    def test_the_middle_of_an_image_stays_in_the_upper_part(self, preparer, height, width, top):
+        geometry = preparer.geometry(height, width)
+        assert geometry.top == top
+        if width <= 2 * height:  # a wider one has no more rows to spare
+            assert abs(geometry.resized[0] / 2 - geometry.top - 29) <= 1
+        out = np.zeros((128, 352, 3), np.uint8)
+        preparer.prepare(np.full((height, width, 3), 77, np.uint8), out)
+        assert (out == 77).all()
+
     @pytest.mark.parametrize("native", SIZES)
     @pytest.mark.parametrize("suffix", ["raw", ".jpg", ".png", "mono"])
     def test_a_dot_lands_where_the_matrix_says(self, preparer, native, suffix):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import OccupancyGrid
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.types import PlanStatus
@@ -14,6 +15,7 @@ from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.planning import PlanningNode
 from sparseoccvla_ros.nodes.reasoning import ReasoningNode
 from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.topics import OPTIONAL_PACKAGES, OUTPUTS
 
 pytestmark = pytest.mark.ros
@@ -98,6 +100,16 @@ def test_frames_in_everything_out(stack, frames, until, read_cloud):
     assert (grid.info.width, grid.info.height) == (200, 200)
     assert len(grid.data) == 40000
     assert set(np.unique(np.array(grid.data))) <= {-1, 0, 100}
+
+
+def test_a_costmap_that_joins_late_gets_the_last_grid(stack, frames, until):
+    graph, _, seen = stack
+    play(graph, seen, frames, until, count=1)
+    assert until(lambda: seen["occupancy/grid"])
+    late: list[OccupancyGrid] = []
+    graph.probe.create_subscription(OccupancyGrid, "occupancy/grid", late.append, PROFILES["map"])
+    assert until(lambda: late, 10)
+    assert late[0].header == seen["occupancy/grid"][-1].header
 
 
 def test_reasoning_raises_the_score_source(stack, frames, until):

@@ -32,6 +32,8 @@ FARTHEST_MOUNT = 15.0
 """m from the vehicle frame; beyond that a mount is in other units, or of another frame."""
 LOWEST, HIGHEST = 0.1, 5.0
 """m above the ground (z of the vehicle frame) between which a camera on a vehicle sits."""
+FAR = 30.0
+"""m ahead of a camera, where it is to see what stands on the road."""
 CLOCK_OFF = 1.0
 """s between stamp and receipt beyond which they are different clocks."""
 DARK = 16
@@ -292,6 +294,18 @@ class RigCheck:
         if report.camera2ego is not None:
             k = ida @ model.intrinsics @ model.rectification
             report.ego2img = geometry.camera_matrix(k, geometry.inverse(report.camera2ego))
+            if not report.problems:
+                self._find_horizon(report)
+
+    def _find_horizon(self, report: CameraReport) -> None:
+        """Cropping keeps the lower rows: of a camera that is tilted up, or an odd image, the road may be gone."""
+        assert report.camera2ego is not None
+        assert report.ego2img is not None
+        axis = report.camera2ego[:2, 2] / np.linalg.norm(report.camera2ego[:2, 2])
+        far = np.append(report.camera2ego[:2, 3] + FAR * axis, 0.8)
+        row = float(geometry.project(report.ego2img, far[None])[0][0, 1])
+        if not 0.0 <= row < self._image.height:
+            report.problems.append(f"what stands {FAR:.0f} m away is cropped off: the camera looks up or down")
 
     # --- the vehicle
 

@@ -32,6 +32,10 @@ def moved(model, **changes):
     return model.mounted(pose)
 
 
+UP = np.array([[0.0, -0.6, -0.8], [1.0, 0.0, 0.0], [0.0, -0.8, 0.6]])
+"""Of a camera that looks back and 37 degrees up: where its x (right), y (down) and z (ahead) point."""
+
+
 def wrong_topic(content):
     content["cameras"]["stern"]["image_topic"] = "/rig/cam1/img"
 
@@ -53,6 +57,7 @@ MISTAKES = {
     "a body frame": (r"optical_1 is no upright optical frame", {"pose": {"axes": np.eye(3)}}),
     "millimetres": (r"m from base_link: other units than metres", {"pose": {"place": (500.0, 0.0, 1600.0)}}),
     "below the road": (r"sits -0.40 m above base_link", {"pose": {"place": (0.5, 0.0, -0.4)}}),
+    "looking up": (r"30 m away is cropped off", {"pose": {"axes": UP}}),
     "a copied pose": (r"has exactly the pose of bow", {"twin": True}),
     "late stamps": (r"stamps lie \+112 ms off those of bow, tolerance 60 ms", {"how": {"late": {"stern": 0.11}}}),
     "a dead camera": (r"is silent for 0.\d s, 4.0 Hz otherwise", {"how": {"silent": ("stern",)}}),
