@@ -122,6 +122,7 @@ def drive(
     real_time: Annotated[float, typer.Option(min=0.0, max=20.0, help="do not wait for the stack: this fast")] = 0.0,
     serve: Annotated[bool, typer.Option("--serve", help="show it live in a browser")] = False,
     cockpit: Annotated[bool, typer.Option("--cockpit", help="one page to see, ask and steer")] = False,
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="port of that page")] = 8088,
 ) -> None:
     """Let the stack drive itself through the world, over ROS topics. Ctrl-C ends.
 
@@ -131,6 +132,7 @@ def drive(
 
     given = {"seed": str(seed), "scenario": scenario, "preset": preset, "lockstep": str(not real_time).lower()}
     given |= {"real_time_factor": str(real_time or 1.0), "serve": str(serve).lower(), "cockpit": str(cockpit).lower()}
+    given |= {"cockpit_port": str(port)}
     raise typer.Exit(run_drive(out, given, {"longest": str(seconds), "commands": str(not cockpit).lower()}))
 
 

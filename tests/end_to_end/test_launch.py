@@ -1,5 +1,7 @@
 """./run launch as a process: starts the graph, ends it however it is ended itself."""
 
+import http.client
+import json
 import os
 import signal
 import subprocess
@@ -83,14 +85,44 @@ def launches(preset, tmp_path, free_port) -> dict[str, list[str]]:
     return {
         "bag": ["launch", "bag:=", "loop:=true", "view:=true", f"out:={out}", *port],
         "composed": ["launch", "bag:=", "loop:=true", "composed:=true", *port],
-        "drive": ["drive", "--preset", preset, "--out", str(out)],
+        "drive": ["drive", "--cockpit", "--port", str(free_port), "--preset", preset, "--out", str(out)],
         "view": ["view", "--port", str(free_port)],
         "cockpit": ["cockpit", "--port", str(free_port), "--preset", preset],
         "play": ["bag", "play", "bags/world_demo", "--loop"],
     }
 
 
-@pytest.mark.parametrize("what", ["bag", *(pytest.param(w, marks=pytest.mark.slow) for w in ("composed", "drive"))])
+def scene_on_page(port: int) -> dict | None:
+    """The newest scene that the cockpit at a port shows, None where there is no page or no scene yet."""
+    try:
+        page = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        page.request("GET", "/events")
+        answer = page.getresponse()
+        while line := answer.readline().decode():
+            if line.startswith("event: scene"):
+                return json.loads(answer.readline().decode().removeprefix("data: "))
+    except OSError:
+        return None
+    return None
+
+
+@pytest.mark.slow
+def test_drive_opens_the_cockpit(launches, free_port, tmp_path, domain):
+    """From one command to a page with a driving car, and its end by Ctrl-C."""
+    scenes = []
+
+    def drives(_: float) -> bool:
+        if scene := scene_on_page(free_port):
+            scenes.append(scene)
+        return len({s["stamp"] for s in scenes}) > 1
+
+    ctrl_c(launches["drive"], tmp_path / "log", drives)
+    assert f"cockpit: http://127.0.0.1:{free_port}/" in (tmp_path / "log").read_text()
+    assert len(scenes[-1]["cameras"]) == 6
+    assert scenes[-1]["reach"] == [-40.0, 40.0, -40.0, 40.0]
+
+
+@pytest.mark.parametrize("what", ["bag", pytest.param("composed", marks=pytest.mark.slow)])
 def test_ctrl_c_ends_every_launch(launches, tmp_path, domain, what):
     """While frames, voxels and paths are in flight, pictures are drawn and files written."""
     with TopicMonitor(("planning/path",), domain_id=domain) as observer:
