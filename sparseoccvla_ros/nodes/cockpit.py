@@ -23,9 +23,11 @@ from sparseoccvla_ros.planning.route_command import parse_command
 from sparseoccvla_ros.reasoning.serving.generation import check_question
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.adapters.scene_collector import STAMPED, Scene, SceneCollector
+from sparseoccvla_ros.ros.adapters.stack_control import StackControl
 from sparseoccvla_ros.ros.latest_worker import Worker
 from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
 from sparseoccvla_ros.ros.msg_utils import stamp_of
+from sparseoccvla_ros.ros.parameters import STAGES, TABLES
 from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.throttle import Throttle
@@ -33,11 +35,15 @@ from sparseoccvla_ros.ros.topics import ACTION, BY_NAME
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.view.cockpit_scene import scene_event
 from sparseoccvla_ros.view.cockpit_server import CockpitServer
+from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 
 COMMAND_PERIOD = 0.5
 """Seconds between two messages of a command that is held: planning forgets it after `command_timeout`."""
 ANSWER_TIMEOUT = 60.0
 """Seconds without a piece of an answer after which it counts as lost."""
+SWITCHED = (*STAGES, "follower")
+"""Nodes that the page can switch off and on."""
+WEATHERS = next(p.choices for p in TABLES["simulator"] if p.name == "weather")
 LEVELS = ("ok", "warn", "error", "stale")
 
 
@@ -60,6 +66,7 @@ class CockpitNode(StageNode):
         self._command = self.output_to("planning/command")
         self._goal = self.output_to("planning/goal")
         self._asking = ActionClient(self, AskScene, ACTION)
+        self._control = StackControl(self, SWITCHED)
         self._worker: Worker[int] = Worker("cockpit", lambda stamp: self.attempt(lambda: self._show(stamp)))
         for name in STAMPED:
             entry = BY_NAME[name]
@@ -95,6 +102,7 @@ class CockpitNode(StageNode):
         self._server.close()
         self.destroy_timer(self._timer)
         self._asking.destroy()
+        self._control.close()
         del self._worker
 
     # --- from the stack
@@ -134,9 +142,12 @@ class CockpitNode(StageNode):
                     "level": level,
                     "message": status.message,
                     "at": time.monotonic(),
+                    "switch": name.removeprefix(prefix) in SWITCHED,
                     **{k: values[k] for k in ("latency_p50_ms", "latency_p95_ms", "rate_hz") if k in values},
                 }
         now = time.monotonic()
+        if self._control.simulated:
+            self._server.send("simulator", {"scenarios": ["", *FAMILIES], "weathers": WEATHERS})
         self._server.send(
             "states",
             [
@@ -167,6 +178,18 @@ class CockpitNode(StageNode):
         message.pose = messages.pose_to_msg(ego.pose)
         message.pose.position.x, message.pose.position.y, message.pose.position.z = (float(v) for v in place[:3])
         self._goal.publish(message)
+
+    def switch(self, node: str, on: bool) -> None:
+        """Activate or deactivate a node."""
+        self._control.switch(node, on)
+
+    def cover(self, camera: str, on: bool) -> None:
+        """Cover a simulated lens; every page learns which are."""
+        self._server.send("covered", self._control.cover(camera, on))
+
+    def begin(self, scenario: str, weather: str, seed: int) -> None:
+        """Begin a new simulated drive."""
+        self._control.begin(scenario, weather, seed)
 
     def ask(self, question: str) -> Iterator[str]:
         """Pieces of the answer of AskScene, and at the end what is amiss with it, if anything."""

@@ -118,7 +118,9 @@ class SimulatorNode(SourceNode):
         families = values.scenario.split(",")
         self._scenario = families[self._drives % len(families)]
         self._episode = Episode(values.seed, self._scenario or None, "nodes", longest=values.longest)
-        self._cameras = SimulatedCameras(self._episode.simulator, values.height, values.width, whole=True)
+        self._cameras = SimulatedCameras(
+            self._episode.simulator, values.height, values.width, whole=True, weather=values.weather
+        )
         self._record = DriveRecord(self._episode)
         self._start += BETWEEN
         self._stamp, self._answers, self._paths = self._start, 0, 0
@@ -269,10 +271,9 @@ class SimulatorNode(SourceNode):
     def _publish_images(self) -> None:
         if self.values.commands:
             self._direction.publish(String(data=self._episode.simulator.command().value))
-        names = [c.name for c in self._cameras.rig]
-        self._vehicle.publish_images(
-            self._stamp, names, self._cameras.intrinsics, self._cameras.images(), self.values.jpeg_quality
-        )
+        names, images = [c.name for c in self._cameras.rig], self._cameras.images()
+        images[[name in self.values.covered.split() for name in names]] = 0
+        self._vehicle.publish_images(self._stamp, names, self._cameras.intrinsics, images, self.values.jpeg_quality)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -43,6 +43,15 @@ class Stack(Protocol):
     def ask(self, question: str) -> Iterator[str]:
         """Pieces of an answer as they are written; closing the iterator cancels it."""
 
+    def switch(self, node: str, on: bool) -> None:
+        """Switch a node off or on."""
+
+    def cover(self, camera: str, on: bool) -> None:
+        """In simulation: cover the lens of a camera, or uncover it."""
+
+    def begin(self, scenario: str, weather: str, seed: int) -> None:
+        """In simulation: begin a new drive; "" leaves scenario or weather to the seed."""
+
 
 class Stream:
     """What one client still has to get: the newest of each event, so that a slow client falls behind in nothing."""
@@ -185,6 +194,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.cockpit.stack.command(_text(body, "command"))
             elif path == "/goal":
                 self.cockpit.stack.goal(_number(body, "x"), _number(body, "y"))
+            elif path == "/switch":
+                self.cockpit.stack.switch(_text(body, "node"), _flag(body, "on"))
+            elif path == "/cover":
+                self.cockpit.stack.cover(_text(body, "camera"), _flag(body, "on"))
+            elif path == "/begin":
+                seed = round(_number(body, "seed", 2_000_000_000))
+                self.cockpit.stack.begin(_text(body, "scenario"), _text(body, "weather"), seed)
             elif path == "/ask":
                 self._answer_question(_text(body, "question"))
                 return
@@ -280,8 +296,15 @@ def _text(body: dict[str, Any], name: str) -> str:
     return value
 
 
-def _number(body: dict[str, Any], name: str) -> float:
+def _flag(body: dict[str, Any], name: str) -> bool:
     value = body.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1000:
-        raise InvalidInput(name, "want a number of metres, at most 1000")
+    if not isinstance(value, bool):
+        raise InvalidInput(name, f"want true or false, got {type(value).__name__}")
+    return value
+
+
+def _number(body: dict[str, Any], name: str, most: float = 1000.0) -> float:
+    value = body.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= most:
+        raise InvalidInput(name, f"want a number of at most {most:.0f}")
     return float(value)

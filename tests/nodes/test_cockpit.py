@@ -8,11 +8,14 @@ import threading
 import cv2
 import numpy as np
 import pytest
+from sensor_msgs.msg import CompressedImage
 
 from sparseoccvla_ros.nodes.cockpit import CockpitNode
+from sparseoccvla_ros.nodes.follower import FollowerNode
 from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.planning import PlanningNode
 from sparseoccvla_ros.nodes.reasoning import ReasoningNode
+from sparseoccvla_ros.nodes.simulator import SimulatorNode
 from sparseoccvla_ros.ros import messages
 
 pytestmark = pytest.mark.ros
@@ -90,6 +93,38 @@ def test_sees_asks_and_steers(graph, preset, frames, until, free_port):
     assert answer
     assert page.post("/ask", {"question": " "})[0] == 400
     assert len(plans) == 3
+
+
+def test_switches_nodes_and_the_simulated_world(graph, preset, until, free_port):
+    images = []
+    graph.probe.create_subscription(CompressedImage, "/CAM_FRONT/image_rect_compressed", images.append, 10)
+    simulator = graph.add(
+        SimulatorNode, height=18, width=32, lockstep=False, real_time_factor=5.0, wait_for=["follower"]
+    )
+    follower = graph.add(FollowerNode)
+    graph.add(CockpitNode, preset=preset, port=free_port)
+    page = Page(free_port)
+
+    def shown() -> np.ndarray:
+        return cv2.imdecode(np.frombuffer(images[-1].data, np.uint8), cv2.IMREAD_COLOR)
+
+    assert until(lambda: images and shown().any(), 60)
+    assert until(lambda: "red_light" in page.events.get("simulator", [{"scenarios": []}])[-1]["scenarios"], 20)
+    assert page.post("/cover", {"camera": "CAM_FRONT", "on": True})[0] == 200
+    assert until(lambda: not shown().any(), 20)
+    assert page.events["covered"][-1] == ["CAM_FRONT"]
+    assert page.post("/switch", {"node": "follower", "on": False})[0] == 200
+    assert not follower.active
+    assert page.post("/switch", {"node": "follower", "on": True})[0] == 200
+    assert follower.active
+    status, answer = page.post("/switch", {"node": "planning", "on": False})
+    assert (status, "planning is not running" in answer) == (400, True)
+    assert page.post("/switch", {"node": "cockpit", "on": False})[0] == 400
+    status, answer = page.post("/begin", {"scenario": "", "weather": "hail", "seed": 3})
+    assert (status, "weather" in answer) == (400, True)
+    assert page.post("/begin", {"scenario": "", "weather": "night", "seed": 30_002})[0] == 200
+    assert until(lambda: simulator._cameras._renderer.weather.word == "night", 60)
+    assert simulator._episode.simulator.scene.seed == 30_002
 
 
 def test_without_reasoning_a_question_is_refused_and_goals_wait_for_a_scene(graph, preset, free_port):

@@ -21,12 +21,22 @@ class Stack:
     def __init__(self) -> None:
         self.commands: list[str] = []
         self.goals: list[tuple[float, float]] = []
+        self.switched: list[tuple] = []
 
     def command(self, command: str) -> None:
         self.commands.append(command)
 
     def goal(self, x: float, y: float) -> None:
         self.goals.append((x, y))
+
+    def switch(self, node: str, on: bool) -> None:
+        self.switched.append((node, on))
+
+    def cover(self, camera: str, on: bool) -> None:
+        self.switched.append((camera, on))
+
+    def begin(self, scenario: str, weather: str, seed: int) -> None:
+        self.switched.append((scenario, weather, seed))
 
     def ask(self, question: str) -> Iterator[str]:
         yield from ("A ", "car ", "ahead.")
@@ -121,6 +131,32 @@ def test_faults_are_seen(page, cockpit):
     page.wait_for_selector("#states tr[data-level=error]:has-text('STALE')")
     cockpit.close()
     page.wait_for_selector("#link[data-level=error]")
+
+
+def test_switches_nodes_lenses_and_the_simulated_world(page, cockpit):
+    """Lenses, weather and scenario are offered where a simulator runs."""
+    cover = page.locator("figure[data-name=CAM_FRONT] button")
+    assert not cover.is_visible()
+    assert not page.locator("#world").is_visible()
+    state = {"name": "planning", "level": "ok", "message": "OK", "silent": False, "switch": True}
+    cockpit.send("states", [state])
+    cockpit.send("simulator", {"scenarios": ["", "red_light"], "weathers": ["", "night"]})
+    page.click("tr[data-name=planning] button")
+    cockpit.send("states", [{**state, "message": "INACTIVE"}])
+    page.click("tr[data-name=planning] button:has-text('on')")
+    cover.click()
+    cockpit.send("covered", ["CAM_FRONT"])
+    page.wait_for_selector("figure[data-name=CAM_FRONT] button[aria-pressed=true]")
+    cover.click()
+    page.select_option("#scenario", "red_light")
+    page.select_option("#weather", "night")
+    page.fill("#seed", "90007")
+    page.click("#begin")
+    page.wait_for_timeout(300)
+    assert cockpit.stack.switched == [
+        ("planning", False), ("planning", True), ("CAM_FRONT", True), ("CAM_FRONT", False),
+        ("red_light", "night", 90007),
+    ]  # fmt: skip
 
 
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(page):

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...data.synthetic.scenes import WorldSettings, prepared_intrinsics, prepared_size, rig_of
 from ...world.render.renderer import Renderer
+from ...world.render.weather import Weather
 from ...world.sim.simulator import Simulator
 
 
@@ -17,18 +18,19 @@ class SimulatedCameras:
     Args:
         simulator: Of the drive.
         height, width: Of the images, px.
+        weather: One of weather.WORDS; the seed's where empty.
         whole: The cameras' whole field of view, as a driver publishes it; otherwise scaled and cropped as camera_sync
             prepares it.
     """
 
-    def __init__(self, simulator: Simulator, height: int, width: int, whole: bool = False) -> None:
+    def __init__(self, simulator: Simulator, height: int, width: int, whole: bool = False, weather: str = "") -> None:
         self._simulator, self._height, self._width = simulator, height, width
         self.rig = rig_of(simulator.scene.seed, WorldSettings(other_rigs=0.0))
         # The whole view is rendered in any case: a pixel that rounds otherwise leads the chain another way in the end.
         self._sizes = [(height, width) if whole else prepared_size(c, height, width) for c in self.rig]
         self._rendered = [c.scaled(*size) for c, size in zip(self.rig, self._sizes, strict=True)]
         self.intrinsics = self._rendered if whole else [prepared_intrinsics(c, height, width) for c in self.rig]
-        self._renderer = Renderer(simulator.scene)
+        self._renderer = Renderer(simulator.scene, Weather.generate(simulator.scene.seed, weather))
 
     def images(self) -> np.ndarray:
         """uint8 [C, H, W, 3] RGB of now."""

@@ -13,6 +13,8 @@ events.onerror = () => link("connection lost", "error");
 events.addEventListener("scene", (e) => show(JSON.parse(e.data)));
 events.addEventListener("states", (e) => states(JSON.parse(e.data)));
 events.addEventListener("held", (e) => held(JSON.parse(e.data)));
+events.addEventListener("simulator", (e) => simulator(JSON.parse(e.data)));
+events.addEventListener("covered", (e) => covered(JSON.parse(e.data)));
 events.addEventListener("says", (e) => says(JSON.parse(e.data)));
 
 function link(text, level) {
@@ -122,8 +124,12 @@ function drawCamera(name, camera, image) {
   if (!figure) {
     figure = document.createElement("figure");
     figure.dataset.name = name;
-    figure.append(document.createElement("canvas"), document.createElement("figcaption"));
-    figure.lastChild.textContent = name.replace("CAM_", "").replaceAll("_", " ").toLowerCase();
+    const caption = document.createElement("figcaption"), cover = document.createElement("button");
+    caption.textContent = name.replace("CAM_", "").replaceAll("_", " ").toLowerCase();
+    cover.textContent = "cover";
+    cover.addEventListener("click", () =>
+      post("cover", { camera: name, on: cover.getAttribute("aria-pressed") !== "true" }));
+    figure.append(document.createElement("canvas"), caption, cover);
     const order = scene.rows.flat();
     const after = [...$("cameras").children].find((f) => order.indexOf(f.dataset.name) > order.indexOf(name));
     $("cameras").insertBefore(figure, after || null);
@@ -154,17 +160,50 @@ function project(m, x, y) {
 // --- nodes
 
 function states(nodes) {
-  const body = document.querySelector("#states tbody");
+  const body = document.querySelector("#states tbody"), rows = Object.fromEntries([...body.rows].map((r) => [r.dataset.name, r]));
+  const whole = (text) => (text === undefined ? "" : Number(text).toFixed(0));
+  // Rows stay, so that a button is still there when the finger is lifted.
   body.replaceChildren(...nodes.map((node) => {
-    const row = document.createElement("tr");
+    const row = rows[node.name] || nodeRow(node.name), [name, state, p50, p95, rate, end] = row.cells;
     row.dataset.level = node.silent ? "stale" : node.level;
-    const whole = (text) => (text === undefined ? "" : Number(text).toFixed(0));
-    const cells = [node.name, node.silent ? "gone" : node.message, whole(node.latency_p50_ms), whole(node.latency_p95_ms),
-                   node.rate_hz === undefined ? "" : Number(node.rate_hz).toFixed(1)];
-    row.append(...cells.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
+    name.textContent = node.name;
+    state.textContent = node.silent ? "gone" : node.message;
+    p50.textContent = whole(node.latency_p50_ms);
+    p95.textContent = whole(node.latency_p95_ms);
+    rate.textContent = node.rate_hz === undefined ? "" : Number(node.rate_hz).toFixed(1);
+    end.firstChild.hidden = !node.switch || node.silent;
+    end.firstChild.textContent = node.message.startsWith("INACTIVE") ? "on" : "off";
     return row;
   }));
 }
+
+function nodeRow(name) {
+  const row = document.createElement("tr"), button = document.createElement("button");
+  row.dataset.name = name;
+  for (let i = 0; i < 6; i++) row.append(document.createElement("td"));
+  button.setAttribute("aria-label", `switch ${name}`);
+  button.addEventListener("click", () => post("switch", { node: name, on: button.textContent === "on" }));
+  row.lastChild.append(button);
+  return row;
+}
+
+// --- the simulated world
+
+function simulator({ scenarios, weathers }) {
+  if (!$("world").hidden) return;
+  $("world").hidden = false;
+  document.body.classList.add("simulated");
+  for (const [id, words] of [["scenario", scenarios], ["weather", weathers]])
+    $(id).append(...words.map((w) => new Option(w ? w.replaceAll("_", " ") : "by the seed", w)));
+}
+
+function covered(names) {
+  for (const figure of document.querySelectorAll("#cameras figure"))
+    figure.querySelector("button").setAttribute("aria-pressed", String(names.includes(figure.dataset.name)));
+}
+
+$("begin").addEventListener("click", () =>
+  post("begin", { scenario: $("scenario").value, weather: $("weather").value, seed: Number($("seed").value) }));
 
 // --- command and chat
 
@@ -197,7 +236,7 @@ for (const button of document.querySelectorAll("#drive button"))
   button.addEventListener("click", () => command(button.dataset.command));
 
 document.addEventListener("keydown", (e) => {
-  if (e.target.tagName === "INPUT") {
+  if (["INPUT", "SELECT"].includes(e.target.tagName)) {
     if (e.key === "Escape") e.target.blur();
     return;
   }

@@ -41,9 +41,9 @@ class Weather:
     glare: float = 0.0
 
     @classmethod
-    def generate(cls, seed: int) -> Weather:
-        """One of WORDS, at some time of day, all in wide ranges."""
-        return _draw(np.random.default_rng([seed, 11]))
+    def generate(cls, seed: int, word: str = "") -> Weather:
+        """At some time of day, all in wide ranges; word: one of WORDS, by the seed where empty."""
+        return _draw(np.random.default_rng([seed, 11]), word)
 
     @property
     def lit(self) -> bool:
@@ -96,8 +96,9 @@ def _colours(kind: str, elevation: float) -> tuple[Rgb, ...]:
     return table[kind]
 
 
-def _draw(rng: np.random.Generator) -> Weather:
-    kind = str(rng.choice(list(WORDS), p=list(WORDS.values())))
+def _draw(rng: np.random.Generator, word: str) -> Weather:
+    drawn = str(rng.choice(list(WORDS), p=list(WORDS.values())))
+    kind = word or drawn
     azimuth, bright = rng.uniform(0, 2 * np.pi), rng.uniform(0.82, 1.12)
     elevation = np.radians(rng.uniform(4, 13) if kind == "dusk" else rng.uniform(24, 66))
     cast = rng.uniform(0.95, 1.05, 3)

@@ -1,0 +1,87 @@
+"""What a page may switch: nodes off and on, and in simulation lenses, weather, scenario and seed."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
+from std_srvs.srv import Trigger
+
+from sparseoccvla_ros.core.errors import InvalidInput
+
+ANSWER_SECONDS = 10.0
+SIMULATOR = "simulator"
+
+
+class StackControl:
+    """Calls services of the other nodes and waits for their answers; not from the thread that spins the node.
+
+    switched: nodes of the namespace that may be switched. Each method raises InvalidInput with what was answered.
+    """
+
+    def __init__(self, node: Node, switched: tuple[str, ...]) -> None:
+        self._node = node
+        self._transitions = {n: node.create_client(ChangeState, f"{n}/change_state") for n in switched}
+        self._reset = node.create_client(Trigger, f"{SIMULATOR}/reset")
+        self._parameters = AsyncParameterClient(node, SIMULATOR)
+        self._covered: set[str] = set()
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Destroy the clients."""
+        for client in (*self._transitions.values(), self._reset):
+            self._node.destroy_client(client)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether there is a simulator."""
+        return bool(self._reset.service_is_ready())
+
+    def switch(self, name: str, on: bool) -> None:
+        """Activate or deactivate a node, as a lifecycle manager would."""
+        client = self._transitions.get(name)
+        if client is None:
+            raise InvalidInput("node", f"{name!r} is none of {', '.join(self._transitions)}")
+        kind = Transition.TRANSITION_ACTIVATE if on else Transition.TRANSITION_DEACTIVATE
+        answer = self._call(client, ChangeState.Request(transition=Transition(id=kind)), name)
+        if not answer.success:
+            raise InvalidInput("node", f"{name} refused to be switched {'on' if on else 'off'}")
+
+    def cover(self, camera: str, on: bool) -> list[str]:
+        """Cover or uncover a lens of the simulated vehicle; returns those that are covered."""
+        with self._lock:
+            covered = (self._covered | {camera}) if on else (self._covered - {camera})
+            self._set(covered=" ".join(sorted(covered)))
+            self._covered = covered
+            return sorted(covered)
+
+    def begin(self, scenario: str, weather: str, seed: int) -> None:
+        """A new drive."""
+        self._set(scenario=scenario, weather=weather, seed=seed)
+        self._call(self._reset, Trigger.Request(), SIMULATOR)
+
+    def _set(self, **values: Any) -> None:
+        if not self.simulated:
+            raise InvalidInput("simulator", "there is none")
+        future = self._parameters.set_parameters([Parameter(name, value=value) for name, value in values.items()])
+        for result in self._wait(future, SIMULATOR).results:
+            if not result.successful:
+                raise InvalidInput("simulator", result.reason)
+
+    def _call(self, client: Any, request: Any, name: str) -> Any:
+        if not client.service_is_ready():
+            raise InvalidInput("node", f"{name} is not running")
+        return self._wait(client.call_async(request), name)
+
+    @staticmethod
+    def _wait(future: Any, name: str) -> Any:
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(ANSWER_SECONDS):
+            raise InvalidInput("node", f"{name} did not answer within {ANSWER_SECONDS:.0f} s")
+        return future.result()
