@@ -68,6 +68,7 @@ class SimulatorNode(SourceNode):
         self._vehicle = vehicle.VehicleOutputs(self.publisher, profile(PROFILE), FIXED_FRAME)
         self._route = self.output("simulator/route")
         self._direction = self.publisher(String, "planning/command", "output")
+        self._to_planning = self.publisher(PathMsg, "planning/route", "output")
         self.input("control/command", self._on_command)
         self.input("planning/path", self._on_path)
         self.control(Trigger, "~/reset", self._on_reset)
@@ -266,11 +267,14 @@ class SimulatorNode(SourceNode):
         simulator = self._episode.simulator
         self._vehicle.publish_mounts(self._stamp, [(BASE_FRAME, c.name, c.camera2ego) for c in self._cameras.rig])
         poses = simulator.route.at(np.arange(simulator.begin, simulator.end, 2.0))
-        self._route.publish(vehicle.route_to_msg(self._stamp, FIXED_FRAME, poses))
+        self._way = vehicle.route_to_msg(self._stamp, FIXED_FRAME, poses)
+        self._route.publish(self._way)
 
     def _publish_images(self) -> None:
         if self.values.commands:
             self._direction.publish(String(data=self._episode.simulator.command().value))
+        elif self._episode.simulator.time > 0:  # planning takes a route once it knows where it is
+            self._to_planning.publish(self._way)
         names, images = [c.name for c in self._cameras.rig], self._cameras.images()
         images[[name in self.values.covered.split() for name in names]] = 0
         self._vehicle.publish_images(self._stamp, names, self._cameras.intrinsics, images, self.values.jpeg_quality)

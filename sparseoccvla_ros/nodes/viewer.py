@@ -6,20 +6,19 @@ import contextlib
 import sys
 import threading
 import time
-from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.serialization import deserialize_message
 from sparseoccvla_msgs.msg import SparseVoxels as SparseVoxelsMsg
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.vehicle import Vehicle
+from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.data.bags.recorder import BagRecorder
-from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.adapters.scene_collector import KEPT, STAMPED, Scene, SceneCollector
 from sparseoccvla_ros.ros.latest_worker import Worker
 from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
 from sparseoccvla_ros.ros.msg_utils import stamp_of
@@ -33,11 +32,8 @@ from sparseoccvla_ros.view.scene_picture import save_png, scene_picture
 
 NOT_RECORDED = ("frames", "camera_sync/mosaic", "/clock")
 """Images are in the input already; the bag of outputs leaves them out."""
-KEPT = 24
-"""Messages per topic kept until the plan of their stamp arrives."""
 LABEL_REACH = 0.3
 """Labels at most this many seconds from the frame set are shown beside it."""
-STAMPED = ("frames", "occupancy/queries", "reasoning/state", "planning/plan")
 
 
 class ViewerNode(StageNode):
@@ -52,13 +48,13 @@ class ViewerNode(StageNode):
 
     def setup(self) -> None:
         """Open the sinks and subscribe to every output."""
-        self._occupancy = load_preset(self.values.preset).occupancy
+        self._scenes = SceneCollector(load_preset(self.values.preset).occupancy)
         self._vehicle = Vehicle(**section(self.values, "vehicle"))
-        self._raw: dict[str, OrderedDict[int, tuple[bytes, float]]] = {n: OrderedDict() for n in (*STAMPED, "labels")}
-        self._raw_lock = threading.Lock()
+        self._labels: dict[int, SparseVoxelsMsg] = {}
+        self._labels_lock = threading.Lock()
         self._first_plan: int | None = None
         self._picture_done = False
-        self._scene: dict[str, Any] | None = None
+        self._scene: Scene | None = None
         self._out = Path(self.values.out) if self.values.out else None
         record = self.values.record and self._out is not None
         if self._out is not None:
@@ -119,24 +115,20 @@ class ViewerNode(StageNode):
         if self._bag is not None and name not in NOT_RECORDED and now and self._bag.knows(BY_NAME[name].type):
             self._bag.write(full_name, BY_NAME[name].type, now, raw)
         if name in STAMPED:
-            self._keep(name, stamp_of(raw), raw)
+            self._scenes.keep(name, stamp_of(raw), raw)
             if name == "planning/plan":
                 self.monitor.received()
                 self._worker.submit(stamp_of(raw))
 
-    def _keep(self, name: str, stamp: int, raw: Any) -> None:
-        with self._raw_lock:
-            kept = self._raw[name]
-            kept[stamp] = (raw, time.monotonic())
-            while len(kept) > KEPT:
-                kept.popitem(last=False)
-
     def _on_labels(self, message: SparseVoxelsMsg) -> None:
-        self._keep("labels", messages.nanoseconds(message.header.stamp), message)
+        with self._labels_lock:
+            self._labels[messages.nanoseconds(message.header.stamp)] = message
+            while len(self._labels) > KEPT:
+                del self._labels[next(iter(self._labels))]
 
     def _on_text(self, message: String) -> None:
         if self._recording is not None and self._scene is not None:
-            self._recording.log_text(self._scene["frames"].stamp, message.data)
+            self._recording.log_text(self._scene.frames.stamp, message.data)
 
     def _on_states(self, message: DiagnosticArray) -> None:
         if self._recording is None or self._scene is None:
@@ -145,73 +137,58 @@ class ViewerNode(StageNode):
             level = ("INFO", "WARN", "ERROR", "ERROR")[int.from_bytes(status.level, "little")]
             if level != "INFO":
                 self._recording.log_text(
-                    self._scene["frames"].stamp, status.message, status.name.removesuffix(": state"), level
+                    self._scene.frames.stamp, status.message, status.name.removesuffix(": state"), level
                 )
 
     # --- drawing
 
     def _draw(self, stamp: int) -> None:
         began = time.monotonic()
-        scene = self._collect(stamp)
+        scene = self._scenes.collect(stamp)
         if scene is None:
             self.monitor.count("incomplete")
             return
         self._scene = scene
         if self._recording is not None:
-            self._recording.log_scene(**{k: v for k, v in scene.items() if k != "delays"})
-            self._recording.log_scalars(stamp, {k: 1e3 * v for k, v in scene["delays"].items()})
+            self._recording.log_scene(**self._shown(scene))
+            self._recording.log_scalars(stamp, {k: 1e3 * v for k, v in scene.delays.items()})
         if self._first_plan is None or stamp < self._first_plan:
             self._first_plan = stamp
         if not self._picture_done and stamp - self._first_plan >= self.values.picture_at * 1e9:
             self._save_picture()
         self.monitor.finished(time.monotonic() - began)
 
-    def _collect(self, stamp: int) -> dict[str, Any] | None:
-        """Everything about a stamp, or None when frames or queries of it were missed."""
-        with self._raw_lock:
-            raw = {name: kept.get(stamp) for name, kept in self._raw.items()}
-            reasoning = max((s for s in self._raw["reasoning/state"] if s <= stamp), default=None)
-            if reasoning is not None:
-                raw["reasoning/state"] = self._raw["reasoning/state"][reasoning]
-            label = min(self._raw["labels"], key=lambda s: abs(s - stamp), default=None)
-            near = label is not None and abs(label - stamp) <= LABEL_REACH * 1e9
-            raw["labels"] = self._raw["labels"][label] if near else None
-        if raw["frames"] is None or raw["occupancy/queries"] is None or raw["planning/plan"] is None:
-            return None
-        frames = messages.frames_from_msg(_decode("frames", raw["frames"][0]))
-        queries = messages.queries_from_msg(_decode("occupancy/queries", raw["occupancy/queries"][0]))
-        plan = messages.plan_from_msg(_decode("planning/plan", raw["planning/plan"][0]))
-        state = None
-        if raw["reasoning/state"] is not None:
-            state = messages.reasoning_from_msg(_decode("reasoning/state", raw["reasoning/state"][0]))
-        delays = {"frames to queries": raw["occupancy/queries"][1] - raw["frames"][1]}
-        delays["frames to plan"] = raw["planning/plan"][1] - raw["frames"][1]
-        notes = {"latency": f"{1e3 * delays['frames to plan']:.0f} ms to plan"}
-        if state is not None and state.text:
-            notes["says"] = state.text
-        if not queries.trained:
+    def _shown(self, scene: Scene) -> dict[str, Any]:
+        """What recording and picture take of a scene."""
+        notes = {"latency": f"{1e3 * scene.delays['frames to plan']:.0f} ms to plan"}
+        if scene.reasoning is not None and scene.reasoning.text:
+            notes["says"] = scene.reasoning.text
+        if not scene.queries.trained:
             notes["weights"] = "untrained"
         return {
-            "frames": frames,
-            "voxels": occupied_voxels(queries, config=self._occupancy),
-            "plan": plan,
-            "forecasts": state.forecasts if state is not None else (),
-            "labels": messages.voxels_from_msg(raw["labels"][0]) if raw["labels"] is not None else None,
+            "frames": scene.frames,
+            "voxels": scene.voxels,
+            "plan": scene.plan,
+            "forecasts": scene.forecasts,
+            "labels": self._labels_near(scene.frames.stamp),
             "notes": notes,
-            "trained": queries.trained,
-            "delays": delays,
+            "trained": scene.queries.trained,
         }
+
+    def _labels_near(self, stamp: int) -> SparseVoxels | None:
+        with self._labels_lock:
+            found = min(self._labels, key=lambda s: abs(s - stamp), default=None)
+            if found is None or abs(found - stamp) > LABEL_REACH * 1e9:
+                return None
+            message = self._labels[found]
+        return messages.voxels_from_msg(message)
 
     def _save_picture(self) -> None:
         self._picture_done = True
-        if self._out is not None:
-            page = scene_picture(**{k: v for k, v in self._scene.items() if k != "delays"}, body=self._vehicle)
+        if self._out is not None and self._scene is not None:
+            page = scene_picture(**self._shown(self._scene), body=self._vehicle)
             save_png(self._out / "scene.png", page)
             self.get_logger().info(f"wrote {self._out / 'scene.png'}")
-
-
-def _decode(name: str, raw: bytes) -> Any:
-    return deserialize_message(raw, message_class(BY_NAME[name].type))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -219,7 +219,12 @@ TABLES: dict[str, tuple[Param, ...]] = {
             [*STAGES, "follower"],
             "nodes that have to be active before a drive begins, and without which no step waits",
         ),
-        Param("commands", True, "tell left, straight or right along the route; false leaves it to others", live=True),
+        Param(
+            "commands",
+            True,
+            "tell left, straight or right along the route; false: the route itself",
+            live=True,
+        ),
         Param("height", 198, "of the images", "px", 8, 2000),
         Param("width", 352, "of the images", "px", 8, 4000),
         Param("jpeg_quality", 0, "of the images; 0 sends PNG, from which nothing is lost", "", 0, 100, live=True),

@@ -99,7 +99,7 @@ def test_switches_nodes_and_the_simulated_world(graph, preset, until, free_port)
     images = []
     graph.probe.create_subscription(CompressedImage, "/CAM_FRONT/image_rect_compressed", images.append, 10)
     simulator = graph.add(
-        SimulatorNode, height=18, width=32, lockstep=False, real_time_factor=5.0, wait_for=["follower"]
+        SimulatorNode, height=18, width=32, lockstep=False, real_time_factor=5.0, wait_for=["follower"], commands=False
     )
     follower = graph.add(FollowerNode)
     graph.add(CockpitNode, preset=preset, port=free_port)
@@ -108,7 +108,9 @@ def test_switches_nodes_and_the_simulated_world(graph, preset, until, free_port)
     def shown() -> np.ndarray:
         return cv2.imdecode(np.frombuffer(images[-1].data, np.uint8), cv2.IMREAD_COLOR)
 
+    routes = graph.probe.listen("planning/route")
     assert until(lambda: images and shown().any(), 60)
+    assert until(lambda: routes and len(routes[-1].poses) > 10, 20), "commands come from the page, or along the route"
     assert until(lambda: "red_light" in page.events.get("simulator", [{"scenarios": []}])[-1]["scenarios"], 20)
     assert page.post("/cover", {"camera": "CAM_FRONT", "on": True})[0] == 200
     assert until(lambda: not shown().any(), 20)

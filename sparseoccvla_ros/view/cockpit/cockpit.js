@@ -167,7 +167,7 @@ function states(nodes) {
     const row = rows[node.name] || nodeRow(node.name), [name, state, p50, p95, rate, end] = row.cells;
     row.dataset.level = node.silent ? "stale" : node.level;
     name.textContent = node.name;
-    state.textContent = node.silent ? "gone" : node.message;
+    state.textContent = state.title = node.silent ? "gone" : node.message;
     p50.textContent = whole(node.latency_p50_ms);
     p95.textContent = whole(node.latency_p95_ms);
     rate.textContent = node.rate_hz === undefined ? "" : Number(node.rate_hz).toFixed(1);
