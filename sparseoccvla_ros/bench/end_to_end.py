@@ -25,7 +25,7 @@ from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.runtime.presets import load_preset
 
 from ..bringup.run_on_bag import Outcome, run_on_bag
-from ..bringup.tables import latency_table, node_table, state_lines
+from ..bringup.tables import budget_table, latency_table, node_table, state_lines
 from .history import compare_and_append
 from .roofline import physical_floor
 from .runtimes import turns
@@ -57,7 +57,7 @@ def bench_end_to_end(
         own_hz, duration = topic.count / reader.duration, reader.duration
     rows: dict[str, Outcome] = {"own speed": _play(preset, bag, rate)}
     outcome = rows["own speed"]
-    console.print(latency_table(outcome), node_table(outcome))
+    console.print(latency_table(outcome), budget_table(outcome), node_table(outcome))
     for line in state_lines(outcome):
         console.print(f"  {line}", highlight=False)
     for wanted in hz:

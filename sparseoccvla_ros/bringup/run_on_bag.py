@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 
 from sparseoccvla_ros.bringup import launch_config
+from sparseoccvla_ros.bringup.latency_budget import Hop, latency_budget
 from sparseoccvla_ros.bringup.supervisor import Supervisor
-from sparseoccvla_ros.bringup.topic_monitor import TopicMonitor, has_poses
+from sparseoccvla_ros.bringup.topic_monitor import TopicMonitor, has_poses, plan_trace
 from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.ros.parameters import STAGES
@@ -42,6 +43,7 @@ class Spread:
     """Statistics of times in milliseconds."""
 
     n: int
+    mean: float
     p50: float
     p95: float
     p99: float
@@ -54,7 +56,7 @@ class Spread:
             return None
         ordered = sorted(1e3 * s for s in seconds)
         rank = lambda q: ordered[min(len(ordered) - 1, round(q * (len(ordered) - 1)))]  # noqa: E731
-        return cls(len(ordered), statistics.median(ordered), rank(0.95), rank(0.99), ordered[-1])
+        return cls(len(ordered), statistics.fmean(ordered), statistics.median(ordered), rank(0.95), rank(0.99), ordered[-1])
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Outcome:
 
     paths: with poses; empty_paths: those that tell followers to stop; rates in Hz of wall time; latencies by name
     ("camera -> path" is from the arrival of the reference camera's image to the arrival of the path with its stamp);
+    budget: the hops on that way, see latency_budget;
     cpu: share of one core per process; ready_seconds: until every node was active; drops: what each node passed over or
     refused, by reason, since it started; prefill_ms, tokens_per_s: of the language model, a value a second.
     """
@@ -79,6 +82,7 @@ class Outcome:
     counts: dict[str, int] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     latencies: dict[str, Spread] = field(default_factory=dict)
+    budget: list[Hop] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
     active: dict[str, bool] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
@@ -128,7 +132,7 @@ def run_on_bag(
     # Reliable, so that no image is lost to the count; the bag player offers it.
     extra = [(camera.image_topic, image_type, "output")]
     with (
-        TopicMonitor(WATCHED, extra, ["planning/path"], TRACKED, namespace=values["namespace"]) as observer,
+        TopicMonitor(WATCHED, extra, ["planning/path", "planning/plan"], TRACKED, namespace=values["namespace"]) as observer,
         Supervisor(values, logs, lambda text: outcome.events.append(text)) as supervisor,
     ):
         chosen = [e for e in launch_config.process_entries(values, with_bag=False) if e is not launch_config.VIEWER]
@@ -270,3 +274,5 @@ def _measure(observer: TopicMonitor, outcome: Outcome, image_topic: str) -> None
             spread = Spread.of(observer.latencies(first, last))
             if spread is not None:
                 outcome.latencies[name] = spread
+    plans = [(stamp, plan_trace(raw)) for stamp, _, raw in observer.messages["planning/plan"]]
+    outcome.budget = latency_budget(plans, observer.arrivals[image_topic].at, observer.arrivals["planning/path"].at)

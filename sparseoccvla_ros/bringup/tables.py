@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from .latency_budget import by_kind
 from .run_on_bag import Outcome
 
 
@@ -14,6 +15,18 @@ def latency_table(outcome: Outcome) -> Table:
         numbers = (f"{v:.0f}" for v in (spread.p50, spread.p95, spread.p99, spread.max))
         style = "bold" if name == "camera -> path" else ""
         table.add_row(name, str(spread.n), *numbers, style=style)
+    return table
+
+
+def budget_table(outcome: Outcome) -> Table:
+    """Where the time from image to path went, hop by hop, and by what it went into."""
+    total = sum(hop.mean for hop in outcome.budget)
+    kinds = ", ".join(f"{kind} {ms:.0f}" for kind, ms in by_kind(outcome.budget).items())
+    table = Table("until", "went into", "mean ms", "p95 ms", "share", title="Budget from image to path", caption=kinds)
+    for hop in outcome.budget:
+        share = f"{hop.mean / max(total, 1e-9):.0%}"
+        table.add_row(hop.event, hop.kind, f"{hop.mean:.1f}", f"{hop.p95:.1f}", share)
+    table.add_row("sum", "", f"{total:.1f}", "", "100%", style="bold")
     return table
 
 

@@ -189,6 +189,12 @@ class ImagePreparer:
         """End the threads."""
         self._pool.shutdown(wait=True)
 
+    def warm_up(self) -> None:
+        """Prepare one JPEG: the first of a process waits until the compiled check of its blocks is loaded."""
+        shape = (self.config.height, self.config.width, 3)
+        _, data = cv2.imencode(".jpg", np.zeros(shape, np.uint8))
+        self.prepare(CompressedImage(data), np.empty(shape, np.uint8))
+
     def geometry(self, height: int, width: int, rounds_up: bool = False) -> Geometry:
         """The way from a native size to the prepared one, cached.
 

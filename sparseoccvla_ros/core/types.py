@@ -13,6 +13,7 @@ from enum import StrEnum
 import numpy as np
 
 from .errors import InvalidInput
+from .trace import Trace
 from .voxels import SparseVoxels
 
 NANOSECONDS = 1_000_000_000
@@ -79,7 +80,7 @@ class CameraFrames:
     dropped when it changes); names [N]; stamps int64 [N] ns; valid bool [N], False where the camera was missing and
     its image is black or held over; images uint8 [N, H, W, 3] RGB; ego2img float64 [N, 4, 4], base_link at `stamp`
     to pixels of the prepared image with each camera's own pose at its own stamp folded in
-    (Ida x K x inv(T_global<-cam(t_cam)) x T_global<-ego(t)); ego at `stamp`.
+    (Ida x K x inv(T_global<-cam(t_cam)) x T_global<-ego(t)); ego at `stamp`; trace: see core.trace.
     """
 
     stamp: int
@@ -90,6 +91,7 @@ class CameraFrames:
     images: np.ndarray
     ego2img: np.ndarray
     ego: EgoState
+    trace: Trace = ()
 
     def __post_init__(self) -> None:
         n = len(self.names)
@@ -115,7 +117,8 @@ class SceneQueries:
     features float32 [Q, C]; centres float32 [Q, 3] m; points float32 [Q, R, 3] m; labels uint8 [Q, R], most likely
     class of each point; scores float32 [Q, R], its probability 0..1; view_features float32 [V, C], pooled image
     features for the global tokens; missing: cameras without an image; trained: False while weights are random; voxels:
-    what the encoder's voxel head says is occupied, None for an encoder without one (its voxels are made of the points).
+    what the encoder's voxel head says is occupied, None for an encoder without one (its voxels are made of the points);
+    trace: see core.trace.
     """
 
     stamp: int
@@ -130,6 +133,7 @@ class SceneQueries:
     missing: tuple[str, ...] = ()
     trained: bool = False
     voxels: SparseVoxels | None = None
+    trace: Trace = ()
 
     def __post_init__(self) -> None:
         check_array("features", self.features, np.float32, (None, None))
@@ -213,7 +217,7 @@ class Plan:
     m/s; acceleration float32 [6] m/s^2; candidates float32 [K, 6, 2]; scores float32 [K], probability 0..1;
     chosen: index of the candidate, -1 where none passed; score_source: "language+ego" or "ego" (reasoning was late);
     reasons: enumerated strings, the same in logs, diagnostics and docs; base_frame: what base_link is called on this
-    vehicle.
+    vehicle; trace: see core.trace.
     """
 
     stamp: int
@@ -232,6 +236,7 @@ class Plan:
     reasons: tuple[str, ...] = field(default=())
     trained: bool = False
     base_frame: str = BASE_FRAME
+    trace: Trace = ()
 
     def __post_init__(self) -> None:
         steps = len(self.waypoints)

@@ -10,10 +10,12 @@ from functools import partial
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
+from sparseoccvla_ros.camera_sync.arrival_times import ArrivalTimes
 from sparseoccvla_ros.camera_sync.drop_reasons import DropReason
 from sparseoccvla_ros.camera_sync.frame_assembler import CameraSync
 from sparseoccvla_ros.camera_sync.message_adapter import MessageAdapter
 from sparseoccvla_ros.camera_sync.profiles import CameraInput, profile
+from sparseoccvla_ros.core.trace import event
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.cv_bridge_compat import cv_bridge_fallback
 from sparseoccvla_ros.ros.intra_process import Item
@@ -52,6 +54,8 @@ class CameraSyncNode(StageNode):
         self._sync = CameraSync(
             chosen.sync_config(**settings), load_preset(values.preset).image, fallback=cv_bridge_fallback()
         )
+        self._sync.preparer.warm_up()
+        self._arrivals = ArrivalTimes(self.get_name())
         self._adapter = MessageAdapter(self._sync, chosen, values.calibration_file)
         self._frames = self.stage_output("frames", messages.frames_to_msg)
         self._unasked: tuple[int, float] | None = None
@@ -106,6 +110,7 @@ class CameraSyncNode(StageNode):
 
     def _on_image(self, camera: CameraInput, message: Image | CompressedImage) -> None:
         self.monitor.received()
+        self._arrivals.add(camera.name, messages.nanoseconds(message.header.stamp))
         if self._adapter.add_image(camera, message, self.get_clock().now().nanoseconds):
             self._worker.submit(True)
 
@@ -134,7 +139,7 @@ class CameraSyncNode(StageNode):
     def _take(self) -> None:
         if not self._wanted() or not self._set_throttle.due():
             return
-        began = time.monotonic()
+        began, taken = time.monotonic(), event(self.get_name(), "taken")
         frames = self._sync.take(self.get_clock().now().nanoseconds)
         for reason, text in self._sync.messages():
             self.monitor.count(f"dropped.{reason.value}")
@@ -147,6 +152,9 @@ class CameraSyncNode(StageNode):
             if frames is None:
                 self._set_throttle.undo()
             return
+        trace = self._arrivals.trace(frames)
+        if trace:
+            frames = replace(frames, trace=(*trace, taken, event(self.get_name(), "prepared")))
         # Before it is sent: within one process the answer may come while it is.
         self._unasked = (frames.stamp, time.monotonic())
         self._frames.publish(frames)

@@ -7,10 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from sparseoccvla_ros.core.classes import PALETTES
+from sparseoccvla_ros.core.trace import event
 from sparseoccvla_ros.core.types import CameraFrames, SceneQueries
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import markers, messages
@@ -101,6 +103,7 @@ class OccupancyNode(StageNode):
         frames: CameraFrames = item()
         with self._asking_for_next(frames.stamp):
             queries = self._encoder.encode(frames)
+        queries = replace(queries, trace=(*frames.trace, event(self.get_name(), "encoded")))
         if not self.active:
             return
         self._queries.publish(queries)

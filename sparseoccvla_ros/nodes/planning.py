@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -14,6 +15,7 @@ from nav_msgs.msg import Path
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.trace import event
 from sparseoccvla_ros.core.types import BASE_FRAME, CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.core.vehicle import Vehicle
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
@@ -153,6 +155,7 @@ class PlanningNode(StageNode):
         plan = self._planner.plan(
             queries, voxels, self._usable_reasoning(queries), self._history, choice.command, choice.source
         )
+        plan = replace(plan, trace=(*queries.trace, event(self.get_name(), "planned")))
         if self.active:
             self._publish(plan, choice.source, queries.ego, time.monotonic() - began)
 

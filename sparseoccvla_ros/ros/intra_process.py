@@ -10,6 +10,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from sparseoccvla_msgs.msg import TraceEvent
+
+from sparseoccvla_ros.core.trace import event
+
 Item = Callable[[], Any]
 """Gives the dataclass; from a message it is converted only now, so one that is replaced by a newer costs nothing."""
 
@@ -44,10 +48,16 @@ class Handover:
 
 
 class StageOutput:
-    """A topic that carries a dataclass of core/types.py. to_msg: its message; handover: of a composed process."""
+    """A topic that carries a dataclass of core/types.py.
 
-    def __init__(self, name: str, publisher: Any, to_msg: Callable[..., Any], handover: Handover | None) -> None:
+    to_msg: its message; handover: of a composed process; node: whose output it is, for the trace.
+    """
+
+    def __init__(
+        self, name: str, publisher: Any, to_msg: Callable[..., Any], handover: Handover | None, node: str
+    ) -> None:
         self._name = name
+        self._node = node
         self._publisher = publisher
         self._to_msg = to_msg
         self._handover = handover
@@ -60,4 +70,8 @@ class StageOutput:
             self._handover.give(self._name, item)
             if not self._publisher.get_subscription_count():
                 return
-        self._publisher.publish(self._to_msg(item, **details))
+        message = self._to_msg(item, **details)
+        if getattr(message, "trace", None):
+            name, at = event(self._node, "converted")
+            message.trace.append(TraceEvent(name=name, time=at))
+        self._publisher.publish(message)

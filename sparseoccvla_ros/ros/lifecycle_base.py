@@ -8,6 +8,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -18,6 +19,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.trace import event
 
 from .diagnostics import Monitor, NodeStates, State, diagnostic_array
 from .intra_process import Handover, Item, StageOutput
@@ -149,14 +151,28 @@ class StageNode(LifecycleNode):
 
     def stage_output(self, name: str, to_msg: Callable[..., Any]) -> StageOutput:
         """Output that carries a dataclass: over DDS as `to_msg` of it, within a composed process as it is."""
-        return StageOutput(name, self.output(name), to_msg, self._handover)
+        return StageOutput(name, self.output(name), to_msg, self._handover, self.get_name())
 
     def stage_input(self, name: str, callback: Callable[[Item], None], from_msg: Callable[[Any], Any]) -> None:
         """Input that carries a dataclass; `callback` gets a call that gives it (and may raise InvalidInput)."""
         if self._handover is not None:
-            self._end_links.append(self._handover.add(name, self._guarded(callback)))
+            take = self._guarded(lambda item: callback(self._traced(item)))
+            self._end_links.append(self._handover.add(name, take))
         else:
-            self.input(name, lambda message: callback(lambda: from_msg(message)))
+            self.input(name, lambda message: callback(self._traced(lambda: from_msg(message))))
+
+    def _traced(self, item: Item) -> Item:
+        """The same, that notes in its trace when it was received, taken up and read."""
+        received = event(self.get_name(), "received")
+
+        def read() -> Any:
+            taken = event(self.get_name(), "taken")
+            found = item()
+            if not hasattr(found, "trace"):
+                return found
+            return replace(found, trace=(*found.trace, received, taken, event(self.get_name(), "read")))
+
+        return read
 
     def _guarded(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
         def guarded(item: Any) -> None:

@@ -33,6 +33,7 @@ from sparseoccvla_ros.core.types import (
     Reasoning,
     SceneQueries,
 )
+from sparseoccvla_ros.core.trace import Trace
 from sparseoccvla_ros.core.voxels import SparseVoxels, VoxelGrid
 
 from .msg_utils import (
@@ -89,6 +90,16 @@ def ego_from_msg(message: own.EgoState, base_frame: str) -> EgoState:
     return EgoState(pose, twist, message.fixed_frame, base_frame)
 
 
+def trace_to_msg(trace: Trace) -> list[own.TraceEvent]:
+    """The events of a trace."""
+    return [own.TraceEvent(name=name, time=time) for name, time in trace]
+
+
+def trace_from_msg(events: Sequence[own.TraceEvent]) -> Trace:
+    """A trace from its events."""
+    return tuple((event.name, event.time) for event in events)
+
+
 def frames_to_msg(frames: CameraFrames) -> own.CameraFrames:
     """CameraFrames message."""
     return own.CameraFrames(
@@ -100,6 +111,7 @@ def frames_to_msg(frames: CameraFrames) -> own.CameraFrames:
         images=tensor_to_msg(frames.images),
         ego2img=tensor_to_msg(frames.ego2img),
         ego=ego_to_msg(frames.ego),
+        trace=trace_to_msg(frames.trace),
     )
 
 
@@ -114,6 +126,7 @@ def frames_from_msg(message: own.CameraFrames) -> CameraFrames:
         images=tensor_from_msg(message.images, "images"),
         ego2img=tensor_from_msg(message.ego2img, "ego2img"),
         ego=ego_from_msg(message.ego, message.header.frame_id),
+        trace=trace_from_msg(message.trace),
     )
 
 
@@ -152,6 +165,7 @@ def queries_to_msg(queries: SceneQueries) -> own.SceneQueries:
         epoch=queries.epoch,
         ego=ego_to_msg(queries.ego),
         missing=list(queries.missing),
+        trace=trace_to_msg(queries.trace),
     )
     out.trained = queries.trained
     for name in _QUERY_ARRAYS:
@@ -170,6 +184,7 @@ def queries_from_msg(message: own.SceneQueries) -> SceneQueries:
         missing=tuple(message.missing),
         trained=message.trained,
         voxels=voxels_from_msg(message.voxels[0]) if message.voxels else None,
+        trace=trace_from_msg(message.trace),
         **{name: tensor_from_msg(getattr(message, name), name) for name in _QUERY_ARRAYS},
     )
 
@@ -237,7 +252,7 @@ _PLAN_ARRAYS = ("waypoints", "heading", "speed", "acceleration", "candidates", "
 def plan_to_msg(plan: Plan) -> own.Plan:
     """Plan message."""
     out = own.Plan(header=header(plan.stamp, plan.base_frame), epoch=plan.epoch, chosen=plan.chosen)
-    out.reasons = list(plan.reasons)
+    out.reasons, out.trace = list(plan.reasons), trace_to_msg(plan.trace)
     out.command, out.command_source = plan.command.value, plan.command_source.value
     out.status, out.score_source, out.trained = plan.status.value, plan.score_source, plan.trained
     for name in _PLAN_ARRAYS:
@@ -263,6 +278,7 @@ def plan_from_msg(message: own.Plan) -> Plan:
         reasons=tuple(message.reasons),
         trained=message.trained,
         base_frame=message.header.frame_id,
+        trace=trace_from_msg(message.trace),
         **{name: tensor_from_msg(getattr(message, name), name) for name in _PLAN_ARRAYS},
     )
 

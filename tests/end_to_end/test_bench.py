@@ -7,6 +7,7 @@ import pytest
 
 from sparseoccvla_ros.bench.history import KEPT, compare_and_append
 from sparseoccvla_ros.bench.soak import Series, segments, soak, unused
+from sparseoccvla_ros.bringup.latency_budget import by_kind, latency_budget
 
 
 def test_a_regression_shows_against_the_usual_run(tmp_path):
@@ -43,6 +44,26 @@ def test_segments_that_somebody_uses_are_not_left_behind():
     finally:
         memory.close()
         memory.unlink()
+
+
+def test_a_budget_adds_up_to_the_latency():
+    images = {stamp: 10.0 + stamp for stamp in range(5)}
+    paths = {stamp: images[stamp] + 0.2 + 0.01 * stamp for stamp in range(4)}
+
+    def trace(stamp, *names):
+        return tuple((name, round(1e9 * (images[stamp] + 0.03 * (i + 1)))) for i, name in enumerate(names))
+
+    usual = ("camera_sync/received", "camera_sync/taken", "occupancy/encoded")
+    plans = [(stamp, trace(stamp, *usual)) for stamp in range(3)]
+    other = [(3, trace(3, "camera_sync/received")), (4, trace(4, *usual)), (2, ())]  # another way, no path, no trace
+    hops = latency_budget(plans + other, images, paths)
+    assert [(h.event, h.kind) for h in hops] == [
+        (usual[0], "DDS"), (usual[1], "queueing"), (usual[2], "compute"), ("path arrives", "DDS")
+    ]  # fmt: skip
+    assert [h.mean for h in hops[:3]] == pytest.approx([30.0] * 3, abs=1e-3)
+    assert sum(h.mean for h in hops) == pytest.approx(210.0, abs=1e-3)
+    assert by_kind(hops) == pytest.approx({"DDS": 150.0, "queueing": 30.0, "compute": 30.0}, abs=1e-3)
+    assert latency_budget(other[1:], images, paths) == []
 
 
 @pytest.mark.ros

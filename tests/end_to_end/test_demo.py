@@ -62,6 +62,18 @@ def test_paths_come_with_camera_stamps_from_active_nodes(demo):
     assert not summary["events"]
 
 
+def test_every_millisecond_from_image_to_path_is_accounted_for(demo):
+    _, _, summary = demo
+    hops = summary["budget"]
+    stages = ("camera_sync", "occupancy", "planning")
+    assert {hop["event"].split("/")[0] for hop in hops[:-1]} == set(stages)
+    assert {"DDS", "other cameras", "queueing", "conversion", "compute"} == {hop["kind"] for hop in hops}
+    # Two processes hear of an image at about the same time; everything after that happens in this order.
+    assert all(hop["mean"] >= 0 for hop in hops[1:]), hops
+    latency = summary["latencies"]["camera -> path"]
+    assert sum(hop["mean"] for hop in hops) == pytest.approx(latency["mean"], rel=0.1)
+
+
 def test_every_output_keeps_frame_and_monotone_camera_stamps(recorded):
     for topic in OUTPUTS:
         if topic.node in ("follower", "simulator"):  # they drive, the demo plays

@@ -1,0 +1,56 @@
+"""Where the milliseconds between an image and its path went, from the traces that plans carry (core/trace.py)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sparseoccvla_ros.core.trace import KINDS, Trace
+
+FIRST, LAST = "image arrives", "path arrives"
+
+
+@dataclass(frozen=True)
+class Hop:
+    """Time of one piece of the way: until `event`, from the event before it. Milliseconds, over all plans."""
+
+    event: str
+    kind: str
+    mean: float
+    p95: float
+
+
+def latency_budget(
+    plans: Iterable[tuple[int, Trace]], images: Mapping[int, float], paths: Mapping[int, float]
+) -> list[Hop]:
+    """The hops in their order; their means add up to the mean latency from image to path of the same stamps.
+
+    plans: stamp and trace; images, paths: stamp to arrival outside, seconds of CLOCK_MONOTONIC. A stamp without its
+    image, path or trace is left out, and so is one that took another way than most.
+    """
+    ways: dict[tuple[str, ...], list[list[float]]] = {}
+    for stamp, trace in plans:
+        if not trace or stamp not in images or stamp not in paths:
+            continue
+        events = [(FIRST, 1e3 * images[stamp]), *((n, t / 1e6) for n, t in trace), (LAST, 1e3 * paths[stamp])]
+        times = [at for _, at in events]
+        steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+        ways.setdefault(tuple(n for n, _ in events[1:]), []).append(steps)
+    if not ways:
+        return []
+    names, rows = max(ways.items(), key=lambda way: len(way[1]))
+    hops = []
+    for name, steps in zip(names, zip(*rows, strict=True), strict=True):
+        ordered = sorted(steps)
+        kind = KINDS.get(name.rsplit("/", 1)[-1], "DDS")
+        hops.append(Hop(name, kind, statistics.fmean(steps), ordered[round(0.95 * (len(ordered) - 1))]))
+    return hops
+
+
+def by_kind(hops: Iterable[Hop]) -> dict[str, float]:
+    """Mean milliseconds of all hops of a kind, the largest first."""
+    total: dict[str, float] = {}
+    for hop in hops:
+        total[hop.kind] = total.get(hop.kind, 0.0) + hop.mean
+    return dict(sorted(total.items(), key=lambda item: -item[1]))
