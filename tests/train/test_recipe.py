@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,17 @@ import yaml
 from safetensors.torch import load_file
 
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.paths import share
 from sparseoccvla_ros.data.synthetic.dataset import SPLITS, world_settings
 from sparseoccvla_ros.data.synthetic.scenes import scene_file, write_scene
+from sparseoccvla_ros.runtime.factory import build_planning, parts_of
 from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.train import build
 from sparseoccvla_ros.train.recipe.export import changed, install
 from sparseoccvla_ros.train.recipe.plan import NEEDS, load_recipe
 from sparseoccvla_ros.train.recipe.run import run_recipe
 from sparseoccvla_ros.train.recipe.steps import STEPS
+from sparseoccvla_ros.train.stages.language import LanguageStage, LanguageStageSettings
 from tests.train.fake_scenes import scene_of
 
 CONFIG: dict[str, Any] = {
@@ -133,6 +139,41 @@ def test_what_is_done_stays_and_what_depends_on_a_change_is_redone(toy: Path, tm
     assert load_recipe(str(toy)).key("export") == before.key("export")
     assert install(before, out)[-1] == "config.yaml"
     assert load_preset(str(toy)).trained
+
+
+LATER: dict[str, Any] = {
+    "features": {}, "language": {"steps": 2, "batch": 2, "warmup": 1, "validate_every": 9, "save_every": 1},
+    "reasoning_features": {},
+    "planning": {"steps": 2, "batch": 4, "warmup": 1, "validate_every": 9, "save_every": 1},
+    "forecast": {"steps": 2, "batch": 2, "warmup": 1, "validate_every": 9, "save_every": 1},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_planner_learns_with_the_language_model_that_it_will_hear(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(share("models", "tiny", "anchors.npz"), toy)
+    sizes = {"query_dims": 16, "reasoning_dims": 64, "hidden": 16, "layers": 1}
+    reasoning = {
+        "language_model": "random-tiny", "dtype": "float32", "query_dims": 16, "occupancy_tokens": 4,
+        "global_tokens": 2, "lora_r": 2, "forecaster_dims": 16, "anchor_dims": 8,
+    }  # fmt: skip
+    config = CONFIG | {"reasoning": reasoning, "planning": sizes, "anchors": "anchors.npz"}
+    config["stages"] = ["occupancy", "reasoning", "planning"]
+    (toy / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    steps = RECIPE["steps"]
+    order = [*list(steps)[:5], *LATER, "export"]
+    found = RECIPE | {"steps": {name: (steps | LATER)[name] for name in order}}
+    (toy / "recipe.yaml").write_text(yaml.safe_dump(found, sort_keys=False))
+    short = LanguageStageSettings(max_tokens=2, connector_steps=2, question_steps=2)
+    monkeypatch.setattr(build, "LanguageStage", partial(LanguageStage, settings=short))
+    run(toy, tmp_path / "out")
+    (folder,) = (tmp_path / "out").glob("export-*/preset")
+    preset = load_preset(str(folder))
+    assert set(preset.weights) == {"occupancy", "reasoning", "planning", "adapter"}
+    assert build_planning(preset).listens
+    assert {"language", "forecast"} <= set(parts_of(preset.weights["reasoning"]))
 
 
 def test_one_step_alone_and_in_little_time(toy: Path, tmp_path: Path) -> None:

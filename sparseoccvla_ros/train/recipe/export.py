@@ -38,7 +38,7 @@ def export_preset(context: Context) -> dict[str, Any]:
         "occupancy": context.result("voxel_head", BEST)
         or context.result("whole", BEST)
         or context.result("cells", BEST),
-        "reasoning": context.result("language", BEST) or context.result("forecast", BEST),
+        "reasoning": context.result("forecast", BEST) or context.result("language", BEST),
         "planning": context.result("planning", BEST),
         "adapter": context.result("language", ADAPTER_FILE),
     }

@@ -22,14 +22,16 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "voxel_head": ("render", "whole"),
     "anchors": (),
     "features": ("render", "whole", "voxel_head", "anchors"),
-    "planning": ("features", "anchors"),
-    "forecast": ("features",),
-    "language": ("features", "forecast"),
-    "export": ("whole", "voxel_head", "anchors", "planning", "forecast", "language"),
+    "language": ("features", "anchors"),
+    "reasoning_features": ("features", "language"),
+    "planning": ("features", "anchors", "reasoning_features"),
+    "forecast": ("features", "anchors", "reasoning_features"),
+    "export": ("whole", "voxel_head", "anchors", "language", "planning", "forecast"),
     "validation": ("export",),
-    "report": ("cells", "whole", "planning", "forecast", "language", "export", "validation"),
+    "report": ("cells", "whole", "language", "planning", "forecast", "export", "validation"),
 }
 """Every step that a recipe can have, in the order in which they run, and the steps whose results it uses."""
+_LATER = ("language", "reasoning_features", "planning", "forecast", "export")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Recipe:
         later = [dataclasses.asdict(c) for c in (self.preset.reasoning, self.preset.planning) if c is not None]
         text = json.dumps([
             FORMAT_VERSION, name, step.options, step.minutes, self.seed, self.scenes, self.validation,
-            configs, later if name in ("planning", "forecast", "language", "export") else [],
+            configs, later if name in _LATER else [],
             [self.key(need) for need in self.needs(name)],
         ], sort_keys=True)  # fmt: skip
         return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -33,6 +33,7 @@ from ..anchors import refit
 from ..features.backbone_cache import BackboneCache, Variants
 from ..features.cached_frames import CachedFrames
 from ..features.future_labels import FutureLabels
+from ..features.reasoning import ReasoningFeatures
 from ..features.synthetic import prepare_features
 from ..settings import TrainSettings
 from ..stages.cells import CellStage
@@ -144,6 +145,17 @@ def features(context: Context) -> dict[str, Any]:
     return {}
 
 
+def reasoning_features(context: Context) -> dict[str, Any]:
+    """What the trained language model makes of the features: the planner learns to listen to it, the forecaster too."""
+    network, weights = _frozen(context)
+    reasoner, files = build.frozen_reasoner(trained_preset(context), context.result("language", BEST), context.device)
+    for split in ("validation", "train"):
+        seeds, place = _seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
+        made = ReasoningFeatures(place, files)
+        _follow(context, f"reasoning of {split}", (made.prepare(reasoner, seed) for seed in seeds), len(seeds))
+    return {}
+
+
 def later(context: Context, part: str) -> dict[str, Any]:
     """A part of stages 2 and 3 on the features. Options: those of TrainSettings."""
     recipe = context.recipe
@@ -151,9 +163,9 @@ def later(context: Context, part: str) -> dict[str, Any]:
     sources = build.world_sources(
         network, weights, trained_preset(context), recipe.scenes, recipe.validation
     )  # fmt: skip
-    init = context.result("forecast", BEST) if part == "language" else None
+    heard = context.result("language", BEST) if part != "language" else None
     torch.manual_seed(recipe.seed)
-    return _train(context, *build.build(part, trained_preset(context), None, init, sources))
+    return _train(context, *build.build(part, trained_preset(context), heard, None, sources))
 
 
 def validation(context: Context) -> dict[str, Any]:
@@ -177,8 +189,9 @@ def report(context: Context) -> dict[str, Any]:
 
 STEPS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "render": render, "cache": cache, "cells": cells, "whole": whole, "voxel_head": voxel_head, "anchors": anchors,
-    "features": features, "planning": partial(later, part="planning"), "forecast": partial(later, part="forecast"),
-    "language": partial(later, part="language"), "export": export_preset, "validation": validation, "report": report,
+    "features": features, "language": partial(later, part="language"), "reasoning_features": reasoning_features,
+    "planning": partial(later, part="planning"), "forecast": partial(later, part="forecast"),
+    "export": export_preset, "validation": validation, "report": report,
 }  # fmt: skip
 _SPLITS = ("train", "validation")
 
