@@ -12,9 +12,10 @@ from std_msgs.msg import String
 
 from sparseoccvla_ros.core.classes import PALETTES
 from sparseoccvla_ros.core.motion import PlannedMotion
-from sparseoccvla_ros.core.types import BASE_FRAME, HORIZONS, Reasoning, SceneQueries
+from sparseoccvla_ros.core.types import BASE_FRAME, HORIZONS, Plan, Reasoning, SceneQueries
 from sparseoccvla_ros.occupancy.object_boxes import object_boxes
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
+from sparseoccvla_ros.planning.plan_words import agrees, plan_action, with_action
 from sparseoccvla_ros.reasoning.serving.generation import check_question
 from sparseoccvla_ros.ros import markers, messages
 from sparseoccvla_ros.ros.adapters import detections
@@ -47,6 +48,9 @@ class ReasoningNode(StageNode):
         warm_up_reasoning(self._reasoner, preset)
         self._occupancy = preset.occupancy
         self._planned = PlannedMotion()
+        self._plan: Plan | None = None
+        self._ego_speed = 0.0
+        self._agreed = [0, 0]
         self._epoch: int | None = None
         self._text = ""
         self._base_frame = BASE_FRAME
@@ -62,7 +66,7 @@ class ReasoningNode(StageNode):
         self._answering_throttle = Throttle(lambda: self.values.answering_rate)
         self._self_throttle = Throttle(lambda: 1 / self.values.question_period if self.values.question_period else 0.0)
         self._worker: Worker[Item] = Worker("reasoning", lambda item: self.attempt(lambda: self._work(item())))
-        self._questions = Questions(self, self._reasoner, self._on_answer)
+        self._questions = Questions(self, self._reasoner, self._on_answer, self._in_context)
         self.stage_input("occupancy/queries", self._on_queries, messages.queries_from_msg)
         self.stage_input("planning/plan", self._on_plan, messages.plan_from_msg)
         self.input("reasoning/question", self._on_question)
@@ -74,6 +78,7 @@ class ReasoningNode(StageNode):
         self._questions.cancel_all()
         self._reasoner.reset()
         self._planned.clear()
+        self._plan = None
 
     def teardown(self) -> None:
         """End the threads and free the model."""
@@ -89,7 +94,8 @@ class ReasoningNode(StageNode):
         self.hand_over(self._worker, item)
 
     def _on_plan(self, item: Item) -> None:
-        self._planned.add(item())
+        self._plan = item()
+        self._planned.add(self._plan)
 
     def _on_question(self, message: String) -> None:
         self._questions.enqueue(check_question(message.data))
@@ -105,8 +111,10 @@ class ReasoningNode(StageNode):
             return
         if queries.epoch != self._epoch:
             self._planned.clear()
+            self._plan = None
             self._reasoner.reset()
             self._epoch = queries.epoch
+        self._ego_speed = queries.ego.speed
         self._base_frame = queries.ego.base_frame
         planned = self._planned.at(queries)
         reasoning = self._reasoner.reason(queries, planned if self.values.forecast_motion == "planned" else None)
@@ -150,7 +158,23 @@ class ReasoningNode(StageNode):
             made = detections.detection_markers(boxes, queries.stamp, self.values.palette, frame)
             self._detection_markers.publish(made)
 
+    def _action(self) -> str | None:
+        """What the car is about to do, by the newest plan of this drive."""
+        plan = self._plan
+        return None if plan is None or plan.epoch != self._epoch else plan_action(plan, self._ego_speed)
+
+    def _in_context(self, question: str) -> str:
+        action = self._action() if self._reasoner.hears_plan else None
+        told = question if action is None else with_action(question, action)
+        return told if len(told) <= self._reasoner.config.max_question_chars else question
+
     def _on_answer(self, text: str, stamp: int) -> None:
+        action = self._action()
+        agreed = None if action is None else agrees(text, action)
+        if agreed is not None:
+            self._agreed[0] += agreed
+            self._agreed[1] += 1
+            self.monitor.show(text_agrees_with_plan=f"{self._agreed[0]} of {self._agreed[1]} answers")
         with self._text_lock:
             self._text = text
         self._texts.publish(String(data=text))

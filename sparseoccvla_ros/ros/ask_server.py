@@ -41,12 +41,19 @@ class Questions:
     """Answers one question after the other in its own thread; at most `queue_limit` wait, more are refused.
 
     node: for parameters and the action server; reasoner: has `ask`; on_answer: called with the whole text and the stamp
-    of the scene that was asked about, for topics.
+    of the scene that was asked about, for topics; in_context: the question as the language model hears it.
     """
 
-    def __init__(self, node: StageNode, reasoner: Any, on_answer: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        node: StageNode,
+        reasoner: Any,
+        on_answer: Callable[[str, int], None],
+        in_context: Callable[[str], str] = lambda question: question,
+    ) -> None:
         self._node = node
         self._reasoner = reasoner
+        self._in_context = in_context
         self._on_answer = on_answer
         self._queue: queue.Queue[_Question | None] = queue.Queue(maxsize=node.values.queue_limit)
         self._current: _Question | None = None
@@ -125,8 +132,9 @@ class Questions:
             def work(question: _Question = question) -> None:
                 nonlocal answer
                 try:
+                    text = self._in_context(question.text)
                     answer = self._reasoner.ask(
-                        question.text, question.on_text, question.cancel, question.max_tokens, question.time_limit
+                        text, question.on_text, question.cancel, question.max_tokens, question.time_limit
                     )
                 except Exception as error:
                     question.problem = str(error)

@@ -56,12 +56,15 @@ def load_weights(stage: nn.Module, name: str, path: Path) -> None:
         if metadata.get("anchors", stage.anchors.sha256) != stage.anchors.sha256:
             raise InvalidInput(f"weights.{name}", f"{path.name} was trained with other anchors than the preset has")
         stage.listens = metadata.get("listens", "yes") == "yes"
+    if isinstance(stage, Reasoner):
+        stage.hears_plan = "plan" in parts_of(path)
     # Without language training a reasoning token means nothing, whatever the forecaster has learnt.
     stage.trained = not isinstance(stage, Reasoner) or "language" in parts_of(path)
 
 
 def parts_of(path: Path) -> tuple[str, ...]:
-    """Which parts of a reasoner its exported weights have trained; both where the file does not say."""
+    """What of a reasoner its exported weights have trained: forecast, language, and plan where questions were learnt
+    with the plan in their context; the first two where the file does not say."""
     with safe_open(path, framework="pt") as file:
         return tuple((file.metadata() or {}).get("parts", "forecast language").split())
 

@@ -118,7 +118,7 @@ ADAPTER_FILE = "adapter.safetensors"
 def save_reasoner(reasoner: Reasoner, path: Path, parts: Sequence[str]) -> None:
     """Write `path` for a preset's weights.reasoning and, where there are adapters, ADAPTER_FILE for weights.adapter.
 
-    The language model is never written. parts: which of language, forecast were trained.
+    The language model is never written. parts: what was trained, as runtime.factory.parts_of reads it.
     """
     if next(adapter_parameters(reasoner.language_model), None) is not None:
         reasoner.save_adapter(path.with_name(ADAPTER_FILE))

@@ -1,14 +1,19 @@
 """Questions through the topic and the action: streaming, cancelling, refusing, never blocking the state."""
 
+import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 from rclpy.action import ActionClient
 from sparseoccvla_msgs.action import AskScene
 from std_msgs.msg import String
 
+from sparseoccvla_ros.core.types import Command, CommandSource, Plan, PlanStatus
 from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.reasoning import ReasoningNode
+from sparseoccvla_ros.planning.plan_words import plan_action
+from sparseoccvla_ros.planning.trajectory import motion_of
 from sparseoccvla_ros.ros import messages
 
 pytestmark = pytest.mark.ros
@@ -171,3 +176,33 @@ def test_asks_itself_at_its_period_and_not_while_others_wait(graph, preset, fram
     node._questions._current = object()
     assert not node._questions.enqueue("Describe the scene.", from_itself=True)
     node._questions._current = None
+
+
+def test_a_question_hears_the_plan_and_the_answer_is_held_against_it(scene, frames, until, monkeypatch):
+    graph, node, client, _ = scene
+    speed = node._ego_speed
+    points = np.stack([np.cumsum(np.full(6, speed)) * 0.5, np.zeros(6)], -1)
+    moved = motion_of(points, speed)
+    plan = Plan(
+        frames(0).stamp, frames(0).epoch, moved.waypoints, moved.heading, moved.speed, moved.acceleration,
+        np.zeros((1, 6, 2), np.float32), np.ones(1, np.float32), 0, Command.STRAIGHT, CommandSource.TOPIC,
+        PlanStatus.OK,
+    )  # fmt: skip
+    graph.probe.send("planning/plan", messages.plan_to_msg(plan))
+    assert until(lambda: node._plan is not None, 10)
+    heard = []
+    ask_it = node._reasoner.ask
+
+    def recording(text, *args):
+        heard.append(text)
+        return dataclasses.replace(ask_it("What is ahead?", *args), text="Speed up, because the road is free.")
+
+    monkeypatch.setattr(node._reasoner, "ask", recording)
+    for hears in (False, True):
+        node._reasoner.hears_plan = hears
+        goal, _ = ask(client, until, "Why?", max_tokens=2)
+        result = goal.get_result_async()
+        assert until(result.done, 30)
+    assert heard == ["Why?", f"The car is about to {plan_action(plan, speed)}. Why?"]
+    shown = {v.key: v.value for v in node.monitor.status(60.0).values}
+    assert shown["text_agrees_with_plan"] == "0 of 2 answers"

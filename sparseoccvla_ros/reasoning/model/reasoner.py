@@ -88,6 +88,8 @@ class Reasoner(nn.Module):
         self.config = config
         self.grid = grid
         self.trained = False
+        self.hears_plan = False
+        """Whether questions were learnt with the plan in their context (planning.plan_words.with_action)."""
         # A dataclass, not a module: its weights belong to its own files.
         self.language_model = language_model
         weight = language_model.embedding_weight.detach().float()

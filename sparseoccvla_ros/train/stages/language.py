@@ -16,9 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...core.types import Command
+from ...data.dataset import COMMANDS
 from ...data.synthetic.qa_cache import Asked
 from ...eval.metrics.qa_accuracy import KINDS, answer_accuracy
 from ...planning.losses import positive_anchors, score_loss
+from ...planning.plan_words import driving_action, with_action
+from ...planning.trajectory import motion_of
 from ...reasoning.llm.lora import adapter_parameters
 from ...reasoning.model.connector import ranking_scores
 from ...reasoning.model.ego_motion import constant_velocity
@@ -46,7 +50,8 @@ def is_long(asked: Asked) -> bool:
 class LanguageStageSettings:
     """pairs: short questions per scene and step; long_pairs: long ones (descriptions, trajectories in words), of which
     alone one batch in long_every consists: all pairs of a batch are padded to the longest; anchors: weight of the
-    anchor scores' loss; bridge: factor of the learning rate of everything but the adapters; asked: closed questions
+    anchor scores' loss; with_plan: share of questions that are told what
+    the car is about to do; bridge: factor of the learning rate of everything but the adapters; asked: closed questions
     per sample in validation; max_tokens: of their answers; connector_steps, question_steps: steps of
     connector_pretraining.py and then of question_pretraining.py before the first step, 0 for none."""
 
@@ -55,6 +60,7 @@ class LanguageStageSettings:
     long_every: int = 4
     anchors: float = 0.3
     bridge: float = 0.5
+    with_plan: float = 0.7
     asked: int = 16
     max_tokens: int = 16
     connector_steps: int = 400
@@ -91,7 +97,7 @@ class LanguageStage(Stage[LanguageBatch]):
         super().__init__()
         self.settings = settings or LanguageStageSettings()
         self._fresh = "language" not in parts
-        self._parts = sorted({*parts, "language"})
+        self._parts = sorted({*parts, "language", "plan"})
         self.reasoner = reasoner.requires_grad_(True)
         for part in (reasoner.fusion, reasoner.forecaster):
             part.requires_grad_(False)
@@ -129,7 +135,10 @@ class LanguageStage(Stage[LanguageBatch]):
         # A draw that depends on the batch alone, so that a resumed run makes the same.
         draw = np.random.default_rng([round(1000 * s.time) + s.seed for s in samples])
         long = bool(draw.integers(self.settings.long_every) == 0)
-        pairs = [[(q.question, q.answer) for q in s.arrays["questions"] if is_long(q) is long] for s in samples]
+        pairs = [
+            [(self._told(q.question, s, draw), q.answer) for q in s.arrays["questions"] if is_long(q) is long]
+            for s in samples
+        ]
         return LanguageBatch(
             stack("features"), stack("centres"),
             ranking_scores(stack("scores"), stack("labels"), self.reasoner.config.ground_score),
@@ -138,6 +147,15 @@ class LanguageStage(Stage[LanguageBatch]):
             torch.tensor([s.command for s in samples]), torch.from_numpy(np.stack([s.waypoints for s in samples])),
             text_batch(self.reasoner, pairs), tuple(samples),
         )  # fmt: skip
+
+    def _told(self, question: str, sample: FeatureSample, draw: np.random.Generator) -> str:
+        """The question, mostly with the expert's next action before it: on line it is the plan's."""
+        if draw.random() >= self.settings.with_plan:
+            return question
+        speed = float(sample.twist[0])
+        done = motion_of(sample.waypoints, speed)
+        turns = COMMANDS[sample.command] is not Command.STRAIGHT
+        return with_action(question, driving_action(speed, done.speed, float(done.heading[-1]), turns))
 
     def move(self, batch: LanguageBatch, device: torch.device) -> LanguageBatch:
         """Samples stay where they are."""

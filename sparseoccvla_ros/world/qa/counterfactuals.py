@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core import geometry
+from ...planning.plan_words import CHANGED, TURNED, driving_action
 from ...planning.trajectory import SUBSTEPS, SWEEP_TIMES
 from ..agents.traffic import GREEN
 from ..labels.annotations import ego_plan, first_contact, on_road
@@ -15,12 +16,8 @@ from .scene_relations import SceneView, near_distance
 MANOEUVRES = ("keep", "accelerate", "brake", "lane_left", "lane_right", "turn_left", "turn_right")
 LANE, RADIUS, LOWEST = 3.3, 9.0, 4.0
 """Metres a lane change goes aside, radius of a turn, and the least speed (m/s) at which either is driven."""
-TURNED = 0.2
-"""Radians the heading changes within 3 s from which on the car turns."""
 BENT = 0.12
 """Radians over the next 25 m or 4 s from which on the road ahead bends."""
-STOPPED, CHANGED = 0.5, 0.8
-"""m/s below which the car stands, and by which its speed must change to slow down or speed up."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +36,12 @@ def advice(view: SceneView) -> Advice | None:
     speeds, heading = view.expert.speed, float(view.expert.heading[-1])
     lowest, later = float(speeds.min()), float(speeds[-1])
     side = "left" if heading > TURNED else "right" if heading < -TURNED else ""
-    slowing = lowest < view.speed - CHANGED
-    if view.speed < STOPPED:
-        action = "stay stopped" if later < STOPPED + CHANGED else "start"
-    elif slowing:
-        action = "brake to a stop" if lowest < STOPPED else "slow down"
-    else:
-        action = "speed up" if later > view.speed + CHANGED else "keep the speed"
-    held = slowing or action == "stay stopped"
+    action = driving_action(view.speed, speeds, heading, _turns(view))
+    held = lowest < view.speed - CHANGED or action.startswith("stay stopped")
     if not held and view.light not in (None, GREEN) and view.room < 20:
         return None
     if held and view.yields and view.yields_to is None:
         return None
-    if side:
-        action += f" and turn {side}" if _turns(view) else f" and follow the bend to the {side}"
     return Advice(action, _reason(view, held, later > view.speed + CHANGED, side))
 
 

@@ -275,3 +275,11 @@ def test_queries_of_a_sample_are_the_cached_ones() -> None:
     assert queries.ego.speed == sample.twist[0]
     planner = Planner(PlanningConfig(query_dims=WIDTH), AnchorSet.load(share("models", "tiny", "anchors.npz")))
     assert planner.config.query_dims == queries.features.shape[1]
+
+
+def test_most_questions_are_told_what_the_car_is_about_to_do(folder: Path) -> None:
+    stage = stage_of("language", folder)
+    told = [q for i in range(30) for q in stage.collate([Straight()[i], Straight()[i + 1]]).text.questions]
+    share = sum(q.startswith("The car is about to keep the speed. ") for q in told) / len(told)
+    assert 0.5 < share < 0.9, "on line there is nearly always a plan, but not always"
+    assert "plan" in stage._parts
