@@ -2,11 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from sparseoccvla_ros.camera_sync.arrival_times import KEPT, ArrivalTimes
+from sparseoccvla_ros.core.types import CameraFrames, EgoState
 
 
-def test_reference_and_last_image(frames):
-    made = frames(0)
+def test_reference_and_last_image():
+    stamps = np.array([50, 20, 70])
+    made = CameraFrames(
+        50, 0, ("front", "left", "right"), stamps, np.ones(3, bool), np.zeros((3, 2, 2, 3), np.uint8),
+        np.tile(np.eye(4), (3, 1, 1)), EgoState(np.eye(4), np.zeros(6), "map"),
+    )  # fmt: skip
     known = ArrivalTimes("camera_sync")
     assert known.trace(made) == ()
     for name, stamp in reversed(list(zip(made.names, made.stamps.tolist(), strict=True))):
