@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def latency_budget(
             continue
         events = [(FIRST, 1e3 * images[stamp]), *((n, t / 1e6) for n, t in trace), (LAST, 1e3 * paths[stamp])]
         times = [at for _, at in events]
-        steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+        steps = [after - before for before, after in itertools.pairwise(times)]
         ways.setdefault(tuple(n for n, _ in events[1:]), []).append(steps)
     if not ways:
         return []

@@ -56,7 +56,9 @@ class Spread:
             return None
         ordered = sorted(1e3 * s for s in seconds)
         rank = lambda q: ordered[min(len(ordered) - 1, round(q * (len(ordered) - 1)))]  # noqa: E731
-        return cls(len(ordered), statistics.fmean(ordered), statistics.median(ordered), rank(0.95), rank(0.99), ordered[-1])
+        return cls(
+            len(ordered), statistics.fmean(ordered), statistics.median(ordered), rank(0.95), rank(0.99), ordered[-1]
+        )
 
 
 @dataclass
@@ -132,7 +134,9 @@ def run_on_bag(
     # Reliable, so that no image is lost to the count; the bag player offers it.
     extra = [(camera.image_topic, image_type, "output")]
     with (
-        TopicMonitor(WATCHED, extra, ["planning/path", "planning/plan"], TRACKED, namespace=values["namespace"]) as observer,
+        TopicMonitor(
+            WATCHED, extra, ["planning/path", "planning/plan"], TRACKED, namespace=values["namespace"]
+        ) as observer,
         Supervisor(values, logs, lambda text: outcome.events.append(text)) as supervisor,
     ):
         chosen = [e for e in launch_config.process_entries(values, with_bag=False) if e is not launch_config.VIEWER]

@@ -20,6 +20,7 @@ from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectory
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.classes import DRIVABLE, OBSTACLES, PALETTE
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.trace import Trace
 from sparseoccvla_ros.core.types import (
     BASE_FRAME,
     HORIZONS,
@@ -33,7 +34,6 @@ from sparseoccvla_ros.core.types import (
     Reasoning,
     SceneQueries,
 )
-from sparseoccvla_ros.core.trace import Trace
 from sparseoccvla_ros.core.voxels import SparseVoxels, VoxelGrid
 
 from .msg_utils import (
