@@ -42,10 +42,10 @@ def latency_budget(
         return []
     names, rows = max(ways.items(), key=lambda way: len(way[1]))
     hops = []
-    for name, steps in zip(names, zip(*rows, strict=True), strict=True):
-        ordered = sorted(steps)
+    for name, column in zip(names, zip(*rows, strict=True), strict=True):
+        ordered = sorted(column)
         kind = KINDS.get(name.rsplit("/", 1)[-1], "DDS")
-        hops.append(Hop(name, kind, statistics.fmean(steps), ordered[round(0.95 * (len(ordered) - 1))]))
+        hops.append(Hop(name, kind, statistics.fmean(ordered), ordered[round(0.95 * (len(ordered) - 1))]))
     return hops
 
 

@@ -112,7 +112,7 @@ def test_state_keeps_coming_while_an_answer_streams(scene, frames, until):
 def test_an_answer_gets_turns_although_sets_keep_coming(graph, preset, frames, until):
     graph.add(OccupancyNode, preset=preset)
     node = graph.add(
-        ReasoningNode, preset=preset, question_period=0.0, time_limit=60.0, max_tokens=900, answering_rate=0.05
+        ReasoningNode, preset=preset, question_period=0.0, time_limit=60.0, max_tokens=900, answering_rate=0.1
     )
     states = graph.probe.listen("reasoning/state")
     queries = graph.probe.listen("occupancy/queries")
@@ -131,7 +131,7 @@ def test_an_answer_gets_turns_although_sets_keep_coming(graph, preset, frames, u
     assert until(lambda: "deferred_for_generation" in node.monitor._counts, 10)
     assert node._questions.busy, "the answers were too short to tell"
     written = len(states)
-    assert written < 5, "while an answer is written, at most a state every twenty seconds"
+    assert written < 5, "while an answer is written, at most a state every ten seconds"
     node._questions.cancel_all()
     assert until(lambda: not node._questions.talking, 10)
     send(6)
