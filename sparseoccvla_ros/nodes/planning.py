@@ -75,6 +75,9 @@ class PlanningNode(StageNode):
         self._path = self.output("planning/path")
         self._trajectory = self.output("planning/trajectory")
         self._autoware = self.optional_output("planning/autoware_trajectory")
+        self._autoware_candidates = self.optional_output("planning/autoware_candidates")
+        self._turn_indicators = self.optional_output("planning/turn_indicators")
+        self._instruction = self.output("planning/instruction")
         self._candidates = self.output("planning/candidates")
         self._markers = self.output("planning/markers")
         self._worker: Worker[Item] = Worker("planning", lambda item: self.attempt(lambda: self._work(item())))
@@ -184,8 +187,9 @@ class PlanningNode(StageNode):
             self._trajectory.publish(messages.trajectory_to_msg(plan))
             self._last_path = plan.stamp
         self._last_ego = ego
-        if self._autoware is not None and self._autoware.get_subscription_count():
-            self._autoware.publish(autoware().trajectory_to_msg(plan, ego))
+        self._publish_for_autoware(plan, ego)
+        if instruction := self._route.instruction(ego.pose):
+            self._instruction.publish(String(data=instruction))
         if self._candidates.get_subscription_count():
             self._candidates.publish(markers.candidates(plan))
         if self._markers.get_subscription_count():
@@ -207,6 +211,14 @@ class PlanningNode(StageNode):
             score_source=plan.score_source,
             plan_status=plan.status.value,
         )
+
+    def _publish_for_autoware(self, plan: Plan, ego: EgoState) -> None:
+        if self._autoware is not None and self._autoware.get_subscription_count():
+            self._autoware.publish(autoware().trajectory_to_msg(plan, ego))
+        if self._autoware_candidates is not None and self._autoware_candidates.get_subscription_count():
+            self._autoware_candidates.publish(autoware().candidates_to_msg(plan, ego))
+        if self._turn_indicators is not None and self._turn_indicators.get_subscription_count():
+            self._turn_indicators.publish(autoware().turn_indicators_to_msg(plan))
 
     def _stop_followers(self, why: str = "deactivated", stamp: int | None = None) -> None:
         """One empty path after the last one, so that a follower stops instead of driving on an old plan."""

@@ -15,6 +15,10 @@ from .plan_reasons import PlanReason
 MAX_TEXT = 32
 """Characters of a command text; a longer one is refused unread."""
 MAX_ROUTE_POINTS = 100_000
+TURN_ANGLE = float(np.radians(35.0))
+"""Of the route's direction, from which on an instruction speaks of a turn and not of a bend."""
+INSTRUCTION_REACH = 100.0
+"""Metres ahead of which instructions speak."""
 MAX_COORDINATE = 1e8
 """m; UTM and Earth-fixed frames stay within 7e6, and larger squares would lose what is left of the metres."""
 
@@ -100,6 +104,10 @@ class RouteCommand:
             raise InvalidInput("goal", f"want x and y in m, got {len(goal)} numbers")
         self.set_route(np.stack([np.asarray(pose, np.float64)[:2, 3], goal]))
 
+    def instruction(self, pose: np.ndarray) -> str:
+        """`route_instruction` of the route; empty without one, or far from it. pose: float64 [4, 4] ego2fixed."""
+        return (route_instruction(self._route, pose, self.max_offset) or "") if self._route is not None else ""
+
     def choose(self, stamp_ns: int, pose: np.ndarray, speed: float) -> CommandChoice:
         """The command at a stamp. pose: float64 [4, 4] ego2fixed at the stamp; speed: m/s."""
         fresh = self._command is not None and abs(stamp_ns - self._command[0]) <= self.timeout * 1e9
@@ -120,8 +128,55 @@ def route_command(route: np.ndarray, pose: np.ndarray, ahead: float, max_offset:
     """Left, straight or right from the lateral offset of the route `ahead` metres on, None when far from the route.
 
     route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn is an offset of 2 m or more to
-    the side, as in every public command definition. Segments that run against the vehicle's heading count only when
-    there are no others, so that a route that passes twice is entered in the right direction.
+    the side, as in every public command definition.
+    """
+    found = _along(route, pose, max_offset)
+    if found is None:
+        return None
+    local, travelled, at = found
+    here = float(np.interp(at + ahead, travelled, local[:, 1]))
+    if here >= TURN_OFFSET:
+        return Command.LEFT
+    return Command.RIGHT if here <= -TURN_OFFSET else Command.STRAIGHT
+
+
+def route_instruction(route: np.ndarray, pose: np.ndarray, max_offset: float = 20.0) -> str | None:
+    """What a navigation system says: "turn left in 30 m", "turn right now", "arrive in 20 m", "go straight on".
+
+    route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn begins where the route's
+    direction leaves that at the vehicle by 15 degrees and goes on to leave it by TURN_ANGLE; looked for over
+    INSTRUCTION_REACH metres. None when far from the route.
+    """
+    found = _along(route, pose, max_offset)
+    if found is None:
+        return None
+    local, travelled, at = found
+    reach = min(INSTRUCTION_REACH, float(travelled[-1]) - at)
+    if reach < 2.0:
+        return "arrive now"
+    steps = np.arange(at, at + reach, 1.0)
+    points = np.stack([np.interp(steps, travelled, local[:, i]) for i in (0, 1)], -1)
+    way = np.diff(points, axis=0)
+    heading = np.unwrap(np.arctan2(way[:, 1], way[:, 0]))
+    if len(heading):
+        bend = heading - heading[0]
+        turned = np.flatnonzero(np.abs(bend) >= TURN_ANGLE)
+        if len(turned):
+            side = np.sign(bend[turned[0]])
+            begin = int(np.flatnonzero(side * bend[: turned[0] + 1] >= np.radians(15.0))[0])
+            return f"turn {'left' if side > 0 else 'right'} {_in(begin)}"
+    return f"arrive {_in(reach)}" if reach < INSTRUCTION_REACH else "go straight on"
+
+
+def _in(metres: float) -> str:
+    return "now" if metres < 7.5 else f"in {5 * round(metres / 5)} m"
+
+
+def _along(route: np.ndarray, pose: np.ndarray, max_offset: float) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """The route in base_link [M, 2], its arc lengths [M] and where on it the vehicle is; None when far from it.
+
+    Segments that run against the vehicle's heading count only when there are no others, so that a route that passes
+    twice is entered in the right direction.
     """
     local = apply(inverse(pose), np.column_stack([route, np.full(len(route), pose[2, 3])]))[:, :2]
     start, step = local[:-1], np.diff(local, axis=0)
@@ -136,8 +191,4 @@ def route_command(route: np.ndarray, pose: np.ndarray, ahead: float, max_offset:
     if distance[nearest] > max_offset:
         return None
     travelled = np.concatenate([[0.0], np.cumsum(length)])
-    at = travelled[nearest] + along[nearest] * length[nearest] + ahead
-    here = float(np.interp(at, travelled, local[:, 1]))
-    if here >= TURN_OFFSET:
-        return Command.LEFT
-    return Command.RIGHT if here <= -TURN_OFFSET else Command.STRAIGHT
+    return local, travelled, float(travelled[nearest] + along[nearest] * length[nearest])

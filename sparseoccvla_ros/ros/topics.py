@@ -110,6 +110,21 @@ OUTPUTS: tuple[Topic, ...] = (
         "output",
         "for Autoware, in the fixed frame, where its messages are installed",
     ),
+    Topic(
+        "planning/autoware_candidates",
+        "autoware_internal_planning_msgs/msg/CandidateTrajectories",
+        "planning",
+        "output",
+        "the chosen one first, then by score, for Autoware's selectors",
+    ),
+    Topic(
+        "planning/turn_indicators",
+        "autoware_vehicle_msgs/msg/TurnIndicatorsCommand",
+        "planning",
+        "output",
+        "for Autoware, by the command",
+    ),
+    Topic("planning/instruction", "std_msgs/msg/String", "planning", "output", "along the route: turn left in 30 m"),
     Topic("planning/candidates", "visualization_msgs/msg/MarkerArray", "planning", "output", "all, coloured by score"),
     Topic(
         "planning/markers",
@@ -143,7 +158,12 @@ INPUTS: tuple[Topic, ...] = (
 )
 
 TOPICS: tuple[Topic, ...] = OUTPUTS + INPUTS
-OPTIONAL_PACKAGES = ("vision_msgs", "autoware_planning_msgs")
+OPTIONAL_PACKAGES = (
+    "vision_msgs",
+    "autoware_planning_msgs",
+    "autoware_vehicle_msgs",
+    "autoware_internal_planning_msgs",
+)
 """Messages of other stacks: a topic of theirs is published where they are installed (`optional_output`)."""
 ACTION = "reasoning/ask"
 """AskScene action of the reasoning node."""

@@ -71,6 +71,10 @@ def test_frames_in_everything_out(stack, frames, until, read_cloud):
         assert until(lambda: seen["planning/autoware_trajectory"] and seen["occupancy/detections"])
         assert seen["planning/autoware_trajectory"][-1].header.frame_id == "map"
         assert seen["occupancy/detections"][-1].header.frame_id == "base_link"
+    if "planning/turn_indicators" in seen:
+        assert until(lambda: seen["planning/turn_indicators"] and seen["planning/autoware_candidates"])
+        assert seen["planning/turn_indicators"][-1].command == 1, "straight on"
+        assert len(seen["planning/autoware_candidates"][-1].candidate_trajectories) == 18
     plan = messages.plan_from_msg(seen["planning/plan"][-1])
     path, trajectory = seen["planning/path"][-1], seen["planning/trajectory"][-1]
     for name in ("occupancy/queries", "occupancy/points", "occupancy/grid", "planning/plan", "planning/path"):

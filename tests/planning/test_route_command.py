@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.types import Command, CommandSource
 from sparseoccvla_ros.planning.plan_reasons import PlanReason
-from sparseoccvla_ros.planning.route_command import CommandChoice, RouteCommand, parse_command
+from sparseoccvla_ros.planning.route_command import CommandChoice, RouteCommand, parse_command, route_instruction
 
 S = 1_000_000_000
 HERE = planar(0, 0, 0)
@@ -157,3 +158,35 @@ def test_repeated_points_are_one():
 def test_bad_timeout_is_refused(timeout: float):
     with pytest.raises(InvalidInput, match="timeout"):
         RouteCommand(timeout=timeout)
+
+
+def street(*corners: tuple[float, float]) -> np.ndarray:
+    return np.array(corners, np.float64)
+
+
+@pytest.mark.parametrize(
+    ("route", "x", "said"),
+    [
+        (street((0, 0), (200, 0)), 20.0, "go straight on"),
+        (street((0, 0), (50, 0), (50, 60)), 20.0, "turn left in 30 m"),
+        (street((0, 0), (50, 0), (50, -60)), 0.0, "turn right in 50 m"),
+        (street((0, 0), (50, 0), (50, 60)), 46.0, "turn left now"),
+        (street((0, 0), (60, 0)), 20.0, "arrive in 40 m"),
+        (street((0, 0), (60, 0)), 59.5, "arrive now"),
+        (street((0, 0), (100, 20), (200, 20)), 0.0, "go straight on"),
+        (street((0, 500), (200, 500)), 0.0, None),
+    ],
+)
+def test_instructions_along_the_route(route, x, said):
+    assert route_instruction(route, geometry.planar(x, 0.0, 0.0)) == said
+
+
+def test_an_instruction_does_not_depend_on_where_the_map_begins():
+    moved = geometry.planar(300.0, -40.0, 2.0)
+    corners = np.array([(0.0, 0, 0), (50, 0, 0), (50, 60, 0)])
+    route = geometry.apply(moved, corners)[:, :2]
+    assert route_instruction(route, moved @ geometry.planar(20.0, 1.0, 0.1)) == "turn left in 30 m"
+    chosen = RouteCommand()
+    assert chosen.instruction(moved) == ""
+    chosen.set_route(route)
+    assert chosen.instruction(moved @ geometry.planar(20.0, 1.0, 0.1)) == "turn left in 30 m"

@@ -1,6 +1,7 @@
 """What other stacks read: vision_msgs boxes and Autoware's trajectory, serialised and read back."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,38 @@ def test_a_plan_without_waypoints_stands_still_for_autoware():
     for point in message.points:
         assert point.longitudinal_velocity_mps == 0.0
         assert (point.pose.position.x, point.pose.position.y) == (100.0, 50.0)
+
+
+def test_candidates_for_autoware_begin_with_the_chosen_one():
+    pytest.importorskip("autoware_internal_planning_msgs", reason="autoware_internal_planning_msgs is not installed")
+    from sparseoccvla_ros.ros.adapters import autoware
+
+    made = plan()
+    straight = np.stack([np.arange(1, 7) * 2.0, np.zeros(6)], -1).astype(np.float32)
+    candidates = np.stack([straight, made.waypoints, 0.5 * straight])
+    made = replace(made, candidates=candidates, scores=np.array([0.2, 0.3, 0.9], np.float32), chosen=1)
+    message = through_dds(autoware.candidates_to_msg(made, EGO))
+    assert message.generator_info[0].generator_name.data == "sparseoccvla_ros"
+    ends = []
+    for one in message.candidate_trajectories:
+        assert one.header.frame_id == "map"
+        assert one.generator_id == message.generator_info[0].generator_id
+        ends.append((one.points[-1].pose.position.x, one.points[-1].pose.position.y))
+    # base_link looks along y of the map: a candidate's x is the map's y.
+    wanted = [(100.0 - y, 50.0 + x) for x, y in candidates[[1, 2, 0], -1].tolist()]
+    np.testing.assert_allclose(ends, wanted, atol=1e-4)
+    assert message.candidate_trajectories[2].points[3].longitudinal_velocity_mps == pytest.approx(4.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("command", "value"), [("left", 2), ("right", 3), ("straight", 1)])
+def test_turn_indicators_follow_the_command(command, value):
+    pytest.importorskip("autoware_vehicle_msgs", reason="autoware_vehicle_msgs is not installed")
+    pytest.importorskip("autoware_planning_msgs", reason="autoware_planning_msgs is not installed")
+    from sparseoccvla_ros.ros.adapters import autoware
+
+    message = through_dds(autoware.turn_indicators_to_msg(replace(plan(), command=Command(command))))
+    assert message.command == value
+    assert message.stamp.sec == STAMP // 10**9
 
 
 BOXES = [
