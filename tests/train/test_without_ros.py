@@ -21,7 +21,7 @@ optional = ("tensorrt", "openvino", "onnxruntime", "onnx", "onnxscript", "triton
 for room in {ROOMS!r}:
     package = importlib.import_module("sparseoccvla_ros." + room)
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if found.name.endswith(".to_bag"):  # writes bags, and nothing else
+        if found.name.endswith(".to_bag") or ".eval.bags" in found.name:  # write and judge bags, and nothing else
             continue
         try:
             importlib.import_module(found.name)
