@@ -10,7 +10,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import rclpy
 from rclpy.context import Context
@@ -43,7 +42,7 @@ def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> i
         for make in makes:
             nodes.append(make())
         # On a small computer text and pictures must not cost a plan. One process of all stages stays as it is.
-        give_way(min(node.niceness for node in nodes))
+        os.nice(min(node.niceness for node in nodes))
     except (ValueError, ParameterException) as error:
         print(f"error: {error}", file=sys.stderr)
         for node in nodes:
@@ -58,19 +57,6 @@ def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> i
     ended.wait()
     _end(nodes, threads)
     return 0
-
-
-def give_way(niceness: int) -> None:
-    """Let other processes go first, as nice(2) says, also where the kernel shares its time between sessions first.
-
-    Linux puts every session into a group of its own (autogroup, sched(7)), and the niceness of processes in different
-    groups is not compared: what counts is the group's. A process that leads a session sets it; below `ros2 launch` all
-    nodes are of one session, and nice(2) is enough.
-    """
-    os.nice(niceness)
-    if niceness and os.getsid(0) == os.getpid():
-        with contextlib.suppress(OSError):  # a kernel without autogroups
-            Path("/proc/self/autogroup").write_text(str(niceness))
 
 
 def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: threading.Event | None = None) -> None:

@@ -144,20 +144,3 @@ def test_a_source_that_cannot_be_configured_ends(graph, source, wrong, said):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=ROOT)
     assert done.returncode == 1, done.stderr
     assert said in done.stdout + done.stderr
-
-
-@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel has no autogroups")
-@pytest.mark.parametrize("own_session", [True, False])
-def test_text_gives_way_to_plans_where_every_session_has_its_share(own_session):
-    program = (
-        "import os; from pathlib import Path; from sparseoccvla_ros.ros.process import give_way; "
-        "give_way(7); print(os.nice(0), Path('/proc/self/autogroup').read_text().split()[-1])"
-    )
-    before = Path("/proc/self/autogroup").read_text().split()[-1]
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, start_new_session=own_session
-    )
-    nice, group = done.stdout.split()
-    assert int(nice) >= 7, done.stderr
-    # Below ros2 launch a node shares its session with the others, and would slow them all.
-    assert group == ("7" if own_session else before)
