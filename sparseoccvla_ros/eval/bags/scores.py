@@ -11,6 +11,7 @@ from ...core import geometry
 from ...core.types import NANOSECONDS, WAYPOINT_TIMES
 from ...core.vehicle import Vehicle
 from ..metrics.comfort import comfort
+from ..metrics.driving import vehicle as driving
 from ..metrics.driving.collisions import touching
 from ..metrics.driving.vehicle import corners, wrap
 from .recording import Drive, Planned, Track
@@ -98,6 +99,7 @@ def _safety(
     plan: Planned, start: np.ndarray, drive: Drive, tracks: Sequence[Track], body: Vehicle
 ) -> tuple[float, float]:
     """(no collision, time to collision), 1 or 0 each; what overlaps the vehicle at the start is left out."""
+    outline = driving.Vehicle.of(body).corners
     times = STEP * np.arange(int(min(plan.times[-1], WAYPOINT_TIMES[-1]) / STEP + 1e-6) + 1)
     poses = plan.at(start, times)
     stamps = plan.stamp + np.round(times * NANOSECONDS).astype(np.int64)
@@ -109,20 +111,12 @@ def _safety(
         size = np.broadcast_to(np.array(track.size), (len(states), 2))
         boxes.append(corners(np.concatenate([states, size], -1)))
     others = np.stack(boxes)
-    at_start = touching(_outline(poses[:1], body), others[:, :1])[0]
+    at_start = touching(outline(poses[:1]), others[:, :1])[0]
     others = others[~at_start]
     hits = []
     for ahead in AHEAD:
         moved = poses.copy()
         moved[:, 0] += ahead * speeds * np.cos(poses[:, 2])
         moved[:, 1] += ahead * speeds * np.sin(poses[:, 2])
-        hits.append(bool(len(others)) and bool(touching(_outline(moved, body), others).any()))
+        hits.append(bool(len(others)) and bool(touching(outline(moved), others).any()))
     return float(not hits[0]), float(not any(hits))
-
-
-def _outline(poses: np.ndarray, body: Vehicle) -> np.ndarray:
-    """Corners [T, 4, 2] of the vehicle at poses [T, 3] of its rear axle."""
-    c, s = np.cos(poses[:, 2]), np.sin(poses[:, 2])
-    middle = poses[:, :2] + body.centre_m * np.stack([c, s], -1)
-    size = np.broadcast_to([body.length_m, body.width_m], (len(poses), 2))
-    return corners(np.concatenate([middle, poses[:, 2:], size], -1))

@@ -14,7 +14,6 @@ from ...world.agents.actors import EGO
 from ...world.agents.traffic import AMBER, GREEN, RED, STEP
 from ...world.roads.curves import Curve
 from ...world.sim.simulator import Simulator
-from ...world.sim.vehicle import WHEELBASE
 from ..metrics.driving import pdm_score, tracker
 from ..metrics.driving.pdm_score import SubScores, Version
 from ..metrics.driving.traffic_scene import ObjectKind, RedLights, TrafficScene
@@ -22,7 +21,7 @@ from ..metrics.driving.vehicle import Vehicle
 from .forecast import Standing, expect, objects_of
 from .road_map import WorldMap, inside_junction
 
-ZOE = Vehicle(EGO.centre_m + 0.5 * EGO.length_m, 0.5 * EGO.length_m - EGO.centre_m, EGO.width_m, WHEELBASE)
+ZOE = Vehicle.of(EGO)
 """The ego as the scores see it."""
 HORIZON = 4.0
 _LOOK = 7.0

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ....core import vehicle
+
 X, Y, HEADING, VX, VY, AX, AY, STEER, STEER_RATE, YAW_RATE, YAW_ACC = range(11)
 DT = 0.1
 """Seconds per step."""
@@ -19,6 +21,12 @@ class Vehicle:
     behind: float
     width: float
     wheelbase: float
+
+    @classmethod
+    def of(cls, body: vehicle.Vehicle) -> Vehicle:
+        """The same vehicle in the words of these scores."""
+        ahead, behind = body.centre_m + 0.5 * body.length_m, 0.5 * body.length_m - body.centre_m
+        return cls(ahead, behind, body.width_m, body.wheel_base_m)
 
     @property
     def length(self) -> float:
