@@ -2,7 +2,9 @@
 
 The entropy-coded data of a sequential Huffman JPEG (ITU-T T.81, annex F.2) is walked symbol by symbol, without
 computing a pixel. A stream that lost or changed bytes runs out of step, so it ends before its last block or has data
-left after it. Progressive and arithmetic-coded files are not walked: no camera sends them.
+left after it. Where it falls into step again, its blocks are mostly no pictures: the cosine transform keeps the sum of
+squares, and 64 pixels within 128 of grey cannot exceed 1024 in that norm. Progressive and arithmetic-coded files are
+not walked: no camera sends them.
 """
 
 from __future__ import annotations
@@ -18,22 +20,26 @@ from ..core.errors import InvalidInput
 
 _SEQUENTIAL = (0xC0, 0xC1)
 _OTHER_FRAMES = {0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)}
-_COMPLETE, _EARLY, _LEFT_OVER, _NO_CODE, _TOO_LONG, _NO_RESTART = range(6)
+_COMPLETE, _EARLY, _LEFT_OVER, _NO_CODE, _TOO_LONG, _NO_RESTART, _TOO_STRONG = range(7)
 _REASONS = {
     _EARLY: "it ends before its last block",
     _LEFT_OVER: "it goes on behind its last block",
     _NO_CODE: "it holds a code that its tables lack",
     _TOO_LONG: "a block has more than 64 coefficients",
     _NO_RESTART: "a restart marker is missing",
+    _TOO_STRONG: "a block is brighter or darker than pixels can be",
 }
 
 
 @dataclass
 class _Tables:
-    """What stood before a scan: Huffman tables by slot (AC 4..7), sampling (h, v) by component, restart interval."""
+    """What stood before a scan: Huffman tables by slot (AC 4..7), quantisation tables float [64] in the order of the
+    file, sampling (h, v) and quantisation slot by component, restart interval."""
 
     huffman: dict[int, bytes] = field(default_factory=dict)
+    steps: dict[int, np.ndarray] = field(default_factory=dict)
     sampling: dict[int, tuple[int, int]] = field(default_factory=dict)
+    steps_of: dict[int, int] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
     restart: int = 0
 
@@ -55,10 +61,13 @@ def check_scans(data: bytes, name: str) -> None:
         at += length
         if marker == 0xC4:
             _take_huffman(tables, segment, name)
+        elif marker == 0xDB:
+            _take_steps(tables, segment, name)
         elif marker in _SEQUENTIAL:
             tables.size = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
             parts = [segment[6 + 3 * i : 9 + 3 * i] for i in range(segment[5])]
             tables.sampling = {p[0]: (p[1] >> 4, p[1] & 15) for p in parts if len(p) == 3}
+            tables.steps_of = {p[0]: p[2] for p in parts if len(p) == 3}
         elif marker == 0xDD:
             tables.restart = int.from_bytes(segment[:2], "big")
         elif marker == 0xDA:
@@ -78,6 +87,17 @@ def _take_huffman(tables: _Tables, segment: bytes, name: str) -> None:
         at += 17 + total
 
 
+def _take_steps(tables: _Tables, segment: bytes, name: str) -> None:
+    at = 0
+    while at < len(segment):
+        kind = ">u2" if segment[at] >> 4 else "u1"
+        body = segment[at + 1 : at + 1 + 64 * np.dtype(kind).itemsize]
+        if segment[at] >> 4 > 1 or len(body) != 64 * np.dtype(kind).itemsize:
+            raise InvalidInput(name, "JPEG has a quantisation table that is cut off")
+        tables.steps[segment[at] & 15] = np.frombuffer(body, kind).astype(np.float64)
+        at += 1 + len(body)
+
+
 def _check_scan(tables: _Tables, segment: bytes, data: bytes, at: int, name: str) -> int:
     """Walks one scan from `at`; returns where it ends, -1 where it cannot be judged."""
     if len(segment) < 4 or len(segment) < 1 + 2 * segment[0]:
@@ -87,7 +107,8 @@ def _check_scan(tables: _Tables, segment: bytes, data: bytes, at: int, name: str
     if not sampling or min(map(min, sampling)) < 1 or max(map(max, sampling)) > 4:
         raise InvalidInput(name, "JPEG has a component without sampling factors")
     slots = [(t >> 4, 4 + (t & 15)) for _, t in chosen]
-    if any(slot not in tables.huffman for pair in slots for slot in pair):
+    steps = [tables.steps.get(tables.steps_of[c]) for c, _ in chosen]
+    if any(slot not in tables.huffman for pair in slots for slot in pair) or any(s is None for s in steps):
         return -1  # motion JPEG that leaves its tables to the decoder
     height, width = tables.size
     tallest = max(v for _, v in tables.sampling.values())
@@ -99,9 +120,11 @@ def _check_scan(tables: _Tables, segment: bytes, data: bytes, at: int, name: str
     else:
         columns, rows = _parts(width, 8 * widest), _parts(height, 8 * tallest)
         blocks = [i for i, (h, v) in enumerate(sampling) for _ in range(h * v)]
-    pairs = np.array([slots[b] for b in blocks], np.int64)
+    # Of each block: tables of DC and AC, and its component, whose DC is told as a difference from the block before.
+    pairs = np.array([(*slots[b], b) for b in blocks], np.int64)
     lookup = _lookup(tuple(sorted(tables.huffman.items())))
-    outcome, end = _walk(np.frombuffer(data, np.uint8), at, lookup, pairs, columns * rows, tables.restart)
+    known = np.stack([s for s in steps if s is not None])
+    outcome, end = _walk(np.frombuffer(data, np.uint8), at, lookup, pairs, known, columns * rows, tables.restart)
     if outcome != _COMPLETE:
         raise InvalidInput(name, f"JPEG is damaged: {_REASONS[outcome]}")
     return int(end)
@@ -138,22 +161,26 @@ def _compiled(function: Callable[..., tuple[int, int]]) -> Callable[..., tuple[i
 
 @_compiled
 def _walk(
-    data: np.ndarray, at: int, lookup: np.ndarray, pairs: np.ndarray, units: int, restart: int
+    data: np.ndarray, at: int, lookup: np.ndarray, pairs: np.ndarray, steps: np.ndarray, units: int, restart: int
 ) -> tuple[int, int]:
     bits, held = 0, 0  # `held` unread bits, right-aligned in `bits`
     size = data.shape[0]
+    levels = np.zeros(steps.shape[0])  # the DC of each component's last block, in steps
+    # What rounding to whole steps can add to the norm of a block, and a tenth for encoders that compute roughly.
+    limits = (1.1 * (1024.0 + np.sqrt((steps**2).sum(1)) / 2.0)) ** 2
     for unit in range(units):
         if restart and unit and unit % restart == 0:
             if held >= 8:
                 return _LEFT_OVER, at
             bits = held = 0
+            levels[:] = 0.0
             while at + 1 < size and data[at] == 0xFF and data[at + 1] == 0xFF:
                 at += 1
             if at + 1 >= size or data[at] != 0xFF or data[at + 1] != 0xD0 + ((unit // restart - 1) & 7):
                 return _NO_RESTART, at
             at += 2
         for block in range(pairs.shape[0]):
-            k = 0
+            k, part, square = 0, pairs[block, 2], 0.0
             while k < 64:
                 while held <= 40 and at < size:
                     byte = np.int64(data[at])
@@ -172,17 +199,25 @@ def _walk(
                 if length + extra > held:
                     return _EARLY, at
                 held -= length + extra
+                value = (bits >> held) & ((1 << extra) - 1)
+                if extra and value < 1 << (extra - 1):
+                    value -= (1 << extra) - 1
                 bits &= (1 << held) - 1
                 if k == 0:
+                    levels[part] += value
+                    square = (levels[part] * steps[part, 0]) ** 2
                     k = 1
                 elif extra:
                     k += (symbol >> 4) + 1
+                    square += (value * steps[part, min(k, 64) - 1]) ** 2
                 elif symbol == 0xF0:
                     k += 16
                 else:
                     break
             if k > 64:
                 return _TOO_LONG, at
+            if square > limits[part]:
+                return _TOO_STRONG, at
     if held >= 8 and bits >> (held % 8):
         return _LEFT_OVER, at
     while at < size and data[at] == 0:

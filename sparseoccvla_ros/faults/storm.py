@@ -297,7 +297,10 @@ def _summary(storm: _Storm, lost: list[str], deaths: dict[str, int]) -> dict[str
         "flagged_paths": record.flagged,
         "unflagged_paths": record.unflagged,
         "restarts": deaths,
-        "pictures": {k: pictures[k] for k in ("in", "out", "drop", "duplicate", "reorder", "delay", "corrupt")},
+        "pictures": {
+            **{k: pictures[k] for k in ("in", "out", "drop", "duplicate", "reorder", "delay", "corrupt")},
+            "corrupt but valid": storm.source.valid,
+        },
         "counted_by_nodes": dict(sorted(totals.items())),
         "broken": broken,
     }

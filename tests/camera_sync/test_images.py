@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import random
 import struct
 import zlib
 
@@ -77,6 +78,37 @@ class TestCompressed:
         data = encode(picture(), suffix)
         with pytest.raises(InvalidInput):
             decode_compressed(data[: int(len(data) * share)])
+
+    @pytest.mark.parametrize("quality", [60, 95])
+    def test_most_of_what_is_overwritten_is_refused(self, quality):
+        """JPEG has no checksum, and a Huffman stream falls into step again; but then blocks are no pictures."""
+        rng = random.Random(quality)
+        rgb = np.random.default_rng(1).normal(0, 12, (96, 160, 3)) + picture(96, 160)
+        whole = cv2.imencode(".jpg", rgb.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])[
+            1
+        ].tobytes()
+        decode_compressed(whole)
+        passed = 0
+        for _ in range(300):
+            at = rng.randrange(len(whole) - 64)
+            try:
+                decode_compressed(whole[:at] + rng.randbytes(64) + whole[at + 64 :])
+                passed += 1
+            except InvalidInput:
+                pass
+        assert passed < 30
+
+    @pytest.mark.parametrize("quality", [1, 10, 50, 90, 100])
+    @pytest.mark.parametrize("sampling", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
+    def test_the_strongest_pictures_are_whole(self, quality, sampling):
+        """White beside black by pixel, by block and at random: as strong as blocks can be."""
+        rng = np.random.default_rng(quality)
+        checks = np.indices((64, 96)).sum(0) % 2
+        blocks = np.kron(rng.integers(0, 2, (8, 12)), np.ones((8, 8), int))
+        words = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+        for levels in (checks, blocks, rng.integers(0, 2, (64, 96)), np.ones((64, 96), int), np.zeros((64, 96), int)):
+            pictures = np.stack([levels, np.roll(levels, 1, 1), 1 - levels], -1).astype(np.uint8) * 255
+            decode_compressed(cv2.imencode(".jpg", pictures, words)[1].tobytes())
 
     def test_jpeg_header_bomb_is_refused_before_it_is_decoded(self, monkeypatch):
         data = bytearray(encode(picture()))
