@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,24 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, the machine's own or Playwright's; draws in software where there is no GPU."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as engine:
+        try:
+            started = engine.chromium.launch(
+                executable_path=found, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+            )
+        except playwright.Error:
+            if found is not None:
+                raise
+            pytest.skip("no browser: sudo apt install chromium, or ./run env playwright install chromium")
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,8 @@ ANSWER_TIMEOUT = 60.0
 SWITCHED = (*STAGES, "follower")
 """Nodes that the page can switch off and on."""
 WEATHERS = next(p.choices for p in TABLES["simulator"] if p.name == "weather")
+DELAYS = (0.0, 0.2, 0.5, 1.0)
+"""Seconds that the page offers for the images of a simulated vehicle to be late."""
 LEVELS = ("ok", "warn", "error", "stale")
 
 
@@ -147,7 +149,7 @@ class CockpitNode(StageNode):
                 }
         now = time.monotonic()
         if self._control.simulated:
-            self._server.send("simulator", {"scenarios": ["", *FAMILIES], "weathers": WEATHERS})
+            self._server.send("simulator", {"scenarios": ["", *FAMILIES], "weathers": WEATHERS, "delays": DELAYS})
         self._server.send(
             "states",
             [
@@ -186,6 +188,11 @@ class CockpitNode(StageNode):
     def cover(self, camera: str, on: bool) -> None:
         """Cover a simulated lens; every page learns which are."""
         self._server.send("covered", self._control.cover(camera, on))
+
+    def delay(self, seconds: float) -> None:
+        """Let images of the simulated vehicle arrive late; every page learns by how much."""
+        self._control.delay(seconds)
+        self._server.send("delayed", seconds)
 
     def begin(self, scenario: str, weather: str, seed: int) -> None:
         """Begin a new simulated drive."""

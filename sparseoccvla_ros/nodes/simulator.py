@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,19 @@ ASK_AGAIN = 1.0
 """Wall clock seconds after which odometry is sent again: its answer was lost, or is that to an older path."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """Images uint8 [C, H, W, 3] and the stamp in ns at which they were taken."""
+
+    stamp: int
+    images: np.ndarray
+
+
 class SimulatorNode(SourceNode):
     """Steps an Episode at 10 Hz and publishes what a car with six cameras would.
 
     In lockstep the world stands still until the follower has answered: to the odometry of every step, and where images
-    were sent (every half second) to the path that was planned from them.
+    were sent (taken every half second) to the path that was planned from them.
     """
 
     waiting_for = "control/command from follower"
@@ -58,6 +68,7 @@ class SimulatorNode(SourceNode):
         """Of the last drive that ended."""
         self._action: tuple[int, Action] | None = None
         self._plan: PathMsg | None = None
+        self._taken: deque[_Taken] = deque()
 
     def setup(self) -> None:
         """Build the world and the topics."""
@@ -91,7 +102,7 @@ class SimulatorNode(SourceNode):
     def _on_path(self, message: PathMsg) -> None:
         with self._arrived:
             self._paths += 1
-            if nanoseconds(message.header.stamp) == self._stamp:
+            if self._sent is not None and nanoseconds(message.header.stamp) == self._sent.stamp:
                 self._plan = message
             self._arrived.notify_all()
 
@@ -125,7 +136,8 @@ class SimulatorNode(SourceNode):
         self._record = DriveRecord(self._episode)
         self._start += BETWEEN
         self._stamp, self._answers, self._paths = self._start, 0, 0
-        self._action = self._plan = None
+        self._action = self._plan = self._sent = None
+        self._taken.clear()
         self._unplanned = ""
         self.monitor.show(seed=values.seed, scenario=self._scenario or "none")
 
@@ -179,23 +191,25 @@ class SimulatorNode(SourceNode):
             simulator = episode.simulator
             with self._arrived:
                 self._stamp = self._start + round(simulator.time * 1e9)
-                self._answers, self._paths, self._plan = 0, 0, None
+                self._answers, self._paths, self._plan, self._sent = 0, 0, None, None
             self._vehicle.publish_state(self._stamp, *simulator.ego.at(simulator.time))
             if end is not None:
                 return True
             if episode.plan_due:
-                self._publish_images()
+                self._take_images()
+            self._publish_images()
             why = ""
             if self.values.lockstep:
-                why = "" if self._answered(episode.plan_due) else self._missing()
-                self._unplanned = why if episode.plan_due else self._unplanned
+                why = "" if self._answered() else self._missing()
+                self._unplanned = why if self._sent else self._unplanned
             else:
                 due = max(due + STEP / self.values.real_time_factor, time.monotonic() - 1.0)
                 time.sleep(max(0.0, due - time.monotonic()))
             while self._paused and not self._single and self._running and not self._reset:
                 time.sleep(0.02)
             self._single = False
-            if episode.plan_due and self._plan is not None:
+            # A late one is no answer to the present state, from which plans are scored.
+            if self._plan is not None and self._sent and self._sent.stamp == self._stamp:
                 self._record.plan(vehicle.planned_path(self._plan, simulator.time, simulator.state.pose))
             action, fail_safe = self._commanded()
             why = fail_safe or why or self._unplanned
@@ -221,15 +235,15 @@ class SimulatorNode(SourceNode):
         return newest[1], ""
 
     def _missing(self) -> str:
-        missing = "planning/path" if self._episode.plan_due and self._plan is None else "control/command"
+        missing = "planning/path" if self._sent and self._plan is None else "control/command"
         return f"no {missing} within answer_timeout"
 
-    def _answered(self, planned: bool) -> bool:
+    def _answered(self) -> bool:
         """Lockstep: wait for the follower's answer; false where none is to be had."""
 
         def whole() -> bool:
             # One command for the odometry, and one for every path that has come since.
-            return self._answers > self._paths and (not planned or self._plan is not None)
+            return self._answers > self._paths and (not self._sent or self._plan is not None)
 
         simulator = self._episode.simulator
         began = asked = time.monotonic()
@@ -243,7 +257,7 @@ class SimulatorNode(SourceNode):
             if now - asked > ASK_AGAIN:
                 asked = now
                 self._vehicle.publish_clock(self._stamp)
-                if not planned or self._plan is not None:
+                if not self._sent or self._plan is not None:
                     self._vehicle.publish_odometry(self._stamp, *simulator.ego.at(simulator.time))
         return False
 
@@ -270,14 +284,26 @@ class SimulatorNode(SourceNode):
         self._way = vehicle.route_to_msg(self._stamp, FIXED_FRAME, poses)
         self._route.publish(self._way)
 
-    def _publish_images(self) -> None:
+    def _take_images(self) -> None:
         if self.values.commands:
             self._direction.publish(String(data=self._episode.simulator.command().value))
         elif self._episode.simulator.time > 0:  # planning takes a route once it knows where it is
             self._to_planning.publish(self._way)
-        names, images = [c.name for c in self._cameras.rig], self._cameras.images()
-        images[[name in self.values.covered.split() for name in names]] = 0
-        self._vehicle.publish_images(self._stamp, names, self._cameras.intrinsics, images, self.values.jpeg_quality)
+        images = self._cameras.images()
+        images[[camera.name in self.values.covered.split() for camera in self._cameras.rig]] = 0
+        self._taken.append(_Taken(self._stamp, images))
+
+    def _publish_images(self) -> None:
+        """The newest images that are as old as they are to be when they arrive, if any."""
+        due = None
+        while self._taken and self._taken[0].stamp + round(self.values.image_delay * 1e9) <= self._stamp:
+            due = self._taken.popleft()
+        if due is None:
+            return
+        with self._arrived:
+            self._sent = due
+        names = [camera.name for camera in self._cameras.rig]
+        self._vehicle.publish_images(due.stamp, names, self._cameras.intrinsics, due.images, self.values.jpeg_quality)
 
 
 def main(args: list[str] | None = None) -> int:

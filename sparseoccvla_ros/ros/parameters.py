@@ -210,6 +210,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
             live=True,
         ),
         Param("covered", "", "names of cameras whose lens is covered, with blanks between: they are black", live=True),
+        Param("image_delay", 0.0, "images arrive this much of the world's time late", "s", 0.0, 2.0, live=True),
         Param("longest", 60.0, "a drive ends after this long in any case", "s", 1.0, 60.0, live=True),
         Param("lockstep", True, "wait for the follower's answer before every step"),
         Param("real_time_factor", 1.0, "without lockstep: seconds of the world per second", "", 0.05, 20.0, live=True),

@@ -1,8 +1,9 @@
-"""A scene as the cockpit's page draws it: camera images, occupancy from above, path and candidates, as JSON."""
+"""A scene as the cockpit's page draws it: camera images, occupancy, path and candidates, as JSON."""
 
 from __future__ import annotations
 
 import base64
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,12 +47,20 @@ def scene_event(
             {"points": np.round(points, 2).tolist(), "score": round(float(score), 4), "chosen": i == plan.chosen}
             for i, (points, score) in enumerate(zip(plan.candidates, plan.scores, strict=True))
         ],
-        "above": [
-            {"seconds": t, "png": _png(top_view(v))}
+        "occupancy": [
+            {"seconds": t, "above": _png(top_view(v)), "voxels": _packed(v)}
             for t, v in zip((0.0, *HORIZONS), (voxels, *forecasts), strict=False)
         ],
+        "lower": list(grid.lower),
+        "voxel": grid.size,
+        "palette": ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in PALETTES[PALETTE].tolist()],
         "reach": [grid.lower[0], grid.upper[0], grid.lower[1], grid.upper[1]],
-        "vehicle": {"front": body.front_m, "rear": -body.rear_overhang_m, "width": body.width_m},
+        "vehicle": {
+            "front": body.front_m,
+            "rear": -body.rear_overhang_m,
+            "width": body.width_m,
+            "height": body.height_m,
+        },
         "legend": [{"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*rgb)} for name, rgb in legend(PALETTE)],
     }
 
@@ -70,6 +79,12 @@ def top_view(voxels: SparseVoxels) -> np.ndarray:
     colours = np.clip(PALETTES[PALETTE][voxels.labels[order]] * light[:, None], 0, 255)
     page[nx - 1 - x, ny - 1 - y] = np.concatenate([colours, np.full((len(order), 1), 255)], 1).astype(np.uint8)
     return page
+
+
+def _packed(voxels: SparseVoxels) -> str:
+    """Base64 of a zlib stream of uint16 [N, 4]: x, y, z and class of each voxel."""
+    rows = np.column_stack([voxels.indices, voxels.labels]).astype("<u2")
+    return base64.b64encode(zlib.compress(rows.tobytes(), 1)).decode()
 
 
 def _camera(frames: CameraFrames, index: int) -> dict[str, Any]:

@@ -49,6 +49,9 @@ class Stack(Protocol):
     def cover(self, camera: str, on: bool) -> None:
         """In simulation: cover the lens of a camera, or uncover it."""
 
+    def delay(self, seconds: float) -> None:
+        """In simulation: let images arrive this much of the world's time after they were taken."""
+
     def begin(self, scenario: str, weather: str, seed: int) -> None:
         """In simulation: begin a new drive; "" leaves scenario or weather to the seed."""
 
@@ -198,6 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.cockpit.stack.switch(_text(body, "node"), _flag(body, "on"))
             elif path == "/cover":
                 self.cockpit.stack.cover(_text(body, "camera"), _flag(body, "on"))
+            elif path == "/delay":
+                self.cockpit.stack.delay(_number(body, "seconds"))
             elif path == "/begin":
                 seed = round(_number(body, "seed", 2_000_000_000))
                 self.cockpit.stack.begin(_text(body, "scenario"), _text(body, "weather"), seed)

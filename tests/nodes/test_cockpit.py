@@ -73,7 +73,7 @@ def test_sees_asks_and_steers(graph, preset, frames, until, free_port):
         camera = scene["cameras"][name]
         assert decoded(camera["jpeg"]).shape == frames(0).images.shape[1:]
         np.testing.assert_allclose(camera["matrix"], frames(0).ego2img[i].ravel(), atol=1e-5)
-    assert decoded(scene["above"][0]["png"]).shape == (200, 200, 4)
+    assert decoded(scene["occupancy"][0]["above"]).shape == (200, 200, 4)
     assert until(lambda: {s["name"] for s in page.events.get("states", [[]])[-1]} >= {"occupancy", "planning"}, 10)
 
     assert page.post("/command", {"command": "left"})[0] == 200
@@ -115,6 +115,10 @@ def test_switches_nodes_and_the_simulated_world(graph, preset, until, free_port)
     assert page.post("/cover", {"camera": "CAM_FRONT", "on": True})[0] == 200
     assert until(lambda: not shown().any(), 20)
     assert page.events["covered"][-1] == ["CAM_FRONT"]
+    assert page.post("/delay", {"seconds": 0.5})[0] == 200
+    assert simulator.values.image_delay == 0.5
+    assert until(lambda: page.events.get("delayed") == [0.5], 5)
+    assert page.post("/delay", {"seconds": 3})[0] == 400
     assert page.post("/switch", {"node": "follower", "on": False})[0] == 200
     assert not follower.active
     assert page.post("/switch", {"node": "follower", "on": True})[0] == 200

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage
 from std_srvs.srv import Trigger
 
@@ -50,7 +51,7 @@ class Stack:
     """Simulator, follower, and a planner that answers the front camera's images while it `plans`."""
 
     def __init__(self, graph, **parameters) -> None:
-        self.plans = True
+        self.plans, self.late = True, 0.0
         values = {"seed": SEED, "longest": SECONDS, "wait_for": ["follower"], "answer_timeout": 2.0, **parameters}
         self.simulator = graph.add(SimulatorNode, autostart=False, height=18, width=32, **values)
         self.probe, self._policy = graph.probe, Waypoints()
@@ -62,6 +63,7 @@ class Stack:
 
     def _on_image(self, message: CompressedImage) -> None:
         episode = self.simulator._episode
+        self.late = (self.simulator._stamp - messages.nanoseconds(message.header.stamp)) / 1e9
         self._policy.begin(episode.simulator, episode.world, episode.expert)
         if self.plans:
             self.path.publish(path(messages.nanoseconds(message.header.stamp), self._policy.waypoints()))
@@ -115,6 +117,17 @@ def test_it_stops_without_a_node_and_goes_on_with_it(graph, until, who):
     assert ("follower" if who == "follower" else "no planning/path") in state
     (stack.follower.trigger_activate() if who == "follower" else setattr(stack, "plans", True))
     assert until(lambda: stack.state.speed > 2.0, 60), stack.simulator.monitor.state(5.0)
+
+
+def test_late_images_make_late_paths_and_too_late_ones_a_stop(graph, until):
+    stack = Stack(graph, longest=60.0, image_delay=0.4)
+    assert until(lambda: stack.time > 2.0 and stack.state.speed > 3.0, 60), stack.simulator.monitor.state(5.0)
+    assert stack.late == pytest.approx(0.4)
+    stack.simulator.set_parameters([Parameter("image_delay", value=2.0)])
+    assert until(lambda: stack.state.speed < 0.05, 60), stack.simulator.monitor.state(5.0)
+    stack.simulator.set_parameters([Parameter("image_delay", value=0.0)])
+    assert until(lambda: stack.state.speed > 2.0, 60), stack.simulator.monitor.state(5.0)
+    assert stack.late == 0.0
 
 
 def test_unknown_scenario_is_said(graph):

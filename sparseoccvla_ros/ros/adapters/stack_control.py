@@ -1,4 +1,4 @@
-"""What a page may switch: nodes off and on, and in simulation lenses, weather, scenario and seed."""
+"""What a page may switch: nodes off and on, and in simulation lenses, delay, weather, scenario and seed."""
 
 from __future__ import annotations
 
@@ -59,6 +59,10 @@ class StackControl:
             self._set(covered=" ".join(sorted(covered)))
             self._covered = covered
             return sorted(covered)
+
+    def delay(self, seconds: float) -> None:
+        """Let images of the simulated vehicle arrive this much of the world's time late."""
+        self._set(image_delay=float(seconds))
 
     def begin(self, scenario: str, weather: str, seed: int) -> None:
         """A new drive."""

@@ -5,7 +5,9 @@ const $ = (id) => document.getElementById(id);
 const NEAR = 0.3; // m; nearer to a camera's plane nothing is drawn
 let scene = null;
 let goal = null; // m, base_link of the scene it was set in, moved on with none: it fades when the next command comes
-const layers = []; // decoded pictures from above
+let layers = []; // decoded: { seconds, above: picture, voxels: Uint16Array }
+const behind = new Behind($("behind"));
+$("behind").hidden = behind.absent;
 
 const events = new EventSource("events");
 events.onopen = () => link("live", "ok");
@@ -15,6 +17,7 @@ events.addEventListener("states", (e) => states(JSON.parse(e.data)));
 events.addEventListener("held", (e) => held(JSON.parse(e.data)));
 events.addEventListener("simulator", (e) => simulator(JSON.parse(e.data)));
 events.addEventListener("covered", (e) => covered(JSON.parse(e.data)));
+events.addEventListener("delayed", (e) => { $("delay").value = JSON.parse(e.data); });
 events.addEventListener("says", (e) => says(JSON.parse(e.data)));
 
 function link(text, level) {
@@ -28,12 +31,20 @@ function picture(kind, data) {
   return image.decode().then(() => image);
 }
 
+async function voxels(data) {
+  const packed = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint16Array(await new Response(stream).arrayBuffer());
+}
+
 async function show(next) {
-  const above = await Promise.all(next.above.map((layer) => picture("png", layer.png)));
+  const decoded = await Promise.all(next.occupancy.map(async (layer) => ({
+    seconds: layer.seconds, above: await picture("png", layer.above), voxels: await voxels(layer.voxels),
+  })));
   const names = Object.keys(next.cameras);
   const images = await Promise.all(names.map((name) => picture("jpeg", next.cameras[name].jpeg)));
   scene = next;
-  layers.splice(0, layers.length, ...above);
+  layers = decoded;
   $("speed").textContent = `${(3.6 * next.speed).toFixed(0)} km/h`;
   $("command").textContent = `${next.command} (${next.source})`;
   $("status").textContent = [next.status, ...next.reasons].join(": ").replaceAll("_", " ");
@@ -41,7 +52,7 @@ async function show(next) {
   $("latency").textContent = `${next.latency} ms camera to plan`;
   $("horizon").max = Math.max(0, layers.length - 1);
   legend(next.legend);
-  drawAbove();
+  drawOccupancy();
   names.forEach((name, i) => drawCamera(name, next.cameras[name], images[i]));
   document.body.dataset.scenes = Number(document.body.dataset.scenes || 0) + 1;
 }
@@ -56,19 +67,26 @@ function legend(entries) {
   }
 }
 
-// --- from above
+// --- from above and from behind
+
+const shownLayer = () => layers[Math.min(Number($("horizon").value), layers.length - 1)];
+
+function drawOccupancy() {
+  if (!scene) return;
+  const { seconds } = shownLayer();
+  $("seconds").textContent = seconds ? `+${seconds} s` : "now";
+  behind.show(shownLayer().voxels, scene);
+  drawAbove();
+}
 
 function drawAbove() {
-  if (!scene) return;
   const canvas = $("above"), pen = canvas.getContext("2d"), size = canvas.width;
   const [back, front, right, left] = scene.reach;
   const at = ([x, y]) => [size * (left - y) / (left - right), size * (front - x) / (front - back)];
-  const shown = Math.min(Number($("horizon").value), layers.length - 1);
   pen.fillStyle = "#161b22";
   pen.fillRect(0, 0, size, size);
   pen.imageSmoothingEnabled = false;
-  pen.drawImage(layers[shown], 0, 0, size, size);
-  $("seconds").textContent = shown ? `+${scene.above[shown].seconds} s` : "now";
+  pen.drawImage(shownLayer().above, 0, 0, size, size);
   pen.strokeStyle = "#ffffff22";
   for (let r = 10; r <= 40; r += 10) {
     pen.beginPath();
@@ -108,7 +126,7 @@ function line(pen, points, closed) {
   if (closed) pen.closePath();
 }
 
-$("horizon").addEventListener("input", drawAbove);
+$("horizon").addEventListener("input", drawOccupancy);
 $("above").addEventListener("click", (e) => {
   if (!scene) return;
   const box = e.target.getBoundingClientRect(), [back, front, right, left] = scene.reach;
@@ -189,12 +207,13 @@ function nodeRow(name) {
 
 // --- the simulated world
 
-function simulator({ scenarios, weathers }) {
+function simulator({ scenarios, weathers, delays }) {
   if (!$("world").hidden) return;
   $("world").hidden = false;
   document.body.classList.add("simulated");
   for (const [id, words] of [["scenario", scenarios], ["weather", weathers]])
     $(id).append(...words.map((w) => new Option(w ? w.replaceAll("_", " ") : "by the seed", w)));
+  $("delay").append(...delays.map((s) => new Option(s ? `${s} s late` : "at once", s)));
 }
 
 function covered(names) {
@@ -202,6 +221,7 @@ function covered(names) {
     figure.querySelector("button").setAttribute("aria-pressed", String(names.includes(figure.dataset.name)));
 }
 
+$("delay").addEventListener("change", () => post("delay", { seconds: Number($("delay").value) }));
 $("begin").addEventListener("click", () =>
   post("begin", { scenario: $("scenario").value, weather: $("weather").value, seed: Number($("seed").value) }));
 
@@ -225,7 +245,8 @@ function note(text) {
   note.timer = setTimeout(() => { $("note").hidden = true; }, 5000);
 }
 
-const command = (value) => post("command", { command: value });
+let commanded = Promise.resolve(); // one after the other: requests of a page may overtake each other
+const command = (value) => { commanded = commanded.then(() => post("command", { command: value })); };
 
 function held(value) {
   for (const button of document.querySelectorAll("#drive button"))
