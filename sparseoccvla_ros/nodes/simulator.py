@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from std_srvs.srv import SetBool, Trigger
 from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.core.types import BASE_FRAME
 from sparseoccvla_ros.data.synthetic.drives import FIXED_FRAME, START
-from sparseoccvla_ros.eval.closed_loop.cameras import SimulatedCameras
+from sparseoccvla_ros.eval.closed_loop.cameras import LateImages, SimulatedCameras
 from sparseoccvla_ros.eval.closed_loop.drive_record import DriveRecord
 from sparseoccvla_ros.eval.closed_loop.rollout import Episode
 from sparseoccvla_ros.ros import vehicle_messages as vehicle
@@ -45,14 +43,6 @@ ASK_AGAIN = 1.0
 """Wall clock seconds after which odometry is sent again: its answer was lost, or is that to an older path."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Taken:
-    """Images uint8 [C, H, W, 3] and the stamp in ns at which they were taken."""
-
-    stamp: int
-    images: np.ndarray
-
-
 class SimulatorNode(SourceNode):
     """Steps an Episode at 10 Hz and publishes what a car with six cameras would.
 
@@ -68,7 +58,6 @@ class SimulatorNode(SourceNode):
         """Of the last drive that ended."""
         self._action: tuple[int, Action] | None = None
         self._plan: PathMsg | None = None
-        self._taken: deque[_Taken] = deque()
 
     def setup(self) -> None:
         """Build the world and the topics."""
@@ -102,7 +91,7 @@ class SimulatorNode(SourceNode):
     def _on_path(self, message: PathMsg) -> None:
         with self._arrived:
             self._paths += 1
-            if self._sent is not None and nanoseconds(message.header.stamp) == self._sent.stamp:
+            if nanoseconds(message.header.stamp) == self._sent:
                 self._plan = message
             self._arrived.notify_all()
 
@@ -136,8 +125,7 @@ class SimulatorNode(SourceNode):
         self._record = DriveRecord(self._episode)
         self._start += BETWEEN
         self._stamp, self._answers, self._paths = self._start, 0, 0
-        self._action = self._plan = self._sent = None
-        self._taken.clear()
+        self._action, self._plan, self._sent, self._taken = None, None, 0, LateImages()
         self._unplanned = ""
         self.monitor.show(seed=values.seed, scenario=self._scenario or "none")
 
@@ -191,7 +179,7 @@ class SimulatorNode(SourceNode):
             simulator = episode.simulator
             with self._arrived:
                 self._stamp = self._start + round(simulator.time * 1e9)
-                self._answers, self._paths, self._plan, self._sent = 0, 0, None, None
+                self._answers, self._paths, self._plan, self._sent = 0, 0, None, 0
             self._vehicle.publish_state(self._stamp, *simulator.ego.at(simulator.time))
             if end is not None:
                 return True
@@ -209,7 +197,7 @@ class SimulatorNode(SourceNode):
                 time.sleep(0.02)
             self._single = False
             # A late one is no answer to the present state, from which plans are scored.
-            if self._plan is not None and self._sent and self._sent.stamp == self._stamp:
+            if self._plan is not None and self._sent == self._stamp:
                 self._record.plan(vehicle.planned_path(self._plan, simulator.time, simulator.state.pose))
             action, fail_safe = self._commanded()
             why = fail_safe or why or self._unplanned
@@ -291,19 +279,15 @@ class SimulatorNode(SourceNode):
             self._to_planning.publish(self._way)
         images = self._cameras.images()
         images[[camera.name in self.values.covered.split() for camera in self._cameras.rig]] = 0
-        self._taken.append(_Taken(self._stamp, images))
+        self._taken.add(self._stamp, images)
 
     def _publish_images(self) -> None:
-        """The newest images that are as old as they are to be when they arrive, if any."""
-        due = None
-        while self._taken and self._taken[0].stamp + round(self.values.image_delay * 1e9) <= self._stamp:
-            due = self._taken.popleft()
-        if due is None:
-            return
-        with self._arrived:
-            self._sent = due
-        names = [camera.name for camera in self._cameras.rig]
-        self._vehicle.publish_images(due.stamp, names, self._cameras.intrinsics, due.images, self.values.jpeg_quality)
+        due = self._taken.newest(self._stamp - round(self.values.image_delay * 1e9))
+        if due is not None:
+            with self._arrived:
+                self._sent, images = due
+            names = [camera.name for camera in self._cameras.rig]
+            self._vehicle.publish_images(self._sent, names, self._cameras.intrinsics, images, self.values.jpeg_quality)
 
 
 def main(args: list[str] | None = None) -> int:

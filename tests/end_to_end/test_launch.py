@@ -96,7 +96,7 @@ def launches(preset, tmp_path, free_port) -> dict[str, list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_drive_opens_the_cockpit(browser, free_port, tmp_path, domain):
-    """From one command to a page with a driving car that answers, and its end by Ctrl-C; docs/cockpit.jpg is made so."""
+    """From one command to a driving car on a page that answers, and its end by Ctrl-C. Takes docs/cockpit.jpg."""
     from playwright.sync_api import Error
 
     page = browser.new_page(viewport={"width": 1600, "height": 1000})

@@ -1,6 +1,8 @@
-"""The six cameras of a simulated drive: one rig per seed, all exposed at the simulator's present moment."""
+"""The six cameras of a simulated drive: one rig per seed, all exposed at one moment; images may arrive late."""
 
 from __future__ import annotations
+
+from collections import deque
 
 import numpy as np
 
@@ -42,3 +44,21 @@ class SimulatedCameras:
             left = (columns - self._width) // 2
             image[:] = seen[rows - self._height :, left : left + self._width]
         return out
+
+
+class LateImages:
+    """Images uint8 [C, H, W, 3] between exposure and arrival, with their stamps in ns."""
+
+    def __init__(self) -> None:
+        self._taken: deque[tuple[int, np.ndarray]] = deque()
+
+    def add(self, stamp: int, images: np.ndarray) -> None:
+        """Images that were taken at `stamp`."""
+        self._taken.append((stamp, images))
+
+    def newest(self, stamp: int) -> tuple[int, np.ndarray] | None:
+        """Stamp and images of the newest taken up to `stamp`, once; those before them are dropped."""
+        found = None
+        while self._taken and self._taken[0][0] <= stamp:
+            found = self._taken.popleft()
+        return found
