@@ -147,6 +147,7 @@ def drive(
     policies: Annotated[str, typer.Option(help="some of these, with commas")] = "expert,chain,ego,lane,coast",
     scenario: Annotated[str, typer.Option(help="families that take turns over the seeds, with commas, or all")] = "",
     preset: Preset = "tiny",
+    bags: Annotated[bool, typer.Option("--bags", help="also leave each drive as a bag, for ./run eval bag")] = False,
     ros: Annotated[bool, typer.Option("--ros", help="the chain drives as nodes, over topics, in lockstep")] = False,
     out: Annotated[Path, typer.Option(help="folder of page and numbers")] = Path("out/eval/drive"),
     threads: Threads = 0,
@@ -164,11 +165,14 @@ def drive(
         from sparseoccvla_ros.eval.closed_loop.drive_record import replay
         from sparseoccvla_ros.eval.closed_loop.evaluation import evaluate_drives, film_of, page, table
         from sparseoccvla_ros.eval.closed_loop.film import save_film
+        from sparseoccvla_ros.eval.closed_loop.to_bag import write_drive
         from sparseoccvla_ros.eval.world.seeds import seed_range
         from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 
         def film(scores: DriveScores, rollout: Rollout) -> None:
             save_film(rollout, out / film_of(scores))
+            if bags:
+                write_drive(rollout, out / "bags" / Path(film_of(scores)).stem, force=True)
 
         torch.set_num_threads(threads or os.cpu_count() or 1)
         chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["test"][:20])
@@ -219,12 +223,16 @@ def bag(
     profile: Annotated[str, typer.Option(help="a name in config/profiles, or a .yaml file")] = "nuscenes",
     calibration_file: Annotated[str, typer.Option(help="intrinsics and mounts that are on no topic")] = "",
     boxes: Annotated[str, typer.Option(help="MarkerArray of cubes; /markers/annotations where it is there")] = "",
+    map_file: Annotated[Path | None, typer.Option("--map", help="Lanelet2 file; /map/areas where it is there")] = None,
+    map_origin: Annotated[str, typer.Option(help="LAT,LON of the frame's origin, for a map without local_x")] = "",
+    reference: Annotated[str, typer.Option(help="plans whose progress is EPDMS's measure; what was driven")] = "",
     seconds: Annotated[float, typer.Option(min=0.0, help="only so much of the bag; 0: all")] = 0.0,
     untrained: Untrained = False,
     out: Annotated[Path | None, typer.Option(help="folder of page, numbers and result bag; out/eval/BAG")] = None,
     threads: Threads = 0,
 ) -> None:
-    """Judge plans in any recording against what was driven: ADE, FDE, heading, comfort; with boxes collisions and TTC.
+    """Judge plans in any recording against what was driven: ADE, FDE, heading, comfort; with boxes collisions and TTC,
+    with boxes and a map PDMS and EPDMS.
 
     Plans are those of nav_msgs/Path (whose poses carry their times), MultiDOFJointTrajectory or Autoware's Trajectory,
     or what the stack plans from the recorded images. Leaves report.md, report.json and the bag `scores`.
@@ -236,7 +244,10 @@ def bag(
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         torch.set_num_threads(threads or os.cpu_count() or 1)
-        request = Request(recording, topic, preset, profile, calibration_file, seconds, boxes, untrained)
+        request = Request(
+            recording, topic, preset, profile, calibration_file, seconds, boxes, untrained, map_file, map_origin,
+            reference,
+        )  # fmt: skip
         console = _console()
         with console.status("planning") as status:
             report = evaluate_bag(request, lambda plans: status.update(f"{plans} plans"))

@@ -15,7 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from sparseoccvla_ros.cli.console import one_line_errors
 from sparseoccvla_ros.core.errors import InvalidInput
 
-from .train_later import DEFAULTS, Encoder, Reasoning_, anchors, cache, recipe, run, voxel_head
+from .train_later import (
+    DEFAULTS,
+    Bags,
+    Encoder,
+    ProfileOption,
+    Reasoning_,
+    anchors,
+    cache,
+    recipe,
+    recordings,
+    run,
+    voxel_head,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.data.dataset import Augmentation, DrivingSamples
@@ -93,9 +105,17 @@ def train(
     stage: Annotated[int, typer.Option(min=1, max=3, help="1: occupancy encoder; 2: language; 3: --parts")] = 1,
     parts: Annotated[str, typer.Option(help="what stage 3 trains: planning or forecast")] = "planning",
     preset: Preset_ = "tiny",
-    data: Annotated[str, typer.Option(help="world: the synthetic world; nuscenes: the folder DATAROOT")] = "world",
+    data: Annotated[
+        str, typer.Option(help="world: synthetic; nuscenes: the folder DATAROOT; bag: drives of --bag")
+    ] = "world",
     dataroot: Annotated[Path | None, typer.Option(help="nuScenes folder, prepared by ./run data prepare")] = None,
     index: Annotated[Path | None, typer.Option(help="its prepared index; in the cache if not given")] = None,
+    bag: Bags = None,
+    check_bag: Annotated[
+        list[Path] | None, typer.Option(help="recorded drive to validate on; without: the end of each --bag")
+    ] = None,
+    profile: ProfileOption = "",
+    calibration_file: Annotated[str, typer.Option(help="of the bags: intrinsics and mounts that are on no topic")] = "",
     out: Annotated[Path | None, typer.Option(help="folder of checkpoints, logs and pictures; out/train/STAGE")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in OUT")] = False,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="minutes of training in all")] = None,
@@ -121,7 +141,9 @@ def train(
     render: Annotated[
         bool, typer.Option("--render", help="render missing scenes on the way (meant for a GPU)")
     ] = False,
-    init: Annotated[Path | None, typer.Option(help="start from these exported weights")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="start from these exported weights; --data bag: the preset's if not given")
+    ] = None,
     encoder: Encoder = None,
     reasoning: Reasoning_ = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -155,15 +177,21 @@ def train(
             validate_every=validate_every, loaders=1 if (os.cpu_count() or 1) < 8 else 8,
             **({"save_every": 20, "warmup": 30} if name == "language" else {"save_every": 100}),
         )  # fmt: skip
-        if data not in ("world", "nuscenes"):
-            raise InvalidInput("data", f"{data!r} is not known; want world or nuscenes")
+        if data not in ("world", "nuscenes", "bag"):
+            raise InvalidInput("data", f"{data!r} is not known; want world, nuscenes or bag")
         if (data == "nuscenes") != (dataroot is not None):
             raise InvalidInput("dataroot", "--data nuscenes and --dataroot go together")
+        if (data == "bag") != bool(bag):
+            raise InvalidInput("bag", "--data bag and --bag go together")
+        if stage == 1 and data == "bag":
+            raise InvalidInput("stage", "a bag holds no occupancy to learn from; stages 2 and 3 learn from its drive")
         if stage != 1:
+            drives = recordings(bag, profile, calibration_file) if bag else ()
+            checks = recordings(check_bag, profile, calibration_file) if check_bag else ()
             kind = pick_device(device).type
             run(
                 name, load_preset(preset), settings, out, resume, encoder, reasoning, init, scenes, validation, kind,
-                dataroot, index,
+                dataroot, index, drives, checks,
             )  # fmt: skip
             return
         found = load_preset(preset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +22,18 @@ from rich.progress import (
 from sparseoccvla_ros.cli.console import one_line_errors
 
 if TYPE_CHECKING:
+    from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+    from sparseoccvla_ros.planning.anchors import AnchorSet
     from sparseoccvla_ros.runtime.presets import Preset
     from sparseoccvla_ros.train.build import Source
+    from sparseoccvla_ros.train.features.bags import Recording
     from sparseoccvla_ros.train.settings import TrainSettings
     from sparseoccvla_ros.train.trainer import Report
 
+Progressed = Callable[[str, int, int], None]
+"""Told what is done, how much of it, and of how much."""
+Bags = Annotated[list[Path] | None, typer.Option(help="recorded drive to learn from (--data bag); once for each")]
+ProfileOption = Annotated[str, typer.Option(help="of the bags: a name in config/profiles, or a .yaml file")]
 Reasoning_ = Annotated[Path | None, typer.Option(help="weights of the frozen reasoner; the preset's if not given")]
 Encoder = Annotated[Path | None, typer.Option(help="weights of the frozen encoder; the preset's if not given")]
 DEFAULTS = {"occupancy": (2, 8e-4), "planning": (32, 1e-3), "forecast": (8, 4e-4), "language": (4, 4e-4)}
@@ -96,10 +103,12 @@ def _follow(shown: Progress, text: str, total: int, work: Iterable[Any]) -> None
 def anchors(
     seeds: Annotated[int, typer.Option(min=10, help="seeds of the world's training split to take drives from")] = 400,
     preset: Annotated[str, typer.Option(help="model preset whose anchors are replaced")] = "tiny",
-    data: Annotated[str, typer.Option(help="world: the synthetic world")] = "world",
+    data: Annotated[str, typer.Option(help="world: the synthetic world; bag: recorded drives")] = "world",
+    bag: Bags = None,
+    profile: ProfileOption = "",
     workers: Annotated[int, typer.Option(min=1, max=256, help="processes that simulate drives")] = 1,
 ) -> None:
-    """Fit the preset's trajectory anchors to the world's drives and write them; the planner must then train anew."""
+    """Fit the preset's trajectory anchors to drives and write them; all that knows anchors must then train anew."""
     with one_line_errors():
         from sparseoccvla_ros.core.errors import InvalidInput
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS
@@ -107,38 +116,92 @@ def anchors(
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.train.anchors import describe, refit
 
-        if data != "world":
-            raise InvalidInput("data", f"{data!r} has no drives to fit anchors to; want world")
+        if data not in ("world", "bag"):
+            raise InvalidInput("data", f"{data!r} has no drives to fit anchors to; want world or bag")
         found = load_preset(preset)
         found.need("planning")
         assert found.planning is not None
         assert found.anchors is not None
         console = Console(stderr=True)
-        with bar(console) as shown:
-            task = shown.add_task("driving", total=seeds, note="")
-            drives = []
-            for drive in prepare_drives(SPLITS["train"][:seeds], workers=workers):
-                drives.append(drive)
-                shown.update(task, completed=len(drives))
-        fitted = refit(drives, found.planning)
+        if data == "bag":
+            fitted = _anchors_of_bags(recordings(bag, profile), found, console)
+        else:
+            with bar(console) as shown:
+                task = shown.add_task("driving", total=seeds, note="")
+                drives = []
+                for drive in prepare_drives(SPLITS["train"][:seeds], workers=workers):
+                    drives.append(drive)
+                    shown.update(task, completed=len(drives))
+            fitted = refit(drives, found.planning)
         fitted.save(found.anchors)
         console.print(f"{found.anchors}\n{describe(fitted)}", soft_wrap=True)
+
+
+def recordings(bags: list[Path] | None, profile: str, calibration_file: str = "") -> tuple[Recording, ...]:
+    """Bags as the options name them. Raises InvalidInput("bag") without any, and where one is not there."""
+    from sparseoccvla_ros.core.errors import InvalidInput
+    from sparseoccvla_ros.train.features.bags import Recording
+
+    if not bags:
+        raise InvalidInput("bag", "--data bag needs --bag DRIVE, once or several times")
+    for path in bags:
+        if not path.exists():
+            raise InvalidInput("bag", f"{path} is not there")
+    return tuple(Recording(path, profile, calibration_file) for path in bags)
+
+
+def _anchors_of_bags(drives: Sequence[Recording], preset: Preset, console: Console) -> AnchorSet:
+    """Anchors of recorded drives; a command that was hardly driven keeps the preset's."""
+    import numpy as np
+
+    from sparseoccvla_ros.planning.anchors import COMMAND_ORDER, AnchorSet
+    from sparseoccvla_ros.train.anchors import fit, too_few
+    from sparseoccvla_ros.train.features.bags import trajectories
+
+    assert preset.planning is not None
+    assert preset.anchors is not None
+    paths, commands = trajectories(drives)
+    for index in too_few(paths, commands):
+        driven = commands == index
+        console.print(f"{COMMAND_ORDER[index].value}: {int(driven.sum())} moments are too few; its anchors stay")
+        known = AnchorSet.load(preset.anchors).array[index]
+        paths = np.concatenate([paths[~driven], known])
+        commands = np.concatenate([commands[~driven], np.full(len(known), index)])
+    return fit(paths, commands, preset.planning)
 
 
 def run(
     part: str, preset: Preset, settings: TrainSettings, out: Path | None, resume: bool,
     encoder: Path | None, reasoning: Path | None, init: Path | None, scenes: int, validation: int, device: str,
     dataroot: Path | None = None, index: Path | None = None,
+    drives: Sequence[Recording] = (), checks: Sequence[Recording] = (),
 ) -> None:  # fmt: skip
-    """Train stage 2 or a part of stage 3 on cached features: of the world, or of the nuScenes folder `dataroot`."""
+    """Train stage 2 or a part of stage 3 on cached features: of the world, of the nuScenes folder `dataroot`, or of
+    recorded drives, of which `checks` are to validate on."""
+    from sparseoccvla_ros.data.nuscenes.index import open_index
     from sparseoccvla_ros.train import build as later
+    from sparseoccvla_ros.train.features.bags import missing_of
     from sparseoccvla_ros.train.trainer import Trainer
 
-    if dataroot is None:
+    if drives:
+        for line in (line for drive in (*drives, *checks) for line in missing_of(drive)):
+            Console(stderr=True).print(f"note: {line}", highlight=False, soft_wrap=True)
+        init = init or preset.weights.get({"language": "reasoning"}.get(part, part))
+
+        def from_bags(network: OccupancyEncoder, file: Path, report: Progressed) -> dict[str, Source]:
+            return later.bag_sources(network, file, preset, part, drives, checks, report)
+
+        sources = _encoded(part, preset, encoder, reasoning, device, from_bags)
+    elif dataroot is not None:
+        opened, root = open_index(dataroot, path=index), dataroot
+
+        def from_nuscenes(network: OccupancyEncoder, file: Path, report: Progressed) -> dict[str, Source]:
+            return later.nuscenes_sources(network, file, preset, root, opened, part, scenes, validation, report)
+
+        sources = _encoded(part, preset, encoder, reasoning, device, from_nuscenes)
+    else:
         network, file = later.frozen_encoder(preset, encoder, "cpu")
         sources = later.world_sources(network, file, preset, scenes, validation)
-    else:
-        sources = _nuscenes(part, preset, encoder, reasoning, scenes, validation, device, dataroot, index)
     trained, learned, checked = later.build(part, preset, reasoning, init, sources)
     console = Console(stderr=True)
     folder = out or Path("out/train") / trained.name
@@ -154,17 +217,15 @@ def run(
     console.print(f"{folder}: best.safetensors has validation {trainer.progress.best:.4f}")
 
 
-def _nuscenes(
-    part: str, preset: Preset, encoder: Path | None, reasoning: Path | None, scenes: int, validation: int, device: str,
-    dataroot: Path, index: Path | None,
+def _encoded(
+    part: str, preset: Preset, encoder: Path | None, reasoning: Path | None, device: str,
+    made: Callable[[OccupancyEncoder, Path, Progressed], dict[str, Source]],
 ) -> dict[str, Source]:  # fmt: skip
-    """Features of a nuScenes folder and, where a trained reasoner is there, its readings; what is cached stays."""
-    from sparseoccvla_ros.data.nuscenes.index import open_index
+    """Features that are made now and, where a trained reasoner is there, its readings; what is cached stays."""
     from sparseoccvla_ros.runtime.factory import parts_of
     from sparseoccvla_ros.train import build as later
     from sparseoccvla_ros.train.features.reasoning import ReasoningFeatures
 
-    opened = open_index(dataroot, path=index)
     network, file = later.frozen_encoder(preset, encoder, device)
     with bar(Console(stderr=True)) as shown:
         tasks: dict[str, TaskID] = {}
@@ -174,9 +235,7 @@ def _nuscenes(
                 tasks[what] = shown.add_task(what, total=total, note="")
             shown.update(tasks[what], completed=done)
 
-        sources = later.nuscenes_sources(
-            network, file, preset, dataroot, opened, part, scenes, validation, report
-        )  # fmt: skip
+        sources = made(network, file, report)
         files = later.reasoning_files(preset, reasoning) if part != "language" else []
         if files and "language" in parts_of(files[0]):
             reasoner, files = later.frozen_reasoner(preset, reasoning, device)

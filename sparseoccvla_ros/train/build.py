@@ -30,6 +30,7 @@ from ..reasoning.model.reasoner import Reasoner
 from ..runtime.factory import load_weights, parts_of
 from ..runtime.presets import ADAPTER, Preset
 from .checkpoint import adapter_beside
+from .features.bags import BagFeatures, BagQuestions, Recording
 from .features.dataset import FeatureSamples
 from .features.future_labels import FutureLabels
 from .features.nuscenes import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
@@ -96,7 +97,7 @@ class Source:
     with a future, which futures is about; asked: those with questions, which questions is about.
     """
 
-    cache: FeatureCache | NuscenesFeatures
+    cache: FeatureCache | NuscenesFeatures | BagFeatures
     seeds: Sequence[int]
     planned: Rows | None
     ahead: Rows
@@ -159,6 +160,42 @@ def nuscenes_sources(
             raise InvalidInput("questions", f"no question of {folder} is below {root}; OmniDrive's data go there")
         whole = cache.complete
         out[split] = Source(cache, seeds, whole, whole, futures.read, questions.asked, questions.read)
+    return out
+
+
+def bag_sources(
+    network: OccupancyEncoder,
+    weights: Path,
+    preset: Preset,
+    part: str,
+    learned: Sequence[Recording],
+    checked: Sequence[Recording],
+    on_progress: Callable[[str, int, int], None],
+) -> dict[str, Source]:
+    """By split: features of recorded drives, encoded now where they are not cached.
+
+    checked: drives to validate on; without any, the end of each drive that is learnt from is held out. Raises
+    InvalidInput for what cannot be learnt from a bag, or a drive with nothing to learn from.
+    """
+    if part == "forecast":
+        raise InvalidInput(
+            "parts", "a bag holds no occupancy of later moments, which forecast learns from; want planning"
+        )
+    cache = BagFeatures.of(network, weights, preset.image, (*learned, *checked))
+    scenes = range(len(learned) + len(checked))
+    for done, _ in enumerate(cache.prepare(network, scenes), 1):
+        on_progress("encoding bags", done, len(scenes))
+    own, other = scenes[: len(learned)], scenes[len(learned) :]
+    out = {}
+    for split, seeds, last in (
+        ("train", own, None if other else False),
+        ("validation", other or own, None if other else True),
+    ):
+        rows = partial(cache.rows, last=last)
+        if not any(rows(scene) for scene in seeds):
+            raise InvalidInput("bag", f"too short: no frame set is left for {split}; give --check-bag another drive")
+        asked = BagQuestions(cache, rows)
+        out[split] = Source(cache, list(seeds), rows, rows, lambda scene: None, rows, asked.read)
     return out
 
 

@@ -14,13 +14,19 @@ from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
 from sparseoccvla_ros.core.vehicle import NUSCENES_CAR
 from sparseoccvla_ros.data.bags.annotations import Cube, write_cubes
+from sparseoccvla_ros.data.bags.drive import read_drive
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.data.bags.writer import BagWriter
-from sparseoccvla_ros.eval.bags.evaluation import COAST, Request, evaluate_bag, page, write_result_bag
-from sparseoccvla_ros.eval.bags.recording import Planned, Track, read_drive, read_tracks
+from sparseoccvla_ros.data.synthetic.drives import START
+from sparseoccvla_ros.eval.bags.evaluation import COAST, Request, evaluate_bag, page, table, write_result_bag
+from sparseoccvla_ros.eval.bags.recording import Planned, Track, read_tracks
 from sparseoccvla_ros.eval.bags.scores import score_plan
+from sparseoccvla_ros.eval.closed_loop.policies import BlindLaneKeeping
+from sparseoccvla_ros.eval.closed_loop.rollout import drive
+from sparseoccvla_ros.eval.closed_loop.scores import planned_scores
+from sparseoccvla_ros.eval.closed_loop.to_bag import PLAN_TOPIC, REFERENCE_TOPIC, write_drive
+from sparseoccvla_ros.eval.metrics.driving.traffic_scene import Surface
 
-START = 1_700_000_000 * 10**9
 RADIUS, SPEED = 40.0, 8.0
 STORE = get_typestore(Stores.ROS2_JAZZY)
 
@@ -232,3 +238,77 @@ def test_the_stack_plans_from_the_bundled_bag(preset):
     assert len(report.rows[COAST]) == len(report.plans)
     for row in report.rows[COAST]:
         assert row.ade_m < 3.0
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Ten seconds of a drive by one who keeps the lane and sees nobody, and its bag."""
+    rollout = drive(BlindLaneKeeping(), 70_001, longest=10.0)
+    path = tmp_path_factory.mktemp("simulated") / "bag"
+    write_drive(rollout, path)
+    return rollout, path
+
+
+@pytest.mark.slow
+def test_epdms_of_a_bag_is_that_of_the_same_drive_in_the_simulator(simulated):
+    rollout, path = simulated
+    pdms, epdms = planned_scores(rollout)
+    report = evaluate_bag(Request(path, topic=PLAN_TOPIC, reference=REFERENCE_TOPIC))
+    rows = [row for row in report.rows[PLAN_TOPIC] if row.epdms is not None]
+    assert len(rows) == sum(plan.step + 51 <= len(rollout.states) for plan in rollout.planned) > 3
+    assert report.failed == 0
+    assert np.mean([row.pdms for row in rows]) == pytest.approx(pdms, abs=1e-6)
+    assert np.mean([row.epdms for row in rows]) == pytest.approx(epdms, abs=1e-6)
+    assert len({round(row.epdms, 3) for row in rows}) > 1, "scores that do not differ could agree by chance"
+    assert all(row.epdms_filtered >= row.epdms for row in rows)
+    text = page(report, "./run eval bag")
+    assert "epdms_filtered" in text
+
+
+@pytest.mark.slow
+def test_moments_without_a_plan_count_zero(simulated, tmp_path):
+    rollout, path = simulated
+    silent = tmp_path / "silent"
+    with BagReader(path) as reader, BagWriter(silent) as bag:
+        for record in reader.messages(reader.topics):
+            if record.topic == PLAN_TOPIC:
+                message = reader.decode(record.raw, record.type)
+                empty = bag.construct("nav_msgs/msg/Path", header=bag.header(record.stamp, "map"), poses=[])
+                bag.write(PLAN_TOPIC, empty if record.stamp > START + 2 * 10**9 else message, record.stamp)
+            elif record.topic != REFERENCE_TOPIC:
+                bag.write(record.topic, reader.decode(record.raw, record.type), record.stamp)
+    report = evaluate_bag(Request(silent, topic=PLAN_TOPIC))
+    scored = [row.epdms for row in report.rows[PLAN_TOPIC] if row.epdms is not None]
+    known = sum(plan.step + 51 <= len(rollout.states) for plan in rollout.planned)
+    assert len(scored) == 3
+    assert report.failed == known - 3 > 0
+    block = table(report)
+    shown = float(block.rows[0][block.head.index("epdms")])
+    assert shown == pytest.approx(sum(scored) / known, abs=0.006)
+
+
+@pytest.mark.slow
+def test_a_lanelet_map_gives_scores_too(simulated, tmp_path):
+    lanelet2 = pytest.importorskip("lanelet2", reason="simple-lanelet2 is not installed")
+    core, origin = lanelet2.core, lanelet2.io.Origin(49.0, 8.4)
+    rollout, path = simulated
+    lanes = []
+    for kind, polygon, _ in rollout.world.road.surfaces:
+        if kind in (Surface.LANE, Surface.LANE_CONNECTOR):
+            half = len(polygon) // 2
+            sides = [
+                core.LineString3d(core.getId(), [core.Point3d(core.getId(), x, y, 0.0) for x, y in side.tolist()])
+                for side in (polygon[:half], polygon[half:][::-1])
+            ]
+            lane = core.Lanelet(core.getId(), *sides)
+            lane.attributes["subtype"] = "road"
+            if kind is Surface.LANE_CONNECTOR:
+                lane.attributes["turn_direction"] = "straight"
+            lanes.append(lane)
+    file = tmp_path / "lanelet2.osm"
+    lanelet2.io.write(str(file), core.createMapFromLanelets(lanes), lanelet2.projection.UtmProjector(origin))
+    report = evaluate_bag(Request(path, topic=PLAN_TOPIC, map_file=file, map_origin="49.0,8.4"))
+    rows = [row.epdms for row in report.rows[PLAN_TOPIC] if row.epdms is not None]
+    assert rows
+    with pytest.raises(InvalidInput, match="--map-origin"):
+        evaluate_bag(Request(path, topic=PLAN_TOPIC, map_file=file))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ...core.errors import InvalidInput
 from ...core.types import NANOSECONDS
-from .writer import BagWriter, qos
+from .writer import LATCHED_QOS, BagWriter, qos
 
-_CUBE, _ADD = 1, 0
-"""Marker.CUBE and Marker.ADD."""
+_CUBE, _LINE_STRIP, _ADD = 1, 4, 0
+"""Marker.CUBE, Marker.LINE_STRIP and Marker.ADD."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,28 +33,63 @@ def write_cubes(
     bag: BagWriter, topic: str, stamp_ns: int, frame_id: str, cubes: Sequence[Cube], seconds: float
 ) -> None:
     """visualization_msgs/MarkerArray of boxes that vanish after so many seconds."""
-    header = bag.header(stamp_ns, frame_id)
-    whole = int(seconds)
-    rest = round((seconds - whole) * NANOSECONDS)
-    lifetime = bag.construct("builtin_interfaces/msg/Duration", sec=whole, nanosec=rest)
-    nothing = np.zeros(0, np.uint8)
-    image = bag.construct("sensor_msgs/msg/CompressedImage", header=bag.header(0, ""), format="", data=nothing)
-    mesh = bag.construct("visualization_msgs/msg/MeshFile", filename="", data=nothing)
-    markers = []
-    for cube in cubes:
-        (length, width, height), (red, green, blue) = cube.size, cube.colour
-        markers.append(
-            bag.construct(
-                "visualization_msgs/msg/Marker",
-                header=header, ns=cube.kind, id=cube.id, type=_CUBE, action=_ADD, pose=bag.pose(cube.pose),
-                scale=bag.construct("geometry_msgs/msg/Vector3", x=length, y=width, z=height),
-                color=bag.construct("std_msgs/msg/ColorRGBA", r=red, g=green, b=blue, a=0.5),
-                lifetime=lifetime, frame_locked=False, points=[], colors=[], texture_resource="", texture=image,
-                uv_coordinates=[], text=cube.text, mesh_resource="", mesh_file=mesh,
-                mesh_use_embedded_materials=False,
+    made = [
+        _marker(
+            bag, stamp_ns, frame_id, seconds, type=_CUBE, ns=cube.kind, id=cube.id, pose=bag.pose(cube.pose),
+            scale=bag.construct("geometry_msgs/msg/Vector3", x=cube.size[0], y=cube.size[1], z=cube.size[2]),
+            color=_colour(bag, cube.colour), text=cube.text,
+        )
+        for cube in cubes
+    ]  # fmt: skip
+    bag.write(topic, bag.construct("visualization_msgs/msg/MarkerArray", markers=made), stamp_ns, qos())
+
+
+@dataclass(frozen=True, eq=False)
+class Area:
+    """A surface of a map. kind and id tell it from others; polygon: float64 [V, 2] m, not closed; on_route: marked so
+    by the text "route"."""
+
+    kind: str
+    id: int
+    polygon: np.ndarray
+    on_route: bool = False
+
+
+def write_areas(bag: BagWriter, topic: str, stamp_ns: int, frame_id: str, areas: Sequence[Area]) -> None:
+    """visualization_msgs/MarkerArray of outlines (LINE_STRIP, closed) that stay; an empty one says there are none."""
+    made = []
+    for area in areas:
+        outline = np.concatenate([area.polygon, area.polygon[:1]]).tolist()
+        points = [bag.construct("geometry_msgs/msg/Point", x=x, y=y, z=0.0) for x, y in outline]
+        made.append(
+            _marker(
+                bag, stamp_ns, frame_id, 0.0, type=_LINE_STRIP, ns=area.kind, id=area.id, pose=bag.pose(np.eye(4)),
+                scale=bag.construct("geometry_msgs/msg/Vector3", x=0.1, y=0.0, z=0.0),
+                color=_colour(bag, (0.2, 0.8, 0.2) if area.on_route else (0.6, 0.6, 0.6)), points=points,
+                text="route" if area.on_route else "",
             )
         )  # fmt: skip
-    bag.write(topic, bag.construct("visualization_msgs/msg/MarkerArray", markers=markers), stamp_ns, qos())
+    bag.write(topic, bag.construct("visualization_msgs/msg/MarkerArray", markers=made), stamp_ns, LATCHED_QOS)
+
+
+def _colour(bag: BagWriter, colour: tuple[float, float, float]) -> Any:
+    return bag.construct("std_msgs/msg/ColorRGBA", r=colour[0], g=colour[1], b=colour[2], a=0.5)
+
+
+def _marker(bag: BagWriter, stamp_ns: int, frame_id: str, seconds: float, **fields: Any) -> Any:
+    """A marker that vanishes after so many seconds (0: never)."""
+    whole = int(seconds)
+    rest = round((seconds - whole) * NANOSECONDS)
+    nothing = np.zeros(0, np.uint8)
+    empty: dict[str, Any] = {
+        "action": _ADD, "frame_locked": False, "points": [], "colors": [], "texture_resource": "",
+        "uv_coordinates": [], "text": "", "mesh_resource": "", "mesh_use_embedded_materials": False,
+        "texture": bag.construct("sensor_msgs/msg/CompressedImage", header=bag.header(0, ""), format="", data=nothing),
+        "mesh_file": bag.construct("visualization_msgs/msg/MeshFile", filename="", data=nothing),
+        "lifetime": bag.construct("builtin_interfaces/msg/Duration", sec=whole, nanosec=rest),
+        "header": bag.header(stamp_ns, frame_id),
+    }  # fmt: skip
+    return bag.construct("visualization_msgs/msg/Marker", **empty | fields)
 
 
 def write_occupancy_grid(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +14,27 @@ from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.types import NANOSECONDS, WAYPOINT_TIMES, Command, CommandSource
 from ...core.vehicle import NUSCENES_CAR
+from ...data.bags.drive import Commands, Drive, read_commands, read_drive
 from ...data.bags.offline_sync import bag_frames
 from ...data.bags.reader import BagReader
 from ...data.bags.writer import BagWriter, qos
 from ...pipeline import SparseOccVLA
+from ..metrics.driving import vehicle as driving
 from ..report.tables import Block
-from .recording import ANNOTATIONS, MARKERS, Drive, Planned, decoded, read_drive, read_plans, read_tracks
-from .scores import NAMES, PlanScores, score_plan
+from .lanelets import read_lanelets
+from .recording import ANNOTATIONS, AREAS, MARKERS, Planned, Track, read_plans, read_tracks
+from .scores import NAMES, OUT_OF_ONE, PlanScores, driving_scores, known_for_driving, score_plan
+from .surroundings import Motion, Road, read_motion, read_road
 
-COMMAND_TOPICS = ("/sparseoccvla/planning/command",)
 COAST = "carry on at the present speed"
 
 
 @dataclass(frozen=True)
 class Request:
     """What is judged: plans of `topic`, or where it is empty those of `preset` from the bag's images; seconds: at most
-    so much of the bag (0: all); boxes: MarkerArray of cubes, empty takes /markers/annotations where it is there."""
+    so much of the bag (0: all); boxes: MarkerArray of cubes, empty takes /markers/annotations where it is there;
+    map_file, map_origin: a Lanelet2 map, and latitude, longitude of the frame's origin where its points need them;
+    reference: topic of the plans whose progress is the measure, empty takes what was driven."""
 
     bag: Path
     topic: str = ""
@@ -39,12 +44,16 @@ class Request:
     seconds: float = 0.0
     boxes: str = ""
     untrained: bool = False
+    map_file: Path | None = None
+    map_origin: str = ""
+    reference: str = ""
 
 
 @dataclass
 class BagReport:
     """rows: scores by who planned; plans: what was judged; refused: plans that cannot be scored, by reason; boxes: how
-    many were seen."""
+    many were seen; failed: moments without a plan that could be scored, though the drive is known: 0 in PDMS and EPDMS;
+    road: whether there is a map."""
 
     request: Request
     drive: Drive
@@ -52,6 +61,8 @@ class BagReport:
     plans: list[Planned]
     refused: Counter[str]
     boxes: int
+    failed: int = 0
+    road: bool = False
 
     @property
     def judged(self) -> str:
@@ -59,41 +70,80 @@ class BagReport:
         return next(iter(self.rows))
 
 
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What a bag tells besides the plans. road: None without a map; references: plans by stamp whose progress is the
+    measure."""
+
+    drive: Drive
+    motion: Motion
+    tracks: list[Track]
+    commands: Commands
+    road: Road | None
+    references: dict[int, Planned]
+
+    def score(self, plan: Planned) -> PlanScores | None:
+        """Of a plan; None where plan or drive are over before the 3 s."""
+        scores = score_plan(plan, self.drive, self.tracks, NUSCENES_CAR)
+        if scores is None or not self.whole(plan.stamp):
+            return scores
+        assert self.road is not None
+        reference = self.references.get(plan.stamp)
+        found = driving_scores(plan, reference, self.drive, self.motion, self.tracks, self.road, NUSCENES_CAR)
+        return replace(
+            scores, pdms=found["pdms"], epdms=found["epdms"], epdms_filtered=found["epdms_filtered"]
+        )  # fmt: skip
+
+    def whole(self, stamp: int) -> bool:
+        """Whether PDMS and EPDMS can be had of a plan of that moment."""
+        return bool(self.tracks) and self.road is not None and known_for_driving(stamp, self.drive)
+
+
+def read_record(reader: BagReader, request: Request) -> Record:
+    """Drive, boxes and map of a bag. Raises InvalidInput where one of them cannot be read, or there is no drive."""
+    chosen = profile(request.profile)
+    drive = read_drive(reader, chosen)
+    boxes = request.boxes or _annotations(reader)
+    tracks = read_tracks(reader, boxes, drive) if boxes else []
+    surfaces = read_lanelets(request.map_file, request.map_origin, drive) if request.map_file else None
+    references = read_plans(reader, request.reference, drive)[0] if request.reference else []
+    motion = read_motion(reader, chosen, drive, driving.Vehicle.of(NUSCENES_CAR))
+    return Record(
+        drive, motion, tracks, read_commands(reader), read_road(reader, drive, surfaces),
+        {plan.stamp: plan for plan in references},
+    )  # fmt: skip
+
+
 def evaluate_bag(request: Request, on_progress: Callable[[int], None] = lambda plans: None) -> BagReport:
-    """Score every plan after which 3 s of the drive are known.
+    """Score every plan after which 3 s of the drive are known; PDMS and EPDMS take 5 s.
 
     Raises:
         InvalidInput: The bag cannot be read, tells no motion, or has neither plans nor images to plan from.
     """
-    chosen = profile(request.profile)
     with BagReader(request.bag) as reader:
-        drive = read_drive(reader, chosen)
-        boxes = request.boxes or _annotations(reader)
-        tracks = read_tracks(reader, boxes, drive) if boxes else []
-        commands = _commands(reader)
+        record = read_record(reader, request)
         if request.topic:
-            plans, refused = read_plans(reader, request.topic, drive)
+            plans, refused = read_plans(reader, request.topic, record.drive)
         else:
-            _check_cameras(reader, chosen)
+            _check_cameras(reader, profile(request.profile))
     if not request.topic:
-        plans, refused = _planned_by_stack(request, drive, commands, on_progress)
-    if request.seconds:
-        last = drive.stamps[0] + round(request.seconds * NANOSECONDS)
-        plans = [plan for plan in plans if plan.stamp <= last]
+        plans, refused = _planned_by_stack(request, record.drive, record.commands, on_progress)
+    drive = record.drive
+    last = drive.stamps[0] + round(request.seconds * NANOSECONDS) if request.seconds else 2**62
     name = request.topic or f"stack ({request.preset})"
     rows: dict[str, list[PlanScores]] = {name: [], COAST: []}
     kept = []
-    for plan in plans:
-        scores = score_plan(plan, drive, tracks, NUSCENES_CAR)
-        if scores is None:
-            refused["less than 3 s of plan or drive follow"] += 1
+    for plan in (plan for plan in plans if plan.stamp <= last):
+        scores, coast = record.score(plan), record.score(_coasting(plan.stamp, drive))
+        if scores is None or coast is None:
+            refused.append((plan.stamp, "less than 3 s of plan or drive follow"))
             continue
-        coast = score_plan(_coasting(plan.stamp, drive), drive, tracks, NUSCENES_CAR)
-        assert coast is not None
         kept.append(plan)
         rows[name].append(scores)
         rows[COAST].append(coast)
-    return BagReport(request, drive, rows, kept, refused, len(tracks))
+    failed = sum(stamp <= last and record.whole(stamp) for stamp, _ in refused)
+    reasons = Counter(why for _, why in refused)
+    return BagReport(request, drive, rows, kept, reasons, len(record.tracks), failed, record.road is not None)
 
 
 def _annotations(reader: BagReader) -> str:
@@ -109,44 +159,32 @@ def _check_cameras(reader: BagReader, chosen: Profile) -> None:
         raise InvalidInput("bag", f"has no image of a camera of profile {chosen.name} (--profile){other}")
 
 
-def _commands(reader: BagReader) -> tuple[np.ndarray, list[Command]]:
-    """Record times int64 [C] and what the route asked for from then on."""
-    stamps, words = [], []
-    for topic in COMMAND_TOPICS:
-        known = reader.topics.get(topic)
-        if known is not None and known.type == "std_msgs/msg/String":
-            for stamp, message in decoded(reader, [topic]):
-                if message.data in set(Command):
-                    stamps.append(stamp)
-                    words.append(Command(message.data))
-    return np.array(stamps, np.int64), words
-
-
 def _planned_by_stack(
-    request: Request, drive: Drive, commands: tuple[np.ndarray, list[Command]], on_progress: Callable[[int], None]
-) -> tuple[list[Planned], Counter[str]]:
+    request: Request, drive: Drive, commands: Commands, on_progress: Callable[[int], None]
+) -> tuple[list[Planned], list[tuple[int, str]]]:
     model = SparseOccVLA.from_preset(request.preset, untrained=request.untrained)
     if model.planner is None:
         why = "; ".join(model.absent.values()) or "it has none"
         raise InvalidInput("preset", f"{request.preset} cannot plan: {why}")
     plans: list[Planned] = []
-    refused = Counter[str]()
+    refused: list[tuple[int, str]] = []
     last = drive.stamps[0] + round(request.seconds * NANOSECONDS) if request.seconds else 2**62
     for frames in bag_frames(request.bag, model.preset.image, request.profile, request.calibration_file):
         if frames.stamp > last:
             break
-        before = int(np.searchsorted(commands[0], frames.stamp, side="right")) - 1
-        given = (commands[1][before], CommandSource.TOPIC) if before >= 0 else (Command.STRAIGHT, CommandSource.DEFAULT)
+        asked = commands.at(frames.stamp)
+        given = (Command.STRAIGHT, CommandSource.DEFAULT) if asked is None else (asked, CommandSource.TOPIC)
         try:
             plan = model.step(frames, *given).plan
         except InvalidInput as error:
-            refused[str(error)] += 1
+            refused.append((frames.stamp, str(error)))
             continue
         start = drive.at(np.array([frames.stamp]))[0]
         if plan is None or not len(plan.waypoints):
-            refused["no plan: " + ", ".join(plan.reasons if plan is not None else ())] += 1
+            reasons = ", ".join(plan.reasons if plan is not None else ())
+            refused.append((frames.stamp, f"no plan: {reasons}"))
         elif not np.isfinite(start).all():
-            refused["the plan lies outside the recorded drive"] += 1
+            refused.append((frames.stamp, "the plan lies outside the recorded drive"))
         else:
             local = np.column_stack([plan.waypoints, plan.heading]).astype(np.float64)
             plans.append(Planned(frames.stamp, np.array(WAYPOINT_TIMES), _placed(start, local)))
@@ -173,15 +211,25 @@ def table(report: BagReport) -> Block:
     names = [n for n in NAMES if any(getattr(s, n) is not None for rows in report.rows.values() for s in rows)]
     lines = []
     for who, rows in report.rows.items():
-        means = [f"{float(np.mean([getattr(s, name) for s in rows])):.2f}" if rows else "-" for name in names]
-        lines.append([who, str(len(rows)), *means])
+        failed = report.failed if who == report.judged else 0
+        lines.append([who, str(len(rows)), *(_mean(rows, name, failed) for name in names)])
     notes = [f"{count} plans not scored: {why}" for why, count in report.refused.most_common()]
     notes.append(
         f"{report.boxes} recorded boxes" if report.boxes else "no boxes: nothing is said about collisions and TTC"
     )
+    if report.boxes and report.road:
+        notes.append(f"PDMS and EPDMS count {report.failed} moments without a plan as 0; a moment needs 5 s of drive")
+    elif report.boxes:
+        notes.append(f"no map ({AREAS}, or --map): no PDMS and EPDMS")
     notes.append("distances in m, heading in degrees, accelerations in m/s^2, jerk in m/s^3; the rest: shares of plans")
     notes.append("plans of one drive resemble each other, so no intervals are given")
     return Block("Plans against what was driven", ["who", "plans", *names], lines, notes)
+
+
+def _mean(rows: list[PlanScores], name: str, failed: int) -> str:
+    values = [value for s in rows if (value := getattr(s, name)) is not None]
+    values += [0.0] * (failed if name in OUT_OF_ONE else 0)
+    return f"{float(np.mean(values)):.2f}" if values else "-"
 
 
 def page(report: BagReport, command: str) -> str:
@@ -194,7 +242,9 @@ def page(report: BagReport, command: str) -> str:
         "ADE: mean distance over 3 s, every half second; FDE: distance after so many seconds; TTC: no recorded box "
         "would be hit within 0.9 s at the plan's own speed; both leave out what overlaps the vehicle at the start.",
         "Recorded traffic does not react, so these are open-loop scores: they compare planners, they do not tell how "
-        "one drives. No map is read, so there is no PDMS or EPDMS.",
+        "one drives.",
+        "PDMS and EPDMS (NAVSIM) take boxes and a map; EPDMS is without EC, progress is measured against "
+        f"{report.request.reference or 'what was driven'}; epdms_filtered excuses what the driver failed wholly too.",
         f"Made by `{command}`.",
     ]
     body = "\n".join(f"- {fact}" for fact in facts)

@@ -1,20 +1,17 @@
-"""What a recording knows of a drive: where the vehicle was, what was planned, who was around."""
+"""What a recording knows besides the drive: what was planned, who was around."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...camera_sync.message_adapter import stamp_ns
-from ...camera_sync.profiles import Profile
 from ...core import geometry
 from ...core.errors import InvalidInput
-from ...core.tf_buffer import TransformBuffer, TransformError
 from ...core.types import NANOSECONDS
+from ...data.bags.drive import Drive, decoded
 from ...data.bags.reader import BagReader
 
 PATH = "nav_msgs/msg/Path"
@@ -23,34 +20,14 @@ AUTOWARE = ("autoware_planning_msgs/msg/Trajectory", "autoware_auto_planning_msg
 PLAN_TYPES = (PATH, MULTI_DOF, *AUTOWARE)
 MARKERS = "visualization_msgs/msg/MarkerArray"
 ANNOTATIONS = "/markers/annotations"
+AREAS, RED_LIGHTS = "/map/areas", "/map/red_lights"
+"""MarkerArrays of outlines: surfaces by namespace (lane, lane_connector, roadblock, intersection, car_park, drivable;
+the text "route" for those that the route uses), and connectors of the route that are red until the next message."""
+ROUTE = "/sparseoccvla/planning/route"
+ACCELERATION = "/acceleration"
 _CUBE, _ADD = 1, 0
 LONGEST_GAP = 1.5
 """s between two sightings of a box that are bridged."""
-
-
-@dataclass(frozen=True, eq=False)
-class Drive:
-    """Where the vehicle was: stamps int64 [T] ns, increasing; poses float64 [T, 3], x, y m and yaw rad (continuous) of
-    the vehicle frame `base` in `frame`."""
-
-    frame: str
-    base: str
-    stamps: np.ndarray
-    poses: np.ndarray
-
-    def at(self, stamps: np.ndarray) -> np.ndarray:
-        """Poses [..., 3] at stamps [...] ns, linear between the records; NaN outside them."""
-        times = (np.asarray(stamps, np.int64) - self.stamps[0]) / NANOSECONDS
-        own = (self.stamps - self.stamps[0]) / NANOSECONDS
-        return np.stack([np.interp(times, own, c, left=np.nan, right=np.nan) for c in self.poses.T], -1)
-
-    def speed(self, stamp: int) -> float:
-        """m/s over the quarter of a second before a stamp, or after it at the start; NaN outside the drive."""
-        for first, last in ((-NANOSECONDS // 4, 0), (0, NANOSECONDS // 4)):
-            ends = self.at(np.array([stamp + first, stamp + last]))
-            if np.isfinite(ends).all():
-                return float(np.hypot(*(ends[1] - ends[0])[:2]) * 4.0)
-        return float("nan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +49,12 @@ class Planned:
 @dataclass(frozen=True, eq=False)
 class Track:
     """A box that was seen: stamps int64 [S] ns; states float64 [S, 3], x, y, yaw in the drive's frame; size length and
-    width m."""
+    width m; kind: the namespace of its markers, "car" or "human.pedestrian.adult"."""
 
     stamps: np.ndarray
     states: np.ndarray
     size: tuple[float, float]
+    kind: str = ""
 
     def at(self, stamps: np.ndarray) -> np.ndarray:
         """States [M, 3] at stamps [M]; NaN where it was not seen."""
@@ -91,88 +69,23 @@ class Track:
         return out
 
 
-def read_drive(reader: BagReader, profile: Profile) -> Drive:
-    """Where the vehicle was, from tf, else from odometry. Raises InvalidInput("bag") where neither tells."""
-    tf = TransformBuffer(cache_seconds=1e9)
-    moving: dict[tuple[str, str], list[int]] = {}
-    kinds = {name: topic.type for name, topic in reader.topics.items()}
-    for topic in ("/tf_static", "/tf"):
-        if kinds.get(topic) == "tf2_msgs/msg/TFMessage":
-            for item in (t for _, message in decoded(reader, [topic]) for t in message.transforms):
-                t, q, at = item.transform.translation, item.transform.rotation, stamp_ns(item.header.stamp)
-                edge = (item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/"))
-                tf.insert(*edge, at, (t.x, t.y, t.z), (q.x, q.y, q.z, q.w), static=topic == "/tf_static")
-                if topic == "/tf":
-                    moving.setdefault(edge, []).append(at)
-    for frame in profile.fixed_frames:
-        found = _from_tf(tf, moving, frame, profile.base_frame)
-        if found is not None:
-            return found
-    if kinds.get(profile.odometry_topic) == "nav_msgs/msg/Odometry":
-        return _from_odometry(reader, profile, tf)
-    tried = f"tf from {' or '.join(profile.fixed_frames) or 'no frame'} to {profile.base_frame}"
-    raise InvalidInput(
-        "bag", f"tells no motion: neither {tried} nor odometry on {profile.odometry_topic or 'no topic'}"
-    )
+def read_plans(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Planned], list[tuple[int, str]]]:
+    """The plans of a topic, and stamp and reason of those that cannot be scored.
 
-
-def _from_tf(tf: TransformBuffer, moving: dict[tuple[str, str], list[int]], frame: str, base: str) -> Drive | None:
-    stamps, poses = [], []
-    for stamp in sorted({s for samples in moving.values() for s in samples}):
-        try:
-            matrix = tf.lookup(frame, base, stamp)
-        except TransformError:
-            continue
-        stamps.append(stamp)
-        poses.append((matrix[0, 3], matrix[1, 3], geometry.yaw_of(matrix)))
-    return _drive(frame, base, stamps, poses) if len(stamps) > 1 else None
-
-
-def _from_odometry(reader: BagReader, profile: Profile, tf: TransformBuffer) -> Drive:
-    stamps, poses, frame = [], [], ""
-    for _, message in decoded(reader, [profile.odometry_topic]):
-        p, q = message.pose.pose.position, message.pose.pose.orientation
-        matrix = geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), "odometry")
-        child = message.child_frame_id.lstrip("/")
-        if child and child != profile.base_frame:
-            try:
-                matrix = matrix @ geometry.inverse(tf.latest(profile.base_frame, child)[1])
-            except TransformError as error:
-                raise InvalidInput("odometry", f"is of {child}, not of {profile.base_frame}: {error}") from None
-        frame = message.header.frame_id.lstrip("/") or "odom"
-        stamps.append(stamp_ns(message.header.stamp))
-        poses.append((matrix[0, 3], matrix[1, 3], geometry.yaw_of(matrix)))
-    return _drive(frame, profile.base_frame, stamps, poses)
-
-
-def _drive(frame: str, base: str, stamps: list[int], poses: list[tuple[float, float, float]]) -> Drive:
-    order, first = np.unique(np.array(stamps, np.int64), return_index=True)
-    if len(order) < 2:
-        raise InvalidInput("bag", f"holds {len(order)} poses of {base} in {frame}: too few for a drive")
-    places = np.array(poses)[first]
-    places[:, 2] = np.unwrap(places[:, 2])
-    return Drive(frame, base, order, places)
-
-
-def decoded(reader: BagReader, topics: Collection[str]) -> Iterator[tuple[int, Any]]:
-    """Record time and message of topics; what does not decode is an InvalidInput."""
-    for record in reader.messages(topics):
-        yield record.stamp, reader.decode(record.raw, record.type)
-
-
-def read_plans(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Planned], Counter[str]]:
-    """The plans of a topic, and why others cannot be scored. Raises InvalidInput for a topic that holds no plans."""
+    Raises:
+        InvalidInput: The topic holds no plans.
+    """
     known = reader.topics.get(topic)
     if known is None or known.type not in PLAN_TYPES:
         usable = [name for name, t in reader.topics.items() if t.type in PLAN_TYPES]
         what = "is not in the bag" if known is None else f"carries {known.type}"
         raise InvalidInput("topic", f"{topic} {what}; plans are on: {', '.join(usable) or 'no topic'}")
-    plans, refused = [], Counter[str]()
+    plans, refused = [], []
     for _, message in decoded(reader, [topic]):
         try:
             plans.append(_plan(message, known.type, drive))
         except InvalidInput as error:
-            refused[str(error).removeprefix("plan: ")] += 1
+            refused.append((stamp_ns(message.header.stamp), str(error).removeprefix("plan: ")))
     return plans, refused
 
 
@@ -253,7 +166,7 @@ def read_tracks(reader: BagReader, topic: str, drive: Drive) -> list[Track]:
                 row = (stamp, tuple(pose[0].tolist()), (float(marker.scale.x), float(marker.scale.y)))
                 seen.setdefault((marker.ns, marker.id), []).append(row)
     tracks = []
-    for rows in seen.values():
+    for (kind, _), rows in seen.items():
         stamps, first = np.unique(np.array([r[0] for r in rows], np.int64), return_index=True)
-        tracks.append(Track(stamps, np.array([rows[i][1] for i in first]), rows[0][2]))
+        tracks.append(Track(stamps, np.array([rows[i][1] for i in first]), rows[0][2], kind))
     return tracks

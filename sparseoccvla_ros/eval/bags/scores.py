@@ -10,13 +10,15 @@ import numpy as np
 from ...core import geometry
 from ...core.types import NANOSECONDS, WAYPOINT_TIMES
 from ...core.vehicle import Vehicle
+from ...data.bags.drive import Drive
 from ..metrics.comfort import comfort
+from ..metrics.driving import pdm_score, tracker
 from ..metrics.driving import vehicle as driving
 from ..metrics.driving.collisions import touching
-from ..metrics.driving.vehicle import corners, wrap
-from .recording import Drive, Planned, Track
+from ..metrics.driving.vehicle import DT, corners, wrap
+from .recording import Planned, Track
+from .surroundings import DRIVEN, FUTURE, Motion, Road, scene_at, state_at
 
-STEP = 0.1
 AHEAD = np.array([0.0, 0.3, 0.6, 0.9])
 """s by which the ego is moved on at its speed for the time to collision, as NAVSIM does."""
 LIMITS = {"acceleration": 4.05, "lateral": 4.89, "jerk": 8.37}
@@ -35,6 +37,8 @@ class PlanScores:
         comfortable: 1 where all three are below LIMITS.
         no_collision: 1 where the plan hits no recorded box.
         ttc: 1 where it would not within 0.9 s at any step.
+        pdms, epdms: 0..1, EPDMS without EC, where boxes and a map are recorded and 5 s of the drive follow.
+        epdms_filtered: EPDMS, in which what the human driver failed wholly too is no failure of the plan.
     """
 
     stamp: int
@@ -49,12 +53,17 @@ class PlanScores:
     comfortable: float
     no_collision: float | None = None
     ttc: float | None = None
+    pdms: float | None = None
+    epdms: float | None = None
+    epdms_filtered: float | None = None
 
     def plain(self) -> dict:
         """For a JSON file."""
         return asdict(self)
 
 
+OUT_OF_ONE = ("pdms", "epdms", "epdms_filtered")
+"""In which a moment without a plan counts 0."""
 NAMES = tuple(f.name for f in fields(PlanScores) if f.name != "stamp")
 
 
@@ -100,11 +109,11 @@ def _safety(
 ) -> tuple[float, float]:
     """(no collision, time to collision), 1 or 0 each; what overlaps the vehicle at the start is left out."""
     outline = driving.Vehicle.of(body).corners
-    times = STEP * np.arange(int(min(plan.times[-1], WAYPOINT_TIMES[-1]) / STEP + 1e-6) + 1)
+    times = DT * np.arange(int(min(plan.times[-1], WAYPOINT_TIMES[-1]) / DT + 1e-6) + 1)
     poses = plan.at(start, times)
     stamps = plan.stamp + np.round(times * NANOSECONDS).astype(np.int64)
     steps = np.diff(poses[:, :2], axis=0)
-    speeds = np.append(np.hypot(*steps.T), np.hypot(*steps[-1])) / STEP
+    speeds = np.append(np.hypot(*steps.T), np.hypot(*steps[-1])) / DT
     boxes = []
     for track in tracks:
         states = track.at(stamps)
@@ -120,3 +129,52 @@ def _safety(
         moved[:, 1] += ahead * speeds * np.sin(poses[:, 2])
         hits.append(bool(len(others)) and bool(touching(outline(moved), others).any()))
     return float(not hits[0]), float(not any(hits))
+
+
+def known_for_driving(stamp: int, drive: Drive) -> bool:
+    """Whether the drive is known for as long as PDMS and EPDMS look ahead."""
+    last = stamp + round(DT * (FUTURE - 1) * NANOSECONDS)
+    return bool(drive.stamps[0] <= stamp and last <= drive.stamps[-1])
+
+
+def driving_scores(
+    plan: Planned, reference: Planned | None, drive: Drive, motion: Motion, tracks: Sequence[Track], road: Road,
+    body: Vehicle,
+) -> dict[str, float]:  # fmt: skip
+    """pdms, epdms and epdms_filtered of a plan at a stamp for which `known_for_driving` holds.
+
+    Args:
+        plan: Held at its last pose up to 4 s.
+        reference: Whose progress is the measure; None takes what was driven.
+        drive: Of the recording; what was driven is the human of the filter.
+        motion: The same drive's speed, acceleration and steering.
+        tracks: Boxes.
+        road: Map and lights.
+        body: The vehicle.
+
+    Returns:
+        By their names in PlanScores.
+    """
+    vehicle = driving.Vehicle.of(body)
+    scene = scene_at(plan.stamp, drive, motion, tracks, road, vehicle)
+    times = DT * np.arange(DRIVEN)
+    human = drive.at(plan.stamp + np.round(times * NANOSECONDS).astype(np.int64))
+    ways = np.stack([
+        _held(plan, human[0], times),
+        human if reference is None else _held(reference, human[0], times), human,
+    ])  # fmt: skip
+    state = state_at(plan.stamp, drive, motion)
+    drives = tracker.track(ways, np.stack([state] * len(ways)), vehicle)[0]
+    out = {}
+    for version, name in zip(pdm_score.Version, ("pdms", "epdms"), strict=True):
+        rows = [pdm_score.rate(driven, scene, version) for driven in drives]
+        scored = pdm_score.compare_progress(rows[:2])[0]
+        out[name] = float(scored.score)
+        if version is pdm_score.Version.EPDMS:
+            out["epdms_filtered"] = float(pdm_score.filter_by_human(scored, rows[2]).score)
+    return out
+
+
+def _held(plan: Planned, start: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Poses [T, 3] at times, the last one held."""
+    return plan.at(start, np.minimum(times, plan.times[-1]))

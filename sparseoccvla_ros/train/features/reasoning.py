@@ -13,6 +13,7 @@ import torch
 from ...core.paths import cache_folder
 from ...reasoning.model.ego_motion import constant_velocity
 from ...reasoning.model.reasoner import Reasoner
+from .bags import BagFeatures
 from .nuscenes import NuscenesFeatures
 from .synthetic import FeatureCache, file_digest, read_arrays, write_arrays
 
@@ -23,7 +24,7 @@ _INPUTS = ("features", "centres", "scores", "view_features")
 class ReasoningFeatures:
     """The cache of a reasoner's readings of an encoder's features. weights: files of the reasoner, adapter included."""
 
-    def __init__(self, features: FeatureCache | NuscenesFeatures, weights: Sequence[Path]) -> None:
+    def __init__(self, features: FeatureCache | NuscenesFeatures | BagFeatures, weights: Sequence[Path]) -> None:
         self.features = features
         text = json.dumps([features.key, *(file_digest(path) for path in weights)])
         self._folder = cache_folder() / "readings" / hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -95,6 +95,7 @@ class RoadMap:
 
     def __init__(self, surfaces: list[tuple[Surface, np.ndarray, bool]], centerline: np.ndarray) -> None:
         lanes = (Surface.LANE, Surface.LANE_CONNECTOR)
+        self.surfaces = tuple(surfaces)
         self.lanes = Areas(p for kind, p, _ in surfaces if kind in lanes)
         self.route_lanes = Areas(p for kind, p, on_route in surfaces if kind in lanes and on_route)
         self.drivable = Areas(p for kind, p, _ in surfaces if kind not in lanes)

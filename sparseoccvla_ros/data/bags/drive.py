@@ -1,0 +1,138 @@
+"""What a recording tells of the ego: where it was, and what the route asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...camera_sync.message_adapter import stamp_ns
+from ...camera_sync.profiles import Profile
+from ...core import geometry
+from ...core.errors import InvalidInput
+from ...core.tf_buffer import TransformBuffer, TransformError
+from ...core.types import NANOSECONDS, Command
+from .reader import BagReader
+
+COMMAND_TOPIC = "/sparseoccvla/planning/command"
+
+
+@dataclass(frozen=True, eq=False)
+class Drive:
+    """Where the vehicle was: stamps int64 [T] ns, increasing; poses float64 [T, 3], x, y m and yaw rad (continuous) of
+    the vehicle frame `base` in `frame`."""
+
+    frame: str
+    base: str
+    stamps: np.ndarray
+    poses: np.ndarray
+
+    def at(self, stamps: np.ndarray) -> np.ndarray:
+        """Poses [..., 3] at stamps [...] ns, linear between the records; NaN outside them."""
+        times = (np.asarray(stamps, np.int64) - self.stamps[0]) / NANOSECONDS
+        own = (self.stamps - self.stamps[0]) / NANOSECONDS
+        return np.stack([np.interp(times, own, c, left=np.nan, right=np.nan) for c in self.poses.T], -1)
+
+    def speed(self, stamp: int) -> float:
+        """m/s over the quarter of a second before a stamp, or after it at the start; NaN outside the drive."""
+        for first, last in ((-NANOSECONDS // 4, 0), (0, NANOSECONDS // 4)):
+            ends = self.at(np.array([stamp + first, stamp + last]))
+            if np.isfinite(ends).all():
+                return float(np.hypot(*(ends[1] - ends[0])[:2]) * 4.0)
+        return float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Commands:
+    """What the route asked for: record times int64 [C] ns, increasing, and the words from then on."""
+
+    stamps: np.ndarray
+    words: tuple[Command, ...]
+
+    def at(self, stamp: int) -> Command | None:
+        """The newest command at a stamp; None before the first one."""
+        before = int(np.searchsorted(self.stamps, stamp, side="right")) - 1
+        return self.words[before] if before >= 0 else None
+
+
+def read_drive(reader: BagReader, profile: Profile) -> Drive:
+    """Where the vehicle was, from tf, else from odometry. Raises InvalidInput("bag") where neither tells."""
+    tf = TransformBuffer(cache_seconds=1e9)
+    moving: dict[tuple[str, str], list[int]] = {}
+    kinds = {name: topic.type for name, topic in reader.topics.items()}
+    for topic in ("/tf_static", "/tf"):
+        if kinds.get(topic) == "tf2_msgs/msg/TFMessage":
+            for item in (t for _, message in decoded(reader, [topic]) for t in message.transforms):
+                t, q, at = item.transform.translation, item.transform.rotation, stamp_ns(item.header.stamp)
+                edge = (item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/"))
+                tf.insert(*edge, at, (t.x, t.y, t.z), (q.x, q.y, q.z, q.w), static=topic == "/tf_static")
+                if topic == "/tf":
+                    moving.setdefault(edge, []).append(at)
+    for frame in profile.fixed_frames:
+        found = _from_tf(tf, moving, frame, profile.base_frame)
+        if found is not None:
+            return found
+    if kinds.get(profile.odometry_topic) == "nav_msgs/msg/Odometry":
+        return _from_odometry(reader, profile, tf)
+    tried = f"tf from {' or '.join(profile.fixed_frames) or 'no frame'} to {profile.base_frame}"
+    raise InvalidInput(
+        "bag", f"tells no motion: neither {tried} nor odometry on {profile.odometry_topic or 'no topic'}"
+    )
+
+
+def _from_tf(tf: TransformBuffer, moving: dict[tuple[str, str], list[int]], frame: str, base: str) -> Drive | None:
+    stamps, poses = [], []
+    for stamp in sorted({s for samples in moving.values() for s in samples}):
+        try:
+            matrix = tf.lookup(frame, base, stamp)
+        except TransformError:
+            continue
+        stamps.append(stamp)
+        poses.append((matrix[0, 3], matrix[1, 3], geometry.yaw_of(matrix)))
+    return _drive(frame, base, stamps, poses) if len(stamps) > 1 else None
+
+
+def _from_odometry(reader: BagReader, profile: Profile, tf: TransformBuffer) -> Drive:
+    stamps, poses, frame = [], [], ""
+    for _, message in decoded(reader, [profile.odometry_topic]):
+        p, q = message.pose.pose.position, message.pose.pose.orientation
+        matrix = geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), "odometry")
+        child = message.child_frame_id.lstrip("/")
+        if child and child != profile.base_frame:
+            try:
+                matrix = matrix @ geometry.inverse(tf.latest(profile.base_frame, child)[1])
+            except TransformError as error:
+                raise InvalidInput("odometry", f"is of {child}, not of {profile.base_frame}: {error}") from None
+        frame = message.header.frame_id.lstrip("/") or "odom"
+        stamps.append(stamp_ns(message.header.stamp))
+        poses.append((matrix[0, 3], matrix[1, 3], geometry.yaw_of(matrix)))
+    return _drive(frame, profile.base_frame, stamps, poses)
+
+
+def _drive(frame: str, base: str, stamps: list[int], poses: list[tuple[float, float, float]]) -> Drive:
+    order, first = np.unique(np.array(stamps, np.int64), return_index=True)
+    if len(order) < 2:
+        raise InvalidInput("bag", f"holds {len(order)} poses of {base} in {frame}: too few for a drive")
+    places = np.array(poses)[first]
+    places[:, 2] = np.unwrap(places[:, 2])
+    return Drive(frame, base, order, places)
+
+
+def read_commands(reader: BagReader) -> Commands:
+    """The commands of planning/command; none where the bag has no such topic."""
+    stamps, words = [], []
+    known = reader.topics.get(COMMAND_TOPIC)
+    if known is not None and known.type == "std_msgs/msg/String":
+        for stamp, message in decoded(reader, [COMMAND_TOPIC]):
+            if message.data in set(Command):
+                stamps.append(stamp)
+                words.append(Command(message.data))
+    return Commands(np.array(stamps, np.int64), tuple(words))
+
+
+def decoded(reader: BagReader, topics: Collection[str]) -> Iterator[tuple[int, Any]]:
+    """Record time and message of topics; what does not decode is an InvalidInput."""
+    for record in reader.messages(topics):
+        yield record.stamp, reader.decode(record.raw, record.type)

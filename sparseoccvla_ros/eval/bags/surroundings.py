@@ -1,0 +1,210 @@
+"""What PDMS and EPDMS need of a recording: the ego's state, the map, red lights, everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...camera_sync.message_adapter import stamp_ns
+from ...camera_sync.profiles import Profile
+from ...core.errors import InvalidInput
+from ...core.types import NANOSECONDS
+from ...data.bags.drive import Drive, decoded
+from ...data.bags.reader import BagReader
+from ..metrics.driving.traffic_scene import ObjectKind, Objects, RedLights, RoadMap, Surface, TrafficScene
+from ..metrics.driving.vehicle import DT, Vehicle
+from .recording import ACCELERATION, AREAS, MARKERS, PATH, RED_LIGHTS, ROUTE, Track
+
+FUTURE = 51
+"""Steps of DT for which everybody else must be known."""
+DRIVEN = 41
+AGES = (1.5, 1.0, 0.5, 0.0)
+_ACCELERATIONS = ("geometry_msgs/msg/AccelStamped", "geometry_msgs/msg/AccelWithCovarianceStamped")
+_ACCELERATION_TOPICS = (ACCELERATION, "/localization/acceleration")
+_LINE_STRIP, _ADD = 4, 0
+_STEERS_FROM = 0.1
+"""m/s from which yaw rate and speed tell the angle of the front wheels."""
+_WORDS = {
+    ObjectKind.PEDESTRIAN: ("pedestrian", "person", "human", "walker"),
+    ObjectKind.BICYCLE: ("bicycle", "cyclist"),
+    ObjectKind.TRAFFIC_CONE: ("cone",),
+    ObjectKind.BARRIER: ("barrier",),
+    ObjectKind.CONSTRUCTION_SIGN: ("sign",),
+    ObjectKind.VEHICLE: ("vehicle", "car", "truck", "bus", "trailer", "motorcycle", "van", "construction"),
+}
+"""In the order in which they are looked for: "vehicle.bicycle" is a bicycle."""
+
+
+def kind_of_label(label: str) -> ObjectKind:
+    """What the scores take a label of any data set for."""
+    known = label.lower()
+    return next((kind for kind, words in _WORDS.items() if any(w in known for w in words)), ObjectKind.GENERIC)
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """The ego's motion beside its place: stamps int64 [T] ns, increasing; values float64 [T, 4], speed m/s,
+    acceleration m/s^2, angle of the front wheels rad, yaw rate rad/s."""
+
+    stamps: np.ndarray
+    values: np.ndarray
+
+    def at(self, stamps: np.ndarray) -> np.ndarray:
+        """Values [..., 4], linear between the records, held beyond them."""
+        own, wanted = (self.stamps - self.stamps[0]) / NANOSECONDS, (stamps - self.stamps[0]) / NANOSECONDS
+        return np.stack([np.interp(wanted, own, column) for column in self.values.T], -1)
+
+
+def read_motion(reader: BagReader, profile: Profile, drive: Drive, vehicle: Vehicle) -> Motion:
+    """From the twist of odometry, else from differences of the drive's poses; acceleration from its topic, else from
+    differences of the speed."""
+    kinds = {name: topic.type for name, topic in reader.topics.items() if topic.count}
+    if kinds.get(profile.odometry_topic) == "nav_msgs/msg/Odometry":
+        rows = [
+            (stamp_ns(m.header.stamp), m.twist.twist.linear.x, m.twist.twist.angular.z)
+            for _, m in decoded(reader, [profile.odometry_topic])
+        ]
+        stamps, first = np.unique(np.array([r[0] for r in rows], np.int64), return_index=True)
+        speed, rate = (np.array([rows[i][column] for i in first]) for column in (1, 2))
+    else:
+        stamps = drive.stamps
+        seconds = (stamps - stamps[0]) / NANOSECONDS
+        rate = np.gradient(drive.poses[:, 2], seconds)
+        x, y = (np.gradient(drive.poses[:, i], seconds) for i in (0, 1))
+        speed = x * np.cos(drive.poses[:, 2]) + y * np.sin(drive.poses[:, 2])
+    seconds = (stamps - stamps[0]) / NANOSECONDS
+    acceleration = (speed - np.interp(seconds - DT, seconds, speed)) / DT
+    for topic in (t for t in _ACCELERATION_TOPICS if kinds.get(t) in _ACCELERATIONS):
+        found = [_acceleration(m) for _, m in decoded(reader, [topic])]
+        known = np.array([(stamp - int(stamps[0])) / NANOSECONDS for stamp, _ in found])
+        acceleration = np.interp(seconds, known, [a for _, a in found])
+        break
+    steering = np.zeros(len(stamps))
+    last = 0.0
+    for k, (v, w) in enumerate(zip(speed, rate, strict=True)):
+        last = float(np.arctan(w * vehicle.wheelbase / v)) if abs(v) > _STEERS_FROM else last
+        steering[k] = last
+    return Motion(stamps, np.stack([speed, acceleration, steering, rate], -1))
+
+
+def _acceleration(message: Any) -> tuple[int, float]:
+    accel = message.accel.accel if hasattr(message.accel, "accel") else message.accel
+    return stamp_ns(message.header.stamp), float(accel.linear.x)
+
+
+@dataclass(frozen=True, eq=False)
+class Road:
+    """The map around a drive, and which of `red` (connectors of the route) are red from stamps int64 [S] ns on: on,
+    bool [S, R]."""
+
+    map: RoadMap
+    red: tuple[np.ndarray, ...] = ()
+    stamps: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    on: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
+
+    def lights(self, stamps: np.ndarray) -> RedLights:
+        """Red or not at stamps [T]; before the first record nothing is."""
+        row = np.searchsorted(self.stamps, stamps, side="right") - 1
+        known = self.on[np.maximum(row, 0)] if len(self.on) else np.zeros((len(stamps), len(self.red)), bool)
+        return RedLights(self.red, known & (row >= 0)[:, None])
+
+
+def read_road(reader: BagReader, drive: Drive, surfaces: list[tuple[Surface, np.ndarray, bool]] | None) -> Road | None:
+    """The map of a recording; None where it has none.
+
+    Args:
+        reader: Of the bag: AREAS, RED_LIGHTS and ROUTE; without a route the way that was driven is the centreline.
+        drive: In whose frame the map is.
+        surfaces: Of a map from elsewhere, which replaces AREAS.
+
+    Raises:
+        InvalidInput: The map is in another frame, or has nothing to drive on.
+    """
+    if surfaces is None:
+        surfaces = []
+        for _, message in _markers(reader, AREAS):
+            for marker in message.markers:
+                name = marker.ns.upper()
+                if name not in Surface.__members__:
+                    raise InvalidInput(
+                        "map", f"{AREAS}: {marker.ns!r} is none of {', '.join(Surface.__members__).lower()}"
+                    )
+                surfaces.append((Surface[name], _outline(marker, drive), marker.text == "route"))
+    if not surfaces:
+        return None
+    if not any(kind not in (Surface.LANE, Surface.LANE_CONNECTOR) for kind, _, _ in surfaces):
+        raise InvalidInput("map", "has lanes but no roadblock, intersection, car park or drivable area")
+    road = RoadMap(surfaces, _centreline(reader, drive))
+    polygons: dict[tuple[str, int], np.ndarray] = {}
+    shown: list[tuple[int, set[tuple[str, int]]]] = []
+    for stamp, message in _markers(reader, RED_LIGHTS):
+        named = {(m.ns, m.id): m for m in message.markers}
+        polygons |= {name: _outline(m, drive) for name, m in named.items() if name not in polygons}
+        first = message.markers[0].header.stamp if message.markers else None
+        shown.append((stamp if first is None else stamp_ns(first), set(named)))
+    order = list(polygons)
+    on = np.array([[name in names for name in order] for _, names in shown], bool).reshape(len(shown), len(order))
+    return Road(road, tuple(polygons.values()), np.array([s for s, _ in shown], np.int64), on)
+
+
+def _markers(reader: BagReader, topic: str) -> list[tuple[int, Any]]:
+    known = reader.topics.get(topic)
+    return list(decoded(reader, [topic])) if known is not None and known.type == MARKERS else []
+
+
+def _outline(marker: Any, drive: Drive) -> np.ndarray:
+    if marker.type != _LINE_STRIP or marker.action != _ADD or len(marker.points) < 4:
+        raise InvalidInput("map", f"{marker.ns} {marker.id} is no outline: want a closed LINE_STRIP")
+    if marker.header.frame_id.lstrip("/") != drive.frame:
+        raise InvalidInput("map", f"is in frame {marker.header.frame_id!r}, the drive in {drive.frame}")
+    points = np.array([(p.x, p.y) for p in marker.points])
+    return points[:-1] if np.array_equal(points[0], points[-1]) else points
+
+
+def _centreline(reader: BagReader, drive: Drive) -> np.ndarray:
+    known = reader.topics.get(ROUTE)
+    if known is not None and known.type == PATH and known.count:
+        _, message = next(iter(decoded(reader, [ROUTE])))
+        if message.header.frame_id.lstrip("/") == drive.frame:
+            line = np.array([(p.pose.position.x, p.pose.position.y) for p in message.poses]).reshape(-1, 2)
+            kept = np.append(True, np.hypot(*np.diff(line, axis=0).T) > 1e-9)
+            if kept.sum() > 1:
+                return line[kept]
+    line = drive.poses[:, :2]
+    rows = [0]
+    for k in range(len(line)):
+        if np.hypot(*(line[k] - line[rows[-1]])) > 0.5:
+            rows.append(k)
+    if len(rows) < 2:
+        raise InvalidInput("bag", "the vehicle does not move, and no route is recorded: there is no progress to score")
+    return line[rows]
+
+
+def scene_at(
+    stamp: int, drive: Drive, motion: Motion, tracks: Sequence[Track], road: Road, vehicle: Vehicle
+) -> TrafficScene:
+    """Everything around the ego from a stamp on, as the scores take it."""
+    stamps = stamp + np.round(DT * np.arange(FUTURE) * NANOSECONDS).astype(np.int64)
+    states = [track.at(stamps) for track in tracks]
+    rows = [k for k, s in enumerate(states) if np.isfinite(s).all(1).any()]
+    state = np.zeros((len(rows), FUTURE, 5))
+    valid = np.zeros((len(rows), FUTURE), bool)
+    for out, seen, k in zip(state, valid, rows, strict=True):
+        seen[:] = np.isfinite(states[k]).all(1)
+        out[:, :3] = np.where(seen[:, None], states[k], 0.0)
+        if seen.sum() > 1:
+            out[seen, 3:] = np.gradient(states[k][seen, :2], DT * np.flatnonzero(seen), axis=0)
+    kinds = np.array([int(kind_of_label(tracks[k].kind)) for k in rows], np.int64)
+    size = np.array([tracks[k].size for k in rows]).reshape(-1, 2)
+    history = np.stack([state_at(stamp - round(age * NANOSECONDS), drive, motion) for age in AGES])
+    return TrafficScene(road.map, Objects(kinds, size, state, valid), road.lights(stamps[:DRIVEN]), history, vehicle)
+
+
+def state_at(stamp: int, drive: Drive, motion: Motion) -> np.ndarray:
+    """The ego's state [11] as the scores have it, held at the drive's ends."""
+    held = int(np.clip(stamp, drive.stamps[0], drive.stamps[-1]))
+    speed, acceleration, steering, rate = motion.at(np.array(stamp))
+    return np.array([*drive.at(np.array(held)), speed, 0.0, acceleration, 0.0, steering, 0.0, rate, 0.0])

@@ -1,0 +1,239 @@
+"""What a frozen encoder sees in recorded drives, with what the vehicle then did: the samples of stages 2 and 3 of bags.
+
+Odometry (or tf) is the label. Nothing of a moment looks ahead but `future`; ego features come from frame sets at or
+before it, and the command from the recorded route, or from the present motion where none was recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...camera_sync.config import ImageConfig
+from ...camera_sync.profiles import profile
+from ...core import geometry
+from ...core.errors import InvalidInput
+from ...core.paths import cache_folder
+from ...core.types import NANOSECONDS, WAYPOINT_TIMES
+from ...data.bags.drive import Drive, read_commands, read_drive
+from ...data.bags.offline_sync import bag_frames
+from ...data.bags.reader import BagReader
+from ...data.dataset import COMMANDS
+from ...data.nuscenes.ego_motion import command_of_motion
+from ...data.synthetic.qa_cache import Asked
+from ...occupancy.encoder import OccupancyEncoder
+from ...planning.ego_history import JUMP_FLOOR, MAX_SPEED, EgoHistory
+from ...planning.plan_words import driving_action
+from ...planning.trajectory import motion_of
+from .synthetic import HALF, QUERY_FIELDS, file_digest, read_arrays, write_arrays
+
+FORMAT_VERSION = 1
+LONGEST_GAP = 0.5
+"""s without a record of the motion across which no future is learnt."""
+HELD_OUT = 0.25
+"""Share of each drive, its end, that validates where no other bag is given."""
+_FUTURE = np.concatenate([[0.0], WAYPOINT_TIMES])
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A bag and how it is read: name or file of a profile, and a calibration file or ""."""
+
+    bag: Path
+    profile: str = ""
+    calibration_file: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class BagFeatures:
+    """Where the features of an encoder lie; scenes are the recordings, by number.
+
+    image: size of the prepared images; weights: sha256 (hex) of the encoder's file; config: its configuration as JSON.
+    """
+
+    recordings: tuple[Recording, ...]
+    image: ImageConfig
+    weights: str
+    config: str
+
+    @classmethod
+    def of(
+        cls, encoder: OccupancyEncoder, weights: Path, image: ImageConfig, recordings: Sequence[Recording]
+    ) -> BagFeatures:
+        """The cache of an encoder that was loaded from a file of weights."""
+        return cls(
+            tuple(recordings), image, file_digest(weights), json.dumps(asdict(encoder.config), sort_keys=True)
+        )  # fmt: skip
+
+    @property
+    def key(self) -> str:
+        """Names what belongs to these recordings and this encoder."""
+        return hashlib.sha256("".join(self._key(r) for r in self.recordings).encode()).hexdigest()[:12]
+
+    def folder(self) -> Path:
+        """Folder of the features."""
+        return cache_folder() / "features" / "bags"
+
+    def file(self, scene: int) -> Path:
+        """Where the features of a recording lie."""
+        return self.folder() / f"{self._key(self.recordings[scene])}.safetensors"
+
+    def name(self, scene: int) -> str:
+        """For logs and pictures."""
+        return self.recordings[scene].bag.name
+
+    def rows(self, scene: int, last: bool | None = None) -> list[int]:
+        """Frame sets of a recording, all of which have a whole future; last: those held out at its end, or those
+        before, whose futures do not reach into what is held out."""
+        times = read_arrays(self.file(scene), ("time",))["time"]
+        border = times[0] + (1.0 - HELD_OUT) * (times[-1] - times[0])
+        chosen = np.ones(len(times), bool) if last is None else times >= border
+        if last is False:
+            chosen = times < border - WAYPOINT_TIMES[-1]
+        return np.flatnonzero(chosen).tolist()
+
+    def prepare(self, encoder: OccupancyEncoder, scenes: Sequence[int]) -> Iterator[int]:
+        """Encode the recordings that are missing, frame set by frame set as on line; gives each when it is there.
+
+        Raises:
+            InvalidInput: A bag cannot be read, tells no motion, or has no frame set with 3 s of drive behind it.
+        """
+        for scene in scenes:
+            if not self.file(scene).is_file():
+                write_arrays(self.file(scene), self._encoded(encoder, self.recordings[scene]), {})
+            yield scene
+
+    def _key(self, recording: Recording) -> str:
+        """Of a recording: changes with its files, profile and calibration, and with the encoder."""
+        path = recording.bag.resolve()
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        seen = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.is_file()]
+        calibration = file_digest(Path(recording.calibration_file)) if recording.calibration_file else ""
+        found = [FORMAT_VERSION, seen, repr(profile(recording.profile)), calibration, asdict(self.image)]
+        return hashlib.sha256(json.dumps([*found, self.weights, self.config]).encode()).hexdigest()[:16]
+
+    def _encoded(self, encoder: OccupancyEncoder, recording: Recording) -> dict[str, np.ndarray]:
+        with BagReader(recording.bag) as reader:
+            drive, commands = read_drive(reader, profile(recording.profile)), read_commands(reader)
+        rows: list[dict[str, np.ndarray]] = []
+        left_out = Counter[str]()
+        history, epoch = EgoHistory(), None
+        encoder.reset()
+        for frames in bag_frames(recording.bag, self.image, recording.profile, recording.calibration_file):
+            if frames.epoch != epoch:
+                encoder.reset()
+                history.clear()
+                epoch = frames.epoch
+            history.add(frames.stamp, frames.ego.pose, frames.ego.twist)
+            queries = encoder.encode(frames)
+            future, why = future_of(drive, frames.stamp)
+            if future is None:
+                left_out[why] += 1
+                continue
+            asked = commands.at(frames.stamp) or command_of_motion(frames.ego.twist)
+            kept = {name: np.asarray(getattr(queries, name)) for name in QUERY_FIELDS}
+            kept = {name: v.astype(np.float16) if name in HALF else v for name, v in kept.items()}
+            row: dict[str, np.ndarray] = {
+                **kept,
+                "time": np.array((frames.stamp - drive.stamps[0]) / NANOSECONDS),
+                "pose": frames.ego.pose, "twist": frames.ego.twist.astype(np.float32),
+                "ego": history.features(frames.stamp), "command": np.array(COMMANDS.index(asked), np.uint8),
+                "future": future.astype(np.float32),
+            }  # fmt: skip
+            rows.append(row)
+        encoder.reset()
+        if not rows:
+            why = "; ".join(f"{n} frame sets: {text}" for text, n in left_out.most_common()) or "no frame set forms"
+            raise InvalidInput("bag", f"{recording.bag} has nothing to learn from: {why}")
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def future_of(drive: Drive, stamp: int) -> tuple[np.ndarray | None, str]:
+    """(float64 [6, 4, 4], base_link at WAYPOINT_TIMES to present base_link, ""), or None and why it is not known."""
+    stamps = stamp + np.round(_FUTURE * NANOSECONDS).astype(np.int64)
+    poses = drive.at(stamps)
+    if not np.isfinite(poses).all():
+        return None, "less than 3 s of the drive follow"
+    first, last = np.searchsorted(drive.stamps, stamps[[0, -1]], side="left")
+    first = max(int(first) - 1, 0)
+    seconds = np.diff(drive.stamps[first : last + 1]) / NANOSECONDS
+    if seconds.max() > LONGEST_GAP:
+        return None, f"the motion is not recorded for more than {LONGEST_GAP} s of what follows"
+    if (np.hypot(*np.diff(drive.poses[first : last + 1, :2], axis=0).T) > MAX_SPEED * seconds + JUMP_FLOOR).any():
+        return None, "the pose jumps in what follows"
+    back = geometry.inverse(geometry.planar(*poses[0]))
+    return np.stack([back @ geometry.planar(*pose) for pose in poses[1:]]), ""
+
+
+def missing_of(recording: Recording) -> list[str]:
+    """What a bag lacks for learning, and what is done instead: one line each. Raises InvalidInput for no bag."""
+    chosen, name = profile(recording.profile), recording.bag.name
+    with BagReader(recording.bag) as reader:
+        kinds = {topic: known.type for topic, known in reader.topics.items() if known.count}
+        commands = read_commands(reader)
+    lines = [
+        f"{name}: no images of camera {camera.name} on {camera.image_topic}: it is black"
+        for camera in chosen.cameras.values()
+        if camera.image_topic not in kinds
+    ]
+    if not len(commands.stamps):
+        lines.append(f"{name}: no planning/command: the command is the present motion carried on")
+    if kinds.get(chosen.odometry_topic) != "nav_msgs/msg/Odometry":
+        lines.append(f"{name}: no odometry on {chosen.odometry_topic or 'any topic'}: speeds are differences of poses")
+    return lines
+
+
+class BagQuestions:
+    """What the drive itself answers: the next action in words, which odometry knows."""
+
+    QUESTION = "Name the next driving action in a few words."
+    """As the world asks (world/qa/questions.yaml), so that the words mean the same."""
+
+    def __init__(self, features: BagFeatures, rows: Callable[[int], Sequence[int]]) -> None:
+        self.features, self.rows = features, rows
+
+    def read(self, scene: int) -> dict[str, np.ndarray]:
+        """{"questions": objects, a list of Asked each} of the rows."""
+        arrays = read_arrays(self.features.file(scene), ("twist", "future", "command"))
+        out = np.empty(len(self.rows(scene)), object)
+        for k, row in enumerate(self.rows(scene)):
+            speed, path = float(arrays["twist"][row, 0]), arrays["future"][row, :, :2, 3]
+            done = motion_of(path, speed)
+            turns = COMMANDS[int(arrays["command"][row])].value != "straight"
+            answer = driving_action(speed, done.speed, float(done.heading[-1]), turns)
+            out[k] = [Asked(self.QUESTION, f"{answer.capitalize()}.", "text")]
+        return {"questions": out}
+
+
+def trajectories(recordings: Sequence[Recording], every: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Waypoints float32 [N, 6, 2] m and commands int64 [N], indices into COMMANDS, of drives every so many seconds.
+
+    No image is read. A command is that of the recorded route, or of the motion then. Raises InvalidInput for a bag that
+    tells no motion.
+    """
+    paths, words = [], []
+    for recording in recordings:
+        with BagReader(recording.bag) as reader:
+            drive, commands = read_drive(reader, profile(recording.profile)), read_commands(reader)
+        for stamp in range(int(drive.stamps[0]), int(drive.stamps[-1]), round(every * NANOSECONDS)):
+            future, _ = future_of(drive, stamp)
+            if future is not None:
+                paths.append(future[:, :2, 3])
+                words.append(COMMANDS.index(commands.at(stamp) or command_of_motion(_twist(drive, stamp))))
+    return np.array(paths, np.float32).reshape(-1, len(WAYPOINT_TIMES), 2), np.array(words, np.int64)
+
+
+def _twist(drive: Drive, stamp: int) -> np.ndarray:
+    """Speed and yaw rate over the quarter of a second before a stamp, or after it at the start, as float64 [6]."""
+    quarter = NANOSECONDS // 4
+    ends = drive.at(np.array([stamp - quarter, stamp]))
+    if not np.isfinite(ends).all():
+        ends = drive.at(np.array([stamp, stamp + quarter]))
+    moved = ends[1] - ends[0]
+    return np.array([4.0 * np.hypot(*moved[:2]), 0, 0, 0, 0, 4.0 * moved[2]])
