@@ -79,11 +79,13 @@ def view(
     out: Annotated[Path | None, typer.Option(help="folder for the recording; nothing is written if not given")] = None,
     port: Annotated[int, typer.Option(min=1024, max=65535, help="port of the browser view on this machine")] = 9090,
     namespace: Annotated[str, typer.Option(help="namespace of the running stack")] = "/sparseoccvla",
+    foxglove: Annotated[bool, typer.Option("--foxglove", help="for Foxglove, at ws://127.0.0.1:8765, instead")] = False,
 ) -> None:
-    """Show the running stack live in a browser and record it. Ctrl-C ends."""
+    """Show the running stack live in a browser, or in Foxglove, and record it. Ctrl-C ends."""
     from sparseoccvla_ros.nodes.viewer import main
 
-    arguments = ["--ros-args", "-r", f"__ns:={namespace}", "-p", "serve:=true", "-p", f"port:={port}"]
+    arguments = ["--ros-args", "-r", f"__ns:={namespace}", "-p", f"port:={port}"]
+    arguments += ["-p", f"{'foxglove' if foxglove else 'serve'}:=true"]
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         arguments += ["-p", f"out:='{out}'"]

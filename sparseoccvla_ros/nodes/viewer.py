@@ -1,4 +1,4 @@
-"""viewer node: shows the running stack in a browser and keeps a recording, a bag of all outputs and a picture."""
+"""viewer node: shows the running stack in a browser or Foxglove; keeps a recording, a bag of outputs, a picture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,14 @@ from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.topics import BY_NAME, OUTPUTS
 from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.view.foxglove_server import FoxgloveServer
 from sparseoccvla_ros.view.recording import SceneRecording
 from sparseoccvla_ros.view.scene_picture import save_png, scene_picture
 
 NOT_RECORDED = ("frames", "camera_sync/mosaic", "/clock")
 """Images are in the input already; the bag of outputs leaves them out."""
+TRANSFORMS = ("/tf", "/tf_static")
+"""What Foxglove needs besides the outputs."""
 LABEL_REACH = 0.3
 """Labels at most this many seconds from the frame set are shown beside it."""
 
@@ -69,11 +73,16 @@ class ViewerNode(StageNode):
             )
             if self.values.serve:
                 self.get_logger().info(f"open {self._recording.url} in a browser on this machine")
+        self._foxglove = FoxgloveServer(self.values.foxglove_port) if self.values.foxglove else None
+        if self._foxglove is not None:
+            self.get_logger().info(f"open {self._foxglove.url} in Foxglove on this machine")
+            for name in TRANSFORMS:
+                self._subscribe_raw(name, partial(self._to_foxglove, name, name))
         self._worker: Worker[int] = Worker("viewer", lambda stamp: self.attempt(lambda: self._draw(stamp)))
         for topic in OUTPUTS:
             if topic.name != "/clock":
                 with contextlib.suppress(ImportError):  # nobody publishes what is not installed
-                    self._listen_raw(topic.name, topic.full_name)
+                    self._subscribe_raw(topic.name, partial(self._on_raw, topic.name, topic.full_name))
         if self.values.label_topic:
             self.listen(self.values.label_topic, SparseVoxelsMsg, self._on_labels, "sensor")
         self.input("reasoning/text", self._on_text)
@@ -95,21 +104,26 @@ class ViewerNode(StageNode):
             self._bag.close()
         if self._recording is not None:
             self._recording.close()
+        if self._foxglove is not None:
+            self._foxglove.close()
         del self._worker
 
     # --- inputs
 
-    def _listen_raw(self, name: str, full_name: str) -> None:
+    def _subscribe_raw(self, name: str, callback: Callable[[bytes], None]) -> None:
         entry = BY_NAME[name]
         self._made_subscriptions.append(
-            self.create_subscription(
-                message_class(entry.type), name, partial(self._on_raw, name, full_name), PROFILES[entry.qos], raw=True
-            )
+            self.create_subscription(message_class(entry.type), name, callback, PROFILES[entry.qos], raw=True)
         )
+
+    def _to_foxglove(self, name: str, full_name: str, raw: bytes) -> None:
+        if self._foxglove is not None:
+            self._foxglove.send(full_name, BY_NAME[name].type, self.get_clock().now().nanoseconds, raw)
 
     def _on_raw(self, name: str, full_name: str, raw: bytes) -> None:
         if not self.active:
             return
+        self._to_foxglove(name, full_name, raw)
         now = self.get_clock().now().nanoseconds
         # Before the first /clock it is 0: one such record makes a bag that begins in 1970.
         if self._bag is not None and name not in NOT_RECORDED and now and self._bag.knows(BY_NAME[name].type):

@@ -267,6 +267,8 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("out", "", "folder for the recording, the output bag, the picture and the summary; empty writes nothing"),
         Param("serve", False, "show the stack live in a browser"),
         Param("port", 9090, "port of the browser view on this machine", "", 1024, 65535),
+        Param("foxglove", False, "offer every message to Foxglove on this machine; needs foxglove-sdk"),
+        Param("foxglove_port", 8765, "port for Foxglove", "", 1024, 65535),
         Param("record", True, "write the outputs to a bag and a recording below out"),
         Param(
             "picture_at", 15.0, "take scene.png from the plan closest to this time after the first", "s", 0.0, 3600.0

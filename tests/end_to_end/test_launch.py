@@ -120,7 +120,16 @@ def test_drive_opens_the_cockpit(browser, free_port, tmp_path, domain):
         page.screenshot(path=ROOT / "out" / "cockpit.jpg", type="jpeg", quality=85)
         return True
 
-    words = ["drive", "--cockpit", "--port", str(free_port), "--out", str(tmp_path / "out"), "--scenario", "lead_brake"]
+    words = [
+        "drive",
+        "--cockpit",
+        "--port",
+        str(free_port),
+        "--out",
+        str(tmp_path / "out"),
+        "--scenario",
+        "right_turn_over_crosswalk",
+    ]
     ctrl_c(words, tmp_path / "log", shown, patience=600)
     assert f"cockpit: {address}" in (tmp_path / "log").read_text()
 

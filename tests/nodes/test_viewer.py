@@ -1,14 +1,17 @@
 """The viewer beside a running stack: a page in a browser, a recording, a bag of outputs, a picture."""
 
 import socket
+import struct
 import time
 import urllib.request
 
 import cv2
 import numpy as np
 import pytest
+from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
+from tf2_msgs.msg import TFMessage
 
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.data.bags.reader import BagReader
@@ -17,12 +20,14 @@ from sparseoccvla_ros.nodes.planning import PlanningNode
 from sparseoccvla_ros.nodes.viewer import ViewerNode
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.qos import PROFILES
+from sparseoccvla_ros.ros.vehicle_messages import transforms_to_msg
+from tests.websocket_client import WebSocketClient
 
 pytestmark = pytest.mark.ros
 START = 1_700_000_000 * 10**9
 
 
-def free_port() -> int:
+def two_free_ports() -> int:
     """A port whose successor is free too: the page takes one, the data the next."""
     for port in range(19090, 19990, 10):
         try:
@@ -36,7 +41,7 @@ def free_port() -> int:
 
 
 def test_viewer_serves_and_writes(graph, preset, frames, until, tmp_path):
-    port = free_port()
+    port = two_free_ports()
     graph.add(OccupancyNode, preset=preset)
     graph.add(PlanningNode, preset=preset, stale_after=60.0)
     viewer = graph.add(ViewerNode, preset=preset, out=str(tmp_path / "out"), serve=True, port=port, picture_at=0.5)
@@ -87,3 +92,34 @@ def test_nothing_is_recorded_before_the_first_clock(graph, preset, until, tmp_pa
     with BagReader(tmp_path / "out" / "outputs") as bag:
         assert bag.topics["/diagnostics"].count > 0
         assert bag.start >= START
+
+
+def test_foxglove_gets_messages_as_they_are(graph, preset, until, free_port):
+    """Also the transforms of the cameras, which came before it asked; a page of the layout finds its topics so."""
+    pytest.importorskip("foxglove", reason="requirements/foxglove.txt is not installed")
+    graph.add(ViewerNode, preset=preset, foxglove=True, foxglove_port=free_port)
+    mount = transforms_to_msg(START, [("base_link", "CAM_FRONT", np.eye(4))])
+    graph.probe.send("/tf_static", mount, "latched")
+    client = WebSocketClient(free_port, "foxglove.sdk.v1")
+    assert client.receive()["op"] == "serverInfo"
+    channels = {}
+
+    def newest(topic: str) -> bytes:
+        """CDR of the first message that comes after a subscription."""
+        while topic not in channels:
+            channels.update({c["topic"]: c for c in client.receive()["channels"]})
+        time.sleep(0.2)  # its advertisement may be a moment ahead of it
+        client.send({"op": "subscribe", "subscriptions": [{"id": 7, "channelId": channels[topic]["id"]}]})
+        while isinstance(message := client.receive(), dict):
+            channels.update({c["topic"]: c for c in message["channels"]})
+        client.send({"op": "unsubscribe", "subscriptionIds": [7]})
+        assert message[:5] == struct.pack("<BI", 1, 7)
+        return message[13:]
+
+    assert deserialize_message(newest("/tf_static"), TFMessage) == mount
+    graph.probe.send("reasoning/text", String(data="a car is ahead"))
+    assert deserialize_message(newest("/sparseoccvla/reasoning/text"), String).data == "a car is ahead"
+    kinds = {(c["encoding"], c["schemaEncoding"]) for c in channels.values()}
+    assert kinds == {("cdr", "ros2msg")}
+    assert channels["/tf_static"]["schemaName"] == "tf2_msgs/msg/TFMessage"
+    client.close()
