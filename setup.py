@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 NAME = "sparseoccvla_ros"
-SHARED = ("launch", "config", "rviz", "models", "bags", "examples")
+SHARED = ("launch", "config", "rviz", "models", "bags")
 NODES = (
     "camera_sync",
     "occupancy",
@@ -49,6 +49,9 @@ setup(
     maintainer_email="maintainers@users.noreply.github.com",
     entry_points={
         "console_scripts": [f"{node} = {NAME}.nodes.{node}:main" for node in NODES]
-        + [f"cli = {NAME}.cli.__main__:main"],
+        + [
+            f"nav2_follow_path = {NAME}.ros.adapters.nav2_follow_path:main",
+            f"cli = {NAME}.cli.__main__:main",
+        ],
     },
 )

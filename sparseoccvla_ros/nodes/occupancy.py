@@ -8,12 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 
-from sparseoccvla_ros.core.classes import PALETTES
+from sparseoccvla_ros.core.classes import OBSTACLES, PALETTES
 from sparseoccvla_ros.core.trace import event
 from sparseoccvla_ros.core.types import CameraFrames, SceneQueries
+from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.ros import markers, messages
 from sparseoccvla_ros.ros.intra_process import Item
@@ -51,7 +54,9 @@ class OccupancyNode(StageNode):
         self._points = self.output("occupancy/points")
         self._markers = self.output("occupancy/markers")
         self._legend = self.output("occupancy/legend")
+        self._obstacles = self.output("occupancy/obstacles")
         self._grid = self.output("occupancy/grid")
+        self._costmap = self.output("occupancy/costmap")
         self._marker_throttle = Throttle(lambda: self.values.marker_rate)
         self._worker: Worker[Item] = Worker("occupancy", lambda item: self.attempt(lambda: self._take(item)))
         self.stage_input("frames", self._on_frames, messages.frames_from_msg)
@@ -120,21 +125,30 @@ class OccupancyNode(StageNode):
             self._legend.publish(markers.class_legend(self.values.palette, queries.stamp, frame))
         wants_markers = due and self._markers.get_subscription_count() > 0
         wants_points = self._points.get_subscription_count() > 0
-        wants_grid = self._grid.get_subscription_count() > 0
-        if not (wants_markers or wants_points or wants_grid):
+        wanted = [p for p in (self._obstacles, self._grid, self._costmap) if p.get_subscription_count()]
+        if not (wants_markers or wants_points or wanted):
             return
         voxels = occupied_voxels(queries, self._encoder.grid, self._encoder.config)
         palette = PALETTES[self.values.palette]
         self.monitor.show(voxels=len(voxels))
         if wants_points:
             self._points.publish(messages.cloud_to_msg([(0.0, voxels)], queries.stamp, palette, frame))
-        if wants_grid:
-            self._grid.publish(messages.grid_to_msg(voxels, queries.stamp, frame))
+        for publisher in wanted:
+            publisher.publish(self._for_planners(publisher, voxels, queries.stamp, frame))
         if wants_markers:
             limit = self.values.marker_limit
             self._markers.publish(
                 markers.cubes(voxels, queries.stamp, "occupancy", limit, palette=palette, frame=frame)
             )
+
+    def _for_planners(self, publisher: Any, voxels: SparseVoxels, stamp: int, frame: str) -> Any:
+        """What costmaps of other stacks read."""
+        if publisher is self._obstacles:
+            kept = np.isin(voxels.labels, OBSTACLES)
+            standing = SparseVoxels(voxels.indices[kept], voxels.labels[kept], voxels.scores[kept], voxels.grid)
+            return messages.cloud_to_msg([(0.0, standing)], stamp, PALETTES[self.values.palette], frame)
+        costs = messages.GRID_COSTS if publisher is self._grid else messages.SEMANTIC_COSTS
+        return messages.grid_to_msg(voxels, stamp, frame, costs)
 
 
 def main(args: list[str] | None = None) -> int:

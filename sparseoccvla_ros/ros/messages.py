@@ -18,7 +18,7 @@ from sparseoccvla_msgs import msg as own
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
 
 from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.classes import DRIVABLE, OBSTACLES, PALETTE
+from sparseoccvla_ros.core.classes import DRIVABLE, LABEL, OBSTACLES, PALETTE
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.trace import Trace
 from sparseoccvla_ros.core.types import (
@@ -362,12 +362,28 @@ def cloud_to_msg(
     )
 
 
-def grid_to_msg(voxels: SparseVoxels, stamp: int, frame: str = BASE_FRAME) -> OccupancyGrid:
-    """Top view: 100 where any obstacle class occupies the column, 0 where only drivable surface does, -1 elsewhere."""
+GRID_COSTS = ((0, DRIVABLE), (100, OBSTACLES))
+"""Of occupancy/grid: what a column costs by the classes in it; the last that applies counts."""
+SEMANTIC_COSTS = (
+    (0, DRIVABLE),
+    (40, (LABEL["other_flat"],)),
+    (70, (LABEL["sidewalk"], LABEL["terrain"])),
+    (100, OBSTACLES),
+)
+"""Of occupancy/costmap, as a mask of Nav2's costmap filters: 0 free .. 100 forbidden."""
+
+
+def grid_to_msg(
+    voxels: SparseVoxels,
+    stamp: int,
+    frame: str = BASE_FRAME,
+    costs: Sequence[tuple[int, tuple[int, ...]]] = GRID_COSTS,
+) -> OccupancyGrid:
+    """Top view: each column has the last cost whose classes occupy it, -1 where none does."""
     nx, ny, _ = voxels.grid.shape
     cells = np.full((ny, nx), -1, np.int8)  # rows run along y, columns along x (nav_msgs/OccupancyGrid)
     x, y = voxels.indices[:, 0], voxels.indices[:, 1]
-    for value, classes in ((0, DRIVABLE), (100, OBSTACLES)):
+    for value, classes in costs:
         chosen = np.isin(voxels.labels, classes)
         cells[y[chosen], x[chosen]] = value
     out = OccupancyGrid(header=header(stamp, frame))

@@ -72,7 +72,21 @@ OUTPUTS: tuple[Topic, ...] = (
         "occupancy/markers", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "the same as cubes, throttled"
     ),
     Topic("occupancy/legend", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "class colours, throttled"),
+    Topic(
+        "occupancy/obstacles",
+        "sensor_msgs/msg/PointCloud2",
+        "occupancy",
+        "output",
+        "the points of what stands, no ground",
+    ),
     Topic("occupancy/grid", "nav_msgs/msg/OccupancyGrid", "occupancy", "map", "0 drivable, 100 obstacle, -1 unknown"),
+    Topic(
+        "occupancy/costmap",
+        "nav_msgs/msg/OccupancyGrid",
+        "occupancy",
+        "map",
+        "cost by class, 0 road .. 100 obstacle: a mask for Nav2's filters",
+    ),
     Topic(
         "reasoning/state", "sparseoccvla_msgs/msg/Reasoning", "reasoning", "newest", "reasoning token, anchor scores"
     ),

@@ -10,6 +10,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid
 from std_msgs.msg import String
 
+from sparseoccvla_ros.core.classes import OBSTACLES
 from sparseoccvla_ros.core.types import PlanStatus
 from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.planning import PlanningNode
@@ -33,6 +34,7 @@ def stack(graph, preset):
         "planning": graph.add(PlanningNode, preset=preset),
     }
     names = ("occupancy/queries", "occupancy/points", "occupancy/grid", "occupancy/markers", "reasoning/state")
+    names += ("occupancy/obstacles", "occupancy/costmap")
     names += (
         "occupancy/forecast/points",
         "planning/plan",
@@ -104,6 +106,13 @@ def test_frames_in_everything_out(stack, frames, until, read_cloud):
     assert (grid.info.width, grid.info.height) == (200, 200)
     assert len(grid.data) == 40000
     assert set(np.unique(np.array(grid.data))) <= {-1, 0, 100}
+    for name in ("occupancy/obstacles", "occupancy/costmap"):
+        assert until(lambda name=name: stamps[-1] in [messages.nanoseconds(m.header.stamp) for m in seen[name]]), name
+    standing, costs = read_cloud(seen["occupancy/obstacles"][-1]), np.array(seen["occupancy/costmap"][-1].data)
+    assert set(np.unique(standing["label"])) <= set(OBSTACLES)
+    assert len(standing) == np.isin(cloud["label"], OBSTACLES).sum()
+    assert set(np.unique(costs)) <= {-1, 0, 40, 70, 100}
+    np.testing.assert_array_equal(costs == 100, np.array(grid.data) == 100)
 
 
 def test_a_costmap_that_joins_late_gets_the_last_grid(stack, frames, until):

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
-"""Lets Nav2 follow the planned path: a client of the action FollowPath.
+"""nav2_follow_path node: lets Nav2 follow the planned path, as a client of its action FollowPath.
 
-    python3 examples/nav2_follow_path.py --ros-args -r planning/path:=/sparseoccvla/planning/path -p fixed_frame:=odom
+    ros2 launch sparseoccvla_ros nav2.launch.py fixed_frame:=odom
 
 Every path is moved from base_link at its stamp into the fixed frame and sent as a goal, which replaces the last one.
 An empty path, an old path and silence all cancel the goal: Nav2 then stops the vehicle. Needs a ROS 2 install
@@ -11,6 +10,7 @@ with nav2_msgs and tf2_ros (sudo apt install ros-$ROS_DISTRO-nav2-msgs).
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -21,6 +21,7 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
 
 from sparseoccvla_ros.core import geometry
+from sparseoccvla_ros.ros.topics import NAMESPACE
 
 try:
     from nav2_msgs.action import FollowPath
@@ -48,14 +49,14 @@ class FollowPlannedPath(Node):
     """Sends every planned path to Nav2 and cancels when there is none to follow."""
 
     def __init__(self) -> None:
-        super().__init__("follow_planned_path")
+        super().__init__("nav2_follow_path", namespace=NAMESPACE)
         self._frame = self.declare_parameter("fixed_frame", "odom").value
         self._max_age = self.declare_parameter("max_age", 0.8).value
         self._controller = self.declare_parameter("controller_id", "FollowPath").value
         self._buffer = Buffer()
         self._listener = TransformListener(self._buffer, self)
-        self._client = ActionClient(self, FollowPath, "follow_path")
-        self._goal = None
+        self._client = ActionClient(self, FollowPath, "/follow_path")
+        self._goal: Any = None
         self._heard = self.get_clock().now()
         self.create_subscription(Path, "planning/path", self._on_path, qos_profile_sensor_data)
         self.create_timer(0.1, self._check_silence)
@@ -77,7 +78,7 @@ class FollowPlannedPath(Node):
         if self._client.server_is_ready():
             self._client.send_goal_async(goal).add_done_callback(self._on_answer)
 
-    def _on_answer(self, future) -> None:
+    def _on_answer(self, future: Any) -> None:
         handle = future.result()
         self._goal = handle if handle.accepted else self._goal
         if not handle.accepted:
@@ -94,11 +95,12 @@ class FollowPlannedPath(Node):
             self._goal = None
 
 
-def main() -> int:
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run sparseoccvla_ros nav2_follow_path`."""
     if FollowPath is None:
         print(f"error: {MISSING}", file=sys.stderr)
         return 2
-    rclpy.init()
+    rclpy.init(args=args)
     try:
         rclpy.spin(FollowPlannedPath())
     except KeyboardInterrupt:
