@@ -33,6 +33,7 @@ def make(
     jpeg_quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality, 1 to 100")] = 90,
     rig: Annotated[str, typer.Option(help="camera rig: n015 (Singapore car) or n008 (Boston car)")] = "n015",
     samples: Annotated[int, typer.Option(min=1, max=8, help="rays along each side of a pixel")] = 1,
+    pace: Annotated[float, typer.Option(min=0.1, max=1.0, help="below 1: a slow vehicle among slow traffic")] = 1.0,
     workers: Annotated[int, typer.Option(min=1, max=256, help="processes that render")] = 1,
     force: Force = False,
 ) -> None:
@@ -51,6 +52,7 @@ def make(
                 jpeg_quality=jpeg_quality,
                 rig=rig,
                 samples=samples,
+                pace=pace,
                 workers=workers,
                 force=force,
                 on_progress=lambda share_done: report(round(100 * share_done), 100),

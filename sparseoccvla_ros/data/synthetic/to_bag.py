@@ -41,14 +41,14 @@ BUNDLED = {
 
 @dataclass(frozen=True)
 class View:
-    """One image to be taken: camera, seconds from the start of the drive, stamp in ns."""
+    """One image to be taken: camera, seconds of the world from the start of the drive, stamp in ns."""
 
     camera: str
     time: float
     stamp: int
 
 
-def schedule(rig: tuple[Camera, ...], seconds: float, rate: float, seed: int) -> list[View]:
+def schedule(rig: tuple[Camera, ...], seconds: float, rate: float, seed: int, pace: float = 1.0) -> list[View]:
     """Every image of a drive in the order of stamps: the cameras fire one after another during each lidar sweep."""
     rng = np.random.default_rng([seed, 13])
     views = []
@@ -56,7 +56,7 @@ def schedule(rig: tuple[Camera, ...], seconds: float, rate: float, seed: int) ->
         for camera in rig:
             time = k / rate + SWEEP + camera.sweep_offset + float(rng.uniform(-JITTER, JITTER))
             nanoseconds = round(time * NANOSECONDS)
-            views.append(View(camera.name, nanoseconds / NANOSECONDS, START + nanoseconds))
+            views.append(View(camera.name, pace * nanoseconds / NANOSECONDS, START + nanoseconds))
     return sorted(views, key=lambda v: v.stamp)
 
 
@@ -119,6 +119,7 @@ def make_world_bag(
     jpeg_quality: int = 90,
     rig: str = "n015",
     samples: int = 1,
+    pace: float = 1.0,
     workers: int = 1,
     force: bool = False,
     on_progress: Callable[[float], None] | None = None,
@@ -126,9 +127,9 @@ def make_world_bag(
     """Drive through the world of a seed and write what the cameras see; returns the bag folder.
 
     seconds, rate: length of the drive and images per second and camera; height, width: of the images (the field of
-    view is always that of the car's real 16:9 cameras); samples: rays along each side of a pixel; workers: processes
-    that render; on_progress: called with the share done, 0..1. On one machine the same
-    arguments give the same bag, byte for byte.
+    view is always that of the car's real 16:9 cameras); samples: rays along each side of a pixel; pace: seconds of the
+    world in a second of the bag, below 1 a slow vehicle among slow traffic; workers: processes that render;
+    on_progress: called with the share done, 0..1. On one machine the same arguments give the same bag, byte for byte.
 
     Raises InvalidInput for an unknown rig, nonsensical numbers or an existing path without `force`.
     """
@@ -136,15 +137,17 @@ def make_world_bag(
         raise InvalidInput("rate", f"{rate} images per second cannot be stamped in order")
     if not 1 <= jpeg_quality <= 100:
         raise InvalidInput("jpeg_quality", f"{jpeg_quality} is not within 1..100")
+    if not 0.1 <= pace <= 1.0:
+        raise InvalidInput("pace", f"{pace} is not within 0.1..1")
     if workers < 1:
         raise InvalidInput("workers", f"{workers} processes cannot render")
     cameras = load_rig(rig)
     with BagWriter(path, force) as bag:
-        scene = Scene.generate(seed, seconds)
-        views = schedule(cameras, seconds, rate, seed)
+        scene = Scene.generate(seed, pace * seconds)
+        views = schedule(cameras, seconds, rate, seed, pace)
         chunk = 2 * len(cameras)
         jobs = [
-            _Job(seed, seconds, rig, height, width, samples, jpeg_quality, tuple(views[i : i + chunk]))
+            _Job(seed, pace * seconds, rig, height, width, samples, jpeg_quality, tuple(views[i : i + chunk]))
             for i in range(0, len(views), chunk)
         ]
         intrinsics = {c.name: c.scaled(height, width) for c in cameras}
@@ -153,12 +156,12 @@ def make_world_bag(
             # The second number orders what happens at one instant: motion first, then what was seen from there.
             events: list[tuple[int, int, Callable[[], None]]] = []
             for stamp in _ticks(-TF_MARGIN, seconds + TF_MARGIN, TF_RATE):
-                events.append((stamp, 0, partial(_write_motion, bag, scene, stamp)))
+                events.append((stamp, 0, partial(_write_motion, bag, scene, stamp, pace)))
             for stamp in _ticks(0.0, seconds, COMMAND_RATE):
-                events.append((stamp, 1, partial(_write_command, bag, scene, stamp)))
+                events.append((stamp, 1, partial(_write_command, bag, scene, stamp, pace)))
             for view in views:
                 events.append((view.stamp, 2, partial(_write_view, bag, view, files, intrinsics, height, width)))
-            for view in _keyframes(views, seconds):
+            for view in _keyframes(views, seconds, pace):
                 events.append((view.stamp, 3, partial(_write_occupancy, bag, scene, view)))
             events.sort(key=lambda e: e[:2])
             bag.transforms(events[0][0], mounts, static=True)
@@ -179,14 +182,14 @@ def _seconds(stamp: int) -> float:
     return (stamp - START) / NANOSECONDS
 
 
-def _write_command(bag: BagWriter, scene: Scene, stamp: int) -> None:
-    bag.string(COMMAND_TOPIC, stamp, scene.ego.command(_seconds(stamp)).value)
+def _write_command(bag: BagWriter, scene: Scene, stamp: int, pace: float) -> None:
+    bag.string(COMMAND_TOPIC, stamp, scene.ego.command(pace * _seconds(stamp)).value)
 
 
-def _write_motion(bag: BagWriter, scene: Scene, stamp: int) -> None:
-    pose, twist = scene.ego.at(_seconds(stamp))
+def _write_motion(bag: BagWriter, scene: Scene, stamp: int, pace: float) -> None:
+    pose, twist = scene.ego.at(pace * _seconds(stamp))
     bag.transforms(stamp, [(FIXED_FRAME, EGO_FRAME, pose)])
-    bag.odometry(ODOMETRY_TOPIC, stamp, FIXED_FRAME, pose, twist)
+    bag.odometry(ODOMETRY_TOPIC, stamp, FIXED_FRAME, pose, pace * twist)
 
 
 def _write_view(
@@ -197,11 +200,11 @@ def _write_view(
     bag.compressed_image(f"/{name}/image_rect_compressed", view.stamp, name, next(files))
 
 
-def _keyframes(views: list[View], seconds: float) -> list[View]:
+def _keyframes(views: list[View], seconds: float, pace: float) -> list[View]:
     """The front camera's views nearest to every half second: truth and images share these stamps."""
     front = [v for v in views if v.camera == "CAM_FRONT"]
     times = np.array([v.time for v in front])
-    wanted = np.arange(0.0, seconds, 1.0 / OCCUPANCY_RATE)
+    wanted = pace * np.arange(0.0, seconds, 1.0 / OCCUPANCY_RATE)
     return [front[i] for i in np.unique([int(np.abs(times - t).argmin()) for t in wanted])]
 
 
