@@ -50,7 +50,11 @@ class Argument:
 _BOOL = ("true", "false")
 
 NODES: tuple[NodeEntry, ...] = (
-    NodeEntry("camera_sync", {"preset": "preset", "profile": "profile", "calibration_file": "calibration_file"}, True),
+    NodeEntry(
+        "camera_sync",
+        {n: n for n in ("preset", "profile", "calibration_file", "stale_after")},
+        True,
+    ),
     NodeEntry(
         "occupancy", {"preset": "preset", "device": "device", "runtime": "runtime", "stale_after": "stale_after"}
     ),
@@ -79,8 +83,14 @@ COMPOSED = NodeEntry(
     True,
 )
 """The four stages in one process; parameters given on the command line reach the nodes that know them."""
-VIEWER = NodeEntry("viewer", {"preset": "preset", "out": "out", "serve": "serve"}, when="view")
-COCKPIT = NodeEntry("cockpit", {"preset": "preset", "host": "cockpit_host", "port": "cockpit_port"}, when="cockpit")
+VIEWER = NodeEntry(
+    "viewer", {"preset": "preset", "out": "out", "serve": "serve", "stale_after": "stale_after"}, when="view"
+)
+COCKPIT = NodeEntry(
+    "cockpit",
+    {"preset": "preset", "host": "cockpit_host", "port": "cockpit_port", "stale_after": "stale_after"},
+    when="cockpit",
+)
 FOLLOWER = NodeEntry("follower", {"stale_after": "stale_after"}, when="follow")
 SIMULATOR = NodeEntry(
     "simulator",

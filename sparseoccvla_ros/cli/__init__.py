@@ -4,7 +4,11 @@ import os
 import signal
 import sys
 
-if sys.argv[1:2] in (["launch"], ["cockpit"]):
+if (
+    sys.argv[1:2]
+    and sys.argv[1] in ("launch", "cockpit", "drive", "view", "demo", "serve")
+    or (sys.argv[1:3] == ["bag", "play"])
+):
     # Until a node is started there is nothing to stop: told to end during the imports, a launch ends and says nothing.
     for _kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_kind, lambda *_: os._exit(0))

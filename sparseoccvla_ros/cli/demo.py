@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 from rich.console import Console
@@ -28,13 +29,19 @@ def run_demo(
     composed: bool,
     min_paths: int,
 ) -> int:
-    """0 when at least `min_paths` paths with matching stamps came out and every node was active; else 1."""
+    """0 when at least `min_paths` paths with matching stamps came out and every node was active, or on Ctrl-C; else 1."""
     isolated_domain()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.default_int_handler)
     console = Console()
     loaded = load_preset(preset)
     bag = bag or bundled_bag()
     out.mkdir(parents=True, exist_ok=True)
-    outcome = _play(console, out, bag, rate, preset, profile, duration, composed)
+    try:
+        outcome = _play(console, out, bag, rate, preset, profile, duration, composed)
+    except KeyboardInterrupt:  # everything that was started has ended
+        console.print("broken off")
+        return 0
     summary = {"preset": preset, "trained": loaded.trained, "untrained": loaded.untrained, **outcome.as_dict()}
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     console.print(latency_table(outcome), node_table(outcome))

@@ -35,11 +35,11 @@ def serve_egodriver(
         from .egodriver import EgoDriver
     except ImportError:
         raise InvalidInput("serve", "needs carla-driver-interface and grpcio: requirements/serve.txt") from None
+    driver = EgoDriver(SparseOccVLA.from_preset(preset, device=device), period)
+    server, bound = build_server(driver, port, host, mode=runtime)
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: ended.set())
-    driver = EgoDriver(SparseOccVLA.from_preset(preset, device=device), period)
-    server, bound = build_server(driver, port, host, mode=runtime)
     server.start()
     log.info("preset %s drives for %s at %s", preset, runtime, bind_address(host, bound))
     ended.wait()

@@ -90,6 +90,8 @@ def launches(preset, tmp_path, free_port) -> dict[str, list[str]]:
         "view": ["view", "--port", str(free_port)],
         "cockpit": ["cockpit", "--port", str(free_port), "--preset", preset],
         "play": ["bag", "play", "bags/world_demo", "--loop"],
+        "demo": ["demo", "--preset", preset, "--out", str(out)],
+        "serve": ["serve", "egodriver", "--port", str(free_port)],
     }
 
 
@@ -143,8 +145,10 @@ def test_ctrl_c_ends_every_launch(launches, tmp_path, domain, what):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("what", ["bag", "composed", "drive", "view", "cockpit", "play"])
+@pytest.mark.parametrize("what", ["bag", "composed", "drive", "demo", "view", "cockpit", "play", "serve"])
 def test_ctrl_c_ten_times_at_other_moments(launches, tmp_path, domain, what):
+    if what == "serve":
+        pytest.importorskip("grpc", reason="requirements/serve.txt is not installed")
     for turn in range(10):
         ctrl_c(launches[what], tmp_path / f"log{turn}", lambda seconds, turn=turn: seconds > 0.5 + 1.5 * turn)
 
