@@ -29,7 +29,7 @@ def run_demo(
     composed: bool,
     min_paths: int,
 ) -> int:
-    """0 when at least `min_paths` paths with matching stamps came out and every node was active, or on Ctrl-C; else 1."""
+    """0 when `min_paths` paths with matching stamps came out and every node was active, or on Ctrl-C; else 1."""
     isolated_domain()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, signal.default_int_handler)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from sparseoccvla_msgs.msg import SparseVoxels as SparseVoxelsMsg
+from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.vehicle import Vehicle
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.data.bags.recorder import BagRecorder
 from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.adapters.occupancy_labels import voxels_from_cloud
 from sparseoccvla_ros.ros.adapters.scene_collector import KEPT, STAMPED, Scene, SceneCollector
 from sparseoccvla_ros.ros.latest_worker import Worker
 from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
@@ -54,7 +55,7 @@ class ViewerNode(StageNode):
         """Open the sinks and subscribe to every output."""
         self._scenes = SceneCollector(load_preset(self.values.preset).occupancy)
         self._vehicle = Vehicle(**section(self.values, "vehicle"))
-        self._labels: dict[int, SparseVoxelsMsg] = {}
+        self._labels: dict[int, PointCloud2] = {}
         self._labels_lock = threading.Lock()
         self._first_plan: int | None = None
         self._picture_done = False
@@ -84,7 +85,7 @@ class ViewerNode(StageNode):
                 with contextlib.suppress(ImportError):  # nobody publishes what is not installed
                     self._subscribe_raw(topic.name, partial(self._on_raw, topic.name, topic.full_name))
         if self.values.label_topic:
-            self.listen(self.values.label_topic, SparseVoxelsMsg, self._on_labels, "sensor")
+            self.listen(self.values.label_topic, PointCloud2, self._on_labels, "sensor")
         self.input("reasoning/text", self._on_text)
         self.input("/diagnostics", self._on_states)
 
@@ -134,7 +135,7 @@ class ViewerNode(StageNode):
                 self.monitor.received()
                 self._worker.submit(stamp_of(raw))
 
-    def _on_labels(self, message: SparseVoxelsMsg) -> None:
+    def _on_labels(self, message: PointCloud2) -> None:
         with self._labels_lock:
             self._labels[messages.nanoseconds(message.header.stamp)] = message
             while len(self._labels) > KEPT:
@@ -195,7 +196,7 @@ class ViewerNode(StageNode):
             if found is None or abs(found - stamp) > LABEL_REACH * 1e9:
                 return None
             message = self._labels[found]
-        return messages.voxels_from_msg(message)
+        return voxels_from_cloud(message)
 
     def _save_picture(self) -> None:
         self._picture_done = True

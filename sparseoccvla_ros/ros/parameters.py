@@ -273,7 +273,11 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param(
             "picture_at", 15.0, "take scene.png from the plan closest to this time after the first", "s", 0.0, 3600.0
         ),
-        Param("label_topic", "/world/occupancy", "occupancy labels to show beside the prediction; empty for none"),
+        Param(
+            "label_topic",
+            "/world/occupancy",
+            "cloud of voxel centres with label to show beside the prediction; empty for none",
+        ),
         *_VEHICLE,
     ),
 }

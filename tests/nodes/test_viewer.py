@@ -52,7 +52,7 @@ def test_viewer_serves_and_writes(graph, preset, frames, until, tmp_path):
     labels = SparseVoxels(np.array([[120, 100, 4]], np.int16), np.array([4], np.uint8), np.ones(1, np.float32))
     for i in range(4):
         made = frames(i)
-        graph.probe.send("/world/occupancy", messages.voxels_to_msg(labels, made.stamp), "output")
+        graph.probe.send("/world/occupancy", messages.cloud_to_msg([(0.0, labels)], made.stamp), "output")
         graph.probe.send("reasoning/text", String(data="a car is ahead"))
         graph.probe.send("frames", messages.frames_to_msg(made), receivers=2)
         assert until(lambda i=i: len(plans) > i, 20)

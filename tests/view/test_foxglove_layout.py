@@ -12,8 +12,8 @@ from sparseoccvla_ros.core.paths import share
 from sparseoccvla_ros.ros.topics import TOPICS
 
 TYPES = {topic.full_name: topic.type for topic in TOPICS}
-RECORDED = {"/markers/annotations", "/drivable_area"}
-"""What converted nuScenes bags hold; nobody publishes it live."""
+RECORDED = {"/markers/annotations", "/drivable_area", "/world/occupancy"}
+"""What converted nuScenes bags and bags of the world hold; nobody publishes it live."""
 DRAWN = {"PointCloud2", "Marker", "MarkerArray", "OccupancyGrid", "Path", "PoseStamped"}
 
 

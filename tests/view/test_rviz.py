@@ -34,8 +34,9 @@ BY_FULL_NAME = {topic.full_name: topic for topic in TOPICS}
 RECORDED = {
     "/markers/annotations": "visualization_msgs/msg/MarkerArray",
     "/drivable_area": "nav_msgs/msg/OccupancyGrid",
+    "/world/occupancy": "sensor_msgs/msg/PointCloud2",
 }
-"""What converted nuScenes bags hold (data/nuscenes_bag.py); nobody publishes it live."""
+"""What converted nuScenes bags and bags of the world hold; nobody publishes it live."""
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,6 @@ from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.paths import message_folder, optional_message_folders
 from ...core.types import NANOSECONDS
-from ...core.voxels import SparseVoxels
 
 MESSAGE_PACKAGE = "sparseoccvla_msgs"
 POINT_FIELD_TYPES = {"i1": 1, "u1": 2, "i2": 3, "u2": 4, "i4": 5, "u4": 6, "f4": 7, "f8": 8}
@@ -324,37 +323,6 @@ class BagWriter:
         """std_msgs/String; it has no header, so the stamp is only the record time."""
         message = self.construct("std_msgs/msg/String", data=text)
         self.write(topic, message, stamp_ns if record_time is None else record_time, qos())
-
-    def tensor(self, array: np.ndarray) -> Any:
-        """sparseoccvla_msgs/Tensor of an array (float32, float64, uint8, int16, int64 or bool)."""
-        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        return self.construct(
-            f"{MESSAGE_PACKAGE}/msg/Tensor",
-            dtype=array.dtype.name,
-            shape=np.asarray(array.shape, np.uint32),
-            data=little.reshape(-1).view(np.uint8),
-        )
-
-    def voxels(
-        self,
-        topic: str,
-        stamp_ns: int,
-        voxels: SparseVoxels,
-        frame_id: str = "base_link",
-        record_time: int | None = None,
-    ) -> None:
-        """sparseoccvla_msgs/SparseVoxels."""
-        message = self.construct(
-            f"{MESSAGE_PACKAGE}/msg/SparseVoxels",
-            header=self.header(stamp_ns, frame_id),
-            lower=np.asarray(voxels.grid.lower, np.float64),
-            upper=np.asarray(voxels.grid.upper, np.float64),
-            size=float(voxels.grid.size),
-            indices=self.tensor(voxels.indices),
-            labels=self.tensor(voxels.labels),
-            scores=self.tensor(voxels.scores),
-        )
-        self.write(topic, message, stamp_ns if record_time is None else record_time)
 
     def point_cloud(
         self, topic: str, stamp_ns: int, frame_id: str, points: np.ndarray, record_time: int | None = None

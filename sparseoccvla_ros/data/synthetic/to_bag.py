@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ...core.classes import PALETTES
 from ...core.errors import InvalidInput
 from ...core.types import NANOSECONDS
 from ...world.labels.occupancy import sparse_labels
@@ -30,6 +31,8 @@ EGO_FRAME = "base_link"
 ODOMETRY_TOPIC = "/odom"
 COMMAND_TOPIC = "/sparseoccvla/planning/command"
 OCCUPANCY_TOPIC = "/world/occupancy"
+POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "u1")])
+"""A voxel of the truth: its centre in m, a colour for RViz, its Occ3D class."""
 TF_RATE, COMMAND_RATE, OCCUPANCY_RATE = 50.0, 2.0, 2.0
 TF_MARGIN = 0.5
 """Seconds of transforms before and after the images, so that every image stamp lies between two of them."""
@@ -209,4 +212,9 @@ def _keyframes(views: list[View], seconds: float, pace: float) -> list[View]:
 
 
 def _write_occupancy(bag: BagWriter, scene: Scene, view: View) -> None:
-    bag.voxels(OCCUPANCY_TOPIC, view.stamp, sparse_labels(scene, view.time), EGO_FRAME)
+    voxels = sparse_labels(scene, view.time)
+    points = np.zeros(len(voxels), POINT)
+    points["x"], points["y"], points["z"] = voxels.centres().T
+    red, green, blue = PALETTES["live"][voxels.labels].astype(np.uint32).T
+    points["rgb"], points["label"] = red << 16 | green << 8 | blue, voxels.labels
+    bag.point_cloud(OCCUPANCY_TOPIC, view.stamp, EGO_FRAME, points)

@@ -8,7 +8,6 @@ from rosbags.interfaces import QosDurability, QosReliability
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import planar
-from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 from sparseoccvla_ros.data.bags.writer import BagWriter
 
 START = 1_700_000_000_000_000_000
@@ -25,9 +24,6 @@ def read(path):
 def test_every_message_reads_back(tmp_path):
     k = np.array([[300.0, 0, 170], [0, 300, 95], [0, 0, 1]])
     pose = planar(3.0, -2.0, 0.5)
-    voxels = SparseVoxels(
-        np.array([[1, 2, 3], [199, 0, 15]], np.int16), np.array([4, 11], np.uint8), np.array([0.5, 1], np.float32)
-    )
     cloud = np.array([(1, 2, 3, 9), (4, 5, 6, 8)], [("x", "f4"), ("y", "f4"), ("z", "f4"), ("label", "u1")])
     with BagWriter(tmp_path / "bag") as bag:
         bag.transforms(START, [("base_link", "CAM_FRONT", planar(1.7, 0.0, 0.0))], static=True)
@@ -36,11 +32,10 @@ def test_every_message_reads_back(tmp_path):
         bag.camera_info("/info", START, "CAM_FRONT", 352, 198, k)
         bag.odometry("/odom", START, "map", pose, np.arange(6.0))
         bag.string("/command", START, "left")
-        bag.voxels("/voxels", START, voxels)
         bag.point_cloud("/points", START, "base_link", cloud)
     messages = {topic: (time, message) for topic, time, message in read(tmp_path / "bag")}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bag"]
-    assert len(messages) == 8
+    assert len(messages) == 7
 
     time, image = messages["/cam"]
     assert time == START + 9
@@ -56,11 +51,6 @@ def test_every_message_reads_back(tmp_path):
     edge = messages["/tf"][1].transforms[0]
     assert (edge.header.frame_id, edge.child_frame_id) == ("map", "base_link")
     assert (edge.transform.translation.x, edge.transform.translation.y) == (3.0, -2.0)
-    got = messages["/voxels"][1]
-    indices = got.indices.data.view("<i2").reshape(got.indices.shape)
-    np.testing.assert_array_equal(indices, voxels.indices)
-    np.testing.assert_array_equal(got.scores.data.view("<f4"), voxels.scores)
-    np.testing.assert_allclose(got.upper, OCC3D_GRID.upper)
     points = messages["/points"][1]
     assert (points.point_step, points.width) == (13, 2)
     assert [f.name for f in points.fields] == ["x", "y", "z", "label"]
@@ -113,7 +103,7 @@ def test_replacing_needs_force_and_a_bag(tmp_path):
     ("call", "field"),
     [
         (lambda bag: bag.transforms(START, [("a", "b", np.eye(4))], static=True), "/tf_static"),
-        (lambda bag: bag.voxels("/a", START, SparseVoxels.empty()), "topic"),
+        (lambda bag: bag.odometry("/a", START, "map", np.eye(4), np.zeros(6)), "topic"),
         (lambda bag: bag.string("relative", START, "x"), "topic"),
         (lambda bag: bag.string("/b", -1, "x"), "record_time"),
         (lambda bag: bag.transforms(START, [("a", "b", np.full((4, 4), np.nan))]), "transform"),

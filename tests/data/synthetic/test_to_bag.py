@@ -12,7 +12,9 @@ from rosbags.interfaces import QosDurability, QosReliability
 from sparseoccvla_ros.core.classes import CAMERAS, LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import interpolate, transform, yaw_of
+from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.data.synthetic.to_bag import BUNDLED, JITTER, START, make_world_bag, schedule
+from sparseoccvla_ros.world.labels.occupancy import sparse_labels
 from sparseoccvla_ros.world.render.camera_rig import load_rig
 from sparseoccvla_ros.world.scene import Scene
 
@@ -23,7 +25,7 @@ TYPES = {
     "/tf_static": "tf2_msgs/msg/TFMessage",
     "/odom": "nav_msgs/msg/Odometry",
     "/sparseoccvla/planning/command": "std_msgs/msg/String",
-    "/world/occupancy": "sparseoccvla_msgs/msg/SparseVoxels",
+    "/world/occupancy": "sensor_msgs/msg/PointCloud2",
     **{f"/{c}/image_rect_compressed": "sensor_msgs/msg/CompressedImage" for c in CAMERAS},
     **{f"/{c}/camera_info": "sensor_msgs/msg/CameraInfo" for c in CAMERAS},
 }
@@ -119,16 +121,21 @@ def test_motion_surrounds_and_matches_the_images(small):
     np.testing.assert_allclose(measured, 0.5 * (speed[1:] + speed[:-1]), atol=0.05)
 
 
-def test_occupancy_shares_a_stamp_with_the_front_camera(small):
-    messages = read(small[0])
+def test_occupancy_is_a_cloud_that_shares_a_stamp_with_the_front_camera(small, read_cloud):
+    messages, scene = read(small[0]), Scene.generate(SMALL["seed"], SMALL["seconds"])
     front = {stamp(m) for t, _, m in messages if t == "/CAM_FRONT/image_rect_compressed"}
     for topic, _, message in messages:
         if topic == "/world/occupancy":
             assert stamp(message) in front
             assert message.header.frame_id == "base_link"
-            labels = message.labels.data
-            assert (labels == LABEL["driveable_surface"]).sum() > 1000
-            assert message.indices.data.view("<i2").reshape(-1, 3).shape == (len(labels), 3)
+            points = read_cloud(message)
+            assert (points["label"] == LABEL["driveable_surface"]).sum() > 1000
+            index, inside = OCC3D_GRID.index_of(np.column_stack([points[axis] for axis in "xyz"]))
+            assert inside.all()
+            truth = sparse_labels(scene, (stamp(message) - START) / 1e9)
+            np.testing.assert_array_equal(index, truth.indices)
+            np.testing.assert_array_equal(points["label"], truth.labels)
+            assert len(np.unique(points["rgb"])) > 3, "RViz colours it by class"
 
 
 def test_cameras_fire_in_turn_during_the_sweep():
