@@ -67,13 +67,14 @@ def test_fake_loop_drives_along_the_road(address):
     x, y, _ = result.ego.positions.T
     assert 4.0 < x[-1] < 12.0, "1.5 s at 5 m/s"
     assert np.abs(y).max() < 1.0
-    planned = [d.scalars["planned"] for d in result.debug if "planned" in d.scalars]
-    assert len(planned) == 4, "every half second"
+    plans = [d for d in result.debug if "planned" in d.scalars]
+    assert len(plans) == 4, "every half second"
     assert [c.turn_indicator for c in result.commands[1:]] == [TurnIndicator.DISABLE] * 15
-    seconds = np.array([d.inference_seconds for d in result.debug])
-    print(f"step: {seconds.mean():.3f} s mean, {np.median(seconds[::5]):.3f} s with a plan (median)")
+    step, planning = np.mean([d.inference_seconds for d in result.debug]), [d.inference_seconds for d in plans]
+    print(f"step: {step:.3f} s mean; with a plan: {np.median(planning):.3f} s median, {max(planning):.3f} s max")
+    print({k: round(float(np.median([d.scalars[k] for d in plans])), 3) for k in plans[0].scalars if k.endswith("_s")})
     busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    assert seconds.mean() < 0.5 * busy
+    assert np.median(planning) < 0.5 * busy
 
 
 def test_a_route_to_the_left_sets_the_indicator(address):
