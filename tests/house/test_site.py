@@ -19,11 +19,10 @@ from sparseoccvla_ros.nodes.camera_sync import _REFUSALS
 from sparseoccvla_ros.ros.diagnostics import State
 from sparseoccvla_ros.ros.parameters import TABLES
 from sparseoccvla_ros.ros.topics import OUTPUTS, TOPICS
+from tests.docs.commands import ROOT, TEXTS, commands
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-TEXTS = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "tests/README.md", "bags/README.md"))]
 
 
 def _name(path: Path) -> str:
@@ -87,11 +86,8 @@ def test_inputs_are_found_in_the_source(hooks: ModuleType, stage: str) -> None:
 
 
 def _commands(text: str) -> list[str]:
-    """Every `./run ...` of a page: lines of code blocks, and inline code."""
-    found = re.findall(r"^ {4}(\./run .*)$", text, re.M) + re.findall(r"`(\./run [^`]+)`", text)
-    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
-        found += re.findall(r"^\s*(\./run .*)$", block, re.M)
-    return [re.sub(r"\s+#.*", "", command) for command in found]
+    """Every `./run ...` of a page."""
+    return [command for command in commands(text) if command.startswith("./run ")]
 
 
 def _refusal(command: str, root: Any) -> str | None:
@@ -128,9 +124,8 @@ def test_commands_parse(hooks: ModuleType, page: Path) -> None:
 def test_a_wrong_command_is_found(hooks: ModuleType) -> None:
     for command in ("./run nothing", "./run demo --nothing", "./run launch nothing:=1", "./run bag info --nothing B"):
         assert _refusal(command, hooks.command()), command
-    assert _commands("a `./run doctor`\n\n    ./run demo  # once\n\n```\n./run test\n```\n") == [
-        "./run demo", "./run doctor", "./run test",
-    ]  # fmt: skip
+    text = "a `./run doctor`\n\n    ./run demo  # once\n\n```\n./run test\n```\n"
+    assert sorted(_commands(text)) == ["./run demo", "./run doctor", "./run test"]
 
 
 # --- links, length, build
