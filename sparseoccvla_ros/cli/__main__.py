@@ -325,7 +325,7 @@ def complete_app() -> typer.Typer:
 
 def main() -> int:
     """Entry point; a wrong input is one line, not a traceback."""
-    from sparseoccvla_ros.core.errors import InvalidInput
+    from sparseoccvla_ros.core.errors import InvalidInput, told
 
     # Told to end, unwind as for Ctrl-C, so that every process that was started is stopped.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -333,7 +333,7 @@ def main() -> int:
     try:
         return complete_app()(prog_name="./run") or 0
     except InvalidInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return 2
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)

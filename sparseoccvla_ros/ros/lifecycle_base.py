@@ -18,7 +18,7 @@ from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.errors import InvalidInput, told
 from sparseoccvla_ros.core.trace import event
 
 from .diagnostics import Monitor, NodeStates, State, diagnostic_array
@@ -181,7 +181,7 @@ class StageNode(LifecycleNode):
             try:
                 callback(item)
             except InvalidInput as error:
-                self.refuse(str(error))
+                self.refuse(told(error))
 
         return guarded
 
@@ -205,7 +205,7 @@ class StageNode(LifecycleNode):
             self._failures = 0
         except InvalidInput as error:
             self._failures = 0
-            self.refuse(str(error))
+            self.refuse(told(error))
         except Exception as error:  # a node survives whatever its model does
             if self.closing:
                 return
@@ -226,10 +226,12 @@ class StageNode(LifecycleNode):
         except Exception as error:
             if self.closing:
                 return TransitionCallbackReturn.FAILURE
-            self.monitor.show(last_error=f"{type(error).__name__}: {error}")
-            self.get_logger().error(
-                f"configure failed: {type(error).__name__}: {error}\n{traceback.format_exc(limit=6)}"
-            )
+            if isinstance(error, InvalidInput):
+                text, where = told(error), ""
+            else:
+                text, where = f"{type(error).__name__}: {error}", f"\n{traceback.format_exc(limit=6)}"
+            self.monitor.show(last_error=text)
+            self.get_logger().error(f"configure failed: {text}{where}")
             self._destroy_topics()
             return TransitionCallbackReturn.FAILURE
         self.configured = True

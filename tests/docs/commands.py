@@ -143,7 +143,8 @@ ROWS = (
     # --- train
     _row(r"\./run train recipe tiny", test=RECIPE),
     _row(
-        r"\./run train (?:prepare(?: --scenes .*)?|--stage 1 --minutes .*|ship out/train/occupancy/\S+(?: --preset .*)?)",
+        r"\./run train (?:prepare(?: --scenes .*)?|--stage 1 --minutes .*)"
+        r"|\./run train ship out/train/occupancy/\S+(?: --preset \S+)?",
         runs="train prepare --scenes 1 --preset {preset}; train --stage 1 --steps 2 --scenes 1 --validation 1 "
         "--validate-every 1 --out {out}/occupancy --preset {preset} --device cpu --threads 1; "
         "train ship {out}/occupancy/best.safetensors --preset {preset}",
