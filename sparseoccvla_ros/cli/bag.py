@@ -23,6 +23,24 @@ Force = Annotated[bool, typer.Option("--force", help="replace a bag that is at O
 
 
 @app.command()
+def film(
+    bag: Annotated[Path, typer.Argument(help="rosbag2 folder, or a single .mcap or .db3 file")],
+    out: Annotated[Path, typer.Option(help="file to write: an animated WebP")] = Path("out/film.webp"),
+    preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
+    profile: Annotated[str, typer.Option(help="a name in config/profiles, or a .yaml file")] = "nuscenes",
+    seconds: Annotated[float, typer.Option(min=0.0, help="only so much of the bag; 0: all")] = 0.0,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="WebP quality, 1 to 100")] = 50,
+) -> None:
+    """A moving picture of a bag with what the stack makes of it: cameras, path, occupancy. Without ROS."""
+    with one_line_errors():
+        from ..eval.bags.film import save_film
+
+        with progress("planning") as report:
+            count = save_film(bag, out, preset, profile, seconds, quality, lambda sets: report(sets, 0))
+        typer.echo(f"{out}: {count} pictures, {out.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
 def make(
     out: Annotated[Path, typer.Argument(help="bag folder to write")],
     seed: Annotated[int, typer.Option(min=0, help="seed of the world: the same number gives the same bag")] = 1,

@@ -70,7 +70,7 @@ BAG_VERB = "data/bags/test_bag_verb.py::"
 FOXGLOVE = "data/bags/test_foxglove.py::test_images_pass_through_under_the_profiles_names"
 DATA = "data/nuscenes/test_dataset.py::"
 EGODRIVER = "serve/test_egodriver.py::test_fake_loop_drives_along_the_road"
-NAV2 = "examples/test_examples.py::test_nav2_path_is_moved_into_the_fixed_frame"
+NAV2 = "ros/test_nav2.py::test_nav2_path_is_moved_into_the_fixed_frame"
 VERB = "train/test_verb.py::test_from_scenes_to_shipped_weights"
 STAGES = "eval/nuscenes/test_evaluation.py::test_later_stages_learn_from_the_same_folder"
 RECIPE = "train/test_recipe.py::test_what_is_done_stays_and_what_depends_on_a_change_is_redone"
@@ -89,7 +89,10 @@ ROWS = (
     _row(r"\./run drive(?: --scenario \w+)? --cockpit", test="end_to_end/test_launch.py::test_drive_opens_the_cockpit"),
     _row(r"\./run launch --show-args", runs="launch --show-args"),
     _row(r"\./run launch --print-params", runs="launch --print-params"),
-    _row(r"\./run launch(?: bag:=)?", test="end_to_end/test_launch.py::test_ctrl_c_ends_every_launch"),
+    _row(
+        r"\./run launch(?: bag:=(?: loop:=true cockpit:=true)?)?",
+        test="end_to_end/test_launch.py::test_ctrl_c_ends_every_launch",
+    ),
     _row(
         r"\./run launch bag:= rate:=0\.5",
         runs="launch bag:= rate:=4.0 preset:={preset}",
@@ -114,6 +117,7 @@ ROWS = (
     # --- bags and rigs
     _row(r"\./run bag info BAG", runs="bag info {bag}"),
     _row(r"\./run bag play BAG", test=CTRL_C),
+    _row(r"\./run bag film .*", test="eval/test_bags.py::test_a_film_shows_the_drive"),
     _row(r"\./run bag(?: make.*)?", test=BAG_VERB + "test_make_writes_a_bag_and_does_not_overwrite_it"),
     _row(r"\./run bag foxglove .*", test=FOXGLOVE),
     _row(r"\./run bag nuscenes --dataroot \w+", test=BAG_VERB + "test_scenes_are_listed_when_none_is_given"),
@@ -136,7 +140,7 @@ ROWS = (
     _row(r"\./run data prepare NUSCENES", test=REPORT),
     _row(r"\./run data speed NUSCENES", test=DATA + "test_loading_is_measured_and_training_needs_its_root"),
     _row(
-        r"\./run data world-root OUT --scenes 5",
+        r"\./run data world-root \w+ --scenes .*",
         runs="data world-root {out}/root --scenes 1 --seconds 1 --height 36",
         slow=True,
     ),
@@ -235,6 +239,11 @@ ROWS = (
     ),
     _row(r"\./run env(?: COMMAND)?", test="cli/test_bootstrap.py::test_an_activated_environment_is_not_deleted"),
     _row(r"\./run env (?:ruff|mypy|pytest).*", cannot="CI runs it as it stands: .ci/run"),
+    _row(r"\./run env python examples/ask\.py .*", test="nodes/test_examples.py::test_a_question_is_answered"),
+    _row(
+        r"\./run env python examples/set_parameter\.py .*",
+        test="nodes/test_examples.py::test_a_parameter_changes_or_says_why_not",
+    ),
     _row(r"\./run env python FILE", test="docs/test_commands.py::test_python_of_the_pages_runs"),
     _row(r"\./run", test="house/test_package.py::test_every_verb_has_help"),
     # --- other programs

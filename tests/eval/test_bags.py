@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
+from typer.testing import CliRunner
 
 from sparseoccvla_ros.camera_sync.profiles import profile
+from sparseoccvla_ros.cli.bag import app as bag_app
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import bundled_bag
@@ -228,6 +231,22 @@ def test_boxes_are_bridged_between_sightings_only():
     assert np.isnan(got[1]).all(), "three seconds unseen"
     assert got[2, 0] == 8.0
     assert np.isnan(got[3]).all()
+
+
+@pytest.mark.slow
+def test_a_film_shows_the_drive(tmp_path):
+    """Of the verb, with the shipped encoder and planner for a second and a half of the bundled bag."""
+    words = ["film", str(bundled_bag()), "--seconds", "1.5", "--out", str(tmp_path / "film.webp")]
+    done = CliRunner().invoke(bag_app, words)
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "film.webp") as film:
+        assert film.format == "WEBP"
+        assert film.width == 900
+        assert 3 <= film.n_frames <= 5
+        first = np.asarray(film.convert("RGB"), np.int16)
+        film.seek(film.n_frames - 1)
+        assert np.abs(np.asarray(film.convert("RGB"), np.int16) - first).mean() > 1.0
+    assert f"{tmp_path / 'film.webp'}:" in "".join(done.output.split("\n"))
 
 
 @pytest.mark.slow
