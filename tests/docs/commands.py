@@ -14,7 +14,10 @@ TEXTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md", "bags/README.md")),
 ]
-PROGRAM = r"(?:[A-Z_]+=\S+ )*(?:\./run|ros2|python3?|pip|sudo|docker|cd|export|unset|mcap|rosbags-convert|rerun|\.venv/bin/\w+)"
+PROGRAM = (
+    r"(?:[A-Z_]+=\S+ )*"
+    r"(?:\./run|ros2|python3?|pip|sudo|docker|cd|export|unset|mcap|rosbags-convert|rerun|\.venv/bin/\w+)"
+)
 
 
 def commands(text: str) -> list[str]:
