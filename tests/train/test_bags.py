@@ -162,6 +162,7 @@ def drives(folder: Path, seeds: tuple[int, ...]) -> list[Recording]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_twenty_seconds_of_a_drive_lower_the_error_on_others(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,8 @@ import json
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +190,25 @@ def test_shares_of_several_processes_give_the_numbers_of_one(trained, world_root
     assert set(one[0]["language"]["rows"]) == {"seeing", "blind (black images)", "blind (another scene)"}
     assert plain(one[0]) == plain(two[0])
     assert [s.name for s in one[2]] == [s.name for s in two[2]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_torchrun_with_two_processes_gives_the_numbers_of_one(trained, world_root, prepared, tmp_path):
+    """The engine that people have, two real processes on both splits' drives."""
+    words = ["-m", "sparseoccvla_ros.cli", "eval", "nuscenes", "--dataroot", world_root, "--preset", trained]
+    words += ["--untrained", "--tasks", "planning", "--threads", 1, "--device", "cpu"]
+    found = []
+    for count in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, *words]
+        out = tmp_path / str(count)
+        done = subprocess.run([*map(str, launch), "--out", out], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads((out / "report.json").read_text()))
+    for numbers in found:
+        numbers.pop("latency", None)
+    assert found[0] == found[1]
+    assert found[0]["planning"]
 
 
 def test_parts_come_together_in_the_order_of_the_drives():
