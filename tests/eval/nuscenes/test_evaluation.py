@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +196,23 @@ def test_shares_of_several_processes_give_the_numbers_of_one(trained, world_root
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_torchrun_with_two_processes_gives_the_numbers_of_one(trained, world_root, prepared, tmp_path):
-    """The engine that people have, two real processes on both splits' drives."""
+    """The engine that people have, two real processes with a drive each."""
+    both = tmp_path / "index.npz"
+    replace(prepared, scene_split=np.array(["train", "train"])).save(both)
     words = ["-m", "sparseoccvla_ros.cli", "eval", "nuscenes", "--dataroot", world_root, "--preset", trained]
-    words += ["--untrained", "--tasks", "planning", "--threads", 1, "--device", "cpu"]
+    words += [
+        "--index",
+        both,
+        "--split",
+        "train",
+        "--untrained",
+        "--tasks",
+        "planning",
+        "--threads",
+        1,
+        "--device",
+        "cpu",
+    ]
     found = []
     for count in (1, 2):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, *words]
@@ -205,6 +220,8 @@ def test_torchrun_with_two_processes_gives_the_numbers_of_one(trained, world_roo
         done = subprocess.run([*map(str, launch), "--out", out], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         found.append(json.loads((out / "report.json").read_text()))
+    assert [numbers.pop("processes") for numbers in found] == [1, 2]
+    assert all(len(numbers["scenes"]) == 2 for numbers in found)
     for numbers in found:
         numbers.pop("latency", None)
     assert found[0] == found[1]
