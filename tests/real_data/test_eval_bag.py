@@ -18,7 +18,7 @@ SETS = 3
 
 
 @pytest.mark.slow
-def test_a_converted_keyframe_and_its_drive_give_a_report(keyframe_1, poses_1, tmp_path):
+def test_a_converted_keyframe_and_its_drive_give_a_report(keyframe_1, poses_1, preset, tmp_path):
     if keyframe_1.content["scene"] != poses_1.content["scene"]:
         pytest.skip("of another scene")
     keyframes = poses_1.content["keyframes"]
@@ -35,7 +35,7 @@ def test_a_converted_keyframe_and_its_drive_give_a_report(keyframe_1, poses_1, t
         for keyframe in keyframes[1:]:
             stamp = keyframe["timestamps_us"]["CAM_FRONT"] * 1000
             bag.transforms(stamp, [("map", "base_link", matrix(keyframe["ego2global_at_cam_front"]))])
-    report = evaluate_bag(Request(tmp_path / "drive"))
+    report = evaluate_bag(Request(tmp_path / "drive", preset=preset, untrained=True))
     first, last = report.drive.stamps[[0, -1]]
     assert last - first == pytest.approx(19.5 * NANOSECONDS, abs=NANOSECONDS)
     assert report.boxes > 50, "the keyframe is annotated"
@@ -43,8 +43,8 @@ def test_a_converted_keyframe_and_its_drive_give_a_report(keyframe_1, poses_1, t
     assert report.plans, report.refused
     for who in (report.judged, COAST):
         for row in report.rows[who]:
-            # The car drives on at about 9 m/s: whoever plans goes that way too, and nobody is off by the whole way.
-            assert 0.0 < row.ade_m < 15.0
+            # The car drives at about 9 m/s: who stops at once is 18 m off on average.
+            assert 0.0 < row.ade_m < 25.0
             assert np.isfinite([row.fde_3s_m, row.heading_deg, row.acceleration, row.jerk]).all()
             assert row.ttc in (0.0, 1.0)
             assert row.epdms is None, "there is no map"
