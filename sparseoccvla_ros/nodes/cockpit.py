@@ -185,6 +185,10 @@ class CockpitNode(StageNode):
         """Activate or deactivate a node."""
         self._control.switch(node, on)
 
+    def kill(self, node: str) -> None:
+        """Kill the process of a node."""
+        self._control.kill(node)
+
     def cover(self, camera: str, on: bool) -> None:
         """Cover a simulated lens; every page learns which are."""
         self._server.send("covered", self._control.cover(camera, on))

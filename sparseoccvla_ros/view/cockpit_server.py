@@ -46,6 +46,9 @@ class Stack(Protocol):
     def switch(self, node: str, on: bool) -> None:
         """Switch a node off or on."""
 
+    def kill(self, node: str) -> None:
+        """In simulation: kill the process of a node."""
+
     def cover(self, camera: str, on: bool) -> None:
         """In simulation: cover the lens of a camera, or uncover it."""
 
@@ -199,6 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.cockpit.stack.goal(_number(body, "x"), _number(body, "y"))
             elif path == "/switch":
                 self.cockpit.stack.switch(_text(body, "node"), _flag(body, "on"))
+            elif path == "/kill":
+                self.cockpit.stack.kill(_text(body, "node"))
             elif path == "/cover":
                 self.cockpit.stack.cover(_text(body, "camera"), _flag(body, "on"))
             elif path == "/delay":

@@ -98,7 +98,7 @@ def launches(preset, tmp_path, free_port) -> dict[str, list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_drive_opens_the_cockpit(browser, free_port, tmp_path, domain):
-    """From one command to a driving car on a page that answers, and its end by Ctrl-C. Takes docs/cockpit.jpg."""
+    """One command to a driving car on a page, which answers; a node that it kills comes back. Takes docs/cockpit.jpg."""
     from playwright.sync_api import Error
 
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
@@ -120,18 +120,14 @@ def test_drive_opens_the_cockpit(browser, free_port, tmp_path, domain):
         assert page.locator("#states tr[data-name=planning]").get_attribute("data-level") == "ok"
         (ROOT / "out").mkdir(exist_ok=True)
         page.screenshot(path=ROOT / "out" / "cockpit.jpg", type="jpeg", quality=85)
+        planning = page.locator("#states tr[data-name=planning]")
+        planning.locator("button:has-text('kill')").click()
+        page.wait_for_selector("#states tr[data-name=planning]:not([data-level=ok])", timeout=60_000)
+        page.wait_for_selector("#states tr[data-name=planning][data-level=ok]", timeout=300_000)
         return True
 
-    words = [
-        "drive",
-        "--cockpit",
-        "--port",
-        str(free_port),
-        "--out",
-        str(tmp_path / "out"),
-        "--scenario",
-        "right_turn_over_crosswalk",
-    ]
+    words = ["drive", "--cockpit", "--port", str(free_port), "--out", str(tmp_path / "out")]
+    words += ["--scenario", "right_turn_over_crosswalk"]
     ctrl_c(words, tmp_path / "log", shown, patience=600)
     assert f"cockpit: {address}" in (tmp_path / "log").read_text()
 

@@ -29,6 +29,9 @@ class Stack:
     def switch(self, node: str, on: bool) -> None:
         self.switched.append((node, on))
 
+    def kill(self, node: str) -> None:
+        self.switched.append((node, "killed"))
+
     def cover(self, camera: str, on: bool) -> None:
         self.switched.append((camera, on))
 
@@ -142,9 +145,10 @@ def test_switches_nodes_lenses_and_the_simulated_world(page, cockpit):
     state = {"name": "planning", "level": "ok", "message": "OK", "silent": False, "switch": True}
     cockpit.send("states", [state])
     cockpit.send("simulator", {"scenarios": ["", "red_light"], "weathers": ["", "night"], "delays": [0, 0.5]})
-    page.click("tr[data-name=planning] button")
+    page.click("tr[data-name=planning] button >> nth=0")
     cockpit.send("states", [{**state, "message": "INACTIVE"}])
     page.click("tr[data-name=planning] button:has-text('on')")
+    page.click("tr[data-name=planning] button:has-text('kill')")
     cover.click()
     cockpit.send("covered", ["CAM_FRONT"])
     page.wait_for_selector("figure[data-name=CAM_FRONT] button[aria-pressed=true]")
@@ -157,7 +161,7 @@ def test_switches_nodes_lenses_and_the_simulated_world(page, cockpit):
     page.select_option("#delay", label="0.5 s late")
     page.wait_for_timeout(300)
     assert cockpit.stack.switched == [
-        ("planning", False), ("planning", True), ("CAM_FRONT", True), ("CAM_FRONT", False),
+        ("planning", False), ("planning", True), ("planning", "killed"), ("CAM_FRONT", True), ("CAM_FRONT", False),
         ("red_light", "night", 90007), ("delay", 0.5),
     ]  # fmt: skip
 

@@ -1,10 +1,12 @@
-"""What a page may switch: nodes off and on, and in simulation lenses, delay, weather, scenario and seed."""
+"""What a page may do: switch nodes; in simulation kill them, cover lenses, delay images, begin another drive."""
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
+import psutil
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
@@ -52,6 +54,18 @@ class StackControl:
         if not answer.success:
             raise InvalidInput("node", f"{name} refused to be switched {'on' if on else 'off'}")
 
+    def kill(self, name: str) -> None:
+        """Kill the process of a node, as a crash would; whoever started it may start it again."""
+        if name not in self._transitions:
+            raise InvalidInput("node", f"{name!r} is none of {', '.join(self._transitions)}")
+        if not self.simulated:
+            raise InvalidInput("simulator", "there is none")
+        found = [p for p in psutil.process_iter() if _runs(p, name, self._node.get_namespace())]
+        if not found:
+            raise InvalidInput("node", f"{name} has no process of its own on this machine")
+        for process in found:
+            process.kill()
+
     def cover(self, camera: str, on: bool) -> list[str]:
         """Cover or uncover a lens of the simulated vehicle; returns those that are covered."""
         with self._lock:
@@ -89,3 +103,15 @@ class StackControl:
         if not done.wait(ANSWER_SECONDS):
             raise InvalidInput("node", f"{name} did not answer within {ANSWER_SECONDS:.0f} s")
         return future.result()
+
+
+def _runs(process: psutil.Process, name: str, namespace: str) -> bool:
+    """Whether a process is that of a node: the same namespace, the same DDS domain."""
+    try:
+        words = process.cmdline()
+        domain = process.environ().get("ROS_DOMAIN_ID", "0")
+    except psutil.Error:
+        return False
+    # python -m sparseoccvla_ros.nodes.NAME, or python PREFIX/lib/sparseoccvla_ros/NAME
+    own = any(word == f"sparseoccvla_ros.nodes.{name}" or word.endswith(f"/sparseoccvla_ros/{name}") for word in words)
+    return own and f"__ns:={namespace}" in words and domain == os.environ.get("ROS_DOMAIN_ID", "0")

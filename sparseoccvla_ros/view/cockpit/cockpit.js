@@ -190,6 +190,7 @@ function states(nodes) {
     p95.textContent = whole(node.latency_p95_ms);
     rate.textContent = node.rate_hz === undefined ? "" : Number(node.rate_hz).toFixed(1);
     end.firstChild.hidden = !node.switch || node.silent;
+    end.lastChild.hidden = !node.switch;
     end.firstChild.textContent = node.message.startsWith("INACTIVE") ? "on" : "off";
     return row;
   }));
@@ -201,7 +202,10 @@ function nodeRow(name) {
   for (let i = 0; i < 6; i++) row.append(document.createElement("td"));
   button.setAttribute("aria-label", `switch ${name}`);
   button.addEventListener("click", () => post("switch", { node: name, on: button.textContent === "on" }));
-  row.lastChild.append(button);
+  const kill = Object.assign(document.createElement("button"), { textContent: "kill", className: "kill" });
+  kill.setAttribute("aria-label", `kill ${name}`);
+  kill.addEventListener("click", () => post("kill", { node: name }));
+  row.lastChild.append(button, kill);
   return row;
 }
 
