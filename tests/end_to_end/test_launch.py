@@ -98,7 +98,7 @@ def launches(preset, tmp_path, free_port) -> dict[str, list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_drive_opens_the_cockpit(browser, free_port, tmp_path, domain):
-    """One command to a driving car on a page, which answers; a node that it kills comes back. Takes docs/cockpit.jpg."""
+    """One command to a driving car on a page that answers; a node killed there comes back. Takes docs/cockpit.jpg."""
     from playwright.sync_api import Error
 
     page = browser.new_page(viewport={"width": 1600, "height": 1000})

@@ -23,8 +23,8 @@ def voxels_from_cloud(message: PointCloud2) -> SparseVoxels:
     step, offsets = message.point_step, [found[name][1] for name in wanted]
     if message.is_bigendian or not step or max(o + 4 for o in offsets[:3]) > step or offsets[3] >= step:
         raise InvalidInput("labels", "the fields of the cloud do not fit its points")
-    kind = np.dtype({"names": [*wanted], "formats": [*wanted.values()], "offsets": offsets, "itemsize": step})
-    rows = np.frombuffer(message.data, kind, len(message.data) // step)
+    point = np.dtype({"names": [*wanted], "formats": [*wanted.values()], "offsets": offsets, "itemsize": step})
+    rows = np.frombuffer(message.data, point, len(message.data) // step)
     index, inside = OCC3D_GRID.index_of(np.column_stack([rows[axis] for axis in "xyz"]))
     inside &= rows["label"] < NUM_CLASSES
     return SparseVoxels(

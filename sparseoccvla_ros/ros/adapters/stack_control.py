@@ -55,14 +55,17 @@ class StackControl:
             raise InvalidInput("node", f"{name} refused to be switched {'on' if on else 'off'}")
 
     def kill(self, name: str) -> None:
-        """Kill the process of a node, as a crash would; whoever started it may start it again."""
+        """Kill the process of a node, as a crash would; whoever started it may start it again.
+
+        Only one that was started together with this one is ever touched: a child of the same launch.
+        """
         if name not in self._transitions:
             raise InvalidInput("node", f"{name!r} is none of {', '.join(self._transitions)}")
         if not self.simulated:
             raise InvalidInput("simulator", "there is none")
-        found = [p for p in psutil.process_iter() if _runs(p, name, self._node.get_namespace())]
+        found = [p for p in psutil.Process(os.getppid()).children() if _runs(p, name)]
         if not found:
-            raise InvalidInput("node", f"{name} has no process of its own on this machine")
+            raise InvalidInput("node", f"{name} is no process that was started together with the cockpit")
         for process in found:
             process.kill()
 
@@ -105,13 +108,10 @@ class StackControl:
         return future.result()
 
 
-def _runs(process: psutil.Process, name: str, namespace: str) -> bool:
-    """Whether a process is that of a node: the same namespace, the same DDS domain."""
+def _runs(process: psutil.Process, name: str) -> bool:
+    """Whether it is python -m sparseoccvla_ros.nodes.NAME, or python PREFIX/lib/sparseoccvla_ros/NAME."""
     try:
         words = process.cmdline()
-        domain = process.environ().get("ROS_DOMAIN_ID", "0")
     except psutil.Error:
         return False
-    # python -m sparseoccvla_ros.nodes.NAME, or python PREFIX/lib/sparseoccvla_ros/NAME
-    own = any(word == f"sparseoccvla_ros.nodes.{name}" or word.endswith(f"/sparseoccvla_ros/{name}") for word in words)
-    return own and f"__ns:={namespace}" in words and domain == os.environ.get("ROS_DOMAIN_ID", "0")
+    return any(word == f"sparseoccvla_ros.nodes.{name}" or word.endswith(f"/sparseoccvla_ros/{name}") for word in words)
