@@ -142,13 +142,15 @@ def test_switches_nodes_lenses_and_the_simulated_world(page, cockpit):
     cover = page.locator("figure[data-name=CAM_FRONT] button")
     assert not cover.is_visible()
     assert not page.locator("#world").is_visible()
-    state = {"name": "planning", "level": "ok", "message": "OK", "silent": False, "switch": True}
+    numbers = {"latency_p50_ms": "12345", "latency_p95_ms": "12345", "rate_hz": "10.1"}
+    state = {"name": "planning", "level": "ok", "message": "OK", "silent": False, "switch": True, **numbers}
     cockpit.send("states", [state])
     cockpit.send("simulator", {"scenarios": ["", "red_light"], "weathers": ["", "night"], "delays": [0, 0.5]})
     page.click("tr[data-name=planning] button >> nth=0")
-    cockpit.send("states", [{**state, "message": "INACTIVE"}])
+    cockpit.send("states", [{**state, "message": "INACTIVE"}, {**state, "name": "camera_sync"}])
     page.click("tr[data-name=planning] button:has-text('on')")
     page.click("tr[data-name=planning] button:has-text('kill')")
+    assert page.evaluate("(a => a.scrollWidth - a.clientWidth)(document.querySelector('aside'))") == 0
     cover.click()
     cockpit.send("covered", ["CAM_FRONT"])
     page.wait_for_selector("figure[data-name=CAM_FRONT] button[aria-pressed=true]")
