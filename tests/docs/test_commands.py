@@ -58,6 +58,7 @@ def places(preset: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
     """What the toys need: a preset of their own, a bag, files, a folder for results."""
     out = tmp_path_factory.mktemp("commands")
     shutil.copytree(preset, out / "preset")
+    shutil.copy(ROOT / "models" / "tiny" / "recipe.yaml", out / "preset")
     (out / "params.yaml").write_text(PARAMS)
     shutil.copy(ROOT / "config" / "profiles" / "nuscenes.yaml", out / "profile.yaml")
     with pytest.MonkeyPatch.context() as patch:

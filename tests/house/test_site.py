@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from sparseoccvla_ros.bringup import launch_config
 from sparseoccvla_ros.core.errors import InvalidInput
@@ -153,6 +154,13 @@ def test_the_site_names_no_machine_and_fetches_nothing() -> None:
 
 def test_the_readme_is_one_screen() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_readme_begins_with_a_moving_picture() -> None:
+    first = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text())[0]
+    assert (ROOT / first).stat().st_size < 4_000_000
+    with Image.open(ROOT / first) as film:
+        assert film.n_frames >= 20  # type: ignore[attr-defined]
 
 
 def test_troubleshooting_knows_what_somebody_has_to_mend() -> None:
