@@ -16,12 +16,13 @@ TEXTS = [
 ]
 PROGRAM = (
     r"(?:[A-Z_]+=\S+ )*"
-    r"(?:\./run|ros2|python3?|pip|sudo|docker|cd|export|unset|mcap|rosbags-convert|rerun|\.venv/bin/\w+)"
+    r"(?:\./run|ros2|python3?|pip install|cp|sudo|docker|cd|export|unset|mcap|rosbags-convert|rerun|\.venv/bin/\w+)"
 )
 
 
 def commands(text: str) -> list[str]:
     """The commands of a page, without comments: lines of code blocks, and inline code that begins with a program."""
+    text = re.sub(r"\\\n\s+", "", text)
     found = [c for c in re.findall(r"`([^`\n]+)`", text) if re.fullmatch(rf"{PROGRAM} .*|\./run|rosbags-convert", c)]
     for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
         found += re.findall(rf"^\s*({PROGRAM} .*)$", block, re.M)
@@ -30,6 +31,7 @@ def commands(text: str) -> list[str]:
 
 def indented(text: str) -> list[str]:
     """Lines of Markdown's indented code blocks; what is indented below `!!! note` or `:::` is none."""
+    text = re.sub(r"\\\n\s+", "", text)
     text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     text = re.sub(r"^(?:!!!|:::).*\n(?:\s*\n|    .*\n?)*", "", text, flags=re.M)
     return re.findall(r"^ {4}(\S.*)$", text, re.M)
@@ -85,12 +87,13 @@ ROWS = (
     _row(r"\./run doctor", runs="doctor", codes=(0, 1)),
     _row(r"\./run cockpit(?: --bag ''| --host)?", test=CTRL_C),
     _row(r"\./run view", test=CTRL_C),
+    _row(r"\./run view --foxglove", test="nodes/test_viewer.py::test_foxglove_gets_messages_as_they_are"),
     _row(r"\./run drive(?: --seed 90001)?", test=CTRL_C),
     _row(r"\./run drive(?: --scenario \w+)? --cockpit", test="end_to_end/test_launch.py::test_drive_opens_the_cockpit"),
     _row(r"\./run launch --show-args", runs="launch --show-args"),
     _row(r"\./run launch --print-params", runs="launch --print-params"),
     _row(
-        r"\./run launch(?: bag:=(?: loop:=true cockpit:=true)?)?",
+        r"\./run launch(?: preset:=\S+| bag:=(?: loop:=true cockpit:=true)?)?",
         test="end_to_end/test_launch.py::test_ctrl_c_ends_every_launch",
     ),
     _row(
@@ -156,8 +159,12 @@ ROWS = (
     ),
     _row(r"\./run train anchors --seeds 310", runs="train anchors --seeds 20 --preset {preset}", slow=True),
     _row(r"\./run train(?: cache| ship)?", test=VERB),
-    _row(r"\./run train --stage [23] .*", test=VERB),
-    _row(r"\./run train ship out/train/(?:language|planning)/\w+\.safetensors --stage \w+", test=VERB),
+    _row(r"\./run train --stage [23] (?!--data bag).*", test=VERB),
+    _row(
+        r"\./run train (?:--stage 3|anchors) --data bag .*",
+        test="train/test_bags.py::test_the_verb_learns_from_a_bag",
+    ),
+    _row(r"\./run train ship out/\S+ --stage \w+(?: --preset \S+)?", test=VERB),
     _row(r"\./run train (?:--stage 1 )?--preset opus\w+ --data nuscenes .*", test=REPORT),
     _row(
         r"\./run env torchrun .* train .*",
@@ -180,7 +187,7 @@ ROWS = (
         test="end_to_end/test_closed_loop.py::test_nodes_in_lockstep_drive_as_the_chain_does_without_them",
     ),
     _row(
-        r"\./run eval bag(?: BAG)?",
+        r"\./run eval bag(?: BAG| (?:out|bags)/\S+(?: --preset \S+)?)?",
         runs="eval bag {bag} --preset {preset} --untrained --seconds 5 --out {out}/judged --threads 1",
         slow=True,
     ),
@@ -234,7 +241,7 @@ ROWS = (
     _row(r"\./run docs --serve", runs="docs --serve --port {port}", slow=True, until="Serving on"),
     _row(r"\./run test(?: --\w+| tests/planning)?", test=LANES),
     _row(
-        r"(?:SPARSEOCCVLA_LONG_TESTS=1 )?\./run test tests/\S+ -s",
+        r"(?:SPARSEOCCVLA_LONG_TESTS=1 )?\./run test tests/\S+ -[sk].*",
         cannot="names a test that needs real data or many minutes",
     ),
     _row(r"\./run env(?: COMMAND)?", test="cli/test_bootstrap.py::test_an_activated_environment_is_not_deleted"),
@@ -253,7 +260,7 @@ ROWS = (
     _row(r"python -m sparseoccvla_ros\.cli train recipe tiny --device cuda", cannot=GPU),
     _row(r"\.venv/bin/rerun \S+", cannot="opens a window"),
     _row(r"rerun analytics \w+", cannot=SYSTEM),
-    _row(r"(?:sudo|docker|export|unset) .*", cannot=SYSTEM),
+    _row(r"(?:sudo|docker|export|unset|cp) .*", cannot=SYSTEM),
     _row(r"(?:mcap recover .*|rosbags-convert)", cannot="a program of others"),
 )
 
