@@ -175,7 +175,7 @@ ROWS = (
     _row(r"\./run eval nuscenes.*", test=REPORT),
     _row(
         r"\./run env torchrun .* eval nuscenes .*",
-        test="eval/nuscenes/test_evaluation.py::test_shares_of_several_processes_give_the_numbers_of_one",
+        test="eval/nuscenes/test_evaluation.py::test_torchrun_with_two_processes_gives_the_numbers_of_one",
     ),
     _row(
         r"\./run eval drive(?: --seeds \S+| --bags)?",
