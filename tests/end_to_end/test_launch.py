@@ -111,7 +111,7 @@ def test_drive_opens_the_cockpit(browser, free_port, tmp_path, domain):
             return False
         if int(page.get_attribute("body", "data-scenes") or 0) < SCENES:
             return False
-        page.fill("#question", "What is ahead?")
+        page.fill("#question", "What should the car do next, and why?")
         page.press("#question", "Enter")
         page.wait_for_selector("#talk .answer:not(:text-is('…'))", timeout=120_000)
         page.wait_for_timeout(3000)  # the rest of the answer streams in
@@ -127,7 +127,7 @@ def test_drive_opens_the_cockpit(browser, free_port, tmp_path, domain):
         return True
 
     words = ["drive", "--cockpit", "--port", str(free_port), "--out", str(tmp_path / "out")]
-    words += ["--scenario", "right_turn_over_crosswalk"]
+    words += ["--scenario", "cyclist_ahead"]
     ctrl_c(words, tmp_path / "log", shown, patience=600)
     assert f"cockpit: {address}" in (tmp_path / "log").read_text()
 
