@@ -89,6 +89,8 @@ def test_cheap_commands_run(row: Row, places: dict[str, object]) -> None:
 @pytest.mark.usefixtures("domain")
 def test_the_others_run(row: Row, places: dict[str, object], free_port: int, request: pytest.FixtureRequest) -> None:
     """Each as a process, to its end or to the line after which it is told to end."""
+    if row.runs.startswith("docs ") and not Path(sys.prefix, "docs").is_dir():
+        pytest.skip("mkdocs is not installed: ./run docs does that")
     more = {"port": free_port, "root": request.getfixturevalue("world_root") if "{root}" in row.runs else ""}
     for words in _words(row, places | more):
         code, text = _process(words, row.until)
@@ -127,7 +129,7 @@ def _python() -> Iterator[object]:
     """Every Python block of the pages; that of the README is run by test_pipeline.py."""
     for page in TEXTS:
         for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)):
-            marks = [pytest.mark.slow] if "from_preset" in code else []
+            marks = [pytest.mark.slow, pytest.mark.timeout(900)] if "from_preset" in code else []
             if page.name != "README.md":
                 yield pytest.param(code, id=f"{page.name}-{number}", marks=marks)
 

@@ -25,7 +25,7 @@ def test_a_parameter_changes_or_says_why_not(graph):
     done = run("set_parameter", "/sparseoccvla/follower", "stale_after", "0.7")
     assert done.returncode == 0, done.stdout + done.stderr
     assert node.values.stale_after == 0.7
-    done = run("set_parameter", "/sparseoccvla/follower", "stale_after", "1e9")
+    done = run("set_parameter", "/sparseoccvla/follower", "stale_after", "1000.0")
     assert done.returncode == 1
     assert "[SOV91]" in done.stdout
     assert node.values.stale_after == 0.7
