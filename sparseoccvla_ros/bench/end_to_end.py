@@ -128,12 +128,12 @@ def _rate_table(rows: Mapping[str, Outcome]) -> Table:
     caption = "sets, plans, states, tokens: per second; p50 .. p99: camera to path, prefill: ms"
     table = Table(*columns, title="All nodes, answering questions", caption=caption)
     for name, row in rows.items():
-        path = row.latencies["camera -> path"]
+        path = row.latencies.get("camera -> path")  # a machine may be too slow for one
         table.add_row(
             name,
             f"{row.camera_sets / (row.bag_seconds / row.rate):.1f}",
             f"{row.rates.get('planning/path', 0):.1f}",
-            *(f"{v:.0f}" for v in (path.p50, path.p95, path.p99)),
+            *((f"{v:.0f}" for v in (path.p50, path.p95, path.p99)) if path else ("none",) * 3),
             f"{row.rates.get('reasoning/state', 0):.1f}",
             f"{_median(row.prefill_ms):.0f}",
             f"{_median(row.tokens_per_s):.1f}",
