@@ -34,7 +34,7 @@ class ReasoningNode(StageNode):
     """One prefill per frame set; questions are answered beside it in their own thread."""
 
     waiting_for = "occupancy/queries from occupancy"
-    niceness = 10
+    niceness = 5
 
     def __init__(self, **kwargs) -> None:
         super().__init__("reasoning", **kwargs)
