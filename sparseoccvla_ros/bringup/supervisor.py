@@ -146,7 +146,7 @@ class Supervisor:
             self.processes.pop(process.entry.name, None)
 
     def _spawn(self, command: list[str], environment: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
-        # A group and not a session of its own: Ctrl-C reaches the launcher alone, and Linux, which shares its time among
+        # A group, not a session of its own: Ctrl-C reaches the launcher alone, and Linux, which shares its time among
         # sessions before it looks at niceness (autogroups, sched(7)), still lets plans go before text.
         common = {"env": environment, "process_group": 0, "preexec_fn": _end_with_parent}
         if log is None:

@@ -117,6 +117,7 @@ def test_a_camera_nothing_is_known_of_sees_nothing(drive, rig):
     assert (depth < 0).all()
 
 
+@pytest.mark.slow
 def test_bag_loop_three_times(drive, rig):
     """tf, odometry and images all turn back; memory must be reset and no old pose or image may be used."""
     built = rig(fixed_frames=("map",))

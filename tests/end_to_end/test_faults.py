@@ -105,12 +105,9 @@ def end_of_the_bag_goes_quiet_and_stops_followers(stack):
         assert (sum(process.cpu_times()[:2]) - began[name]) / 2.0 / nodes < 0.05, f"{name} computes without input"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("composed", id="one process"),
-        pytest.param("camera_sync", id="process a node", marks=pytest.mark.slow),
-    ],
+    "name", [pytest.param("composed", id="one process"), pytest.param("camera_sync", id="process a node")]
 )
 def test_a_missing_camera_a_loop_and_the_end_of_the_bag(start, name):
     """The nodes are the same, the way between them is not."""
@@ -120,9 +117,9 @@ def test_a_missing_camera_a_loop_and_the_end_of_the_bag(start, name):
     end_of_the_bag_goes_quiet_and_stops_followers(stack)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("policy", "victims"),
-    [("hold", ["occupancy"]), pytest.param("black", ["camera_sync", "reasoning", "planning"], marks=pytest.mark.slow)],
+    ("policy", "victims"), [("hold", ["occupancy"]), ("black", ["camera_sync", "reasoning", "planning"])]
 )
 def test_a_missing_camera_and_killed_nodes_are_named_by_all_others_and_they_recover(start, policy, victims):
     stack = start({"camera_sync": {"policy": policy}}, respawn="false")

@@ -132,7 +132,7 @@ def test_drive_opens_the_cockpit(browser, free_port, tmp_path, domain):
     assert f"cockpit: {address}" in (tmp_path / "log").read_text()
 
 
-@pytest.mark.parametrize("what", ["bag", pytest.param("composed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", [pytest.param(name, marks=pytest.mark.slow) for name in ("bag", "composed")])
 def test_ctrl_c_ends_every_launch(launches, tmp_path, domain, what):
     """While frames, voxels and paths are in flight, pictures are drawn and files written."""
     with TopicMonitor(("planning/path",), domain_id=domain) as observer:

@@ -16,7 +16,7 @@ from tests import rig_bags
 pytestmark = pytest.mark.ros
 
 
-@pytest.mark.parametrize("count", [1, 3, 5, 8])
+@pytest.mark.parametrize("count", [1, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 5)), 8])
 def test_plays_to_a_path(graph, preset, until, tmp_path, count):
     cameras = rig_bags.rig(count)
     bag, profile = rig_bags.write(tmp_path, cameras)

@@ -91,6 +91,7 @@ def test_pause_step_and_resume(player, graph, until):
     assert until(lambda: node.finished.is_set(), 10)
 
 
+@pytest.mark.slow
 def test_loop_starts_again_at_the_same_stamps(player, until):
     _, got = player(loop=True, duration=1.0)
     assert until(lambda: sum(b[0] < a[0] for a, b in zip(got.images, got.images[1:], strict=False)) >= 2, 15)

@@ -78,6 +78,7 @@ def supervisor(domain, tmp_path):
         yield supervisor
 
 
+@pytest.mark.slow
 def test_without_a_follower_the_vehicle_stops_and_goes_on_with_it(graph, until, supervisor):
     supervisor.start(launch_config.FOLLOWER, {"diagnostics_period": "0.2"})
     policy = Waypoints()

@@ -102,7 +102,7 @@ def test_lockstep_is_the_headless_drive_and_two_drives_are_equal(graph, until, t
     assert (tmp_path / "log.csv").read_text() == log
 
 
-@pytest.mark.parametrize("who", ["planner", "follower"])
+@pytest.mark.parametrize("who", [pytest.param("planner", marks=pytest.mark.slow), "follower"])
 def test_it_stops_without_a_node_and_goes_on_with_it(graph, until, who):
     stack = Stack(graph, longest=60.0, answer_timeout=0.3)
     assert until(lambda: stack.time > 1.0 and stack.state.speed > 3.0, 60)

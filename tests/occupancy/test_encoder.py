@@ -41,13 +41,15 @@ def assert_same(queries, expected: dict[str, np.ndarray], config: OccupancyConfi
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("names", [CAMERAS, THREE, ("CAM_BACK",)], ids=["six", "three", "one"])
+@pytest.mark.parametrize(
+    "names", [CAMERAS, pytest.param(THREE, marks=pytest.mark.slow), ("CAM_BACK",)], ids=["six", "three", "one"]
+)
 @pytest.mark.parametrize(
     "changes",
     [
-        {"frames": 1},
+        pytest.param({"frames": 1}, marks=pytest.mark.slow),
         {"frames": 2},
-        {"frames": 3},
+        pytest.param({"frames": 3}, marks=pytest.mark.slow),
         {"frames": 3, "scale_weight_order": "compatible", "unseen_points": "compatible"},
         {"frames": 2, "neck": "fpn", "strides": (16, 32)},
     ],

@@ -212,8 +212,9 @@ def test_triton_reads_half_precision_tables(make_frames):
     torch.testing.assert_close(sample_triton(scene, points, weights, SamplingRules()), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NO_TRITON, reason="Triton is not installed")
-@pytest.mark.parametrize("rules", [pytest.param(0, marks=pytest.mark.slow), 3], ids=lambda k: str(ALL_RULES[k]))
+@pytest.mark.parametrize("rules", [0, 3], ids=lambda k: str(ALL_RULES[k]))
 def test_triton_equals_plain_in_the_interpreter(rules):
     """The kernels themselves, without a GPU; a process of its own, since Triton decides on import."""
     code = (

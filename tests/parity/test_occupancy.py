@@ -207,8 +207,9 @@ def test_postprocess(path):
 VARIANTS = {"OPUS-T": "t", "OPUS-S": "s", "OPUS-M": "m", "OPUS-L": "l", "SparseWorld": None, "SparseWorld-72pts": None}
 
 
+@pytest.mark.slow
 @pytest.mark.recorded("opus_checkpoint_keys*.json", "path")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "OPUS-T" else pytest.mark.slow) for n in VARIANTS])
+@pytest.mark.parametrize("name", VARIANTS)
 def test_public_checkpoints_load_strictly_and_survive_our_format(path, name, tmp_path):
     """A file with the names and shapes of each released model, random numbers inside, through the real loader."""
     listed = json.loads(path.read_text())["variants"][name]

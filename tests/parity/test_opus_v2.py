@@ -192,10 +192,9 @@ def test_mistakes_move_the_result_as_recorded(folder, change, flipped, mistake):
 VARIANTS = {"OPUS-V2-T": "t", "OPUS-V2-S": "s", "OPUS-V2-M": "m", "OPUS-V2-L": "l"}
 
 
+@pytest.mark.slow
 @pytest.mark.recorded("opus_v2_checkpoint_keys*.json", "path")
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "OPUS-V2-T" else pytest.mark.slow) for n in VARIANTS]
-)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_public_checkpoints_load_strictly_and_survive_our_format(path, name, tmp_path):
     """A file with the names and shapes of each released model, random numbers inside, through the real loader."""
     listed = json.loads(path.read_text())["variants"][name]

@@ -397,12 +397,14 @@ def leaking(features: np.ndarray, futures: np.ndarray) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_feature_is_a_future_coordinate(drives):
     features, futures = drives
     assert len(features) > 100
     assert leaking(features, futures) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 5, 6, 11])
 def test_a_planted_future_coordinate_is_found(drives, step):
     """As in the pickle of AD-MLP, whose acceleration held a future waypoint."""
@@ -411,6 +413,7 @@ def test_a_planted_future_coordinate_is_found(drives, step):
     assert leaking(features, futures) == ["ax"]
 
 
+@pytest.mark.slow
 def test_baselines_do_not_look_at_the_truth(drives):
     features, futures = drives
     sample = Sample(

@@ -67,7 +67,7 @@ def drive(recording, names: tuple[str, ...]) -> list[CameraFrames]:
     return frames
 
 
-@pytest.mark.parametrize("cameras", [6, 1])
+@pytest.mark.parametrize("cameras", [pytest.param(6, marks=pytest.mark.slow), 1])
 def test_streaming_equals_batch_on_a_real_drive(poses_1, cameras):
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -89,6 +89,7 @@ def test_a_clip_from_the_cache_is_the_sample_from_images(encoder: OccupancyEncod
         torch.testing.assert_close(terms[name], others[name], rtol=0.05, atol=1e-3, msg=name)
 
 
+@pytest.mark.slow
 def test_a_mirrored_variant_is_the_mirrored_sample(encoder: OccupancyEncoder) -> None:
     cache = cache_of(encoder, 2)
     file = cache.file(0)

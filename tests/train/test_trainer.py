@@ -53,6 +53,7 @@ def train(
     return trainer
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", 7)
     # Interrupted inside the second epoch (two batches each); the step that was not saved is done again.

@@ -62,6 +62,7 @@ def run(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_from_scenes_to_shipped_weights(folder: Path, tmp_path: Path) -> None:
     few = ("--preset", folder, "--steps", 1, "--batch", 2, "--validation", 1)
     run("cache", "--preset", folder)

@@ -58,6 +58,7 @@ def test_every_kind_of_place_comes_up():
         )
 
 
+@pytest.mark.slow
 def test_a_seed_is_a_world_whatever_its_length(scenes):
     seed = SEEDS[1]
     again = Scene.generate(seed, 8.0)

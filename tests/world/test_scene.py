@@ -25,6 +25,7 @@ def placed(points, pose):
     return points @ np.array([[c, s], [-s, c]]) + pose[:2]
 
 
+@pytest.mark.slow
 def test_a_seed_is_a_world(scene):
     again, other = Scene.generate(scene.seed), Scene.generate(scene.seed + 1)
     for time in (0.0, 7.3):

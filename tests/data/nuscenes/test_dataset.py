@@ -153,6 +153,7 @@ def test_numbers_are_those_of_the_drive(world_index: NuscenesIndex) -> None:
     assert (index.command_source == 1).all()
 
 
+@pytest.mark.slow
 def test_boxes_and_their_tracks_are_those_of_the_drive(world_index: NuscenesIndex) -> None:
     index, row = world_index, 0
     scene = Scene.generate(SEEDS[0], 3.2)
@@ -287,6 +288,7 @@ def test_a_resumed_run_notices_other_samples(world_root: Path, world_index: Nusc
         some.refresh(whole.state())
 
 
+@pytest.mark.slow
 def test_without_can_bus_the_poses_are_differentiated(copy: Path) -> None:
     shutil.rmtree(copy / "can_bus")
     index = prepare(copy, VERSION)

@@ -97,6 +97,7 @@ def test_images_and_calibration_belong_together(small):
             np.testing.assert_allclose(info.k.reshape(3, 3), camera.scaled(36, 64))
 
 
+@pytest.mark.slow
 def test_motion_surrounds_and_matches_the_images(small):
     messages = read(small[0])
     scene = Scene.generate(SMALL["seed"], SMALL["seconds"])
@@ -153,6 +154,7 @@ def test_cameras_fire_in_turn_during_the_sweep():
         np.testing.assert_allclose(np.diff(own) / 1e9, 1 / 12, atol=2 * JITTER)
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bag(small, tmp_path):
     again = make_world_bag(tmp_path / "small", **SMALL)
     first = small[0] / "small.mcap"

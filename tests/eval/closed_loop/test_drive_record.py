@@ -48,6 +48,7 @@ def test_a_record_drives_again_to_the_last_bit(recorded):
     np.testing.assert_array_equal(again.planned[-1].poses, rollout.planned[-1].poses)
 
 
+@pytest.mark.slow
 def test_a_record_of_another_world_is_refused(recorded, tmp_path):
     with pytest.raises(InvalidInput, match="goes another way"):
         replay(recorded[0], SEED + 1, FAMILY)

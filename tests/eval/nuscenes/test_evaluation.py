@@ -236,6 +236,7 @@ def test_parts_come_together_in_the_order_of_the_drives():
 # --- the later stages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["planning", "forecast", "language"])
 def test_later_stages_learn_from_the_same_folder(trained, world_root, prepared, tmp_path, part):
     """Features are encoded now and cached; what comes out loads into the preset and takes part in the chain."""

@@ -69,6 +69,7 @@ def drives(make_sample, features, count: int, seed: int) -> list:
     ]
 
 
+@pytest.mark.slow
 def test_mlp_learns_to_coast_and_repeats_itself(make_sample, features):
     train, held_out = drives(make_sample, features, 600, 1), drives(make_sample, features, 50, 2)
     first, second = EgoMlp(seed=3), EgoMlp(seed=3)

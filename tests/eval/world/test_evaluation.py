@@ -85,6 +85,7 @@ def whole(micro: str, csv: Path) -> EvaluationReport:
 # --- the report
 
 
+@pytest.mark.slow
 def test_every_task_reports_its_rows_with_counts_and_intervals(whole, csv):
     numbers = whole.numbers
     assert [s.title for s in whole.sections] == ["Occupancy", "Forecast", "Planning", "Language", "Latency"]
@@ -108,6 +109,7 @@ def test_every_task_reports_its_rows_with_counts_and_intervals(whole, csv):
     assert len(csv.read_text().splitlines()) > 100
 
 
+@pytest.mark.slow
 def test_the_truth_scores_nothing_but_right(whole):
     planned = whole.numbers["planning"]
     assert planned["all"]["self_test_passed"]
@@ -119,6 +121,7 @@ def test_the_truth_scores_nothing_but_right(whole):
     assert obeys["n"] == 0 or obeys["share"]["value"] == 1
 
 
+@pytest.mark.slow
 def test_numbers_are_plain_json(whole):
     assert json.loads(json.dumps(whole.numbers, allow_nan=False)) == whole.numbers
 
@@ -195,6 +198,7 @@ def test_training_seeds_are_warned_about(micro, tmp_path):
 # --- what it is made of
 
 
+@pytest.mark.slow
 def test_the_prior_comes_from_training_seeds_only(monkeypatch):
     for seeds in ((90_000,), (3, 80_000), (1_000_000,), ()):
         with pytest.raises(InvalidInput, match="seeds"):

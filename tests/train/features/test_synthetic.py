@@ -137,6 +137,7 @@ def test_a_recorded_drive_is_the_scenes(place: Path) -> None:
         drive.at(99.0)
 
 
+@pytest.mark.slow
 def test_anchors_follow_the_drives_and_every_command_can_stand(place: Path) -> None:
     drives = list(prepare_drives(range(5), 16.0))
     # A mirrored world, so that five seeds turn both ways.

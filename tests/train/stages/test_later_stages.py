@@ -143,7 +143,9 @@ def train(
 
 
 each_stage = pytest.mark.parametrize("name", list(MAKERS))
-dear = pytest.mark.parametrize("name", ["planning", "language", pytest.param("forecast", marks=pytest.mark.slow)])
+dear = pytest.mark.parametrize(
+    "name", ["planning", *(pytest.param(name, marks=pytest.mark.slow) for name in ("language", "forecast"))]
+)
 
 
 @dear

@@ -175,6 +175,7 @@ def test_moving_things_are_where_their_future_boxes_are(scene):
     assert inside.all()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_annotations():
     one, two = Scene.generate(14, 6.0), Scene.generate(14, 6.0)
     for a, b in ((annotations.boxes(one, 2.0), annotations.boxes(two, 2.0)),):

@@ -184,6 +184,7 @@ def test_same_seed_and_time_ask_the_same(scene, views):
     assert draw(views[0], fact, "a").random() != draw(views[0], fact, "b").random()
 
 
+@pytest.mark.slow
 def test_balance_leaves_nothing_to_the_blind(views):
     """Shares even out two answers exactly and many as far as they go; the shipped table knows every scored question."""
     counts = {
