@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ from ..reasoning.model.reasoner import Reasoner
 from ..runtime.factory import load_weights, parts_of
 from ..runtime.presets import ADAPTER, Preset
 from .checkpoint import adapter_beside
-from .features.bags import BagFeatures, BagQuestions, Recording
 from .features.dataset import FeatureSamples
 from .features.future_labels import FutureLabels
 from .features.nuscenes import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
@@ -40,6 +39,9 @@ from .stages.forecast import ForecastStage
 from .stages.language import LanguageStage
 from .stages.planning import PlanningStage
 from .task import Stage
+
+if TYPE_CHECKING:  # a training server has no library that reads bags
+    from .features.bags import BagFeatures, Recording
 
 log = logging.getLogger(__name__)
 PARTS = ("language", "planning", "forecast")
@@ -177,6 +179,8 @@ def bag_sources(
     checked: drives to validate on; without any, the end of each drive that is learnt from is held out. Raises
     InvalidInput for what cannot be learnt from a bag, or a drive with nothing to learn from.
     """
+    from .features.bags import BagFeatures, BagQuestions
+
     if part == "forecast":
         raise InvalidInput(
             "parts", "a bag holds no occupancy of later moments, which forecast learns from; want planning"

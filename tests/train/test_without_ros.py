@@ -21,7 +21,8 @@ optional = ("tensorrt", "openvino", "onnxruntime", "onnx", "onnxscript", "triton
 for room in {ROOMS!r}:
     package = importlib.import_module("sparseoccvla_ros." + room)
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if found.name.endswith(".to_bag") or ".eval.bags" in found.name:  # write and judge bags, and nothing else
+        # These write, judge and learn from bags, and nothing else.
+        if found.name.endswith((".to_bag", ".train.features.bags")) or ".eval.bags" in found.name:
             continue
         try:
             importlib.import_module(found.name)

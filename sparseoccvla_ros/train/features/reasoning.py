@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ import torch
 from ...core.paths import cache_folder
 from ...reasoning.model.ego_motion import constant_velocity
 from ...reasoning.model.reasoner import Reasoner
-from .bags import BagFeatures
 from .nuscenes import NuscenesFeatures
 from .synthetic import FeatureCache, file_digest, read_arrays, write_arrays
+
+if TYPE_CHECKING:  # a training server has no library that reads bags
+    from .bags import BagFeatures
 
 FIELDS = ("token", "anchor_scores", "occupancy", "chosen")
 _INPUTS = ("features", "centres", "scores", "view_features")
