@@ -34,9 +34,10 @@ class FoxgloveServer:
         self._channels: dict[str, Any] = {}
         self._newest: dict[str, tuple[int, bytes]] = {}
         self._lock = threading.Lock()
+        listener: Any = _Listener(self)  # has what is called here, not all that a listener may have
         try:
             self._server = foxglove.start_server(
-                name="sparseoccvla", host=host, port=port, context=self._context, server_listener=_Listener(self),
+                name="sparseoccvla", host=host, port=port, context=self._context, server_listener=listener,
                 message_backlog_size=BACKLOG,
             )  # fmt: skip
         except (RuntimeError, OSError) as error:
