@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import rclpy
+from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.node import Node
 
@@ -66,6 +67,7 @@ class Graph:
         self.probe = Probe(self.context)
         self.ended = threading.Event()
         self.nodes: list[StageNode] = []
+        self._askers: list[Node] = []
         self._threads: list[threading.Thread] = []
         self._spin(self.probe)
 
@@ -85,6 +87,14 @@ class Graph:
         self._spin(node)
         return node
 
+    def action_client(self, kind: type, name: str) -> ActionClient:
+        """A client on a node that does not spin yet: rclpy looks at a client before it is whole."""
+        node = Node("asker", context=self.context, namespace=NAMESPACE)
+        client = ActionClient(node, kind, name)
+        self._askers.append(node)
+        self._spin(node)
+        return client
+
     def close(self) -> None:
         """Spinning ends before nodes do, so that no callback meets a destroyed handle."""
         self.ended.set()
@@ -93,7 +103,8 @@ class Graph:
             assert not thread.is_alive()
         for node in self.nodes:
             node.close()
-        self.probe.destroy_node()
+        for asker in (*self._askers, self.probe):
+            asker.destroy_node()
         self.context.try_shutdown()
 
 

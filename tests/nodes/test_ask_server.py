@@ -5,7 +5,6 @@ import itertools
 
 import numpy as np
 import pytest
-from rclpy.action import ActionClient
 from sparseoccvla_msgs.action import AskScene
 from std_msgs.msg import String
 
@@ -26,7 +25,7 @@ def scene(graph, preset, frames, until):
     states = graph.probe.listen("reasoning/state")
     graph.probe.send("frames", messages.frames_to_msg(frames(0)))
     assert until(lambda: states, 20)
-    client = ActionClient(graph.probe, AskScene, "reasoning/ask")
+    client = graph.action_client(AskScene, "reasoning/ask")
     assert client.wait_for_server(timeout_sec=10)
     return graph, node, client, states
 
@@ -66,7 +65,7 @@ def test_cancel_ends_the_answer(scene, until):
 
 def test_a_question_before_the_first_scene_says_so(graph, preset, until):
     graph.add(ReasoningNode, preset=preset, question_period=0.0)
-    client = ActionClient(graph.probe, AskScene, "reasoning/ask")
+    client = graph.action_client(AskScene, "reasoning/ask")
     assert client.wait_for_server(timeout_sec=10)
     goal, _ = ask(client, until, "What is ahead?")
     result = goal.get_result_async()
