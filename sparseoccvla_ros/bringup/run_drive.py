@@ -53,7 +53,8 @@ def run_drive(out: Path, given: Mapping[str, str], simulator: Mapping[str, str])
         if values["cockpit"] == "true":
             console.print(f"cockpit: http://{values['cockpit_host']}:{values['cockpit_port']}/", highlight=False)
         _wait(console, supervisor, observer, ended)
-        supervisor.stop([n for n in ("viewer",) if n in supervisor.processes])
+        if not ended.is_set():  # the picture and the recording of a whole drive
+            supervisor.stop([n for n in ("viewer",) if n in supervisor.processes])
     if ended.is_set() and not (out / "summary.json").is_file():
         console.print("broken off")
         return 0

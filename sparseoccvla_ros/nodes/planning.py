@@ -169,8 +169,9 @@ class PlanningNode(StageNode):
             return self._reasoning is not None and self._reasoning.stamp >= queries.stamp
 
         with self._arrived:
-            if self.values.reasoning_wait > 0:
-                self._arrived.wait_for(matches, self.values.reasoning_wait)
+            until = time.monotonic() + self.values.reasoning_wait
+            while not matches() and not self.closing and (left := until - time.monotonic()) > 0:
+                self._arrived.wait(min(left, 0.1))
             reasoning = self._reasoning
         if reasoning is None or reasoning.epoch != queries.epoch or reasoning.stamp > queries.stamp:
             return None
