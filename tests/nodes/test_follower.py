@@ -33,7 +33,7 @@ def path(stamp: int, left: float = 0.0, count: int = 6) -> Path:
 
 
 def test_follows_and_stops(graph, until):
-    node = graph.add(FollowerNode, max_age=0.8)
+    node = graph.add(FollowerNode, max_age=2.0)
     commands = graph.probe.listen("control/cmd_vel")
     ended = threading.Event()
 
