@@ -107,8 +107,7 @@ def _check_scan(tables: _Tables, segment: bytes, data: bytes, at: int, name: str
     if not sampling or min(map(min, sampling)) < 1 or max(map(max, sampling)) > 4:
         raise InvalidInput(name, "JPEG has a component without sampling factors")
     slots = [(t >> 4, 4 + (t & 15)) for _, t in chosen]
-    steps = [tables.steps.get(tables.steps_of[c]) for c, _ in chosen]
-    if any(slot not in tables.huffman for pair in slots for slot in pair) or any(s is None for s in steps):
+    if any(slot not in tables.huffman for pair in slots for slot in pair):
         return -1  # motion JPEG that leaves its tables to the decoder
     height, width = tables.size
     tallest = max(v for _, v in tables.sampling.values())
@@ -123,8 +122,9 @@ def _check_scan(tables: _Tables, segment: bytes, data: bytes, at: int, name: str
     # Of each block: tables of DC and AC, and its component, whose DC is told as a difference from the block before.
     pairs = np.array([(*slots[b], b) for b in blocks], np.int64)
     lookup = _lookup(tuple(sorted(tables.huffman.items())))
-    known = np.stack([s for s in steps if s is not None])
-    outcome, end = _walk(np.frombuffer(data, np.uint8), at, lookup, pairs, known, columns * rows, tables.restart)
+    # Without its table a component is walked all the same; how strong its blocks are is then not known.
+    steps = np.stack([tables.steps.get(tables.steps_of[c], np.zeros(64)) for c, _ in chosen])
+    outcome, end = _walk(np.frombuffer(data, np.uint8), at, lookup, pairs, steps, columns * rows, tables.restart)
     if outcome != _COMPLETE:
         raise InvalidInput(name, f"JPEG is damaged: {_REASONS[outcome]}")
     return int(end)

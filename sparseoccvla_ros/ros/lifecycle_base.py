@@ -226,10 +226,9 @@ class StageNode(LifecycleNode):
         except Exception as error:
             if self.closing:
                 return TransitionCallbackReturn.FAILURE
+            text, where = f"{type(error).__name__}: {error}", f"\n{traceback.format_exc(limit=6)}"
             if isinstance(error, InvalidInput):
                 text, where = told(error), ""
-            else:
-                text, where = f"{type(error).__name__}: {error}", f"\n{traceback.format_exc(limit=6)}"
             self.monitor.show(last_error=text)
             self.get_logger().error(f"configure failed: {text}{where}")
             self._destroy_topics()

@@ -35,13 +35,21 @@ class Drive:
         own = (self.stamps - self.stamps[0]) / NANOSECONDS
         return np.stack([np.interp(times, own, c, left=np.nan, right=np.nan) for c in self.poses.T], -1)
 
-    def speed(self, stamp: int) -> float:
-        """m/s over the quarter of a second before a stamp, or after it at the start; NaN outside the drive."""
+    def motion(self, stamp: int) -> tuple[float, float]:
+        """Speed m/s and yaw rate rad/s over the quarter of a second before a stamp, or after it at the start.
+
+        NaN outside the drive.
+        """
         for first, last in ((-NANOSECONDS // 4, 0), (0, NANOSECONDS // 4)):
             ends = self.at(np.array([stamp + first, stamp + last]))
             if np.isfinite(ends).all():
-                return float(np.hypot(*(ends[1] - ends[0])[:2]) * 4.0)
-        return float("nan")
+                x, y, yaw = ends[1] - ends[0]
+                return float(np.hypot(x, y) * 4.0), float(yaw * 4.0)
+        return float("nan"), float("nan")
+
+    def speed(self, stamp: int) -> float:
+        """The first of `motion`."""
+        return self.motion(stamp)[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -201,8 +201,9 @@ class BagQuestions:
     def read(self, scene: int) -> dict[str, np.ndarray]:
         """{"questions": objects, a list of Asked each} of the rows."""
         arrays = read_arrays(self.features.file(scene), ("twist", "future", "command"))
-        out = np.empty(len(self.rows(scene)), object)
-        for k, row in enumerate(self.rows(scene)):
+        rows = self.rows(scene)
+        out = np.empty(len(rows), object)
+        for k, row in enumerate(rows):
             speed, path = float(arrays["twist"][row, 0]), arrays["future"][row, :, :2, 3]
             done = motion_of(path, speed)
             turns = COMMANDS[int(arrays["command"][row])].value != "straight"
@@ -224,16 +225,8 @@ def trajectories(recordings: Sequence[Recording], every: float = 0.5) -> tuple[n
         for stamp in range(int(drive.stamps[0]), int(drive.stamps[-1]), round(every * NANOSECONDS)):
             future, _ = future_of(drive, stamp)
             if future is not None:
+                speed, turn = drive.motion(stamp)
+                twist = np.array([speed, 0, 0, 0, 0, turn])
                 paths.append(future[:, :2, 3])
-                words.append(COMMANDS.index(commands.at(stamp) or command_of_motion(_twist(drive, stamp))))
+                words.append(COMMANDS.index(commands.at(stamp) or command_of_motion(twist)))
     return np.array(paths, np.float32).reshape(-1, len(WAYPOINT_TIMES), 2), np.array(words, np.int64)
-
-
-def _twist(drive: Drive, stamp: int) -> np.ndarray:
-    """Speed and yaw rate over the quarter of a second before a stamp, or after it at the start, as float64 [6]."""
-    quarter = NANOSECONDS // 4
-    ends = drive.at(np.array([stamp - quarter, stamp]))
-    if not np.isfinite(ends).all():
-        ends = drive.at(np.array([stamp, stamp + quarter]))
-    moved = ends[1] - ends[0]
-    return np.array([4.0 * np.hypot(*moved[:2]), 0, 0, 0, 0, 4.0 * moved[2]])
