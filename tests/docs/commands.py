@@ -167,6 +167,10 @@ ROWS = (
     _row(r"\./run train ship out/\S+ --stage \w+(?: --preset \S+)?", test=VERB),
     _row(r"\./run train (?:--stage 1 )?--preset opus\w+ --data nuscenes .*", test=REPORT),
     _row(
+        r"\./run test tests/train/test_bags\.py",
+        test="train/test_bags.py::test_twenty_seconds_of_a_drive_lower_the_error_on_others",
+    ),
+    _row(
         r"\./run env torchrun .* train .*",
         cannot="training in several processes was not run; the page says so (evaluation in several is tested)",
     ),
