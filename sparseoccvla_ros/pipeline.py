@@ -1,14 +1,15 @@
 """The model in one object: a frame set in; queries, voxels, reasoning and a plan out.
 
-The nodes do the same with the same parts, each in its own process; evaluation runs this object. Reasoning is always
-that of the same frame set, as with the planning node's `reasoning_wait`; on a slow machine the node takes the one
-before.
+The nodes do the same with the same parts, each in its own process; evaluation runs this object. Reasoning is that of
+the same frame set, as with the planning node's `reasoning_wait`; with `reason_behind` that of the set before, which is
+what the node has on a slow machine.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,7 +40,7 @@ class StepResult:
         queries: The encoder's scene queries.
         voxels: Occupied voxels of the queries.
         motion: float32 [6, 2] m, the plan before, carried over to this frame; None where there is none.
-        reasoning: None without that stage.
+        reasoning: What the plan was given; None without that stage, and behind the first set of a drive.
         plan: None without that stage.
         seconds: Wall clock by stage.
     """
@@ -63,6 +64,7 @@ class SparseOccVLA:
         reasoner: The language half, or None.
         planner: The planning half, or None.
         absent: Why a stage is missing, by its name.
+        reason_behind: Plan with the reasoning of the set before, and reason in a thread while the caller goes on.
     """
 
     def __init__(
@@ -72,9 +74,12 @@ class SparseOccVLA:
         reasoner: Reasoner | None = None,
         planner: Planner | None = None,
         absent: dict[str, str] | None = None,
+        reason_behind: bool = False,
     ) -> None:
         self.preset, self.encoder, self.reasoner, self.planner = preset, encoder, reasoner, planner
         self.absent = absent or {}
+        self._behind = ThreadPoolExecutor(1, "reasoning") if reason_behind and reasoner is not None else None
+        self._pending: Future[Reasoning] | None = None
         self._epoch: int | None = None
         self._planned = PlannedMotion()
         self._history = EgoHistory()
@@ -87,6 +92,7 @@ class SparseOccVLA:
         untrained: bool = False,
         device: str = "cpu",
         limits: ValidatorConfig | None = None,
+        reason_behind: bool = False,
     ) -> SparseOccVLA:
         """Build, load and warm up the networks of a preset.
 
@@ -96,6 +102,7 @@ class SparseOccVLA:
             untrained: Also run stages that have no weights; otherwise they are left out and named in `absent`.
             device: auto, cpu or cuda.
             limits: Of the vehicle that drives; the default is nuScenes' car.
+            reason_behind: As for the class.
 
         Raises:
             InvalidInput: The preset cannot be loaded, or the device is missing.
@@ -119,7 +126,7 @@ class SparseOccVLA:
             warm_up_reasoning(reasoner, preset)
         if planner is not None:
             warm_up_planning(planner, preset)
-        return cls(preset, encoder, reasoner, planner, absent)
+        return cls(preset, encoder, reasoner, planner, absent, reason_behind)
 
     @property
     def stages(self) -> list[str]:
@@ -133,12 +140,19 @@ class SparseOccVLA:
 
     def reset(self) -> None:
         """Forget the drive so far."""
+        self.finish()
+        self._pending = None
         self._epoch = None
         self._planned.clear()
         self._history.clear()
         for network in (self.encoder, self.reasoner, self.planner):
             if network is not None:
                 network.reset()
+
+    def finish(self) -> None:
+        """Wait until nothing is computed any more."""
+        if self._pending is not None:
+            wait([self._pending])
 
     def step(
         self,
@@ -167,6 +181,7 @@ class SparseOccVLA:
             history = self._history
             history.add(frames.stamp, frames.ego.pose, frames.ego.twist)
         encoder, reasoner, planner = self.encoder, self.reasoner, self.planner
+        before, self._pending = self._pending, None
         seconds: dict[str, float] = {}
 
         def timed(name: str, work: Callable[[], T]) -> T:
@@ -178,9 +193,13 @@ class SparseOccVLA:
         queries = timed("occupancy", lambda: encoder.encode(frames))
         voxels = timed("voxels", lambda: occupied_voxels(queries, encoder.grid, self.preset.occupancy))
         motion, reasoning, plan = self._planned.at(queries), None, None
-        if reasoner is not None:
+        if reasoner is not None and self._behind is None:
             reasoning = timed("reasoning", lambda: reasoner.reason(queries, motion))
+        elif before is not None:
+            reasoning = timed("reasoning", before.result)
         if planner is not None:
             plan = timed("planning", lambda: planner.plan(queries, voxels, reasoning, history, command, source))
             self._planned.add(plan)
+        if self._behind is not None and reasoner is not None:
+            self._pending = self._behind.submit(reasoner.reason, queries, motion)
         return StepResult(queries, voxels, motion, reasoning, plan, seconds)

@@ -50,6 +50,22 @@ def test_a_drive_is_remembered_until_it_ends(model: SparseOccVLA) -> None:
     assert not np.array_equal(alone.queries.features, again.queries.features)
 
 
+def test_reasoning_behind_is_that_of_the_set_before(model: SparseOccVLA) -> None:
+    first, second = made_up_frames(model.preset, 2)
+    model.reset()
+    same = model.step(first).reasoning
+    model.reset()
+    behind = SparseOccVLA(model.preset, model.encoder, model.reasoner, model.planner, reason_behind=True)
+    for _ in range(2):
+        started = behind.step(first)
+        assert started.reasoning is None, "nothing came before"
+        assert started.plan is not None
+        later = behind.step(second).reasoning
+        assert later.stamp == first.stamp
+        np.testing.assert_array_equal(later.token, same.token)
+        behind.reset()
+
+
 def test_perception_shares_the_encoder(model: SparseOccVLA) -> None:
     seeing = model.perception()
     assert seeing.encoder is model.encoder

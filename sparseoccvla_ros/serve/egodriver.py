@@ -220,6 +220,9 @@ class EgoDriver(BaseDriver):
                         log.warning("%s", why)
                 if frames is not None:
                     scalars = self._plan(drive, frames)
+            else:
+                # Else a simulation that steps faster than we reason slows the next plan by it.
+                self._model.finish()
             return self._answer(drive, ctx.time_now_us, pose, speed, scalars)
 
     def _plan(self, drive: _Drive, frames: CameraFrames) -> dict[str, float]:

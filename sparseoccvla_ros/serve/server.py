@@ -35,7 +35,7 @@ def serve_egodriver(
         from .egodriver import EgoDriver
     except ImportError:
         raise InvalidInput("serve", "needs carla-driver-interface and grpcio: requirements/serve.txt") from None
-    driver = EgoDriver(SparseOccVLA.from_preset(preset, device=device), period)
+    driver = EgoDriver(SparseOccVLA.from_preset(preset, device=device, reason_behind=True), period)
     server, bound = build_server(driver, port, host, mode=runtime)
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
