@@ -158,6 +158,14 @@ def write_profile(path: Path, names: tuple[str, ...]) -> Path:
     return path
 
 
+def cut(path: Path, name: str, views: dict[str, float]) -> tuple[str, ...]:
+    """Replace a camera of a profile by views out of its lens; returns all names of a frame set."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content["cameras"][name]["views"] = views
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return profile(path).names
+
+
 def _topic(name: str) -> str:
     return f"/rig/cam{NAMES.index(name)}"
 

@@ -22,6 +22,8 @@ EQUIDISTANT = "equidistant"
 _COEFFICIENTS = {PLUMB_BOB: (4, 5), RATIONAL: (8, 12, 14), EQUIDISTANT: (4,)}
 _ALIASES = {"fisheye": EQUIDISTANT, "kannala_brandt4": EQUIDISTANT, "radtan": PLUMB_BOB}
 _FORMAT = "cameras-1"
+VIEW_DEG = 90.0
+"""Width of a view out of a wide lens: beyond it a pinhole image stretches what is at its edges."""
 
 
 class CalibrationMismatch(InvalidInput):
@@ -37,7 +39,8 @@ class CameraModel:
     float64 [3, 3], pixels, (0, 0) is the centre of the top left pixel; camera2ego: float64 [4, 4] or None, in which
     case tf has to know it; distortion: float64 [n] coefficients, empty where images are undistorted;
     distortion_model: plumb_bob, rational_polynomial or equidistant; rectification: float64 [3, 3], turns the optical
-    frame into the one the (rectified) image was made in.
+    frame into the one of the rectified image, or of the view; lens: float64 [3, 3], the intrinsics of the image as it
+    is taken, where this is a `view` out of it, whose own are `intrinsics`; else None.
     """
 
     name: str
@@ -49,6 +52,7 @@ class CameraModel:
     distortion: np.ndarray = field(default_factory=lambda: np.zeros(0))
     distortion_model: str = PLUMB_BOB
     rectification: np.ndarray = field(default_factory=lambda: np.eye(3))
+    lens: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -72,24 +76,34 @@ class CameraModel:
     @property
     def distorted(self) -> bool:
         """Images have to be undistorted."""
-        return bool(self.distortion.any()) or self.distortion_model == EQUIDISTANT
+        return bool(self.distortion.any()) or self.distortion_model == EQUIDISTANT or self.lens is not None
 
     def same_as(self, other: CameraModel | None) -> bool:
         """Equal in every field; CameraInfo repeats itself with every image."""
         if other is None:
             return False
-        ours, theirs = self.camera2ego, other.camera2ego
         plain = ("name", "frame_id", "width", "height", "distortion_model")
-        arrays = ("intrinsics", "distortion", "rectification")
-        return (
-            all(getattr(self, n) == getattr(other, n) for n in plain)
-            and all(np.array_equal(getattr(self, n), getattr(other, n)) for n in arrays)
-            and (ours is theirs or (ours is not None and theirs is not None and np.array_equal(ours, theirs)))
+        arrays = ("intrinsics", "distortion", "rectification", "camera2ego", "lens")
+        return all(getattr(self, n) == getattr(other, n) for n in plain) and all(
+            _equal(getattr(self, n), getattr(other, n)) for n in arrays
         )
 
     def mounted(self, camera2ego: np.ndarray) -> CameraModel:
         """The same camera with its pose on the vehicle, float64 [4, 4]."""
         return replace(self, camera2ego=camera2ego)
+
+    def view(self, name: str, yaw_deg: float) -> CameraModel:
+        """A pinhole camera of its own out of a wide lens: `VIEW_DEG` wide, turned to the left about the image's rows.
+
+        Raises InvalidInput where the native size is not known, or the image is rectified already.
+        """
+        if not self.width or not np.array_equal(self.rectification, np.eye(3)) or self.lens is not None:
+            raise InvalidInput(name, f"no view can be taken out of {self.name}: its native size or lens is not known")
+        c, s = math.cos(math.radians(yaw_deg)), math.sin(math.radians(yaw_deg))
+        turned = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+        focal = 0.5 * self.width / math.tan(math.radians(0.5 * VIEW_DEG))
+        pinhole = np.array([[focal, 0, 0.5 * (self.width - 1)], [0, focal, 0.5 * (self.height - 1)], [0, 0, 1.0]])
+        return replace(self, name=name, intrinsics=pinhole, rectification=turned, lens=self.intrinsics)
 
 
 def from_fields(
@@ -160,6 +174,11 @@ def _region(
     return matrix, wide // bx, high // by
 
 
+def is_fisheye(model: str) -> bool:
+    """Whether a CameraInfo's distortion_model names a fisheye lens."""
+    return _ALIASES.get(model, model) == EQUIDISTANT
+
+
 def rectifying_maps(
     model: CameraModel, scaling: np.ndarray, ida: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -168,15 +187,43 @@ def rectifying_maps(
     scaling, ida: [3, 3], native to scaled and to prepared pixels; size: (H, W). Distortion acts on directions, not
     on pixels, so it is enough to give both ends the intrinsics of their own pixels.
     """
-    source, target = scaling @ model.intrinsics, ida @ model.intrinsics
-    shape = (size[1], size[0])
+    lens = model.intrinsics if model.lens is None else model.lens
+    source, target = scaling @ lens, ida @ model.intrinsics
     if model.distortion_model == EQUIDISTANT:
-        maps = cv2.fisheye.initUndistortRectifyMap(
-            source, model.distortion.reshape(4, 1), np.eye(3), target, shape, cv2.CV_32FC1
-        )
-    else:
-        maps = cv2.initUndistortRectifyMap(source, model.distortion, np.eye(3), target, shape, cv2.CV_32FC1)
+        return _fisheye_maps(model, source, target, size)
+    maps = cv2.initUndistortRectifyMap(source, model.distortion, model.rectification, target, size[::-1], cv2.CV_32FC1)
     return maps[0], maps[1]
+
+
+def _fisheye_maps(
+    model: CameraModel, source: np.ndarray, target: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """As cv2.fisheye.initUndistortRectifyMap, which sees nothing beside or behind the lens."""
+    rows, columns = np.indices(size, np.float64)
+    pixels = np.stack([columns, rows, np.ones(size)], -1)
+    x, y, z = np.moveaxis(pixels @ (np.linalg.inv(target).T @ model.rectification), -1, 0)
+    radius = np.hypot(x, y)
+    reached = fisheye_radius(np.arctan2(radius, z), model.distortion) / np.maximum(radius, 1e-12)
+    u = source[0, 0] * reached * x + source[0, 2]
+    v = source[1, 1] * reached * y + source[1, 2]
+    return u.astype(np.float32), v.astype(np.float32)
+
+
+def fisheye_radius(theta: np.ndarray, distortion: np.ndarray) -> np.ndarray:
+    """Radius in focal lengths at an angle from the axis, rad (Kannala-Brandt); far outside beyond what a lens shows."""
+    at = np.linspace(0.0, np.pi, 2000)
+    radius = _kannala_brandt(at, distortion)
+    # Beyond its largest value the polynomial turns back and means nothing.
+    last = at[np.argmax(np.append(np.diff(radius) <= 0, True))]
+    return np.where(theta <= last, _kannala_brandt(theta, distortion), 1e3)
+
+
+def _kannala_brandt(theta: np.ndarray, distortion: np.ndarray) -> np.ndarray:
+    return theta * (1.0 + sum(k * theta ** (2 * i + 2) for i, k in enumerate(distortion.tolist())))
+
+
+def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))
 
 
 def load_calibration(path: str | Path) -> dict[str, CameraModel]:

@@ -39,7 +39,7 @@ class MessageAdapter:
         self._mounts: dict[str, np.ndarray] = {}
         if calibration_file:
             for name, model in calibration.load_calibration(calibration_file).items():
-                sync.set_camera(model)
+                self._calibrate(profile.cameras.get(name), model)
                 if model.camera2ego is not None:
                     self._mounts[name] = model.camera2ego
         elif profile.needs_calibration_file:
@@ -57,7 +57,8 @@ class MessageAdapter:
             source = RawImage(
                 message.data, message.height, message.width, message.step, message.encoding, message.is_bigendian
             )
-        return self._sync.add_image(camera.name, stamp_ns(message.header.stamp) or received_ns, source)
+        stamp = stamp_ns(message.header.stamp) or received_ns
+        return sum(self._sync.add_image(name, stamp, source) for name in camera.names)
 
     def add_camera_info(self, camera: CameraInput, message: Any) -> None:
         """Take a CameraInfo; a mount of the calibration file stays. Raises InvalidInput for an unusable calibration."""
@@ -78,7 +79,12 @@ class MessageAdapter:
             roi=(int(region.x_offset), int(region.y_offset), int(region.width), int(region.height)),
         )
         mount = self._mounts.get(camera.name)
-        self._sync.set_camera(model if mount is None else model.mounted(mount))
+        self._calibrate(camera, model if mount is None else model.mounted(mount))
+
+    def _calibrate(self, camera: CameraInput | None, model: calibration.CameraModel) -> None:
+        views = camera.views.items() if camera is not None else ()
+        for cut in [model.view(name, yaw) for name, yaw in views] or [model]:
+            self._sync.set_camera(cut)
 
     def add_transforms(self, message: Any, static: bool) -> None:
         """Take a TFMessage; a bad transform does not keep the others out. Raises the last one's InvalidInput."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ MOST_CAMERAS = 8
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _TOPIC = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 _KEYS = {"format", "description", "cameras", "shared", "reference", "mounts", "ego"}
-_CAMERA_KEYS = {"image_topic", "transport", "info_topic", "frame_id", "frame_wins", "rectified"}
+_CAMERA_KEYS = {"image_topic", "transport", "info_topic", "frame_id", "frame_wins", "rectified", "views"}
 _EGO_KEYS = {"base_frame", "fixed_frames", "odometry_topic"}
 
 
@@ -31,7 +32,8 @@ class CameraInput:
 
     image_topic: Image or CompressedImage by `transport` (raw, compressed); info_topic: CameraInfo, empty where the
     intrinsics come from a calibration file; frame_id: its optical frame where messages leave it empty, or always if
-    `frame_wins`; rectified: the images are, so P of the CameraInfo describes them and D is not undone again.
+    `frame_wins`; rectified: the images are, so P of the CameraInfo describes them and D is not undone again; views:
+    cameras of a frame set that are cut out of a wide lens, with the degrees that each is turned to the left.
     """
 
     name: str
@@ -41,6 +43,12 @@ class CameraInput:
     frame_id: str
     rectified: bool = False
     frame_wins: bool = False
+    views: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it is in a frame set: itself, or its views."""
+        return tuple(self.views) or (self.name,)
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,11 @@ class Profile:
     odometry_topic: str
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Cameras of a frame set, in order."""
+        return tuple(name for camera in self.cameras.values() for name in camera.names)
+
+    @property
     def reference_topic(self) -> str:
         """Images of the reference camera."""
         return self.cameras[self.reference].image_topic
@@ -73,7 +86,7 @@ class Profile:
 
     def sync_config(self, **settings: Any) -> SyncConfig:
         """How frame sets are formed from this profile; `settings` that are given win over its own."""
-        own: dict[str, Any] = {"cameras": tuple(self.cameras), "reference": self.reference}
+        own: dict[str, Any] = {"cameras": self.names, "reference": self.cameras[self.reference].names[0]}
         own |= {"base_frame": self.base_frame, "fixed_frames": self.fixed_frames}
         return SyncConfig(**own | settings)
 
@@ -120,7 +133,10 @@ def _profile(name: str, content: dict[str, Any]) -> Profile:
         cameras[camera] = _camera(camera, shared | _mapping(values or {}, where, _CAMERA_KEYS), where)
     topics = [camera.image_topic for camera in cameras.values()]
     if len(set(topics)) != len(topics):
-        raise InvalidInput(f"{name}.cameras", "two cameras share an image topic")
+        raise InvalidInput(f"{name}.cameras", "two cameras share an image topic (views of one lens are `views`)")
+    names = Counter(known for camera in cameras.values() for known in camera.names)
+    if max(names.values()) > 1 or len(names) > MOST_CAMERAS:
+        raise InvalidInput(f"{name}.cameras", f"want at most {MOST_CAMERAS} cameras and views, of distinct names")
     reference = entry.get("reference", next(iter(cameras)))
     if reference not in cameras:
         raise InvalidInput(f"{name}.reference", f"{reference!r} is none of {', '.join(cameras)}")
@@ -164,7 +180,24 @@ def _camera(name: str, values: dict[str, Any], where: str) -> CameraInput:
         _topic(info, f"{where}.info_topic")
     if not filled["frame_id"]:
         raise InvalidInput(f"{where}.frame_id", "is empty")
-    return CameraInput(name, filled["image_topic"], filled["transport"], info, filled["frame_id"], **switches)
+    views = _views(values.get("views") or {}, f"{where}.views")
+    if views and switches["rectified"]:
+        raise InvalidInput(f"{where}.views", "a rectified image has no wide lens left to take views out of")
+    return CameraInput(
+        name, filled["image_topic"], filled["transport"], info, filled["frame_id"], **switches, views=views
+    )
+
+
+def _views(values: Any, where: str) -> dict[str, float]:
+    """Names and degrees."""
+    if not isinstance(values, dict):
+        raise InvalidInput(where, "want a mapping of names to degrees, left positive")
+    for name, yaw in values.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InvalidInput(where, f"{name!r} is no name: want letters, digits, _, - and .")
+        if isinstance(yaw, bool) or not isinstance(yaw, (int, float)) or not -180 <= yaw <= 180:
+            raise InvalidInput(f"{where}.{name}", f"want -180..180 degrees, left positive, got {yaw!r}")
+    return {name: float(yaw) for name, yaw in values.items()}
 
 
 def _mapping(value: Any, where: str, keys: set[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparseoccvla_ros.camera_sync.calibration import CalibrationMismatch, CameraModel, from_fields
+from sparseoccvla_ros.camera_sync.calibration import CalibrationMismatch, CameraModel, from_fields, rectifying_maps
 from sparseoccvla_ros.camera_sync.config import ImageConfig
 from sparseoccvla_ros.camera_sync.encodings import ENCODINGS
 from sparseoccvla_ros.camera_sync.images import (
@@ -355,6 +355,38 @@ class TestPreparer:
                 out = np.zeros((128, 352, 3), np.uint8)
                 ida = preparer.prepare(source, out, model)
                 assert np.abs(centroid(np.where(out > 8, out, 0)) - (ida @ (*pinhole, 1))[:2]).max() < 0.35
+
+    @pytest.mark.parametrize("yaw", [-60.0, 60.0])
+    def test_a_view_sees_beside_and_behind_a_fisheye(self, preparer, yaw):
+        """A spot 97 degrees off the axis of a lens of 200 degrees, where the pinhole of its view has it."""
+        focal, side = 800 / np.radians(100), np.radians(97)
+        k = np.array([[focal, 0, 800], [0, focal, 450], [0, 0, 1]])
+        model = from_fields("eye", "", 1600, 900, k.ravel(), model="equidistant").view("eye.view", yaw)
+        direction = np.array([-np.sign(yaw) * np.sin(side), 0.1, np.cos(side)])
+        flat = np.hypot(*direction[:2])
+        pixel = (k @ [*(np.arctan2(flat, direction[2]) * direction[:2] / flat), 1.0])[:2]
+        ray = model.rectification @ direction
+        pinhole = model.intrinsics @ (ray / ray[2])
+        out = np.zeros((128, 352, 3), np.uint8)
+        ida = preparer.prepare(blob(900, 1600, pixel, 10.0), out, model)
+        assert np.abs(centroid(np.where(out > 8, out, 0)) - (ida @ pinhole)[:2]).max() < 0.5
+        assert out.any((0, 2)).sum() < 60, "one spot"
+
+    def test_a_fisheye_is_undone_as_by_opencv(self):
+        k = (190.0, 0, 322.0, 0, 195.0, 236.0, 0, 0, 1)
+        model = from_fields("eye", "", 640, 480, k, d=(0.05, -0.01, 0.002, 0.0), model="equidistant")
+        scaling, ida = np.diag((0.5, 0.5, 1.0)), np.array([[0.5, 0, 0], [0, 0.5, -40], [0, 0, 1.0]])
+        maps = rectifying_maps(model, scaling, ida, (128, 320))
+        source, target = scaling @ model.intrinsics, ida @ model.intrinsics
+        want = cv2.fisheye.initUndistortRectifyMap(
+            source, model.distortion.reshape(4, 1), np.eye(3), target, (320, 128), cv2.CV_32FC1
+        )
+        np.testing.assert_allclose(maps, want, atol=2e-3)
+
+    def test_a_view_needs_to_know_its_lens(self):
+        k = (190.0, 0, 320.0, 0, 190.0, 240.0, 0, 0, 1)
+        with pytest.raises(InvalidInput, match="native size"):
+            from_fields("eye", "", 0, 0, k, model="equidistant").view("a", 10.0)
 
     def test_wrong_size_for_the_calibration(self, preparer):
         model = CameraModel("eye", "", 640, 480, np.array([[300.0, 0, 320], [0, 300, 240], [0, 0, 1]]))

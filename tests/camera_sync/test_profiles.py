@@ -117,6 +117,15 @@ def test_single_cameras_may_differ(own):
 _SHARED = {"image_topic": "/{NAME}", "transport": "raw", "frame_id": "{NAME}"}
 
 
+def test_views_out_of_one_lens_are_cameras_of_a_frame_set(own):
+    each = {"nose": {"views": {"nose.left": 50, "nose.right": -50.0}}, "tail": None}
+    chosen = profile(own(cameras=each, reference="nose", shared=_SHARED))
+    assert tuple(chosen.cameras) == ("nose", "tail")
+    sync = chosen.sync_config()
+    assert (sync.cameras, sync.reference) == (("nose.left", "nose.right", "tail"), "nose.left")
+    assert chosen.cameras["nose"].views["nose.left"] == 50.0
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -136,6 +145,14 @@ _SHARED = {"image_topic": "/{NAME}", "transport": "raw", "frame_id": "{NAME}"}
         ({"cameras": {f"c{i}": None for i in range(9)}}, "1 to 8 camera names"),
         ({"cameras": {"a b": None}}, "no name"),
         ({"cameras": {4: None}}, "no name"),
+        ({"cameras": {"a": {"views": {"b": 10}}, "b": None}, "reference": "a", "shared": _SHARED}, "distinct names"),
+        (
+            {"cameras": {"a": {"views": {f"v{i}": i for i in range(9)}}}, "reference": "a", "shared": _SHARED},
+            "at most 8",
+        ),
+        ({"cameras": {"a": {"views": {"b": 200}}}, "reference": "a"}, "views.b.*left positive"),
+        ({"cameras": {"a": {"views": [45]}}, "reference": "a"}, "views.*mapping"),
+        ({"cameras": {"a": {"views": {"b": 9}, "rectified": True}}, "reference": "a"}, "no wide lens left"),
     ],
 )
 def test_mistakes_are_named(own, changes, reason):

@@ -173,7 +173,7 @@ class RigCheck:
     def report(self) -> RigReport:
         """What was found; ends the check."""
         self._count(self._sync.finish())
-        cameras = tuple(self._camera(camera) for camera in self._profile.cameras.values())
+        cameras = tuple(self._camera(c, name) for c in self._profile.cameras.values() for name in c.names)
         self._find_twins(cameras)
         statistics = self._sync.statistics()
         spread = (float(statistics["spread_p50_ms"]), float(statistics["spread_max_ms"]))
@@ -183,13 +183,13 @@ class RigCheck:
 
     # --- one camera
 
-    def _camera(self, camera: CameraInput) -> CameraReport:
-        report = CameraReport(camera.name, images=len(self._stamps[camera.name]))
+    def _camera(self, camera: CameraInput, name: str) -> CameraReport:
+        report = CameraReport(name, images=len(self._stamps[camera.name]))
         report.problems += self._topic_problems(camera, report.images)
         report.problems += [f"{text} ({n} times)" for text, n in self._refused[camera.name].most_common(3)]
         if report.images:
-            self._timing(report)
-        model = self._sync.cameras.get(camera.name)
+            self._timing(report, camera.name)
+        model = self._sync.cameras.get(name)
         if model is None:
             if report.images and not self._refused[camera.name]:
                 report.problems.append(
@@ -211,9 +211,9 @@ class RigCheck:
             return [f"{topic} carries {found}, but transport: {camera.transport} means {wanted}"]
         return [] if images else [f"{topic} carries no image"]
 
-    def _timing(self, report: CameraReport) -> None:
-        stamps = np.array(self._stamps[report.name], np.int64)
-        received = np.array(self._received[report.name], np.int64)
+    def _timing(self, report: CameraReport, camera: str) -> None:
+        stamps = np.array(self._stamps[camera], np.int64)
+        received = np.array(self._received[camera], np.int64)
         if not stamps.all():
             report.problems.append(f"{int((stamps == 0).sum())} of {len(stamps)} stamps are 0")
             return
@@ -253,7 +253,8 @@ class RigCheck:
             except (TransformError, Extrapolation) as error:
                 report.problems.append(f"its place on the vehicle is unknown: {error}")
                 return
-        report.camera2ego = matrix
+        report.camera2ego = matrix.copy()
+        report.camera2ego[:3, :3] @= model.rectification.T
         if -matrix[2, 1] < 0.5:
             report.problems.append(
                 f"{model.frame_id or 'its pose'} is no upright optical frame (z ahead, x right, y down; REP-103)"
@@ -279,7 +280,7 @@ class RigCheck:
         try:
             ida = self._sync.preparer.prepare(source, out, model)
         except InvalidInput as error:
-            report.problems.append(str(error).removeprefix(f"{camera.name}: "))
+            report.problems.append(str(error).removeprefix(f"{report.name}: "))
             return
         report.preview = out
         if np.percentile(out, 99) < DARK:
@@ -292,8 +293,7 @@ class RigCheck:
         if report.used_deg < 0.7 * report.lens_deg and model.distortion_model != EQUIDISTANT:
             report.problems.append(f"only {report.used_deg:.0f} of its {report.lens_deg:.0f} degrees are used")
         if report.camera2ego is not None:
-            k = ida @ model.intrinsics @ model.rectification
-            report.ego2img = geometry.camera_matrix(k, geometry.inverse(report.camera2ego))
+            report.ego2img = geometry.camera_matrix(ida @ model.intrinsics, geometry.inverse(report.camera2ego))
             if not report.problems:
                 self._find_horizon(report)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ..calibration import EQUIDISTANT, CameraModel
+from ..calibration import EQUIDISTANT, CameraModel, fisheye_radius
 
 
 def field_of_view(model: CameraModel, ida: np.ndarray, width: int) -> tuple[float, float]:
@@ -16,8 +16,8 @@ def field_of_view(model: CameraModel, ida: np.ndarray, width: int) -> tuple[floa
         ida: float64 [3, 3], (undistorted) native to prepared pixels.
         width: of the prepared image, pixels.
     """
-    k = model.intrinsics
-    ends = np.linalg.inv(ida @ k) @ np.array([[-0.5, width - 0.5], [0.0, 0.0], [1.0, 1.0]])
+    k = model.intrinsics if model.lens is None else model.lens
+    ends = np.linalg.inv(ida @ model.intrinsics) @ np.array([[-0.5, width - 0.5], [0.0, 0.0], [1.0, 1.0]])
     used = float(np.degrees(np.diff(np.arctan(ends[0]))[0]))
     if not model.width:
         return used, used
@@ -35,7 +35,4 @@ def field_of_view(model: CameraModel, ida: np.ndarray, width: int) -> tuple[floa
 def _fisheye_angle(radius: np.ndarray, model: CameraModel) -> np.ndarray:
     """Angle from the axis, rad, at which the Kannala-Brandt polynomial reaches a radius in focal lengths."""
     theta = np.linspace(0.0, np.pi, 2000)
-    powers = np.stack([theta ** (2 * i + 3) for i in range(4)])
-    # Beyond its largest value the polynomial turns back and means nothing.
-    reached = np.maximum.accumulate(theta + model.distortion @ powers)
-    return np.interp(radius, reached, theta)
+    return np.interp(radius, fisheye_radius(theta, model.distortion), theta)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ...camera_sync.calibration import is_fisheye
 from ...camera_sync.config import ImageConfig
 from ...camera_sync.message_adapter import stamp_ns
 from ...camera_sync.profiles import FORMAT, MOST_CAMERAS, Profile
@@ -57,6 +58,8 @@ def draft_profile(bag: Path) -> Draft:
             raise InvalidInput("bag", f"{bag} holds no sensor_msgs images; ./run bag info {bag} lists its topics")
         tf, edges = _transforms(reader, kinds)
         first = {topic: _first(reader, topic) for topic in topics}
+        infos = {topic: _info_topic(topic, kinds) for topic in topics}
+        wide = {t for t, info in infos.items() if info and is_fisheye(_first(reader, info).distortion_model)}
         odometry = sorted(name for name, kind in kinds.items() if kind == ODOMETRY_TYPE)
         sample = _first(reader, odometry[0]) if odometry else None
         if len(odometry) > 1:
@@ -72,7 +75,7 @@ def draft_profile(bag: Path) -> Draft:
     headings: dict[str, float] = {}
     for name, topic in zip(_names(topics), topics, strict=True):
         frame = first[topic].header.frame_id.lstrip("/")
-        info = _info_topic(topic, kinds)
+        info = infos[topic]
         entry: dict[str, Any] = {"image_topic": topic, "transport": _TRANSPORT[kinds[topic]], "info_topic": info}
         entry |= {"frame_id": frame or name}
         if "rect" in topic:
@@ -80,6 +83,8 @@ def draft_profile(bag: Path) -> Draft:
         cameras[name] = entry
         if not info:
             notes.append(f"{name}: no CameraInfo beside {topic}: a calibration file has to give its intrinsics")
+        if topic in wide:
+            notes.append(f"{name}: of a fisheye its middle is shown; `views` of the profile show its full angle")
         if _connected(tf, base, frame):
             headings[name] = geometry.yaw_of(_axes(tf.latest(base, frame)[1]))
         else:

@@ -133,6 +133,23 @@ def test_a_fisheye_has_its_own_angle(tmp_path):
     assert 105 < fisheye.used_deg < 120
 
 
+def test_views_show_the_full_angle_of_a_fisheye(tmp_path):
+    bag, path = rig_bags.write(tmp_path, rig_bags.rig(3), SOUND)
+    whole = check_bag(bag, profile(path), IMAGE)
+    names = rig_bags.cut(path, "eye.left", {"left.a": 45, "left.b": -45})
+    assert names == ("bow", "stern", "left.a", "left.b")
+    report = check_bag(bag, profile(path), IMAGE)
+    assert report.lines() == []
+    assert report.sets == report.complete == 6
+    assert tuple(c.name for c in report.cameras) == names
+    for camera, heading in zip(report.cameras[2:], (-120 + 45, -120 - 45), strict=True):
+        assert camera.heading_deg == pytest.approx(heading)
+        assert camera.used_deg == pytest.approx(90, abs=1)
+        assert camera.lens_deg == whole.cameras[2].lens_deg
+    blind = [sum((b - a) % 360 + 1 for a, b in blind_directions(r.cameras)) for r in (whole, report)]
+    assert 50 < blind[0] - blind[1] < 80, "180 degrees instead of 115"
+
+
 def test_a_draft_fits_its_bag(tmp_path):
     bag, _ = rig_bags.write(tmp_path, rig_bags.rig(5), SOUND)
     made = draft_profile(bag)
@@ -142,7 +159,7 @@ def test_a_draft_fits_its_bag(tmp_path):
     assert tuple(chosen.cameras) == tuple(f"cam{i}" for i in range(5))
     assert (chosen.reference, chosen.base_frame, chosen.fixed_frames) == ("cam0", "base_link", ("map",))
     assert chosen.odometry_topic == "/vehicle/odom"
-    assert made.notes == ()
+    assert [note.split(":")[0] for note in made.notes] == ["cam2"], "the fisheye"
     report = check_bag(bag, chosen, IMAGE)
     assert report.lines() == []
     assert report.complete == 6
