@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,8 @@ from ..camera_sync.rig.check import RigCheck, RigReport
 from ..ros.lifecycle_base import message_class
 from ..ros.qos import PROFILES
 
-DISCOVERY_SECONDS = 2.0
-"""Until the topics of other processes are known."""
+DISCOVERY_SECONDS = 10.0
+"""At most, until the image topics of the profile are known; 2 s are usual, a busy machine takes longer."""
 _QOS = {"/tf": "transforms", "/tf_static": "latched"}
 
 
@@ -36,7 +37,8 @@ def check_live(
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     try:
-        _spin(executor, DISCOVERY_SECONDS)
+        wanted = {camera.image_topic for camera in profile.cameras.values()}
+        _spin(executor, DISCOVERY_SECONDS, lambda: wanted <= {name for name, _ in node.get_topic_names_and_types()})
         kinds = {name: types[0] for name, types in node.get_topic_names_and_types()}
         check = RigCheck(profile, image, kinds, calibration_file)
 
@@ -54,7 +56,7 @@ def check_live(
         context.try_shutdown()
 
 
-def _spin(executor: SingleThreadedExecutor, seconds: float) -> None:
+def _spin(executor: SingleThreadedExecutor, seconds: float, done: Callable[[], bool] = lambda: False) -> None:
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
+    while not done() and (left := until - time.monotonic()) > 0:
         executor.spin_once(timeout_sec=min(left, 0.1))
