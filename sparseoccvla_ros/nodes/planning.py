@@ -153,6 +153,7 @@ class PlanningNode(StageNode):
         self._ego = (queries.ego.pose, queries.ego.fixed_frame)
         self._base_frame = queries.ego.base_frame
         self._history.add(queries.stamp, queries.ego.pose, queries.ego.twist)
+        self._route.timeout = self.values.command_timeout  # may change while the node runs
         choice = self._route.choose(now, queries.ego.pose, queries.ego.speed)
         voxels = occupied_voxels(queries, config=self._occupancy)
         plan = self._planner.plan(

@@ -112,7 +112,7 @@ ROWS = (
         slow=True,
     ),
     _row(
-        r"\./run launch profile:=my_car\.yaml.*",
+        r"\./run launch (?:profile:=my_car\.yaml|bag:=BAG profile:=nuscenes2bag).*",
         runs="launch profile:={profile} bag:= rate:=4.0 preset:={preset} params_file:={params} cockpit:=true "
         "cockpit_port:={port}",
         slow=True,

@@ -70,6 +70,12 @@ def test_every_topic_reason_state_and_argument_has_a_row(hooks: ModuleType) -> N
     assert all(f"| `{a.name}` |" in launch for a in launch_config.ARGUMENTS + launch_config.BAG_ARGUMENTS)
 
 
+def test_the_hours_of_the_recipe_are_those_of_its_file() -> None:
+    steps = yaml.safe_load((ROOT / "models" / "tiny" / "recipe.yaml").read_text())["steps"]
+    told = dict(re.findall(r"^\| `(\w+)` \| ([\d.]*) ?\|", (DOCS / "training.md").read_text(), re.M))
+    assert {name: float(hours or 0) for name, hours in told.items()} == {n: s.get("hours", 0) for n, s in steps.items()}
+
+
 @pytest.mark.parametrize("stage", ["camera_sync", "occupancy", "reasoning", "planning", "follower", "simulator"])
 def test_inputs_are_found_in_the_source(hooks: ModuleType, stage: str) -> None:
     expected = {
