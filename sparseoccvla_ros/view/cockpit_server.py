@@ -157,16 +157,23 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are no news."""
 
     def _refused(self) -> bool:
+        """Whether the request was turned away, and with it all that its connection still carries.
+
+        Its body is not read; on an open connection it would be taken for the next request, whose headers a page of
+        somebody else can then choose.
+        """
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         foreign = origin is not None and urlsplit(origin).netloc != host
         token = self.cockpit.token
         # A token lets in who knows it, by whatever name they reach this machine.
+        kept, self.close_connection = self.close_connection, True
         if foreign or (not token and re.sub(r":\d+$", "", host) not in self.cockpit.names):
             self._answer(HTTPStatus.FORBIDDEN, {"error": "this address is not the cockpit's"})
             return True
         if token and not any(hmac.compare_digest(token.encode(), given.encode()) for given in self._tokens()):
             self._answer(HTTPStatus.UNAUTHORIZED, {"error": "open the address that the cockpit printed"})
             return True
+        self.close_connection = kept
         return False
 
     def _tokens(self) -> list[str]:
@@ -224,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> dict[str, Any]:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > MAX_BODY:
+        if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_BODY:
             self.close_connection = True
             raise InvalidInput("body", f"want at most {MAX_BODY} bytes with their length, got {length or 'no length'}")
         raw = self.rfile.read(int(length))
@@ -232,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise InvalidInput("body", f"want application/json, got {self.headers.get_content_type()}")
         try:
             body = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InvalidInput("body", "is no JSON") from None
         if not isinstance(body, dict):
             raise InvalidInput("body", "is no JSON object")
@@ -289,6 +296,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Content-Security-Policy", "default-src 'self'; img-src 'self' data:")

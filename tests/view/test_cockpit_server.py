@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -117,6 +118,7 @@ def test_commands_and_goals_reach_the_stack(cockpit):
         ("/command", {}, "command"),
         ("/command", "no json", "JSON"),
         ("/command", "[]", "object"),
+        ("/command", "[" * 4000, "JSON"),
         ("/goal", {"x": "far", "y": 0}, "x"),
         ("/goal", '{"x": NaN, "y": 0}', "x"),
         ("/goal", {"x": 1e9, "y": 0}, "x"),
@@ -140,6 +142,21 @@ def test_pages_of_others_can_neither_read_nor_steer(cockpit, headers):
         assert request(cockpit, method, path, body, **headers)[0] == 403
     # A form of another page needs no permission to send, but cannot send this type.
     assert request(cockpit, "POST", "/command", '{"command": "left"}', **{"Content-Type": "text/plain"})[0] == 400
+    assert cockpit.stack.commands == []
+
+
+@pytest.mark.parametrize("refused", ["Origin: http://elsewhere.example", "Content-Length: \u00b2"])
+def test_nothing_is_taken_from_what_a_refused_request_carries(cockpit, refused):
+    port = int(cockpit.url.rsplit(":", 1)[1].strip("/"))
+    wanted = b'{"command": "left"}'
+    head = f"POST /command HTTP/1.1\r\nHost: localhost:{port}\r\n"
+    inside = f"{head}Content-Type: application/json\r\nContent-Length: {len(wanted)}\r\n\r\n".encode() + wanted
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        length = "" if refused.startswith("Content-Length") else f"Content-Length: {len(inside)}\r\n"
+        connection.sendall(f"{head}{refused}\r\n{length}\r\n".encode("latin-1") + inside)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.split()[1] in (b"400", b"403")
+    assert answer.count(b"HTTP/1.1") == 1
     assert cockpit.stack.commands == []
 
 
