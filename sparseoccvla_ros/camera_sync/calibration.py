@@ -26,6 +26,10 @@ VIEW_DEG = 90.0
 """Width of a view out of a wide lens: beyond it a pinhole image stretches what is at its edges."""
 
 
+_OUTSIDE = -1e4
+"""Pixels; no image reaches there."""
+
+
 class CalibrationMismatch(InvalidInput):
     """An image that does not have the size its camera was calibrated for."""
 
@@ -192,16 +196,36 @@ def rectifying_maps(
     if model.distortion_model == EQUIDISTANT:
         return _fisheye_maps(model, source, target, size)
     maps = cv2.initUndistortRectifyMap(source, model.distortion, model.rectification, target, size[::-1], cv2.CV_32FC1)
+    x, y, z = _rays(model, target, size)
+    # What lies behind a pinhole would be its front upside down; what its polynomial folds back, another part of it.
+    unseen = (z <= 1e-9) | (np.hypot(x, y) > _widest(model.distortion) * z)
+    for part in maps[:2]:
+        part[unseen] = _OUTSIDE
     return maps[0], maps[1]
+
+
+def _rays(model: CameraModel, target: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Directions in the optical frame of every pixel of an image with intrinsics `target`, float64 [3, H, W]."""
+    rows, columns = np.indices(size, np.float64)
+    pixels = np.stack([columns, rows, np.ones(size)], -1)
+    return np.moveaxis(pixels @ (np.linalg.inv(target).T @ model.rectification), -1, 0)
+
+
+def _widest(distortion: np.ndarray) -> float:
+    """Tangent of the angle from the axis up to which a lens of OpenCV's pinhole models shows what is farther out
+    farther out."""
+    at = np.tan(np.linspace(0.0, 0.499 * np.pi, 2000))
+    k1, k2, _, _, k3, k4, k5, k6 = np.resize(np.append(distortion, np.zeros(8)), 8)
+    square = at**2
+    radius = at * (1 + square * (k1 + square * (k2 + square * k3))) / (1 + square * (k4 + square * (k5 + square * k6)))
+    return float(at[np.argmax(np.append(np.diff(radius) <= 0, True))])
 
 
 def _fisheye_maps(
     model: CameraModel, source: np.ndarray, target: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """As cv2.fisheye.initUndistortRectifyMap, which sees nothing beside or behind the lens."""
-    rows, columns = np.indices(size, np.float64)
-    pixels = np.stack([columns, rows, np.ones(size)], -1)
-    x, y, z = np.moveaxis(pixels @ (np.linalg.inv(target).T @ model.rectification), -1, 0)
+    x, y, z = _rays(model, target, size)
     radius = np.hypot(x, y)
     reached = fisheye_radius(np.arctan2(radius, z), model.distortion) / np.maximum(radius, 1e-12)
     u = source[0, 0] * reached * x + source[0, 2]
@@ -247,8 +271,8 @@ def save_calibration(path: str | Path, cameras: Mapping[str, CameraModel]) -> No
     """Write a calibration file that `load_calibration` reads back without a loss."""
     entries = {}
     for name, model in cameras.items():
-        if not np.array_equal(model.rectification, np.eye(3)):
-            raise InvalidInput(name, "a rectifying rotation has no place in the file; fold it into camera2ego")
+        if not np.array_equal(model.rectification, np.eye(3)) or model.lens is not None:
+            raise InvalidInput(name, "a view or rectifying rotation has no place in the file; fold it into camera2ego")
         entry: dict[str, Any] = {"width": int(model.width), "height": int(model.height)}
         entry["k"] = model.intrinsics.ravel().tolist()
         if model.camera2ego is not None:

@@ -111,7 +111,8 @@ class CameraSyncNode(StageNode):
 
     def _on_image(self, camera: CameraInput, message: Image | CompressedImage) -> None:
         self.monitor.received()
-        self._arrivals.add(camera.name, messages.nanoseconds(message.header.stamp))
+        for name in camera.names:
+            self._arrivals.add(name, messages.nanoseconds(message.header.stamp))
         if self._adapter.add_image(camera, message, self.get_clock().now().nanoseconds):
             self._worker.submit(True)
 

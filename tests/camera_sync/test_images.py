@@ -372,6 +372,23 @@ class TestPreparer:
         assert np.abs(centroid(np.where(out > 8, out, 0)) - (ida @ pinhole)[:2]).max() < 0.5
         assert out.any((0, 2)).sum() < 60, "one spot"
 
+    @pytest.mark.parametrize(
+        ("yaw", "d", "seen"),
+        [(0.0, (), 1.0), (40.0, (), 0.66), (70.0, (), 0.39), (170.0, (), 0.0), (60.0, (-0.3, 0, 0, 0), 0.37)],
+    )
+    def test_a_view_shows_nothing_that_its_lens_cannot(self, preparer, yaw, d, seen):
+        """OpenCV would show what is behind as what is ahead upside down, and fold what is beside into the image."""
+        k = np.array([[500.0, 0, 800], [0, 500, 450], [0, 0, 1]])
+        model = from_fields("eye", "", 1600, 900, k.ravel(), d=d, model="plumb_bob").view("eye.view", yaw)
+        white, out = np.full((900, 1600, 3), 255, np.uint8), np.zeros((128, 352, 3), np.uint8)
+        ida = preparer.prepare(white, out, model)
+        rows, columns = np.nonzero(out[..., 0])
+        rays = np.linalg.inv(ida @ model.intrinsics) @ np.stack([columns, rows, np.ones(len(rows))])
+        x, y, z = model.rectification.T @ rays
+        assert (z > 0).all()
+        assert (np.hypot(x, y) <= 1.06 * z).all() if d else True, "where r - 0.3 r^3 turns back"
+        assert (out[..., 0] > 0).mean() == pytest.approx(seen, abs=0.1)
+
     def test_a_fisheye_is_undone_as_by_opencv(self):
         k = (190.0, 0, 322.0, 0, 195.0, 236.0, 0, 0, 1)
         model = from_fields("eye", "", 640, 480, k, d=(0.05, -0.01, 0.002, 0.0), model="equidistant")
