@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,12 +24,14 @@ from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.data.bags.writer import BagWriter
 from sparseoccvla_ros.data.synthetic.drives import START
 from sparseoccvla_ros.eval.bags.evaluation import COAST, Request, evaluate_bag, page, table, write_result_bag
-from sparseoccvla_ros.eval.bags.recording import Planned, Track, read_tracks
-from sparseoccvla_ros.eval.bags.scores import score_plan
+from sparseoccvla_ros.eval.bags.recording import Planned, Track, read_tracks, watched
+from sparseoccvla_ros.eval.bags.scores import known_for_driving, score_plan
+from sparseoccvla_ros.eval.bags.surroundings import read_motion
 from sparseoccvla_ros.eval.closed_loop.policies import BlindLaneKeeping
 from sparseoccvla_ros.eval.closed_loop.rollout import drive
 from sparseoccvla_ros.eval.closed_loop.scores import planned_scores
 from sparseoccvla_ros.eval.closed_loop.to_bag import PLAN_TOPIC, REFERENCE_TOPIC, write_drive
+from sparseoccvla_ros.eval.metrics.driving import vehicle as driving
 from sparseoccvla_ros.eval.metrics.driving.traffic_scene import Surface
 
 RADIUS, SPEED = 40.0, 8.0
@@ -217,11 +221,40 @@ def ahead(stamp: float, speed: float) -> Planned:
 def test_collision_and_time_to_collision_with_a_parked_car(straight, stamp, speed, free, ttc):
     with BagReader(straight) as reader:
         drive = read_drive(reader, profile())
-        tracks = read_tracks(reader, "/markers/annotations", drive)
+        tracks, seen = read_tracks(reader, "/markers/annotations", drive)
     assert len(tracks) == 1
     scores = score_plan(ahead(stamp, speed), drive, tracks, NUSCENES_CAR)
     assert (scores.no_collision, scores.ttc) == (free, ttc)
     assert scores.fde_3s_m == pytest.approx(abs(10.0 - speed) * 3, abs=1e-6)
+    assert watched(seen, ns(stamp), 3.0)
+    assert not watched(seen, ns(6.0), 3.0), "the boxes end at 8 s"
+    assert not watched(seen[[0, 1, -2, -1]], ns(stamp), 3.0), "none for 6.5 s"
+
+
+def test_odometry_without_a_twist_stands_for_no_standstill(foreign):
+    with BagReader(foreign) as reader:
+        drive = read_drive(reader, profile())
+        motion = read_motion(reader, profile(), drive, driving.Vehicle.of(NUSCENES_CAR))
+    speed, acceleration, steering, rate = motion.at(np.array(ns(5.0)))
+    assert speed == pytest.approx(SPEED, rel=0.01)
+    assert (acceleration, rate) == pytest.approx((0.0, SPEED / RADIUS), abs=0.01)
+    assert steering > 0
+
+
+def test_what_was_not_recorded_is_no_drive_to_be_judged_by(straight):
+    with BagReader(straight) as reader:
+        drive = read_drive(reader, profile())
+    assert score_plan(ahead(2.0, 10.0), drive, [], NUSCENES_CAR) is not None
+    times = (drive.stamps - drive.stamps[0]) / 1e9
+    silent = (times < 3.05) | (times > 4.45)
+    moved = drive.poses + np.array([0.0, 300.0, 0.0]) * (times > 3.05)[:, None]
+    for broken in (
+        replace(drive, stamps=drive.stamps[silent], poses=drive.poses[silent]),
+        replace(drive, poses=moved),
+    ):
+        assert score_plan(ahead(2.0, 10.0), broken, [], NUSCENES_CAR) is None
+        assert not known_for_driving(ns(2.0), broken)
+        assert score_plan(ahead(4.97, 10.0), broken, [], NUSCENES_CAR) is not None
 
 
 def test_boxes_are_bridged_between_sightings_only():

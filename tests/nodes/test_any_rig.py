@@ -32,6 +32,7 @@ def test_plays_to_a_path(graph, preset, until, tmp_path, count):
     got = [messages.frames_from_msg(message) for message in frames]
     assert {f.names for f in got} == {names}
     assert any(f.valid.all() and f.images.any((1, 2, 3)).all() for f in got), told
+    assert any(f.trace for f in got), "arrival of its images"
     path = next(path for path in paths if path.poses)
     assert messages.nanoseconds(path.header.stamp) in {f.stamp for f in got}
 

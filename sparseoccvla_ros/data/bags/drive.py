@@ -14,6 +14,7 @@ from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.tf_buffer import TransformBuffer, TransformError
 from ...core.types import NANOSECONDS, Command
+from ...planning.ego_history import JUMP_FLOOR, MAX_SPEED
 from .reader import BagReader
 
 COMMAND_TOPIC = "/sparseoccvla/planning/command"
@@ -50,6 +51,19 @@ class Drive:
     def speed(self, stamp: int) -> float:
         """The first of `motion`."""
         return self.motion(stamp)[0]
+
+    def broken(self, first: int, last: int, longest: float) -> str:
+        """Why the way between two stamps within the drive was not recorded; "" where it was.
+
+        longest: s without a record that may be bridged.
+        """
+        begin, end = np.searchsorted(self.stamps, (first, last), side="left")
+        rows = slice(max(int(begin) - 1, 0), int(end) + 1)
+        seconds = np.diff(self.stamps[rows]) / NANOSECONDS
+        if (seconds > longest).any():
+            return f"the motion is not recorded for more than {longest} s of what follows"
+        jumps = np.hypot(*np.diff(self.poses[rows, :2], axis=0).T) > MAX_SPEED * seconds + JUMP_FLOOR
+        return "the pose jumps in what follows" if jumps.any() else ""
 
 
 @dataclass(frozen=True, eq=False)

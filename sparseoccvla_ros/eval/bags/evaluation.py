@@ -20,11 +20,12 @@ from ...data.bags.reader import BagReader
 from ...data.bags.writer import BagWriter, qos
 from ...pipeline import SparseOccVLA
 from ..metrics.driving import vehicle as driving
+from ..metrics.driving.vehicle import DT
 from ..report.tables import Block
 from .lanelets import read_lanelets
-from .recording import ANNOTATIONS, AREAS, MARKERS, Planned, Track, read_plans, read_tracks
-from .scores import NAMES, OUT_OF_ONE, PlanScores, driving_scores, known_for_driving, score_plan
-from .surroundings import Motion, Road, read_motion, read_road
+from .recording import ANNOTATIONS, AREAS, MARKERS, Planned, Track, read_plans, read_tracks, watched
+from .scores import NAMES, OUT_OF_ONE, SECONDS, PlanScores, driving_scores, known_for_driving, not_recorded, score_plan
+from .surroundings import FUTURE, Motion, Road, read_motion, read_road
 
 COAST = "carry on at the present speed"
 
@@ -72,19 +73,21 @@ class BagReport:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What a bag tells besides the plans. road: None without a map; references: plans by stamp whose progress is the
-    measure."""
+    """What a bag tells besides the plans. seen: int64 ns, when boxes were told, be there none; road: None without a
+    map; references: plans by stamp whose progress is the measure."""
 
     drive: Drive
     motion: Motion
     tracks: list[Track]
+    seen: np.ndarray
     commands: Commands
     road: Road | None
     references: dict[int, Planned]
 
     def score(self, plan: Planned) -> PlanScores | None:
         """Of a plan; None where plan or drive are over before the 3 s."""
-        scores = score_plan(plan, self.drive, self.tracks, NUSCENES_CAR)
+        tracks = self.tracks if watched(self.seen, plan.stamp, SECONDS) else []
+        scores = score_plan(plan, self.drive, tracks, NUSCENES_CAR)
         if scores is None or not self.whole(plan.stamp):
             return scores
         assert self.road is not None
@@ -96,7 +99,8 @@ class Record:
 
     def whole(self, stamp: int) -> bool:
         """Whether PDMS and EPDMS can be had of a plan of that moment."""
-        return bool(self.tracks) and self.road is not None and known_for_driving(stamp, self.drive)
+        told = bool(self.tracks) and watched(self.seen, stamp, DT * (FUTURE - 1))
+        return told and self.road is not None and known_for_driving(stamp, self.drive)
 
 
 def read_record(reader: BagReader, request: Request) -> Record:
@@ -104,12 +108,12 @@ def read_record(reader: BagReader, request: Request) -> Record:
     chosen = profile(request.profile)
     drive = read_drive(reader, chosen)
     boxes = request.boxes or _annotations(reader)
-    tracks = read_tracks(reader, boxes, drive) if boxes else []
+    tracks, seen = read_tracks(reader, boxes, drive) if boxes else ([], np.zeros(0, np.int64))
     surfaces = read_lanelets(request.map_file, request.map_origin, drive) if request.map_file else None
     references = read_plans(reader, request.reference, drive)[0] if request.reference else []
     motion = read_motion(reader, chosen, drive, driving.Vehicle.of(NUSCENES_CAR))
     return Record(
-        drive, motion, tracks, read_commands(reader), read_road(reader, drive, surfaces),
+        drive, motion, tracks, seen, read_commands(reader), read_road(reader, drive, surfaces),
         {plan.stamp: plan for plan in references},
     )  # fmt: skip
 
@@ -136,7 +140,8 @@ def evaluate_bag(request: Request, on_progress: Callable[[int], None] = lambda p
     for plan in (plan for plan in plans if plan.stamp <= last):
         scores, coast = record.score(plan), record.score(_coasting(plan.stamp, drive))
         if scores is None or coast is None:
-            refused.append((plan.stamp, "less than 3 s of plan or drive follow"))
+            why = not_recorded(plan.stamp, drive) or "less than 3 s of plan or drive follow"
+            refused.append((plan.stamp, why))
             continue
         kept.append(plan)
         rows[name].append(scores)

@@ -28,6 +28,8 @@ ACCELERATION = "/acceleration"
 _CUBE, _ADD = 1, 0
 LONGEST_GAP = 1.5
 """s between two sightings of a box that are bridged."""
+UNTOLD = 0.5
+"""s at the ends of a plan of which boxes need not be told: the step of annotated data sets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,14 +147,27 @@ def _seconds(duration: Any) -> float:
     return duration.sec + duration.nanosec / NANOSECONDS
 
 
-def read_tracks(reader: BagReader, topic: str, drive: Drive) -> list[Track]:
-    """Boxes of a MarkerArray of cubes, joined by namespace and id. Raises InvalidInput for other topics."""
+def watched(seen: np.ndarray, stamp: int, seconds: float) -> bool:
+    """Whether boxes were told throughout the seconds after a stamp. seen: int64 [S] ns, increasing."""
+    first, last = stamp + round(UNTOLD * NANOSECONDS), stamp + round((seconds - UNTOLD) * NANOSECONDS)
+    begin, end = int(np.searchsorted(seen, first, side="right")) - 1, int(np.searchsorted(seen, last, side="left"))
+    return begin >= 0 and end < len(seen) and bool((np.diff(seen[begin : end + 1]) <= LONGEST_GAP * NANOSECONDS).all())
+
+
+def read_tracks(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Track], np.ndarray]:
+    """Boxes of a MarkerArray of cubes, joined by namespace and id, and when any or none were told, int64 [S] ns.
+
+    Raises:
+        InvalidInput: The topic holds something else.
+    """
     known = reader.topics.get(topic)
     if known is None or known.type != MARKERS:
         what = "is not in the bag" if known is None else f"carries {known.type}, not {MARKERS}"
         raise InvalidInput("boxes", f"{topic} {what}")
     seen: dict[tuple[str, int], list[tuple[int, tuple[float, float, float], tuple[float, float]]]] = {}
+    told: list[int] = []
     for record_time, message in decoded(reader, [topic]):
+        told.append((stamp_ns(message.markers[0].header.stamp) if message.markers else 0) or record_time)
         for marker in message.markers:
             if marker.type != _CUBE or marker.action != _ADD:
                 continue
@@ -169,4 +184,4 @@ def read_tracks(reader: BagReader, topic: str, drive: Drive) -> list[Track]:
     for (kind, _), rows in seen.items():
         stamps, first = np.unique(np.array([r[0] for r in rows], np.int64), return_index=True)
         tracks.append(Track(stamps, np.array([rows[i][1] for i in first]), rows[0][2], kind))
-    return tracks
+    return tracks, np.unique(np.array(told, np.int64))

@@ -21,6 +21,10 @@ from .surroundings import DRIVEN, FUTURE, Motion, Road, scene_at, state_at
 
 AHEAD = np.array([0.0, 0.3, 0.6, 0.9])
 """s by which the ego is moved on at its speed for the time to collision, as NAVSIM does."""
+LONGEST_GAP = 1.0
+"""s without a record of the motion that are bridged."""
+SECONDS = 3.0
+"""Of a plan that are compared with what was driven."""
 LIMITS = {"acceleration": 4.05, "lateral": 4.89, "jerk": 8.37}
 """Of NAVSIM's comfort, m/s^2 and m/s^3."""
 
@@ -68,13 +72,15 @@ NAMES = tuple(f.name for f in fields(PlanScores) if f.name != "stamp")
 
 
 def score_plan(plan: Planned, drive: Drive, tracks: Sequence[Track], body: Vehicle) -> PlanScores | None:
-    """Scores of a plan; None where the plan or the drive is over before the 3 s."""
+    """Scores of a plan; None where the plan or the drive is over before the 3 s, or their motion was not recorded."""
     start = drive.at(np.array([plan.stamp]))[0]
     times = np.asarray(WAYPOINT_TIMES, np.float64)
     # A plan whose last pose rounds to a little less than 3 s has 3 s.
     planned = plan.at(start, np.minimum(times, np.where(times - plan.times[-1] < 0.02, plan.times[-1], times)))
     driven = drive.at(plan.stamp + np.round(times * NANOSECONDS).astype(np.int64))
     if not (np.isfinite(start).all() and np.isfinite(planned).all() and np.isfinite(driven).all()):
+        return None
+    if not_recorded(plan.stamp, drive):
         return None
     gaps = np.hypot(*(planned - driven)[:, :2].T)
     own = _in_frame(start, planned)
@@ -96,6 +102,11 @@ def score_plan(plan: Planned, drive: Drive, tracks: Sequence[Track], body: Vehic
         no_collision=no_collision,
         ttc=ttc,
     )
+
+
+def not_recorded(stamp: int, drive: Drive, seconds: float = SECONDS) -> str:
+    """Why the drive tells nothing of the seconds after a stamp within it; "" where it does."""
+    return drive.broken(stamp, stamp + round(seconds * NANOSECONDS), LONGEST_GAP)
 
 
 def _in_frame(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
@@ -133,8 +144,10 @@ def _safety(
 
 def known_for_driving(stamp: int, drive: Drive) -> bool:
     """Whether the drive is known for as long as PDMS and EPDMS look ahead."""
-    last = stamp + round(DT * (FUTURE - 1) * NANOSECONDS)
-    return bool(drive.stamps[0] <= stamp and last <= drive.stamps[-1])
+    seconds = DT * (FUTURE - 1)
+    last = stamp + round(seconds * NANOSECONDS)
+    within = bool(drive.stamps[0] <= stamp and last <= drive.stamps[-1])
+    return within and not not_recorded(stamp, drive, seconds)
 
 
 def driving_scores(

@@ -59,14 +59,17 @@ class Motion:
 
 
 def read_motion(reader: BagReader, profile: Profile, drive: Drive, vehicle: Vehicle) -> Motion:
-    """From the twist of odometry, else from differences of the drive's poses; acceleration from its topic, else from
-    differences of the speed."""
+    """From the twist of odometry where it is filled, else from differences of the drive's poses; acceleration from its
+    topic, else from differences of the speed."""
     kinds = {name: topic.type for name, topic in reader.topics.items() if topic.count}
+    rows = []
     if kinds.get(profile.odometry_topic) == "nav_msgs/msg/Odometry":
         rows = [
             (stamp_ns(m.header.stamp), m.twist.twist.linear.x, m.twist.twist.angular.z)
             for _, m in decoded(reader, [profile.odometry_topic])
         ]
+    # All zeros: a recorder that fills no twist.
+    if any(speed or rate for _, speed, rate in rows):
         stamps, first = np.unique(np.array([r[0] for r in rows], np.int64), return_index=True)
         speed, rate = (np.array([rows[i][column] for i in first]) for column in (1, 2))
     else:
@@ -144,7 +147,7 @@ def read_road(reader: BagReader, drive: Drive, surfaces: list[tuple[Surface, np.
         named = {(m.ns, m.id): m for m in message.markers}
         polygons |= {name: _outline(m, drive) for name, m in named.items() if name not in polygons}
         first = message.markers[0].header.stamp if message.markers else None
-        shown.append((stamp if first is None else stamp_ns(first), set(named)))
+        shown.append(((0 if first is None else stamp_ns(first)) or stamp, set(named)))
     order = list(polygons)
     on = np.array([[name in names for name in order] for _, names in shown], bool).reshape(len(shown), len(order))
     return Road(road, tuple(polygons.values()), np.array([s for s, _ in shown], np.int64), on)

@@ -28,7 +28,7 @@ from ...data.dataset import COMMANDS
 from ...data.nuscenes.ego_motion import command_of_motion
 from ...data.synthetic.qa_cache import Asked
 from ...occupancy.encoder import OccupancyEncoder
-from ...planning.ego_history import JUMP_FLOOR, MAX_SPEED, EgoHistory
+from ...planning.ego_history import EgoHistory
 from ...planning.plan_words import driving_action
 from ...planning.trajectory import motion_of
 from .synthetic import HALF, QUERY_FIELDS, file_digest, read_arrays, write_arrays
@@ -160,13 +160,8 @@ def future_of(drive: Drive, stamp: int) -> tuple[np.ndarray | None, str]:
     poses = drive.at(stamps)
     if not np.isfinite(poses).all():
         return None, "less than 3 s of the drive follow"
-    first, last = np.searchsorted(drive.stamps, stamps[[0, -1]], side="left")
-    first = max(int(first) - 1, 0)
-    seconds = np.diff(drive.stamps[first : last + 1]) / NANOSECONDS
-    if seconds.max() > LONGEST_GAP:
-        return None, f"the motion is not recorded for more than {LONGEST_GAP} s of what follows"
-    if (np.hypot(*np.diff(drive.poses[first : last + 1, :2], axis=0).T) > MAX_SPEED * seconds + JUMP_FLOOR).any():
-        return None, "the pose jumps in what follows"
+    if why := drive.broken(int(stamps[0]), int(stamps[-1]), LONGEST_GAP):
+        return None, why
     back = geometry.inverse(geometry.planar(*poses[0]))
     return np.stack([back @ geometry.planar(*pose) for pose in poses[1:]]), ""
 
