@@ -17,7 +17,7 @@ import numpy as np
 
 from .core.errors import InvalidInput
 from .core.motion import PlannedMotion
-from .core.types import CameraFrames, Command, CommandSource, Plan, Reasoning, SceneQueries
+from .core.types import NANOSECONDS, CameraFrames, Command, CommandSource, Plan, Reasoning, SceneQueries
 from .core.voxels import SparseVoxels
 from .occupancy.encoder import OccupancyEncoder
 from .occupancy.postprocess import occupied_voxels
@@ -31,6 +31,9 @@ from .runtime.warm_up import warm_up_occupancy, warm_up_planning, warm_up_reason
 
 T = TypeVar("T")
 
+REASONING_MAX_AGE = 2.0
+"""s between two sets beyond which the reasoning of the first is not planned with, as the planning node's parameter."""
+
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
@@ -40,7 +43,8 @@ class StepResult:
         queries: The encoder's scene queries.
         voxels: Occupied voxels of the queries.
         motion: float32 [6, 2] m, the plan before, carried over to this frame; None where there is none.
-        reasoning: What the plan was given; None without that stage, and behind the first set of a drive.
+        reasoning: What the plan was given; None without that stage, and behind the first set of a drive
+            or one that is too old.
         plan: None without that stage.
         seconds: Wall clock by stage.
     """
@@ -181,7 +185,6 @@ class SparseOccVLA:
             history = self._history
             history.add(frames.stamp, frames.ego.pose, frames.ego.twist)
         encoder, reasoner, planner = self.encoder, self.reasoner, self.planner
-        before, self._pending = self._pending, None
         seconds: dict[str, float] = {}
 
         def timed(name: str, work: Callable[[], T]) -> T:
@@ -195,8 +198,12 @@ class SparseOccVLA:
         motion, reasoning, plan = self._planned.at(queries), None, None
         if reasoner is not None and self._behind is None:
             reasoning = timed("reasoning", lambda: reasoner.reason(queries, motion))
-        elif before is not None:
+        elif self._pending is not None:
+            # Not before the encoder is through: a set that it refuses leaves the thread to `reset` to wait for.
+            before, self._pending = self._pending, None
             reasoning = timed("reasoning", before.result)
+            if frames.stamp - reasoning.stamp > REASONING_MAX_AGE * NANOSECONDS:
+                reasoning = None
         if planner is not None:
             plan = timed("planning", lambda: planner.plan(queries, voxels, reasoning, history, command, source))
             self._planned.add(plan)

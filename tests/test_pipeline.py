@@ -1,6 +1,8 @@
 """The model in one object: the README's five lines, and what it remembers."""
 
 import re
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,27 @@ def test_reasoning_behind_is_that_of_the_set_before(model: SparseOccVLA) -> None
         assert later.stamp == first.stamp
         np.testing.assert_array_equal(later.token, same.token)
         behind.reset()
+    behind.step(first)
+    assert behind.step(replace(second, stamp=first.stamp + 3 * 10**9)).reasoning is None, "three seconds old"
+
+
+def test_a_set_that_is_refused_leaves_no_reasoning_to_the_next_drive(model: SparseOccVLA) -> None:
+    first, second = made_up_frames(model.preset, 2)
+    behind = SparseOccVLA(model.preset, model.encoder, model.reasoner, model.planner, reason_behind=True)
+    free, reason = threading.Event(), model.reasoner.reason
+
+    def slow(*inputs):
+        free.wait(20)
+        return reason(*inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.reasoner, "reason", slow)
+        behind.step(first)
+        with pytest.raises(InvalidInput, match="black"):
+            behind.step(replace(second, images=np.zeros_like(second.images)))
+        threading.Timer(0.3, free.set).start()
+        behind.reset()
+        assert free.is_set(), "waited for what was begun"
 
 
 def test_perception_shares_the_encoder(model: SparseOccVLA) -> None:

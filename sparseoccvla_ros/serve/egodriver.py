@@ -44,7 +44,7 @@ FIXED_FRAME = "local"
 START_US = 10_000_000
 """Added to every time: a simulation may begin at 0, which in stamps means unknown."""
 OLDEST_PLAN_US = 1_500_000
-"""A plan that is not renewed for this long is no longer followed: the vehicle brakes."""
+"""A plan that is not renewed for this long, or is from so far ahead, is not followed: the vehicle brakes."""
 ABANDONED = 60.0
 """Wall clock seconds without a call after which a session no longer keeps others out."""
 INDICATORS = {
@@ -213,13 +213,15 @@ class EgoDriver(BaseDriver):
             if pose is None:
                 return DriveResult(Trajectory.empty())
             scalars: dict[str, float] = {}
-            if drive.plan is None or ctx.time_now_us - drive.planned_us >= self._period_us:
+            if drive.plan is None or abs(ctx.time_now_us - drive.planned_us) >= self._period_us:
                 frames = drive.sync.take() or drive.sync.finish()
                 for reason, why in drive.sync.messages():
                     if reason is not DropReason.OVERLOAD:  # between two plans sets are left out on purpose
                         log.warning("%s", why)
-                if frames is not None:
-                    scalars = self._plan(drive, frames)
+                try:
+                    scalars = self._plan(drive, frames) if frames is not None else {}
+                except InvalidInput as refused:  # the plan before goes on, and then it brakes
+                    log.warning("%s", refused)
             else:
                 # Else a simulation that steps faster than we reason slows the next plan by it.
                 self._model.finish()
@@ -237,7 +239,7 @@ class EgoDriver(BaseDriver):
     def _answer(self, drive: _Drive, now_us: int, pose: Pose, speed: float, scalars: dict[str, float]) -> DriveResult:
         plan, limits = drive.plan, self._limits
         indicator = TurnIndicator.NO_COMMAND if plan is None else INDICATORS[plan.command]
-        if plan is None or not len(plan.waypoints) or now_us - drive.planned_us > OLDEST_PLAN_US:
+        if plan is None or not len(plan.waypoints) or abs(now_us - drive.planned_us) > OLDEST_PLAN_US:
             stop = braking(
                 speed, 0.0, limits.comfortable_deceleration_mps2, limits.max_curvature_per_m,
                 limits.max_lateral_acceleration_mps2,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -16,13 +17,14 @@ grpc = pytest.importorskip("grpc", reason="requirements/serve.txt is not install
 pytest.importorskip("carla_driver_interface", reason="requirements/serve.txt is not installed")
 from carla_driver_interface import protocol  # noqa: E402
 from carla_driver_interface.contract import contract_metadata  # noqa: E402
-from carla_driver_interface.driver import TurnIndicator  # noqa: E402
+from carla_driver_interface.driver import CameraFrame, DriveContext, SessionState, TurnIndicator  # noqa: E402
 from carla_driver_interface.geometry import Pose, Trajectory  # noqa: E402
 from carla_driver_interface.testing import FakeCamera, FakeLoop  # noqa: E402
 
 from sparseoccvla_ros.core.classes import CAMERAS  # noqa: E402
 from sparseoccvla_ros.core.errors import InvalidInput  # noqa: E402
-from sparseoccvla_ros.serve.egodriver import camera_model  # noqa: E402
+from sparseoccvla_ros.pipeline import SparseOccVLA  # noqa: E402
+from sparseoccvla_ros.serve.egodriver import EgoDriver, camera_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 YAW = {
@@ -111,6 +113,35 @@ def test_without_images_it_brakes(session):
     assert (steps >= 0).all(), x
     assert (np.diff(steps) <= 1e-6).all(), x
     assert steps[-1] < 0.1, x
+
+
+def test_what_cannot_be_planned_from_ends_in_braking(preset):
+    """Black images, and a clock that falls back: no error that ends the simulation, and no path that goes on."""
+    driver = EgoDriver(SparseOccVLA.from_preset(preset, ("occupancy", "planning"), untrained=True))
+    cameras = {name: c.available_camera() for name, c in zip(CAMERAS, RIG, strict=True)}
+    session = SessionState("one", 0, "made", cameras)
+    driver.on_session_start(session)
+
+    def drive(seconds: float, bright: int) -> dict[str, float]:
+        now = round(1e6 * seconds)
+        session.ego_trajectory = Trajectory([now], [Pose(np.array([5.0 * seconds, 0, 0]), np.array([0, 0, 0, 1.0]))])
+        session.dynamic_states = [protocol.DynamicState(
+            linear_velocity=protocol.Vec3(x=5.0), angular_velocity=protocol.Vec3()
+        )]  # fmt: skip
+        driver.on_egomotion(session, session.ego_trajectory)
+        pixels = np.random.default_rng(0).integers(0, bright, (198, 352, 3), np.uint8)
+        for name in CAMERAS:
+            driver.on_frame(session, CameraFrame(name, now, now, cv2.imencode(".png", pixels)[1].tobytes()))
+        return driver.drive(DriveContext(session, now, now + 100_000, None)).debug_scalars
+
+    try:
+        assert drive(10.0, 255)["planned"] == 1.0
+        assert drive(10.6, 1) == {}, "the plan before"
+        assert drive(11.6, 1) == {"braking": 1.0}
+        assert drive(12.2, 255)["planned"] == 1.0
+        assert drive(4.0, 1) == {"braking": 1.0}, "no plan of a time to come"
+    finally:
+        driver.on_session_close(session)
 
 
 def test_another_session_is_refused_while_one_is_driven(session):
