@@ -122,10 +122,26 @@ def qos() -> str:
 
 def parameters(node: str) -> str:
     """Parameters of a node."""
-    rows = []
-    for param in TABLES[node]:
-        rows.append((f"`{param.name}`", _default(param.default), _range(param), param.what, _changes(param)))
-    return _table(("parameter", "default", "unit, range", "meaning", "may change"), rows)
+    return _parameter_table(TABLES[node]) + f"\n\n{example(node)}"
+
+
+def example(node: str) -> str:
+    """The node's section of config/params.yaml, to copy from; folded."""
+    (section,) = re.findall(rf"^/\*\*/{node}:\n(?: .*\n|\n)+", (ROOT / "config" / "params.yaml").read_text(), re.M)
+    lines = ("```yaml", *section.rstrip().splitlines(), "```")
+    return '??? example "All of them with their defaults, as YAML"\n' + "\n".join(f"    {line}" for line in lines)
+
+
+def _parameter_table(params: Iterable[Param]) -> str:
+    head = ("parameter", "type", "default", "unit, range", "meaning", "may change")
+    return _table(
+        head, ((f"`{p.name}`", _type(p), _default(p.default), _range(p), p.what, _changes(p)) for p in params)
+    )
+
+
+def _type(param: Param) -> str:
+    names = {bool: "bool", int: "integer", float: "double", list: "string[]"}
+    return names.get(type(param.default), "string")
 
 
 def _default(value: object) -> str:
@@ -148,8 +164,7 @@ def _changes(param: Param) -> str:
 
 def common_parameters() -> str:
     """Parameters that nearly every node has."""
-    rows = ((f"`{p.name}`", _default(p.default), _range(p), p.what, _changes(p)) for p in COMMON)
-    return _table(("parameter", "default", "unit, range", "meaning", "may change"), rows)
+    return _parameter_table(COMMON)
 
 
 def launch_arguments() -> str:

@@ -265,7 +265,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
     ),
     "viewer": (
         *COMMON,
-        Param("out", "", "folder for the recording, the output bag, the picture and the summary; empty writes nothing"),
+        Param("out", "", "folder for the recording, the output bag and the picture; empty writes nothing"),
         Param("serve", False, "show the stack live in a browser"),
         Param("port", 9090, "port of the browser view on this machine", "", 1024, 65535),
         Param("foxglove", False, "offer every message to Foxglove on this machine; needs foxglove-sdk"),
