@@ -62,14 +62,40 @@ READERS = {
 
 OUTPUTS: tuple[Topic, ...] = (
     Topic(
-        "frames", "sparseoccvla_msgs/msg/CameraFrames", "camera_sync", "newest", "all cameras, synchronised, resized"
+        "frames",
+        "sparseoccvla_msgs/msg/CameraFrames",
+        "camera_sync",
+        "newest",
+        "a synchronised set of all cameras, resized",
     ),
-    Topic("camera_sync/mosaic", "sensor_msgs/msg/Image", "camera_sync", "newest", "the prepared images in one"),
-    Topic("occupancy/ready", "std_msgs/msg/Header", "occupancy", "newest", "stamp of a set; the next may be decoded"),
-    Topic("occupancy/queries", "sparseoccvla_msgs/msg/SceneQueries", "occupancy", "newest", "sparse occupancy queries"),
-    Topic("occupancy/points", "sensor_msgs/msg/PointCloud2", "occupancy", "output", "x y z rgb label confidence"),
     Topic(
-        "occupancy/markers", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "the same as cubes, throttled"
+        "camera_sync/mosaic",
+        "sensor_msgs/msg/Image",
+        "camera_sync",
+        "newest",
+        "the prepared images of a set in one image",
+    ),
+    Topic(
+        "occupancy/ready",
+        "std_msgs/msg/Header",
+        "occupancy",
+        "newest",
+        "stamp of the newest set; the next may be decoded",
+    ),
+    Topic("occupancy/queries", "sparseoccvla_msgs/msg/SceneQueries", "occupancy", "newest", "sparse occupancy queries"),
+    Topic(
+        "occupancy/points",
+        "sensor_msgs/msg/PointCloud2",
+        "occupancy",
+        "output",
+        "occupied voxels: x y z rgb label confidence",
+    ),
+    Topic(
+        "occupancy/markers",
+        "visualization_msgs/msg/MarkerArray",
+        "occupancy",
+        "output",
+        "occupied voxels as cubes, throttled",
     ),
     Topic("occupancy/legend", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "class colours, throttled"),
     Topic(
@@ -77,7 +103,7 @@ OUTPUTS: tuple[Topic, ...] = (
         "sensor_msgs/msg/PointCloud2",
         "occupancy",
         "output",
-        "the points of what stands, no ground",
+        "occupied voxels without the ground",
     ),
     Topic("occupancy/grid", "nav_msgs/msg/OccupancyGrid", "occupancy", "map", "0 drivable, 100 obstacle, -1 unknown"),
     Topic(
@@ -88,48 +114,82 @@ OUTPUTS: tuple[Topic, ...] = (
         "cost by class, 0 road .. 100 obstacle: a mask for Nav2's filters",
     ),
     Topic(
-        "reasoning/state", "sparseoccvla_msgs/msg/Reasoning", "reasoning", "newest", "reasoning token, anchor scores"
+        "reasoning/state",
+        "sparseoccvla_msgs/msg/Reasoning",
+        "reasoning",
+        "newest",
+        "reasoning token, anchor scores, forecasts",
     ),
     Topic("reasoning/text", "std_msgs/msg/String", "reasoning", "output", "newest answer or description"),
-    Topic("reasoning/text_marker", "visualization_msgs/msg/Marker", "reasoning", "output", "the same for RViz"),
-    Topic("occupancy/forecast/points", "sensor_msgs/msg/PointCloud2", "reasoning", "output", "as points, with horizon"),
-    Topic("occupancy/forecast/markers", "visualization_msgs/msg/MarkerArray", "reasoning", "output", "+1, +2, +3 s"),
+    Topic(
+        "reasoning/text_marker",
+        "visualization_msgs/msg/Marker",
+        "reasoning",
+        "output",
+        "newest answer as a marker for RViz",
+    ),
+    Topic(
+        "occupancy/forecast/points",
+        "sensor_msgs/msg/PointCloud2",
+        "reasoning",
+        "output",
+        "forecast voxels with their horizon",
+    ),
+    Topic(
+        "occupancy/forecast/markers",
+        "visualization_msgs/msg/MarkerArray",
+        "reasoning",
+        "output",
+        "forecast voxels at +1, +2, +3 s as cubes",
+    ),
     Topic(
         "occupancy/detections",
         "vision_msgs/msg/Detection3DArray",
         "reasoning",
         "output",
-        "boxes around what can move, where vision_msgs is installed",
+        "boxes around what can move; needs vision_msgs",
     ),
     Topic(
         "occupancy/detections/markers",
         "visualization_msgs/msg/MarkerArray",
         "reasoning",
         "output",
-        "the same, with velocity from forecasts",
+        "boxes around what can move, with velocity from forecasts",
     ),
-    Topic("planning/plan", "sparseoccvla_msgs/msg/Plan", "planning", "output", "everything about the newest plan"),
-    Topic("planning/path", "nav_msgs/msg/Path", "planning", "output", "six poses, stamps in the future"),
+    Topic(
+        "planning/plan",
+        "sparseoccvla_msgs/msg/Plan",
+        "planning",
+        "output",
+        "the newest plan with candidates, status and reasons",
+    ),
+    Topic(
+        "planning/path",
+        "nav_msgs/msg/Path",
+        "planning",
+        "output",
+        "six poses with stamps in the future; empty means stop",
+    ),
     Topic(
         "planning/trajectory",
         "trajectory_msgs/msg/MultiDOFJointTrajectory",
         "planning",
         "output",
-        "poses, speeds, accelerations, time from start",
+        "the path with speeds, accelerations and time from start",
     ),
     Topic(
         "planning/autoware_trajectory",
         "autoware_planning_msgs/msg/Trajectory",
         "planning",
         "output",
-        "for Autoware, in the fixed frame, where its messages are installed",
+        "for Autoware, in the fixed frame; needs its messages",
     ),
     Topic(
         "planning/autoware_candidates",
         "autoware_internal_planning_msgs/msg/CandidateTrajectories",
         "planning",
         "output",
-        "the chosen one first, then by score, for Autoware's selectors",
+        "every candidate for Autoware's selectors, the chosen one first",
     ),
     Topic(
         "planning/turn_indicators",
@@ -138,14 +198,26 @@ OUTPUTS: tuple[Topic, ...] = (
         "output",
         "for Autoware, by the command",
     ),
-    Topic("planning/instruction", "std_msgs/msg/String", "planning", "output", "along the route: turn left in 30 m"),
-    Topic("planning/candidates", "visualization_msgs/msg/MarkerArray", "planning", "output", "all, coloured by score"),
+    Topic(
+        "planning/instruction",
+        "std_msgs/msg/String",
+        "planning",
+        "output",
+        "the next turn of the route: turn left in 30 m",
+    ),
+    Topic(
+        "planning/candidates",
+        "visualization_msgs/msg/MarkerArray",
+        "planning",
+        "output",
+        "all candidates, coloured by score",
+    ),
     Topic(
         "planning/markers",
         "visualization_msgs/msg/MarkerArray",
         "planning",
         "output",
-        "vehicle; speed, command and state as text",
+        "the vehicle, with speed, command and state as text",
     ),
     Topic("control/cmd_vel", "geometry_msgs/msg/Twist", "follower", "output", "speed and turn rate along the path"),
     Topic(
@@ -153,9 +225,9 @@ OUTPUTS: tuple[Topic, ...] = (
         "ackermann_msgs/msg/AckermannDriveStamped",
         "follower",
         "output",
-        "speed, acceleration and steering at a stamp of odometry",
+        "speed, acceleration and steering for one odometry message",
     ),
-    Topic("simulator/route", "nav_msgs/msg/Path", "simulator", "latched", "the way that is to be driven"),
+    Topic("simulator/route", "nav_msgs/msg/Path", "simulator", "latched", "the route to be driven"),
     Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every", "output", "state and reasons, 1 Hz"),
     Topic("/clock", "rosgraph_msgs/msg/Clock", "bag_player", "output", "bag time; the simulator publishes its own"),
 )
@@ -167,8 +239,10 @@ INPUTS: tuple[Topic, ...] = (
     Topic("reasoning/question", "std_msgs/msg/String", "user", "output", "a question about the scene"),
     Topic("planning/command", "std_msgs/msg/String", "user", "output", "left, straight or right"),
     # Volatile, which connects to every reliable publisher: RViz's goal tool and `ros2 topic pub` offer no more.
-    Topic("planning/route", "nav_msgs/msg/Path", "user", "output", "a route; commands are derived from it"),
-    Topic("planning/goal", "geometry_msgs/msg/PoseStamped", "user", "output", "a goal; commands are derived from it"),
+    Topic("planning/route", "nav_msgs/msg/Path", "user", "output", "a route, from which commands are derived"),
+    Topic(
+        "planning/goal", "geometry_msgs/msg/PoseStamped", "user", "output", "a goal, from which commands are derived"
+    ),
 )
 
 TOPICS: tuple[Topic, ...] = OUTPUTS + INPUTS
@@ -187,7 +261,7 @@ BY_NAME = {topic.name: topic for topic in TOPICS}
 
 def markdown() -> str:
     """The topic table of the README."""
-    lines = ["| topic | message | node | room of the content | what |", "|---|---|---|---|---|"]
+    lines = ["| topic | message | node | core | what |", "|---|---|---|---|---|"]
     for topic in TOPICS:
         direction = "reads" if topic.name in READERS else "all nodes" if topic.owner == "every" else "publishes"
         node = (
