@@ -93,7 +93,8 @@ class CockpitNode(StageNode):
     def stopped(self) -> None:
         """Let go of the command."""
         self._worker.discard()
-        self._held = ""
+        self._held, self._scene = "", None
+        self._server.send("held", "")
 
     def teardown(self) -> None:
         """Close the page."""
@@ -162,9 +163,14 @@ class CockpitNode(StageNode):
 
     def command(self, command: str) -> None:
         """Hold a command, or with "" none."""
+        self._check_active()
         self._held = parse_command(command).value if command else ""
         self._repeat_command()
         self._server.send("held", self._held)
+
+    def _check_active(self) -> None:
+        if not self.active:
+            raise InvalidInput("cockpit", "is not active")
 
     def _repeat_command(self) -> None:
         if self.active and self._held:
@@ -172,6 +178,7 @@ class CockpitNode(StageNode):
 
     def goal(self, x: float, y: float) -> None:
         """Publish a goal in the fixed frame of the newest scene."""
+        self._check_active()
         if self._scene is None:
             raise InvalidInput("goal", "came before the first scene")
         ego = self._scene.frames.ego
@@ -200,6 +207,8 @@ class CockpitNode(StageNode):
 
     def begin(self, scenario: str, weather: str, seed: int) -> None:
         """Begin a new simulated drive."""
+        if scenario and scenario not in FAMILIES:  # it would end the simulator's work
+            raise InvalidInput("scenario", f"{scenario!r} is none of {', '.join(FAMILIES)}")
         self._control.begin(scenario, weather, seed)
 
     def ask(self, question: str) -> Iterator[str]:

@@ -31,7 +31,7 @@ from ..camera_sync.drop_reasons import DropReason
 from ..camera_sync.frame_assembler import CameraSync
 from ..camera_sync.images import CompressedImage
 from ..core import geometry
-from ..core.errors import InvalidInput
+from ..core.errors import InvalidInput, told
 from ..core.types import WAYPOINT_TIMES, CameraFrames, Command, Plan
 from ..pipeline import SparseOccVLA
 from ..planning.config import ValidatorConfig
@@ -221,7 +221,7 @@ class EgoDriver(BaseDriver):
                 try:
                     scalars = self._plan(drive, frames) if frames is not None else {}
                 except InvalidInput as refused:  # the plan before goes on, and then it brakes
-                    log.warning("%s", refused)
+                    log.warning("%s", told(refused))
             else:
                 # Else a simulation that steps faster than we reason slows the next plan by it.
                 self._model.finish()

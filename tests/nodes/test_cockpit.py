@@ -130,15 +130,22 @@ def test_switches_nodes_and_the_simulated_world(graph, preset, until, free_port)
     assert (status, "started together" in answer) == (400, True)
     status, answer = page.post("/begin", {"scenario": "", "weather": "hail", "seed": 3})
     assert (status, "weather" in answer) == (400, True)
+    status, answer = page.post("/begin", {"scenario": "nothing", "weather": "", "seed": 3})
+    assert (status, "none of" in answer) == (400, True)
     assert page.post("/begin", {"scenario": "", "weather": "night", "seed": 30_002})[0] == 200
     assert until(lambda: simulator._cameras._renderer.weather.word == "night", 60)
     assert simulator._episode.simulator.scene.seed == 30_002
 
 
-def test_without_reasoning_a_question_is_refused_and_goals_wait_for_a_scene(graph, preset, free_port):
-    graph.add(CockpitNode, preset=preset, port=free_port)
+def test_without_reasoning_a_question_is_refused_and_goals_wait_for_a_scene(graph, preset, until, free_port):
+    cockpit = graph.add(CockpitNode, preset=preset, port=free_port)
     page = Page(free_port)
     status, answer = page.post("/ask", {"question": "What is ahead?"})
     assert (status, "reasoning" in answer) == (400, True)
     status, answer = page.post("/goal", {"x": 1.0, "y": 1.0})
     assert (status, "scene" in answer) == (400, True)
+    assert page.post("/command", {"command": "left"})[0] == 200
+    cockpit.trigger_deactivate()
+    assert until(lambda: page.events.get("held", [None])[-1] == "", 10), "let go"
+    status, answer = page.post("/command", {"command": "left"})
+    assert (status, "not active" in answer) == (400, True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +67,20 @@ def test_missing_messages_are_named():
     assert done.returncode == 2
     assert "nav2_msgs" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_path_that_is_withdrawn_before_nav2_answers_is_not_followed():
+    cancelled = []
+    ahead, late = (SimpleNamespace(accepted=True, cancel_goal_async=lambda n=n: cancelled.append(n)) for n in (1, 2))
+    answer = nav2_follow_path.FollowPlannedPath._on_answer
+    node = SimpleNamespace(_goal=None, _sent=1, _withdrawn=0, get_logger=lambda: logging.getLogger())
+    answer(node, 1, SimpleNamespace(result=lambda: ahead))
+    assert node._goal is ahead
+    node._sent = 2
+    nav2_follow_path.FollowPlannedPath._stop(node, "an empty path")
+    answer(node, 2, SimpleNamespace(result=lambda: late))
+    assert cancelled == [1, 2]
+    assert node._goal is None
 
 
 def test_costs_are_those_of_the_class_that_costs_most():

@@ -133,6 +133,9 @@ def test_faults_are_seen(page, cockpit):
     page.wait_for_selector("#status[data-status=braking]")
     page.wait_for_selector("figure.missing[data-name=CAM_FRONT]")
     page.wait_for_selector("#states tr[data-level=error]:has-text('STALE')")
+    page.wait_for_selector("#link[data-level=stale]:has-text('nothing new for')")
+    cockpit.show()
+    page.wait_for_selector("#link[data-level=ok]")
     cockpit.close()
     page.wait_for_selector("#link[data-level=error]")
 
@@ -153,6 +156,8 @@ def test_switches_nodes_lenses_and_the_simulated_world(page, cockpit):
     assert page.evaluate("(a => a.scrollWidth - a.clientWidth)(document.querySelector('aside'))") == 0
     cover.click()
     cockpit.send("covered", ["CAM_FRONT"])
+    page.wait_for_selector("figure[data-name=CAM_FRONT] button[aria-pressed=true]")
+    page.reload()
     page.wait_for_selector("figure[data-name=CAM_FRONT] button[aria-pressed=true]")
     cover.click()
     page.select_option("#scenario", "red_light")

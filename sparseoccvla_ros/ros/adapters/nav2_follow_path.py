@@ -10,6 +10,7 @@ with nav2_msgs and tf2_ros (sudo apt install ros-$ROS_DISTRO-nav2-msgs).
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ class FollowPlannedPath(Node):
         self._listener = TransformListener(self._buffer, self)
         self._client = ActionClient(self, FollowPath, "/follow_path")
         self._goal: Any = None
+        self._sent = self._withdrawn = 0
         self._heard = self.get_clock().now()
         self.create_subscription(Path, "planning/path", self._on_path, qos_profile_sensor_data)
         self.create_timer(0.1, self._check_silence)
@@ -76,12 +78,16 @@ class FollowPlannedPath(Node):
         base2fixed = geometry.transform(np.array([t.x, t.y, t.z]), np.array([q.x, q.y, q.z, q.w]))
         goal = FollowPath.Goal(path=moved(path, base2fixed, self._frame), controller_id=self._controller)
         if self._client.server_is_ready():
-            self._client.send_goal_async(goal).add_done_callback(self._on_answer)
+            self._sent += 1
+            self._client.send_goal_async(goal).add_done_callback(partial(self._on_answer, self._sent))
 
-    def _on_answer(self, future: Any) -> None:
+    def _on_answer(self, number: int, future: Any) -> None:
         handle = future.result()
-        self._goal = handle if handle.accepted else self._goal
-        if not handle.accepted:
+        if handle.accepted and number <= self._withdrawn:
+            handle.cancel_goal_async()  # stopped before Nav2 had answered
+        elif handle.accepted:
+            self._goal = handle
+        else:
             self.get_logger().warning("Nav2 refused the path", throttle_duration_sec=2.0)
 
     def _check_silence(self) -> None:
@@ -89,6 +95,7 @@ class FollowPlannedPath(Node):
             self._stop("no path arrives")
 
     def _stop(self, reason: str) -> None:
+        self._withdrawn = self._sent
         if self._goal is not None:
             self.get_logger().warning(f"stopping: {reason}")
             self._goal.cancel_goal_async()

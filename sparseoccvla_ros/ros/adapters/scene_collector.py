@@ -10,7 +10,7 @@ from typing import Any
 
 from rclpy.serialization import deserialize_message
 
-from sparseoccvla_ros.core.types import CameraFrames, Plan, Reasoning, SceneQueries
+from sparseoccvla_ros.core.types import NANOSECONDS, CameraFrames, Plan, Reasoning, SceneQueries
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
@@ -22,11 +22,14 @@ from ..topics import BY_NAME
 STAMPED = ("frames", "occupancy/queries", "reasoning/state", "planning/plan")
 KEPT = 24
 """Messages per topic kept until the plan of their stamp arrives."""
+OLDEST_REASONING = 2 * NANOSECONDS
+"""Before the plan; what is forecast from earlier, or in another drive, has nothing to do with it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What belongs to one plan; reasoning: the newest up to the stamp, None where there is none yet.
+    """What belongs to one plan; reasoning: the newest up to the stamp, None where it is older than
+    OLDEST_REASONING or there is none.
 
     delays: seconds of wall time from the arrival of the frames, by what arrived.
     """
@@ -64,8 +67,9 @@ class SceneCollector:
         """The scene of a stamp, or None when frames, queries or plan of it were missed."""
         with self._lock:
             found = {name: kept.get(stamp) for name, kept in self._raw.items()}
-            before = max((s for s in self._raw["reasoning/state"] if s <= stamp), default=None)
-            state = self._raw["reasoning/state"][before] if before is not None else None
+            states = self._raw["reasoning/state"]
+            before = max((s for s in states if 0 <= stamp - s <= OLDEST_REASONING), default=None)
+            state = states[before] if before is not None else None
         frames, queries, plan = (found[name] for name in ("frames", "occupancy/queries", "planning/plan"))
         if frames is None or queries is None or plan is None:
             return None

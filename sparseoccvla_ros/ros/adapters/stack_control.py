@@ -32,6 +32,7 @@ class StackControl:
         self._reset = node.create_client(Trigger, f"{SIMULATOR}/reset")
         self._parameters = AsyncParameterClient(node, SIMULATOR)
         self._covered: set[str] = set()
+        self._launcher = os.getppid()
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -63,6 +64,8 @@ class StackControl:
             raise InvalidInput("node", f"{name!r} is none of {', '.join(self._transitions)}")
         if not self.simulated:
             raise InvalidInput("simulator", "there is none")
+        if os.getppid() != self._launcher:  # it ended, and whoever adopted us has children of other launches
+            raise InvalidInput("node", f"whoever started {name} has ended")
         found = [p for p in psutil.Process(os.getppid()).children() if _runs(p, name)]
         if not found:
             raise InvalidInput("node", f"{name} is no process that was started together with the cockpit")

@@ -5,6 +5,8 @@ const $ = (id) => document.getElementById(id);
 const NEAR = 0.3; // m; nearer to a camera's plane nothing is drawn
 let scene = null;
 let goal = null; // m, base_link of the scene it was set in, moved on with none: it fades when the next command comes
+let shown = 0; // ms of the page's clock, when the scene came
+let lenses = []; // names of those that are covered
 let layers = []; // decoded: { seconds, above: picture, voxels: Uint16Array }
 const behind = new Behind($("behind"));
 $("behind").hidden = behind.absent;
@@ -19,6 +21,14 @@ events.addEventListener("simulator", (e) => simulator(JSON.parse(e.data)));
 events.addEventListener("covered", (e) => covered(JSON.parse(e.data)));
 events.addEventListener("delayed", (e) => { $("delay").value = JSON.parse(e.data); });
 events.addEventListener("says", (e) => says(JSON.parse(e.data)));
+
+const OLD = 3; // s without a new scene after which the page says so: what it shows is no longer so
+setInterval(() => {
+  const age = (performance.now() - shown) / 1000, level = $("link").dataset.level;
+  if (!scene || level === "error") return;
+  if (age > OLD) link(`nothing new for ${age.toFixed(0)} s`, "stale");
+  else if (level === "stale") link("live", "ok");
+}, 500);
 
 function link(text, level) {
   $("link").textContent = text;
@@ -44,6 +54,7 @@ async function show(next) {
   const names = Object.keys(next.cameras);
   const images = await Promise.all(names.map((name) => picture("jpeg", next.cameras[name].jpeg)));
   scene = next;
+  shown = performance.now();
   layers = decoded;
   $("speed").textContent = `${(3.6 * next.speed).toFixed(0)} km/h`;
   $("command").textContent = `${next.command} (${next.source})`;
@@ -145,6 +156,7 @@ function drawCamera(name, camera, image) {
     const caption = document.createElement("figcaption"), cover = document.createElement("button");
     caption.textContent = name.replace("CAM_", "").replaceAll("_", " ").toLowerCase();
     cover.textContent = "cover";
+    cover.setAttribute("aria-pressed", String(lenses.includes(name)));
     cover.addEventListener("click", () =>
       post("cover", { camera: name, on: cover.getAttribute("aria-pressed") !== "true" }));
     figure.append(document.createElement("canvas"), caption, cover);
@@ -221,6 +233,7 @@ function simulator({ scenarios, weathers, delays }) {
 }
 
 function covered(names) {
+  lenses = names;
   for (const figure of document.querySelectorAll("#cameras figure"))
     figure.querySelector("button").setAttribute("aria-pressed", String(names.includes(figure.dataset.name)));
 }
