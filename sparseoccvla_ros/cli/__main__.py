@@ -94,7 +94,9 @@ def view(
 
 @app.command()
 def cockpit(
-    bag: Annotated[str | None, typer.Option(help="also run the stack on this bag, again and again; '' bundled")] = None,
+    bag: Annotated[
+        str | None, typer.Option(help="also run the stack on this bag, in a loop; '': the bundled one")
+    ] = None,
     port: Annotated[int, typer.Option(min=1024, max=65535, help="port of the page")] = 8088,
     host: Annotated[str, typer.Option(help="address of the page; beyond this machine with a token")] = "127.0.0.1",
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
@@ -116,12 +118,14 @@ def cockpit(
 
 @app.command()
 def drive(
-    seed: Annotated[int, typer.Option(min=0, help="of the world; 90000 to 99999 were never trained on")] = 90_000,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the world; 90000 to 99999 were never trained on")] = 90_000,
     scenario: Annotated[str, typer.Option(help="family of situations, as red_light; the seed's traffic if empty")] = "",
     out: Annotated[Path, typer.Option(help="folder for picture, recording, log and summary")] = Path("out/drive"),
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     seconds: Annotated[float, typer.Option(min=1.0, max=60.0, help="end after this much of the world's time")] = 60.0,
-    real_time: Annotated[float, typer.Option(min=0.0, max=20.0, help="do not wait for the stack: this fast")] = 0.0,
+    real_time: Annotated[
+        float, typer.Option(min=0.0, max=20.0, help="do not wait for the stack; world seconds per second")
+    ] = 0.0,
     serve: Annotated[bool, typer.Option("--serve", help="show it live in a browser")] = False,
     cockpit: Annotated[bool, typer.Option("--cockpit", help="one page to see, ask and steer")] = False,
     port: Annotated[int, typer.Option(min=1024, max=65535, help="port of that page")] = 8088,
@@ -150,7 +154,7 @@ def egodriver(
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     runtime: Annotated[Runtime, typer.Option(help="AlpaSim itself, or autoware_carla_scenario")] = Runtime.ALPASIM,
     host: Annotated[str, typer.Option(help="address, or unix:///PATH; 0.0.0.0 lets other machines in")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 50051,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0 takes a free one")] = 50051,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     period: Annotated[float, typer.Option(min=0.05, max=1.0, help="simulated seconds between two plans")] = 0.5,
 ) -> None:
@@ -187,7 +191,7 @@ def bench(
     preset: Annotated[str, typer.Option(help="model preset; hardware takes r50_600q if not given")] = "",
     hz: Annotated[str, typer.Option(help="end_to_end: more runs at these frame sets per second, as 2,5,10,20")] = "",
     variants: Annotated[bool, typer.Option(help="end_to_end: also composed, and with default transports")] = False,
-    minutes: Annotated[float, typer.Option(min=0.1, max=1440.0, help="soak: how long")] = 20.0,
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440.0, help="soak: minutes to run")] = 20.0,
     reduced: Annotated[bool, typer.Option(help="hardware: the same at a size that a laptop can compute")] = False,
     against: Annotated[
         str, typer.Option(help="occupancy: only a comparison with this preset, e.g. opus_t for opus_v2_t")
@@ -212,15 +216,15 @@ def bench(
 @app.command()
 def fuzz(
     budget: Annotated[int, typer.Option(min=1, help="inputs to try, shared among the decoders")] = 20_000,
-    seed: Annotated[int, typer.Option(help="of the inputs: the same seed gives the same ones")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the inputs: the same seed gives the same ones")] = 0,
     decoder: Annotated[list[str] | None, typer.Option(help="only this one; may be given several times")] = None,
     out: Annotated[Path, typer.Option(help="folder for the inputs that were not refused as they should be")] = Path(
         "out/fuzz"
     ),
 ) -> None:
-    """Damaged and hostile inputs to everything that reads what others made: images, bags, messages, weights, text.
+    """Feed damaged and hostile inputs to every decoder: images, bags, messages, weights, text.
 
-    Prints inputs tried per decoder. An input has to be read or refused; ends with 1 where one raised anything else,
+    Prints inputs tried per decoder. An input has to be read or refused; ends with 1 if one raised anything else,
     crashed, or took too long or too much memory (docs/faults.md).
     """
     from sparseoccvla_ros.faults.report import run_fuzz
@@ -230,14 +234,14 @@ def fuzz(
 
 @app.command()
 def storm(
-    minutes: Annotated[float, typer.Option(min=0.5, max=1440.0, help="how long")] = 10.0,
-    seed: Annotated[int, typer.Option(help="of the faults: the same seed gives the same ones")] = 0,
+    minutes: Annotated[float, typer.Option(min=0.5, max=1440.0, help="minutes to run")] = 10.0,
+    seed: Annotated[int, typer.Option(help="seed of the faults: the same seed gives the same ones")] = 0,
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     json: Json = None,
 ) -> None:
-    """Random faults at the stack, which it starts on the bundled bag in a DDS domain of its own.
+    """Inject random faults into the stack, which it starts on the bundled bag in a DDS domain of its own.
 
-    Every path is held against what the source really sent. Ends with 1 where a node stayed away, a path was confident
+    Every path is compared with what the source really sent. Ends with 1 if a node stayed away, a path was confident
     without its input, or a loss was not accounted for (docs/faults.md). It wants the machine to itself: on a busy one
     plans come too late and are refused.
     """
@@ -252,7 +256,9 @@ def export(
     runtime: Annotated[str, typer.Option(help="onnx, openvino or tensorrt")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="also copy the files, with a manifest, to this folder")] = None,
     bag: Annotated[Path | None, typer.Option(help="bag whose frames parity is verified on; the bundled one")] = None,
-    precision: Annotated[str, typer.Option(help="of the image backbone: preset, float32 or bfloat16")] = "preset",
+    precision: Annotated[
+        str, typer.Option(help="precision of the image backbone: preset, float32 or bfloat16")
+    ] = "preset",
 ) -> None:
     """Export the networks, verify them against torch on real frames, build engines and cache them."""
     from .export import run_export

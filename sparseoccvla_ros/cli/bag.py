@@ -28,7 +28,7 @@ def film(
     out: Annotated[Path, typer.Option(help="file to write: an animated WebP")] = Path("out/film.webp"),
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     profile: Annotated[str, typer.Option(help="a name in config/profiles, or a .yaml file")] = "nuscenes",
-    seconds: Annotated[float, typer.Option(min=0.0, help="only so much of the bag; 0: all")] = 0.0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="seconds of the bag to show; 0: all")] = 0.0,
     quality: Annotated[int, typer.Option(min=1, max=100, help="WebP quality, 1 to 100")] = 50,
 ) -> None:
     """A moving picture of a bag with what the stack makes of it: cameras, path, occupancy. Without ROS."""

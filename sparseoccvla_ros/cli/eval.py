@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Evaluate a preset.", no_args_is_help=True)
 
-Tasks = Annotated[str, typer.Option(help="some of these, with commas")]
+Tasks = Annotated[str, typer.Option(help="which ones, separated by commas")]
 Preset = Annotated[str, typer.Option(help="model preset: a name, or a folder with config.yaml")]
 Untrained = Annotated[bool, typer.Option("--untrained", help="also run stages that have no weights")]
 Json = Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")]
@@ -144,7 +144,7 @@ def nuscenes(
 @app.command()
 def drive(
     seeds: Annotated[str, typer.Option(help="A:B for A to B - 1; the first 20 of the test split")] = "",
-    policies: Annotated[str, typer.Option(help="some of these, with commas")] = "expert,chain,ego,lane,coast",
+    policies: Annotated[str, typer.Option(help="which ones, separated by commas")] = "expert,chain,ego,lane,coast",
     scenario: Annotated[str, typer.Option(help="families that take turns over the seeds, with commas, or all")] = "",
     preset: Preset = "tiny",
     bags: Annotated[bool, typer.Option("--bags", help="also leave each drive as a bag, for ./run eval bag")] = False,
@@ -226,7 +226,7 @@ def bag(
     map_file: Annotated[Path | None, typer.Option("--map", help="Lanelet2 file; /map/areas where it is there")] = None,
     map_origin: Annotated[str, typer.Option(help="LAT,LON of the frame's origin, for a map without local_x")] = "",
     reference: Annotated[str, typer.Option(help="plans whose progress is EPDMS's measure; what was driven")] = "",
-    seconds: Annotated[float, typer.Option(min=0.0, help="only so much of the bag; 0: all")] = 0.0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="seconds of the bag to judge; 0: all")] = 0.0,
     untrained: Untrained = False,
     out: Annotated[Path | None, typer.Option(help="folder of page, numbers and result bag; out/eval/BAG")] = None,
     threads: Threads = 0,

@@ -197,10 +197,10 @@ def fetch(
 @app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help=".pth or safetensors of OPUS, OPUS-V2 or SparseWorld")],
-    preset: Annotated[str, typer.Option(help="preset whose other options are taken over")] = "opus_t",
+    preset: Annotated[str, typer.Option(help="preset to take all other options from")] = "opus_t",
     out: Annotated[
         Path | None,
-        typer.Option(help="preset folder to write; without, the preset itself has these weights from now on"),
+        typer.Option(help="preset folder to write; if not given, the preset itself gets the weights"),
     ] = None,
 ) -> None:
     """Turn a public OPUS, OPUS-V2 or SparseWorld checkpoint into a preset with safetensors weights and their sha256."""

@@ -23,7 +23,7 @@ def check(
     profile: Annotated[str, typer.Option(help="a name in config/profiles, or a .yaml file")] = "nuscenes",
     calibration_file: Annotated[str, typer.Option(help="intrinsics and mounts that are on no topic")] = "",
     preset: Annotated[str, typer.Option(help="model preset, whose image size counts")] = "tiny",
-    seconds: Annotated[float, typer.Option(min=0.5, max=600.0, help="look at so much of it")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.5, max=600.0, help="seconds to look at")] = 10.0,
     out: Annotated[Path, typer.Option(help="picture of the coverage")] = Path("out/rig.png"),
 ) -> None:
     """Say per camera what comes, what the encoder will see of it, and what is wrong; 1 where something is."""

@@ -109,13 +109,13 @@ def train(
         str, typer.Option(help="world: synthetic; nuscenes: the folder DATAROOT; bag: drives of --bag")
     ] = "world",
     dataroot: Annotated[Path | None, typer.Option(help="nuScenes folder, prepared by ./run data prepare")] = None,
-    index: Annotated[Path | None, typer.Option(help="its prepared index; in the cache if not given")] = None,
+    index: Annotated[Path | None, typer.Option(help="prepared index of nuScenes; in the cache if not given")] = None,
     bag: Bags = None,
     check_bag: Annotated[
         list[Path] | None, typer.Option(help="recorded drive to validate on; without: the end of each --bag")
     ] = None,
     profile: ProfileOption = "",
-    calibration_file: Annotated[str, typer.Option(help="of the bags: intrinsics and mounts that are on no topic")] = "",
+    calibration_file: Annotated[str, typer.Option(help="for bags: intrinsics and mounts that are on no topic")] = "",
     out: Annotated[Path | None, typer.Option(help="folder of checkpoints, logs and pictures; out/train/STAGE")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in OUT")] = False,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="minutes of training in all")] = None,
@@ -132,12 +132,10 @@ def train(
     scenes: Annotated[int, typer.Option(min=1, help="seeds of the world to train on; stages 2, 3: scenes")] = 80_000,
     validation: Annotated[int, typer.Option(min=1, help="seeds, or samples of nuScenes, to validate on")] = 20,
     validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 400,
-    frozen: Annotated[
-        int, typer.Option(min=-1, help="first blocks of the backbone that stay as they are; -1: all")
-    ] = 5,
-    truth: Annotated[str, typer.Option(help="learn the voxels that are visible, or all")] = "visible",
+    frozen: Annotated[int, typer.Option(min=-1, help="first blocks of the backbone that stay frozen; -1: all")] = 5,
+    truth: Annotated[str, typer.Option(help="voxels to learn: visible or all")] = "visible",
     history_gradient: Annotated[bool, typer.Option("--history-gradient", help="learn from past images too")] = False,
-    precision: Annotated[str, typer.Option(help="of backbone and neck: auto, float32 or bfloat16")] = "auto",
+    precision: Annotated[str, typer.Option(help="precision of backbone and neck: auto, float32 or bfloat16")] = "auto",
     render: Annotated[
         bool, typer.Option("--render", help="render missing scenes on the way (meant for a GPU)")
     ] = False,
@@ -148,7 +146,7 @@ def train(
     reasoning: Reasoning_ = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="of weights, order and augmentation")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="seed of weights, order and augmentation")] = 1,
 ) -> None:
     """Train a stage. A run that was stopped or killed goes on with --resume."""
     if context.invoked_subcommand is not None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Progressed = Callable[[str, int, int], None]
 """Told what is done, how much of it, and of how much."""
 Bags = Annotated[list[Path] | None, typer.Option(help="recorded drive to learn from (--data bag); once for each")]
-ProfileOption = Annotated[str, typer.Option(help="of the bags: a name in config/profiles, or a .yaml file")]
+ProfileOption = Annotated[str, typer.Option(help="profile of the bags: a name in config/profiles, or a .yaml file")]
 Reasoning_ = Annotated[Path | None, typer.Option(help="weights of the frozen reasoner; the preset's if not given")]
 Encoder = Annotated[Path | None, typer.Option(help="weights of the frozen encoder; the preset's if not given")]
 DEFAULTS = {"occupancy": (2, 8e-4), "planning": (32, 1e-3), "forecast": (8, 4e-4), "language": (4, 4e-4)}
@@ -108,7 +108,7 @@ def anchors(
     profile: ProfileOption = "",
     workers: Annotated[int, typer.Option(min=1, max=256, help="processes that simulate drives")] = 1,
 ) -> None:
-    """Fit the preset's trajectory anchors to drives and write them; all that knows anchors must then train anew."""
+    """Fit the preset's trajectory anchors to drives and write them. Planner and language model then need retraining."""
     with one_line_errors():
         from sparseoccvla_ros.core.errors import InvalidInput
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS
@@ -273,7 +273,7 @@ def voxel_head(
     seeds: Seeds = "0:60",
     validation: Seeds = "80000:80008",
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the classes")] = 8_000,
-    seed: Annotated[int, typer.Option(help="of the fit")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the fit")] = 0,
     out: Annotated[Path, typer.Option(help="weights of the encoder with its new head")] = Path(
         "out/train/voxel_head/best.safetensors"
     ),
@@ -314,7 +314,7 @@ def voxel_head(
 def recipe(
     preset: Annotated[str, typer.Argument(help="model preset, or folder, with a recipe.yaml")] = "tiny",
     out: Annotated[Path | None, typer.Option(help="folder of the run; out/recipe/PRESET")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="do this step alone; may be given several times")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="do only this step; may be given several times")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     minutes: Annotated[float | None, typer.Option(min=0.1, help="end in this time; steps share it as budgeted")] = None,
     workers: Annotated[int, typer.Option(min=0, help="processes that render and encode; 0: one a core")] = 0,

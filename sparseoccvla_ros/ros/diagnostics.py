@@ -18,8 +18,11 @@ class State(StrEnum):
     """What a node is doing; the message of its DiagnosticStatus starts with it."""
 
     UNCONFIGURED = "UNCONFIGURED"
+    """Not configured yet, or configure failed: `last_error` says why."""
     INACTIVE = "INACTIVE"
+    """Configured, and waiting to be activated."""
     OK = "OK"
+    """Works."""
     DEGRADED = "DEGRADED"
     """Works, but something is missing or untrained; the reason says what."""
     STALE = "STALE"
