@@ -1,8 +1,8 @@
 """What each node of the stack may do in the graph: an SROS 2 policy (ROS 2 design article "Access Control Policies").
 
-`python -m sparseoccvla_ros.bringup.security_policy > config/sros2_policy.xml` writes it from the topic table; `ros2
-security create_permission` makes the permissions of each enclave of it. Where security is enforced, a node can publish
-and hear nothing else.
+`python -m sparseoccvla_ros.bringup.security_policy > config/sros2_policy.xml` writes it from the topic table (with the
+name or path of a profile: for its topics); `ros2 security create_permission` makes the permissions of each enclave of
+it. Where security is enforced, a node can publish and hear nothing else.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def heard(node: str, profile_name: str = "nuscenes") -> set[str]:
     names = [*_HEARD[node], *(name for name, reader in READERS.items() if reader == node)]
     found = {BY_NAME[name].full_name for name in names} | {"/diagnostics", "/clock", "/parameter_events"}
     if node == "camera_sync":
-        for camera in profile(profile_name).cameras.values():
+        chosen = profile(profile_name)
+        found = found - {"/odom"} | {chosen.odometry_topic} - {""}
+        for camera in chosen.cameras.values():
             found |= {camera.image_topic, camera.info_topic} - {""}
     return found
 
@@ -79,4 +81,4 @@ def _allow(rules: ElementTree.Element, kind: str, verb: str, names: Iterable[str
 
 
 if __name__ == "__main__":
-    sys.stdout.write(policy())
+    sys.stdout.write(policy(*sys.argv[1:2]))

@@ -79,6 +79,7 @@ class ReasoningNode(StageNode):
         self._reasoner.reset()
         self._planned.clear()
         self._plan = None
+        self._forget_text()
 
     def teardown(self) -> None:
         """End the threads and free the model."""
@@ -113,6 +114,7 @@ class ReasoningNode(StageNode):
             self._planned.clear()
             self._plan = None
             self._reasoner.reset()
+            self._forget_text()
             self._epoch = queries.epoch
         self._ego_speed = queries.ego.speed
         self._base_frame = queries.ego.base_frame
@@ -130,6 +132,10 @@ class ReasoningNode(StageNode):
         self.monitor.show(forecast_motion=reasoning.forecast_motion, prefill_ms=1e3 * self._reasoner.prefill_seconds)
         if self.values.self_question and self._self_throttle.due():
             self._questions.enqueue(self.values.self_question, from_itself=True)
+
+    def _forget_text(self) -> None:
+        with self._text_lock:
+            self._text = ""
 
     def _show(self, reasoning: Reasoning) -> None:
         palette = PALETTES[self.values.palette]

@@ -24,7 +24,7 @@ from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.data.bags.writer import BagWriter
 from sparseoccvla_ros.data.synthetic.drives import START
 from sparseoccvla_ros.eval.bags.evaluation import COAST, Request, evaluate_bag, page, table, write_result_bag
-from sparseoccvla_ros.eval.bags.recording import Planned, Track, read_tracks, watched
+from sparseoccvla_ros.eval.bags.recording import Planned, Track, read_tracks, times_by_speed, watched
 from sparseoccvla_ros.eval.bags.scores import known_for_driving, score_plan
 from sparseoccvla_ros.eval.bags.surroundings import read_motion
 from sparseoccvla_ros.eval.closed_loop.policies import BlindLaneKeeping
@@ -255,6 +255,13 @@ def test_what_was_not_recorded_is_no_drive_to_be_judged_by(straight):
         assert score_plan(ahead(2.0, 10.0), broken, [], NUSCENES_CAR) is None
         assert not known_for_driving(ns(2.0), broken)
         assert score_plan(ahead(4.97, 10.0), broken, [], NUSCENES_CAR) is not None
+
+
+def test_the_way_behind_the_vehicle_takes_no_time():
+    """Autoware's trajectories begin some metres behind it."""
+    places = np.column_stack([np.arange(-5.0, 50.0, 1.0), np.full(55, 0.2)])
+    times = times_by_speed(places, np.full(55, 10.0), np.zeros(2))
+    np.testing.assert_allclose(times, places[:, 0] / 10.0, atol=1e-9)
 
 
 def test_boxes_are_bridged_between_sightings_only():

@@ -72,6 +72,9 @@ def test_servers_stay_on_this_machine_unless_told_otherwise() -> None:
 def test_the_sros2_policy_is_that_of_the_topic_table() -> None:
     """Written by python -m sparseoccvla_ros.bringup.security_policy > config/sros2_policy.xml."""
     assert (ROOT / "config" / "sros2_policy.xml").read_text() == policy()
+    other = policy("nuscenes_prefixed")
+    assert "<topic>/nuscenes/odom</topic>" in other, "what moves comes from the topic of the profile"
+    assert other.count("<topic>/odom</topic>") == 1, "the follower's"
 
 
 def test_pins_are_complete() -> None:

@@ -172,6 +172,11 @@ def test_asks_itself_at_its_period_and_not_while_others_wait(graph, preset, fram
         until(lambda: len(texts) >= 3, 0.3)
     assert len(texts) >= 3
     assert node.monitor._counts["questions_answered"] >= 3
+    node.values.self_question = ""
+    assert until(lambda: node._questions._current is None, 20)
+    graph.probe.send("frames", messages.frames_to_msg(frames(sent, epoch=1)))
+    assert until(lambda: states[-1].epoch == 1, 20)
+    assert (states[-2].text != "", states[-1].text) == (True, ""), "what was said of another drive"
     node._questions._current = object()
     assert not node._questions.enqueue("Describe the scene.", from_itself=True)
     node._questions._current = None

@@ -103,7 +103,10 @@ def _plan(message: Any, kind: str, drive: Drive) -> Planned:
         poses = [_planar(p.pose.position, p.pose.orientation) for p in message.points]
         times = [_seconds(p.time_from_start) for p in message.points]
         if len(times) > 1 and not any(times):
-            times = _times_by_speed(poses, [p.longitudinal_velocity_mps for p in message.points])
+            speeds = [p.longitudinal_velocity_mps for p in message.points]
+            base = message.header.frame_id.lstrip("/") == drive.base
+            here = np.zeros(2) if base else drive.at(np.array([stamp]))[0, :2]
+            times = times_by_speed(np.array(poses)[:, :2], np.array(speeds), here)
     if not poses:
         raise InvalidInput("plan", "is empty, which tells followers to stop")
     at, places = np.array(times), np.array(poses)
@@ -122,12 +125,22 @@ def _plan(message: Any, kind: str, drive: Drive) -> Planned:
     return Planned(stamp, at, places)
 
 
-def _times_by_speed(poses: list[tuple[float, float, float]], speeds: list[float]) -> list[float]:
-    """Autoware's planners leave the times 0: a point is reached by the speeds along the way."""
-    places = np.array(poses)[:, :2]
-    way = np.hypot(*np.diff(places, axis=0).T)
-    mean = np.maximum(0.5 * (np.array(speeds[1:]) + np.array(speeds[:-1])), 0.05)
-    return [0.0, *np.cumsum(way / mean)]
+def times_by_speed(places: np.ndarray, speeds: np.ndarray, here: np.ndarray) -> list[float]:
+    """Autoware's planners leave the times 0: a point is reached by the speeds along the way from the vehicle.
+
+    Args:
+        places: float64 [N, 2] m, N >= 2; some lie behind the vehicle, whose times are below 0.
+        speeds: [N] m/s.
+        here: [2] m, where the vehicle is.
+    """
+    step = np.diff(places, axis=0)
+    length = np.hypot(*step.T)
+    share = np.clip(((here - places[:-1]) * step).sum(-1) / np.maximum(length**2, 1e-12), 0.0, 1.0)
+    gaps = np.hypot(*(places[:-1] + share[:, None] * step - here).T)
+    nearest = int(np.argmin(gaps))
+    seconds = length / np.maximum(0.5 * (speeds[1:] + speeds[:-1]), 0.05)
+    times = np.append(0.0, np.cumsum(seconds))
+    return (times - times[nearest] - share[nearest] * seconds[nearest]).tolist()
 
 
 def _moved(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
