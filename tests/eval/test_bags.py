@@ -333,7 +333,9 @@ def test_moments_without_a_plan_count_zero(simulated, tmp_path):
             if record.topic == PLAN_TOPIC:
                 message = reader.decode(record.raw, record.type)
                 empty = bag.construct("nav_msgs/msg/Path", header=bag.header(record.stamp, "map"), poses=[])
-                bag.write(PLAN_TOPIC, empty if record.stamp > START + 2 * 10**9 else message, record.stamp)
+                if record.stamp <= START + 2 * 10**9:
+                    bag.write(PLAN_TOPIC, message, record.stamp)
+                bag.write(PLAN_TOPIC, empty, record.stamp)  # to stop a follower, with the stamp of the plan before
             elif record.topic != REFERENCE_TOPIC:
                 bag.write(record.topic, reader.decode(record.raw, record.type), record.stamp)
     report = evaluate_bag(Request(silent, topic=PLAN_TOPIC))

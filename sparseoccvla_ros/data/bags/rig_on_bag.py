@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def draft_profile(bag: Path) -> Draft:
         info = infos[topic]
         entry: dict[str, Any] = {"image_topic": topic, "transport": _TRANSPORT[kinds[topic]], "info_topic": info}
         entry |= {"frame_id": frame or name}
-        if "rect" in topic:
+        if is_rectified(topic):
             entry["rectified"] = True
         cameras[name] = entry
         if not info:
@@ -119,6 +120,11 @@ def _image_topics(kinds: dict[str, str], notes: list[str]) -> list[str]:
     if len(topics) > MOST_CAMERAS:
         notes.append(f"left out beyond {MOST_CAMERAS} cameras: {', '.join(topics[MOST_CAMERAS:])}")
     return topics[:MOST_CAMERAS]
+
+
+def is_rectified(topic: str) -> bool:
+    """Whether an image topic says so, as image_proc names them; "direct" holds the letters as well."""
+    return re.search(r"(^|[/_])rect(ified)?(_|/|$)", topic.lower()) is not None
 
 
 def _names(topics: list[str]) -> list[str]:

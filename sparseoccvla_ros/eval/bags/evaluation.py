@@ -146,7 +146,9 @@ def evaluate_bag(request: Request, on_progress: Callable[[int], None] = lambda p
         kept.append(plan)
         rows[name].append(scores)
         rows[COAST].append(coast)
-    failed = sum(stamp <= last and record.whole(stamp) for stamp, _ in refused)
+    # A follower is told to stop with the stamp of the plan before: that moment had a plan.
+    moments = {stamp for stamp, _ in refused if stamp <= last} - {plan.stamp for plan in kept}
+    failed = sum(record.whole(stamp) for stamp in moments)
     reasons = Counter(why for _, why in refused)
     return BagReport(request, drive, rows, kept, reasons, len(record.tracks), failed, record.road is not None)
 

@@ -13,7 +13,7 @@ from sparseoccvla_ros.camera_sync.config import ImageConfig
 from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import bundled_bag
-from sparseoccvla_ros.data.bags.rig_on_bag import check_bag, draft_profile
+from sparseoccvla_ros.data.bags.rig_on_bag import check_bag, draft_profile, is_rectified
 from sparseoccvla_ros.data.bags.writer import BagWriter
 from sparseoccvla_ros.view.rig_picture import blind_directions, coverage, rig_picture
 from tests import rig_bags
@@ -148,6 +148,17 @@ def test_views_show_the_full_angle_of_a_fisheye(tmp_path):
         assert camera.lens_deg == whole.cameras[2].lens_deg
     blind = [sum((b - a) % 360 + 1 for a, b in blind_directions(r.cameras)) for r in (whole, report)]
     assert 50 < blind[0] - blind[1] < 80, "180 degrees instead of 115"
+
+
+@pytest.mark.parametrize(
+    ("topic", "wanted"),
+    [
+        ("/front/image_rect", True), ("/front/image_rect_color/compressed", True), ("/rectified/front", True),
+        ("/CAM_FRONT/image_rect_compressed", True), ("/direct/image_raw", False), ("/front_direct/image", False),
+    ],
+)  # fmt: skip
+def test_rectified_topics_are_told_by_the_word(topic, wanted):
+    assert is_rectified(topic) is wanted
 
 
 def test_a_draft_fits_its_bag(tmp_path):
