@@ -34,12 +34,14 @@ _SEES_NOTHING.setflags(write=False)
 
 @dataclass(frozen=True, eq=False)
 class _Placed:
-    """A frame set whose poses are known. ego2native: camera -> [4, 4], base_link at the stamp to native pixels."""
+    """A frame set whose poses are known. ego2native: camera -> [4, 4], base_link at the stamp to native pixels, by the
+    calibration in models: another may come before the images are decoded."""
 
     frame_set: FrameSet
     source: PoseSource
     pose: np.ndarray
     ego2native: dict[str, np.ndarray]
+    models: dict[str, CameraModel]
 
 
 class CameraSync:
@@ -294,7 +296,7 @@ class CameraSync:
                 )
             except (KeyError, Unresolved):
                 continue
-        return _Placed(made, source, pose, ego2native)
+        return _Placed(made, source, pose, ego2native, dict(self.cameras))
 
     @staticmethod
     def _projection(model: CameraModel, mount: np.ndarray, at_camera: np.ndarray, at_stamp: np.ndarray) -> np.ndarray:
@@ -371,7 +373,7 @@ class CameraSync:
         valid = np.zeros(len(names), np.bool_)
         jobs, rows = [], []
         for row, camera in enumerate(names):
-            model = self.cameras.get(camera)
+            model = placed.models.get(camera)
             if camera in made.images and model is not None:
                 stamps[row] = made.images[camera][0]
                 ida = self._reuse(camera, int(stamps[row]), model, images[row]) if camera in made.held else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -54,6 +56,26 @@ def test_landmarks_are_where_the_projection_says(drive, rig, source, compressed)
     assert np.allclose(frames.ego.pose, drive.ego(frames.stamp), atol=2e-3)
     assert frames.ego.twist == pytest.approx([SPEED, 0, 0, 0, 0, TURN], abs=0.05)
     assert frames.ego.fixed_frame == ("map" if source == "tf" else "odom")
+
+
+def test_image_and_projection_have_one_calibration(drive, rig, monkeypatch):
+    """Another one that comes while the images are decoded counts from the next set on."""
+    built = rig(fixed_frames=("map",))
+    built.tf(START - S, START + S)
+    enter, sync = built.sync._enter, built.sync
+
+    def meanwhile(placed):
+        state = enter(placed)
+        for model in list(sync.cameras.values()):
+            sync.set_camera(replace(model, width=2 * model.width, height=2 * model.height))
+        return state
+
+    monkeypatch.setattr(sync, "_enter", meanwhile)
+    for camera in CAMERAS:
+        sync.add_image(camera, START, CompressedImage(PLAIN))
+    frames = sync.finish()
+    assert frames is not None
+    assert frames.valid.all()
 
 
 def test_odometry_twist_is_preferred_and_zero_twist_is_none(drive, rig):
