@@ -22,7 +22,6 @@ from .expert import Expert
 from .road_map import WorldMap
 
 _NANOSECONDS = 1_000_000_000
-_POINTS = np.concatenate([[0.0], WAYPOINT_TIMES])
 
 
 class Policy(Protocol):

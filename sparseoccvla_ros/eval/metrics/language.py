@@ -29,8 +29,6 @@ from .meteor import INSTALL, Unavailable, meteor_java, meteor_nltk, nltk_tokens,
 
 TOKENISATIONS = ("hermes", "ptb")
 SELECTIONS = ("single_turn", "multi_turn", "given")
-CAPTIONS = ("description", "attention")
-"""Question families that OmniDrive scores."""
 BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 CIDER_NOTE = "CIDEr depends on the evaluated set: comparable only with results on the same {n} documents"
 

@@ -15,7 +15,6 @@ from ...planning.ego_history import FEATURE_NAMES
 from .planning_samples import Method, Prediction, Sample
 
 HIDDEN = 512
-_COLUMNS = ("ego_features", "truth", "mask")
 
 
 class EgoMlp(nn.Module):

@@ -14,7 +14,6 @@ LIMITS = np.array([[-4.05, 2.40], [-4.89, 4.89], [-8.37, 8.37], [-4.13, 4.13], [
 """Longitudinal and lateral acceleration m/s^2, jerk and longitudinal jerk m/s^3, yaw acceleration rad/s^2, yaw rate."""
 TWO_FRAME_LIMITS = np.array([0.7, 0.5, 0.1, 0.1])
 """Root mean squares of the differences of acceleration, jerk, yaw rate and yaw acceleration."""
-HISTORY_STEPS = 14
 _INNER = 8
 
 
