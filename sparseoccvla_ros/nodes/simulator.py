@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ackermann_msgs.msg import AckermannDriveStamped
 from nav_msgs.msg import Path as PathMsg
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -27,6 +28,7 @@ from sparseoccvla_ros.ros.lifecycle_base import SourceNode
 from sparseoccvla_ros.ros.messages import nanoseconds
 from sparseoccvla_ros.ros.process import run
 from sparseoccvla_ros.world.agents.traffic import STEP
+from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 from sparseoccvla_ros.world.sim.vehicle import Action
 
 PROFILE = "nuscenes"
@@ -54,6 +56,7 @@ class SimulatorNode(SourceNode):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("simulator", **kwargs)
+        self.add_on_set_parameters_callback(_known_scenario)
         self.record: DriveRecord | None = None
         """Of the last drive that ended."""
         self._action: tuple[int, Action] | None = None
@@ -114,10 +117,8 @@ class SimulatorNode(SourceNode):
 
     def _begin(self) -> None:
         """A new drive by the parameters of now."""
-        self._reset = False
-        values = self.values
-        families = values.scenario.split(",")
-        self._scenario = families[self._drives % len(families)]
+        self._reset, values = False, self.values
+        self._scenario = (families := values.scenario.split(","))[self._drives % len(families)]
         self._episode = Episode(values.seed, self._scenario or None, "nodes", longest=values.longest)
         self._cameras = SimulatedCameras(
             self._episode.simulator, values.height, values.width, whole=True, weather=values.weather
@@ -171,12 +172,11 @@ class SimulatorNode(SourceNode):
 
     def _to_the_end(self) -> bool:
         """Step until the drive ends; false where it was broken off."""
-        episode, due = self._episode, time.monotonic()
+        episode, simulator, due = self._episode, self._episode.simulator, time.monotonic()
         while self._running and not self._reset:
             if self.values.lockstep:
                 self._rejoin()
             end = episode.observe()
-            simulator = episode.simulator
             with self._arrived:
                 self._stamp = self._start + round(simulator.time * 1e9)
                 self._answers, self._paths, self._plan, self._sent = 0, 0, None, 0
@@ -188,7 +188,7 @@ class SimulatorNode(SourceNode):
             self._publish_images()
             why = ""
             if self.values.lockstep:
-                why = "" if self._answered() else self._missing()
+                why = self._unanswered()
                 self._unplanned = why if self._sent else self._unplanned
             else:
                 due = max(due + STEP / self.values.real_time_factor, time.monotonic() - 1.0)
@@ -222,12 +222,8 @@ class SimulatorNode(SourceNode):
             return Action(-BRAKE, state.steering), "braking: no control/command from follower"
         return newest[1], ""
 
-    def _missing(self) -> str:
-        missing = "planning/path" if self._sent and self._plan is None else "control/command"
-        return f"no {missing} within answer_timeout"
-
-    def _answered(self) -> bool:
-        """Lockstep: wait for the follower's answer; false where none is to be had."""
+    def _unanswered(self) -> str:
+        """Lockstep: wait for the follower's answer; what is missing where none is to be had."""
 
         def whole() -> bool:
             # One command for the odometry, and one for every path that has come since.
@@ -238,22 +234,22 @@ class SimulatorNode(SourceNode):
         while self._running and not self._reset:
             with self._arrived:
                 if self._arrived.wait_for(whole, 0.1):
-                    return True
+                    return ""
             now = time.monotonic()
             if now - began > self.values.answer_timeout or self.absent():
-                return False
+                break
             if now - asked > ASK_AGAIN:
                 asked = now
                 self._vehicle.publish_clock(self._stamp)
                 if not self._sent or self._plan is not None:
                     self._vehicle.publish_odometry(self._stamp, *simulator.ego.at(simulator.time))
-        return False
+        missing = "planning/path" if self._sent and self._plan is None else "control/command"
+        return f"no {missing} within answer_timeout"
 
     def _ended(self) -> None:
         self.record, summary = self._record, self._record.summary()
         if self.values.out:
-            folder = Path(self.values.out)
-            self._record.write(folder / str(summary["seed"]) if self.values.loop else folder, summary)
+            self._record.write(Path(self.values.out, str(summary["seed"]) if self.values.loop else ""), summary)
         self.get_logger().info(
             f"{summary['end']}: {summary['route_completion']:.0f} % of the route in {summary['seconds']:.1f} s, "
             f"driving score {summary['driving_score']:.0f}, {len(summary['infractions'])} infractions"
@@ -288,6 +284,11 @@ class SimulatorNode(SourceNode):
                 self._sent, images = due
             names = [camera.name for camera in self._cameras.rig]
             self._vehicle.publish_images(self._sent, names, self._cameras.intrinsics, images, self.values.jpeg_quality)
+
+
+def _known_scenario(changes: list[Parameter]) -> SetParametersResult:
+    unknown = {f for p in changes if p.name == "scenario" for f in p.value.split(",")} - {"", *FAMILIES}
+    return SetParametersResult(successful=not unknown, reason=f"scenario: {', '.join(sorted(unknown))} is none")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -228,7 +228,7 @@ ROWS = (
         cannot="minutes and 3 GB on a CPU; no smaller V1",
     ),
     _row(r"\./run bench runtimes", runs="bench runtimes --preset {preset}", slow=True),
-    _row(r"\./run bench training", runs="bench training --preset {preset}", slow=True),
+    _row(r"\./run bench training", runs="bench training", slow=True),
     _row(r"\./run bench soak --minutes \d+", test="end_to_end/test_bench.py::test_soak_of_twenty_seconds"),
     _row(
         r"\./run bench hardware --reduced",

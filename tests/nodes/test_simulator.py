@@ -134,3 +134,8 @@ def test_unknown_scenario_is_said(graph):
     node = graph.add(SimulatorNode, scenario="nonsense")
     assert "nonsense" in node.monitor.state(5.0)[1]
     assert not node.active
+    (mended, refused) = node.set_parameters(
+        [Parameter("scenario", value="cut_in,red_light"), Parameter("scenario", value="cut_in,typo")]
+    )
+    assert mended.successful
+    assert (refused.successful, refused.reason) == (False, "scenario: typo is none")
