@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from ..core.classes import FREE, NUM_CLASSES
 from ..core.voxels import VoxelGrid
 from .decoder import LayerOutput
-from .image_queries import ViewProposals, depth_step
+from .image_queries import ViewProposals
+from .sampling.cell_views import FRAMES, WINDOWS, CellViews, depth_windows
 from .sampling.views import SceneViews
 
 BLOCKS = 8_192
@@ -32,13 +33,8 @@ UNDER = 7.0
 """Metres around the vehicle in which the ground is always opened: no camera sees it."""
 CHUNK = 1_024
 """Blocks that are read and classified at a time."""
-FRAMES = 2
-"""Frames whose cells are read: the present one and the one before."""
 WIDTHS = (96, 48)
-_WINDOWS = (0.35, 0.8, 2.0)
-"""Standard deviations, in steps of a 32-bin depth, of the windows through which a depth distribution is read."""
-_DEPTHS = len(_WINDOWS) + 2
-_CELL = NUM_CLASSES + 1 + _DEPTHS + 1
+_CELL = NUM_CLASSES + 1 + len(WINDOWS) + 2 + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +76,10 @@ class VoxelHead(nn.Module):
         away = centres[:, :2].norm(dim=1, keepdim=True)
         place = torch.cat([centres[:, :2] / 40, centres[:, :2].abs() / 40, away / 40, (away / 6).clamp(max=1.0)], 1)
         place = torch.cat([place, F.one_hot(at[:, 2], self.blocks[2]).float()], 1)
-        step = torch.arange(depth_bins, dtype=torch.float32)
-        apart = (step[None] - step[:, None]) * (31 / (depth_bins - 1))  # [of the bin, at the bin], in steps of 32 bins
-        windows = [torch.exp(-0.5 * (apart / s) ** 2) for s in _WINDOWS]
-        windows += [(apart > 1.0).float(), (apart < -1.0).float()]  # what lies nearer, what lies further
         self.register_buffer("centres", centres, persistent=False)
         self.register_buffer("under", (away[:, 0] < UNDER) & (centres[:, 2].abs() < 0.7), persistent=False)
         self.register_buffer("place", place, persistent=False)
-        self.register_buffer("smooth", torch.stack(windows, -1).flatten(1), persistent=False)
+        self.register_buffer("smooth", depth_windows(depth_bins), persistent=False)
         self.register_buffer("corner", torch.cartesian_prod(*[torch.arange(2)] * 3), persistent=False)
 
         block = _CELL + NUM_CLASSES + 1 + place.shape[1]
@@ -141,7 +133,7 @@ class VoxelHead(nn.Module):
         self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int
     ) -> tuple[Tensor, Callable[[Tensor], Candidates]]:
         """The blocks to open, int64 [K], and what reads the candidates of some of them."""
-        views = _CellViews.of(scene, cells, self.smooth, item)
+        views = CellViews.of(scene, cells, self.smooth, item)
         label, nearby = self._points(last.points[item].float(), last.logits[item].float())
         (_, y, z), (_, by, bz) = self.grid.shape, self.blocks
         corner = (self.corner[:, 0] * y + self.corner[:, 1]) * z + self.corner[:, 2]
@@ -169,7 +161,7 @@ class VoxelHead(nn.Module):
     @torch.no_grad()
     def ranked(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int = 0) -> Tensor:
         """What the ranking knows of every block of the grid: float32 [blocks, inputs]."""
-        views = _CellViews.of(scene, cells, self.smooth, item)
+        views = CellViews.of(scene, cells, self.smooth, item)
         _, nearby = self._points(last.points[item].float(), last.logits[item].float())
         return torch.cat([views.nearest(0, self.centres, views.choose(0, self.centres)), nearby, self.place], 1)
 
@@ -202,90 +194,6 @@ class VoxelHead(nn.Module):
         near = _box_sum(count.view(bx, by, bz, NUM_CLASSES)).view(-1, NUM_CLASSES)
         total = near.sum(1, keepdim=True)
         return label, torch.cat([near / total.clamp(min=1e-3), (total / 8).clamp(max=1.0)], 1)
-
-
-@dataclass(frozen=True, eq=False)
-class _CellViews:
-    """What the image cells of the present and the previous frame say, ready to be read at points of space.
-
-    classes: per frame float32 [N * h * w, 18], shares; depths: per frame float32 [N * h * w * bins, 5], the depth
-    distribution seen through `_WINDOWS` around each bin, and what lies nearer and further; matrix float32
-    [FRAMES, N, 4, 4], present base_link to pixels; usable bool [FRAMES, N]; size: cells (h, w); image: pixels (H, W).
-    """
-
-    classes: list[Tensor]
-    depths: list[Tensor]
-    matrix: Tensor
-    usable: Tensor
-    size: tuple[int, int]
-    image: tuple[int, int]
-    bins: int
-
-    @classmethod
-    def of(cls, scene: SceneViews, cells: ViewProposals, smooth: Tensor, item: int) -> _CellViews:
-        """From the features of batch element `item`; smooth float32 [bins, bins * 5]. A scene of one frame is its own
-        past."""
-        (h, w), (frames, n) = scene.sizes[0], scene.ego2img.shape[1:3]
-        ages = [min(f, frames - 1) for f in range(FRAMES)]
-        classes, depths = [], []
-        for age in ages:
-            slot = age if scene.slots is None else scene.slots[age]
-            logits = cells.cells(scene.table[item, slot, : n * h * w])
-            classes.append(logits[:, : FREE + 1].softmax(-1))
-            depths.append((logits[:, FREE + 1 :].softmax(-1) @ smooth).view(-1, _DEPTHS))
-        matrix, usable = scene.ego2img[item, ages], scene.usable[item, ages]
-        return cls(classes, depths, matrix, usable, (h, w), scene.image_size, len(smooth))
-
-    def choose(self, frame: int, points: Tensor) -> Tensor:
-        """The camera that shows each of points float32 [P, 3] nearest its middle, int64 [P]; -1 where none does."""
-        rows = torch.cat([points, torch.ones_like(points[:, :1])], 1).T
-        u, v, depth = (self.matrix[frame, :, :3] @ rows).unbind(1)  # [N, P] each
-        seen = (depth > 0.3) & self.usable[frame, :, None]
-        # Compared before dividing: 0 < u / depth < W.
-        width, height = self.image[1] * depth, self.image[0] * depth
-        u, v = u + 0.5 * depth, v + 0.5 * depth
-        seen &= (u > 0) & (u < width) & (v > 0) & (v < height)
-        best, camera = torch.where(seen, 1.0 - (u / width - 0.5).abs(), 0.0).max(0)
-        return torch.where(best > 0, camera, -1)
-
-    def nearest(self, frame: int, points: Tensor, camera: Tensor) -> Tensor:
-        """Nearest cell and bin at points float32 [P, 3] in `camera` int64 [P] (-1: zeros): class shares, depth windows
-        and whether a camera sees it, float32 [P, 24]."""
-        (h, w), hit = self.size, camera >= 0
-        u, v, depth, camera = self._project(frame, points, camera)
-        row = (camera * h + (v * h).long().clamp(0, h - 1)) * w + (u * w).long().clamp(0, w - 1)
-        step = depth_step(depth, self.bins).round().long()
-        hit = hit[:, None].float()
-        return torch.cat([self.classes[frame][row] * hit, self.depths[frame][row * self.bins + step] * hit, hit], 1)
-
-    def read(self, frame: int, blocks: Tensor, offsets: Tensor, camera: Tensor) -> Tensor:
-        """Bilinear in the image and linear in depth, at points blocks float32 [K, 3] + offsets [8, 3] in the camera of
-        each block int64 [K] (-1: zeros): float32 [K, 8, 24] as `nearest` gives."""
-        (h, w), two = self.size, torch.arange(2, device=blocks.device)
-        points = (blocks[:, None] + offsets).view(-1, 3)
-        hit = (camera >= 0).repeat_interleave(len(offsets))
-        u, v, depth, camera = self._project(frame, points, camera.repeat_interleave(len(offsets)))
-        hit = hit & (depth > 0.3) & (u > 0) & (u < 1) & (v > 0) & (v < 1)
-        x, y = (u * w - 0.5).clamp(0, w - 1), (v * h - 0.5).clamp(0, h - 1)
-        step = depth_step(depth, self.bins)
-        x0, y0, d0 = (t.long().clamp(max=m) for t, m in ((x, w - 2), (y, h - 2), (step, self.bins - 2)))
-        across, down, along = (torch.stack([1 - f, f], -1) for f in (x - x0, y - y0, step - d0))
-        share = (down[:, :, None] * across[:, None]).flatten(1) * hit[:, None]
-        row = ((((camera * h + y0)[:, None] + two) * w)[:, :, None] + (x0[:, None] + two)[:, None]).flatten(1)
-        classes = F.embedding_bag(row, self.classes[frame], per_sample_weights=share, mode="sum")
-        deep = ((row * self.bins + d0[:, None])[:, :, None] + two).flatten(1)
-        weight = (share[:, :, None] * along[:, None]).flatten(1)
-        depths = F.embedding_bag(deep, self.depths[frame], per_sample_weights=weight, mode="sum")
-        return torch.cat([classes, depths, hit[:, None].float()], 1).view(len(blocks), len(offsets), _CELL)
-
-    def _project(self, frame: int, points: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Fractions u, v of the image and depth (at least 0.1 m) of points in the given cameras, -1 read as 0."""
-        camera = camera.clamp(min=0)
-        matrix = self.matrix[frame, :, :3].flatten(1)[camera]  # [P, 12]
-        x, y, z = points.unbind(1)
-        image = [matrix[:, i] * x + matrix[:, i + 1] * y + matrix[:, i + 2] * z + matrix[:, i + 3] for i in (0, 4, 8)]
-        depth = image[2].clamp(min=0.1)
-        return (image[0] / depth + 0.5) / self.image[1], (image[1] / depth + 0.5) / self.image[0], depth, camera
 
 
 def _box_sum(volume: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.occupancy.image_queries import ViewProposals, depth_step
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
+from sparseoccvla_ros.occupancy.sampling.cell_views import CellViews
 from sparseoccvla_ros.occupancy.sampling.views import SceneViews
-from sparseoccvla_ros.occupancy.voxel_head import BLOCKS, VoxelHead, _CellViews
+from sparseoccvla_ros.occupancy.voxel_head import BLOCKS, VoxelHead
 
 from .conftest import ego2img_of
 
@@ -38,9 +39,9 @@ def cells_saying(label: int, metres: float) -> ViewProposals:
     return proposals
 
 
-def views_saying(label: int, metres: float, **changes: list[bool]) -> _CellViews:
+def views_saying(label: int, metres: float, **changes: list[bool]) -> CellViews:
     head = VoxelHead(OCC3D_GRID, 32)
-    return _CellViews.of(scene(**changes), cells_saying(label, metres), head.smooth, 0)
+    return CellViews.of(scene(**changes), cells_saying(label, metres), head.smooth, 0)
 
 
 def test_a_cell_is_read_where_its_ray_is_and_at_its_depth():
@@ -70,6 +71,26 @@ def test_what_no_usable_camera_sees_reads_nothing():
     read = views.read(0, points, torch.zeros(1, 3), camera)[:, 0]
     assert not read[[0, 2]].any()
     assert read[1, CAR] > 0.99
+
+
+@pytest.mark.numeric
+def test_loops_read_what_gathers_read():
+    """A CPU's kernels against the plain path, but for points whose rounding to a cell or bin is a matter of taste."""
+    torch.manual_seed(1)
+    cells = ViewProposals(10, CHANNELS, OCC3D_GRID).eval()
+    head = VoxelHead(OCC3D_GRID, 32)
+    with torch.inference_mode():
+        views = CellViews.of(scene(usable=[True] * 5 + [False], frames=2), cells, head.smooth, 0)
+        points, offsets = head.centres[::7], head._offsets()
+        for frame in range(2):
+            camera = views.choose(frame, points)
+            assert set(camera.tolist()) == {-1, 0, 1, 2, 3, 4}
+            assert (camera != views._choose(frame, points)).float().mean() < 1e-3
+            near, plain = views.nearest(frame, points, camera), views._nearest(frame, points, camera)
+            assert ((near - plain).abs().amax(1) > 1e-5).float().mean() < 1e-3
+            near, plain = (way(frame, points, offsets, camera) for way in (views.read, views._read))
+            # The image's edge is a matter of taste as well.
+            assert ((near - plain).abs().amax(-1) > 1e-4).float().mean() < 1e-3
 
 
 def test_candidates_are_distinct_voxels_of_whole_blocks(make_encoder, make_frames, small):
