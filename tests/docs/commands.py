@@ -168,7 +168,7 @@ ROWS = (
     _row(r"\./run train ship out/\S+ --stage \w+(?: --preset \S+)?", test=VERB),
     _row(r"\./run train (?:--stage 1 )?--preset opus\w+ --data nuscenes .*", test=REPORT),
     _row(
-        r"\./run test tests/train/test_bags\.py",
+        r"\./run test tests/train/test_bags\.py -s",
         test="train/test_bags.py::test_twenty_seconds_of_a_drive_lower_the_error_on_others",
     ),
     _row(
@@ -247,7 +247,7 @@ ROWS = (
     _row(r"\./run docs --serve", runs="docs --serve --port {port}", slow=True, until="Serving on"),
     _row(r"\./run test(?: --\w+| tests/planning)?", test=LANES),
     _row(
-        r"(?:SPARSEOCCVLA_LONG_TESTS=1 )?\./run test tests/\S+ -[sk].*",
+        r"(?:SPARSEOCCVLA_LONG_TESTS=1 )?\./run test tests/(?!train/test_bags)\S+ -[sk].*",
         cannot="names a test that needs real data or many minutes",
     ),
     _row(r"\./run env(?: COMMAND)?", test="cli/test_bootstrap.py::test_an_activated_environment_is_not_deleted"),
