@@ -81,6 +81,8 @@ def turns(works: dict[str, Callable[[], Any]], seconds: float) -> dict[str, tupl
 
 def _ready(preset: Preset, runtime: str, precision: str, bag: Path | None, threads: int) -> OccupancyEncoder | str:
     """An encoder on this runtime, or why there is none."""
+    if runtime == "torch" and precision != "float32" and not torch.cpu._is_avx512_bf16_supported():
+        return "this processor has no instructions for it, and torch is thirty times slower without"
     encoder = build_encoder(preset, precision)
     try:
         if runtime not in ("torch", "compiled"):
