@@ -24,8 +24,6 @@ _ALIASES = {"fisheye": EQUIDISTANT, "kannala_brandt4": EQUIDISTANT, "radtan": PL
 _FORMAT = "cameras-1"
 VIEW_DEG = 90.0
 """Width of a view out of a wide lens: beyond it a pinhole image stretches what is at its edges."""
-
-
 _OUTSIDE = -1e4
 """Pixels; no image reaches there."""
 
@@ -218,6 +216,11 @@ def _widest(distortion: np.ndarray) -> float:
     k1, k2, _, _, k3, k4, k5, k6 = np.resize(np.append(distortion, np.zeros(8)), 8)
     square = at**2
     radius = at * (1 + square * (k1 + square * (k2 + square * k3))) / (1 + square * (k4 + square * (k5 + square * k6)))
+    return _end_of_rise(at, radius)
+
+
+def _end_of_rise(at: np.ndarray, radius: np.ndarray) -> float:
+    """Where a lens polynomial, sampled at increasing places, first stops growing: beyond, it means nothing."""
     return float(at[np.argmax(np.append(np.diff(radius) <= 0, True))])
 
 
@@ -236,9 +239,7 @@ def _fisheye_maps(
 def fisheye_radius(theta: np.ndarray, distortion: np.ndarray) -> np.ndarray:
     """Radius in focal lengths at an angle from the axis, rad (Kannala-Brandt); far outside beyond what a lens shows."""
     at = np.linspace(0.0, np.pi, 2000)
-    radius = _kannala_brandt(at, distortion)
-    # Beyond its largest value the polynomial turns back and means nothing.
-    last = at[np.argmax(np.append(np.diff(radius) <= 0, True))]
+    last = _end_of_rise(at, _kannala_brandt(at, distortion))
     return np.where(theta <= last, _kannala_brandt(theta, distortion), 1e3)
 
 

@@ -207,7 +207,7 @@ class CockpitNode(StageNode):
 
     def begin(self, scenario: str, weather: str, seed: int) -> None:
         """Begin a new simulated drive."""
-        if scenario and scenario not in FAMILIES:  # it would end the simulator's work
+        if scenario and scenario not in FAMILIES:  # the simulator refuses it as well, but nobody hears that
             raise InvalidInput("scenario", f"{scenario!r} is none of {', '.join(FAMILIES)}")
         self._control.begin(scenario, weather, seed)
 

@@ -18,6 +18,15 @@ def _compiled(function: Callable[..., None]) -> Any:
 
 
 @_compiled
+def _pixel(m: np.ndarray, x: float, y: float, z: float) -> tuple[float, float, float]:
+    """Pixels u, v from the corner of the image, and depth, at least 0.1 m, of a point. m: float32 [3, 4]."""
+    depth = max(m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3], 0.1)
+    u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / depth + 0.5
+    v = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / depth + 0.5
+    return u, v, depth
+
+
+@_compiled
 def choose(
     points: np.ndarray, matrix: np.ndarray, usable: np.ndarray, height: int, width: int, out: np.ndarray
 ) -> None:
@@ -26,13 +35,8 @@ def choose(
         x, y, z = points[p]
         best, camera = 0.0, -1
         for n in range(len(matrix)):
-            m = matrix[n]
-            depth = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
-            if not usable[n] or not depth > 0.3:
-                continue
-            u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / depth + 0.5
-            v = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / depth + 0.5
-            if 0 < u < width and 0 < v < height:
+            u, v, depth = _pixel(matrix[n], x, y, z)
+            if usable[n] and depth > 0.3 and 0 < u < width and 0 < v < height:
                 score = 1.0 - abs(u / width - 0.5)
                 if score > best:
                     best, camera = score, n
@@ -59,10 +63,8 @@ def nearest(
         if n < 0:
             continue
         x, y, z = points[p]
-        m = matrix[n]
-        depth = max(m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3], 0.1)
-        u = ((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / depth + 0.5) / image[1]
-        v = ((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / depth + 0.5) / image[0]
+        u, v, depth = _pixel(matrix[n], x, y, z)
+        u, v = u / image[1], v / image[0]
         row = (n * h + min(max(int(v * h), 0), h - 1)) * w + min(max(int(u * w), 0), w - 1)
         step = min(max(math.log(depth / depth_scale[0]) * depth_scale[1], 0.0), bins - 1.0)
         at = row * bins + int(np.rint(step))
@@ -93,12 +95,10 @@ def read(
         n = camera[k]
         if n < 0:
             continue
-        m = matrix[n]
         for o in range(len(offsets)):
             x, y, z = blocks[k, 0] + offsets[o, 0], blocks[k, 1] + offsets[o, 1], blocks[k, 2] + offsets[o, 2]
-            depth = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
-            u = ((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / depth + 0.5) / image[1]
-            v = ((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / depth + 0.5) / image[0]
+            u, v, depth = _pixel(matrix[n], x, y, z)
+            u, v = u / image[1], v / image[0]
             if not (depth > 0.3 and 0 < u < 1 and 0 < v < 1):
                 continue
             across, down = min(max(u * w - 0.5, 0.0), w - 1.0), min(max(v * h - 0.5, 0.0), h - 1.0)
