@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 
-def _compiled(function: Callable[..., None]) -> Any:
+def _compiled(function: Callable[..., Any]) -> Any:
     try:
         return numba.njit(cache=True, error_model="numpy", nogil=True)(function)
     except RuntimeError:  # nowhere to keep the machine code: neither the package's folder nor a home can be written to
