@@ -217,7 +217,7 @@ class CockpitNode(StageNode):
         if not self._asking.server_is_ready():
             raise InvalidInput("question", "nobody answers: is reasoning running?")
         pieces: queue.Queue[str | None] = queue.Queue()
-        asked = threading.Event()
+        left = threading.Event()
         handle: list[Any] = []
 
         def ended(future: Future) -> None:
@@ -227,13 +227,21 @@ class CockpitNode(StageNode):
             pieces.put(None)
 
         def accepted(future: Future) -> None:
-            handle.append(future.result())
-            asked.set()
-            if handle[0].accepted:
-                handle[0].get_result_async().add_done_callback(ended)
+            goal = future.result()
+            if goal.accepted:
+                handle.append(goal)
+                goal.get_result_async().add_done_callback(ended)
+                if left.is_set():
+                    goal.cancel_goal_async()
             else:
                 pieces.put("[refused: too many questions wait, or reasoning is not active]")
                 pieces.put(None)
+
+        def leave() -> None:
+            """Nobody listens any more: the language model shall not go on writing."""
+            left.set()  # before the look at `handle`, as `accepted` looks here after it has filled that
+            if handle:
+                handle[0].cancel_goal_async()
 
         sent = self._asking.send_goal_async(
             AskScene.Goal(question=question), feedback_callback=lambda f: pieces.put(f.feedback.text)
@@ -243,10 +251,10 @@ class CockpitNode(StageNode):
             while (piece := pieces.get(timeout=ANSWER_TIMEOUT)) is not None:
                 yield piece
         except queue.Empty:
+            leave()
             yield "[no answer]"
         except GeneratorExit:
-            if asked.wait(1.0) and handle[0].accepted:
-                handle[0].cancel_goal_async()
+            leave()
             raise
 
 

@@ -4,12 +4,17 @@ import base64
 import http.client
 import json
 import threading
+import time
 
 import cv2
 import numpy as np
 import pytest
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage
+from sparseoccvla_msgs.action import AskScene
 
+from sparseoccvla_ros.nodes import cockpit as cockpit_module
 from sparseoccvla_ros.nodes.cockpit import CockpitNode
 from sparseoccvla_ros.nodes.follower import FollowerNode
 from sparseoccvla_ros.nodes.occupancy import OccupancyNode
@@ -17,6 +22,7 @@ from sparseoccvla_ros.nodes.planning import PlanningNode
 from sparseoccvla_ros.nodes.reasoning import ReasoningNode
 from sparseoccvla_ros.nodes.simulator import SimulatorNode
 from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.topics import ACTION
 
 pytestmark = pytest.mark.ros
 
@@ -149,3 +155,30 @@ def test_without_reasoning_a_question_is_refused_and_goals_wait_for_a_scene(grap
     assert until(lambda: page.events.get("held", [None])[-1] == "", 10), "let go"
     status, answer = page.post("/command", {"command": "left"})
     assert (status, "not active" in answer) == (400, True)
+
+
+@pytest.mark.parametrize("accepts_after", [0.0, 1.0], ids=["at once", "late"])
+def test_a_question_that_nobody_answers_is_cancelled(graph, preset, until, free_port, monkeypatch, accepts_after):
+    """So that the language model does not go on for nobody; also where it is accepted only after the page gave up."""
+    monkeypatch.setattr(cockpit_module, "ANSWER_TIMEOUT", 0.5)
+    cancelled = Future()
+
+    def accept(_):
+        time.sleep(accepts_after)
+        return GoalResponse.ACCEPT
+
+    async def execute(goal):
+        await cancelled
+        goal.canceled()
+        return AskScene.Result(reason="cancelled")
+
+    def cancel(_):
+        cancelled.set_result(None)
+        return CancelResponse.ACCEPT
+
+    server = ActionServer(graph.probe, AskScene, ACTION, execute, goal_callback=accept, cancel_callback=cancel)
+    cockpit = graph.add(CockpitNode, preset=preset, port=free_port)
+    assert until(cockpit._asking.server_is_ready, 20)
+    assert list(cockpit.ask("What is ahead?")) == ["[no answer]"]
+    assert until(cancelled.done, 10)
+    server.destroy()
