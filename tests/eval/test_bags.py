@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +21,11 @@ from sparseoccvla_ros.core.types import WAYPOINT_TIMES
 from sparseoccvla_ros.core.vehicle import NUSCENES_CAR
 from sparseoccvla_ros.data.bags.annotations import Cube, write_cubes
 from sparseoccvla_ros.data.bags.drive import read_drive
+from sparseoccvla_ros.data.bags.offline_sync import bag_frames
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.data.bags.writer import BagWriter
 from sparseoccvla_ros.data.synthetic.drives import START
+from sparseoccvla_ros.eval.bags import film
 from sparseoccvla_ros.eval.bags.evaluation import COAST, Request, evaluate_bag, page, table, write_result_bag
 from sparseoccvla_ros.eval.bags.recording import Planned, Track, read_tracks, times_by_speed, watched
 from sparseoccvla_ros.eval.bags.scores import known_for_driving, score_plan
@@ -33,6 +36,7 @@ from sparseoccvla_ros.eval.closed_loop.scores import planned_scores
 from sparseoccvla_ros.eval.closed_loop.to_bag import PLAN_TOPIC, REFERENCE_TOPIC, write_drive
 from sparseoccvla_ros.eval.metrics.driving import vehicle as driving
 from sparseoccvla_ros.eval.metrics.driving.traffic_scene import Surface
+from sparseoccvla_ros.pipeline import SparseOccVLA
 
 RADIUS, SPEED = 40.0, 8.0
 STORE = get_typestore(Stores.ROS2_JAZZY)
@@ -287,6 +291,27 @@ def test_a_film_shows_the_drive(tmp_path):
         film.seek(film.n_frames - 1)
         assert np.abs(np.asarray(film.convert("RGB"), np.int16) - first).mean() > 1.0
     assert f"{tmp_path / 'film.webp'}:" in "".join(done.output.split("\n"))
+
+
+@pytest.mark.slow
+def test_a_refused_frame_set_costs_the_film_one_picture(preset, tmp_path, monkeypatch):
+    """The encoder refuses a set in which every camera is black, as before a driver's first image."""
+    dark = {0, 2}
+
+    def frame_sets(*words):
+        for k, frames in enumerate(itertools.islice(bag_frames(*words), 6)):
+            yield replace(frames, images=np.zeros_like(frames.images)) if k in dark else frames
+
+    build = SparseOccVLA.from_preset
+    monkeypatch.setattr(film, "bag_frames", frame_sets)
+    monkeypatch.setattr(SparseOccVLA, "from_preset", lambda name: build(name, untrained=True))
+    out, sets = tmp_path / "film.webp", []
+    words = (bundled_bag(), out, preset, "nuscenes", 0.0, 50, sets.append)
+    assert film.save_film(*words) >= 2
+    assert sets == [2, 4, 5, 6]
+    dark |= set(range(6))
+    with pytest.raises(InvalidInput, match=r"gives no frame set.*every camera is missing or black"):
+        film.save_film(*words)
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,11 @@ from sparseoccvla_ros.data.bags.writer import BagWriter
 from sparseoccvla_ros.data.synthetic.drives import START
 from sparseoccvla_ros.data.synthetic.to_bag import make_world_bag
 from sparseoccvla_ros.planning.anchors import COMMAND_ORDER, AnchorSet
+from sparseoccvla_ros.runtime.factory import build_occupancy
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.train import build
 from sparseoccvla_ros.train.anchors import too_few
+from sparseoccvla_ros.train.features import bags as bag_features
 from sparseoccvla_ros.train.features.bags import (
     HELD_OUT,
     BagFeatures,
@@ -76,6 +80,22 @@ def test_trajectories_of_the_bundled_bag_turn_right() -> None:
     assert set(asked) <= {"straight", "right"}
     assert paths[commands == 2, -1, 1].min() < -1.0, "y is left"
     assert 0 in too_few(paths, commands), "nobody turned left"
+
+
+@pytest.mark.slow
+def test_a_frame_set_that_the_encoder_refuses_is_left_out(preset, monkeypatch) -> None:
+    """A black one, as before a driver's first image."""
+    every = bag_features.bag_frames
+
+    def frame_sets(*words):
+        for k, frames in enumerate(itertools.islice(every(*words), 3)):
+            yield replace(frames, images=np.zeros_like(frames.images)) if k == 1 else frames
+
+    monkeypatch.setattr(bag_features, "bag_frames", frame_sets)
+    loaded = load_preset(str(preset))
+    features = BagFeatures((Recording(bundled_bag()),), loaded.image, "", "")
+    for _ in features.prepare(build_occupancy(loaded), [0]):
+        assert len(features.rows(0)) == 2
 
 
 def test_what_a_bag_lacks_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ...view.above import view_from_above
 from ...view.behind import view_from_behind
 from ...view.camera_panel import camera_mosaic
 from ...view.ground_path import ground_height
+
+log = logging.getLogger(__name__)
 
 SIZE = 900
 """Width of the picture, pixels; it is drawn at twice that."""
@@ -43,26 +46,36 @@ def save_film(
         on_progress: Called with the number of frame sets so far.
 
     Raises:
-        InvalidInput: The bag cannot be read or holds no frame set, or the preset cannot be loaded.
+        InvalidInput: The bag cannot be read or holds no frame set that the networks take, or the preset cannot be
+            loaded.
     """
     model = SparseOccVLA.from_preset(preset)
+    if model.encoder is None:
+        raise InvalidInput("preset", model.absent["occupancy"])
     with BagReader(bag) as reader:
         commands = read_commands(reader)
     pictures: list[Image.Image] = []
     stamps: list[int] = []
+    refused = ""
     for number, frames in enumerate(bag_frames(bag, model.preset.image, profile)):
         stamps = stamps or [frames.stamp]
         if seconds and frames.stamp - stamps[0] > seconds * NANOSECONDS:
             break
         asked = commands.at(frames.stamp)
         given = (Command.STRAIGHT, CommandSource.DEFAULT) if asked is None else (asked, CommandSource.TOPIC)
-        result = model.step(frames, *given)
+        try:
+            result = model.step(frames, *given)
+        except InvalidInput as error:
+            refused = str(error)
+            log.warning("frame set %d: %s", number + 1, refused)
+            continue
         if not pictures or frames.stamp - stamps[-1] >= EVERY * NANOSECONDS:
             pictures.append(_picture(frames, result))
             stamps.append(frames.stamp)
         on_progress(number + 1)
     if not pictures:
-        raise InvalidInput("bag", f"{bag} gives no frame set under profile {profile}")
+        why = f": {refused}" if refused else ""
+        raise InvalidInput("bag", f"{bag} gives no frame set under profile {profile}{why}")
     out.parent.mkdir(parents=True, exist_ok=True)
     durations = [*(np.diff(stamps[1:]) // 1_000_000).tolist(), round(1000 * EVERY)]
     first, *rest = pictures

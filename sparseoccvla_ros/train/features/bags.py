@@ -131,7 +131,11 @@ class BagFeatures:
                 history.clear()
                 epoch = frames.epoch
             history.add(frames.stamp, frames.ego.pose, frames.ego.twist)
-            queries = encoder.encode(frames)
+            try:
+                queries = encoder.encode(frames)
+            except InvalidInput as error:
+                left_out[str(error)] += 1
+                continue
             future, why = future_of(drive, frames.stamp)
             if future is None:
                 left_out[why] += 1
