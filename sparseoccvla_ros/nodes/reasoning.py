@@ -16,7 +16,7 @@ from sparseoccvla_ros.core.types import BASE_FRAME, HORIZONS, Plan, Reasoning, S
 from sparseoccvla_ros.occupancy.object_boxes import object_boxes
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.planning.plan_words import agrees, plan_action, with_action
-from sparseoccvla_ros.reasoning.serving.generation import check_question
+from sparseoccvla_ros.reasoning.serving.generation import Answer, check_question
 from sparseoccvla_ros.ros import markers, messages
 from sparseoccvla_ros.ros.adapters import detections
 from sparseoccvla_ros.ros.ask_server import Questions
@@ -79,7 +79,7 @@ class ReasoningNode(StageNode):
         self._reasoner.reset()
         self._planned.clear()
         self._plan = None
-        self._forget_text()
+        self._begin_drive(None)
 
     def teardown(self) -> None:
         """End the threads and free the model."""
@@ -114,8 +114,8 @@ class ReasoningNode(StageNode):
             self._planned.clear()
             self._plan = None
             self._reasoner.reset()
-            self._forget_text()
-            self._epoch = queries.epoch
+            self._questions.cancel_all()
+            self._begin_drive(queries.epoch)
         self._ego_speed = queries.ego.speed
         self._base_frame = queries.ego.base_frame
         planned = self._planned.at(queries)
@@ -133,9 +133,9 @@ class ReasoningNode(StageNode):
         if self.values.self_question and self._self_throttle.due():
             self._questions.enqueue(self.values.self_question, from_itself=True)
 
-    def _forget_text(self) -> None:
+    def _begin_drive(self, epoch: int | None) -> None:
         with self._text_lock:
-            self._text = ""
+            self._epoch, self._text = epoch, ""
 
     def _show(self, reasoning: Reasoning) -> None:
         palette = PALETTES[self.values.palette]
@@ -174,17 +174,19 @@ class ReasoningNode(StageNode):
         told = question if action is None else with_action(question, action)
         return told if len(told) <= self._reasoner.config.max_question_chars else question
 
-    def _on_answer(self, text: str, stamp: int) -> None:
+    def _on_answer(self, answer: Answer) -> None:
+        with self._text_lock:
+            if answer.epoch != self._epoch:  # of a drive that is over
+                return
+            self._text = answer.text
         action = self._action()
-        agreed = None if action is None else agrees(text, action)
+        agreed = None if action is None else agrees(answer.text, action)
         if agreed is not None:
             self._agreed[0] += agreed
             self._agreed[1] += 1
             self.monitor.show(text_agrees_with_plan=f"{self._agreed[0]} of {self._agreed[1]} answers")
-        with self._text_lock:
-            self._text = text
-        self._texts.publish(String(data=text))
-        self._text_marker.publish(markers.text(text, stamp, self._base_frame))
+        self._texts.publish(String(data=answer.text))
+        self._text_marker.publish(markers.text(answer.text, answer.stamp, self._base_frame))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from rclpy.task import Future
 from sparseoccvla_msgs.action import AskScene
 
 from sparseoccvla_ros.core.errors import InvalidInput, told
-from sparseoccvla_ros.reasoning.serving.generation import check_question
+from sparseoccvla_ros.reasoning.serving.generation import Answer, check_question
 
 from .lifecycle_base import StageNode
 from .messages import time_msg
@@ -40,15 +40,15 @@ class _Question:
 class Questions:
     """Answers one question after the other in its own thread; at most `queue_limit` wait, more are refused.
 
-    node: for parameters and the action server; reasoner: has `ask`; on_answer: called with the whole text and the stamp
-    of the scene that was asked about, for topics; in_context: the question as the language model hears it.
+    node: for parameters and the action server; reasoner: has `ask`; on_answer: called with the whole answer, for
+    topics; in_context: the question as the language model hears it.
     """
 
     def __init__(
         self,
         node: StageNode,
         reasoner: Any,
-        on_answer: Callable[[str, int], None],
+        on_answer: Callable[[Answer], None],
         in_context: Callable[[str], str] = lambda question: question,
     ) -> None:
         self._node = node
@@ -97,9 +97,11 @@ class Questions:
             except queue.Empty:
                 break
             if waiting is not None:
+                waiting.cancel.set()
                 waiting.done(None)
-        if self._current is not None:
-            self._current.cancel.set()
+        current = self._current  # the thread of answers may end it now
+        if current is not None:
+            current.cancel.set()
 
     def stop(self) -> None:
         """Cancel everything and end the thread."""
@@ -117,9 +119,9 @@ class Questions:
             return False
         return True
 
-    def _publish(self, answer: Any) -> None:
+    def _publish(self, answer: Answer | None) -> None:
         if answer is not None and self._node.active:
-            self._on_answer(answer.text, answer.stamp)
+            self._on_answer(answer)
 
     def _loop(self) -> None:
         while self._running:

@@ -13,7 +13,9 @@ from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.reasoning import ReasoningNode
 from sparseoccvla_ros.planning.plan_words import plan_action
 from sparseoccvla_ros.planning.trajectory import motion_of
+from sparseoccvla_ros.reasoning.serving.generation import Answer
 from sparseoccvla_ros.ros import messages
+from sparseoccvla_ros.ros.throttle import Throttle
 
 pytestmark = pytest.mark.ros
 
@@ -180,6 +182,27 @@ def test_asks_itself_at_its_period_and_not_while_others_wait(graph, preset, fram
     node._questions._current = object()
     assert not node._questions.enqueue("Describe the scene.", from_itself=True)
     node._questions._current = None
+
+
+def test_an_answer_of_a_drive_that_is_over_is_no_text_of_the_next(scene, frames, until):
+    graph, node, client, states = scene
+    texts = graph.probe.listen("reasoning/text")
+    goal, pieces = ask(client, until, "Tell a long story.", max_tokens=900)
+    waiting, _ = ask(client, until, "And then?", max_tokens=2)
+    assert until(lambda: pieces, 20)
+    node._answering_throttle = Throttle(lambda: 1e9)  # the new drive's first set is reasoned about at once
+    graph.probe.send("frames", messages.frames_to_msg(frames(1, epoch=1)))
+    for result in [goal.get_result_async(), waiting.get_result_async()]:
+        assert until(result.done, 10), "the language model goes on about a drive that is over"
+        assert result.result().result.reason == "cancelled"
+    assert until(lambda: states[-1].epoch == 1, 20)
+    assert node._text == ""
+    assert not texts
+    late = Answer("Of before.", "complete", 2, 0.1, frames(0).stamp, epoch=0)
+    node._on_answer(late)  # it ended in the moment in which it was cancelled
+    assert node._text == ""
+    node._on_answer(dataclasses.replace(late, text="Of now.", epoch=1))
+    assert node._text == "Of now."
 
 
 def test_a_question_hears_the_plan_and_the_answer_is_held_against_it(scene, frames, until, monkeypatch):

@@ -60,6 +60,7 @@ class _Scene:
     layers: CacheLayers
     trained: bool
     tokens: torch.Tensor
+    epoch: int
 
 
 class Reasoner(nn.Module):
@@ -260,7 +261,7 @@ class Reasoner(nn.Module):
             hidden, layers = self.language_model.forward(sequence, self._prefix)
             self.prefill_seconds = time.monotonic() - began
             length = len(self._prefix_ids) + scene.shape[1]
-            self._scene = _Scene(queries.stamp, cropped(layers, length), trained, scene)
+            self._scene = _Scene(queries.stamp, cropped(layers, length), trained, scene, queries.epoch)
         out = self._read(hidden, features, centres, path, scene, chosen)
         return Reasoning(
             stamp=queries.stamp,
@@ -305,7 +306,8 @@ class Reasoner(nn.Module):
             began + time_limit,
             None if reading is None else reading[0],
         )
-        return Answer(stream.text, reason, tokens, time.monotonic() - began, scene.stamp, scene.trained)
+        seconds = time.monotonic() - began
+        return Answer(stream.text, reason, tokens, seconds, scene.stamp, scene.trained, scene.epoch)
 
     def ask_batch(
         self,
@@ -338,7 +340,7 @@ class Reasoner(nn.Module):
         )
         seconds = time.monotonic() - began
         return [
-            Answer(stream.text, reason, tokens, seconds, scene.stamp, scene.trained)
+            Answer(stream.text, reason, tokens, seconds, scene.stamp, scene.trained, scene.epoch)
             for stream, (reason, tokens) in zip(streams, ended, strict=True)
         ]
 

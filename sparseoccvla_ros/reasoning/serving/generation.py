@@ -32,7 +32,7 @@ class Answer:
     text: at most max_answer_chars characters, control characters escaped; reason: "complete" (the model ended it),
     "token_limit" (tokens or characters ran out), "time_limit" or "cancelled"; tokens: generated, without the ending
     one; seconds: wall clock from the call on; stamp: ns of the scene that was asked about; trained: False while the
-    bridge from scene to language is random, so that the words are the bare language model's.
+    bridge from scene to language is random, so that the words are the bare language model's; epoch: the scene's.
     """
 
     text: str
@@ -41,6 +41,7 @@ class Answer:
     seconds: float
     stamp: int = 0
     trained: bool = False
+    epoch: int = 0
 
 
 def check_limits(max_tokens: int, time_limit: float, most_tokens: int, most_seconds: float) -> None:
