@@ -82,6 +82,8 @@ class SparseOccVLA:
     ) -> None:
         self.preset, self.encoder, self.reasoner, self.planner = preset, encoder, reasoner, planner
         self.absent = absent or {}
+        self.hears: Callable[[Reasoning], Reasoning] = lambda reasoning: reasoning
+        """What the planner gets in place of a reasoning: evaluation takes parts of it away here."""
         self._behind = ThreadPoolExecutor(1, "reasoning") if reason_behind and reasoner is not None else None
         self._pending: Future[Reasoning] | None = None
         self._epoch: int | None = None
@@ -205,7 +207,8 @@ class SparseOccVLA:
             if frames.stamp - reasoning.stamp > REASONING_MAX_AGE * NANOSECONDS:
                 reasoning = None
         if planner is not None:
-            plan = timed("planning", lambda: planner.plan(queries, voxels, reasoning, history, command, source))
+            heard = None if reasoning is None else self.hears(reasoning)
+            plan = timed("planning", lambda: planner.plan(queries, voxels, heard, history, command, source))
             self._planned.add(plan)
         if self._behind is not None and reasoner is not None:
             self._pending = self._behind.submit(reasoner.reason, queries, motion)

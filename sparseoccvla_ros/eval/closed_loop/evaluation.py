@@ -22,14 +22,15 @@ from ...world.sim.scenarios import FAMILIES
 from ..metrics.driving.bench2drive import abilities
 from ..metrics.intervals import Estimate, estimates, resampled
 from .drive_log import DriveLog
+from .language_ablations import WITHOUT, deprive
 from .policies import BlindLaneKeeping, ChainPolicy, ConstantVelocity, EgoOnly, ExpertPolicy, Policy
 from .rollout import Rollout, drive
 from .scores import DriveScores, score
 
 logger = logging.getLogger(__name__)
 
-POLICIES = ("expert", "chain", "ego", "lane", "coast")
-"""expert; chain of a preset; ego-only MLP; blind lane keeping; constant velocity."""
+POLICIES = ("expert", "chain", *WITHOUT, "ego", "lane", "coast")
+"""expert; chain of a preset, and deprived of language; ego-only MLP; blind lane keeping; constant velocity."""
 RULES = "2"
 """Changes with the expert and the follower, which every result rests on."""
 Driver = Callable[[int, str | None], Rollout]
@@ -62,11 +63,13 @@ def policy_of(name: str, preset: str) -> Policy:
         return BlindLaneKeeping()
     if name == "ego":
         return EgoOnly(EGO_SEEDS)
-    if name == "chain":
+    if name in ("chain", *WITHOUT):
         model = SparseOccVLA.from_preset(preset, untrained=True)
         if model.encoder is None or model.planner is None:
             raise InvalidInput("preset", f"{preset} has no planner to drive with")
-        return ChainPolicy(model, f"chain ({preset})")
+        if name in WITHOUT:
+            deprive(model, name)
+        return ChainPolicy(model, f"{name} ({preset})")
     raise InvalidInput("policies", f"{name!r} is none of {', '.join(POLICIES)}")
 
 
@@ -94,7 +97,7 @@ class DriveProgress:
 def version_of(name: str, preset: str) -> str:
     """Changes with whatever makes a policy drive otherwise: the world, and for the chain its preset and weights."""
     parts = [str(WORLD_VERSION), RULES]
-    if name in ("chain", "nodes"):
+    if name in ("chain", "nodes", *WITHOUT):
         parts.append((load_preset(preset).folder / "config.yaml").read_text(encoding="utf-8"))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -218,6 +221,32 @@ def table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
     return head, lines
 
 
+def worth_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
+    """What the chain gains by language, drive by drive: its scores minus those of each policy of WITHOUT."""
+    lines = []
+    by_drive = {(r.policy.split()[0], r.seed, r.scenario): r for r in rows}
+    titles = [t for t, name in COLUMNS.items() if name not in _LOWEST]
+    for name in WITHOUT:
+        pairs = [
+            (by_drive["chain", r.seed, r.scenario], r)
+            for r in rows
+            if r.policy.split()[0] == name and ("chain", r.seed, r.scenario) in by_drive
+        ]
+        if not pairs:
+            continue
+        cells = []
+        for title in titles:
+            field, scale = COLUMNS[title], 100.0 if COLUMNS[title] in _IN_PERCENT else 1.0
+            more = np.array([[scale * (float(getattr(a, field)) - float(getattr(b, field))), 1.0] for a, b in pairs])
+
+            def mean(sums: np.ndarray) -> np.ndarray:
+                return sums[:1] / max(float(sums[1]), 1.0)
+
+            cells.append(estimates(mean(more.sum(0)), resampled(more, mean))[0].text(1.0))
+        lines.append([f"chain minus {name}", str(len(pairs)), *cells])
+    return ["", "drives", *titles], lines
+
+
 def families_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
     """Successes per scenario family and ability, a column per policy."""
     policies = list(dict.fromkeys(r.policy for r in rows))
@@ -274,6 +303,10 @@ def page(rows: Sequence[DriveScores], command: str, folder: Path | None = None) 
     head, lines = families_table(rows)
     if lines:
         parts[-2:-2] = ["## Successes by family", "", _markdown(head, lines), ""]
+    head, lines = worth_table(rows)
+    if lines:
+        notes = [f"- {name}: {about}" for name, about in WITHOUT.items()]
+        parts[-2:-2] = ["## What language is worth", "", _markdown(head, lines), "", *notes, ""]
     head, lines = films_table(rows, folder) if folder is not None else ([], [])
     if lines:
         parts[-2:-2] = ["## From above, at twice the speed", "", _markdown(head, lines), ""]

@@ -93,8 +93,9 @@ SHUFFLED = Ablation(
     "commands permuted over the whole set",
     lambda i, other: _commanded(i, other.shuffled, i.source),
 )
+AS_GIVEN, NO_LANGUAGE = "as given", "no language"
 ABLATIONS: tuple[Ablation, ...] = (
-    Ablation("as given", "nothing is changed", lambda i, _: i),
+    Ablation(AS_GIVEN, "nothing is changed", lambda i, _: i),
     Ablation("no ego", "ego features and their masks 0", lambda i, _: replace(i, ego=np.zeros_like(i.ego))),
     Ablation("speed x0.5", "present velocity halved", lambda i, _: _scaled_speed(i, 0.5)),
     Ablation("speed x1.5", "present velocity raised by half", lambda i, _: _scaled_speed(i, 1.5)),
@@ -120,13 +121,58 @@ ABLATIONS: tuple[Ablation, ...] = (
         "reasoning token zeroed where there is one",
         lambda i, _: i if i.reasoning is None else replace(i, reasoning=np.zeros_like(i.reasoning)),
     ),
-    Ablation("no language", "neither token nor scores", lambda i, _: replace(i, reasoning=None, anchor_scores=None)),
+    Ablation(
+        NO_LANGUAGE,
+        "neither token nor scores, as when they come too late",
+        lambda i, _: replace(i, reasoning=None, anchor_scores=None),
+    ),
     Ablation(
         "no vision",
         "query features 0, as if every image were black",
         lambda i, _: replace(i, features=np.zeros_like(i.features)),
     ),
 )
+
+
+@dataclass(frozen=True)
+class Swap:
+    """As Ablation, of a change that gives a moment what belongs to one of another scene."""
+
+    name: str
+    about: str
+    change: Callable[[PlannerInputs, PlannerInputs], PlannerInputs]
+
+
+SWAPS: tuple[Swap, ...] = (
+    Swap(
+        "language of another scene",
+        "token and anchor scores are those of a moment of another scene",
+        lambda own, other: replace(own, reasoning=other.reasoning, anchor_scores=other.anchor_scores),
+    ),
+    Swap(
+        "reasoning token of another scene",
+        "the token is that of a moment of another scene, the scores are the own ones",
+        lambda own, other: replace(own, reasoning=other.reasoning),
+    ),
+)
+LANGUAGE = ("language score off", "reasoning token 0", NO_LANGUAGE, *(s.name for s in SWAPS))
+"""What is taken away of the language model's word alone."""
+
+
+def partners(scenes: Sequence[str]) -> list[int] | None:
+    """For each moment one of another scene, the same number of times each where scenes are alike; None with one scene.
+
+    scenes: of the moments.
+    """
+    count = len(scenes)
+    if len(set(scenes)) < 2:
+        return None
+    order = sorted(range(count), key=lambda i: scenes[i])
+    out = [0] * count
+    for place, own in enumerate(order):
+        ahead = ((place + count // 2 + k) % count for k in range(count))
+        out[own] = next(order[k] for k in ahead if scenes[order[k]] != scenes[own])
+    return out
 
 
 @torch.inference_mode()
@@ -153,10 +199,14 @@ def ungated(planner: Planner, inputs: PlannerInputs) -> tuple[Prediction, np.nda
 
 @dataclass(frozen=True, eq=False)
 class Deprived:
-    """The answers to one sample: by name of each ablation but SHUFFLED, and told each command in turn."""
+    """The answers to one sample: by name of each ablation but SHUFFLED, and told each command in turn.
+
+    inputs: what they were made of, features in half precision, for SWAPS: what another scene holds is known at the end.
+    """
 
     answers: dict[str, Prediction]
     told: dict[Command, Prediction]
+    inputs: PlannerInputs
 
 
 def deprived(planner: Planner, inputs: PlannerInputs, future: Command) -> Deprived:
@@ -171,4 +221,19 @@ def deprived(planner: Planner, inputs: PlannerInputs, future: Command) -> Depriv
     return Deprived(
         {a.name: answer(a, inputs.command) for a in ABLATIONS if a is not SHUFFLED},
         {command: answer(SHUFFLED, command) for command in Command},
+        replace(inputs, features=inputs.features.astype(np.float16)),
     )
+
+
+def swapped(planner: Planner, kept: Sequence[tuple[str, PlannerInputs]]) -> dict[str, dict[str, Prediction]]:
+    """Answers by name of each of SWAPS and by token. kept: scene and inputs of the moments that have language.
+
+    Empty where all are of one scene.
+    """
+    others = partners([scene for scene, _ in kept])
+    out: dict[str, dict[str, Prediction]] = {}
+    for (_, own), other in zip(kept, others or (), strict=bool(others)):
+        inputs = replace(own, features=own.features.astype(np.float32))
+        for swap in SWAPS:
+            out.setdefault(swap.name, {})[own.token] = ungated(planner, swap.change(inputs, kept[other][1]))[0]
+    return out

@@ -330,6 +330,8 @@ class Evaluator:
             sections.append(Section("Forecast", blocks + _absent(absent, "reasoning")))
         if "planning" in tasks:
             on_progress("scoring plans", 0, 1)
+            if self.model.planner is not None:
+                whole.planning.swap(self.model.planner)
             anchors = None if self.preset.anchors is None else AnchorSet.load(self.preset.anchors).flat
             numbers["planning"], blocks, markdown = whole.planning.result(self.known, anchors, wanted.csv)
             sections.append(Section("Planning", blocks + _absent(absent, "planning"), markdown))

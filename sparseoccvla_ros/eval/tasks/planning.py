@@ -19,7 +19,17 @@ from ..metrics.intervals import Estimate
 from ..protocols.planning import OMNIDRIVE
 from ..report.planning_tables import Report, report, scene_interval
 from ..report.tables import Block
-from .ablations import ABLATIONS, SHUFFLED, Deprived, PlannerInputs, other_commands
+from .ablations import (
+    ABLATIONS,
+    AS_GIVEN,
+    LANGUAGE,
+    SHUFFLED,
+    SWAPS,
+    Deprived,
+    PlannerInputs,
+    other_commands,
+    swapped,
+)
 from .baselines import BASELINES, anchor_oracle, best_of
 from .ego_mlp import EgoMlp
 from .planning_loop import Evaluation, evaluate, write_csv
@@ -84,6 +94,7 @@ class PlanningTask:
         self._answers: dict[str, dict[str, Prediction]] = {}
         self._candidates: dict[str, np.ndarray] = {}
         self._deprived: dict[str, Deprived] = {}
+        self._swapped: dict[str, dict[str, Prediction]] = {}
         self._status: dict[str, Counter[str]] = {}
         self._reasons: dict[str, Counter[str]] = {}
 
@@ -104,6 +115,14 @@ class PlanningTask:
     def deprive(self, token: str, answers: Deprived) -> None:
         """What the planner answers to the moment once something is taken from it."""
         self._deprived[token] = answers
+
+    def swap(self, planner: Planner) -> None:
+        """Answer every moment with the language of another scene, when all scenes are together."""
+        scenes = {kept.sample.token: kept.sample.scene for kept in self._samples}
+        self._swapped = swapped(
+            planner,
+            [(scenes[t], d.inputs) for t, d in self._deprived.items() if d.inputs.reasoning is not None],
+        )
 
     def merge(self, other: PlanningTask) -> None:
         """Add other samples and their answers."""
@@ -150,8 +169,10 @@ class PlanningTask:
             blocks.insert(0, self._verdicts(numbers))
         if self._deprived:
             blocks.append(self._counterfactual(numbers))
-            ablated = report(evaluate(self._whole(), self._ablations(), (OMNIDRIVE,)))
+            without = evaluate(self._whole(), self._ablations(), (OMNIDRIVE,))
+            ablated = report(without)
             numbers["ablations"] = ablated.to_dict()
+            blocks.append(_worth(without, numbers))
             markdown.append("### Ablations (without gate, OmniDrive's protocol)\n\n" + ablated.to_markdown())
         return numbers, blocks, markdown
 
@@ -167,7 +188,8 @@ class PlanningTask:
                 for token, found in self._deprived.items()
             }
             out.append(Method.stored(ablation.name, answers, ablation.oracle, ablation.about))
-        return out
+        about = {swap.name: swap.about for swap in SWAPS}
+        return out + [Method.stored(name, found, about=about[name]) for name, found in self._swapped.items()]
 
     def _verdicts(self, numbers: dict[str, Any]) -> Block:
         """How far the planner itself trusts its plans; a braking plan is judged like any other."""
@@ -229,6 +251,34 @@ class PlanningTask:
             ["told", "n", *(f"goes {c.value}" for c in Command)],
             rows,
         )
+
+
+def _worth(evaluation: Evaluation, numbers: dict[str, Any]) -> Block:
+    """By how much L2 and collisions rise without (some of) the language, moment by moment."""
+
+    def errors(name: str) -> tuple[np.ndarray, np.ndarray]:
+        cell = evaluation.cells[OMNIDRIVE.name, name]
+        l2 = np.nanmean(np.where(cell.scored[:, None], cell.l2, np.nan), 1) if cell.scored.any() else cell.l2[:, 0]
+        return l2, np.where(cell.scored, cell.collision.any(1), np.nan)
+
+    own, rows, out = errors(AS_GIVEN), [], {}
+    for name in LANGUAGE:
+        if (OMNIDRIVE.name, name) not in evaluation.cells:
+            continue
+        found = {}
+        for what, without, given in zip(("l2_m", "collision"), errors(name), own, strict=True):
+            more = without - given
+            value = float(np.nanmean(more)) if np.isfinite(more).any() else float("nan")
+            found[what] = Estimate(value, scene_interval(more, evaluation.scenes))
+        out[name] = {"n": int(np.isfinite(errors(name)[0] - own[0]).sum()), **found}
+        rows.append([name, str(out[name]["n"]), found["l2_m"].text(1), found["collision"].text()])
+    numbers["worth_of_language"] = out
+    return Block(
+        "What language is worth: without it minus with it (plans without gate)",
+        ["taken away", "n", "L2 m, mean over 3 s", "collisions, points"],
+        rows,
+        ["Paired by moment, 95 % bootstrap over scenes: language guides the plan where the interval lies above 0."],
+    )
 
 
 def _subsets(subsets: dict[str, Report]) -> Block:

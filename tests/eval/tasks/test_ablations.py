@@ -11,7 +11,18 @@ import torch
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import Command, CommandSource
-from sparseoccvla_ros.eval.tasks.ablations import ABLATIONS, OtherCommands, PlannerInputs, other_commands, ungated
+from sparseoccvla_ros.eval.tasks.ablations import (
+    ABLATIONS,
+    LANGUAGE,
+    SWAPS,
+    OtherCommands,
+    PlannerInputs,
+    deprived,
+    other_commands,
+    partners,
+    swapped,
+    ungated,
+)
 from sparseoccvla_ros.planning.anchors import AnchorSet
 from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES, PAPER_DIMS, EgoHistory
@@ -78,6 +89,39 @@ def test_the_planner_runs_and_obeys_the_command(ablation, inputs):
     assert planner.anchors.group(changed.command)[prediction.chosen]
     again, _ = ungated(planner, changed)
     assert prediction.waypoints.tobytes() == again.waypoints.tobytes()
+
+
+def test_a_moment_hears_the_language_of_another_scene(inputs):
+    """The same answer as if that language were its own, and nothing else of the other moment."""
+    torch.manual_seed(0)
+    planner = Planner(PlanningConfig(), AnchorSet.load(ANCHORS)).eval()
+    rng = np.random.default_rng(6)
+    there = replace(
+        inputs,
+        token="b",
+        features=inputs.features[::-1].copy(),
+        reasoning=rng.standard_normal(inputs.reasoning.shape).astype(np.float32),
+        anchor_scores=rng.standard_normal(18).astype(np.float32),
+    )
+    kept = [("scene", deprived(planner, inputs, Command.LEFT).inputs), ("other", there)]
+    found = swapped(planner, kept)
+    assert set(found) == {s.name for s in SWAPS} < set(LANGUAGE)
+    half = replace(inputs, features=inputs.features.astype(np.float16).astype(np.float32))
+    for name, heard in (
+        ("language of another scene", replace(half, reasoning=there.reasoning, anchor_scores=there.anchor_scores)),
+        ("reasoning token of another scene", replace(half, reasoning=there.reasoning)),
+    ):
+        np.testing.assert_array_equal(found[name]["a"].waypoints, ungated(planner, heard)[0].waypoints)
+        assert set(found[name]) == {"a", "b"}
+    assert swapped(planner, kept[:1]) == {}
+
+
+def test_partners_are_of_other_scenes_and_used_evenly():
+    scenes = ["a"] * 6 + ["b"] * 6 + ["c"] * 6
+    found = partners(scenes)
+    assert all(scenes[k] != scenes[own] for own, k in enumerate(found))
+    assert sorted(found) == list(range(18))
+    assert partners(["a", "a"]) is None
 
 
 def test_speed_columns_are_where_the_features_hold_speed(inputs):

@@ -1,0 +1,61 @@
+"""The chain with some of its language taken away, without retraining: what a drive owes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ...core.types import Reasoning
+from ...data.synthetic.dataset import SPLITS, world_settings
+from ...data.synthetic.scenes import load_scene
+from ...pipeline import SparseOccVLA
+from ..world.drives import Drive
+
+WITHOUT = {
+    "chain-deaf": "neither token nor anchor scores, as when they come too late",
+    "chain-unscored": "the language model's anchor scores left out",
+    "chain-shuffled": "token and anchor scores of moments of other scenes",
+}
+"""Policies by name, and what each is deprived of."""
+LISTENED = tuple(SPLITS["validation"][:4])
+"""Scenes whose reasonings `chain-shuffled` hears; nobody is judged on them."""
+
+
+def deprive(model: SparseOccVLA, name: str) -> None:
+    """Take away of a model what one of WITHOUT says. A model that cannot reason, or whose planner was trained without
+    reasoning, stays as it is."""
+    assert model.planner is not None
+    if name == "chain-deaf":
+        model.planner.listens = False
+    elif name == "chain-unscored":
+        model.hears = lambda own: replace(own, anchor_scores=np.zeros_like(own.anchor_scores))
+    elif model.reasoner is not None:
+        model.hears = swapped(reasonings(model))
+
+
+def reasonings(model: SparseOccVLA, seeds: tuple[int, ...] = LISTENED) -> list[Reasoning]:
+    """What the model reasons at every moment of recorded scenes."""
+    image, frames = model.preset.image, model.preset.occupancy.frames
+    settings = world_settings("validation", image.height, image.width, frames)
+    found = []
+    for place, seed in enumerate(seeds):
+        drive = Drive(load_scene(seed, settings), frames)
+        for number, clip in enumerate(drive.clips):
+            for index in clip:
+                step = model.step(drive.frames(index, place * len(drive.clips) + number), *drive.command(index))
+                if step.reasoning is not None:
+                    found.append(step.reasoning)
+    model.reset()
+    return found
+
+
+def swapped(said: list[Reasoning]) -> Callable[[Reasoning], Reasoning]:
+    """A reasoning with token and anchor scores of another one, which the stamp alone decides."""
+
+    def hear(own: Reasoning) -> Reasoning:
+        other = said[int(np.random.default_rng(own.stamp % 2**63).integers(len(said)))]
+        return replace(own, token=other.token, anchor_scores=other.anchor_scores)
+
+    return hear
