@@ -17,7 +17,16 @@ import numpy as np
 
 from .core.errors import InvalidInput
 from .core.motion import PlannedMotion
-from .core.types import NANOSECONDS, CameraFrames, Command, CommandSource, Plan, Reasoning, SceneQueries
+from .core.types import (
+    NANOSECONDS,
+    REASONING_MAX_AGE,
+    CameraFrames,
+    Command,
+    CommandSource,
+    Plan,
+    Reasoning,
+    SceneQueries,
+)
 from .core.voxels import SparseVoxels
 from .occupancy.encoder import OccupancyEncoder
 from .occupancy.postprocess import occupied_voxels
@@ -30,9 +39,6 @@ from .runtime.presets import STAGES, Preset, load_preset
 from .runtime.warm_up import warm_up_occupancy, warm_up_planning, warm_up_reasoning
 
 T = TypeVar("T")
-
-REASONING_MAX_AGE = 2.0
-"""s between two sets beyond which the reasoning of the first is not planned with, as the planning node's parameter."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,8 @@ STEP_SECONDS = 0.5
 """A trajectory has 6 waypoints, 0.5 s apart: 0.5 .. 3.0 s."""
 WAYPOINT_TIMES = np.arange(1, STEPS + 1) * STEP_SECONDS
 """float64 [6], seconds after the stamp."""
+REASONING_MAX_AGE = 2.0
+"""Seconds before a frame set beyond which a scene that was reasoned about has nothing to do with it any more."""
 
 
 def check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...], finite: bool = True) -> None:

@@ -22,6 +22,7 @@ from sparseoccvla_ros.camera_sync.config import MissingPolicy, SyncConfig
 from sparseoccvla_ros.camera_sync.profiles import DEFAULT as DEFAULT_PROFILE
 from sparseoccvla_ros.core.classes import PALETTES
 from sparseoccvla_ros.core.errors import said
+from sparseoccvla_ros.core.types import REASONING_MAX_AGE
 from sparseoccvla_ros.core.vehicle import NUSCENES_CAR
 from sparseoccvla_ros.planning.config import ValidatorConfig
 
@@ -195,7 +196,9 @@ TABLES: dict[str, tuple[Param, ...]] = {
         *_MODEL,
         Param("command_timeout", 3.0, "older commands count as straight, with a warning", "s", 0.1, 600.0, live=True),
         Param("max_age", 2.0, "queries older than this by the node's clock are refused", "s", 0.1, 60.0, live=True),
-        Param("reasoning_max_age", 2.0, "older reasoning is not used for scores", "s", 0.0, 10.0, live=True),
+        Param(
+            "reasoning_max_age", REASONING_MAX_AGE, "older reasoning is not used for scores", "s", 0.0, 10.0, live=True
+        ),
         Param(
             "reasoning_wait", 0.0, "how long a plan waits for the reasoning of its frame set", "s", 0.0, 60.0, live=True
         ),

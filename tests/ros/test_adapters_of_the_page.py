@@ -17,7 +17,7 @@ from sparseoccvla_ros.ros.adapters.scene_collector import SceneCollector
 from sparseoccvla_ros.ros.adapters.stack_control import StackControl
 
 
-def test_reasoning_of_long_ago_is_not_shown_with_a_scene(frames):
+def test_reasoning_of_long_ago_or_of_another_drive_is_not_shown_with_a_scene(frames):
     made = frames(0)
     empty = np.zeros(0, np.float32)
     queries = SceneQueries(
@@ -39,11 +39,9 @@ def test_reasoning_of_long_ago_is_not_shown_with_a_scene(frames):
         ("planning/plan", messages.plan_to_msg(plan)),
     ):  # fmt: skip
         collector.keep(name, made.stamp, serialize_message(message))
-    for seconds, shown in ((3.0, False), (1.0, True), (-1.0, True)):
-        stamp = made.stamp - round(1e9 * seconds)
-        collector.keep(
-            "reasoning/state", stamp, serialize_message(messages.reasoning_to_msg(replace(state, stamp=stamp)))
-        )
+    for seconds, epoch, shown in ((3.0, 0, False), (1.0, 1, False), (1.0, 0, True), (-1.0, 0, True)):
+        told = replace(state, stamp=made.stamp - round(1e9 * seconds), epoch=made.epoch + epoch)
+        collector.keep("reasoning/state", told.stamp, serialize_message(messages.reasoning_to_msg(told)))
         assert (collector.collect(made.stamp).reasoning is not None) == shown
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rclpy.serialization import deserialize_message
 
-from sparseoccvla_ros.core.types import NANOSECONDS, CameraFrames, Plan, Reasoning, SceneQueries
+from sparseoccvla_ros.core.types import NANOSECONDS, REASONING_MAX_AGE, CameraFrames, Plan, Reasoning, SceneQueries
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
@@ -22,14 +22,12 @@ from ..topics import BY_NAME
 STAMPED = ("frames", "occupancy/queries", "reasoning/state", "planning/plan")
 KEPT = 24
 """Messages per topic kept until the plan of their stamp arrives."""
-OLDEST_REASONING = 2 * NANOSECONDS
-"""Before the plan; what is forecast from earlier, or in another drive, has nothing to do with it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
     """What belongs to one plan; reasoning: the newest up to the stamp, None where it is older than
-    OLDEST_REASONING or there is none.
+    REASONING_MAX_AGE, of another drive, or there is none.
 
     delays: seconds of wall time from the arrival of the frames, by what arrived.
     """
@@ -68,18 +66,21 @@ class SceneCollector:
         with self._lock:
             found = {name: kept.get(stamp) for name, kept in self._raw.items()}
             states = self._raw["reasoning/state"]
-            before = max((s for s in states if 0 <= stamp - s <= OLDEST_REASONING), default=None)
+            before = max((s for s in states if 0 <= stamp - s <= REASONING_MAX_AGE * NANOSECONDS), default=None)
             state = states[before] if before is not None else None
         frames, queries, plan = (found[name] for name in ("frames", "occupancy/queries", "planning/plan"))
         if frames is None or queries is None or plan is None:
             return None
         decoded = messages.queries_from_msg(_decode("occupancy/queries", queries[0]))
+        reasoning = messages.reasoning_from_msg(_decode("reasoning/state", state[0])) if state is not None else None
+        if reasoning is not None and reasoning.epoch != decoded.epoch:
+            reasoning = None
         return Scene(
             frames=messages.frames_from_msg(_decode("frames", frames[0])),
             queries=decoded,
             voxels=occupied_voxels(decoded, config=self._config),
             plan=messages.plan_from_msg(_decode("planning/plan", plan[0])),
-            reasoning=messages.reasoning_from_msg(_decode("reasoning/state", state[0])) if state is not None else None,
+            reasoning=reasoning,
             delays={"frames to queries": queries[1] - frames[1], "frames to plan": plan[1] - frames[1]},
         )
 
