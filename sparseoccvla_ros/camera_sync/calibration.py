@@ -14,7 +14,7 @@ import yaml
 
 from ..core import geometry
 from ..core.errors import InvalidInput
-from ..core.yaml_file import read_yaml
+from ..core.files import read_yaml
 
 PLUMB_BOB = "plumb_bob"
 RATIONAL = "rational_polynomial"
@@ -79,6 +79,15 @@ class CameraModel:
     def distorted(self) -> bool:
         """Images have to be undistorted."""
         return bool(self.distortion.any()) or self.distortion_model == EQUIDISTANT or self.lens is not None
+
+    @property
+    def taken(self) -> np.ndarray:
+        """Intrinsics of the image as it is taken, float64 [3, 3]: of the lens where this is a view out of one."""
+        return self.intrinsics if self.lens is None else self.lens
+
+    def prepared(self, ida: np.ndarray) -> np.ndarray:
+        """Intrinsics of the prepared (undistorted, cropped, resized) image; ida: [3, 3], native to its pixels."""
+        return ida @ self.intrinsics
 
     def same_as(self, other: CameraModel | None) -> bool:
         """Equal in every field; CameraInfo repeats itself with every image."""
@@ -189,8 +198,7 @@ def rectifying_maps(
     scaling, ida: [3, 3], native to scaled and to prepared pixels; size: (H, W). Distortion acts on directions, not
     on pixels, so it is enough to give both ends the intrinsics of their own pixels.
     """
-    lens = model.intrinsics if model.lens is None else model.lens
-    source, target = scaling @ lens, ida @ model.intrinsics
+    source, target = scaling @ model.taken, model.prepared(ida)
     if model.distortion_model == EQUIDISTANT:
         return _fisheye_maps(model, source, target, size)
     maps = cv2.initUndistortRectifyMap(source, model.distortion, model.rectification, target, size[::-1], cv2.CV_32FC1)

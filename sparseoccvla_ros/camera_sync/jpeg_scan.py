@@ -9,14 +9,13 @@ not walked: no camera sends them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import numba
 import numpy as np
 
 from ..core.errors import InvalidInput
+from ..core.kernels import kernel
 
 _SEQUENTIAL = (0xC0, 0xC1)
 _OTHER_FRAMES = {0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)}
@@ -152,14 +151,7 @@ def _lookup(tables: tuple[tuple[int, bytes], ...]) -> np.ndarray:
     return out
 
 
-def _compiled(function: Callable[..., tuple[int, int]]) -> Callable[..., tuple[int, int]]:
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # nowhere to keep the machine code: neither the package's folder nor a home can be written to
-        return numba.njit(nogil=True)(function)
-
-
-@_compiled
+@kernel
 def _walk(
     data: np.ndarray, at: int, lookup: np.ndarray, pairs: np.ndarray, steps: np.ndarray, units: int, restart: int
 ) -> tuple[int, int]:

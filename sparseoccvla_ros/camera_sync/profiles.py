@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InvalidInput
+from ..core.files import read_yaml
 from ..core.paths import share
-from ..core.yaml_file import read_yaml
 from .config import SyncConfig
 
 TRANSPORTS = ("raw", "compressed")

@@ -1,21 +1,85 @@
-"""YAML that others wrote: size, depth and aliases bounded, so that a small file cannot fill the memory."""
+"""Files that others wrote: none makes room for more than it holds, nothing is unpickled, aliases cannot multiply."""
 
 from __future__ import annotations
 
+import io
+import math
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from .errors import InvalidInput
 
 MAX_FILE = 2**20
-"""Bytes of a file."""
+"""Bytes of a YAML file."""
 MAX_NODES = 100_000
-"""Values of a file once its aliases are written out."""
+"""Values of a YAML file once its aliases are written out."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Both make plain values only; libyaml's is ten times as fast, and does not slow down where brackets are nested."""
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class BoundedFile(io.BufferedReader):
+    """A binary file of which never more is asked than it holds, so that no buffer becomes larger than the file."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes, all that is left where it is negative or None."""
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def read_npz(path: Path, field: str, names: tuple[str, ...] = (), limit: int = 2**26) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file, by name.
+
+    Args:
+        path: the file.
+        field: what InvalidInput names.
+        names: arrays to read; all where empty.
+        limit: bytes that they may take unpacked.
+
+    Raises:
+        InvalidInput: the file is missing, damaged, holds objects, lacks a name, or would take more than `limit`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            missing = sorted(set(names) - set(held))
+            if missing:
+                raise InvalidInput(field, f"{path.name} lacks {', '.join(missing)}")
+            chosen = {name: held[name] for name in names or held}
+            if sum(info.file_size for info in chosen.values()) > limit:
+                raise InvalidInput(field, f"{path.name} unpacks to more than {limit // 2**20} MiB")
+            for info in chosen.values():
+                _check_header(archive, info, field)
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in chosen}
+    except (InvalidInput, PermissionError):
+        raise
+    except FileNotFoundError:
+        raise InvalidInput(field, f"cannot read {path}: it does not exist") from None
+    except Exception as error:  # zip, zlib, struct and the parser of headers each have their own: all mean damage
+        raise InvalidInput(field, f"cannot read {path.name}: {error or type(error).__name__}") from error
+
+
+def _check_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, field: str) -> None:
+    with archive.open(info) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version not in _HEADERS:
+            raise InvalidInput(field, f"{info.filename} has array format {version}")
+        shape, _, dtype = _HEADERS[version](stream)
+    if dtype.hasobject:
+        raise InvalidInput(field, f"cannot read {info.filename}: it holds objects, which are never unpickled")
+    if math.prod(shape) * dtype.itemsize > info.file_size:
+        raise InvalidInput(field, f"{info.filename} does not hold the {list(shape)} {dtype} that it declares")
 
 
 def read_yaml(path: str | Path, field: str) -> Any:

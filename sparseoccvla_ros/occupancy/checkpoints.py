@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..core.bounded_file import BoundedFile
 from ..core.errors import InvalidInput
+from ..core.files import BoundedFile
 from ..core.voxels import VoxelGrid
 from .config import OccupancyConfig
 from .encoder import OccupancyEncoder

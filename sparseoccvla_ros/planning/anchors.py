@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import InvalidInput
-from ..core.npz_file import read_npz
+from ..core.files import read_npz
 from ..core.types import STEPS, Command, check_array
 from . import anchor_presets
 

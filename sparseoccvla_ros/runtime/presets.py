@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from sparseoccvla_ros.camera_sync.config import ImageConfig
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.files import read_yaml
 from sparseoccvla_ros.core.paths import cache_folder, share
-from sparseoccvla_ros.core.yaml_file import read_yaml
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.reasoning.config import ReasoningConfig

@@ -11,11 +11,9 @@ import pytest
 import torch
 
 from sparseoccvla_ros.camera_sync.calibration import load_calibration
-from sparseoccvla_ros.core.bounded_file import BoundedFile
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.npz_file import read_npz
+from sparseoccvla_ros.core.files import BoundedFile, read_npz, read_yaml
 from sparseoccvla_ros.core.paths import share
-from sparseoccvla_ros.core.yaml_file import read_yaml
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.data.bags.writer import BagWriter
 from sparseoccvla_ros.faults import fuzz as engine

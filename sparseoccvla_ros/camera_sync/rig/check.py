@@ -293,7 +293,7 @@ class RigCheck:
         if report.used_deg < 0.7 * report.lens_deg and model.distortion_model != EQUIDISTANT:
             report.problems.append(f"only {report.used_deg:.0f} of its {report.lens_deg:.0f} degrees are used")
         if report.camera2ego is not None:
-            report.ego2img = geometry.camera_matrix(ida @ model.intrinsics, geometry.inverse(report.camera2ego))
+            report.ego2img = geometry.camera_matrix(model.prepared(ida), geometry.inverse(report.camera2ego))
             if not report.problems:
                 self._find_horizon(report)
 

@@ -16,8 +16,8 @@ def field_of_view(model: CameraModel, ida: np.ndarray, width: int) -> tuple[floa
         ida: float64 [3, 3], (undistorted) native to prepared pixels.
         width: of the prepared image, pixels.
     """
-    k = model.intrinsics if model.lens is None else model.lens
-    ends = np.linalg.inv(ida @ model.intrinsics) @ np.array([[-0.5, width - 0.5], [0.0, 0.0], [1.0, 1.0]])
+    k = model.taken
+    ends = np.linalg.inv(model.prepared(ida)) @ np.array([[-0.5, width - 0.5], [0.0, 0.0], [1.0, 1.0]])
     used = float(np.degrees(np.diff(np.arctan(ends[0]))[0]))
     if not model.width:
         return used, used

@@ -28,8 +28,8 @@ from mcap.records import Channel, Schema
 from mcap_protobuf.decoder import DecoderFactory
 
 from ...core import geometry
-from ...core.bounded_file import BoundedFile
 from ...core.errors import InvalidInput
+from ...core.files import BoundedFile
 from ...core.types import NANOSECONDS
 from ..nuscenes.to_bag import Conversion, Progress
 from .storage import MCAP_MAGIC

@@ -25,9 +25,8 @@ from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
-from ...core.bounded_file import BoundedFile
 from ...core.errors import InvalidInput
-from ...core.yaml_file import read_yaml
+from ...core.files import BoundedFile, read_yaml
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 NAME_LIMIT = 247

@@ -1,23 +1,15 @@
-"""Loops of `cell_views` over points, compiled by numba: on a CPU they take a fraction of what gathers take."""
+"""Loops of `cell_views` over points: compiled, on a CPU they take a fraction of what gathers take."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
-import numba
 import numpy as np
 
-
-def _compiled(function: Callable[..., Any]) -> Any:
-    try:
-        return numba.njit(cache=True, error_model="numpy", nogil=True)(function)
-    except RuntimeError:  # nowhere to keep the machine code: neither the package's folder nor a home can be written to
-        return numba.njit(error_model="numpy", nogil=True)(function)
+from ...core.kernels import kernel
 
 
-@_compiled
+@kernel
 def _pixel(m: np.ndarray, x: float, y: float, z: float) -> tuple[float, float, float]:
     """Pixels u, v from the corner of the image, and depth, at least 0.1 m, of a point. m: float32 [3, 4]."""
     depth = max(m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3], 0.1)
@@ -26,7 +18,7 @@ def _pixel(m: np.ndarray, x: float, y: float, z: float) -> tuple[float, float, f
     return u, v, depth
 
 
-@_compiled
+@kernel
 def choose(
     points: np.ndarray, matrix: np.ndarray, usable: np.ndarray, height: int, width: int, out: np.ndarray
 ) -> None:
@@ -43,7 +35,7 @@ def choose(
         out[p] = camera
 
 
-@_compiled
+@kernel
 def nearest(
     points: np.ndarray,
     camera: np.ndarray,
@@ -75,7 +67,7 @@ def nearest(
         out[p, -1] = 1
 
 
-@_compiled
+@kernel
 def read(
     blocks: np.ndarray,
     offsets: np.ndarray,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import InvalidInput
-from ...core.yaml_file import read_yaml
+from ...core.files import read_yaml
 from ...runtime.presets import Preset, load_preset
 
 FORMAT_VERSION = 1

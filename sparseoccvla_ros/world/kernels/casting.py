@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import F, kernel
+from ...core.kernels import kernel
+from . import F
 from .materials import leafy
 from .solids import NO_HIT, enter
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import F, kernel
+from ...core.kernels import kernel
+from . import F
 from .materials import clip
 
 

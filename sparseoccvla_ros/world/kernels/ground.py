@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...core.classes import LABEL
-from . import F, kernel
+from ...core.kernels import kernel
+from . import F
 
 FAR = 1e4
 """Lateral distance (m) of a point that lies beside no piece of a street."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...core.classes import LABEL
-from . import F, kernel
+from ...core.kernels import kernel
+from . import F
 from .noise import clouds, grain
 
 PLAIN, PAINT, GLASS, RUBBER, LAMP, WALL, FOLIAGE, METAL, STRIPES, PANELS = range(10)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...core.classes import FREE
-from . import F, kernel
+from ...core.kernels import kernel
+from . import F
 from .ground import surface
 from .materials import clip, ground, mixed, scaled, thing
 from .noise import clouds

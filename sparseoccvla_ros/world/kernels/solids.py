@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import F, kernel
+from ...core.kernels import kernel
+from . import F
 
 BOX, WEDGE, CONE, ELLIPSOID, WHEEL = range(5)
 NO_HIT = 1e9

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import F, kernel
+from ...core.kernels import kernel
+from . import F
 from .solids import ELLIPSOID, WEDGE, WHEEL
 
 

@@ -1,0 +1,46 @@
+"""Loops over arrays, compiled by numba on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+
+from .paths import PACKAGE
+
+
+@cache
+def _used(file: Path) -> frozenset[Path]:
+    """A module and those of its folder that it imports, directly or not."""
+    names = re.findall(r"^from \.(\w+) import", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return frozenset({file}.union(*(_used(file.with_name(f"{name}.py")) for name in names)))
+
+
+@cache
+def _folder(file: Path) -> str:
+    """Where a module's compiled code is kept: in the user's cache, under a digest of all it uses.
+
+    numba looks at the function's own file only, so that code which calls a changed function would stay as it was. Not
+    below SPARSEOCCVLA_CACHE, which tests point at empty folders: compiling takes half a minute.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    sources = [Path(__file__), *sorted(_used(file))]
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources))
+    return os.path.join(base, PACKAGE, "numba", digest.hexdigest()[:12])
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function for the types it is called with; division by zero gives inf or NaN as in numpy."""
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _folder(Path(function.__code__.co_filename))
+    try:
+        return numba.njit(cache=True, error_model="numpy", nogil=True)(function)
+    except RuntimeError:  # nowhere to keep the machine code: the user's cache cannot be written to
+        return numba.njit(error_model="numpy", nogil=True)(function)
+    finally:
+        numba.config.CACHE_DIR = before
