@@ -40,6 +40,12 @@ class ReasoningConfig:
     reading_dims: int = 0
     """Width of the reading token's question encoder; 0: no reading token, as in the paper
     (reasoning/model/question_pooling.py says why)."""
+    reading_counts: int = 0
+    """Sums over the scene tokens that the reading token forms beside its mean: a mean cannot count. 0 in the weights
+    that are older than this option."""
+    token_reads: bool = False
+    """Whether the reasoning token begins as a reading token: as what the scene tokens say to prompts.ACTION. False in
+    the weights that are older than this option."""
     max_prefill_tokens: int = 150
     """Bound on prefix + global + occupancy + scoring tokens: it bounds the latency of a frame."""
     system_prompt: str = "You drive a car. The tokens show the scene."
@@ -95,6 +101,7 @@ class ReasoningConfig:
             "global_heads": 1,
             "max_prefill_tokens": 1,
             "reading_dims": 0,
+            "reading_counts": 0,
             "anchor_dims": 1,
             "lora_r": 0,
             "lora_alpha": 1,
@@ -132,9 +139,12 @@ class ReasoningConfig:
         for name in ("system_prompt", "scene_prompt"):
             if not isinstance(getattr(self, name), str):
                 raise InvalidInput(f"reasoning.{name}", "want a string")
-        for name in ("padding", "continue_ground"):
+        for name in ("padding", "continue_ground", "token_reads"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidInput(f"reasoning.{name}", f"want true or false, got {getattr(self, name)!r}")
+        if (self.token_reads or self.reading_counts) and not self.reading_dims:
+            name = "token_reads" if self.token_reads else "reading_counts"
+            raise InvalidInput(f"reasoning.{name}", "needs a reading token: reading_dims is 0")
         for heads, dims in (("global_heads", "query_dims"), ("forecaster_heads", "forecaster_dims")):
             if getattr(self, dims) % getattr(self, heads):
                 raise InvalidInput(f"reasoning.{heads}", f"does not divide {dims} {getattr(self, dims)}")

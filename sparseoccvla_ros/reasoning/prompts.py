@@ -17,6 +17,8 @@ import yaml
 from ..core.errors import InvalidInput
 
 FORMAT_VERSION = 1
+ACTION = "Name the next driving action in a few words."
+"""What the reasoning token reads in the scene tokens, where it reads: a question whose answers are trained on."""
 
 
 @lru_cache(maxsize=1)

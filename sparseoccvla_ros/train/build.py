@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..data.nuscenes.dataset import NuscenesImages
 from ..data.nuscenes.index import NuscenesIndex
 from ..data.nuscenes.labels import occ3d_folder
 from ..data.synthetic.dataset import SPLITS, world_settings
-from ..data.synthetic.qa_cache import QuestionCache
+from ..data.synthetic.qa_cache import QuestionCache, asked_rows
 from ..data.synthetic.scenes import cached_seeds
 from ..occupancy import checkpoints
 from ..occupancy.encoder import OccupancyEncoder
@@ -34,10 +34,10 @@ from .features.dataset import FeatureSamples
 from .features.future_labels import FutureLabels
 from .features.nuscenes import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
 from .features.reasoning import ReasoningFeatures
-from .features.synthetic import QUERY_FIELDS, FeatureCache
+from .features.synthetic import QUERY_FIELDS, FeatureCache, read_arrays
 from .stages.forecast import ForecastStage
 from .stages.language import LanguageStage
-from .stages.planning import PlanningStage
+from .stages.planning import HEARD, PlanningStage
 from .task import Stage
 
 if TYPE_CHECKING:  # a training server has no library that reads bags
@@ -46,6 +46,10 @@ if TYPE_CHECKING:  # a training server has no library that reads bags
 log = logging.getLogger(__name__)
 PARTS = ("language", "planning", "forecast")
 """What trains beyond stage 1, one at a time: with the encoder frozen they share no weights that both would train."""
+
+
+MOST_LATE = 1.0
+"""Seconds between two frame sets up to which the reasoning of the first may be heard at the second."""
 
 
 def fast_precision(device: str) -> str:
@@ -123,9 +127,9 @@ def world_sources(
     for split, count in (("train", scenes), ("validation", validation)):
         cache = feature_cache(network, weights, preset, split)
         futures = FutureLabels(cache.world, present=split == "train")
-        asked = QuestionCache(cache.world, futures.rows)
+        asked = QuestionCache(cache.world, asked_rows(cache.world, split))
         seeds = SPLITS[split][:count]
-        out[split] = Source(cache, seeds, None, futures.rows, futures.read, futures.rows, asked.read)
+        out[split] = Source(cache, seeds, None, futures.rows, futures.read, asked.rows, asked.read)
     return out
 
 
@@ -254,13 +258,15 @@ def build(
     reasoning: Path | None,
     init: Path | None,
     sources: dict[str, Source],
+    learned: Collection[int] = (),
 ) -> tuple[Stage[Any], FeatureSamples, FeatureSamples]:
     """(stage to train, samples to learn, samples to validate on). part: one of PARTS.
 
     reasoning: weights of what is frozen beside the encoder, the preset's where None; init: exported weights to start
-    from (the forecaster starts from `reasoning` without); sources: of "train" and "validation". Planner and forecaster
-    see the reasoner's readings where it has learnt to speak, and nothing of it otherwise. Raises InvalidInput naming
-    what is missing.
+    from (the forecaster starts from `reasoning` without); sources: of "train" and "validation"; learned: scenes that
+    the language half was trained on: there it is surer and more often right than it will ever be again, so the planner
+    hears nothing of them. Planner and forecaster see the reasoner's readings where it has learnt to speak, and nothing
+    of it otherwise. Raises InvalidInput naming what is missing.
     """
     if part not in PARTS:
         raise InvalidInput("parts", f"{part!r} is none of {', '.join(PARTS)}")
@@ -270,15 +276,17 @@ def build(
         found = {}
         for split, source in sources.items():
             fields = ("features", "centres", *(("points", "scores") if split == "validation" else ()))
-            read = _readings(source, files, ("token", "anchor_scores"), source.planned) if has_language else None
+            read = partial(_heard, source, ReasoningFeatures(source.cache, files), learned) if has_language else None
             found[split] = source.samples(fields, source.planned, read)
         return planning_stage(preset, init, has_language), found["train"], found["validation"]
-    fields = QUERY_FIELDS
     start = init or (files[0] if files else None)
     reasoner, done = reasoner_of(preset, start, files[1:] if start in files else adapter_beside(start))
     found = {}
     for split, source in sources.items():
+        fields = QUERY_FIELDS
         if part == "language":
+            # Validation makes whole queries of them; what is learnt from has no points.
+            fields = tuple(f for f in fields if split == "validation" or f != "points")
             found[split] = source.samples(fields, source.asked, source.questions)
             continue
         extras: list[Extra] = [source.futures]
@@ -296,6 +304,28 @@ def _readings(source: Source, files: Sequence[Path], fields: Sequence[str], rows
         return readings.read(seed, fields, rows(seed) if callable(rows) else rows)
 
     return read
+
+
+def _heard(
+    source: Source, readings: ReasoningFeatures, learned: Collection[int], seed: int
+) -> dict[str, np.ndarray] | None:
+    """What the planner hears at the frame sets of a scene, and what it heard at the set before each.
+
+    Nothing (stages.planning.PlanningBatch) at scenes of `learned`; a set without another within a second before it
+    repeats its own.
+    """
+    found = readings.read(seed, HEARD)
+    if found is None:
+        return None
+    time = read_arrays(source.cache.file(seed), ("time",))["time"]
+    rows = np.arange(len(time))
+    near = np.diff(time, prepend=np.inf)
+    before = np.where((near > 0) & (near <= MOST_LATE), rows - 1, rows)
+    if seed in learned:
+        found = {"token": np.full_like(found["token"], np.nan), "anchor_scores": np.zeros_like(found["anchor_scores"])}
+    planned = source.planned(seed) if callable(source.planned) else source.planned
+    chosen = rows if planned is None else np.asarray(planned, np.int64)
+    return {k: v[chosen] for k, v in found.items()} | {f"{k}_before": v[before[chosen]] for k, v in found.items()}
 
 
 def _together(sources: Sequence[Extra], seed: int) -> dict[str, np.ndarray] | None:

@@ -17,7 +17,7 @@ from ...core.paths import cache_folder
 from ...world.qa.questions import questions
 from ...world.qa.scene_relations import SceneView
 from ...world.scene import Scene
-from .scenes import WORLD_VERSION, WorldSettings, load_scene
+from .scenes import WORLD_VERSION, WorldSettings, load_scene, rig_of
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,28 @@ class Asked:
     kind: str
 
 
+FORMAT_VERSION = 2
+_SOURCES = ("questions.py", "questions.yaml", "balance.yaml", "counterfactuals.py", "scene_relations.py")
+"""Files beside world/qa that decide what is asked and answered."""
+
+
+def asked_rows(world: WorldSettings, split: str) -> tuple[int, ...]:
+    """Frame sets that are asked about: in training both of a clip that have their history, else the last one."""
+    last = world.sets - 1
+    return tuple(
+        clip * world.sets + place
+        for clip in range(world.clips)
+        for place in range(max(0, last - (split == "train")), world.sets)
+    )
+
+
 class QuestionCache:
-    """Questions about the given frame sets (`rows`) of rendered scenes."""
+    """Questions about the given frame sets (`rows`) of rendered scenes, as their own cameras show them."""
 
     def __init__(self, world: WorldSettings, rows: Sequence[int]) -> None:
         self.world, self.rows = world, tuple(rows)
-        digest = hashlib.sha256(json.dumps([WORLD_VERSION, world.key, self.rows]).encode())
-        for name in ("questions.py", "questions.yaml", "balance.yaml"):
+        digest = hashlib.sha256(json.dumps([FORMAT_VERSION, WORLD_VERSION, world.key, self.rows]).encode())
+        for name in _SOURCES:
             digest.update(files("sparseoccvla_ros.world.qa").joinpath(name).read_bytes())
         self._folder = cache_folder() / "questions" / digest.hexdigest()[:12]
 
@@ -49,9 +64,9 @@ class QuestionCache:
         if path.is_file():
             return
         times = load_scene(seed, self.world).time[list(self.rows)]
-        scene = Scene.generate(seed, self.world.seconds)
+        scene, rig = Scene.generate(seed, self.world.seconds), rig_of(seed, self.world)
         sets = [
-            [asdict(Asked(q.question, q.answer, q.kind)) for q in questions(SceneView(scene, float(time)))]
+            [asdict(Asked(q.question, q.answer, q.kind)) for q in questions(SceneView(scene, float(time), rig))]
             for time in times
         ]
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,14 +86,17 @@ class SceneCondition(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor, centres: Tensor, ego: Tensor, token: Tensor | None) -> tuple[Tensor, Tensor]:
-        """features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D] or None.
+        """features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D] or None; rows of NaN are missing ones.
 
         Returns memory [B, Q + 2, W] and condition [B, W].
         """
         batch = len(features)
         scene = self.features(features) + self.position(sine_embedding(centres))
         absent = self.no_reasoning.expand(batch, -1)
-        reason = absent if token is None else self.reasoning(token)
+        reason = absent
+        if token is not None:
+            there = ~token.isnan().any(1, keepdim=True)
+            reason = torch.where(there, self.reasoning(torch.where(there, token, 0.0)), absent)
         state = self.no_ego.expand(batch, -1) if self.ego is None else self.ego(ego * self.ego_scale)
         memory = self.norm(torch.cat([scene, state[:, None], reason[:, None]], dim=1))
         return memory, state + reason

@@ -24,12 +24,14 @@ class QuestionPooling(nn.Module):
     """A question's words choose scene tokens, and channels of their mean.
 
     dims: D of the language model; width: of the question's encoder; tokens: scene tokens at most; scale: root mean
-    square of the language model's token embeddings, which the words are divided by and the token is brought to.
+    square of the language model's token embeddings, which the words are divided by and the token is brought to;
+    counts: how many sums over the scene tokens each question forms beside the mean, which is the same of one car and of
+    five.
     """
 
-    def __init__(self, dims: int, width: int, tokens: int, scale: float) -> None:
+    def __init__(self, dims: int, width: int, tokens: int, scale: float, counts: int = 0) -> None:
         super().__init__()
-        self.scale, self.width = scale, width
+        self.scale, self.code, self.counts = scale, 2 * width + counts, counts
         self.word = nn.Linear(dims, width)
         self.order = nn.GRU(width, width, batch_first=True, bidirectional=True)
         self.query = nn.Linear(2 * width, HEADS * HEAD_DIMS)
@@ -38,7 +40,11 @@ class QuestionPooling(nn.Module):
         self.gain = nn.Linear(2 * width, dims)
         nn.init.zeros_(self.gain.weight)
         nn.init.ones_(self.gain.bias)
-        self.out = nn.Sequential(nn.Linear(dims + 2 * width, dims), nn.GELU(), nn.Linear(dims, dims))
+        if counts:
+            self.sought, self.found = nn.Linear(2 * width, counts * HEAD_DIMS), nn.Linear(dims, HEAD_DIMS)
+            # At the start a token counts a twentieth, so that hundreds of them are no flood.
+            self.rarity = nn.Parameter(torch.full((counts,), -3.0))
+        self.out = nn.Sequential(nn.Linear(dims + self.code, dims), nn.GELU(), nn.Linear(dims, dims))
         self.out_norm = nn.RMSNorm(dims, eps=1e-6)
         nn.init.constant_(self.out_norm.weight, scale)
 
@@ -51,7 +57,7 @@ class QuestionPooling(nn.Module):
         return self.out_norm(self.out(torch.cat([nn.functional.rms_norm(read, read.shape[-1:]), asked], dim=-1)))
 
     def read(self, words: list[Tensor], tokens: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
-        """(what is read, float32 [N, D] of any size, the questions' own code [N, 2 * width]).
+        """(what is read, float32 [N, D] of any size, the questions' own code and what they count [N, code]).
 
         words: N times the embeddings [L, D] of a question's tokens; tokens: [B, T, D], scene tokens; scene: int64 [N],
         the place of each question's scene in the batch.
@@ -65,4 +71,11 @@ class QuestionPooling(nn.Module):
         key = key.unflatten(-1, (HEADS, HEAD_DIMS)).transpose(1, 2)[scene]
         weight = (query @ key.transpose(-1, -2) * HEAD_DIMS**-0.5).softmax(-1)
         # The heads have one value in common: the tokens themselves.
-        return (weight.mean(1) @ tokens[scene])[:, 0] * self.gain(asked), asked
+        read = (weight.mean(1) @ tokens[scene])[:, 0] * self.gain(asked)
+        return read, torch.cat([asked, self._count(asked, tokens, scene)], dim=-1) if self.counts else asked
+
+    def _count(self, asked: Tensor, tokens: Tensor, scene: Tensor) -> Tensor:
+        """How many scene tokens are what each question counts, [N, counts]."""
+        sought = self.sought(asked).unflatten(-1, (self.counts, HEAD_DIMS))
+        match = sought @ self.found(self.norm(tokens)).transpose(-1, -2)[scene] * HEAD_DIMS**-0.5
+        return (match + self.rarity[:, None]).sigmoid().sum(-1)

@@ -19,6 +19,7 @@ from ...core.voxels import OCC3D_GRID, VoxelGrid
 from ..config import ReasoningConfig
 from ..llm import lora
 from ..llm.language_model import CacheLayers, LanguageModel, cropped
+from ..prompts import ACTION
 from ..serving.generation import Answer, check_limits, decode, decode_batch
 from ..serving.priority_lock import PriorityLock
 from ..serving.text_stream import TextStream, check_question
@@ -103,7 +104,7 @@ class Reasoner(nn.Module):
         self.reading: QuestionPooling | None = None
         if config.reading_dims:
             count = config.global_tokens + config.occupancy_tokens
-            self.reading = QuestionPooling(dims, config.reading_dims, count, scale)
+            self.reading = QuestionPooling(dims, config.reading_dims, count, scale, config.reading_counts)
             self._hint_ids = [*language_model.tokens(HINT), POOLED_TOKEN, *language_model.tokens(HINT_END)]
         self.fusion = ResidualFusion(config.query_dims, dims)
         self.forecaster = Forecaster(config)
@@ -393,6 +394,9 @@ class Reasoner(nn.Module):
         kind = self.language_model.dtype
         prompt = self.language_model.embed(self._scoring_ids).expand(len(scene), -1, -1)
         token = self.reasoning_token.expand(len(scene), 1, -1)
+        if self.config.token_reads:
+            action = self.read([ACTION] * len(scene), scene, torch.arange(len(scene), device=scene.device))
+            token = token if action is None else token + action[:, None]
         return torch.cat([scene.to(kind), prompt, token.to(kind)], dim=1)
 
     def _read(

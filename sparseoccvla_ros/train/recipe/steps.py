@@ -20,7 +20,7 @@ from ...core.errors import InvalidInput
 from ...data.dataset import DrivingSamples
 from ...data.synthetic.dataset import SPLITS, WorldSamples, world_settings
 from ...data.synthetic.drives import prepare_drives
-from ...data.synthetic.qa_cache import QuestionCache
+from ...data.synthetic.qa_cache import QuestionCache, asked_rows
 from ...data.synthetic.scenes import WorldSettings, prepare_scenes
 from ...eval.tasks.evaluator import EvalConfig
 from ...eval.world.evaluation import Request, evaluate_world
@@ -133,9 +133,9 @@ def features(context: Context) -> dict[str, Any]:
     """What the frozen encoder sees, and what questions and forecasts learn from."""
     network, weights = _frozen(context)
     for split in ("validation", "train"):
-        seeds, place = _seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
+        seeds, place = _later_seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
         labels = FutureLabels(place.world, present=split == "train")
-        asked = QuestionCache(place.world, labels.rows)
+        asked = QuestionCache(place.world, asked_rows(place.world, split))
         for what, work in (
             ("features", prepare_features(network, place, seeds)),
             ("futures", map(labels.prepare, seeds)),
@@ -150,22 +150,25 @@ def reasoning_features(context: Context) -> dict[str, Any]:
     network, weights = _frozen(context)
     reasoner, files = build.frozen_reasoner(trained_preset(context), context.result("language", BEST), context.device)
     for split in ("validation", "train"):
-        seeds, place = _seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
+        seeds, place = _later_seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
         made = ReasoningFeatures(place, files)
         _follow(context, f"reasoning of {split}", (made.prepare(reasoner, seed) for seed in seeds), len(seeds))
     return {}
 
 
 def later(context: Context, part: str) -> dict[str, Any]:
-    """A part of stages 2 and 3 on the features. Options: those of TrainSettings."""
-    recipe = context.recipe
+    """A part of stages 2 and 3 on the features. Options: those of TrainSettings, and of language its scenes.
+
+    The planner hears the language half on the other scenes alone, those of the voxel head included.
+    """
+    recipe, preset = context.recipe, trained_preset(context)
     network, weights = _frozen(context)
-    sources = build.world_sources(
-        network, weights, trained_preset(context), recipe.scenes, recipe.validation
-    )  # fmt: skip
+    own = _language_scenes(context)
+    count = len(_later_seeds(context, "train")) if part == "planning" else own if part == "language" else recipe.scenes
+    sources = build.world_sources(network, weights, preset, count, recipe.validation)
     heard = context.result("language", BEST) if part != "language" else None
     torch.manual_seed(recipe.seed)
-    return _train(context, *build.build(part, trained_preset(context), heard, None, sources))
+    return _train(context, *build.build(part, preset, heard, None, sources, SPLITS["train"][:own]))
 
 
 def validation(context: Context) -> dict[str, Any]:
@@ -199,7 +202,9 @@ _SPLITS = ("train", "validation")
 def _train(
     context: Context, stage: Stage[Any], data: DrivingSamples, checked: DrivingSamples
 ) -> dict[str, Any]:  # fmt: skip
-    options, folder = context.step.options, context.folder
+    options, folder = dict(context.step.options), context.folder
+    if context.step.name == "language":
+        options.pop("scenes", None)
     unknown = sorted(set(options) - _TRAINING)
     if unknown:
         raise InvalidInput(f"steps.{context.step.name}.{unknown[0]}", f"is none of {', '.join(sorted(_TRAINING))}")
@@ -231,6 +236,20 @@ def _follow(context: Context, what: str, work: Iterable[Any], total: int) -> int
 def _seeds(context: Context, split: str) -> list[int]:
     recipe = context.recipe
     return list(SPLITS[split][: recipe.scenes if split == "train" else recipe.validation])
+
+
+def _later_seeds(context: Context, split: str) -> list[int]:
+    """Scenes of the stages behind the encoder: its own, and those that the voxel head was fitted on."""
+    steps = {step.name: step for step in context.recipe.steps}
+    more = int(steps["voxel_head"].options.get("scenes", 0)) if split == "train" and "voxel_head" in steps else 0
+    return list(SPLITS[split][: len(_seeds(context, split)) + more])
+
+
+def _language_scenes(context: Context) -> int:
+    """How many scenes the language half is trained on."""
+    steps = {step.name: step for step in context.recipe.steps}
+    most = context.recipe.scenes
+    return min(most, int(steps["language"].options.get("scenes", most))) if "language" in steps else 0
 
 
 def _world(context: Context, split: str) -> WorldSettings:

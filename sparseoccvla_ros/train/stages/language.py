@@ -58,13 +58,13 @@ class LanguageStageSettings:
     pairs: int = 8
     long_pairs: int = 2
     long_every: int = 4
-    anchors: float = 0.3
+    anchors: float = 1.0
     bridge: float = 0.5
     with_plan: float = 0.7
     asked: int = 16
     max_tokens: int = 16
     connector_steps: int = 400
-    question_steps: int = 1200
+    question_steps: int = 2400
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class LanguageStage(Stage[LanguageBatch]):
             )
             log.info("tokens and words: cosine %.3f", close)
         if settings.question_steps and self._fresh:
-            pretrain_on_questions(reasoner, data, seed, settings.question_steps)
+            pretrain_on_questions(reasoner, data, seed, settings.question_steps, self._told)
 
     def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
         """Some of the sample's questions, other ones each time."""

@@ -8,7 +8,7 @@ positive is the nearest anchor of the commanded group, because only that group i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from ..visualize import plans_picture
 NOISE_TIMES = 40
 """Noise times of training are 0 .. NOISE_TIMES - 1 (DiffusionDrive, nuScenes)."""
 SCORED_AT = {"1s": 1, "2s": 3, "3s": 5}
+HEARD = ("token", "anchor_scores")
+"""What a sample holds of the language model; with `_before` behind, that of the frame set before where it is there."""
 _MASKS = 3 * len(PAST_SECONDS) + 5
 _PICTURED = 6
 _NOISE = {"x": 0.05, "y": 0.03, "yaw": 0.005, "vx": 0.1, "vy": 0.03, "yaw_rate": 0.01, "ax": 0.15, "ay": 0.1}
@@ -43,7 +45,10 @@ class PlanningStageSettings:
     """Choices of stage 3, planning.
 
     score, score_all, trajectory: weights of the losses: which anchor of the commanded group, which of all, and metres
-    of the positive's trajectory. no_reasoning: share of steps without the reasoning token, as when it comes late.
+    of the positive's trajectory. no_reasoning: share of samples without the reasoning token, as when it comes too late;
+    no_scores: share of those that have it whose anchor scores of the language model are left out, without which a
+    planner deprived of them is judged on what it has never met; late: share that hears the frame set before, as behind
+    a slow language model.
     no_history: share of samples whose ego history is cut, as at the start of a drive.
     """
 
@@ -51,6 +56,8 @@ class PlanningStageSettings:
     score_all: float = 0.3
     trajectory: float = 1.0
     no_reasoning: float = 0.3
+    no_scores: float = 0.15
+    late: float = 0.25
     no_history: float = 0.1
 
     def __post_init__(self) -> None:
@@ -62,7 +69,8 @@ class PlanningStageSettings:
 @dataclass(frozen=True, eq=False)
 class PlanningBatch:
     """features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; command int64 [B]; truth [B, 6, 2] m; token [B, D] and
-    anchor_scores [B, A], or None where no reasoning is cached; samples: for validation."""
+    anchor_scores [B, A], or None where no reasoning is cached; of a sample that hears nothing the token is NaN and the
+    scores are 0; samples: for validation."""
 
     features: Tensor
     centres: Tensor
@@ -86,6 +94,19 @@ class PlanningStage(Stage[PlanningBatch]):
         self.settings = settings or PlanningStageSettings()
         sigma = torch.tensor([_NOISE.get(name.split("(")[0], 0.0) for name in FEATURE_NAMES])
         self.register_buffer("sigma", sigma, persistent=False)
+
+    def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
+        """The sample as it is heard: in time, late, in part or not at all."""
+        arrays, chosen = sample.arrays, self.settings
+        if "token" not in arrays:
+            return sample
+        late, absent, silent = (rng.random() < p for p in (chosen.late, chosen.no_reasoning, chosen.no_scores))
+        token, scores = (arrays[f"{name}_before" if late else name] for name in HEARD)
+        if absent:
+            token = np.full_like(token, np.nan)
+        if absent or silent:
+            scores = np.zeros_like(scores)
+        return replace(sample, arrays=arrays | dict(zip(HEARD, (token, scores), strict=True)))
 
     def collate(self, samples: Sequence[FeatureSample]) -> PlanningBatch:
         """Stacks samples."""
@@ -111,14 +132,12 @@ class PlanningStage(Stage[PlanningBatch]):
         return PlanningBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in tensors.items()})
 
     def forward(self, batch: PlanningBatch) -> dict[str, Tensor]:
-        """Loss terms; noise and what is left out come from torch's random state."""
+        """Loss terms; noise comes from torch's random state."""
         planner, chosen = self.planner, self.settings
-        ego, token, llm_scores = self.blurred(batch.ego), batch.token, batch.anchor_scores
-        if token is not None and float(torch.rand(())) < chosen.no_reasoning:
-            token = llm_scores = None
+        ego, token = self.blurred(batch.ego), batch.token
         logits = planner.scorer(planner.anchor_waypoints, batch.features, batch.centres, ego, token)
-        if llm_scores is not None:
-            logits = logits + llm_scores
+        if batch.anchor_scores is not None:
+            logits = logits + batch.anchor_scores
         positive, group = positive_anchors(planner.anchor_waypoints, batch.truth, batch.command)
         valid = torch.ones(batch.truth.shape[:2], dtype=torch.bool, device=batch.truth.device)
         memory, condition = planner.decoder.encode(batch.features, batch.centres, ego, token)

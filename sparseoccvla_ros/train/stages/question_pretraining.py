@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,16 +21,20 @@ from torch.nn import functional as F
 from ...core.errors import InvalidInput
 from ...data.synthetic.qa_cache import Asked
 from ...eval.metrics.qa_accuracy import KINDS
+from ...planning.losses import positive_anchors, score_loss
 from ...reasoning.llm.language_model import LanguageModel
 from ...reasoning.model.connector import ranking_scores
 from ...reasoning.model.question_pooling import QuestionPooling
 from ...reasoning.model.reasoner import Reasoner
+from ...reasoning.prompts import ACTION
 from ..features.dataset import FeatureSample
 
 log = logging.getLogger(__name__)
 _WIDTH, _SCENES, _PAIRS, _RATE, _DECAY, _SMOOTHING, _CLIP = 128, 16, 10, 1e-3, 0.05, 0.05, 1.0
 LEAST = 5
 """Times an answer must occur: rarer ones are left to the language model."""
+Told = Callable[[str, FeatureSample, np.random.Generator], str]
+"""A question about a sample as it will be heard, with the plan before it or not."""
 
 
 class AnswerHead(nn.Module):
@@ -64,35 +69,42 @@ def common_answers(data: Sequence[FeatureSample]) -> list[str]:
 
 
 class _Questions:
-    """Word embeddings of questions and answers, each made once."""
+    """Word embeddings of questions and answers; what is kept of a question are its tokens, made once."""
 
     def __init__(self, model: LanguageModel, answers: Sequence[str]) -> None:
         self._model = model
         self.place = {answer: i for i, answer in enumerate(answers)}
+        self._known: dict[str, list[int]] = {}
         # As the model will have to write them, without the full stop that all share.
         self.answers = torch.stack([self._embedded(answer.rstrip(".") or answer).mean(0) for answer in answers])
-        self._known: dict[str, Tensor] = {}
 
     def _embedded(self, text: str) -> Tensor:
-        return self._model.embedding_weight.detach()[self._model.tokens(text)].float()
+        if text not in self._known:
+            self._known[text] = self._model.tokens(text)
+        return self._model.embedding_weight.detach()[self._known[text]].float()
 
     def batch(self, asked: Sequence[Asked]) -> tuple[list[Tensor], Tensor]:
         """(embeddings of each question's words [L, D], place of each answer [n])."""
-        for q in asked:
-            if q.question not in self._known:
-                self._known[q.question] = self._embedded(q.question)
-        device = self.answers.device
-        return [self._known[q.question] for q in asked], torch.tensor(
-            [self.place[q.answer] for q in asked], device=device
-        )
+        places = torch.tensor([self.place[q.answer] for q in asked], device=self.answers.device)
+        return [self._embedded(q.question) for q in asked], places
 
 
-def pretrain_on_questions(reasoner: Reasoner, data: Sequence[FeatureSample], seed: int, steps: int = 1200) -> float:
+def pretrain_on_questions(
+    reasoner: Reasoner,
+    data: Sequence[FeatureSample],
+    seed: int,
+    steps: int = 1200,
+    told: Told = lambda question, sample, draw: question,
+) -> float:
     """Let connector, global tokens and reading token learn what the questions are about; returns the share of right
     readings at the end, on the training data. A reasoner without a reading token gets a reader for the time being.
 
     data: samples with QUERY_FIELDS and questions. Where hardly an answer occurs twice (captions) there is nothing to
-    read, and 0 is returned. Raises InvalidInput("steps") below 1.
+    read, and 0 is returned. told: of each question that is drawn; a reading token that has never heard the plan in a
+    question would read another question on line. Where the reasoning token reads, what it reads also learns to score
+    the anchors, at hundreds of times the steps that the language model has for it.
+
+    Raises InvalidInput("steps") below 1.
     """
     if steps < 1:
         raise InvalidInput("steps", f"want at least 1, got {steps}")
@@ -111,9 +123,12 @@ def pretrain_on_questions(reasoner: Reasoner, data: Sequence[FeatureSample], see
         size = float(reasoner.language_model.embedding_weight.detach().float().pow(2).mean().sqrt())
         count = config.global_tokens + config.occupancy_tokens
         reading = QuestionPooling(words.answers.shape[1], _WIDTH, count, size).to(device)
-    head = AnswerHead(words.answers, 2 * reading.width).to(device)
+    head = AnswerHead(words.answers, reading.code).to(device)
+    action, each = reasoner.words(ACTION).float(), torch.arange(_SCENES, device=device)
     scene = torch.arange(_SCENES, device=device).repeat_interleave(_PAIRS)
     parts = nn.ModuleList([reasoner.connector, reasoner.global_tokens, reading, head])
+    if config.token_reads:
+        parts.append(reasoner.anchor_head)
     optimizer = torch.optim.AdamW(parts.parameters(), _RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
     right = 0.0
@@ -121,11 +136,14 @@ def pretrain_on_questions(reasoner: Reasoner, data: Sequence[FeatureSample], see
         for step in range(steps):
             drawn = [samples[i] for i in rng.integers(len(samples), size=_SCENES)]
             tokens = _tokens(reasoner, [s for s, _ in drawn], device)
-            text, answer = words.batch([q[i] for _, q in drawn for i in rng.integers(len(q), size=_PAIRS)])
+            pairs = [(s, q[i]) for s, q in drawn for i in rng.integers(len(q), size=_PAIRS)]
+            text, answer = words.batch([replace(q, question=told(q.question, s, rng)) for s, q in pairs])
             read, asked = reading.read(text, tokens, scene)
             logits = head(read, asked)
             loss = F.cross_entropy(logits, answer, label_smoothing=_SMOOTHING)
             loss = loss + head.off(reading.token_embedding(read, asked), answer)
+            if config.token_reads:
+                loss = loss + _plan_loss(reasoner, reading([action] * _SCENES, tokens, each), [s for s, _ in drawn])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parts.parameters(), _CLIP)
@@ -136,6 +154,16 @@ def pretrain_on_questions(reasoner: Reasoner, data: Sequence[FeatureSample], see
             if (step + 1) % max(1, steps // 10) == 0:
                 log.info("questions read from tokens: step %d of %d, %.1f %% right", step + 1, steps, 100 * right)
     return right
+
+
+def _plan_loss(reasoner: Reasoner, read: Tensor, samples: Sequence[FeatureSample]) -> Tensor:
+    """How badly what was read scores the anchors of the commanded group."""
+    device = reasoner.anchors.device
+    truth = torch.from_numpy(np.stack([s.waypoints for s in samples])).to(device)
+    command = torch.tensor([s.command for s in samples], device=device)
+    positive, group = positive_anchors(reasoner.anchors, truth, command)
+    logits = reasoner.anchor_head(read, reasoner.anchors).gather(1, group)
+    return score_loss(logits, positive - group[:, 0], torch.ones(truth.shape[:2], dtype=torch.bool, device=device))
 
 
 def _tokens(reasoner: Reasoner, samples: Sequence[FeatureSample], device: torch.device) -> Tensor:

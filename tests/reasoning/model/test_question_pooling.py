@@ -13,11 +13,13 @@ import torch
 
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
 from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
-from sparseoccvla_ros.reasoning.model.question_pooling import POOLED_TOKEN
+from sparseoccvla_ros.reasoning.model.question_pooling import POOLED_TOKEN, QuestionPooling
 from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
+from sparseoccvla_ros.reasoning.prompts import ACTION
 from sparseoccvla_ros.reasoning.serving.generation import decode
 from sparseoccvla_ros.reasoning.serving.text_stream import TextStream
 from sparseoccvla_ros.train.language_batch import IGNORED, continue_scenes, text_batch, training_forward
+from sparseoccvla_ros.world.qa.questions import templates
 
 QUESTIONS = ("What is near?", "How is the weather, and is there a car ahead of us?")
 
@@ -85,3 +87,37 @@ def test_without_it_nothing_is_read(reasoner: Reasoner) -> None:
     plain = Reasoner(replace(reasoner.config, reading_dims=0), reasoner.language_model, np.zeros((3, 6, 2), np.float32))
     assert plain.read(QUESTIONS, torch.zeros(1, 4, plain.language_model.dims), torch.zeros(2, dtype=torch.long)) is None
     assert not any(name.startswith("reading") for name in plain.state_dict())
+
+
+def test_sums_tell_five_alike_from_two_and_a_mean_does_not() -> None:
+    torch.manual_seed(0)
+    words, car = [torch.randn(4, 16)], torch.randn(1, 1, 16)
+    for counts in (0, 3):
+        reading = QuestionPooling(16, 8, 9, 1.0, counts).eval()
+        torch.nn.init.zeros_(reading.place)
+        with torch.inference_mode():
+            few, many = (reading.read(words, car.repeat(1, n, 1), torch.tensor([0])) for n in (2, 5))
+        torch.testing.assert_close(few[0], many[0])
+        torch.testing.assert_close(few[1][:, :16], many[1][:, :16])
+        torch.testing.assert_close(few[1][:, 16:] * 2.5, many[1][:, 16:])
+        assert few[1].shape[1] == reading.code == 16 + counts
+
+
+def test_the_reasoning_token_reads_on_line_as_in_training(reasoner: Reasoner, make_scene) -> None:
+    assert ACTION in templates()["questions"]["keywords"]["texts"]
+    found = {}
+    for reads in (False, True):
+        torch.manual_seed(1)
+        config = replace(reasoner.config, token_reads=reads, reading_counts=2)
+        own = Reasoner(config, reasoner.language_model, reasoner.anchors.numpy()).eval()
+        queries = make_scene(0)
+        names = ("features", "centres", "scores", "view_features")
+        inputs = [torch.from_numpy(getattr(queries, n))[None] for n in names]
+        batch = own(*inputs, torch.zeros(1, 6, 2))
+        torch.testing.assert_close(
+            torch.from_numpy(own.reason(queries).token), batch.token[0].detach(), rtol=1e-3, atol=1e-4
+        )
+        batch.anchor_logits.sum().backward()
+        found[reads] = own.get_parameter("reading.word.weight").grad
+    assert found[False] is None
+    assert bool(found[True].abs().sum() > 0), "what the token reads learns from the plan"

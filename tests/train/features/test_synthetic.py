@@ -11,14 +11,16 @@ import torch
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES, Command
+from sparseoccvla_ros.data.synthetic import qa_cache
 from sparseoccvla_ros.data.synthetic.drives import load_drive, prepare_drives, trajectories
-from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache
+from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache, asked_rows
 from sparseoccvla_ros.data.synthetic.scenes import WorldSettings, load_scene
 from sparseoccvla_ros.occupancy import checkpoints
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.planning.anchors import STANDSTILL
 from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.planning.model.diffusion import DeltaNormaliser
+from sparseoccvla_ros.train import build
 from sparseoccvla_ros.train.anchors import describe, refit
 from sparseoccvla_ros.train.features.dataset import FeatureSamples
 from sparseoccvla_ros.train.features.future_labels import FutureLabels, unpack
@@ -29,6 +31,7 @@ from sparseoccvla_ros.train.features.synthetic import (
     prepare_features,
     read_arrays,
 )
+from sparseoccvla_ros.world.render.camera_rig import load_rig
 from sparseoccvla_ros.world.scene import Scene
 from tests.train.conftest import MICRO
 
@@ -121,6 +124,37 @@ def test_futures_and_questions_of_a_scene(encoded) -> None:
     assert questions is not None
     assert len(questions["questions"][0]) > 3
     assert all(q.question and q.answer for q in questions["questions"][0])
+
+
+def test_in_training_two_sets_of_a_clip_are_asked_about(place: Path) -> None:
+    world = WorldSettings(clips=2, sets=3)
+    assert asked_rows(world, "train") == (1, 2, 4, 5)
+    assert asked_rows(world, "validation") == FutureLabels(world, present=True).rows == (2, 5)
+
+
+def test_a_scene_is_asked_about_as_its_own_cameras_show_it(
+    place: Path, encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(qa_cache, "rig_of", lambda seed, world: load_rig()[:3])
+    monkeypatch.setattr(qa_cache, "questions", lambda view: seen.append(len(view.rig)) or [])
+    QuestionCache(encoded[2].world, (0,)).prepare(SEED)
+    assert seen == [3]
+
+
+def test_the_planner_hears_the_set_before_and_nothing_of_scenes_that_language_learnt(encoded) -> None:
+    class Readings:
+        def read(self, seed: int, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+            return {name: np.arange(2, dtype=np.float32)[:, None].repeat(3, 1) for name in fields}
+
+    source = build.Source(encoded[2], [SEED], None, (), lambda seed: None, (), lambda seed: None)
+    found = build._heard(source, Readings(), (), SEED)
+    assert found["token"][:, 0].tolist() == [0.0, 1.0]
+    assert found["token_before"][:, 0].tolist() == [0.0, 0.0]
+    silent = build._heard(source, Readings(), range(SEED, SEED + 1), SEED)
+    assert np.isnan(silent["token"]).all()
+    assert np.isnan(silent["token_before"]).all()
+    assert not silent["anchor_scores"].any()
 
 
 def test_a_recorded_drive_is_the_scenes(place: Path) -> None:

@@ -39,7 +39,7 @@ from sparseoccvla_ros.train.stages.forecast import (
     queries_of,
 )
 from sparseoccvla_ros.train.stages.language import LanguageStage, LanguageStageSettings
-from sparseoccvla_ros.train.stages.planning import PlanningStage
+from sparseoccvla_ros.train.stages.planning import HEARD, PlanningStage, PlanningStageSettings
 from sparseoccvla_ros.train.task import Stage
 from sparseoccvla_ros.train.trainer import BEST, Report, Trainer
 
@@ -268,6 +268,43 @@ def test_other_features_are_seen_and_ego_noise_only_trains(folder: Path) -> None
     found = stage.validate([batch])
     assert found.score == pytest.approx(-found.numbers["l2_avg"])
     assert found.picture is not None
+
+
+def test_a_planner_hears_late_in_part_and_not_at_all(folder: Path) -> None:
+    def heard(**settings: float) -> list[FeatureSample]:
+        stage = PlanningStage(
+            build_planning(load_preset(str(folder))),
+            PlanningStageSettings(**({"late": 0.0, "no_reasoning": 0.0, "no_scores": 0.0} | settings)),
+            listens=True,
+        )
+        rng = np.random.default_rng(0)
+        sample = Straight()[0]
+        own = {"token": np.ones(64, np.float32), "anchor_scores": np.ones(18, np.float32)}
+        before = {f"{name}_before": 2 * value for name, value in own.items()}
+        sample = replace(sample, arrays=sample.arrays | own | before)
+        found = [stage.augment(sample, rng) for _ in range(40)]
+        loss = torch.stack(list(stage(stage.collate(found)).values())).sum()
+        loss.backward()
+        assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in stage.parameters())
+        return found
+
+    assert {tuple(s.arrays[name][0] for name in HEARD) for s in heard()} == {(1.0, 1.0)}
+    assert {tuple(s.arrays[name][0] for name in HEARD) for s in heard(late=0.5)} == {(1.0, 1.0), (2.0, 2.0)}
+    assert {tuple(s.arrays[name][0] for name in HEARD) for s in heard(no_scores=0.5)} == {(1.0, 1.0), (1.0, 0.0)}
+    silent = [s for s in heard(no_reasoning=0.5) if np.isnan(s.arrays["token"]).all()]
+    assert 5 < len(silent) < 35
+    assert not any(s.arrays["anchor_scores"].any() for s in silent)
+
+
+def test_rows_that_hear_nothing_plan_as_without_language(folder: Path) -> None:
+    planner = build_planning(load_preset(str(folder)))
+    rng = np.random.default_rng(1)
+    inputs = [torch.from_numpy(rng.normal(size=s).astype(np.float32)) for s in ((2, 5, WIDTH), (2, 5, 3))]
+    ego, token = torch.zeros(2, len(FEATURE_NAMES)), torch.randn(2, 64)
+    token[1] = torch.nan
+    for own, without in zip(planner(*inputs, ego, token), planner(*inputs, ego), strict=True):
+        torch.testing.assert_close(own[1], without[1])
+    assert not torch.allclose(planner(*inputs, ego, token)[0][0], planner(*inputs, ego)[0][0])
 
 
 def test_queries_of_a_sample_are_the_cached_ones() -> None:

@@ -73,6 +73,27 @@ def test_where_there_is_nothing_to_read_nothing_changes(reasoner: Reasoner) -> N
     assert all(torch.equal(v, before[k]) for k, v in reasoner.state_dict().items())
 
 
+def test_a_question_is_read_as_it_will_be_heard_and_the_action_scores_anchors(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ReasoningConfig(
+        query_dims=WIDTH, language_model="random-tiny", dtype="float32", occupancy_tokens=12, global_tokens=4,
+        reading_dims=16, reading_counts=2, token_reads=True,
+    )  # fmt: skip
+    anchors = np.random.default_rng(0).normal(size=(18, 6, 2)).astype(np.float32)
+    reasoner = Reasoner(config, load_language_model("random-tiny", tmp_path, "float32"), anchors)
+    before = reasoner.anchor_head.score[0].weight.detach().clone()
+    heard: list[str] = []
+
+    def told(question: str, about: FeatureSample, draw: np.random.Generator) -> str:
+        heard.append(f"{about.seed}: {question}")
+        return question
+
+    pretrain_on_questions(reasoner, [sample(k) for k in range(20)], 0, 2, told)
+    assert len(heard) == 2 * 16 * 10
+    assert not any("Describe" in text for text in heard)
+    assert not torch.equal(before, reasoner.anchor_head.score[0].weight)
+
+
 def test_padding_of_a_question_is_not_read() -> None:
     torch.manual_seed(0)
     reading, tokens, scene = QuestionPooling(16, 8, 6, 1.0), torch.randn(2, 6, 16), torch.tensor([0, 1])
