@@ -255,7 +255,8 @@ def bag(
         folder.mkdir(parents=True, exist_ok=True)
         text = page(report, "./run " + shlex.join(a for a in sys.argv[1:] if a))
         (folder / "report.md").write_text(text, encoding="utf-8")
-        numbers = {who: [row.plain() for row in rows] for who, rows in report.rows.items()}
+        numbers: dict = {who: [row.plain() for row in rows] for who, rows in report.rows.items()}
+        numbers["without a plan"] = {"moments": report.missing, "count 0": dict(report.failed)}
         (folder / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if report.plans:
             write_result_bag(report, folder / "scores")

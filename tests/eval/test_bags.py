@@ -26,8 +26,21 @@ from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.data.bags.writer import BagWriter
 from sparseoccvla_ros.data.synthetic.drives import START
 from sparseoccvla_ros.eval.bags import film
-from sparseoccvla_ros.eval.bags.evaluation import COAST, Request, evaluate_bag, page, table, write_result_bag
-from sparseoccvla_ros.eval.bags.recording import Planned, Track, read_tracks, times_by_speed, watched
+from sparseoccvla_ros.eval.bags.evaluation import (
+    COAST,
+    Request,
+    evaluate_bag,
+    page,
+    table,
+    write_result_bag,
+)
+from sparseoccvla_ros.eval.bags.recording import (
+    Planned,
+    Track,
+    read_tracks,
+    times_by_speed,
+    watched,
+)
 from sparseoccvla_ros.eval.bags.scores import known_for_driving, score_plan
 from sparseoccvla_ros.eval.bags.surroundings import read_motion
 from sparseoccvla_ros.eval.closed_loop.policies import BlindLaneKeeping
@@ -152,6 +165,11 @@ def test_a_perfect_path_of_a_foreign_bag_has_no_error(foreign):
         assert row.lateral == pytest.approx(SPEED**2 / RADIUS, rel=0.03)
         assert (row.no_collision, row.ttc) == (None, None)
     assert sum(report.refused.values()) == 6
+    assert report.missing == 1, "half a second after the drive began: plans come every half second, but from 1.0 s on"
+    block = table(report)
+    assert block.rows[0][1:3] == ["13", "1"]
+    assert block.rows[0][block.head.index("comfortable")] == f"{13 / 14:.2f}"
+    assert block.rows[1][block.head.index("comfortable")] == "1.00"
     assert {why.split(" ")[0] for why in report.refused} == {"less", "is", "its"}
     coast = report.rows[COAST]
     # Straight on while the road bends: after 3 s the arc is off its tangent by R (1 - cos) and R sin - v t.
@@ -225,7 +243,7 @@ def ahead(stamp: float, speed: float) -> Planned:
 def test_collision_and_time_to_collision_with_a_parked_car(straight, stamp, speed, free, ttc):
     with BagReader(straight) as reader:
         drive = read_drive(reader, profile())
-        tracks, seen = read_tracks(reader, "/markers/annotations", drive)
+        tracks, seen, _ = read_tracks(reader, "/markers/annotations", drive)
     assert len(tracks) == 1
     scores = score_plan(ahead(stamp, speed), drive, tracks, NUSCENES_CAR)
     assert (scores.no_collision, scores.ttc) == (free, ttc)
@@ -233,6 +251,19 @@ def test_collision_and_time_to_collision_with_a_parked_car(straight, stamp, spee
     assert watched(seen, ns(stamp), 3.0)
     assert not watched(seen, ns(6.0), 3.0), "the boxes end at 8 s"
     assert not watched(seen[[0, 1, -2, -1]], ns(stamp), 3.0), "none for 6.5 s"
+
+
+def test_a_planner_that_publishes_nothing_scores_nothing(tmp_path):
+    with Writer(tmp_path / "bag", version=9) as writer:
+        made = Foreign(writer)
+        for t in np.arange(0.0, 10.01, 0.05):
+            made.odometry(float(t))
+        writer.add_connection("/their/path", "nav_msgs/msg/Path", typestore=STORE)
+    report = evaluate_bag(Request(tmp_path / "bag", topic="/their/path"))
+    block = table(report)
+    assert block.rows[0][:3] == ["/their/path", "0", "7"], "one a second up to 3 s before the end"
+    assert block.rows[0][block.head.index("comfortable")] == "0.00"
+    assert "7 moments" in page(report, "")
 
 
 def test_odometry_without_a_twist_stands_for_no_standstill(foreign):
@@ -340,7 +371,7 @@ def test_epdms_of_a_bag_is_that_of_the_same_drive_in_the_simulator(simulated):
     report = evaluate_bag(Request(path, topic=PLAN_TOPIC, reference=REFERENCE_TOPIC))
     rows = [row for row in report.rows[PLAN_TOPIC] if row.epdms is not None]
     assert len(rows) == sum(plan.step + 51 <= len(rollout.states) for plan in rollout.planned) > 3
-    assert report.failed == 0
+    assert not report.failed
     assert np.mean([row.pdms for row in rows]) == pytest.approx(pdms, abs=1e-6)
     assert np.mean([row.epdms for row in rows]) == pytest.approx(epdms, abs=1e-6)
     assert len({round(row.epdms, 3) for row in rows}) > 1, "scores that do not differ could agree by chance"
@@ -367,7 +398,7 @@ def test_moments_without_a_plan_count_zero(simulated, tmp_path):
     scored = [row.epdms for row in report.rows[PLAN_TOPIC] if row.epdms is not None]
     known = sum(plan.step + 51 <= len(rollout.states) for plan in rollout.planned)
     assert len(scored) == 3
-    assert report.failed == known - 3 > 0
+    assert report.failed["epdms"] == known - 3 > 0
     block = table(report)
     shown = float(block.rows[0][block.head.index("epdms")])
     assert shown == pytest.approx(sum(scored) / known, abs=0.006)

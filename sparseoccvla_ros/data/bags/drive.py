@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,39 @@ from ...planning.ego_history import JUMP_FLOOR, MAX_SPEED
 from .reader import BagReader
 
 COMMAND_TOPIC = "/sparseoccvla/planning/command"
+_CLOCK_EVERY = 0.1
+"""s of record time between two looks at a clock."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecordClock:
+    """What header stamps said when messages were recorded: records int64 [N] ns, increasing, and stamps int64 [N] ns.
+
+    Under simulated time, or where a replay was recorded, the recorder has another clock than the stamps; what carries
+    no stamp of its own, a command or an empty list, would lie outside the drive.
+    """
+
+    records: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    stamps: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def at(self, record: int) -> int:
+        """The stamp that a message of this record time would have had; the record time where nothing is known."""
+        if not len(self.records):
+            return record
+        off = (self.stamps - self.records).astype(np.float64)
+        return record + round(float(np.interp(record - self.records[0], self.records - self.records[0], off)))
 
 
 @dataclass(frozen=True, eq=False)
 class Drive:
     """Where the vehicle was: stamps int64 [T] ns, increasing; poses float64 [T, 3], x, y m and yaw rad (continuous) of
-    the vehicle frame `base` in `frame`."""
+    the vehicle frame `base` in `frame`; clock: of the recorder, against these stamps."""
 
     frame: str
     base: str
     stamps: np.ndarray
     poses: np.ndarray
+    clock: RecordClock = field(default_factory=RecordClock)
 
     def at(self, stamps: np.ndarray) -> np.ndarray:
         """Poses [..., 3] at stamps [...] ns, linear between the records; NaN outside them."""
@@ -68,7 +90,7 @@ class Drive:
 
 @dataclass(frozen=True, eq=False)
 class Commands:
-    """What the route asked for: record times int64 [C] ns, increasing, and the words from then on."""
+    """What the route asked for: stamps int64 [C] ns, increasing, and the words from then on."""
 
     stamps: np.ndarray
     words: tuple[Command, ...]
@@ -95,9 +117,9 @@ def read_drive(reader: BagReader, profile: Profile) -> Drive:
     for frame in profile.fixed_frames:
         found = _from_tf(tf, moving, frame, profile.base_frame)
         if found is not None:
-            return found
+            return replace(found, clock=read_clock(reader, profile))
     if kinds.get(profile.odometry_topic) == "nav_msgs/msg/Odometry":
-        return _from_odometry(reader, profile, tf)
+        return replace(_from_odometry(reader, profile, tf), clock=read_clock(reader, profile))
     tried = f"tf from {' or '.join(profile.fixed_frames) or 'no frame'} to {profile.base_frame}"
     raise InvalidInput(
         "bag", f"tells no motion: neither {tried} nor odometry on {profile.odometry_topic or 'no topic'}"
@@ -142,14 +164,35 @@ def _drive(frame: str, base: str, stamps: list[int], poses: list[tuple[float, fl
     return Drive(frame, base, order, places)
 
 
-def read_commands(reader: BagReader) -> Commands:
-    """The commands of planning/command; none where the bag has no such topic."""
+def read_clock(reader: BagReader, profile: Profile) -> RecordClock:
+    """The recorder's clock against the stamps of odometry, else of tf."""
+    kinds = {name: topic.type for name, topic in reader.topics.items() if topic.count}
+    rows: list[tuple[int, int]] = []
+    if kinds.get(profile.odometry_topic) == "nav_msgs/msg/Odometry":
+        topic = profile.odometry_topic
+    elif kinds.get("/tf") == "tf2_msgs/msg/TFMessage":
+        topic = "/tf"
+    else:
+        return RecordClock()
+    for record in reader.messages([topic]):
+        if rows and record.stamp - rows[-1][0] < _CLOCK_EVERY * NANOSECONDS:
+            continue
+        message = reader.decode(record.raw, record.type)
+        headers = [item.header for item in message.transforms] if topic == "/tf" else [message.header]
+        if headers and (stamp := stamp_ns(headers[-1].stamp)):
+            rows.append((record.stamp, stamp))
+    records, stamps = np.array(rows, np.int64).reshape(-1, 2).T
+    return RecordClock(records, stamps)
+
+
+def read_commands(reader: BagReader, clock: RecordClock) -> Commands:
+    """The commands of planning/command, at the stamps of a clock; none where the bag has no such topic."""
     stamps, words = [], []
     known = reader.topics.get(COMMAND_TOPIC)
     if known is not None and known.type == "std_msgs/msg/String":
         for stamp, message in decoded(reader, [COMMAND_TOPIC]):
             if message.data in set(Command):
-                stamps.append(stamp)
+                stamps.append(clock.at(stamp))
                 words.append(Command(message.data))
     return Commands(np.array(stamps, np.int64), tuple(words))
 

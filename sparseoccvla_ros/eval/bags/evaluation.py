@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..metrics.driving import vehicle as driving
 from ..metrics.driving.vehicle import DT
 from ..report.tables import Block
 from .lanelets import read_lanelets
-from .recording import ANNOTATIONS, AREAS, MARKERS, Planned, Track, read_plans, read_tracks, watched
+from .recording import ANNOTATIONS, AREAS, MARKERS, Planned, Track, read_plans, read_tracks, watched, without_plan
 from .scores import NAMES, OUT_OF_ONE, SECONDS, PlanScores, driving_scores, known_for_driving, not_recorded, score_plan
 from .surroundings import FUTURE, Motion, Road, read_motion, read_road
 
@@ -53,8 +53,8 @@ class Request:
 @dataclass
 class BagReport:
     """rows: scores by who planned; plans: what was judged; refused: plans that cannot be scored, by reason; boxes: how
-    many were seen; failed: moments without a plan that could be scored, though the drive is known: 0 in PDMS and EPDMS;
-    road: whether there is a map."""
+    many were seen, and why they are of no use; missing: moments without a plan that could be scored, though 3 s of the
+    drive are known; failed: how many of them count 0 in a score, by its name; road: whether there is a map."""
 
     request: Request
     drive: Drive
@@ -62,7 +62,9 @@ class BagReport:
     plans: list[Planned]
     refused: Counter[str]
     boxes: int
-    failed: int = 0
+    boxes_problem: str = ""
+    missing: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
     road: bool = False
 
     @property
@@ -73,13 +75,15 @@ class BagReport:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What a bag tells besides the plans. seen: int64 ns, when boxes were told, be there none; road: None without a
+    """What a bag tells besides the plans. seen: int64 ns, when boxes were told, be there none; boxes_problem: why there
+    are none though they were told; road: None without a
     map; references: plans by stamp whose progress is the measure."""
 
     drive: Drive
     motion: Motion
     tracks: list[Track]
     seen: np.ndarray
+    boxes_problem: str
     commands: Commands
     road: Road | None
     references: dict[int, Planned]
@@ -97,6 +101,16 @@ class Record:
             scores, pdms=found["pdms"], epdms=found["epdms"], epdms_filtered=found["epdms_filtered"]
         )  # fmt: skip
 
+    def failed(self, stamp: int) -> list[str]:
+        """In which scores a moment without a plan counts 0; empty where the drive is not known either."""
+        if not np.isfinite(self.drive.at(np.array([stamp, stamp + round(SECONDS * NANOSECONDS)]))).all():
+            return []
+        if not_recorded(stamp, self.drive):
+            return []
+        safety = bool(self.tracks) and watched(self.seen, stamp, SECONDS)
+        known = {"no_collision": safety, "ttc": safety, "comfortable": True}
+        return [name for name in OUT_OF_ONE if known.get(name, self.whole(stamp))]
+
     def whole(self, stamp: int) -> bool:
         """Whether PDMS and EPDMS can be had of a plan of that moment."""
         told = bool(self.tracks) and watched(self.seen, stamp, DT * (FUTURE - 1))
@@ -108,12 +122,12 @@ def read_record(reader: BagReader, request: Request) -> Record:
     chosen = profile(request.profile)
     drive = read_drive(reader, chosen)
     boxes = request.boxes or _annotations(reader)
-    tracks, seen = read_tracks(reader, boxes, drive) if boxes else ([], np.zeros(0, np.int64))
+    tracks, seen, problem = read_tracks(reader, boxes, drive) if boxes else ([], np.zeros(0, np.int64), "")
     surfaces = read_lanelets(request.map_file, request.map_origin, drive) if request.map_file else None
     references = read_plans(reader, request.reference, drive)[0] if request.reference else []
     motion = read_motion(reader, chosen, drive, driving.Vehicle.of(NUSCENES_CAR))
     return Record(
-        drive, motion, tracks, seen, read_commands(reader), read_road(reader, drive, surfaces),
+        drive, motion, tracks, seen, problem, read_commands(reader, drive.clock), read_road(reader, drive, surfaces),
         {plan.stamp: plan for plan in references},
     )  # fmt: skip
 
@@ -146,11 +160,28 @@ def evaluate_bag(request: Request, on_progress: Callable[[int], None] = lambda p
         kept.append(plan)
         rows[name].append(scores)
         rows[COAST].append(coast)
-    # A follower is told to stop with the stamp of the plan before: that moment had a plan.
-    moments = {stamp for stamp, _ in refused if stamp <= last} - {plan.stamp for plan in kept}
-    failed = sum(record.whole(stamp) for stamp in moments)
     reasons = Counter(why for _, why in refused)
-    return BagReport(request, drive, rows, kept, reasons, len(record.tracks), failed, record.road is not None)
+    told = [plan.stamp for plan in plans] + [stamp for stamp, _ in refused]
+    # The stack cannot plan before the first images; of other planners nobody knows what they waited for.
+    first = int(drive.stamps[0]) if request.topic else min(told, default=int(drive.stamps[-1]))
+    span = first, min(last, int(drive.stamps[-1]))
+    failures = _failures(record, plans, [stamp for stamp, _ in refused], kept, span)
+    failed = Counter(name for names in failures for name in names)
+    return BagReport(
+        request, drive, rows, kept, reasons, len(record.tracks), record.boxes_problem, len(failures), failed,
+        record.road is not None,
+    )  # fmt: skip
+
+
+def _failures(
+    record: Record, plans: Sequence[Planned], refused: Sequence[int], kept: Sequence[Planned],
+    span: tuple[int, int],
+) -> list[list[str]]:  # fmt: skip
+    """In which scores each moment without a plan counts 0, between two stamps."""
+    silent = without_plan([plan.stamp for plan in plans], refused, *span)
+    # A follower is told to stop with the stamp of the plan before: that moment had a plan.
+    moments = {stamp for stamp in (*refused, *silent) if stamp <= span[1]} - {plan.stamp for plan in kept}
+    return [names for stamp in sorted(moments) if (names := record.failed(stamp))]
 
 
 def _annotations(reader: BagReader) -> str:
@@ -215,27 +246,34 @@ def _coasting(stamp: int, drive: Drive) -> Planned:
 
 def table(report: BagReport) -> Block:
     """Means over plans."""
-    names = [n for n in NAMES if any(getattr(s, n) is not None for rows in report.rows.values() for s in rows)]
+    told = {n for n in NAMES if any(getattr(s, n) is not None for rows in report.rows.values() for s in rows)}
+    names = [n for n in NAMES if n in told or report.failed[n]]
     lines = []
     for who, rows in report.rows.items():
-        failed = report.failed if who == report.judged else 0
-        lines.append([who, str(len(rows)), *(_mean(rows, name, failed) for name in names)])
+        failed, missing = (report.failed, report.missing) if who == report.judged else (Counter[str](), 0)
+        lines.append([who, str(len(rows)), str(missing), *(_mean(rows, name, failed[name]) for name in names)])
     notes = [f"{count} plans not scored: {why}" for why, count in report.refused.most_common()]
+    nothing = f"no boxes{f' ({why})' if (why := report.boxes_problem) else ''}"
     notes.append(
-        f"{report.boxes} recorded boxes" if report.boxes else "no boxes: nothing is said about collisions and TTC"
+        f"{report.boxes} recorded boxes" if report.boxes else f"{nothing}: nothing is said about collisions and TTC"
     )
+    if report.missing:
+        notes.append(
+            f"without a plan: {report.missing} moments at which none came, or an empty or unusable one, though the "
+            "drive is known; they count 0 in every share and in PDMS and EPDMS, and are in no distance"
+        )
     if report.boxes and report.road:
-        notes.append(f"PDMS and EPDMS count {report.failed} moments without a plan as 0; a moment needs 5 s of drive")
+        notes.append(f"PDMS and EPDMS count {report.failed['epdms']} such moments; they need 5 s of the drive")
     elif report.boxes:
         notes.append(f"no map ({AREAS}, or --map): no PDMS and EPDMS")
     notes.append("distances in m, heading in degrees, accelerations in m/s^2, jerk in m/s^3; the rest: shares of plans")
     notes.append("plans of one drive resemble each other, so no intervals are given")
-    return Block("Plans against what was driven", ["who", "plans", *names], lines, notes)
+    return Block("Plans against what was driven", ["who", "plans", "without", *names], lines, notes)
 
 
 def _mean(rows: list[PlanScores], name: str, failed: int) -> str:
     values = [value for s in rows if (value := getattr(s, name)) is not None]
-    values += [0.0] * (failed if name in OUT_OF_ONE else 0)
+    values += [0.0] * failed
     return f"{float(np.mean(values)):.2f}" if values else "-"
 
 

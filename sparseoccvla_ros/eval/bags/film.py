@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ...camera_sync.profiles import profile as camera_profile
 from ...core.errors import InvalidInput
 from ...core.types import CameraFrames, Command, CommandSource
-from ...data.bags.drive import read_commands
+from ...data.bags.drive import read_clock, read_commands
 from ...data.bags.offline_sync import bag_frames
 from ...data.bags.reader import BagReader
 from ...pipeline import SparseOccVLA, StepResult
@@ -53,7 +54,7 @@ def save_film(
     if model.encoder is None:
         raise InvalidInput("preset", model.absent["occupancy"])
     with BagReader(bag) as reader:
-        commands = read_commands(reader)
+        commands = read_commands(reader, read_clock(reader, camera_profile(profile)))
     pictures: list[Image.Image] = []
     stamps: list[int] = []
     refused = ""

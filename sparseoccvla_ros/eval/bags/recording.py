@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,14 @@ the text "route" for those that the route uses), and connectors of the route tha
 ROUTE = "/sparseoccvla/planning/route"
 ACCELERATION = "/acceleration"
 _CUBE, _ADD = 1, 0
+OLDEST_PLAN = 1.0
+"""s after which a vehicle no longer follows a plan, as the follower's max_age: from then on it has none."""
 LONGEST_GAP = 1.5
 """s between two sightings of a box that are bridged."""
+FASTEST, HARDEST, INACCURATE = 70.0, 20.0, 2.0
+"""m/s, m/s^2 and m of a box between two sightings: beyond them its id belongs to another object."""
+MOST_CUTS = 0.1
+"""Share of sightings at which ids may pass to another object; above, they only number the boxes of a message."""
 UNTOLD = 0.5
 """s at the ends of a plan of which boxes need not be told: the step of annotated data sets."""
 
@@ -89,6 +97,31 @@ def read_plans(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Planne
         except InvalidInput as error:
             refused.append((stamp_ns(message.header.stamp), str(error).removeprefix("plan: ")))
     return plans, refused
+
+
+def without_plan(planned: Sequence[int], refused: Sequence[int], first: int, last: int) -> list[int]:
+    """Moments, ns, between two stamps at which the vehicle had no plan, beside those of `refused` themselves.
+
+    A planner that falls silent leaves no message that could be judged, and one that rejects many frame sets in a row
+    publishes one empty path. Its own period fills such gaps: after a refused plan at once, after a good one from
+    OLDEST_PLAN on, and up to the first one.
+
+    Args:
+        planned: Stamps of plans.
+        refused: Stamps of empty and unusable ones.
+        first: Where the planner should have begun.
+        last: End of what is judged.
+    """
+    told = np.unique([stamp for stamp in (*planned, *refused) if first <= stamp <= last]).tolist()
+    period = OLDEST_PLAN * NANOSECONDS
+    if len(told) > 2:
+        period = min(float(np.median(np.diff(told))), period)
+    good, out = set(planned) - set(refused), []
+    for begin, end in pairwise([first, *told, last]):
+        for k in range(1, int((end - begin) / period + 0.5)):
+            if begin not in good or k * period > OLDEST_PLAN * NANOSECONDS:
+                out.append(begin + round(k * period))
+    return out
 
 
 def _plan(message: Any, kind: str, drive: Drive) -> Planned:
@@ -167,8 +200,9 @@ def watched(seen: np.ndarray, stamp: int, seconds: float) -> bool:
     return begin >= 0 and end < len(seen) and bool((np.diff(seen[begin : end + 1]) <= LONGEST_GAP * NANOSECONDS).all())
 
 
-def read_tracks(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Track], np.ndarray]:
-    """Boxes of a MarkerArray of cubes, joined by namespace and id, and when any or none were told, int64 [S] ns.
+def read_tracks(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Track], np.ndarray, str]:
+    """Boxes of a MarkerArray of cubes, joined by namespace and id; when any or none were told, int64 [S] ns; and why
+    the boxes are of no use, where they are not.
 
     Raises:
         InvalidInput: The topic holds something else.
@@ -180,11 +214,12 @@ def read_tracks(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Track
     seen: dict[tuple[str, int], list[tuple[int, tuple[float, float, float], tuple[float, float]]]] = {}
     told: list[int] = []
     for record_time, message in decoded(reader, [topic]):
-        told.append((stamp_ns(message.markers[0].header.stamp) if message.markers else 0) or record_time)
+        told_at = drive.clock.at(record_time)
+        told.append((stamp_ns(message.markers[0].header.stamp) if message.markers else 0) or told_at)
         for marker in message.markers:
             if marker.type != _CUBE or marker.action != _ADD:
                 continue
-            stamp = stamp_ns(marker.header.stamp) or record_time
+            stamp = stamp_ns(marker.header.stamp) or told_at
             pose = np.array([_planar(marker.pose.position, marker.pose.orientation)])
             if marker.header.frame_id.lstrip("/") == drive.base:
                 pose = _moved(drive.at(np.array([stamp]))[0], pose)
@@ -194,7 +229,32 @@ def read_tracks(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Track
                 row = (stamp, tuple(pose[0].tolist()), (float(marker.scale.x), float(marker.scale.y)))
                 seen.setdefault((marker.ns, marker.id), []).append(row)
     tracks = []
+    cuts = links = 0
     for (kind, _), rows in seen.items():
         stamps, first = np.unique(np.array([r[0] for r in rows], np.int64), return_index=True)
-        tracks.append(Track(stamps, np.array([rows[i][1] for i in first]), rows[0][2], kind))
-    return tracks, np.unique(np.array(told, np.int64))
+        states = np.array([rows[i][1] for i in first])
+        begins, followed = _others(stamps, states)
+        cuts, links = cuts + len(begins), links + followed
+        for begin, end in pairwise([0, *begins, len(stamps)]):
+            tracks.append(Track(stamps[begin:end], states[begin:end], rows[first[begin]][2], kind))
+    if cuts > MOST_CUTS * links:
+        problem = f"the ids on {topic} number the boxes of a message, they follow no object ({cuts} of {links} jump)"
+        return [], np.zeros(0, np.int64), problem
+    return tracks, np.unique(np.array(told, np.int64)), ""
+
+
+def _others(stamps: np.ndarray, states: np.ndarray) -> tuple[list[int], int]:
+    """(rows at which another object bears the id, as nothing moves so; steps that were looked at)."""
+    begins, looked, velocity = [], 0, None
+    seconds, steps = np.diff(stamps) / NANOSECONDS, np.diff(states[:, :2], axis=0)
+    for row, (dt, step) in enumerate(zip(seconds, steps, strict=True), 1):
+        if dt > LONGEST_GAP:
+            velocity = None
+            continue
+        looked += 1
+        off, reach = (step, FASTEST * dt) if velocity is None else (step - velocity * dt, HARDEST * dt * dt)
+        velocity = step / dt
+        if np.hypot(*off) > reach + INACCURATE:
+            begins.append(row)
+            velocity = None
+    return begins, looked

@@ -66,7 +66,7 @@ class PlanScores:
         return asdict(self)
 
 
-OUT_OF_ONE = ("pdms", "epdms", "epdms_filtered")
+OUT_OF_ONE = ("comfortable", "no_collision", "ttc", "pdms", "epdms", "epdms_filtered")
 """In which a moment without a plan counts 0."""
 NAMES = tuple(f.name for f in fields(PlanScores) if f.name != "stamp")
 

@@ -147,7 +147,7 @@ def read_road(reader: BagReader, drive: Drive, surfaces: list[tuple[Surface, np.
         named = {(m.ns, m.id): m for m in message.markers}
         polygons |= {name: _outline(m, drive) for name, m in named.items() if name not in polygons}
         first = message.markers[0].header.stamp if message.markers else None
-        shown.append(((0 if first is None else stamp_ns(first)) or stamp, set(named)))
+        shown.append(((0 if first is None else stamp_ns(first)) or drive.clock.at(stamp), set(named)))
     order = list(polygons)
     on = np.array([[name in names for name in order] for _, names in shown], bool).reshape(len(shown), len(order))
     return Road(road, tuple(polygons.values()), np.array([s for s, _ in shown], np.int64), on)

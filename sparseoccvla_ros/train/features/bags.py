@@ -21,7 +21,7 @@ from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.paths import cache_folder
 from ...core.types import NANOSECONDS, WAYPOINT_TIMES
-from ...data.bags.drive import Drive, read_commands, read_drive
+from ...data.bags.drive import Drive, RecordClock, read_commands, read_drive
 from ...data.bags.offline_sync import bag_frames
 from ...data.bags.reader import BagReader
 from ...data.dataset import COMMANDS
@@ -120,7 +120,8 @@ class BagFeatures:
 
     def _encoded(self, encoder: OccupancyEncoder, recording: Recording) -> dict[str, np.ndarray]:
         with BagReader(recording.bag) as reader:
-            drive, commands = read_drive(reader, profile(recording.profile)), read_commands(reader)
+            drive = read_drive(reader, profile(recording.profile))
+            commands = read_commands(reader, drive.clock)
         rows: list[dict[str, np.ndarray]] = []
         left_out = Counter[str]()
         history, epoch = EgoHistory(), None
@@ -175,7 +176,7 @@ def missing_of(recording: Recording) -> list[str]:
     chosen, name = profile(recording.profile), recording.bag.name
     with BagReader(recording.bag) as reader:
         kinds = {topic: known.type for topic, known in reader.topics.items() if known.count}
-        commands = read_commands(reader)
+        commands = read_commands(reader, RecordClock())
     lines = [
         f"{name}: no images of camera {camera.name} on {camera.image_topic}: it is black"
         for camera in chosen.cameras.values()
@@ -220,7 +221,8 @@ def trajectories(recordings: Sequence[Recording], every: float = 0.5) -> tuple[n
     paths, words = [], []
     for recording in recordings:
         with BagReader(recording.bag) as reader:
-            drive, commands = read_drive(reader, profile(recording.profile)), read_commands(reader)
+            drive = read_drive(reader, profile(recording.profile))
+            commands = read_commands(reader, drive.clock)
         for stamp in range(int(drive.stamps[0]), int(drive.stamps[-1]), round(every * NANOSECONDS)):
             future, _ = future_of(drive, stamp)
             if future is not None:
