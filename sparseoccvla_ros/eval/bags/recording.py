@@ -30,6 +30,8 @@ ACCELERATION = "/acceleration"
 _CUBE, _ADD = 1, 0
 OLDEST_PLAN = 1.0
 """s after which a vehicle no longer follows a plan, as the follower's max_age: from then on it has none."""
+WARM_UP = 2.0
+"""s of a drive that a planner may take until its first plan."""
 LONGEST_GAP = 1.5
 """s between two sightings of a box that are bridged."""
 FASTEST, HARDEST, INACCURATE = 70.0, 20.0, 2.0
@@ -104,7 +106,7 @@ def without_plan(planned: Sequence[int], refused: Sequence[int], first: int, las
 
     A planner that falls silent leaves no message that could be judged, and one that rejects many frame sets in a row
     publishes one empty path. Its own period fills such gaps: after a refused plan at once, after a good one from
-    OLDEST_PLAN on, and up to the first one.
+    OLDEST_PLAN on, and up to the first one from WARM_UP on.
 
     Args:
         planned: Stamps of plans.
@@ -118,8 +120,9 @@ def without_plan(planned: Sequence[int], refused: Sequence[int], first: int, las
         period = min(float(np.median(np.diff(told))), period)
     good, out = set(planned) - set(refused), []
     for begin, end in pairwise([first, *told, last]):
+        allowed = OLDEST_PLAN * NANOSECONDS + 1 if begin in good else WARM_UP * NANOSECONDS if begin == first else 0
         for k in range(1, int((end - begin) / period + 0.5)):
-            if begin not in good or k * period > OLDEST_PLAN * NANOSECONDS:
+            if k * period >= allowed:
                 out.append(begin + round(k * period))
     return out
 
