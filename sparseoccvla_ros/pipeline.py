@@ -88,7 +88,7 @@ class SparseOccVLA:
     ) -> None:
         self.preset, self.encoder, self.reasoner, self.planner = preset, encoder, reasoner, planner
         self.absent = absent or {}
-        self.hears: Callable[[Reasoning], Reasoning] = lambda reasoning: reasoning
+        self.hears: Callable[[Reasoning], Reasoning | None] = lambda reasoning: reasoning
         """What the planner gets in place of a reasoning: evaluation takes parts of it away here."""
         self._behind = ThreadPoolExecutor(1, "reasoning") if reason_behind and reasoner is not None else None
         self._pending: Future[Reasoning] | None = None

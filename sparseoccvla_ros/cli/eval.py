@@ -147,6 +147,9 @@ def drive(
     policies: Annotated[str, typer.Option(help="which ones, separated by commas")] = "expert,chain,ego,lane,coast",
     scenario: Annotated[str, typer.Option(help="families that take turns over the seeds, with commas, or all")] = "",
     preset: Preset = "tiny",
+    vary: Annotated[
+        str, typer.Option(help="the chain disturbed as well: lost, noise, pose, latency, reasoning, or all")
+    ] = "",
     bags: Annotated[bool, typer.Option("--bags", help="also leave each drive as a bag, for ./run eval bag")] = False,
     ros: Annotated[bool, typer.Option("--ros", help="the chain drives as nodes, over topics, in lockstep")] = False,
     out: Annotated[Path, typer.Option(help="folder of page and numbers")] = Path("out/eval/drive"),
@@ -165,6 +168,7 @@ def drive(
         from sparseoccvla_ros.eval.closed_loop.drive_record import replay
         from sparseoccvla_ros.eval.closed_loop.evaluation import evaluate_drives, film_of, page, table
         from sparseoccvla_ros.eval.closed_loop.film import save_film
+        from sparseoccvla_ros.eval.closed_loop.robustness import groups_of, section
         from sparseoccvla_ros.eval.closed_loop.to_bag import write_drive
         from sparseoccvla_ros.eval.world.seeds import seed_range
         from sparseoccvla_ros.world.sim.scenarios import FAMILIES
@@ -180,7 +184,7 @@ def drive(
         console = _console()
 
         tell = partial(_tell, console)
-        names, log = _tasks(policies), DriveLog(out / "drives.jsonl")
+        names, log = (*_tasks(policies), *groups_of(_tasks(vary))), DriveLog(out / "drives.jsonl")
         if ros:
             from sparseoccvla_ros.bringup.lockstep import LockstepStack
 
@@ -190,7 +194,7 @@ def drive(
                 rows = evaluate_drives(chosen, names, preset, families, log, tell, nodes, film)
         else:
             rows = evaluate_drives(chosen, names, preset, families, log, tell, on_drive=film)
-        text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a), out)
+        text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a), out) + section(rows, out)
         (out / "report.md").write_text(text, encoding="utf-8")
         numbers = json.dumps([row.plain() for row in rows], indent=1, allow_nan=False) + "\n"
         (out / "report.json").write_text(numbers, encoding="utf-8")

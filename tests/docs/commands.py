@@ -192,6 +192,10 @@ ROWS = (
         test="eval/closed_loop/test_language_ablations.py::test_the_worth_of_language_is_paired_by_drive",
     ),
     _row(
+        r"\./run eval drive --policies chain --vary all --scenario all --seeds \S+",
+        test="eval/closed_loop/test_robustness.py::test_what_is_lost_is_counted_drive_by_drive",
+    ),
+    _row(
         r"\./run eval drive --seeds \S+ --ros",
         test="end_to_end/test_closed_loop.py::test_nodes_in_lockstep_drive_as_the_chain_does_without_them",
     ),

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..metrics.intervals import Estimate, estimates, resampled
 from .drive_log import DriveLog
 from .language_ablations import WITHOUT, deprive
 from .policies import BlindLaneKeeping, ChainPolicy, ConstantVelocity, EgoOnly, ExpertPolicy, Policy
+from .robustness import DISTURBED, DisturbedChain
 from .rollout import Rollout, drive
 from .scores import DriveScores, score
 
@@ -53,8 +54,17 @@ _LOWEST = ("efficiency", "smoothness")
 """Of a drive that is too short for them these are not defined; every other score of a failed drive is 0."""
 
 
+@cache
+def _shared_model(preset: str) -> SparseOccVLA:
+    """One for all disturbances: they drive one after another."""
+    model = SparseOccVLA.from_preset(preset, untrained=True)
+    if model.encoder is None or model.planner is None:
+        raise InvalidInput("preset", f"{preset} has no planner to drive with")
+    return model
+
+
 def policy_of(name: str, preset: str) -> Policy:
-    """One of POLICIES. Raises InvalidInput("policies") for others and for a preset that cannot plan."""
+    """One of POLICIES or DISTURBED. Raises InvalidInput("policies") for others and for a preset that cannot plan."""
     if name == "expert":
         return ExpertPolicy()
     if name == "coast":
@@ -64,12 +74,13 @@ def policy_of(name: str, preset: str) -> Policy:
     if name == "ego":
         return EgoOnly(EGO_SEEDS)
     if name in ("chain", *WITHOUT):
-        model = SparseOccVLA.from_preset(preset, untrained=True)
-        if model.encoder is None or model.planner is None:
-            raise InvalidInput("preset", f"{preset} has no planner to drive with")
+        # A model that is deprived of something is its own.
+        model = _shared_model.__wrapped__(preset) if name in WITHOUT else _shared_model(preset)
         if name in WITHOUT:
             deprive(model, name)
         return ChainPolicy(model, f"{name} ({preset})")
+    if name in DISTURBED:
+        return DisturbedChain(_shared_model(preset), f"{name} ({preset})", DISTURBED[name])
     raise InvalidInput("policies", f"{name!r} is none of {', '.join(POLICIES)}")
 
 
@@ -97,7 +108,7 @@ class DriveProgress:
 def version_of(name: str, preset: str) -> str:
     """Changes with whatever makes a policy drive otherwise: the world, and for the chain its preset and weights."""
     parts = [str(WORLD_VERSION), RULES]
-    if name in ("chain", "nodes", *WITHOUT):
+    if name in ("chain", "nodes", *WITHOUT, *DISTURBED):
         parts.append((load_preset(preset).folder / "config.yaml").read_text(encoding="utf-8"))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -121,7 +132,7 @@ def evaluate_drives(
     drivers: dict[str, tuple[str, Driver]] = {name: (name, other) for name, other in (others or {}).items()}
     if not seeds or not names:
         raise InvalidInput("seeds" if not seeds else "policies", "there are none")
-    for name in (n for n in names if n not in POLICIES and n not in drivers):
+    for name in (n for n in names if n not in (*POLICIES, *DISTURBED, *drivers)):
         raise InvalidInput("policies", f"{name!r} is none of {', '.join(POLICIES)}")
     log = DriveLog() if log is None else log
     versions = {name: version_of(name, preset) for name in names}
@@ -147,7 +158,8 @@ def evaluate_drives(
                 continue
             if name not in drivers:
                 policy = policy_of(name, preset)
-                drivers[name] = policy.name, partial(drive, policy)
+                latency = DISTURBED[name].latency if name in DISTURBED else 0.0
+                drivers[name] = policy.name, partial(drive, policy, latency=latency)
             began = time.perf_counter()
             if recorded is None:
                 recorded = drive(ExpertPolicy(), seed, scenario)

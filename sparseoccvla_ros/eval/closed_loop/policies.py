@@ -131,6 +131,7 @@ class ChainPolicy:
     def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
         self._simulator = simulator
         self._epoch += 1
+        self._model.reset()  # policies may share a model, and count their drives each for itself
         self._cameras = SimulatedCameras(simulator, self._image.height, self._image.width)
 
     def frames(self) -> CameraFrames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -203,19 +204,27 @@ class Episode:
 
 
 def drive(
-    policy: Policy, seed: int, scenario: str | None = None, score_every: int = 10, longest: float = LONGEST
-) -> Rollout:
-    """Let a policy drive a seed, or a scenario family at it, to its end. Arguments as for Episode."""
+    policy: Policy, seed: int, scenario: str | None = None, score_every: int = 10, longest: float = LONGEST,
+    latency: float = 0.0,
+) -> Rollout:  # fmt: skip
+    """Let a policy drive a seed, or a scenario family at it, to its end.
+
+    latency: s after which a plan reaches the follower. Other arguments as for Episode.
+    """
     episode = Episode(seed, scenario, policy.name, score_every, longest)
     simulator, follower = episode.simulator, TrajectoryFollower()
     policy.begin(simulator, episode.world, episode.expert)
     path: TimedPath | None = None
+    coming: deque[tuple[float, TimedPath]] = deque()
     while episode.observe() is None:
         if episode.plan_due:
-            # Without a plan the last one is followed until it is too old.
             newest = policy.plan()
-            path = newest or path
             episode.note(newest)
+            # Without a plan the last one is followed until it is too old.
+            if newest is not None:
+                coming.append((simulator.time + latency, newest))
+        while coming and coming[0][0] <= simulator.time + 1e-6:
+            path = coming.popleft()[1]
         control = follower.control(path, simulator.time, simulator.state.pose, simulator.state.speed)
         simulator.step(Action(control.acceleration, control.steering))
     return episode.finish()
