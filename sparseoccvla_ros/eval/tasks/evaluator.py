@@ -23,6 +23,7 @@ from ...pipeline import SparseOccVLA, StepResult
 from ...planning.anchors import AnchorSet
 from ...runtime.presets import STAGES, Preset
 from ..metrics.intervals import Estimate
+from ..metrics.moving_voxels import moving_plans
 from ..report.tables import Block
 from . import captions, forecast, language, occupancy, planning
 from .ablations import deprived
@@ -221,7 +222,10 @@ class Evaluator:
                     task.unlabelled += 1
                 else:
                     voxels = None if step is None else step.voxels
-                    task.add(drive.name, truth[0], drive.future(index)[_AHEAD], future, voxels, told)
+                    agents = drive.sample(index).agents
+                    plans = moving_plans(agents.centres, agents.yaws, agents.present, agents.sizes)
+                    close = self.model.reasoner is None or self.model.reasoner.config.padding
+                    task.add(drive.name, truth[0], drive.future(index)[_AHEAD], future, voxels, told, plans, close)
         if "planning" in tasks:
             self._plan(part.planning, drive, index, step, blind)
         if pictured:

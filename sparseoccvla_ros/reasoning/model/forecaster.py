@@ -18,7 +18,7 @@ from ...core import geometry
 from ...core.classes import FLAT, MOVABLE, NUM_CLASSES
 from ...core.morphology import closed
 from ...core.types import HORIZONS, WAYPOINT_TIMES, SceneQueries
-from ...core.voxels import SparseVoxels, VoxelGrid, voxelise
+from ...core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid, voxelise
 from ..config import ReasoningConfig
 from .positional_encoding import encode_positions
 
@@ -211,14 +211,30 @@ def _moved_voxels(
         points[follows, 0] = queries.centres[mine, 0] + shift[mine, 0] + cos * offset[:, 0] - sin * offset[:, 1]
         points[follows, 1] = queries.centres[mine, 1] + shift[mine, 1] + sin * offset[:, 0] + cos * offset[:, 1]
         points[follows, 2] += shift[mine, 2]
-        keep = np.ones(len(points), bool)
-        if future2now is not None:
-            points = geometry.apply(geometry.inverse(future2now[i]), points)
-            if config.continue_ground:
-                # Every voxel is its own query here: those that lie behind the grid go ahead of it.
-                ahead, keep = continued(points[:, None], points, voxels.labels[:, None], grid)
-                points, keep = ahead[:, 0], keep[:, 0]
-        moved = voxelise(points[keep], voxels.labels[keep], voxels.scores[keep], grid)
         # Turning the grid opens holes in surfaces; where nothing was turned there are none to close.
-        out.append(closed(moved) if config.padding and future2now is not None else moved)
+        close, pose = config.padding and future2now is not None, None if future2now is None else future2now[i]
+        out.append(placed(points, voxels, close, pose, config.continue_ground, grid))
     return tuple(out)
+
+
+def placed(
+    points: np.ndarray,
+    voxels: SparseVoxels,
+    close: bool,
+    future2now: np.ndarray | None = None,
+    continue_ground: bool = False,
+    grid: VoxelGrid = OCC3D_GRID,
+) -> SparseVoxels:
+    """Voxels whose centres have come to points [V, 3] m: in the same frame, or in the future one of a pose [4, 4].
+
+    close: holes of one voxel; continue_ground: in a future frame, see `continued`.
+    """
+    keep = np.ones(len(points), bool)
+    if future2now is not None:
+        points = geometry.apply(geometry.inverse(future2now), points)
+        if continue_ground:
+            # Every voxel is its own query here: those that lie behind the grid go ahead of it.
+            ahead, stays = continued(points[:, None], points, voxels.labels[:, None], grid)
+            points, keep = ahead[:, 0], stays[:, 0]
+    moved = voxelise(points[keep], voxels.labels[keep], voxels.scores[keep], grid)
+    return closed(moved) if close else moved

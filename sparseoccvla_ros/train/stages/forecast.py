@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.classes import FREE, MOVABLE, NUM_CLASSES
+from ...core.classes import FREE, NUM_CLASSES
 from ...core.types import HORIZONS, EgoState, SceneQueries
 from ...core.voxels import OCC3D_GRID
 from ...eval.metrics.forecast import ForecastMeter, Protocol, copy_forward
+from ...eval.metrics.moving_voxels import flow_of
 from ...occupancy.config import OccupancyConfig
 from ...occupancy.postprocess import occupied_voxels
 from ...reasoning.model.ego_motion import constant_velocity
@@ -38,8 +39,6 @@ from ..features.dataset import FeatureSample
 from ..features.future_labels import unpack
 from ..task import Stage, Validation
 
-MARGIN = 0.8
-"""Metres about a moving box within which points of movable classes count as its own: predictions are a little off."""
 SEEN = 0.05
 """Points below this score teach nothing: nobody will show them."""
 REACH = (3, 3, 1)
@@ -84,31 +83,6 @@ class ForecastBatch:
     occupancy: Tensor | None
     chosen: Tensor | None
     samples: tuple[FeatureSample, ...]
-
-
-def flow_of(points: np.ndarray, labels: np.ndarray, movers: np.ndarray) -> np.ndarray:
-    """float32 [3, Q, R, 3] m: where points go until HORIZONS. points [Q, R, 3]; labels [Q, R]; movers [4, N, 5]."""
-    out = np.zeros((len(HORIZONS), *points.shape), np.float32)
-    rows, columns = np.nonzero(np.isin(labels, MOVABLE))
-    if not len(rows) or not movers.shape[1]:
-        return out
-    xy = points[rows, columns, :2]
-    now = movers[0]
-    offset = xy[:, None] - now[:, :2]
-    cos, sin = np.cos(now[:, 2]), np.sin(now[:, 2])
-    along, across = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
-    beyond = np.maximum(np.abs(along) - 0.5 * now[:, 3], np.abs(across) - 0.5 * now[:, 4])
-    nearest = beyond.argmin(1)
-    own = np.arange(len(nearest))
-    hit = beyond[own, nearest] < MARGIN
-    rows, columns, nearest = rows[hit], columns[hit], nearest[hit]
-    along, across = along[own, beyond.argmin(1)][hit], across[own, beyond.argmin(1)][hit]
-    for k in range(len(HORIZONS)):
-        later = movers[k + 1][nearest]
-        cos, sin = np.cos(later[:, 2]), np.sin(later[:, 2])
-        moved = later[:, :2] + np.stack([cos * along - sin * across, sin * along + cos * across], -1)
-        out[k, rows, columns, :2] = moved - points[rows, columns, :2]
-    return out
 
 
 class ForecastStage(Stage[ForecastBatch]):

@@ -96,7 +96,9 @@ def test_every_task_reports_its_rows_with_counts_and_intervals(whole, csv):
     low, high = row["miou"]["interval"]
     assert low <= row["miou"]["value"] <= high
     assert 0 < row["ray_iou"]["value"] < row["iou"]["value"] < 1
-    assert len(numbers["forecast"]["rows"]) == 7
+    assert len(numbers["forecast"]["rows"]) == 9
+    assert set(numbers["forecast"]["moving"]["rows"]) == set(numbers["forecast"]["rows"])
+    assert set(numbers["planning"]["worth_of_language"]) >= {"no language", "language of another scene"}
     assert numbers["forecast"]["rows"][forecast.PLANNED]["n"] == 4
     methods = {r["method"] for r in numbers["planning"]["all"]["rows"]}
     assert {planning.CHAIN, planning.BLIND, "constant velocity", "ego-only MLP", "nearest anchor"} <= methods

@@ -19,6 +19,7 @@ from sparseoccvla_ros.core.paths import share
 from sparseoccvla_ros.core.types import HORIZONS
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.data.synthetic.qa_cache import Asked
+from sparseoccvla_ros.eval.metrics.moving_voxels import flow_of
 from sparseoccvla_ros.eval.world.seeds import trained_on
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.planning.anchors import MODES, AnchorSet
@@ -34,7 +35,6 @@ from sparseoccvla_ros.train.settings import TrainSettings
 from sparseoccvla_ros.train.stages.forecast import (
     ForecastStage,
     displacement,
-    flow_of,
     nearest_of_class,
     queries_of,
 )
