@@ -34,7 +34,7 @@ from .features.dataset import FeatureSamples
 from .features.future_labels import FutureLabels
 from .features.nuscenes import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
 from .features.reasoning import ReasoningFeatures
-from .features.synthetic import QUERY_FIELDS, FeatureCache, read_arrays
+from .features.synthetic import QUERY_FIELDS, FeatureCache, movable_voxels, read_arrays
 from .stages.forecast import ForecastStage
 from .stages.language import LanguageStage
 from .stages.planning import HEARD, PlanningStage
@@ -289,7 +289,7 @@ def build(
             fields = tuple(f for f in fields if split == "validation" or f != "points")
             found[split] = source.samples(fields, source.asked, source.questions)
             continue
-        extras: list[Extra] = [source.futures]
+        extras: list[Extra] = [source.futures, partial(_voxels, source)]
         if has_language:
             extras.append(_readings(source, files, ("occupancy", "chosen"), source.ahead))
         found[split] = source.samples(fields, source.ahead, partial(_together, extras))
@@ -326,6 +326,13 @@ def _heard(
     planned = source.planned(seed) if callable(source.planned) else source.planned
     chosen = rows if planned is None else np.asarray(planned, np.int64)
     return {k: v[chosen] for k, v in found.items()} | {f"{k}_before": v[before[chosen]] for k, v in found.items()}
+
+
+def _voxels(source: Source, seed: int) -> dict[str, np.ndarray]:
+    """What can move of what the encoder's voxel head saw, at the frame sets with a future."""
+    rows = source.ahead(seed) if callable(source.ahead) else source.ahead
+    file = source.cache.file(seed)
+    return movable_voxels(file, rows) if isinstance(source.cache, FeatureCache) and file.is_file() else {}
 
 
 def _together(sources: Sequence[Extra], seed: int) -> dict[str, np.ndarray] | None:

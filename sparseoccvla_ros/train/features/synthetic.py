@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ...core import geometry
-from ...core.classes import CAMERAS
+from ...core.classes import CAMERAS, MOVABLE
 from ...core.errors import InvalidInput
 from ...core.paths import cache_folder
 from ...core.types import CameraFrames, EgoState, SceneQueries
@@ -27,7 +27,7 @@ from ...data.synthetic.drives import load_drive
 from ...data.synthetic.scenes import WorldScene, WorldSettings, load_scene
 from ...occupancy.encoder import OccupancyEncoder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 QUERY_FIELDS = ("features", "centres", "points", "labels", "scores", "view_features")
 STATE_FIELDS = ("time", "pose", "twist", "ego", "command", "future")
 HALF = ("features", "points", "scores", "view_features")
@@ -101,10 +101,11 @@ def make_features(encoder: OccupancyEncoder, scene: WorldScene) -> dict[str, np.
 
     time float64 [S] s; pose float64 [S, 4, 4] ego2map; twist float32 [S, 6]; ego float32 [S, F], causal features of
     planning.ego_history; command uint8 [S]; future float32 [S, 6, 4, 4], base_link at FUTURE_SECONDS to present
-    base_link.
+    base_link. Where the encoder has a voxel head: voxels int16 [V, 4], places of all sets' voxels that can move and
+    their labels, set by set; voxel_ends int64 [S], where each set's end.
     """
     queries = encode_scene(encoder, scene)
-    out = {}
+    out = _movable(queries)
     for name in QUERY_FIELDS:
         stacked = np.stack([getattr(q, name) for q in queries])
         out[name] = stacked.astype(np.float16) if name in HALF else stacked
@@ -117,6 +118,27 @@ def make_features(encoder: OccupancyEncoder, scene: WorldScene) -> dict[str, np.
         "command": scene.command,
         "future": (geometry.inverse(scene.pose)[:, None] @ scene.future).astype(np.float32),
     }
+
+
+def _movable(queries: Sequence[SceneQueries]) -> dict[str, np.ndarray]:
+    found = []
+    for voxels in (q.voxels for q in queries):
+        if voxels is None:
+            return {}
+        keep = np.isin(voxels.labels, MOVABLE)
+        found.append(np.column_stack([voxels.indices[keep], voxels.labels[keep].astype(np.int16)]))
+    return {"voxels": np.concatenate(found), "voxel_ends": np.cumsum([len(v) for v in found], dtype=np.int64)}
+
+
+def movable_voxels(path: Path, rows: Sequence[int]) -> dict[str, np.ndarray]:
+    """{"voxels": objects [rows], an int16 [V, 4] each} of a cached file, as `make_features` has them; {} without."""
+    with safe_open(path, framework="numpy") as file:
+        if "voxel_ends" not in file.keys():  # noqa: SIM118
+            return {}
+        voxels, ends = file.get_tensor("voxels"), file.get_tensor("voxel_ends")
+    out = np.empty(len(rows), object)
+    out[:] = [voxels[0 if row == 0 else ends[row - 1] : ends[row]] for row in rows]
+    return {"voxels": out}
 
 
 def prepare_features(encoder: OccupancyEncoder, cache: FeatureCache, seeds: Sequence[int]) -> Iterator[int]:

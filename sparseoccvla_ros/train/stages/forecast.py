@@ -21,16 +21,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.classes import FREE, NUM_CLASSES
+from ...core.classes import FREE, MOVABLE, NUM_CLASSES
 from ...core.types import HORIZONS, EgoState, SceneQueries
-from ...core.voxels import OCC3D_GRID
+from ...core.voxels import OCC3D_GRID, SparseVoxels
 from ...eval.metrics.forecast import ForecastMeter, Protocol, copy_forward
-from ...eval.metrics.moving_voxels import flow_of
+from ...eval.metrics.moving_voxels import flow_of, judged, moving_numbers
+from ...eval.metrics.occupancy import OccupancyMeter
 from ...occupancy.config import OccupancyConfig
 from ...occupancy.postprocess import occupied_voxels
+from ...reasoning.config import ReasoningConfig
 from ...reasoning.model.ego_motion import constant_velocity
 from ...reasoning.model.forecaster import Forecast, forecast_voxels
 from ...reasoning.model.reasoner import Reasoner
@@ -51,6 +54,8 @@ _MOVING = 0.2
 class ForecastStageSettings:
     """moving, still, place, score: weights of the losses; points: of a query, drawn for place; worth: probability of a
     hit from which on a voxel is worth showing;
+    voxels: weight of the mean distance by which the encoder's movable voxels miss their place, every one counted alike;
+    drawn: of them, per sample;
     small: weight of the mean square of what changes scores; mislabelled_fraction: share of samples that are told
     constant velocity instead of (blurred) true motion, as when there is no plan yet."""
 
@@ -60,8 +65,25 @@ class ForecastStageSettings:
     points: int = 8
     score: float = 1.0
     worth: float = 0.12
+    voxels: float = 2.0
+    drawn: int = 512
     small: float = 0.01
     mislabelled_fraction: float = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Followers:
+    """Voxels that go with their nearest query (reasoning.model.forecaster): centres [B, V, 3] m; owner int64 [B, V],
+    the query; flow [B, 3, V, 3] m, where they go; counts [B, V], 0 where there are fewer."""
+
+    centres: Tensor
+    owner: Tensor
+    flow: Tensor
+    counts: Tensor
+
+    def to(self, device: torch.device) -> Followers:
+        """The same on another device."""
+        return Followers(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +104,7 @@ class ForecastBatch:
     known: Tensor
     occupancy: Tensor | None
     chosen: Tensor | None
+    voxels: Followers | None
     samples: tuple[FeatureSample, ...]
 
 
@@ -125,13 +148,14 @@ class ForecastStage(Stage[ForecastBatch]):
             motion=torch.from_numpy(np.stack([s.waypoints for s in samples])),
             steady=torch.from_numpy(np.stack([constant_velocity(s.twist) for s in samples])),
             flow=torch.from_numpy(np.stack(flow)), known=torch.from_numpy(known), occupancy=stack("occupancy"),
-            chosen=stack("chosen"), samples=tuple(samples),
+            chosen=stack("chosen"), voxels=followers(samples, self.reasoner.config, self.settings.drawn),
+            samples=tuple(samples),
         )  # fmt: skip
 
     def move(self, batch: ForecastBatch, device: torch.device) -> ForecastBatch:
         """Samples stay where they are."""
         values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        return ForecastBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
+        return ForecastBatch(**{k: v.to(device) if isinstance(v, Tensor | Followers) else v for k, v in values.items()})
 
     def forecast(self, batch: ForecastBatch, motion: Tensor) -> Forecast:
         """The forecaster's answer for the ego motion [B, 6, 2] it is told."""
@@ -157,11 +181,24 @@ class ForecastStage(Stage[ForecastBatch]):
             # Of all points: most stand still, and a query that moves them costs more than one that misses a car.
             share = (per_second * seen * which).sum() / seen.sum().clamp(min=1.0)
             terms[name] = getattr(self.settings, name) * share
+        if batch.voxels is not None:
+            terms["voxels"] = self.settings.voxels * self._voxel_loss(found, batch, batch.voxels)
         return {
             **terms,
             "place": self.settings.place * self._place_loss(moved, batch),
             "score": self.settings.score * self._score_loss(found, moved.detach(), batch),
         }
+
+    def _voxel_loss(self, found: Forecast, batch: ForecastBatch, voxels: Followers) -> Tensor:
+        """Metres per second of horizon by which voxels miss where they go, with the query that takes them along."""
+        rows = torch.arange(len(voxels.owner), device=voxels.owner.device)[:, None]
+        offset = (voxels.centres - batch.centres[rows, voxels.owner])[:, None]
+        owner = voxels.owner[:, None].expand(-1, len(HORIZONS), -1)
+        went = turned(offset, found.turn.gather(2, owner))
+        went = went + found.shift.gather(2, owner[..., None].expand(-1, -1, -1, 3))
+        error = torch.linalg.vector_norm(went - voxels.flow, dim=-1)
+        error = error / self.reasoner.forecaster.seconds[None, :, None]
+        return (error.mean(1) * voxels.counts).sum() / voxels.counts.sum().clamp(min=1.0)
 
     def _place_loss(self, moved: Tensor, batch: ForecastBatch) -> Tensor:
         """Mean distance in metres by which some points of each query miss the nearest voxel of their class."""
@@ -203,8 +240,12 @@ class ForecastStage(Stage[ForecastBatch]):
 
     def validate(self, batches: Iterable[ForecastBatch]) -> Validation:
         """IoU and mIoU at 1, 2, 3 s by SparseWorld's protocol, told constant velocity, against copy-forward of what
-        the encoder sees now, at the encoder's threshold. score: by how much mean IoU and mIoU together are better."""
+        the encoder sees now, at the encoder's threshold. score: by how much mean IoU and mIoU together are better.
+
+        With a voxel head, only what can move is in these grids (the rest stays), and numbers `moving_` are of the
+        columns that a moving box covers (eval.metrics.moving_voxels)."""
         meters = {name: ForecastMeter(Protocol.SPARSEWORLD) for name in ("told", "copy")}
+        moving = {name: [OccupancyMeter() for _ in HORIZONS] for name in meters}
         # What was learnt alone: how the ground goes on is a rule.
         config = replace(self.reasoner.config, score_threshold=self.config.score_threshold, continue_ground=False)
         with torch.inference_mode():
@@ -217,14 +258,24 @@ class ForecastStage(Stage[ForecastBatch]):
                     told = forecast_voxels(queries, own, config, OCC3D_GRID, poses)
                     truth = batch.known[k].cpu()
                     now = occupied_voxels(queries, OCC3D_GRID, self.config).dense()
-                    meters["told"].update(np.stack([v.dense() for v in told]), truth)
-                    meters["copy"].update(copy_forward(now, np.eye(4), poses), truth)
+                    if queries.voxels is not None:
+                        can = torch.isin(truth, torch.tensor(MOVABLE, dtype=truth.dtype)) | (truth > FREE)
+                        truth = torch.where(can, truth, torch.tensor(FREE, dtype=truth.dtype))
+                    grids = {"told": torch.from_numpy(np.stack([v.dense() for v in told]))}
+                    grids["copy"] = copy_forward(now, np.eye(4), poses)
+                    where = judged(sample.arrays["movers"], poses)
+                    for name, pair in grids.items():
+                        meters[name].update(pair, truth)
+                        for h, meter in enumerate(moving[name]):
+                            meter.update(pair[h], truth[h], where[h])
         results = {name: meter.result() for name, meter in meters.items()}
         numbers = {}
         for name, prefix in (("told", ""), ("copy", "copy_")):
             for horizon, scores in results[name].at.items():
                 numbers[f"{prefix}iou_{horizon:g}s"], numbers[f"{prefix}miou_{horizon:g}s"] = scores.iou, scores.miou
             numbers[f"{prefix}iou"], numbers[f"{prefix}miou"] = results[name].iou, results[name].miou
+            for horizon, meter in zip(HORIZONS, moving[name], strict=True):
+                numbers[f"{prefix}moving_miou_{horizon:g}s"], _ = moving_numbers(meter.confusion)
         gain = results["told"].iou - results["copy"].iou + results["told"].miou - results["copy"].miou
         return Validation(gain, numbers)
 
@@ -236,10 +287,37 @@ class ForecastStage(Stage[ForecastBatch]):
 def displacement(found: Forecast, points: Tensor, centres: Tensor) -> Tensor:
     """[B, 3, Q, R, 3] m by which a forecast moves points [B, Q, R, 3] of queries at centres [B, Q, 3]."""
     offset = (points - centres[:, :, None])[:, None]
-    cos, sin = found.turn.cos()[..., None], found.turn.sin()[..., None]
+    return found.shift[:, :, :, None] + turned(offset, found.turn[..., None])
+
+
+def turned(offset: Tensor, angle: Tensor) -> Tensor:
+    """By how much offsets [..., 3] m from a centre change when they turn about it by angles [...] rad."""
+    cos, sin = angle.cos(), angle.sin()
     x, y = offset[..., 0], offset[..., 1]
-    turned = torch.stack([(cos - 1) * x - sin * y, sin * x + (cos - 1) * y, torch.zeros_like(x * cos)], -1)
-    return found.shift[:, :, :, None] + turned
+    return torch.stack([(cos - 1) * x - sin * y, sin * x + (cos - 1) * y, torch.zeros_like(x * cos)], -1)
+
+
+def followers(samples: Sequence[FeatureSample], config: ReasoningConfig, drawn: int) -> Followers | None:
+    """At most `drawn` movable voxels of each sample that a query takes along, those in moving boxes first; None where
+    the samples have none."""
+    if "voxels" not in samples[0].arrays:
+        return None
+    shape = (len(samples), drawn)
+    centres, flow = np.zeros((*shape, 3), np.float32), np.zeros((len(samples), len(HORIZONS), drawn, 3), np.float32)
+    owner, counts = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+    for k, sample in enumerate(samples):
+        voxels = sample.arrays["voxels"]
+        where = OCC3D_GRID.centre_of(voxels[:, :3]).astype(np.float32)
+        goes = flow_of(where[None], voxels[None, :, 3], sample.arrays["movers"])[:, 0]
+        distance, nearest = KDTree(sample.arrays["centres"]).query(where)
+        # A draw that depends on the sample alone, so that a resumed run makes the same.
+        draw = np.random.default_rng([round(1000 * sample.time), sample.seed]).random(len(voxels))
+        order = np.argsort(draw - (np.abs(goes[-1]).sum(-1) > _MOVING), kind="stable")
+        rows = order[distance[order] < config.max_point_distance][:drawn]
+        n = len(rows)
+        centres[k, :n], owner[k, :n], counts[k, :n] = where[rows], nearest[rows], 1.0
+        flow[k, :, :n] = goes[:, rows]
+    return Followers(*(torch.from_numpy(a) for a in (centres, owner, flow, counts)))
 
 
 def nearest_of_class(points: Tensor, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,8 +340,14 @@ def nearest_of_class(points: Tensor, labels: Tensor, known: Tensor) -> tuple[Ten
 
 
 def queries_of(sample: FeatureSample) -> SceneQueries:
-    """The cached queries of a sample."""
+    """The cached queries of a sample, with what can move of their voxels where those are cached."""
     arrays = {k: np.ascontiguousarray(sample.arrays[k]) for k in ("features", "centres", "points", "labels", "scores")}
     views = sample.arrays.get("view_features", np.zeros((1, arrays["features"].shape[1]), np.float32))
     ego = EgoState(np.eye(4), sample.twist.astype(np.float64), "map")
-    return SceneQueries(round(sample.time * 1e9), 0, ego, **arrays, view_features=views, trained=True)
+    found, voxels = sample.arrays.get("voxels"), None
+    if found is not None:
+        score = np.ones(len(found), np.float32)
+        voxels = SparseVoxels(np.ascontiguousarray(found[:, :3]), found[:, 3].astype(np.uint8), score, OCC3D_GRID)
+    return SceneQueries(
+        round(sample.time * 1e9), 0, ego, **arrays, view_features=views, trained=True, voxels=voxels
+    )  # fmt: skip

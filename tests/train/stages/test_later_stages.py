@@ -27,6 +27,7 @@ from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
 from sparseoccvla_ros.planning.losses import positive_anchors
 from sparseoccvla_ros.planning.planner import Planner
+from sparseoccvla_ros.reasoning.model.forecaster import Forecast
 from sparseoccvla_ros.runtime.factory import build_planning, build_reasoning
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.train.export_weights import ship
@@ -241,6 +242,35 @@ def test_flow_follows_boxes_and_a_forecast_can_say_it() -> None:
         found.shift[0, k, 0, :2] = torch.from_numpy(shift)
     moved = displacement(found, torch.from_numpy(points)[None], torch.from_numpy(sample.arrays["centres"])[None])
     np.testing.assert_allclose(moved[0].numpy(), flow, atol=1e-4)
+
+
+def test_voxels_learn_to_go_with_the_query_that_takes_them_along(folder: Path) -> None:
+    """The nearest query moves a car's voxels, whatever it shows; those of parked ones learn to stay."""
+    sample = Straight()[0]
+    car = OCC3D_GRID.index_of(sample.arrays["points"][0])[0]
+    parked = np.array([[20, 20, 5]])
+    places = np.concatenate([car, parked])
+    voxels = np.column_stack([places, np.full(len(places), LABEL["car"])]).astype(np.int16)
+    arrays = sample.arrays | {"voxels": voxels}
+    arrays["centres"] = np.concatenate([arrays["centres"], [[-31.8, -31.8, 1.2]]]).astype(np.float32)
+    for name in ("features", "points", "labels", "scores"):
+        arrays[name] = np.concatenate([arrays[name], arrays[name][1:2]])
+    stage = stage_of("forecast", folder)
+    batch = stage.collate([replace(sample, arrays=arrays)])
+    assert batch.voxels is not None
+    assert int(batch.voxels.counts.sum()) == len(voxels)
+    speed = float(sample.twist[0])
+    np.testing.assert_allclose(batch.voxels.flow[0, :, 0, 0], speed * np.array(HORIZONS), atol=1e-5)
+    assert batch.voxels.owner[0, len(voxels) - 1] == 12
+    right = Forecast(torch.zeros(1, 3, 13, 3), torch.zeros(1, 3, 13), torch.zeros(1, 3, 13, 17))
+    still = float(stage._voxel_loss(right, batch, batch.voxels))
+    assert still == pytest.approx(speed * len(car) / len(voxels))
+    for owner in set(batch.voxels.owner[0, : len(car)].tolist()):
+        right.shift[0, :, owner, 0] = speed * torch.tensor(HORIZONS)
+    assert float(stage._voxel_loss(right, batch, batch.voxels)) == pytest.approx(0.0, abs=1e-5)
+    found = stage.validate([batch])
+    assert found.numbers["moving_miou_1s"] == found.numbers["copy_moving_miou_1s"]
+    assert {"voxels", "moving", "still"} < set(stage(batch))
 
 
 def test_the_nearest_voxel_of_the_same_class_is_found() -> None:
