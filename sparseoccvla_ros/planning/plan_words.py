@@ -12,6 +12,8 @@ import numpy as np
 
 from ..core.types import Command, Plan, PlanStatus
 
+ACTION_QUESTION = "What should the car do next, and why?"
+"""What the language model is trained to answer with the next action and its reason."""
 STOPPED, CHANGED = 0.5, 0.8
 """m/s below which the car stands, and by which its speed must change to slow down or speed up."""
 TURNED = 0.2

@@ -174,7 +174,9 @@ TABLES: dict[str, tuple[Param, ...]] = {
         *_MODEL,
         Param("forecast_motion", "planned", "ego motion of forecasts", choices=("planned", "constant_velocity")),
         Param("question_period", 10.0, "time between two self-questions; 0 never", "s", 0.0, 3600.0, live=True),
-        Param("self_question", "What should the car do next?", "question that the node asks itself", live=True),
+        Param(
+            "self_question", "What should the car do next, and why?", "question that the node asks itself", live=True
+        ),
         Param(
             "answering_rate",
             1.25,

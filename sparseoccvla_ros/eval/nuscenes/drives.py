@@ -142,6 +142,10 @@ class NuscenesDrive:
         """Those of OmniDrive's files, or the world's own."""
         return read_questions(self._images.root, self._split, self.token(index))
 
+    def surroundings(self, index: int) -> None:
+        """Boxes alone say neither lights nor junctions."""
+        return
+
     def sample(self, index: int) -> Sample:
         """Truth, agents and road; the mask says where the scene has ended."""
         row, data = self.first + index, self._index

@@ -10,6 +10,7 @@ import numpy as np
 from ...core.types import CameraFrames, Command, CommandSource
 from ...planning.ego_history import EgoHistory
 from ...world.qa.questions import Question
+from ...world.qa.reasons import Surroundings
 from .planning_samples import Sample
 
 
@@ -66,6 +67,10 @@ class Drive(Protocol):
 
     def questions(self, index: int) -> list[Question]:
         """What can be asked about a set."""
+        ...
+
+    def surroundings(self, index: int) -> Surroundings | None:
+        """What an answer's reason may name at a set; None where no scene graph is known."""
         ...
 
     def sample(self, index: int) -> Sample:

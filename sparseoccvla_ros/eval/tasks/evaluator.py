@@ -21,6 +21,7 @@ from ...core.types import HORIZONS, STEP_SECONDS, CameraFrames, Plan
 from ...core.voxels import SparseVoxels
 from ...pipeline import SparseOccVLA, StepResult
 from ...planning.anchors import AnchorSet
+from ...planning.plan_words import plan_action
 from ...runtime.presets import STAGES, Preset
 from ..metrics.intervals import Estimate
 from ..metrics.moving_voxels import moving_plans
@@ -31,6 +32,7 @@ from .drive import Drive
 from .forecast import ForecastTask
 from .language import LanguageTask
 from .occupancy import OccupancyTask
+from .plan_agreement import Driven
 from .planning import PlanningTask
 from .priors import TrainingPriors
 
@@ -285,11 +287,13 @@ class Evaluator:
         captioned: bool,
     ) -> None:
         found = drive.questions(index)
+        action = None if step is None or step.plan is None else plan_action(step.plan, step.queries.ego.speed)
         part.language.add(
             language.Asked(
                 drive.name, drive.token(index), language.closed(found),
                 None if step is None else step.queries, None if blind is None else blind.queries,
                 captions.captions_of(found) if captioned else (),
+                None if action is None else Driven(action, drive.surroundings(index)),
             )
         )  # fmt: skip
 

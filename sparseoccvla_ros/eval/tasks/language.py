@@ -19,7 +19,9 @@ from ..metrics.intervals import Estimate
 from ..metrics.qa_accuracy import KINDS, answer_accuracy
 from ..report.planning_tables import scene_interval
 from ..report.tables import Block
+from . import plan_agreement
 from .captions import scored_captions
+from .plan_agreement import Driven
 from .priors import TrainingPriors
 
 SEEING, BLIND, SHUFFLED, GUESS = "seeing", "blind (black images)", "blind (another scene)", "usual answer"
@@ -33,7 +35,8 @@ AGAINST = ((SEEING, BLIND), (SEEING, SHUFFLED), (SEEING, GUESS))
 @dataclass(frozen=True, eq=False)
 class Asked:
     """A moment to ask about. queries, blind: what the network makes of it with and without sight, None if it takes no
-    part; questions: closed ones; captions: free texts that are scored word by word."""
+    part; questions: closed ones; captions: free texts that are scored word by word; driven: the plan that words have to
+    agree with, None without one."""
 
     scene: str
     token: str
@@ -41,6 +44,7 @@ class Asked:
     queries: SceneQueries | None
     blind: SceneQueries | None
     captions: tuple[Question, ...] = ()
+    driven: Driven | None = None
 
     @property
     def ids(self) -> list[str]:
@@ -92,6 +96,11 @@ class LanguageTask:
             for row, queries in self._inputs(reasoner, index).items():
                 said = _ask(reasoner, queries, asked.questions, MAX_TOKENS)
                 found.setdefault(row, {}).update(zip(asked.ids, said, strict=True))
+                if row == SEEING and asked.driven is not None and asked.questions:
+                    assert reasoner is not None
+                    limit = min(SECONDS, reasoner.config.time_limit_limit)
+                    for kind, text in plan_agreement.ask(reasoner, asked.driven, limit).items():
+                        found.setdefault(kind, {})[asked.token] = text
                 # Another scene's caption is as good as that of black images, and costs as much as all the rest.
                 if row != SHUFFLED:
                     said = _ask(reasoner, queries, asked.captions, caption_tokens)
@@ -111,7 +120,7 @@ class LanguageTask:
         questions = {i: q for asked in self.asked for i, q in zip(asked.ids, asked.questions, strict=True)}
         scenes = {i: asked.scene for asked in self.asked for i in (*asked.ids, *asked.caption_ids)}
         texts = {i: q for asked in self.asked for i, q in zip(asked.caption_ids, asked.captions, strict=True)}
-        answers = {row: dict(found) for row, found in self.answers.items()}
+        answers = {row: dict(found) for row, found in self.answers.items() if row not in plan_agreement.ROWS}
         if known is not None:
             answers[GUESS] = {i: known.answer(q.key) for i, q in (questions | texts).items()}
         numbers: dict[str, Any] = {"rows": {}}
@@ -120,6 +129,11 @@ class LanguageTask:
         blocks = []
         if questions:
             numbers, blocks = _scored(questions, scenes, answers)
+        driven = {a.token: a.driven for a in self.asked if a.driven is not None and a.questions}
+        said = {row: self.answers[row] for row in plan_agreement.ROWS if row in self.answers}
+        if driven and said:
+            numbers["plan"], block = plan_agreement.result(driven, {a.token: a.scene for a in self.asked}, said)
+            blocks.append(block)
         if texts:
             numbers["captions"], block = scored_captions(texts, scenes, answers, caption_tokens)
             blocks.append(block)

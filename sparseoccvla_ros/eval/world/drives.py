@@ -17,6 +17,7 @@ from ...world.agents.actors import EGO, LEAD_SECONDS
 from ...world.labels import annotations
 from ...world.labels.annotations import Boxes
 from ...world.qa.questions import Question, questions
+from ...world.qa.reasons import Surroundings
 from ...world.qa.scene_relations import SceneView
 from ...world.scene import EgoMotion, Scene
 from ..protocols.grids import LIDAR_AHEAD
@@ -82,6 +83,7 @@ class Drive:
         self.rig = rig_of(rendered.seed, self.settings)
         moments = exposures(rendered.seed, self.settings, self.rig)
         self._stamps = START + np.round(moments * NANOSECONDS).astype(np.int64)
+        self._views: dict[int, SceneView] = {}
         self._front = [c.name for c in self.rig].index("CAM_FRONT")
 
     @cached_property
@@ -153,7 +155,17 @@ class Drive:
 
     def questions(self, index: int) -> list[Question]:
         """What can be asked about a set."""
-        return questions(SceneView(self.world, float(self.rendered.time[index]), self.rig))
+        return questions(self._view(index))
+
+    def surroundings(self, index: int) -> Surroundings:
+        """What the cameras show at a set."""
+        return Surroundings.of(self._view(index))
+
+    def _view(self, index: int) -> SceneView:
+        if index not in self._views:
+            # One at a time: a view is asked for twice in a row.
+            self._views = {index: SceneView(self.world, float(self.rendered.time[index]), self.rig)}
+        return self._views[index]
 
     def sample(self, index: int) -> Sample:
         """A set for the planning evaluation: truth, agents and road from the world, inputs from before it."""

@@ -1,0 +1,81 @@
+"""Whether words and path agree: what is answered about the next action, against the plan that is driven.
+
+The question is asked as on line, with the plan in its context, and once more without: only the first has to agree, the
+second says how far the language model would have come by itself. Reasons are held against the scene graph.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...planning.plan_words import ACTION_QUESTION, agrees, with_action
+from ...reasoning.model.reasoner import Reasoner
+from ...world.qa.reasons import Surroundings, absent
+from ..metrics.intervals import Estimate
+from ..report.planning_tables import scene_interval
+from ..report.tables import Block
+
+TOLD, UNTOLD = "told the plan, as on line", "not told the plan"
+ROWS = (TOLD, UNTOLD)
+MAX_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Driven:
+    """A moment's plan in words (planning.plan_words), and what a reason may name; None where that is not known."""
+
+    action: str
+    there: Surroundings | None
+
+
+def ask(reasoner: Reasoner, driven: Driven, seconds: float) -> dict[str, str | None]:
+    """Answers by row about the scene that the reasoner reasoned about last."""
+    heard = {
+        TOLD: with_action(ACTION_QUESTION, driven.action) if reasoner.hears_plan else ACTION_QUESTION,
+        UNTOLD: ACTION_QUESTION,
+    }
+    tokens = min(MAX_TOKENS, reasoner.config.max_tokens_limit)
+    replies = reasoner.ask_batch(list(heard.values()), max_tokens=tokens, time_limit=seconds)
+    return {
+        row: None if reply.reason == "time_limit" else reply.text for row, reply in zip(heard, replies, strict=True)
+    }
+
+
+def result(
+    driven: Mapping[str, Driven], scenes: Mapping[str, str], answers: Mapping[str, Mapping[str, str | None]]
+) -> tuple[dict[str, Any], Block]:
+    """Numbers and a table. driven, scenes: by id; answers: by row and id. An answer without an action disagrees."""
+    numbers: dict[str, Any] = {"actions": dict(Counter(d.action for d in driven.values()))}
+    rows = []
+    for row in (r for r in ROWS if r in answers):
+        said = {i: answers[row].get(i) or "" for i in driven}
+        agreed = _share({i: float(agrees(said[i], d.action) is True) for i, d in driven.items()}, scenes)
+        reasons = {i: absent(said[i], d.there) for i, d in driven.items() if d.there is not None}
+        named = {i: float(bool(found)) for i, found in reasons.items() if found is not None}
+        missing = Counter(name for found in reasons.values() for name in found or ())
+        wrong = _share(named, scenes)
+        numbers[row] = {
+            "n": len(driven), "agrees": agreed, "reasons": len(named), "reasons_absent": wrong, "absent": dict(missing),
+        }  # fmt: skip
+        what = ", ".join(f"{name} {count}" for name, count in missing.most_common(4))
+        rows.append([row, str(len(driven)), agreed.text(), str(len(named)), wrong.text(), what])
+    notes = [
+        f'"{ACTION_QUESTION}": speed (speed up, keep, slow down, stop) and side, against the chosen plan; '
+        "percent of moments [95 % bootstrap over scenes].",
+        "A reason names something absent where the scene graph has no such thing (of reasons that name one).",
+    ]
+    head = ["", "n", "agrees with the plan", "reasons", "name something absent", "which"]
+    return numbers, Block("Words and path", head, rows, notes)
+
+
+def _share(values: Mapping[str, float], scenes: Mapping[str, str]) -> Estimate:
+    known: Sequence[float] = list(values.values())
+    if not known:
+        return Estimate(float("nan"))
+    where = [scenes[i] for i in values]
+    return Estimate(float(np.mean(known)), scene_interval(np.array(known, np.float64), where))
