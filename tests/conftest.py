@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 STACKS = "tests/end_to_end/"
 """Tests whose stack of processes wants the cores for itself: never two of them at once."""
+WORLD_ROOT = ("tests/eval/nuscenes/test_evaluation.py", "tests/data/nuscenes/test_dataset.py")
+"""Files that share world_root, which takes long to make."""
 LONGEST = (STACKS, "tests/runtime/", "tests/eval/", "tests/train/", "tests/world/", "tests/nodes/", "tests/parity/")
 """Started first where several processes test, so that none is left with a long file at the end."""
 
@@ -36,12 +38,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file stays with one process, since its fixtures are shared; so do all the stacks."""
+    """A file stays with one process, since its fixtures are shared; so do all the stacks, and who reads world_root."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return STACKS if nodeid.startswith(STACKS) else nodeid.split("::")[0]
+            file = nodeid.split("::")[0]
+            together = (room for room in (STACKS, WORLD_ROOT) if file.startswith(room))
+            return str(next(together, file))
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
