@@ -98,7 +98,7 @@ def build_reasoning(
     preset.need("reasoning")
     anchors = AnchorSet.load(preset.anchors)
     config, where = preset.reasoning, pick_device(device)
-    model = load_language_model(config.language_model, cache_folder(), config.dtype, device=where, progress=progress)
+    model = load_language_model(config.language_model, cache_folder(), config.dtype, progress, where, weights_only=True)
     torch.manual_seed(preset.seed + 1)
     reasoner = Reasoner(config, model, anchors.flat)
     if ADAPTER in preset.weights:

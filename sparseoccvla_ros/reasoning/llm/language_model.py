@@ -37,6 +37,7 @@ from ...core.errors import InvalidInput
 from ...core.paths import cache_folder
 from ..config import DTYPES
 from . import dummy_llm, internlm2_tokenizer, internvl, smollm2
+from .llama_file import LlamaFile
 from .onednn_llama import PackedLlama
 
 CacheLayers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -51,8 +52,9 @@ _ANSWER = "\u241fanswer\u241f"
 class LanguageModel:
     """A causal language model with its tokenizer.
 
-    model: transformers causal model in eval mode (or a peft model around one); tokenizer: its fast tokenizer; name: as
-    it was asked for; packed: what computes inference instead of the model's own decoder, see `for_inference`.
+    model: transformers causal model in eval mode (or a peft model around one), or its weights alone; tokenizer: its
+    fast tokenizer; name: as it was asked for; packed: what computes inference instead of the model's own decoder, see
+    `for_inference`.
     """
 
     model: Any
@@ -70,8 +72,10 @@ class LanguageModel:
 
     @property
     def config(self) -> Any:
-        """transformers configuration of the text model."""
-        return self.model.config.get_text_config(decoder=True)
+        """Configuration of the text model."""
+        return (
+            self.model.config if isinstance(self.model, LlamaFile) else self.model.config.get_text_config(decoder=True)
+        )
 
     @property
     def dims(self) -> int:
@@ -106,11 +110,15 @@ class LanguageModel:
         return frozenset(int(i) for i in found)
 
     def to(self, device: torch.device | str) -> LanguageModel:
-        """The same model on another device."""
+        """The same model on another device; RuntimeError where only its weights were read."""
+        if isinstance(self.model, LlamaFile):
+            raise RuntimeError(f"{self.name} was read for inference on this CPU; build it on the other device")
         return replace(self, model=self.model.to(device), packed=None)
 
     def for_inference(self) -> LanguageModel:
         """The same model with its weights packed for this CPU, where that can be done; they must not change then."""
+        if isinstance(self.model, LlamaFile):
+            return self if self.packed is not None else replace(self, packed=self.model.packed())
         return self if PackedLlama.why_not(self.model) else replace(self, packed=PackedLlama(self.model))
 
     def embed(self, ids: list[int] | torch.Tensor) -> torch.Tensor:
@@ -130,10 +138,12 @@ class LanguageModel:
         mask: bool [B, past + T], False where rows of different lengths are padded (then positions, int64 [B, T], say
         where each token stands). Returns the last hidden states [B, T, D] (after the final norm) and keys and values
         of past + T tokens. `past` is only read: the model's cache appends by making new tensors. Differentiable, also
-        through `past`.
+        through `past`, unless only its weights were read: RuntimeError.
         """
-        if self.packed is not None and mask is None and positions is None and torch.is_inference_mode_enabled():
-            return self.packed.forward(embeddings, past)
+        if self.packed is not None and not torch.is_grad_enabled():
+            return self.packed.forward(embeddings, past, mask, positions)
+        if isinstance(self.model, LlamaFile):
+            raise RuntimeError(f"{self.name} was read for inference: call for_inference, and disable gradients")
         from transformers import DynamicCache
 
         cache: Any = DynamicCache(past, config=self.config) if past else DynamicCache(config=self.config)
@@ -233,13 +243,15 @@ def load_language_model(
     dtype: str = "auto",
     progress: Callable[[str], None] = lambda message: None,
     device: torch.device | str = "cpu",
+    weights_only: bool = False,
 ) -> LanguageModel:
     """A language model ready for inference.
 
     name_or_path: "smollm2-135m-instruct", one of random_model.NAMES, or a local folder: of any transformers causal
     model with safetensors, of InternLM2, or of InternVL, whose vision half is left out; or the name of a fetched one.
     cache_dir: where converted models live (default `cache_folder()`). dtype: see `pick_dtype`. progress: called with
-    one line per slow step.
+    one line per slow step. weights_only: read no more than `for_inference` needs where that computes the model, which
+    takes seconds less; nothing else works with it then, so nobody can train it or move it.
     Raises InvalidInput("language_model") when there is no such model, or it cannot be read.
     """
     kind = pick_dtype(dtype, device)
@@ -252,7 +264,7 @@ def load_language_model(
         cache = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()
         with _no_progress_bars():
             folder = smollm2.converted_folder(cache, progress)
-        model, tokenizer = _from_folder(folder, kind)
+        model, tokenizer = _from_folder(folder, kind, weights_only and torch.device(device).type == "cpu")
     else:
         folder = model_folder(name_or_path)
         if not (folder / "config.json").is_file():
@@ -261,7 +273,9 @@ def load_language_model(
                 f"{name_or_path!r} is neither {smollm2.NAME}, {dummy_llm.NAME}, a transformers folder nor something "
                 "that ./run models fetch has brought",
             )
-        model, tokenizer = _from_folder(folder, kind)
+        model, tokenizer = _from_folder(folder, kind, weights_only and torch.device(device).type == "cpu")
+    if isinstance(model, LlamaFile):
+        return LanguageModel(model, tokenizer, name_or_path)
     return LanguageModel(model.eval().requires_grad_(False).to(device), tokenizer, name_or_path)
 
 
@@ -272,7 +286,9 @@ def model_folder(name_or_path: str) -> Path:
     return path if path.is_dir() or len(path.parts) > 1 or not fetched.is_dir() else fetched
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_folder(folder: Path, dtype: torch.dtype, weights_only: bool) -> tuple[Any, Any]:
+    if weights_only and (tokenizer := _fast_tokenizer(folder)) and (read := LlamaFile.open(folder, dtype)):
+        return read, tokenizer
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -294,6 +310,19 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InvalidInput("language_model", f"cannot read {folder.name}: {reason}") from error
     return model, tokenizer
+
+
+def _fast_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder that needs no class of its own, or None; AutoTokenizer would look at model classes."""
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        kind = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
+        if kind not in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+            return None
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 @contextmanager

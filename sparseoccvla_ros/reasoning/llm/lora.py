@@ -6,7 +6,7 @@ rank and scale they were trained with and on which model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ...core.errors import InvalidInput
 from ..config import ReasoningConfig
 from .grouped_attention import use_grouped_attention, use_own_attention
 from .language_model import LanguageModel
+from .llama_file import LlamaFile
 
 FORMAT_VERSION = "1"
 _ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"]
@@ -35,6 +36,8 @@ def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> Languag
         return language_model
     if has_adapter(language_model):
         raise InvalidInput("language_model", "has adapters already; merge them first")
+    if isinstance(language_model.model, LlamaFile):
+        raise InvalidInput("language_model", "was read for inference; adapters are trained on a transformers model")
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -78,7 +81,7 @@ def merge(language_model: LanguageModel) -> LanguageModel:
 
 def adapter_parameters(language_model: LanguageModel) -> Iterator[tuple[str, nn.Parameter]]:
     """(name in the adapter file, parameter) of each adapter weight; nothing where there is no adapter."""
-    for name, parameter in language_model.model.named_parameters():
+    for name, parameter in language_model.model.named_parameters() if has_adapter(language_model) else ():
         if _MARK in name:
             # "model.layers.0.self_attn.q_proj.lora_A.weight": no trace of peft's wrapping.
             yield name.removeprefix("base_model.model.").replace(".default.", "."), parameter
@@ -99,6 +102,52 @@ def load_adapter(language_model: LanguageModel, config: ReasoningConfig, path: P
     The model must have none yet. Raises InvalidInput("adapter") naming the file when it is missing, truncated, trained
     with another rank, scale or base model, or when a tensor is missing, unknown or of another shape.
     """
+    tensors = _read(language_model, config, path)
+    adapted = with_lora(language_model, config)
+    parameters = dict(adapter_parameters(adapted))
+    try:
+        _check(tensors, {name: p.shape for name, p in parameters.items()}, path)
+    except InvalidInput:
+        adapted.model.unload()
+        raise
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+    return adapted
+
+
+def load_merged(language_model: LanguageModel, config: ReasoningConfig, path: Path) -> LanguageModel:
+    """The model with the adapters of `path` in its weights; the same and raises the same as merge(load_adapter(...)).
+
+    Where only the weights were read, peft cannot help and is not needed.
+    """
+    file = language_model.model
+    if not isinstance(file, LlamaFile):
+        return merge(load_adapter(language_model, config, path))
+    tensors = _read(language_model, config, path)
+    kinds = None if config.lora_targets == "all" else _ATTENTION
+    adapted = [n for n in file.weights if n.endswith("_proj.weight") and (kinds is None or n.split(".")[-2] in kinds)]
+    shapes: dict[str, tuple[int, int]] = {}
+    for name in adapted:
+        rows, columns = file.weights[name].shape
+        shapes |= {_lora(name, "A"): (config.lora_r, columns), _lora(name, "B"): (rows, config.lora_r)}
+    _check(tensors, shapes, path)
+    for name in adapted:
+        weight = file.weights[name]
+        wide, narrow = tensors[_lora(name, "B")].float(), tensors[_lora(name, "A")].float()
+        # Summed in float32 and rounded once.
+        merged = torch.addmm(weight.float(), wide, narrow, alpha=config.lora_alpha / config.lora_r)
+        file.weights[name] = merged.to(weight.dtype)
+    return language_model
+
+
+def _lora(weight: str, half: str) -> str:
+    """Name of half of a weight's adapter: A, which narrows, or B, which widens."""
+    return f"{weight.removesuffix('weight')}lora_{half}.weight"
+
+
+def _read(language_model: LanguageModel, config: ReasoningConfig, path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter file that was trained on this model with these settings."""
     if config.lora_r == 0:
         raise InvalidInput("adapter", f"{path.name} was given, but reasoning.lora_r is 0")
     if not path.is_file():
@@ -112,20 +161,18 @@ def load_adapter(language_model: LanguageModel, config: ReasoningConfig, path: P
     for name, want in _facts(language_model, config).items():
         if facts.get(name) != want:
             raise InvalidInput("adapter", f"{path.name} has {name} {facts.get(name)}, this model wants {want}")
-    adapted = with_lora(language_model, config)
-    parameters = dict(adapter_parameters(adapted))
-    problem = next((f"lacks {n}" for n in parameters if n not in tensors), None)
-    problem = problem or next((f"has {n}, which the model does not" for n in tensors if n not in parameters), None)
+    return tensors
+
+
+def _check(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, Sequence[int]], path: Path) -> None:
+    """Raise InvalidInput("adapter") unless the tensors have these names and shapes."""
+    problem = next((f"lacks {n}" for n in shapes if n not in tensors), None)
+    problem = problem or next((f"has {n}, which the model does not" for n in tensors if n not in shapes), None)
     problem = problem or next(
-        (f"has another shape of {n}" for n, p in parameters.items() if p.shape != tensors[n].shape), None
+        (f"has another shape of {n}" for n, shape in shapes.items() if tuple(tensors[n].shape) != tuple(shape)), None
     )
     if problem:
-        adapted.model.unload()
         raise InvalidInput("adapter", f"{path.name} {problem}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
-    return adapted
 
 
 def _facts(language_model: LanguageModel, config: ReasoningConfig) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """The decoder of Llama and Qwen2 models on a CPU, with its weights laid out for the processor once.
 
-The same arithmetic as transformers' classes, which stay the reference and serve training, adapters, GPUs, batches of
-unequal length and every other architecture. Two things are different: projections that share their input are one
+The same arithmetic as transformers' classes, which stay the reference and serve training, adapters, GPUs and every
+other architecture. Two things are different: projections that share their input are one
 matrix, and oneDNN gets each matrix in the blocks that it multiplies in, instead of sorting it anew at every call.
 With SmolLM2-135M in bfloat16 on one thread a token takes about half the time; `./run bench end_to_end` has the rates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,14 +31,14 @@ class _Matrix:
     bias: torch.Tensor | None
 
     @classmethod
-    def of(cls, *layers: torch.nn.Linear) -> _Matrix:
-        weight = torch.cat([layer.weight.detach() for layer in layers])
-        biases = [layer.bias for layer in layers]
+    def of(cls, weights: Mapping[str, torch.Tensor], *names: str) -> _Matrix:
+        parts = [weights[f"{name}.weight"].detach() for name in names]
+        biases = [weights.get(f"{name}.bias") for name in names]
         bias = None
         if any(b is not None for b in biases):
-            zeros = [weight.new_zeros(layer.out_features) for layer in layers]
+            zeros = [part.new_zeros(len(part)) for part in parts]
             bias = torch.cat([z if b is None else b.detach() for b, z in zip(biases, zeros, strict=True)])
-        return cls(torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS), bias)
+        return cls(torch.ops.mkldnn._reorder_linear_weight(torch.cat(parts), _ROWS), bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
@@ -61,23 +62,14 @@ class PackedLlama:
     """
 
     def __init__(self, model: Any) -> None:
-        config, decoder = model.config, model.get_decoder()
+        config, weights = model.config, model.state_dict()
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._width = getattr(config, "head_dim", None) or config.hidden_size // self._heads
         self._eps = config.rms_norm_eps
-        self._norm = decoder.norm.weight.detach()
-        self._layers = [
-            _Layer(
-                _Matrix.of(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
-                _Matrix.of(layer.self_attn.o_proj),
-                _Matrix.of(layer.mlp.gate_proj, layer.mlp.up_proj),
-                _Matrix.of(layer.mlp.down_proj),
-                layer.input_layernorm.weight.detach(),
-                layer.post_attention_layernorm.weight.detach(),
-            )
-            for layer in decoder.layers
-        ]
-        inverse = decoder.rotary_emb.inv_freq.detach().float()
+        self._norm = weights["model.norm.weight"].detach()
+        self._layers = [_layer(weights, f"model.layers.{i}") for i in range(config.num_hidden_layers)]
+        channels = torch.arange(0, self._width, 2, dtype=torch.int64).float()
+        inverse = 1.0 / _rotary(config).get("rope_theta", 10000.0) ** (channels / self._width)
         angles = torch.arange(config.max_position_embeddings)[:, None] * torch.cat([inverse, inverse])
         # Rounded to the model's number format here, as transformers does it at every call.
         self._cos, self._sin = angles.cos().to(self._norm.dtype), angles.sin().to(self._norm.dtype)
@@ -100,26 +92,32 @@ class PackedLlama:
                 return "this CPU has no bfloat16 arithmetic"
         elif weight.dtype != torch.float32:
             return f"its number format is {weight.dtype}"
-        rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-        if rope.get("rope_type", "default") != "default":
-            return f"its rotary scaling is {rope['rope_type']}"
+        rope = _rotary(config)
+        if rope.get("rope_type", rope.get("type", "default")) != "default":
+            return f"its rotary scaling is {rope.get('rope_type', rope.get('type'))}"
+        if rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None)) not in (None, 1.0):
+            return "only a part of its channels is rotated"
         if config.hidden_act != "silu" or getattr(config, "use_sliding_window", False):
             return "its layers differ from Llama's"
         return None
 
     def forward(
-        self, embeddings: torch.Tensor, past: tuple[tuple[torch.Tensor, torch.Tensor], ...] | None
+        self,
+        embeddings: torch.Tensor,
+        past: tuple[tuple[torch.Tensor, torch.Tensor], ...] | None,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, tuple[tuple[torch.Tensor, torch.Tensor], ...]]:
         """Last hidden states [B, T, D] after the final norm, and keys and values [B, heads, past + T, d] per layer.
 
-        embeddings: [B, T, D]; past: of P tokens, only read.
+        embeddings: [B, T, D]; past: of P tokens, only read; mask, positions: as in LanguageModel.forward.
         """
         batch, length, _ = embeddings.shape
         start = 0 if past is None else past[0][0].shape[-2]
-        cos, sin = self._cos[start : start + length, None], self._sin[start : start + length, None]
+        places: Any = slice(start, start + length) if positions is None else positions
+        cos, sin = self._cos[places].unsqueeze(-2), self._sin[places].unsqueeze(-2)
         kind = embeddings.dtype
-        # Added to attention weights: nothing to what lies before a token, minus infinity to what comes after it.
-        mask = torch.full((length, start + length), -torch.inf, dtype=kind).triu(start + 1) if length > 1 else None
+        added = _added(length, start, mask, kind)
         turned = self._heads + self._kv_heads
         # The sums along the layers stay in float32: normalising them is cheaper then, and they lose nothing.
         x, layers = embeddings.float(), []
@@ -133,10 +131,10 @@ class PackedLlama:
             if past is not None:
                 k, v = torch.cat([past[i][0], k], dim=-2), torch.cat([past[i][1], v], dim=-2)
             layers.append((k, v))
-            if length == 1:
+            if length == 1 and mask is None:
                 y = self._attend_from_one(q, k, v)
             else:
-                y = attend(q, k, v, mask, self._width**-0.5, softmax_dtype=torch.float32)
+                y = attend(q, k, v, added, self._width**-0.5, softmax_dtype=torch.float32)
             x += layer.out(y.transpose(1, 2).reshape(batch, length, -1))
             y = layer.gate_up(self._normalised(x, layer.before_mlp).to(kind))
             gate, up = y.chunk(2, dim=-1)
@@ -151,3 +149,36 @@ class PackedLlama:
         rows = q.float().reshape(len(q), self._kv_heads, -1, self._width) * self._width**-0.5
         weights = (rows @ k.float().transpose(-1, -2)).softmax(-1)
         return (weights @ v.float()).reshape(q.shape).to(q.dtype)
+
+
+def _layer(weights: Mapping[str, torch.Tensor], at: str) -> _Layer:
+    attention, mlp = f"{at}.self_attn", f"{at}.mlp"
+    return _Layer(
+        _Matrix.of(weights, f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
+        _Matrix.of(weights, f"{attention}.o_proj"),
+        _Matrix.of(weights, f"{mlp}.gate_proj", f"{mlp}.up_proj"),
+        _Matrix.of(weights, f"{mlp}.down_proj"),
+        weights[f"{at}.input_layernorm.weight"].detach(),
+        weights[f"{at}.post_attention_layernorm.weight"].detach(),
+    )
+
+
+def _rotary(config: Any) -> dict[str, Any]:
+    """Settings of the rotary position embedding; older configurations keep the base beside them."""
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    base = getattr(config, "rope_theta", None)
+    return dict(found) if base is None else {"rope_theta": base, **found}
+
+
+def _added(length: int, start: int, mask: torch.Tensor | None, kind: torch.dtype) -> torch.Tensor | None:
+    """What attention weights get added: nothing to what lies before a token, the lowest number to what is hidden.
+
+    [T, past + T], or [B, 1, T, past + T] with a mask. Padding sees nothing; minus infinity would make it NaN.
+    """
+    if mask is None and length == 1:
+        return None
+    shape = (length, start + length)
+    hidden = torch.ones(shape, dtype=torch.bool).triu(start + 1)
+    if mask is not None:
+        hidden = hidden | ~mask[:, None, None]
+    return torch.zeros(hidden.shape, dtype=kind).masked_fill_(hidden, torch.finfo(kind).min)

@@ -151,8 +151,8 @@ class Reasoner(nn.Module):
 
         Raises InvalidInput("adapter") naming what is missing, truncated or does not fit; the model is then unchanged.
         """
-        loaded = lora.load_adapter(self.language_model, self.config, path)
-        self.use(lora.merge(loaded) if merge else loaded)
+        load = lora.load_merged if merge else lora.load_adapter
+        self.use(load(self.language_model, self.config, path))
 
     def train(self, mode: bool = True) -> Reasoner:
         """Training mode of the bridge and, for their dropout, of the adapters."""

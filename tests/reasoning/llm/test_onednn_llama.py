@@ -56,17 +56,29 @@ def test_packed_equals_transformers(kind, changes, tiny_model):
             torch.testing.assert_close(v, v0, atol=2e-5, rtol=2e-5)
 
 
-def test_gradients_masks_and_adapters_go_through_transformers(tiny_model):
+def test_rows_of_different_lengths_are_masked_and_placed(tiny_model):
+    """As decode_batch asks: padding between a shared past and the shorter rows, then one token at a time."""
+    plain = made_up("llama", tiny_model)
+    packed = plain.for_inference()
+    shared, rows = torch.randn(1, 5, 48), torch.randn(2, 4, 48)
+    mask = torch.tensor([[True] * 5 + [False, False, True, True], [True] * 9])
+    places = torch.tensor([[5, 5, 5, 6], [5, 6, 7, 8]])
+    with torch.no_grad():
+        past = tuple((k.expand(2, -1, -1, -1), v.expand(2, -1, -1, -1)) for k, v in plain.forward(shared)[1])
+        want, longer = plain.forward(rows, past, mask, places)
+        got, mine = packed.forward(rows, past, mask, places)
+        torch.testing.assert_close(got[mask[:, 5:]], want[mask[:, 5:]], atol=2e-5, rtol=2e-5)
+        assert got.isfinite().all(), "what is padding, too"
+        mask, places = torch.cat([mask, mask[:, :1]], 1), places[:, -1:] + 1
+        want, got = (m.forward(rows[:, :1], p, mask, places)[0] for m, p in ((plain, longer), (packed, mine)))
+        torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-5)
+
+
+def test_gradients_and_adapters_go_through_transformers(tiny_model):
     packed = tiny_model.for_inference()
     x = torch.randn(1, 4, packed.dims, requires_grad=True)
     packed.forward(x)[0].sum().backward()
     assert x.grad.abs().max() > 0
-    with torch.inference_mode():
-        mask = torch.tensor([[False, True, True, True]])
-        places = torch.tensor([[0, 0, 1, 2]])
-        want = tiny_model.forward(x.detach()[:, 1:])[0]
-        got = packed.forward(x.detach(), None, mask, places)[0][:, 1:]
-        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
     adapted = with_lora(made_up("llama", tiny_model).for_inference(), ReasoningConfig())
     assert adapted.packed is None
     assert "adapters" in PackedLlama.why_not(adapted.model)

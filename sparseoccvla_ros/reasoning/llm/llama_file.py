@@ -1,0 +1,107 @@
+"""Weights of a Llama or Qwen2 model straight from its safetensors file, for inference alone.
+
+A model class of transformers computes the same, but importing one takes longer than everything else that a node does
+at its start (torch's compiler and distributed tensors come with it). onednn_llama.py needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .onednn_llama import PackedLlama
+
+FILE = "model.safetensors"
+
+
+class LlamaFile:
+    """What LanguageModel and PackedLlama need of a causal model: configuration, vocabulary and the layers' weights.
+
+    config: as in config.json; generation_config: as in generation_config.json; weights: by transformers' names, those
+    of the vocabulary aside, in the number format that was asked for.
+    """
+
+    def __init__(self, config: SimpleNamespace, generation: SimpleNamespace, weights: dict[str, torch.Tensor]) -> None:
+        self.config, self.generation_config, self.weights = config, generation, weights
+        embeddings = weights.pop("model.embed_tokens.weight")
+        self._embeddings = nn.Embedding.from_pretrained(embeddings)
+        self._head = partial(F.linear, weight=weights.pop("lm_head.weight", embeddings))
+
+    @classmethod
+    def open(cls, folder: Path, dtype: torch.dtype) -> LlamaFile | None:
+        """The model in a folder, or None where it is not whole or not one that PackedLlama computes on this machine.
+
+        Whoever gets None asks transformers, which computes more and says what is wrong with the rest.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = SimpleNamespace(**content)
+            with safe_open(folder / FILE, framework="pt") as file:
+                weights = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+            generation = folder / "generation_config.json"
+            rest = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
+            if not _whole(content, weights):
+                return None
+            model = cls(config, SimpleNamespace(**rest), weights)
+            return None if PackedLlama.why_not(model) else model
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError):
+            return None
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Embeddings of token ids."""
+        return self._embeddings
+
+    def get_output_embeddings(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Vocabulary logits of hidden states."""
+        return self._head
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Weights of the layers by transformers' names."""
+        return self.weights
+
+    def packed(self) -> PackedLlama:
+        """What computes the model; the layers' weights are let go."""
+        decoder, self.weights = PackedLlama(self), {}
+        return decoder
+
+
+def _whole(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether exactly the weights of the configuration are there, in its sizes."""
+    wide, inner = config["hidden_size"], config["intermediate_size"]
+    head = config.get("head_dim") or wide // config["num_attention_heads"]
+    queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]
+    layer = {
+        "self_attn.q_proj": (queries, wide),
+        "self_attn.k_proj": (keys, wide),
+        "self_attn.v_proj": (keys, wide),
+        "self_attn.o_proj": (wide, queries),
+        "mlp.gate_proj": (inner, wide),
+        "mlp.up_proj": (inner, wide),
+        "mlp.down_proj": (wide, inner),
+        "input_layernorm": (wide,),
+        "post_attention_layernorm": (wide,),
+    }
+    want: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config["vocab_size"], wide),
+        "model.norm.weight": (wide,),
+    }
+    if not config.get("tie_word_embeddings", False):
+        want["lm_head.weight"] = (config["vocab_size"], wide)
+    biases: dict[str, tuple[int, ...]] = {}
+    for i in range(config["num_hidden_layers"]):
+        want |= {f"model.layers.{i}.{name}.weight": size for name, size in layer.items()}
+        biases |= {f"model.layers.{i}.{name}.bias": size[:1] for name, size in layer.items() if name.endswith("_proj")}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    return all(found.get(n) == size for n, size in want.items()) and all(
+        size == want.get(n, biases.get(n)) for n, size in found.items()
+    )
