@@ -134,6 +134,10 @@ class NuscenesDrive:
         found = [self.semantics(index + ahead) for ahead in _AHEAD]
         return None if any(f is None for f in found) else np.stack([f[0] for f in found if f is not None])
 
+    def two_plans(self, index: int) -> None:
+        """A recording holds one future."""
+        return
+
     def in_window(self, index: int) -> bool:
         """Five keyframes before it, and eight up to the end."""
         return SPARSEWORLD_PAST <= index <= self._count - SPARSEWORLD_MARGIN

@@ -11,6 +11,7 @@ from ...core.types import CameraFrames, Command, CommandSource
 from ...planning.ego_history import EgoHistory
 from ...world.qa.questions import Question
 from ...world.qa.reasons import Surroundings
+from ..metrics.plan_reactions import TwoPlans
 from .planning_samples import Sample
 
 
@@ -59,6 +60,10 @@ class Drive(Protocol):
 
     def future_semantics(self, index: int) -> np.ndarray | None:
         """Labels uint8 [3, X, Y, Z] at HORIZONS, each in base_link of its own time; None where one is not known."""
+        ...
+
+    def two_plans(self, index: int) -> TwoPlans | None:
+        """A set under the recorded plan and another; None where nobody can say how others would react."""
         ...
 
     def in_window(self, index: int) -> bool:

@@ -25,6 +25,7 @@ from ...planning.plan_words import plan_action
 from ...runtime.presets import STAGES, Preset
 from ..metrics.intervals import Estimate
 from ..metrics.moving_voxels import moving_plans
+from ..metrics.plan_reactions import told_apart
 from ..report.tables import Block
 from . import captions, forecast, language, occupancy, planning
 from .ablations import deprived
@@ -219,15 +220,20 @@ class Evaluator:
         if "forecast" in tasks:
             future = None if truth is None else drive.future_semantics(index)
             told = None if future is None else self._forecasts(drive, index, step)
+            if step is not None and step.reasoning is not None and self.model.reasoner is not None:
+                plans = drive.two_plans(index)
+                if plans is not None:
+                    sums = told_apart(self.model.reasoner, step.queries, step.reasoning, step.voxels, plans)
+                    part.forecast.add_reactions(drive.name, sums)
             for task in (part.forecast, *((part.windowed,) if drive.in_window(index) else ())):
                 if truth is None or future is None:
                     task.unlabelled += 1
                 else:
                     voxels = None if step is None else step.voxels
                     agents = drive.sample(index).agents
-                    plans = moving_plans(agents.centres, agents.yaws, agents.present, agents.sizes)
+                    moving = moving_plans(agents.centres, agents.yaws, agents.present, agents.sizes)
                     close = self.model.reasoner is None or self.model.reasoner.config.padding
-                    task.add(drive.name, truth[0], drive.future(index)[_AHEAD], future, voxels, told, plans, close)
+                    task.add(drive.name, truth[0], drive.future(index)[_AHEAD], future, voxels, told, moving, close)
         if "planning" in tasks:
             self._plan(part.planning, drive, index, step, blind)
         if pictured:

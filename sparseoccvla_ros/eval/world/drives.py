@@ -16,10 +16,12 @@ from ...planning.ego_history import WINDOW_NS, EgoHistory
 from ...world.agents.actors import EGO, LEAD_SECONDS
 from ...world.labels import annotations
 from ...world.labels.annotations import Boxes
+from ...world.labels.reactions import otherwise, reactions
 from ...world.qa.questions import Question, questions
 from ...world.qa.reasons import Surroundings
 from ...world.qa.scene_relations import SceneView
 from ...world.scene import EgoMotion, Scene
+from ..metrics.plan_reactions import TwoPlans
 from ..protocols.grids import LIDAR_AHEAD
 from ..tasks.planning_samples import ROAD_CELLS, ROAD_EXTENT, AgentBoxes, Sample
 
@@ -143,6 +145,13 @@ class Drive:
     def future(self, index: int) -> np.ndarray:
         """float64 [6, 4, 4]: base_link at the next six half-seconds to present base_link."""
         return geometry.inverse(self.rendered.pose[index]) @ self.rendered.future[index]
+
+    def two_plans(self, index: int) -> TwoPlans:
+        """Braking where the expert drives, setting off where it waits."""
+        time = float(self.rendered.time[index])
+        motion, movers = reactions(self.world, time, None)
+        other_motion, other_movers = reactions(self.world, time, otherwise(self.world, time))
+        return TwoPlans(motion, other_motion, movers, other_movers)
 
     def in_window(self, index: int) -> bool:
         """The protocol is one of nuScenes."""

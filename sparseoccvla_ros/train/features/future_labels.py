@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from ...core.paths import cache_folder
-from ...core.types import HORIZONS, STEP_SECONDS
+from ...core.types import HORIZONS, STEP_SECONDS, STEPS
 from ...core.voxels import OCC3D_GRID
 from ...data.synthetic.scenes import WORLD_VERSION, WorldSettings, load_scene
 from ...world.labels.annotations import boxes, future_occupancy
+from ...world.labels.reactions import otherwise, reactions
 from ...world.scene import Scene
 from .synthetic import read_arrays, write_arrays
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OTHER_EVERY = 2
+"""Of so many frame sets one also has the future under another plan: to simulate it takes as long as ten labels."""
 _STEPS = tuple(round(h / STEP_SECONDS) for h in HORIZONS)
 
 
@@ -48,15 +51,22 @@ class FutureLabels:
 
     def _make(self, scene: Scene, times: np.ndarray) -> dict[str, np.ndarray]:
         moving = np.arange(len(scene.standing), len(scene.standing) + len(scene.moving))
-        labels, plans = [], []
-        for time in times:
+        labels, plans, others, motions = [], [], [], []
+        for place, time in enumerate(times):
             frame = scene.ego.at(float(time))[0]
             found = [boxes(scene, float(time) + h, frame) for h in (0.0, *HORIZONS)]
             plans.append(np.stack([b[np.isin(b.instance, moving)].plans for b in found]))
+            motion, other = np.full((STEPS, 2), np.nan, np.float32), np.full_like(plans[-1], np.nan)
+            if self.present and place % OTHER_EVERY == 0:
+                motion, other = reactions(scene, float(time), otherwise(scene, float(time)))
+            motions.append(motion)
+            others.append(other)
             grids = future_occupancy(scene, float(time), OCC3D_GRID, self.present, steps=_STEPS)
             labels.append(zlib.compress(grids.tobytes(), 6))
         return {
             "movers": np.stack(plans).astype(np.float32),
+            "other_movers": np.stack(others).astype(np.float32),
+            "other_motion": np.stack(motions).astype(np.float32),
             "labels": np.frombuffer(b"".join(labels), np.uint8),
             "ends": np.cumsum([len(b) for b in labels], dtype=np.int64),
         }
@@ -65,7 +75,8 @@ class FutureLabels:
         """Arrays of a seed, None where they are not cached. First axis: the frame sets of `rows`.
 
         movers: float32 [., 4, N, 5], x, y m, yaw rad, length, width m of everything that moves, now and at HORIZONS,
-        in present base_link; future_labels: objects [.], for `unpack`.
+        in present base_link; other_motion [., 6, 2], other_movers: where the ego goes under another plan, and everybody
+        with it, NaN where that was not simulated; future_labels: objects [.], for `unpack`.
         """
         if not self.file(seed).is_file():
             return None
@@ -73,7 +84,8 @@ class FutureLabels:
         data, ends = stored["labels"].tobytes(), stored["ends"]
         blocks = np.empty(len(ends), object)
         blocks[:] = [data[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-        return {"movers": stored["movers"], "future_labels": blocks}
+        others = {name: stored[name] for name in ("other_motion", "other_movers")}
+        return {"movers": stored["movers"], "future_labels": blocks, **others}
 
 
 def unpack(block: bytes) -> np.ndarray:

@@ -37,6 +37,7 @@ from ...reasoning.config import ReasoningConfig
 from ...reasoning.model.ego_motion import constant_velocity
 from ...reasoning.model.forecaster import Forecast, forecast_voxels
 from ...reasoning.model.reasoner import Reasoner
+from ...world.labels.annotations import UNKNOWN
 from ..checkpoint import save_reasoner
 from ..features.dataset import FeatureSample
 from ..features.future_labels import unpack
@@ -47,7 +48,7 @@ SEEN = 0.05
 REACH = (3, 3, 1)
 """Voxels along x, y and z within which a point looks for its class."""
 _AHEAD = [1, 3, 5]
-_MOVING = 0.2
+_MOVING, _REACTS = 0.2, 0.5
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class ForecastStageSettings:
     voxels: weight of the mean distance by which the encoder's movable voxels miss their place, every one counted alike;
     drawn: of them, per sample;
     small: weight of the mean square of what changes scores; mislabelled_fraction: share of samples that are told
-    constant velocity instead of (blurred) true motion, as when there is no plan yet."""
+    constant velocity instead of (blurred) true motion, as when there is no plan yet; others: share of the samples with
+    a future under another plan that are told that plan and learn that future; reacts: how much more the voxels count
+    that go elsewhere with it."""
 
     moving: float = 4.0
     still: float = 0.3
@@ -68,7 +71,9 @@ class ForecastStageSettings:
     voxels: float = 2.0
     drawn: int = 512
     small: float = 0.01
-    mislabelled_fraction: float = 0.3
+    mislabelled_fraction: float = 0.1
+    others: float = 0.5
+    reacts: float = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +137,12 @@ class ForecastStage(Stage[ForecastBatch]):
         self.steepness = nn.Parameter(torch.zeros(len(HORIZONS)))
         """Log of what the encoder's log-odds are multiplied by to be those of a hit, at each horizon."""
 
+    def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
+        """The sample as it was, or (`other` among its arrays) as it would have been under another plan."""
+        known = np.isfinite(sample.arrays.get("other_motion", np.nan)).all()
+        other = bool(known and rng.random() < self.settings.others)
+        return replace(sample, arrays=sample.arrays | {"other": other})
+
     def collate(self, samples: Sequence[FeatureSample]) -> ForecastBatch:
         """Stacks samples and works out where their points go."""
 
@@ -141,14 +152,20 @@ class ForecastStage(Stage[ForecastBatch]):
             return torch.from_numpy(np.stack([s.arrays[name] for s in samples]))
 
         arrays = {name: stack(name) for name in ("features", "centres", "points", "labels", "scores")}
-        flow = [flow_of(s.arrays["points"], s.arrays["labels"], s.arrays["movers"]) for s in samples]
+        other = [bool(s.arrays.get("other", False)) for s in samples]
+        movers = [s.arrays["other_movers" if o else "movers"] for s, o in zip(samples, other, strict=True)]
+        motion = [s.arrays["other_motion"] if o else s.waypoints for s, o in zip(samples, other, strict=True)]
+        flow = [flow_of(s.arrays["points"], s.arrays["labels"], m) for s, m in zip(samples, movers, strict=True)]
         known = np.stack([unpack(s.arrays["future_labels"]) for s in samples])
+        # Nobody labelled what did not happen: only motion is learnt of it.
+        known[other] = UNKNOWN
+        steady = [m if o else constant_velocity(s.twist) for s, m, o in zip(samples, motion, other, strict=True)]
         return ForecastBatch(
             **arrays,
-            motion=torch.from_numpy(np.stack([s.waypoints for s in samples])),
-            steady=torch.from_numpy(np.stack([constant_velocity(s.twist) for s in samples])),
+            motion=torch.from_numpy(np.stack(motion)), steady=torch.from_numpy(np.stack(steady)),
             flow=torch.from_numpy(np.stack(flow)), known=torch.from_numpy(known), occupancy=stack("occupancy"),
-            chosen=stack("chosen"), voxels=followers(samples, self.reasoner.config, self.settings.drawn),
+            chosen=stack("chosen"),
+            voxels=followers(samples, movers, self.reasoner.config, self.settings.drawn, self.settings.reacts),
             samples=tuple(samples),
         )  # fmt: skip
 
@@ -297,25 +314,33 @@ def turned(offset: Tensor, angle: Tensor) -> Tensor:
     return torch.stack([(cos - 1) * x - sin * y, sin * x + (cos - 1) * y, torch.zeros_like(x * cos)], -1)
 
 
-def followers(samples: Sequence[FeatureSample], config: ReasoningConfig, drawn: int) -> Followers | None:
+def followers(
+    samples: Sequence[FeatureSample], movers: Sequence[np.ndarray], config: ReasoningConfig, drawn: int, reacts: float
+) -> Followers | None:
     """At most `drawn` movable voxels of each sample that a query takes along, those in moving boxes first; None where
-    the samples have none."""
+    the samples have none. movers: of each sample, [4, N, 5]; reacts: weight of those whose way depends on the plan."""
     if "voxels" not in samples[0].arrays:
         return None
     shape = (len(samples), drawn)
     centres, flow = np.zeros((*shape, 3), np.float32), np.zeros((len(samples), len(HORIZONS), drawn, 3), np.float32)
     owner, counts = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-    for k, sample in enumerate(samples):
+    for k, (sample, boxes) in enumerate(zip(samples, movers, strict=True)):
         voxels = sample.arrays["voxels"]
         where = OCC3D_GRID.centre_of(voxels[:, :3]).astype(np.float32)
-        goes = flow_of(where[None], voxels[None, :, 3], sample.arrays["movers"])[:, 0]
+        goes = flow_of(where[None], voxels[None, :, 3], boxes)[:, 0]
+        weight = np.ones(len(voxels), np.float32)
+        if np.isfinite(sample.arrays.get("other_movers", np.nan)).all():
+            ways = [
+                flow_of(where[None], voxels[None, :, 3], sample.arrays[n])[-1, 0] for n in ("movers", "other_movers")
+            ]
+            weight[np.linalg.norm(ways[0] - ways[1], axis=-1) > _REACTS] = reacts
         distance, nearest = KDTree(sample.arrays["centres"]).query(where)
         # A draw that depends on the sample alone, so that a resumed run makes the same.
         draw = np.random.default_rng([round(1000 * sample.time), sample.seed]).random(len(voxels))
         order = np.argsort(draw - (np.abs(goes[-1]).sum(-1) > _MOVING), kind="stable")
         rows = order[distance[order] < config.max_point_distance][:drawn]
         n = len(rows)
-        centres[k, :n], owner[k, :n], counts[k, :n] = where[rows], nearest[rows], 1.0
+        centres[k, :n], owner[k, :n], counts[k, :n] = where[rows], nearest[rows], weight[rows]
         flow[k, :, :n] = goes[:, rows]
     return Followers(*(torch.from_numpy(a) for a in (centres, owner, flow, counts)))
 

@@ -273,6 +273,31 @@ def test_voxels_learn_to_go_with_the_query_that_takes_them_along(folder: Path) -
     assert {"voxels", "moving", "still"} < set(stage(batch))
 
 
+def test_under_another_plan_only_motion_is_learnt(folder: Path) -> None:
+    sample = Straight()[0]
+    other = sample.arrays["movers"].copy()
+    other[1:] = other[0]  # the car waits for an ego that goes
+    motion = 2.0 * sample.waypoints
+    car = OCC3D_GRID.index_of(sample.arrays["points"][0])[0]
+    voxels = np.column_stack([car, np.full(len(car), LABEL["car"])]).astype(np.int16)
+    arrays = sample.arrays | {"other_movers": other, "other_motion": motion, "voxels": voxels}
+    stage = stage_of("forecast", folder)
+    rng = np.random.default_rng(0)
+    drawn = [stage.augment(replace(sample, arrays=arrays), rng) for _ in range(20)]
+    assert 4 < sum(s.arrays["other"] for s in drawn) < 16
+    batch = stage.collate([next(s for s in drawn if s.arrays["other"] is wanted) for wanted in (True, False)])
+    np.testing.assert_array_equal(batch.motion[0].numpy(), motion)
+    np.testing.assert_array_equal(batch.steady[0].numpy(), motion)
+    np.testing.assert_array_equal(batch.motion[1].numpy(), sample.waypoints)
+    assert not batch.flow[0].any()
+    assert bool(batch.flow[1].any())
+    assert bool((batch.known[0] > FREE).all())
+    assert batch.voxels is not None
+    assert set(batch.voxels.counts.unique().tolist()) == {0.0, stage.settings.reacts}
+    assert all(bool(term.isfinite()) for term in stage(batch).values())
+    assert "other_motion" not in stage.augment(sample, rng).arrays
+
+
 def test_the_nearest_voxel_of_the_same_class_is_found() -> None:
     car, bus = LABEL["car"], LABEL["bus"]
     known = torch.full((1, 1, *OCC3D_GRID.shape), FREE, dtype=torch.uint8)
