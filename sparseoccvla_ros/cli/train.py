@@ -25,6 +25,7 @@ from .train_later import (
     cache,
     recipe,
     recordings,
+    rollouts,
     run,
     voxel_head,
 )  # fmt: skip
@@ -43,6 +44,7 @@ app.command()(cache)
 app.command()(anchors)
 app.command()(recipe)
 app.command()(voxel_head)
+app.command("rollouts")(rollouts)
 
 
 class Split(StrEnum):
@@ -114,6 +116,9 @@ def train(
     check_bag: Annotated[
         list[Path] | None, typer.Option(help="recorded drive to validate on; without: the end of each --bag")
     ] = None,
+    own_drives: Annotated[
+        list[Path] | None, typer.Option("--rollouts", help="folder of ./run train rollouts, once or several times")
+    ] = None,
     profile: ProfileOption = "",
     calibration_file: Annotated[str, typer.Option(help="for bags: intrinsics and mounts that are on no topic")] = "",
     out: Annotated[Path | None, typer.Option(help="folder of checkpoints, logs and pictures; out/train/STAGE")] = None,
@@ -183,13 +188,15 @@ def train(
             raise InvalidInput("bag", "--data bag and --bag go together")
         if stage == 1 and data == "bag":
             raise InvalidInput("stage", "a bag holds no occupancy to learn from; stages 2 and 3 learn from its drive")
+        if own_drives and (stage == 1 or data != "world"):
+            raise InvalidInput("rollouts", "stage 3 learns from them beside --data world")
         if stage != 1:
             drives = recordings(bag, profile, calibration_file) if bag else ()
             checks = recordings(check_bag, profile, calibration_file) if check_bag else ()
             kind = pick_device(device).type
             run(
                 name, load_preset(preset), settings, out, resume, encoder, reasoning, init, scenes, validation, kind,
-                dataroot, index, drives, checks,
+                dataroot, index, drives, checks, own_drives or (),
             )  # fmt: skip
             return
         found = load_preset(preset)

@@ -174,10 +174,11 @@ def run(
     part: str, preset: Preset, settings: TrainSettings, out: Path | None, resume: bool,
     encoder: Path | None, reasoning: Path | None, init: Path | None, scenes: int, validation: int, device: str,
     dataroot: Path | None = None, index: Path | None = None,
-    drives: Sequence[Recording] = (), checks: Sequence[Recording] = (),
+    drives: Sequence[Recording] = (), checks: Sequence[Recording] = (), rollouts: Sequence[Path] = (),
 ) -> None:  # fmt: skip
-    """Train stage 2 or a part of stage 3 on cached features: of the world, of the nuScenes folder `dataroot`, or of
-    recorded drives, of which `checks` are to validate on."""
+    """Train stage 2 or a part of stage 3 on cached features: of the world, and of the chain's own drives in it in the
+    folders `rollouts`; of the nuScenes folder `dataroot`; or of recorded drives, of which `checks` are to validate on.
+    """
     from sparseoccvla_ros.data.nuscenes.index import open_index
     from sparseoccvla_ros.train import build as later
     from sparseoccvla_ros.train.features.bags import missing_of
@@ -202,6 +203,9 @@ def run(
     else:
         network, file = later.frozen_encoder(preset, encoder, "cpu")
         sources = later.world_sources(network, file, preset, scenes, validation)
+        if rollouts:
+            sources["train"] = later.with_rollouts(sources["train"], rollouts, part)
+            _read_rollouts(preset, reasoning, sources["train"], device)
     trained, learned, checked = later.build(part, preset, reasoning, init, sources)
     console = Console(stderr=True)
     folder = out or Path("out/train") / trained.name
@@ -215,6 +219,21 @@ def run(
         console.print(f"{len(learned)} samples to learn, {len(checked)} to validate")
         trainer.run()
     console.print(f"{folder}: best.safetensors has validation {trainer.progress.best:.4f}")
+
+
+def _read_rollouts(preset: Preset, reasoning: Path | None, source: Source, device: str) -> None:
+    """What a trained reasoner reads of roll-outs; ./run train cache did so for the world's drives."""
+    from sparseoccvla_ros.runtime.factory import parts_of
+    from sparseoccvla_ros.train import build as later
+    from sparseoccvla_ros.train.features.reasoning import ReasoningFeatures
+    from sparseoccvla_ros.train.features.rollouts import FIRST
+
+    files = later.reasoning_files(preset, reasoning)
+    if files and "language" in parts_of(files[0]):
+        reasoner, files = later.frozen_reasoner(preset, reasoning, device)
+        readings, own = ReasoningFeatures(source.cache, files), [seed for seed in source.seeds if seed >= FIRST]
+        with bar(Console(stderr=True)) as shown:
+            _follow(shown, "reading roll-outs", len(own), (readings.prepare(reasoner, seed) for seed in own))
 
 
 def _encoded(
@@ -266,6 +285,32 @@ def bar(console: Console) -> Progress:
 
 
 Seeds = Annotated[str, typer.Option(help="seeds of the world, A:B for A to B - 1")]
+
+
+def rollouts(
+    out: Annotated[Path, typer.Argument(help="folder of one file per drive; drives that are there stay")],
+    seeds: Seeds = "20000:20100",
+    scenario: Annotated[str, typer.Option(help="families that take turns over the seeds, with commas, or all")] = "all",
+    expert_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="of the plans that are followed")] = 0.3,
+    preset: Annotated[str, typer.Option(help="model preset that drives")] = "tiny",
+    threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
+) -> None:
+    """Let the chain drive training seeds, and label where it gets to by the expert's plans (DAgger).
+
+    ./run train --stage 3 --rollouts OUT learns from them beside the world's drives.
+    """
+    with one_line_errors():
+        import torch
+
+        from sparseoccvla_ros.eval.world.seeds import seed_range
+        from sparseoccvla_ros.train.rollouts import make_rollouts
+        from sparseoccvla_ros.world.sim.scenarios import FAMILIES
+
+        torch.set_num_threads(threads or os.cpu_count() or 1)
+        families = list(FAMILIES) if scenario == "all" else [s for s in scenario.split(",") if s]
+        console = Console(stderr=True)
+        for line in make_rollouts(preset, seed_range(seeds), families, expert_share, out):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def voxel_head(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from .features.dataset import FeatureSamples
 from .features.future_labels import FutureLabels
 from .features.nuscenes import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
 from .features.reasoning import ReasoningFeatures
+from .features.rollouts import RolloutFeatures
 from .features.synthetic import QUERY_FIELDS, FeatureCache, movable_voxels, read_arrays
 from .stages.forecast import ForecastStage
 from .stages.language import LanguageStage
@@ -103,7 +104,7 @@ class Source:
     with a future, which futures is about; asked: those with questions, which questions is about.
     """
 
-    cache: FeatureCache | NuscenesFeatures | BagFeatures
+    cache: FeatureCache | RolloutFeatures | NuscenesFeatures | BagFeatures
     seeds: Sequence[int]
     planned: Rows | None
     ahead: Rows
@@ -131,6 +132,18 @@ def world_sources(
         seeds = SPLITS[split][:count]
         out[split] = Source(cache, seeds, None, futures.rows, futures.read, asked.rows, asked.read)
     return out
+
+
+def with_rollouts(source: Source, folders: Sequence[Path], part: str) -> Source:
+    """The training split of the world with roll-outs beside it.
+
+    Raises InvalidInput("rollouts") for other parts than planning and what RolloutFeatures refuses.
+    """
+    if part != "planning":
+        raise InvalidInput("rollouts", f"{part} learns nothing from them; want planning")
+    assert isinstance(source.cache, FeatureCache)
+    cache = RolloutFeatures.of(source.cache, folders)
+    return replace(source, cache=cache, seeds=[*source.seeds, *sorted(cache.files)])
 
 
 def nuscenes_sources(

@@ -157,6 +157,10 @@ ROWS = (
         "train ship {out}/occupancy/best.safetensors --preset {preset}",
         slow=True,
     ),
+    _row(
+        r"\./run train rollouts \S+ --seeds \S+ --expert-share \S+",
+        test="train/test_rollouts.py::test_the_expert_says_what_it_would_do_wherever_the_chain_gets_to",
+    ),
     _row(r"\./run train anchors --seeds 310", runs="train anchors --seeds 20 --preset {preset}", slow=True),
     _row(r"\./run train(?: cache| ship)?", test=VERB),
     _row(r"\./run train --stage [23](?: (?!--data bag).*)?", test=VERB),

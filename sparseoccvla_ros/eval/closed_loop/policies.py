@@ -9,7 +9,7 @@ import numpy as np
 
 from ...camera_sync.config import ImageConfig
 from ...core import geometry
-from ...core.types import WAYPOINT_TIMES, CameraFrames, CommandSource, EgoState
+from ...core.types import WAYPOINT_TIMES, CameraFrames, CommandSource, EgoState, Plan
 from ...data.synthetic.drives import FIXED_FRAME, START, load_drive
 from ...pipeline import SparseOccVLA
 from ...planning.ego_history import WINDOW_NS, EgoHistory
@@ -38,6 +38,11 @@ class Policy(Protocol):
         ...
 
 
+def expert_path(simulator: Simulator, poses: np.ndarray) -> TimedPath:
+    """Poses [T, 3] every STEP from now on as a path."""
+    return TimedPath(simulator.time, STEP * np.arange(len(poses)), poses[:, :2])
+
+
 class ExpertPolicy:
     """The privileged planner: the upper bound."""
 
@@ -47,8 +52,7 @@ class ExpertPolicy:
         self._simulator, self._expert = simulator, expert
 
     def plan(self) -> TimedPath | None:
-        poses = self._expert.plan()
-        return TimedPath(self._simulator.time, STEP * np.arange(len(poses)), poses[:, :2])
+        return expert_path(self._simulator, self._expert.plan())
 
 
 class ConstantVelocity:
@@ -74,8 +78,7 @@ class BlindLaneKeeping:
         self._simulator, self._expert = simulator, expert
 
     def plan(self) -> TimedPath | None:
-        poses = self._expert.blind()
-        return TimedPath(self._simulator.time, STEP * np.arange(len(poses)), poses[:, :2])
+        return expert_path(self._simulator, self._expert.blind())
 
 
 def history_of(simulator: Simulator) -> tuple[EgoHistory, int]:
@@ -157,8 +160,11 @@ class ChainPolicy:
 
     def plan(self) -> TimedPath | None:
         # The ego's history is that of the frame sets, as the planning node has it.
-        step = self._model.step(self.frames(), self._simulator.command(), CommandSource.ROUTE)
-        if step.plan is None or not len(step.plan.waypoints):
+        return self.path_of(self._model.step(self.frames(), self._simulator.command(), CommandSource.ROUTE).plan)
+
+    def path_of(self, plan: Plan | None) -> TimedPath | None:
+        """A plan from now on in the map; None without waypoints."""
+        if plan is None or not len(plan.waypoints):
             return None
-        waypoints = step.plan.waypoints.astype(np.float64)
+        waypoints = plan.waypoints.astype(np.float64)
         return TimedPath.of_waypoints(self._simulator.time, self._simulator.state.pose, WAYPOINT_TIMES, waypoints)

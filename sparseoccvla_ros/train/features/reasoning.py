@@ -15,6 +15,7 @@ from ...core.paths import cache_folder
 from ...reasoning.model.ego_motion import constant_velocity
 from ...reasoning.model.reasoner import Reasoner
 from .nuscenes import NuscenesFeatures
+from .rollouts import RolloutFeatures
 from .synthetic import FeatureCache, file_digest, read_arrays, write_arrays
 
 if TYPE_CHECKING:  # a training server has no library that reads bags
@@ -27,7 +28,9 @@ _INPUTS = ("features", "centres", "scores", "view_features")
 class ReasoningFeatures:
     """The cache of a reasoner's readings of an encoder's features. weights: files of the reasoner, adapter included."""
 
-    def __init__(self, features: FeatureCache | NuscenesFeatures | BagFeatures, weights: Sequence[Path]) -> None:
+    def __init__(
+        self, features: FeatureCache | RolloutFeatures | NuscenesFeatures | BagFeatures, weights: Sequence[Path]
+    ) -> None:
         self.features = features
         text = json.dumps([features.key, *(file_digest(path) for path in weights)])
         self._folder = cache_folder() / "readings" / hashlib.sha256(text.encode()).hexdigest()[:12]
