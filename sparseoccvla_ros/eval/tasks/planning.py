@@ -258,7 +258,9 @@ def _worth(evaluation: Evaluation, numbers: dict[str, Any]) -> Block:
 
     def errors(name: str) -> tuple[np.ndarray, np.ndarray]:
         cell = evaluation.cells[OMNIDRIVE.name, name]
-        l2 = np.nanmean(np.where(cell.scored[:, None], cell.l2, np.nan), 1) if cell.scored.any() else cell.l2[:, 0]
+        known = cell.scored[:, None] & ~np.isnan(cell.l2)
+        total = np.where(known, cell.l2, 0.0).sum(1)
+        l2 = np.divide(total, known.sum(1), out=np.full(len(total), np.nan), where=known.any(1))
         return l2, np.where(cell.scored, cell.collision.any(1), np.nan)
 
     own, rows, out = errors(AS_GIVEN), [], {}

@@ -125,7 +125,10 @@ def _place(view: SceneView) -> Iterator[Fact]:
 
 
 def _select(view: SceneView, word: str, side: str, reach: float) -> list[Thing] | None:
-    """Seen things of a kind in a region; None where something doubtful could change the answer."""
+    """Seen things of a kind in a region; None where something doubtful, or unseen for lack of a camera, could change
+    the answer."""
+    if not view.covers(side):
+        return None
     of_kind = [t for t in view.things if t.word == word]
     unsure = [t for t in view.doubtful if t.word == word and t.within(side) and t.distance < reach + BORDER]
     if unsure or any(t.within(side) and abs(t.distance - reach) < BORDER for t in of_kind):
@@ -176,7 +179,7 @@ def _lanes(view: SceneView) -> Iterator[Fact]:
         offset = view.lane_beside(side)
         if aligned:
             yield Fact("lane_exists", yes(offset is not None), side, {"side": side})
-        if offset is not None:
+        if offset is not None and view.covers(side):
             yield Fact("lane_free", yes(not _in_lane(view, offset)), side, {"side": side})
 
 

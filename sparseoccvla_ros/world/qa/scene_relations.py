@@ -40,6 +40,8 @@ VEHICLES = ROAD_USERS[:6]
 DIRECTIONS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
 DISTANCES = (5, 10, 15, 20, 25, 30, 40)
 """Distances in metres that answers name; the nearest one is right."""
+COVERED = 0.85
+"""Share of a side that some camera must look at before anything is said to be absent there."""
 CLEAR_SIGHT = 1.5
 """In fog nothing is seen beyond so many lengths of its haze, where a fifth of a thing's light arrives."""
 NEAR_JUNCTION = 16.0
@@ -109,6 +111,7 @@ class SceneView:
         self.command: Command = scene.ego.command(time)
         self.boxes: Boxes = boxes(scene, time)
         self.expert: Expert = expert(scene, time)
+        self._covered: dict[str, bool] = {}
         self._pixels, self._lamps = self._look()
 
     def _look(self) -> tuple[np.ndarray, int]:
@@ -169,6 +172,21 @@ class SceneView:
                 Thing(word, x, y, float(distance[row]), float(np.arctan2(y, x)), speed, instance, int(row), seen)
             )
         return out
+
+    def covers(self, side: str) -> bool:
+        """Whether the cameras look at a side (`Thing.within`), so that what they do not show there is not there."""
+        if side not in self._covered:
+            angles = np.radians(np.arange(-180.0, 180.0, 3.0))
+            own = np.array([Thing("", 0.0, 0.0, 0.0, float(a), 0.0, 0, 0, 0).within(side) for a in angles])
+            shown = np.zeros(len(angles), bool)
+            for camera in self.rig:
+                axis = np.arctan2(camera.camera2ego[1, 2], camera.camera2ego[0, 2])
+                off = np.angle(np.exp(1j * (angles - axis)))
+                focal, middle = camera.intrinsics[0, 0], camera.intrinsics[0, 2]
+                # Left is positive, and columns count from the left.
+                shown |= (off < np.arctan2(middle, focal)) & (off > -np.arctan2(camera.width - middle, focal))
+            self._covered[side] = bool(shown[own].mean() >= COVERED)
+        return self._covered[side]
 
     def pixels_of(self, instance: int) -> int:
         """How many pixels show an owner of the scene's primitives."""

@@ -19,6 +19,7 @@ from sparseoccvla_ros.world.qa import counterfactuals
 from sparseoccvla_ros.world.qa.balance import shares
 from sparseoccvla_ros.world.qa.questions import FAMILIES, KINDS, balanced, draw, facts, questions, templates
 from sparseoccvla_ros.world.qa.scene_relations import SceneView, near_distance
+from sparseoccvla_ros.world.render.camera_rig import load_rig
 from sparseoccvla_ros.world.roads.curves import Curve
 from sparseoccvla_ros.world.scene import Scene
 from sparseoccvla_ros.world.shapes import objects, vehicles
@@ -48,6 +49,16 @@ def standing(scene, things):
 
 def answers(view):
     return {f.key: f.answer for f in facts(view)}
+
+
+def test_nothing_is_said_to_be_absent_where_no_camera_looks(scene):
+    """Six cameras see all sides; without those at the back nothing behind is counted, or said not to be there."""
+    every, ahead = SceneView(scene, 1.0), SceneView(scene, 1.0, load_rig()[:3])
+    assert all(every.covers(side) for side in ("ahead", "behind", "left", "right", "around"))
+    assert [s for s in ("ahead", "behind", "left", "right", "around") if ahead.covers(s)] == ["ahead"]
+    keys = {f.key for f in facts(ahead)}
+    assert any(k.startswith("count/") and k.endswith("/ahead") for k in keys)
+    assert not any(k.endswith(("/behind", "/around")) for k in keys)
 
 
 def test_an_empty_lane_and_a_car_in_it(scene):
