@@ -58,13 +58,13 @@ class QuestionCache:
         """Where a seed's questions lie."""
         return self._folder / f"{seed:08d}.json"
 
-    def prepare(self, seed: int) -> None:
-        """Make and write what is missing of a seed, whose scene is rendered."""
+    def prepare(self, seed: int, scene: Scene | None = None) -> None:
+        """Make and write what is missing of a seed, whose scene is rendered. scene: the seed's, if at hand."""
         path = self.file(seed)
         if path.is_file():
             return
         times = load_scene(seed, self.world).time[list(self.rows)]
-        scene, rig = Scene.generate(seed, self.world.seconds), rig_of(seed, self.world)
+        scene, rig = scene or Scene.generate(seed, self.world.seconds), rig_of(seed, self.world)
         sets = [
             [asdict(Asked(q.question, q.answer, q.kind)) for q in questions(SceneView(scene, float(time), rig))]
             for time in times

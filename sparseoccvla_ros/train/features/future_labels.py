@@ -42,11 +42,11 @@ class FutureLabels:
         name = f"{FORMAT_VERSION}-{WORLD_VERSION}-{self.world.key}-{frame}"
         return cache_folder() / "futures" / name / f"{seed:08d}.safetensors"
 
-    def prepare(self, seed: int) -> None:
-        """Simulate and write what is missing of a seed, whose scene is rendered."""
+    def prepare(self, seed: int, scene: Scene | None = None) -> None:
+        """Simulate and write what is missing of a seed, whose scene is rendered. scene: the seed's, if at hand."""
         if not self.file(seed).is_file():
             times = load_scene(seed, self.world).time[list(self.rows)]
-            scene = Scene.generate(seed, self.world.seconds)
+            scene = scene or Scene.generate(seed, self.world.seconds)
             write_arrays(self.file(seed), self._make(scene, times), {"seed": str(seed)})
 
     def _make(self, scene: Scene, times: np.ndarray) -> dict[str, np.ndarray]:

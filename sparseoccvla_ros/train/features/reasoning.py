@@ -40,23 +40,30 @@ class ReasoningFeatures:
         return self._folder / f"{seed:08d}.safetensors"
 
     @torch.inference_mode()
-    def prepare(self, reasoner: Reasoner, seed: int) -> None:
+    def prepare(self, reasoner: Reasoner, seed: int, rows: Sequence[int] | None = None) -> None:
         """Read a scene whose features are cached.
 
-        token float16 [S, D]; anchor_scores float32 [S, A]; occupancy float16 [S, K, D]; chosen int16 [S, K].
+        token float16 [S, D]; anchor_scores float32 [S, A]; occupancy float16 [S, K, D]; chosen int16 [S, K]. rows: the
+        frame sets that anybody will ask for, all where None; of the others everything is 0.
         """
         if self.file(seed).is_file():
             return
         arrays = read_arrays(self.features.file(seed), (*_INPUTS, "twist"))
         device = reasoner.anchors.device
-        inputs = [torch.from_numpy(arrays[name].astype(np.float32)).to(device) for name in _INPUTS]
-        motion = torch.from_numpy(np.stack([constant_velocity(t) for t in arrays["twist"]])).to(device)
+        wanted = list(range(len(arrays["twist"]))) if rows is None else list(rows)
+        inputs = [torch.from_numpy(arrays[name][wanted].astype(np.float32)).to(device) for name in _INPUTS]
+        motion = torch.from_numpy(np.stack([constant_velocity(t) for t in arrays["twist"][wanted]])).to(device)
         read = reasoner(*inputs, motion)
         out = {
             "token": read.token.half(), "anchor_scores": read.anchor_logits.float(),
             "occupancy": read.occupancy.half(), "chosen": read.chosen.short(),
         }  # fmt: skip
-        write_arrays(self.file(seed), {k: v.cpu().numpy() for k, v in out.items()}, {"seed": str(seed)})
+        whole = {}
+        for name, value in out.items():
+            found = value.cpu().numpy()
+            whole[name] = np.zeros((len(arrays["twist"]), *found.shape[1:]), found.dtype)
+            whole[name][wanted] = found
+        write_arrays(self.file(seed), whole, {"seed": str(seed)})
 
     def read(self, seed: int, fields: Sequence[str], rows: Sequence[int] | None = None) -> dict[str, np.ndarray] | None:
         """Some FIELDS of a scene, of all its frame sets or of `rows`; None where they are not cached."""

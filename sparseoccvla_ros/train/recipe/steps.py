@@ -7,8 +7,10 @@ rest is done again. Its random numbers depend on the recipe's seed and on the st
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import torch
 from ...core.classes import LABEL
 from ...core.errors import InvalidInput
 from ...data.dataset import DrivingSamples
+from ...data.processes import end_with_parent
 from ...data.synthetic.dataset import SPLITS, WorldSamples, world_settings
 from ...data.synthetic.drives import prepare_drives
 from ...data.synthetic.qa_cache import QuestionCache, asked_rows
@@ -28,6 +31,7 @@ from ...occupancy import checkpoints
 from ...occupancy.encoder import OccupancyEncoder
 from ...occupancy.losses import LossWeights
 from ...planning.anchors import AnchorSet
+from ...world.scene import Scene
 from .. import build
 from ..anchors import refit
 from ..features.backbone_cache import BackboneCache, Variants
@@ -136,12 +140,8 @@ def features(context: Context) -> dict[str, Any]:
         seeds, place = _later_seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
         labels = FutureLabels(place.world, present=split == "train")
         asked = QuestionCache(place.world, asked_rows(place.world, split))
-        for what, work in (
-            ("features", prepare_features(network, place, seeds)),
-            ("futures", map(labels.prepare, seeds)),
-            ("questions", map(asked.prepare, seeds)),
-        ):
-            _follow(context, f"{what} of {split}", work, len(seeds))
+        _follow(context, f"features of {split}", prepare_features(network, place, seeds), len(seeds))
+        _follow(context, f"truth of {split}", _truths(labels, asked, seeds, context.workers), len(seeds))
     return {}
 
 
@@ -151,8 +151,11 @@ def reasoning_features(context: Context) -> dict[str, Any]:
     reasoner, files = build.frozen_reasoner(trained_preset(context), context.result("language", BEST), context.device)
     for split in ("validation", "train"):
         seeds, place = _later_seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
-        made = ReasoningFeatures(place, files)
-        _follow(context, f"reasoning of {split}", (made.prepare(reasoner, seed) for seed in seeds), len(seeds))
+        made, own = ReasoningFeatures(place, files), SPLITS["train"][: _language_scenes(context)]
+        # The planner hears nothing of the scenes that language learnt from; the forecaster reads those with a future.
+        ahead = FutureLabels(place.world, present=split == "train").rows
+        work = (made.prepare(reasoner, seed, ahead if seed in own else None) for seed in seeds)
+        _follow(context, f"reasoning of {split}", work, len(seeds))
     return {}
 
 
@@ -236,6 +239,27 @@ def _follow(context: Context, what: str, work: Iterable[Any], total: int) -> int
 def _seeds(context: Context, split: str) -> list[int]:
     recipe = context.recipe
     return list(SPLITS[split][: recipe.scenes if split == "train" else recipe.validation])
+
+
+def _truths(labels: FutureLabels, asked: QuestionCache, seeds: list[int], workers: int) -> Iterator[int]:
+    """Make futures and questions of the seeds, `workers` processes at a time."""
+    missing = [s for s in seeds if not (labels.file(s).is_file() and asked.file(s).is_file())]
+    yield from (s for s in seeds if s not in set(missing))
+    if workers < 2 or len(missing) < 2:
+        yield from (_truth(s, labels, asked) for s in missing)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
+    try:
+        yield from pool.map(partial(_truth, labels=labels, asked=asked), missing)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _truth(seed: int, labels: FutureLabels, asked: QuestionCache) -> int:
+    scene = Scene.generate(seed, labels.world.seconds)
+    labels.prepare(seed, scene)
+    asked.prepare(seed, scene)
+    return seed
 
 
 def _later_seeds(context: Context, split: str) -> list[int]:
