@@ -142,7 +142,8 @@ def test_what_is_done_stays_and_what_depends_on_a_change_is_redone(toy: Path, tm
 
 
 LATER: dict[str, Any] = {
-    "features": {}, "language": {"steps": 2, "batch": 2, "warmup": 1, "validate_every": 9, "save_every": 1},
+    "features": {},
+    "language": {"scenes": 1, "steps": 2, "batch": 2, "warmup": 1, "validate_every": 9, "save_every": 1},
     "reasoning_features": {},
     "planning": {"steps": 2, "batch": 4, "warmup": 1, "validate_every": 9, "save_every": 1},
     "forecast": {"steps": 2, "batch": 2, "warmup": 1, "validate_every": 9, "save_every": 1},
@@ -157,23 +158,25 @@ def test_the_planner_learns_with_the_language_model_that_it_will_hear(
     sizes = {"query_dims": 16, "reasoning_dims": 64, "hidden": 16, "layers": 1}
     reasoning = {
         "language_model": "random-tiny", "dtype": "float32", "query_dims": 16, "occupancy_tokens": 4,
-        "global_tokens": 2, "lora_r": 2, "forecaster_dims": 16, "anchor_dims": 8,
+        "global_tokens": 2, "lora_r": 2, "forecaster_dims": 16, "anchor_dims": 8, "reading_dims": 8,
     }  # fmt: skip
     config = CONFIG | {"reasoning": reasoning, "planning": sizes, "anchors": "anchors.npz"}
     config["stages"] = ["occupancy", "reasoning", "planning"]
     (toy / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     steps = RECIPE["steps"]
     order = [*list(steps)[:5], *LATER, "export"]
-    found = RECIPE | {"steps": {name: (steps | LATER)[name] for name in order}}
+    changes = RECIPE["config"] | {"reasoning": {"reading_counts": 2, "token_reads": True}}
+    found = RECIPE | {"config": changes, "steps": {name: (steps | LATER)[name] for name in order}}
     (toy / "recipe.yaml").write_text(yaml.safe_dump(found, sort_keys=False))
     short = LanguageStageSettings(max_tokens=2, connector_steps=2, question_steps=2)
     monkeypatch.setattr(build, "LanguageStage", partial(LanguageStage, settings=short))
-    run(toy, tmp_path / "out")
+    run(toy, tmp_path / "out", workers=2)
     (folder,) = (tmp_path / "out").glob("export-*/preset")
     preset = load_preset(str(folder))
     assert set(preset.weights) == {"occupancy", "reasoning", "planning", "adapter"}
     assert build_planning(preset).listens
     assert {"language", "forecast"} <= set(parts_of(preset.weights["reasoning"]))
+    assert preset.reasoning.token_reads
 
 
 def test_one_step_alone_and_in_little_time(toy: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ...world.sim.scenarios import FAMILIES
 from ..metrics.driving.bench2drive import abilities
 from ..metrics.intervals import Estimate, estimates, resampled
 from .drive_log import DriveLog
-from .language_ablations import WITHOUT, deprive
+from .language_ablations import CHANGED, change
 from .policies import BlindLaneKeeping, ChainPolicy, ConstantVelocity, EgoOnly, ExpertPolicy, Policy
 from .robustness import DISTURBED, DisturbedChain
 from .rollout import Rollout, drive
@@ -30,7 +30,7 @@ from .scores import DriveScores, score
 
 logger = logging.getLogger(__name__)
 
-POLICIES = ("expert", "chain", *WITHOUT, "ego", "lane", "coast")
+POLICIES = ("expert", "chain", *CHANGED, "ego", "lane", "coast")
 """expert; chain of a preset, and deprived of language; ego-only MLP; blind lane keeping; constant velocity."""
 RULES = "2"
 """Changes with the expert and the follower, which every result rests on."""
@@ -73,11 +73,11 @@ def policy_of(name: str, preset: str) -> Policy:
         return BlindLaneKeeping()
     if name == "ego":
         return EgoOnly(EGO_SEEDS)
-    if name in ("chain", *WITHOUT):
+    if name in ("chain", *CHANGED):
         # A model that is deprived of something is its own.
-        model = _shared_model.__wrapped__(preset) if name in WITHOUT else _shared_model(preset)
-        if name in WITHOUT:
-            deprive(model, name)
+        model = _shared_model.__wrapped__(preset) if name in CHANGED else _shared_model(preset)
+        if name in CHANGED:
+            change(model, name)
         return ChainPolicy(model, f"{name} ({preset})")
     if name in DISTURBED:
         return DisturbedChain(_shared_model(preset), f"{name} ({preset})", DISTURBED[name])
@@ -108,7 +108,7 @@ class DriveProgress:
 def version_of(name: str, preset: str) -> str:
     """Changes with whatever makes a policy drive otherwise: the world, and for the chain its preset and weights."""
     parts = [str(WORLD_VERSION), RULES]
-    if name in ("chain", "nodes", *WITHOUT, *DISTURBED):
+    if name in ("chain", "nodes", *CHANGED, *DISTURBED):
         parts.append((load_preset(preset).folder / "config.yaml").read_text(encoding="utf-8"))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -234,11 +234,11 @@ def table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
 
 
 def worth_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
-    """What the chain gains by language, drive by drive: its scores minus those of each policy of WITHOUT."""
+    """What the chain gains by language, drive by drive: its scores minus those of each of CHANGED."""
     lines = []
     by_drive = {(r.policy.split()[0], r.seed, r.scenario): r for r in rows}
     titles = [t for t, name in COLUMNS.items() if name not in _LOWEST]
-    for name in WITHOUT:
+    for name in CHANGED:
         pairs = [
             (by_drive["chain", r.seed, r.scenario], r)
             for r in rows
@@ -317,7 +317,7 @@ def page(rows: Sequence[DriveScores], command: str, folder: Path | None = None) 
         parts[-2:-2] = ["## Successes by family", "", _markdown(head, lines), ""]
     head, lines = worth_table(rows)
     if lines:
-        notes = [f"- {name}: {about}" for name, about in WITHOUT.items()]
+        notes = [f"- {name}: {about}" for name, about in CHANGED.items()]
         parts[-2:-2] = ["## What language is worth", "", _markdown(head, lines), "", *notes, ""]
     head, lines = films_table(rows, folder) if folder is not None else ([], [])
     if lines:

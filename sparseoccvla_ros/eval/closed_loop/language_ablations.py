@@ -1,4 +1,4 @@
-"""The chain with some of its language taken away, without retraining: what a drive owes to it."""
+"""The chain with some of its language taken away, or its gate told to heed forecasts: what a drive owes to them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from ...data.synthetic.scenes import load_scene
 from ...pipeline import SparseOccVLA
 from ..world.drives import Drive
 
-WITHOUT = {
+CHANGED = {
     "chain-deaf": "neither token nor anchor scores, as when they come too late",
     "chain-unscored": "the language model's anchor scores left out",
     "chain-shuffled": "token and anchor scores of moments of other scenes",
+    "chain-gated": "candidates are checked against forecasts as well, whatever the preset says",
 }
-"""Policies by name, and what each is deprived of."""
+"""Policies by name, and what differs from the chain; nothing is trained anew."""
 LISTENED = tuple(SPLITS["validation"][:4])
 """Scenes whose reasonings `chain-shuffled` hears; nobody is judged on them."""
 
 
-def deprive(model: SparseOccVLA, name: str) -> None:
-    """Take away of a model what one of WITHOUT says. A model that cannot reason, or whose planner was trained without
+def change(model: SparseOccVLA, name: str) -> None:
+    """Change of a model what one of CHANGED says. A model that cannot reason, or whose planner was trained without
     reasoning, stays as it is."""
     assert model.planner is not None
     if name == "chain-deaf":
         model.planner.listens = False
+    elif name == "chain-gated":
+        model.planner.config = replace(model.planner.config, gate_forecasts=True)
     elif name == "chain-unscored":
         model.hears = lambda own: replace(own, anchor_scores=np.zeros_like(own.anchor_scores))
     elif model.reasoner is not None:

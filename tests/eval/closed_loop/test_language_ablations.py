@@ -9,7 +9,8 @@ import numpy as np
 
 from sparseoccvla_ros.core.types import Reasoning
 from sparseoccvla_ros.eval.closed_loop.evaluation import POLICIES, failed, page, version_of, worth_table
-from sparseoccvla_ros.eval.closed_loop.language_ablations import WITHOUT, deprive, swapped
+from sparseoccvla_ros.eval.closed_loop.language_ablations import CHANGED, change, swapped
+from sparseoccvla_ros.planning.config import PlanningConfig
 
 
 def reasoning(stamp: int, value: float) -> Reasoning:
@@ -27,13 +28,16 @@ class Model:
 
 def test_each_policy_takes_away_what_it_says():
     deaf, unscored = Model(), Model()
-    deprive(deaf, "chain-deaf")
+    change(deaf, "chain-deaf")
     assert not deaf.planner.listens
-    deprive(unscored, "chain-unscored")
+    change(unscored, "chain-unscored")
     own = reasoning(5, 2.0)
     heard = unscored.hears(own)
     assert not heard.anchor_scores.any()
     assert heard.token is own.token
+    gated = Model(SimpleNamespace(config=PlanningConfig(gate_forecasts=False)))
+    change(gated, "chain-gated")
+    assert gated.planner.config.gate_forecasts
 
 
 def test_another_scenes_language_keeps_time_and_forecasts_and_varies():
@@ -60,5 +64,5 @@ def test_the_worth_of_language_is_paired_by_drive():
 
 
 def test_they_are_policies_of_the_same_weights():
-    assert set(WITHOUT) < set(POLICIES)
+    assert set(CHANGED) < set(POLICIES)
     assert version_of("chain-deaf", "tiny") == version_of("chain", "tiny") != version_of("coast", "tiny")

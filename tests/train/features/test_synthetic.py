@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES, Command
+from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.data.synthetic import qa_cache
 from sparseoccvla_ros.data.synthetic.drives import load_drive, prepare_drives, trajectories
 from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache, asked_rows
@@ -26,10 +29,13 @@ from sparseoccvla_ros.train.features.dataset import FeatureSamples
 from sparseoccvla_ros.train.features.future_labels import FutureLabels, unpack
 from sparseoccvla_ros.train.features.synthetic import (
     FeatureCache,
+    _movable,
     encode_scene,
     frame_set,
+    movable_voxels,
     prepare_features,
     read_arrays,
+    write_arrays,
 )
 from sparseoccvla_ros.world.render.camera_rig import load_rig
 from sparseoccvla_ros.world.scene import Scene
@@ -124,6 +130,21 @@ def test_futures_and_questions_of_a_scene(encoded) -> None:
     assert questions is not None
     assert len(questions["questions"][0]) > 3
     assert all(q.question and q.answer for q in questions["questions"][0])
+
+
+def test_what_can_move_is_kept_set_by_set(tmp_path: Path) -> None:
+    def queries(places: list[int], labels: list[int]) -> SimpleNamespace:
+        where = np.array([[x, 1, 2] for x in places], np.int16).reshape(-1, 3)
+        return SimpleNamespace(voxels=SparseVoxels(where, np.array(labels, np.uint8), np.ones(len(places), np.float32)))
+
+    car, road = LABEL["car"], LABEL["driveable_surface"]
+    found = _movable([queries([1, 2], [car, road]), queries([], []), queries([3, 4], [car, car])])
+    write_arrays(tmp_path / "scene.safetensors", found, {})
+    kept = movable_voxels(tmp_path / "scene.safetensors", (0, 1, 2))["voxels"]
+    assert [v.tolist() for v in kept] == [[[1, 1, 2, car]], [], [[3, 1, 2, car], [4, 1, 2, car]]]
+    assert _movable([SimpleNamespace(voxels=None)]) == {}
+    write_arrays(tmp_path / "none.safetensors", {"time": np.zeros(1)}, {})
+    assert movable_voxels(tmp_path / "none.safetensors", (0,)) == {}
 
 
 def test_in_training_two_sets_of_a_clip_are_asked_about(place: Path) -> None:
