@@ -176,6 +176,21 @@ class PlanningStage(Stage[PlanningBatch]):
             {"params": [p for p in found if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
         ]
 
+    def _told_otherwise(self, batch: PlanningBatch) -> dict[str, np.ndarray]:
+        """Chosen paths [B, 6, 2] without language, and with that of another moment; empty where none is cached."""
+        if batch.token is None or batch.anchor_scores is None:
+            return {}
+        half = max(1, len(batch.token) // 2)
+        heard = {"l2_deaf": (None, None), "l2_foreign": (batch.token.roll(half, 0), batch.anchor_scores.roll(half, 0))}
+        out = {}
+        _, group = positive_anchors(self.planner.anchor_waypoints, batch.truth, batch.command)
+        row = torch.arange(len(batch.truth), device=batch.truth.device)
+        for name, (token, scores) in heard.items():
+            logits, paths = self.planner(batch.features, batch.centres, batch.ego, token, scores)
+            picked = group.gather(1, logits.gather(1, group).argmax(1, keepdim=True))[:, 0]
+            out[name] = paths[row, picked].cpu().numpy()
+        return out
+
     def plans(self, batch: PlanningBatch, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(logits [B, A], waypoints [B, A, 6, 2]) as on line, optionally with other queries' features."""
         given = batch.features if features is None else features
@@ -205,7 +220,7 @@ class PlanningStage(Stage[PlanningBatch]):
                 for name, guess in (
                     ("l2", chosen), ("l2_swapped", others[row, blind].cpu().numpy()),
                     ("l2_nearest", paths[row, positive].cpu().numpy()), ("l2_constant_velocity", straight),
-                    ("l2_constant_turn", coasting),
+                    ("l2_constant_turn", coasting), *self._told_otherwise(batch).items(),
                 ):  # fmt: skip
                     rows.setdefault(name, []).append(np.linalg.norm(guess - truth, axis=-1))
                 errors = torch.linalg.vector_norm(own - batch.truth[:, None], dim=-1).mean(-1).amin(1)

@@ -351,6 +351,23 @@ def test_a_planner_hears_late_in_part_and_not_at_all(folder: Path) -> None:
     assert not any(s.arrays["anchor_scores"].any() for s in silent)
 
 
+def test_validation_says_what_language_is_worth(folder: Path) -> None:
+    stage = PlanningStage(build_planning(load_preset(str(folder))), listens=True)
+    samples = [Straight()[i] for i in range(4)]
+    deaf = stage.validate([stage.collate(samples)]).numbers
+    assert "l2_deaf_avg" not in deaf
+    heard = [
+        replace(s, arrays=s.arrays | {"token": np.full(64, k, np.float32), "anchor_scores": np.zeros(18, np.float32)})
+        for k, s in enumerate(samples)
+    ]
+    # A score that only the own moment gives decides which anchor is chosen.
+    for k, sample in enumerate(heard):
+        sample.arrays["anchor_scores"][6 + k] = 100.0
+    numbers = stage.validate([stage.collate(heard)]).numbers
+    assert numbers["l2_deaf_avg"] == pytest.approx(deaf["l2_avg"])
+    assert len({round(numbers[name], 5) for name in ("l2_avg", "l2_deaf_avg", "l2_foreign_avg")}) == 3
+
+
 def test_rows_that_hear_nothing_plan_as_without_language(folder: Path) -> None:
     planner = build_planning(load_preset(str(folder)))
     rng = np.random.default_rng(1)
