@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 POLICIES = ("expert", "chain", *CHANGED, "ego", "lane", "coast")
 """expert; chain of a preset, and deprived of language; ego-only MLP; blind lane keeping; constant velocity."""
-RULES = "2"
+RULES = "3"
 """Changes with the expert and the follower, which every result rests on."""
 Driver = Callable[[int, str | None], Rollout]
 """Drives a seed, or a scenario family at it, to its end."""

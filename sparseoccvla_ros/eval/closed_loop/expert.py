@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...world.agents.actors import EGO
-from ...world.agents.traffic import AMBER, GREEN, RED, STEP
+from ...world.agents.traffic import AMBER, GREEN, RED, STEP, overlap, rectangle
 from ...world.roads.curves import Curve
 from ...world.sim.simulator import Simulator
 from ..metrics.driving import pdm_score, tracker
@@ -34,6 +34,10 @@ _CELL, _AHEAD = 0.5, 110.0
 _STEER_OUT = 6.0
 """Metres that are left, besides the usual gap, behind something that the ego means to go round."""
 _JERK = 5.0
+_BESIDE = 1.5
+"""Metres beside a lane from which on getting there is a change of lanes."""
+_CUT_IN, _ROOM = 25, 2.0
+"""Steps for which a lane must be free of who keeps their speed (later they can brake), and metres ahead and behind."""
 
 
 def state_vector(simulator: Simulator) -> np.ndarray:
@@ -170,31 +174,51 @@ class Expert:
         kinds, plans, _ = expect(simulator, _LOOK)
         scene = self.scene(kinds, plans[:, :51])
         rows: list[tuple[SubScores, np.ndarray]] = []
-        around = [(offset, 0.7) for offset in self._parallel] if self._blocked() else []
-        room = _STEER_OUT if around else 0.0
+        clear: list[bool] = []
+        lateral, blocked = self._lateral(), self._blocked()
+        beside = abs(lateral) > _BESIDE
+        # Who has gone round something stays there while somebody passes on the own lane.
+        around = [(offset, 0.7) for offset in self._parallel or ((lateral,) if beside else ()) if blocked or beside]
+        room = _STEER_OUT if around and blocked else 0.0
         for tried, (offset, share) in enumerate([_PROPOSALS[0], *around, *_PROPOSALS[1:]]):
             poses = self._propose(offset, share, kinds, plans, room=0.0 if 0 < tried <= len(around) else room)
             drive = tracker.track(poses[None], state_vector(simulator)[None], ZOE)[0][0]
             rows.append((pdm_score.rate(drive, scene, Version.EPDMS), poses))
+            clear.append(abs(offset - lateral) < _BESIDE or not self._cuts_in(offset, drive, kinds, plans))
             if tried == len(around):
                 # Who turns out from behind what blocks the lane heads for it at first: TTC may fail late there.
                 fine = [(row.TTC == 1.0 or (k and row.first_ttc_step >= 8)) for k, (row, _) in enumerate(rows)]
                 good = [
                     (row.progress, poses)
-                    for ok, (row, poses) in zip(fine, rows, strict=True)
+                    for ok, (row, poses) in zip(np.logical_and(fine, clear), rows, strict=True)
                     if ok and row.multiplier == 1.0
                 ]
                 if good:  # the own lane unless another one leads past what blocks it
-                    return max(good, key=lambda found: found[0])[1]
+                    return good[0][1] if not blocked else max(good, key=lambda found: found[0])[1]
         best: tuple[float, np.ndarray] | None = None
-        for row, (_, poses) in zip(pdm_score.compare_progress([r for r, _ in rows]), rows, strict=True):
+        compared = pdm_score.compare_progress([r for r, _ in rows])
+        for free, row, (_, poses) in zip(clear, compared, rows, strict=True):
             # Among equals the first: centred and fast. Failing is worse the earlier it happens.
             early = [t for t in (row.first_at_fault_step, row.first_ttc_step) if t >= 0]
-            value = row.score + 1e-3 * min(early, default=50) + 0.05 * row.TTC
+            value = row.score + 1e-3 * min(early, default=50) + 0.05 * row.TTC - 1.0 * (not free)
             if best is None or value > best[0] + 1e-9:
                 best = value, poses
         assert best is not None
         return best[1]
+
+    def _cuts_in(self, offset: float, drive: np.ndarray, kinds: np.ndarray, plans: np.ndarray) -> bool:
+        """Whether a vehicle of tracks [N, T, 5] is, or soon comes, beside a drive [41, 11] on the lane it changes to.
+
+        The scores excuse who is hit from behind, or from the side within a lane, and so a change before or beside
+        somebody who is faster.
+        """
+        simulator = self._simulator
+        vehicles = plans[(kinds == ObjectKind.VEHICLE) | (kinds == ObjectKind.BICYCLE)]
+        travelled = np.append(0.0, np.cumsum(np.hypot(*np.diff(drive[:, :2], axis=0).T)))
+        there = simulator.route.at(simulator.along + travelled).copy()
+        there[:, :2] += offset * np.stack([-np.sin(there[:, 2]), np.cos(there[:, 2])], -1)
+        bodies = rectangle(there, EGO.length_m + 2 * _ROOM, EGO.width_m, EGO.centre_m)
+        return any(bool(overlap(vehicles[:, t], bodies[t]).any()) for t in range(0, _CUT_IN, 2))
 
     def _blocked(self) -> bool:
         """Whether something stands for good on the ego's own lane, from 45 m ahead to beside it."""
