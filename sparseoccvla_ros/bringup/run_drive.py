@@ -41,7 +41,7 @@ def run_drive(out: Path, given: Mapping[str, str], simulator: Mapping[str, str])
     console = Console()
     arguments = {**launch_config.CLOSED_LOOP, "out": str(out), "drive_out": str(out), **given}
     values = launch_config.resolve(arguments, with_bag=False)
-    console.print("starting the nodes; the first time the language model is converted, about a minute")
+    console.print("starting the nodes")
     with (
         TopicMonitor((), namespace=values["namespace"]) as observer,
         Supervisor(values, out / "logs", lambda text: console.print(f"[yellow]{text}[/]")) as supervisor,
