@@ -31,6 +31,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "report": ("cells", "whole", "language", "planning", "forecast", "export", "validation"),
 }
 """Every step that a recipe can have, in the order in which they run, and the steps whose results it uses."""
+_VERSIONS = {"features": 2}
+"""Of steps that make other things from the same options than they did: what an older version made is not taken."""
 _LATER = ("language", "reasoning_features", "planning", "forecast", "export")
 
 
@@ -84,7 +86,7 @@ class Recipe:
         text = json.dumps([
             FORMAT_VERSION, name, step.options, step.minutes, self.seed, self.scenes, self.validation,
             configs, later if name in _LATER else [],
-            [self.key(need) for need in self.needs(name)],
+            [self.key(need) for need in self.needs(name)], *([_VERSIONS[name]] if name in _VERSIONS else []),
         ], sort_keys=True)  # fmt: skip
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
