@@ -14,7 +14,7 @@ from sparseoccvla_ros.runtime import export
 from sparseoccvla_ros.runtime.backends.base import TOLERANCE, CannotBuild
 from sparseoccvla_ros.runtime.backends.cache import building, engine_folder, vouch, vouched, written
 from sparseoccvla_ros.runtime.backends.registry import backend
-from sparseoccvla_ros.runtime.export import build, engine_path, find
+from sparseoccvla_ros.runtime.export import build, engine_path, find, write_onnx
 from sparseoccvla_ros.runtime.onnx_graphs import Graph, decoder_graph, image_graph
 
 from .conftest import random_encoder
@@ -34,6 +34,25 @@ class Two(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
         return (self.linear(x),)
+
+
+@pytest.fixture(scope="module")
+def exported() -> dict[str, bytes]:
+    """ONNX files by the key of their graph."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _export_once(exported: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch takes seconds to export even the smallest graph: it does it once, and then its file is copied."""
+
+    def write(graph: Graph, sample: dict[str, torch.Tensor], path: Path) -> None:
+        if graph.key not in exported:
+            write_onnx(graph, sample, path)
+            exported[graph.key] = path.read_bytes()
+        path.write_bytes(exported[graph.key])
+
+    monkeypatch.setattr(export, "write_onnx", write)
 
 
 @pytest.fixture
