@@ -74,6 +74,7 @@ class SyncStatistics:
         self.missing: tuple[str, ...] = ()
         """Cameras that are silent now."""
         self._steps: dict[str, deque[int]] = {c: deque(maxlen=16) for c in cameras}
+        self._periods: dict[str, int] = {}
         self._spreads: deque[int] = deque(maxlen=512)
         self._histogram = np.zeros(len(SPREAD_EDGES_MS), np.int64)
 
@@ -82,6 +83,8 @@ class SyncStatistics:
         last = self.last_stamp[camera]
         if last is not None and stamp > last:
             self._steps[camera].append(stamp - last)
+            steps = sorted(self._steps[camera])
+            self._periods[camera] = steps[len(steps) // 2]
         self.last_stamp[camera] = stamp if last is None else max(last, stamp)
 
     def turned(self) -> None:
@@ -90,6 +93,7 @@ class SyncStatistics:
         for camera, steps in self._steps.items():
             steps.clear()
             self.last_stamp[camera] = None
+        self._periods.clear()
 
     def formed(self, spread_ns: int, complete: bool) -> None:
         """Note a frame set."""
@@ -100,8 +104,7 @@ class SyncStatistics:
 
     def period(self, camera: str) -> int | None:
         """Median step between a camera's recent stamps, ns; None before the second image."""
-        steps = sorted(self._steps[camera])
-        return steps[len(steps) // 2] if steps else None
+        return self._periods.get(camera)
 
     def rate(self, camera: str) -> float:
         """Images per second from recent stamps; 0 before the second image."""
