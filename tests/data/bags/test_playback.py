@@ -1,5 +1,5 @@
 import itertools
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -241,13 +241,14 @@ def test_seek_outside_is_refused_and_changes_nothing(reader):
 
 
 @pytest.fixture(scope="module")
-def uneven(tmp_path_factory) -> Path:
+def uneven(tmp_path_factory) -> Iterator[BagReader]:
     path = tmp_path_factory.mktemp("uneven") / "bag"
     gaps = [0, 0, 1, 7_000_000, 300_000_000, 5, 90_000_001, 33_333_333, 33_333_333, 0, 250_000_000]
     with BagWriter(path) as bag:
         for k, offset in enumerate(itertools.accumulate(gaps)):
             bag.string("/a" if k % 3 else "/b", START + offset, str(k))
-    return path
+    with BagReader(path) as reader:
+        yield reader
 
 
 ACTIONS = st.lists(
@@ -262,26 +263,25 @@ ACTIONS = st.lists(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=ACTIONS, clock_hz=st.sampled_from([0.0, 7.0, 100.0]))
 def test_whatever_the_controls_every_message_comes_once_in_order_and_never_early(uneven, actions, clock_hz):
-    with BagReader(uneven) as reader:
-        expected = [(m.topic, m.stamp, m.raw) for m in reader.messages()]
-        playback = Playback(reader, clock_hz=clock_hz)
-        now, got, told = 0.0, [], 0
-        playback.start(now)
-        for action, amount in [*actions, ("resume", 0.0), ("wait", 1e4)]:
-            if action == "pause":
-                playback.pause(now)
-            elif action == "resume":
-                playback.resume(now)
-            elif action == "step" and playback.paused:
-                playback.step()
-            now += amount if action == "wait" else 0.0
-            position = playback.position(now)
-            for event in playback.due(now):
-                assert event.stamp <= position + 2 or playback.paused
-                if isinstance(event, Clock):
-                    assert event.stamp >= told
-                    told = event.stamp
-                else:
-                    got.append((event.topic, event.stamp, event.raw))
-        assert got == expected
-        assert playback.finished
+    expected = [(m.topic, m.stamp, m.raw) for m in uneven.messages()]
+    playback = Playback(uneven, clock_hz=clock_hz)
+    now, got, told = 0.0, [], 0
+    playback.start(now)
+    for action, amount in [*actions, ("resume", 0.0), ("wait", 1e4)]:
+        if action == "pause":
+            playback.pause(now)
+        elif action == "resume":
+            playback.resume(now)
+        elif action == "step" and playback.paused:
+            playback.step()
+        now += amount if action == "wait" else 0.0
+        position = playback.position(now)
+        for event in playback.due(now):
+            assert event.stamp <= position + 2 or playback.paused
+            if isinstance(event, Clock):
+                assert event.stamp >= told
+                told = event.stamp
+            else:
+                got.append((event.topic, event.stamp, event.raw))
+    assert got == expected
+    assert playback.finished
