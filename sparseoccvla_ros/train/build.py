@@ -262,7 +262,9 @@ def frozen_reasoner(preset: Preset, weights: Path | None, device: torch.device |
         raise InvalidInput("reasoning", f"preset {preset.name} has no reasoning weights: give --reasoning FILE")
     reasoner, _ = reasoner_of(preset, files[0], files[1:])
     reasoner.use(merge(reasoner.language_model))
-    return reasoner.to(device).eval().requires_grad_(False), files
+    reasoner.to(device).eval().requires_grad_(False)
+    reasoner.use(reasoner.language_model.for_inference())
+    return reasoner, files
 
 
 def build(
