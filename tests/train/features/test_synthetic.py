@@ -73,7 +73,8 @@ def test_features_are_those_of_the_on_line_path(encoded) -> None:
     assert len(samples) == 2
     for sample, want in zip((samples[0], samples[1]), queries, strict=True):
         np.testing.assert_allclose(sample.arrays["features"], want.features, atol=2e-2)
-        np.testing.assert_array_equal(sample.arrays["centres"], want.centres)
+        # Sums of another order, over up to 40 m.
+        np.testing.assert_allclose(sample.arrays["centres"], want.centres, atol=2e-5)
         np.testing.assert_array_equal(sample.arrays["labels"], want.labels)
         assert sample.arrays["scores"].dtype == np.float32
     # The second set remembers the first: alone it would look otherwise.
