@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...core.paths import cache_folder
+from ...reasoning.model.connector import ranking_scores
 from ...reasoning.model.ego_motion import constant_velocity
 from ...reasoning.model.reasoner import Reasoner
 from .nuscenes import NuscenesFeatures
@@ -21,6 +22,7 @@ from .synthetic import FeatureCache, file_digest, read_arrays, write_arrays
 if TYPE_CHECKING:  # a training server has no library that reads bags
     from .bags import BagFeatures
 
+FORMAT_VERSION = 2
 FIELDS = ("token", "anchor_scores", "occupancy", "chosen")
 _INPUTS = ("features", "centres", "scores", "view_features")
 
@@ -32,7 +34,7 @@ class ReasoningFeatures:
         self, features: FeatureCache | RolloutFeatures | NuscenesFeatures | BagFeatures, weights: Sequence[Path]
     ) -> None:
         self.features = features
-        text = json.dumps([features.key, *(file_digest(path) for path in weights)])
+        text = json.dumps([FORMAT_VERSION, features.key, *(file_digest(path) for path in weights)])
         self._folder = cache_folder() / "readings" / hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def file(self, seed: int) -> Path:
@@ -48,12 +50,15 @@ class ReasoningFeatures:
         """
         if self.file(seed).is_file():
             return
-        arrays = read_arrays(self.features.file(seed), (*_INPUTS, "twist"))
+        arrays = read_arrays(self.features.file(seed), (*_INPUTS, "labels", "twist"))
         device = reasoner.anchors.device
         wanted = list(range(len(arrays["twist"]))) if rows is None else list(rows)
-        inputs = [torch.from_numpy(arrays[name][wanted].astype(np.float32)).to(device) for name in _INPUTS]
+        inputs = {name: torch.from_numpy(arrays[name][wanted].astype(np.float32)).to(device) for name in _INPUTS}
+        # As on line: without this, other queries become tokens than the language model has learnt to hear.
+        labels = torch.from_numpy(arrays["labels"][wanted]).to(device)
+        inputs["scores"] = ranking_scores(inputs["scores"], labels, reasoner.config.ground_score)
         motion = torch.from_numpy(np.stack([constant_velocity(t) for t in arrays["twist"][wanted]])).to(device)
-        read = reasoner(*inputs, motion)
+        read = reasoner(*inputs.values(), motion)
         out = {
             "token": read.token.half(), "anchor_scores": read.anchor_logits.float(),
             "occupancy": read.occupancy.half(), "chosen": read.chosen.short(),

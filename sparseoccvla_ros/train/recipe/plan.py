@@ -31,7 +31,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "report": ("cells", "whole", "language", "planning", "forecast", "export", "validation"),
 }
 """Every step that a recipe can have, in the order in which they run, and the steps whose results it uses."""
-_VERSIONS = {"features": 2}
+_VERSIONS = {"features": 2, "reasoning_features": 2}
 """Of steps that make other things from the same options than they did: what an older version made is not taken."""
 _LATER = ("language", "reasoning_features", "planning", "forecast", "export")
 
