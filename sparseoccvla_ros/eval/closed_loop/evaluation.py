@@ -134,6 +134,7 @@ def evaluate_drives(
         raise InvalidInput("seeds" if not seeds else "policies", "there are none")
     for name in (n for n in names if n not in (*POLICIES, *DISTURBED, *drivers)):
         raise InvalidInput("policies", f"{name!r} is none of {', '.join(POLICIES)}")
+    names = tuple(dict.fromkeys(names))
     log = DriveLog() if log is None else log
     versions = {name: version_of(name, preset) for name in names}
     out: list[DriveScores] = []
@@ -249,7 +250,12 @@ def worth_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]
         cells = []
         for title in titles:
             field, scale = COLUMNS[title], 100.0 if COLUMNS[title] in _IN_PERCENT else 1.0
-            more = np.array([[scale * (float(getattr(a, field)) - float(getattr(b, field))), 1.0] for a, b in pairs])
+            # A drive of less than 5 s, or without a plan, has no PDMS.
+            told = [(x, y) for x, y in ((getattr(a, field), getattr(b, field)) for a, b in pairs) if None not in (x, y)]
+            if not told:
+                cells.append("-")
+                continue
+            more = np.array([[scale * (float(x) - float(y)), 1.0] for x, y in told])
 
             def mean(sums: np.ndarray) -> np.ndarray:
                 return sums[:1] / max(float(sums[1]), 1.0)

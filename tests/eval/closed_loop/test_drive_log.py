@@ -43,7 +43,7 @@ def test_what_is_known_is_not_driven_again(tmp_path):
     for seed in seeds:
         log.add("coast", version, results(seed), 3.0)
     told: list[DriveProgress] = []
-    rows = evaluate_drives(seeds, ["coast"], "tiny", log=log, on_progress=told.append)
+    rows = evaluate_drives(seeds, ["coast", "coast"], "tiny", log=log, on_progress=told.append)
     assert rows == [results(seed) for seed in seeds]
     assert [p.done for p in told] == [0, 1, 2]
     assert all(p.ended is None for p in told)

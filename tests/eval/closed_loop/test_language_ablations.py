@@ -61,6 +61,9 @@ def test_the_worth_of_language_is_paired_by_drive():
     assert lines[0][head.index("success %")].startswith("100.00")
     assert "What language is worth" in page(rows, "command")
     assert worth_table(rows[:3])[1] == []
+    short = [replace(row, pdms=None) if row.seed == 2 else replace(row, epdms=None) for row in rows]
+    cells = dict(zip(*worth_table(short)[:1], worth_table(short)[1][0], strict=True))
+    assert (cells["PDMS"], cells["EPDMS"][:4]) == ("0.00", "0.00")
 
 
 def test_they_are_policies_of_the_same_weights():
