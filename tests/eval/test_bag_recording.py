@@ -42,6 +42,11 @@ def test_moments_without_a_plan_are_found(planned, refused, missing):
     assert [(stamp - START) / 1e9 for stamp in got] == missing
 
 
+def test_a_burst_of_plans_is_no_period():
+    burst = [ns(0.0) + k for k in range(4)]
+    assert len(without_plan(burst, [], ns(0.0), ns(3.0))) == 199, "one every 10 ms from a second on"
+
+
 def parked(path: Path, number: Callable[[int, int], int], every: float = 0.5) -> Path:
     """A drive at 10 m/s along x past eight cars parked 9 m apart, of which a detector sees those within 25 m, nearest
     first; number: an id from place in the message and car."""

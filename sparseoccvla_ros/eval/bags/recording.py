@@ -30,6 +30,8 @@ ACCELERATION = "/acceleration"
 _CUBE, _ADD = 1, 0
 OLDEST_PLAN = 1.0
 """s after which a vehicle no longer follows a plan, as the follower's max_age: from then on it has none."""
+QUICKEST = 0.01
+"""s between two plans at least, where their own period is to tell how many are missing."""
 WARM_UP = 2.0
 """s of a drive that a planner may take until its first plan."""
 LONGEST_GAP = 1.5
@@ -117,7 +119,7 @@ def without_plan(planned: Sequence[int], refused: Sequence[int], first: int, las
     told = np.unique([stamp for stamp in (*planned, *refused) if first <= stamp <= last]).tolist()
     period = OLDEST_PLAN * NANOSECONDS
     if len(told) > 2:
-        period = min(float(np.median(np.diff(told))), period)
+        period = min(max(float(np.median(np.diff(told))), QUICKEST * NANOSECONDS), period)
     good, out = set(planned) - set(refused), []
     for begin, end in pairwise([first, *told, last]):
         allowed = OLDEST_PLAN * NANOSECONDS + 1 if begin in good else WARM_UP * NANOSECONDS if begin == first else 0
