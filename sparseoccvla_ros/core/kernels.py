@@ -14,12 +14,24 @@ import numba
 
 from .paths import PACKAGE
 
+_IMPORT = re.compile(r"^from (\.+)([\w.]*) import", re.MULTILINE)
+
 
 @cache
 def _used(file: Path) -> frozenset[Path]:
-    """A module and those of its folder that it imports, directly or not."""
-    names = re.findall(r"^from \.(\w+) import", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return frozenset({file}.union(*(_used(file.with_name(f"{name}.py")) for name in names)))
+    """A module and those of this package that it imports, directly or not: their constants are compiled in as well."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        for dots, name in _IMPORT.findall(module.read_text(encoding="utf-8")):
+            place = module.parents[len(dots) - 1].joinpath(*filter(None, name.split(".")))
+            single = place.with_name(f"{place.name}.py")
+            waiting.append(single if name and single.is_file() else place / "__init__.py")
+    return frozenset(found)
 
 
 @cache

@@ -96,24 +96,25 @@ def assert_runs(done: subprocess.CompletedProcess[str]) -> None:
 
 def test_what_the_first_drive_would_wait_for_is_prepared_once(checkout):
     package = checkout.root / "sparseoccvla_ros"
-    for folder in ("world/kernels", "core", "bringup"):
-        (package / folder).mkdir(parents=True)
-    (package / "core" / "kernels.py").touch()
-    kernels = package / "world" / "kernels" / "shading.py"
-    kernels.touch()
+    loops = [package / f for f in ("core/kernels.py", "world/kernels/shading.py", "camera_sync/jpeg_scan.py")]
+    loops.append(package / "occupancy" / "sampling" / "cell_kernels.py")
+    for file in (*loops, package / "bringup" / "prepare.py"):
+        file.parent.mkdir(parents=True)
+    for file in loops:
+        file.touch()
     done = checkout.run("drive")
     assert done.returncode == 0
     assert "goes on without" in done.stderr, "there is nothing that could prepare"
     assert done.stdout.startswith("ran ['drive']")
     count = checkout.root / "count"
     (package / "bringup" / "prepare.py").write_text(f"open({str(count)!r}, 'a').write('x')\n")
-    for edit, times in ((False, 1), (False, 1), (True, 2)):
-        if edit:
-            kernels.write_text("x = 1\n")
+    for edited, times in ((None, 1), (None, 1), *zip(loops[1:], (2, 3, 4), strict=True)):
+        if edited is not None:
+            edited.write_text("x = 1\n")
         assert checkout.run("drive").returncode == 0
         assert count.read_text() == "x" * times
     assert_runs(checkout.run("doctor"))
-    assert len(count.read_text()) == 2
+    assert len(count.read_text()) == 4
 
 
 def test_an_odd_path_and_edits_of_messages(checkout, tmp_path):

@@ -21,8 +21,9 @@ def test_a_division_by_zero_is_numpys(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_code_that_calls_a_changed_function_is_compiled_anew(tmp_path: Path) -> None:
-    for name, line in {"a": "from .b import f", "b": "from .c import g, h", "c": "", "d": ""}.items():
-        (tmp_path / f"{name}.py").write_text(f"{line}\n")
+    modules = {"a": "from .b import f", "b": "from .c import g, h", "c": "from .b import f", "d": "", "__init__": ""}
+    for name, line in modules.items():
+        (tmp_path / f"{name}.py").write_text(f"{line}\nfrom . import F\n" if name == "a" else f"{line}\n")
 
     def folder() -> str:
         kernels._folder.cache_clear()
@@ -33,4 +34,13 @@ def test_code_that_calls_a_changed_function_is_compiled_anew(tmp_path: Path) -> 
     (tmp_path / "d.py").write_text("x = 1\n")
     assert folder() == before
     (tmp_path / "c.py").write_text("x = 1\n")
-    assert folder() != before
+    changed = folder()
+    assert changed != before
+    (tmp_path / "__init__.py").write_text("F = float\n")
+    assert folder() != changed, "a constant of the folder itself is compiled in"
+
+
+def test_constants_of_other_folders_are_compiled_in_as_well() -> None:
+    package = Path(kernels.__file__).parents[1]
+    used = kernels._used(package / "world" / "kernels" / "shading.py")
+    assert {package / "core" / "classes.py", package / "world" / "kernels" / "noise.py"} < used
