@@ -50,7 +50,8 @@ class LlamaFile:
                 weights = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
             generation = folder / "generation_config.json"
             rest = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
-            if not _whole(content, weights):
+            # What stands in no file has a default, which only transformers knows.
+            if not (_whole(content, weights) and {"rms_norm_eps", "max_position_embeddings"} <= set(content)):
                 return None
             model = cls(config, SimpleNamespace(**rest), weights)
             return None if PackedLlama.why_not(model) else model

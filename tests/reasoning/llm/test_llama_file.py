@@ -126,6 +126,12 @@ def test_everything_else_goes_to_transformers(tmp_path: Path, tiny_model: Langua
     assert not isinstance(load_language_model(str(folder), dtype="float32", weights_only=True).model, LlamaFile)
     folder = save(tmp_path / "good", tiny_model)
     assert LlamaFile.open(folder, torch.float16) is None
+    whole = json.loads((folder / "config.json").read_text())
+    for name in ("rms_norm_eps", "max_position_embeddings", "num_key_value_heads", "hidden_act"):
+        (folder / "config.json").write_text(json.dumps({n: v for n, v in whole.items() if n != name}))
+        assert LlamaFile.open(folder, torch.float32) is None, "only transformers knows the default"
+    (folder / "config.json").write_text(json.dumps(whole))
+    assert LlamaFile.open(folder, torch.float32) is not None
     tensors = load_file(folder / FILE)
     for change in (
         {},
