@@ -33,7 +33,7 @@ from ...planning.plan_words import driving_action
 from ...planning.trajectory import motion_of
 from .synthetic import HALF, QUERY_FIELDS, file_digest, read_arrays, write_arrays
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LONGEST_GAP = 0.5
 """s without a record of the motion across which no future is learnt."""
 HELD_OUT = 0.25
