@@ -54,13 +54,14 @@ def turned(waypoints: np.ndarray) -> Command:
 def planner_inputs(
     token: str, step: StepResult, history: EgoHistory, planner: Planner, command: Command, source: CommandSource
 ) -> PlannerInputs:
-    """What the planner read of a step, for ablations. The rest: as it was given to the chain."""
+    """What the planner read of a step, for ablations; no language where its weights know none. The rest: as it was
+    given to the chain."""
     kind, stamp = planner.config.ego, step.queries.stamp
     if kind == "none":
         features = np.zeros(0, np.float32)
     else:
         features = history.features(stamp) if kind == "causal" else history.paper_features(stamp, command)
-    reasoning = step.reasoning
+    reasoning = step.reasoning if planner.listens else None
     return PlannerInputs(
         token, step.queries.features, step.queries.centres, features, kind,
         None if reasoning is None else reasoning.token, None if reasoning is None else reasoning.anchor_scores,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from sparseoccvla_ros.eval.tasks.ablations import (
     swapped,
     ungated,
 )
+from sparseoccvla_ros.eval.tasks.planning import planner_inputs
 from sparseoccvla_ros.planning.anchors import AnchorSet
 from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES, PAPER_DIMS, EgoHistory
@@ -159,3 +161,14 @@ def test_shuffling_keeps_the_frequencies_and_repeats_itself(make_sample):
 def test_unknown_ego_kind_is_refused(inputs):
     with pytest.raises(InvalidInput, match=r"inputs\.ego_kind"):
         replace(inputs, ego_kind="can_bus")
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_planner_that_knows_no_language_is_given_none(inputs, listens):
+    planner = SimpleNamespace(config=PlanningConfig(ego="none"), listens=listens)
+    said = SimpleNamespace(token=inputs.reasoning, anchor_scores=inputs.anchor_scores)
+    queries = SimpleNamespace(stamp=0, features=inputs.features, centres=inputs.centres)
+    step = SimpleNamespace(queries=queries, reasoning=said)
+    found = planner_inputs("a", step, EgoHistory(), planner, inputs.command, inputs.source)
+    assert (found.reasoning is not None) is listens
+    assert (found.anchor_scores is not None) is listens
