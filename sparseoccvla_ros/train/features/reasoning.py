@@ -46,7 +46,8 @@ class ReasoningFeatures:
         """Read a scene whose features are cached.
 
         token float16 [S, D]; anchor_scores float32 [S, A]; occupancy float16 [S, K, D]; chosen int16 [S, K]. rows: the
-        frame sets that anybody will ask for, all where None; of the others everything is 0.
+        frame sets that anybody will ask for, all where None; of the others the token is NaN, as of one that is not
+        heard, and the rest 0.
         """
         if self.file(seed).is_file():
             return
@@ -66,7 +67,8 @@ class ReasoningFeatures:
         whole = {}
         for name, value in out.items():
             found = value.cpu().numpy()
-            whole[name] = np.zeros((len(arrays["twist"]), *found.shape[1:]), found.dtype)
+            nothing = np.nan if name == "token" else 0
+            whole[name] = np.full((len(arrays["twist"]), *found.shape[1:]), nothing, found.dtype)
             whole[name][wanted] = found
         write_arrays(self.file(seed), whole, {"seed": str(seed)})
 
