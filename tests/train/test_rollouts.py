@@ -51,6 +51,8 @@ def test_rollouts_stand_beside_the_worlds_drives_and_keep_their_number(tmp_path:
     again = RolloutFeatures.of(cache(), [tmp_path / "second", tmp_path / "first"])
     assert again.files == both.cache.files
     assert samples[0].drive.startswith("roll-out 2")
+    write_rollout(tmp_path / "third" / "20.safetensors", arrays(3), {"encoder": "abc", "seed": "20", "planning": "y"})
+    assert not set(RolloutFeatures.of(cache(), [tmp_path / "third"]).files) & set(again.files), "driven otherwise"
     with pytest.raises(InvalidInput, match="another encoder"):
         RolloutFeatures.of(cache("other"), [tmp_path / "first"])
     with pytest.raises(InvalidInput, match="holds none"):

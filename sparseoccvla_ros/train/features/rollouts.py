@@ -65,9 +65,12 @@ class RolloutFeatures:
 
 
 def write_rollout(file: Path, arrays: dict[str, np.ndarray], told: dict[str, str]) -> None:
-    """Keep a roll-out. told: what it came from, which gives it its number; "encoder": digest of its weights."""
-    text = "\n".join(f"{name}={told[name]}" for name in sorted(told))
-    number = FIRST + int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
+    """Keep a roll-out. told: what it came from, which with its arrays gives it its number, under which readings are
+    cached; "encoder": digest of its weights."""
+    digest = hashlib.sha256("\n".join(f"{name}={told[name]}" for name in sorted(told)).encode())
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    number = FIRST + int(digest.hexdigest()[:12], 16)
     write_arrays(file, arrays, told | {"number": str(number)})
 
 
