@@ -166,6 +166,7 @@ def test_a_perfect_path_of_a_foreign_bag_has_no_error(foreign):
         assert (row.no_collision, row.ttc) == (None, None)
     assert sum(report.refused.values()) == 6
     assert report.missing == 0
+    assert not evaluate_bag(replace(report.request, seconds=4.0)).refused, "those are at the end"
     assert {why.split(" ")[0] for why in report.refused} == {"less", "is", "its"}
     coast = report.rows[COAST]
     # Straight on while the road bends: after 3 s the arc is off its tangent by R (1 - cos) and R sin - v t.

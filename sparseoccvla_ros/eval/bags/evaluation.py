@@ -150,6 +150,7 @@ def evaluate_bag(request: Request, on_progress: Callable[[int], None] = lambda p
     last = drive.stamps[0] + round(request.seconds * NANOSECONDS) if request.seconds else 2**62
     name = request.topic or f"stack ({request.preset})"
     rows: dict[str, list[PlanScores]] = {name: [], COAST: []}
+    refused = [(stamp, why) for stamp, why in refused if stamp <= last]
     kept = []
     for plan in (plan for plan in plans if plan.stamp <= last):
         scores, coast = record.score(plan), record.score(_coasting(plan.stamp, drive))
