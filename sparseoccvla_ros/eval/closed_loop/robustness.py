@@ -132,11 +132,13 @@ def groups_of(words: Sequence[str]) -> tuple[str, ...]:
 def table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]], list[Bar]]:
     """Head, lines and bars: driving score and success of the chain undisturbed and disturbed, and what it loses drive
     by drive against itself."""
-    own = {(r.seed, r.scenario): r for r in rows if r.policy.split()[0] == "chain"}
     found: dict[str, list[DriveScores]] = {}
     for row in rows:
-        if row.policy.split()[0] in ("chain", *DISTURBED):
-            found.setdefault(row.policy.split()[0], []).append(row)
+        name = row.policy.split()[0]
+        name = "chain" if name == "nodes" else name  # with --ros
+        if name in ("chain", *DISTURBED):
+            found.setdefault(name, []).append(row)
+    own = {(r.seed, r.scenario): r for r in found.get("chain", ())}
     head = ["disturbance", "drives", "driving score", "success %", "driving score lost"]
     lines, bars = [], []
     for series, name in enumerate(n for n in ("chain", *DISTURBED) if n in found):

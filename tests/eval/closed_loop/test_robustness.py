@@ -75,6 +75,8 @@ def test_what_is_lost_is_counted_drive_by_drive(tmp_path):
     assert section(rows, tmp_path) == ""
     rows += [row("chain+noise:16", s, 70.0 + s) for s in (2, 3, 4)] + [row("chain-deaf", 1, 0.0)]
     head, lines, bars = table(rows)
+    over_ros = [replace(r, policy=r.policy.replace("chain (", "nodes (")) for r in rows]
+    assert table(over_ros) == (head, lines, bars)
     assert [line[0] for line in lines] == ["none", "noise 16 of 255"]
     assert lines[1][head.index("driving score lost")].startswith("10.00 [10.00, 10.00]")
     assert [bar.value for bar in bars] == [82.0, 73.0]
