@@ -114,8 +114,9 @@ class ReasoningNode(StageNode):
             self._planned.clear()
             self._plan = None
             self._reasoner.reset()
-            self._questions.cancel_all()
+            # First, so that what a cancelled answer still says is known to be of the drive before.
             self._begin_drive(queries.epoch)
+            self._questions.cancel_all()
         self._ego_speed = queries.ego.speed
         self._base_frame = queries.ego.base_frame
         planned = self._planned.at(queries)

@@ -96,7 +96,7 @@ def roll_out(
 def make_rollouts(
     preset: str, seeds: Sequence[int], families: Sequence[str], expert_share: float, out: Path
 ) -> Iterator[str]:
-    """Drive seeds, families of scenarios in turn, and keep each drive as a file; gives a line for each that was driven.
+    """Drive seeds, families of scenarios in turn, and keep each drive as a file; gives a line for each.
 
     Args:
         preset: Whose chain drives.
@@ -121,6 +121,7 @@ def make_rollouts(
     for seed, family in zip(seeds, places, strict=True):
         file = out / f"{seed:08d}-{family or 'own'}-{expert_share:g}.safetensors"
         if file.is_file():
+            yield f"{seed} {family or ''}: {file.name} is there already; another planner's drives need another folder"
             continue
         arrays, rollout = roll_out(model, seed, family, expert_share)
         told = {"seed": str(seed), "scenario": family or "", "expert_share": f"{expert_share:g}"}

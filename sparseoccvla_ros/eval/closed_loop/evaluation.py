@@ -64,7 +64,7 @@ def _shared_model(preset: str) -> SparseOccVLA:
 
 
 def policy_of(name: str, preset: str) -> Policy:
-    """One of POLICIES or DISTURBED. Raises InvalidInput("policies") for others and for a preset that cannot plan."""
+    """One of POLICIES or DISTURBED. Raises InvalidInput: "policies" for others, "preset" for one that cannot plan."""
     if name == "expert":
         return ExpertPolicy()
     if name == "coast":

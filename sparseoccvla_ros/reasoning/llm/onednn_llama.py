@@ -120,7 +120,7 @@ class PackedLlama:
         added = _added(length, start, mask, kind)
         turned = self._heads + self._kv_heads
         # The sums along the layers stay in float32: normalising them is cheaper then, and they lose nothing.
-        x, layers = embeddings.float(), []
+        x, layers = embeddings.to(torch.float32, copy=True), []
         for i, layer in enumerate(self._layers):
             y = layer.qkv(self._normalised(x, layer.before_attention).to(kind))
             y = y.view(batch, length, turned + self._kv_heads, self._width)
