@@ -123,10 +123,12 @@ def test_every_profile_gives_frames(drive, until, name):
         car.step(START + k * 500_000_000)
         until(lambda wanted=k - 1: len(got) >= wanted, 2)
     assert until(lambda: len(got) >= 3, 20), node.monitor.state(9)
-    frames = messages.frames_from_msg(got[-1])
+    # On a busy machine one camera's image may come behind the others' next ones, and miss its set.
+    whole = [frames for frames in map(messages.frames_from_msg, got) if frames.valid.all()]
+    assert len(whole) >= 2
+    frames = whole[-1]
     assert frames.names == CAMERAS
     assert frames.images.shape == (6, 128, 352, 3)
-    assert frames.valid.all()
     for i, camera in enumerate(CAMERAS):  # RGB, also where a bridge says 8UC3 and means BGR
         np.testing.assert_allclose(frames.images[i].mean((0, 1)), COLOURS[camera], atol=6)
     assert frames.ego.twist[0] == pytest.approx(5.0, abs=0.05)
