@@ -39,7 +39,9 @@ def resampled(counts: np.ndarray, statistic: Statistic) -> np.ndarray:
     if scenes < 2:
         return np.zeros((0, len(statistic(counts.sum(0)))))
     drawn = np.random.default_rng(SEED).multinomial(scenes, np.full(scenes, 1 / scenes), size=RESAMPLES)
-    return np.stack([statistic(np.tensordot(row, counts, 1)) for row in drawn])
+    # Few scenes are drawn the same way again and again.
+    distinct, where = np.unique(drawn, axis=0, return_inverse=True)
+    return np.stack([statistic(np.tensordot(row, counts, 1)) for row in distinct])[where.reshape(-1)]
 
 
 def estimates(values: np.ndarray, draws: np.ndarray) -> list[Estimate]:
