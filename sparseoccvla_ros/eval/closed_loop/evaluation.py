@@ -20,7 +20,7 @@ from ...pipeline import SparseOccVLA
 from ...runtime.presets import load_preset
 from ...world.sim.scenarios import FAMILIES
 from ..metrics.driving.bench2drive import abilities
-from ..metrics.intervals import Estimate, estimates, resampled
+from ..metrics.intervals import Estimate, mean_of
 from .drive_log import DriveLog
 from .language_ablations import CHANGED, change
 from .policies import BlindLaneKeeping, ChainPolicy, ConstantVelocity, EgoOnly, ExpertPolicy, Policy
@@ -54,13 +54,15 @@ _LOWEST = ("efficiency", "smoothness")
 """Of a drive that is too short for them these are not defined; every other score of a failed drive is 0."""
 
 
-@cache
-def _shared_model(preset: str) -> SparseOccVLA:
-    """One for all disturbances: they drive one after another."""
+def _model(preset: str) -> SparseOccVLA:
     model = SparseOccVLA.from_preset(preset, untrained=True)
     if model.encoder is None or model.planner is None:
         raise InvalidInput("preset", f"{preset} has no planner to drive with")
     return model
+
+
+_shared_model = cache(_model)
+"""One for the chain and all disturbances: they drive one after another."""
 
 
 def policy_of(name: str, preset: str) -> Policy:
@@ -75,7 +77,7 @@ def policy_of(name: str, preset: str) -> Policy:
         return EgoOnly(EGO_SEEDS)
     if name in ("chain", *CHANGED):
         # A model that is deprived of something is its own.
-        model = _shared_model.__wrapped__(preset) if name in CHANGED else _shared_model(preset)
+        model = _model(preset) if name in CHANGED else _shared_model(preset)
         if name in CHANGED:
             change(model, name)
         return ChainPolicy(model, f"{name} ({preset})")
@@ -199,17 +201,8 @@ def means(rows: Sequence[DriveScores]) -> dict[str, Estimate]:
     """Mean of every column with its bootstrap interval over drives."""
     out = {}
     for title, name in COLUMNS.items():
-        values = [(float(v), 1.0) for r in rows if (v := getattr(r, name)) is not None]
-        if not values:
-            out[title] = Estimate(float("nan"))
-            continue
-        counts = np.array(values)
-        scale = 100.0 if name in _IN_PERCENT else 1.0
-
-        def mean(sums: np.ndarray, scale: float = scale) -> np.ndarray:
-            return scale * sums[:1] / max(float(sums[1]), 1.0)
-
-        out[title] = estimates(mean(counts.sum(0)), resampled(counts, mean))[0]
+        values = [float(v) for r in rows if (v := getattr(r, name)) is not None]
+        out[title] = mean_of(values, 100.0 if name in _IN_PERCENT else 1.0)
     return out
 
 
@@ -252,15 +245,7 @@ def worth_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]
             field, scale = COLUMNS[title], 100.0 if COLUMNS[title] in _IN_PERCENT else 1.0
             # A drive of less than 5 s, or without a plan, has no PDMS.
             told = [(x, y) for x, y in ((getattr(a, field), getattr(b, field)) for a, b in pairs) if None not in (x, y)]
-            if not told:
-                cells.append("-")
-                continue
-            more = np.array([[scale * (float(x) - float(y)), 1.0] for x, y in told])
-
-            def mean(sums: np.ndarray) -> np.ndarray:
-                return sums[:1] / max(float(sums[1]), 1.0)
-
-            cells.append(estimates(mean(more.sum(0)), resampled(more, mean))[0].text(1.0))
+            cells.append(mean_of([scale * (float(x) - float(y)) for x, y in told]).text(1.0))
         lines.append([f"chain minus {name}", str(len(pairs)), *cells])
     return ["", "drives", *titles], lines
 

@@ -17,7 +17,7 @@ from ...core.types import NANOSECONDS, REASONING_MAX_AGE, CameraFrames, Reasonin
 from ...pipeline import SparseOccVLA
 from ...planning.trajectory_follower import TimedPath
 from ...world.sim.simulator import Simulator
-from ..metrics.intervals import Estimate, estimates, resampled
+from ..metrics.intervals import mean_of
 from ..report.plots import Bar, draw
 from .expert import Expert
 from .policies import ChainPolicy
@@ -144,24 +144,15 @@ def table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]], list
     for series, name in enumerate(n for n in ("chain", *DISTURBED) if n in found):
         group, _, level = name.removeprefix("chain").removeprefix("+").partition(":")
         title = f"{group} {level} {UNITS[group]}".strip() if group else "none"
-        scores = _mean([r.driving_score for r in found[name]])
+        scores = mean_of([r.driving_score for r in found[name]])
         pairs = [(own[r.seed, r.scenario], r) for r in found[name] if (r.seed, r.scenario) in own]
-        lost = _mean([a.driving_score - b.driving_score for a, b in pairs]) if group and pairs else None
-        success = _mean([100.0 * r.success for r in found[name]])
+        lost = mean_of([a.driving_score - b.driving_score for a, b in pairs]) if group and pairs else None
+        success = mean_of([100.0 * r.success for r in found[name]])
         lines.append(
             [title, str(len(found[name])), scores.text(1.0), success.text(1.0), "" if lost is None else lost.text(1.0)]
         )
         bars.append(Bar(title, scores.value, scores.interval, list(GROUPS).index(group) + 1 if series else 0))
     return head, lines, bars
-
-
-def _mean(values: Sequence[float]) -> Estimate:
-    counts = np.array([(value, 1.0) for value in values])
-
-    def mean(sums: np.ndarray) -> np.ndarray:
-        return sums[:1] / max(float(sums[1]), 1.0)
-
-    return estimates(mean(counts.sum(0)), resampled(counts, mean))[0]
 
 
 def section(rows: Sequence[DriveScores], folder: Path) -> str:

@@ -57,6 +57,18 @@ def estimates(values: np.ndarray, draws: np.ndarray) -> list[Estimate]:
     return out
 
 
+def mean_of(values: Sequence[float], scale: float = 1.0) -> Estimate:
+    """`scale` times the mean of one value per drive, or per scene; NaN of none."""
+    if not len(values):
+        return Estimate(float("nan"))
+    counts = np.array([(float(value), 1.0) for value in values])
+
+    def mean(sums: np.ndarray) -> np.ndarray:
+        return scale * sums[:1] / max(float(sums[1]), 1.0)
+
+    return estimates(mean(counts.sum(0)), resampled(counts, mean))[0]
+
+
 def compared(
     rows: dict[str, np.ndarray], statistic: Statistic, against: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, list[Estimate]], dict[tuple[str, str], list[Estimate]]]:

@@ -60,11 +60,10 @@ def flow_of(points: np.ndarray, labels: np.ndarray, movers: np.ndarray) -> np.nd
     cos, sin = np.cos(now[:, 2]), np.sin(now[:, 2])
     along, across = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
     beyond = np.maximum(np.abs(along) - 0.5 * now[:, 3], np.abs(across) - 0.5 * now[:, 4])
-    nearest = beyond.argmin(1)
-    own = np.arange(len(nearest))
-    hit = beyond[own, nearest] < MARGIN
-    rows, columns, nearest = rows[hit], columns[hit], nearest[hit]
-    along, across = along[own, beyond.argmin(1)][hit], across[own, beyond.argmin(1)][hit]
+    points_of, nearest = np.arange(len(beyond)), beyond.argmin(1)
+    hit = beyond[points_of, nearest] < MARGIN
+    rows, columns, points_of, nearest = rows[hit], columns[hit], points_of[hit], nearest[hit]
+    along, across = along[points_of, nearest], across[points_of, nearest]
     for k in range(len(HORIZONS)):
         later = movers[k + 1][nearest]
         cos, sin = np.cos(later[:, 2]), np.sin(later[:, 2])
