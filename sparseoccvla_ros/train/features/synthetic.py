@@ -23,6 +23,7 @@ from ...core.classes import CAMERAS, MOVABLE
 from ...core.errors import InvalidInput
 from ...core.paths import cache_folder
 from ...core.types import CameraFrames, EgoState, SceneQueries
+from ...data.shared_work import share
 from ...data.synthetic.drives import load_drive
 from ...data.synthetic.scenes import WorldScene, WorldSettings, load_scene
 from ...occupancy.encoder import OccupancyEncoder
@@ -141,17 +142,28 @@ def movable_voxels(path: Path, rows: Sequence[int]) -> dict[str, np.ndarray]:
     return {"voxels": out}
 
 
-def prepare_features(encoder: OccupancyEncoder, cache: FeatureCache, seeds: Sequence[int]) -> Iterator[int]:
+def prepare_features(
+    encoder: OccupancyEncoder, cache: FeatureCache, seeds: Sequence[int], workers: int = 1
+) -> Iterator[int]:
     """Encode the seeds whose features are missing; gives each seed when its features are there.
 
-    Their scenes must be in the world's cache, or are rendered.
+    Their scenes must be in the world's cache, or are rendered. workers: processes of one thread each, which encode half
+    as much again as one process of as many threads; 1 works in this process, on the encoder's device.
     """
-    for seed in seeds:
-        path = cache.file(seed)
-        if not path.is_file():
-            arrays = make_features(encoder, load_scene(seed, cache.world))
-            write_arrays(path, arrays, {"seed": str(seed), "weights": cache.weights})
-        yield seed
+    return share(_Encoding(encoder, cache), seeds, workers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoding:
+    encoder: OccupancyEncoder
+    cache: FeatureCache
+
+    def file(self, item: int) -> Path:
+        return self.cache.file(item)
+
+    def make(self, item: int) -> None:
+        arrays = make_features(self.encoder, load_scene(item, self.cache.world))
+        write_arrays(self.file(item), arrays, {"seed": str(item), "weights": self.cache.weights})
 
 
 def read_arrays(path: Path, fields: Iterable[str] | None = None) -> dict[str, np.ndarray]:

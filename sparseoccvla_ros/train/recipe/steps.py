@@ -140,7 +140,8 @@ def features(context: Context) -> dict[str, Any]:
         seeds, place = _later_seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
         labels = FutureLabels(place.world, present=split == "train")
         asked = QuestionCache(place.world, asked_rows(place.world, split))
-        _follow(context, f"features of {split}", prepare_features(network, place, seeds), len(seeds))
+        workers = context.workers if context.device == "cpu" else 1
+        _follow(context, f"features of {split}", prepare_features(network, place, seeds, workers), len(seeds))
         _follow(context, f"truth of {split}", _truths(labels, asked, seeds, context.workers), len(seeds))
     return {}
 
