@@ -1,7 +1,7 @@
 """The stack as Autoware's planner: ros2 launch sparseoccvla_ros autoware.launch.py [--show-args].
 
-Cameras, tf and odometry under Autoware's names; trajectory, candidates and turn indicators where Autoware looks for
-them; goals come from its mission planning.
+Reads cameras, tf and odometry under Autoware's names, publishes trajectory, candidates and turn indicators under the
+names Autoware expects, and takes goals from its mission planning.
 """
 
 from launch.actions import GroupAction

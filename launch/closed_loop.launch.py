@@ -1,4 +1,4 @@
-"""The stack drives itself in the world: ros2 launch sparseoccvla_ros closed_loop.launch.py [--show-args]."""
+"""The stack in closed loop with the simulator: ros2 launch sparseoccvla_ros closed_loop.launch.py [--show-args]."""
 
 from sparseoccvla_ros.bringup.launch_config import CLOSED_LOOP
 from sparseoccvla_ros.bringup.launch_description import description

@@ -1,7 +1,7 @@
 """Nav2 follows this stack's plans: ros2 launch sparseoccvla_ros nav2.launch.py [fixed_frame:=odom] [--show-args].
 
-The stack, and the node that hands its paths to Nav2's controller. Nav2 itself is started by its own bringup; what its
-costmaps need stands in config/nav2_costmaps.yaml.
+Starts the stack and the node that sends its paths to Nav2's controller. Nav2 is started by its own bringup; the
+settings of its costmaps are in config/nav2_costmaps.yaml.
 """
 
 from launch.actions import DeclareLaunchArgument

@@ -1,8 +1,8 @@
-"""The model in one object: a frame set in; queries, voxels, reasoning and a plan out.
+"""The whole model in one object: a frame set in; queries, voxels, reasoning and a plan out.
 
-The nodes do the same with the same parts, each in its own process; evaluation runs this object. Reasoning is that of
-the same frame set, as with the planning node's `reasoning_wait`; with `reason_behind` that of the set before, which is
-what the node has on a slow machine.
+The nodes run the same parts, each in its own process; evaluation runs this object. A plan uses the reasoning of its own
+frame set, as with the planning node's `reasoning_wait`; with `reason_behind` that of the previous set, as the node does
+on a slow machine.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """What came of one frame set.
+    """Results of one frame set.
 
     Attributes:
         queries: The encoder's scene queries.
         voxels: Occupied voxels of the queries.
-        motion: float32 [6, 2] m, the plan before, carried over to this frame; None where there is none.
-        reasoning: What the plan was given; None without that stage, and behind the first set of a drive
-            or one that is too old.
+        motion: float32 [6, 2] m, the previous plan carried over to this frame; None if there is none.
+        reasoning: For the plan; None without that stage and, with `reason_behind`, for the first set of a drive
+            or when it is too old.
         plan: None without that stage.
-        seconds: Wall clock by stage.
+        seconds: Wall time per stage.
     """
 
     queries: SceneQueries
@@ -64,17 +64,17 @@ class StepResult:
 
 
 class SparseOccVLA:
-    """The networks of a preset and what they remember of the drive.
+    """The networks of a preset and their memory of the drive.
 
-    Frame sets of one drive come in order of time; a new `epoch` drops every memory, as in the nodes. Not thread safe.
+    Frame sets of a drive must come in order of time; a new `epoch` resets all memory, as in the nodes. Not thread safe.
 
     Args:
-        preset: What the networks were built from.
-        encoder: Images to scene queries; without it nothing can be stepped.
-        reasoner: The language half, or None.
-        planner: The planning half, or None.
+        preset: Preset that the networks were built from.
+        encoder: Images to scene queries; `step` needs it.
+        reasoner: Reasoning stage, or None.
+        planner: Planning stage, or None.
         absent: Why a stage is missing, by its name.
-        reason_behind: Plan with the reasoning of the set before, and reason in a thread while the caller goes on.
+        reason_behind: Plan with the reasoning of the previous set, and reason in a thread after `step` returns.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SparseOccVLA:
         self.preset, self.encoder, self.reasoner, self.planner = preset, encoder, reasoner, planner
         self.absent = absent or {}
         self.hears: Callable[[Reasoning], Reasoning | None] = lambda reasoning: reasoning
-        """What the planner gets in place of a reasoning: evaluation takes parts of it away here."""
+        """Maps each reasoning to what the planner gets; evaluation removes parts of it here."""
         self._behind = ThreadPoolExecutor(1, "reasoning") if reason_behind and reasoner is not None else None
         self._pending: Future[Reasoning] | None = None
         self._epoch: int | None = None
@@ -110,10 +110,10 @@ class SparseOccVLA:
 
         Args:
             preset: Name of a folder below models/, a path to one, or what load_preset returned.
-            stages: Those of occupancy, reasoning and planning that are wanted.
-            untrained: Also run stages that have no weights; otherwise they are left out and named in `absent`.
+            stages: Which of occupancy, reasoning and planning to build.
+            untrained: Also build stages that have no weights; otherwise they are left out and named in `absent`.
             device: auto, cpu or cuda.
-            limits: Of the vehicle that drives; the default is nuScenes' car.
+            limits: Of the vehicle; default: nuScenes' car.
             reason_behind: As for the class.
 
         Raises:
@@ -142,16 +142,16 @@ class SparseOccVLA:
 
     @property
     def stages(self) -> list[str]:
-        """Names of the stages that take part."""
+        """Names of the stages that this object has."""
         networks = (self.encoder, self.reasoner, self.planner)
         return [name for name, network in zip(STAGES, networks, strict=True) if network is not None]
 
     def perception(self) -> SparseOccVLA:
-        """The same encoder without reasoning and planning."""
+        """Returns a model with the same encoder, without reasoning and planning."""
         return SparseOccVLA(self.preset, self.encoder, absent=self.absent)
 
     def reset(self) -> None:
-        """Forget the drive so far."""
+        """Reset all memory of the drive."""
         self.finish()
         self._pending = None
         self._epoch = None
@@ -162,7 +162,7 @@ class SparseOccVLA:
                 network.reset()
 
     def finish(self) -> None:
-        """Wait until nothing is computed any more."""
+        """Wait for the reasoning that is running in the thread, if any."""
         if self._pending is not None:
             wait([self._pending])
 
@@ -173,16 +173,16 @@ class SparseOccVLA:
         source: CommandSource = CommandSource.DEFAULT,
         history: EgoHistory | None = None,
     ) -> StepResult:
-        """Take one frame set through every stage.
+        """Run every stage on one frame set.
 
         Args:
             frames: Images of one instant, as camera_sync or data/bags/offline_sync.py prepare them for the preset.
-            command: Where the route leads next.
-            source: Where the command came from.
-            history: Of the ego up to the set; the default is what earlier sets told.
+            command: Direction in which the route leads next.
+            source: Source of the command.
+            history: Ego history up to this set; default: collected from the sets of this drive.
 
         Raises:
-            InvalidInput: There is no encoder, or the set does not fit the preset.
+            InvalidInput: The encoder is missing, or the set does not fit the preset.
         """
         if self.encoder is None:
             raise InvalidInput("stages", self.absent.get("occupancy", "occupancy was not asked for"))
@@ -207,7 +207,7 @@ class SparseOccVLA:
         if reasoner is not None and self._behind is None:
             reasoning = timed("reasoning", lambda: reasoner.reason(queries, motion))
         elif self._pending is not None:
-            # Not before the encoder is through: a set that it refuses leaves the thread to `reset` to wait for.
+            # Only after the encoder: if it refuses the set, the reasoning stays pending, and `reset` waits for it.
             before, self._pending = self._pending, None
             reasoning = timed("reasoning", before.result)
             if frames.stamp - reasoning.stamp > REASONING_MAX_AGE * NANOSECONDS:

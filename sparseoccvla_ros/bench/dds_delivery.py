@@ -1,4 +1,4 @@
-"""How many images arrive: six cameras from one process to another over DDS, with our Fast DDS profile or without.
+"""Share of delivered images: six cameras from one process to another over DDS, with or without our Fast DDS profile.
 
 The receiver subscribes as camera_sync does (best effort, messages as objects); the sender publishes as a driver does.
 """
@@ -29,14 +29,14 @@ from ..ros.qos import PROFILES
 CAMERAS = 6
 HEIGHT, WIDTH = 900, 1600
 JPEG_BYTES = 150_000
-"""Of a nuScenes image."""
+"""Size of a nuScenes image file."""
 KINDS: dict[str, type] = {"raw": Image, "jpeg": CompressedImage}
 _VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Images of six cameras: how many were sent and arrived, latency in ms, MB per second, cores of both processes."""
+    """Images of six cameras: number sent and received, latency in ms, MB per second, cores used by both processes."""
 
     sent: int
     received: int
@@ -47,15 +47,15 @@ class Delivery:
 
     @property
     def share(self) -> float:
-        """0..1."""
+        """Share of the images received, 0..1."""
         return self.received / self.sent
 
 
 def measure_delivery(profile: bool, seconds: float, rate: float = 12.0) -> dict[str, Delivery]:
-    """Send raw images, then JPEG files, for `seconds` each at `rate` Hz; how each kind arrived.
+    """Send raw images, then JPEG files, for `seconds` each at `rate` Hz; returns the delivery of each kind.
 
-    profile: whether both processes get config/fastdds_big_messages.xml, as launch gives it to those with images.
-    Uses the domain of this process's environment. RuntimeError when a process fails.
+    profile: whether both processes get config/fastdds_big_messages.xml, as launched nodes with images do. Uses the
+    domain of this process's environment. Raises RuntimeError when a process fails.
     """
     environment = {k: v for k, v in os.environ.items() if k not in _VARIABLES}
     environment |= big_message_environment() if profile else {}
@@ -89,12 +89,12 @@ def measure_delivery(profile: bool, seconds: float, rate: float = 12.0) -> dict[
 
 
 def as_numbers(delivery: Delivery) -> dict[str, float]:
-    """For JSON."""
+    """Returns the fields and the share as a dict for JSON."""
     return {**asdict(delivery), "share": delivery.share}
 
 
 def _send(seconds: float, rate: float) -> dict[str, Any]:
-    """Every camera's image at each tick, as CDR with the steady clock in its stamp."""
+    """Publish every camera's image at each tick, as CDR with the steady clock in its stamp."""
     rclpy.init()
     node = Node("delivery_sender")
     pixels = np.random.default_rng(0).integers(0, 255, HEIGHT * WIDTH * 3, np.uint8)
@@ -103,7 +103,7 @@ def _send(seconds: float, rate: float) -> dict[str, Any]:
     packed = CompressedImage(header=header(1, "camera"), format="jpeg", data=block(pixels[:JPEG_BYTES]))
     out = {}
     for kind, message in (("raw", image), ("jpeg", packed)):
-        # As drivers and bag players do: reliable offered, what the subscriber takes decides.
+        # Reliable is offered, as by drivers and bag players; the subscriber's QoS decides.
         publishers = [
             node.create_publisher(KINDS[kind], f"delivery/{kind}{i}", PROFILES["output"]) for i in range(CAMERAS)
         ]
@@ -131,7 +131,7 @@ def _send(seconds: float, rate: float) -> dict[str, Any]:
 
 
 def _receive(ended: threading.Event) -> dict[str, Any]:
-    """Everything that arrives until `ended`."""
+    """Receive until `ended`; returns latencies in s and CPU seconds per kind."""
     rclpy.init()
     node = Node("delivery_receiver")
     out: dict[str, Any] = {kind: {"latencies": [], "cpu": 0.0} for kind in KINDS}

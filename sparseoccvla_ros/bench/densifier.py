@@ -1,6 +1,6 @@
-"""./run bench occupancy --against: two encoders in turns, and an OPUS-V2 densifier beside dense convolutions.
+"""./run bench occupancy --against: two encoders alternately, and an OPUS-V2 densifier against dense convolutions.
 
-Time is that of the process's CPU with one thread, which other work on the machine disturbs least.
+Times are CPU times of the process with one thread, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from sparseoccvla_ros.runtime.presets import load_preset
 from .occupancy import frame_sets
 
 SPREADS_M = (0.15, 0.3, 0.6)
-"""Standard deviations of a query's points: they decide how many voxels there are."""
+"""Standard deviations of a query's points in m; they determine the number of voxels."""
 
 
 def cpu_ms(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median CPU milliseconds of every work, one after the other again and again; the first round is not counted."""
+    """Returns the median CPU milliseconds per work, measured alternately; the first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
@@ -42,8 +42,8 @@ def cpu_ms(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, flo
 
 
 def bench_against(console: Console, name: str, other: str, rounds: int = 3) -> dict[str, Any]:
-    """CPU time of an encode of two presets in turns, and the peak memory of each in a process of its own; the densifier
-    apart where the first preset has one."""
+    """Measure encoding with two presets: CPU time, alternately, and peak memory, each in its own process; also the
+    densifier alone if the first preset has one."""
     memory = {preset: _peak_mb(preset) for preset in (other, name)}
     torch.set_num_threads(1)
     works: dict[str, Callable[[], object]] = {}
@@ -82,7 +82,7 @@ def _encode_once(name: str) -> float:
 
 
 def spread_points(queries: int, points: int, spread: float) -> Tensor:
-    """Normalised points float32 [1, Q, R, 3] of queries all over the ground, scattered by `spread` metres."""
+    """Normalised points float32 [1, Q, R, 3] of queries in the grid's lowest 3 m, scattered by `spread` metres."""
     generator = torch.Generator().manual_seed(0)
     lower, upper = torch.tensor(OCC3D_GRID.lower), torch.tensor(OCC3D_GRID.upper)
     centres = torch.rand(1, queries, 1, 3, generator=generator) * torch.tensor([80.0, 80.0, 3.0])
@@ -92,7 +92,7 @@ def spread_points(queries: int, points: int, spread: float) -> Tensor:
 
 @torch.inference_mode()
 def bench_densifier(console: Console, name: str, rounds: int = 5) -> list[dict[str, float]]:
-    """The densifier of a preset on points of several spreads, and its two convolutions over all voxels."""
+    """Measure a preset's densifier on points of several spreads, and its two convolutions densely over all voxels."""
     config = load_preset(name).occupancy
     torch.set_num_threads(1)
     torch.manual_seed(0)

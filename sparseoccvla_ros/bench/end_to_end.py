@@ -1,7 +1,7 @@
-"""./run bench end_to_end: all nodes over DDS on a bag, at its own speed and at chosen rates, beside plainer ways.
+"""./run bench end_to_end: all nodes over DDS on a bag, at its own speed and at chosen rates, against simpler variants.
 
-Every row is a fresh start of all processes. "default transports" is the same without our Fast DDS profile, "composed"
-has the four stages in one process. The reasoning node answers questions without a pause meanwhile.
+Every row restarts all processes. "default transports" is the same without our Fast DDS profile, "composed" has the four
+stages in one process. The reasoning node answers questions without a pause meanwhile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .runtimes import turns
 HISTORY = Path("out/bench/history.jsonl")
 _ASKING = {"question_period": "0.2", "self_question": "Describe the scene in one sentence."}
 ASKING = {"reasoning": _ASKING, "composed": _ASKING}
-"""Parameters of the node, or of the process, that answers: a new question, for more than a few words, as soon as
+"""Parameters of the answering node or process: a new question, whose answer takes more than a few words, as soon as
 the last is answered."""
 
 
@@ -48,8 +48,8 @@ def bench_end_to_end(
 ) -> dict[str, Any]:
     """Print the tables, return the numbers.
 
-    rate: of playback in the first, full run; hz: frame sets a second of further runs of `seconds` each; variants: also
-    composed, and with default transports.
+    rate: of playback in the first, full run; hz: frame sets per second of further runs of `seconds` each; variants:
+    also run composed and with default transports.
     """
     bag = bag or bundled_bag()
     with BagReader(bag) as reader:
@@ -75,7 +75,7 @@ def bench_end_to_end(
     numbers["messages"] = _message_table(console)
     numbers["floor"] = _floor_table(console, preset, bag, outcome)
     flat = {f"{name} p50 ms": spread.p50 for name, spread in outcome.latencies.items()}
-    if path := outcome.latencies.get("camera -> path"):  # on a busy machine none may have come
+    if path := outcome.latencies.get("camera -> path"):  # missing if a busy machine produced no path
         flat["camera -> path p99 ms"] = path.p99
     flat |= {f"{name} MB": mb for name, mb in outcome.memory_mb.items()}
     worse = compare_and_append(
@@ -89,7 +89,7 @@ def bench_end_to_end(
 
 @contextmanager
 def default_transports() -> Iterator[None]:
-    """Processes started within have none of our transport settings: an empty variable is kept by the launchers."""
+    """Start processes inside this context without our transport settings: the launchers keep an empty variable."""
     (name,) = big_message_environment()
     before = os.environ.get(name)
     os.environ[name] = ""
@@ -118,7 +118,7 @@ def _median(values: list[float]) -> float:
 
 
 def passed_over(drops: Mapping[str, Mapping[str, int]]) -> str:
-    """Sets and inputs that were not used, by node: camera_sync 12 means the encoder was busy."""
+    """Returns the numbers of unused sets and inputs by node as text: "camera_sync 12" means the encoder was busy."""
     counts = {node: sum(found.values()) for node, found in drops.items()}
     return ", ".join(f"{node} {n}" for node, n in counts.items() if n) or "none"
 
@@ -128,7 +128,7 @@ def _rate_table(rows: Mapping[str, Outcome]) -> Table:
     caption = "sets, plans, states, tokens: per second; p50 .. p99: camera to path, prefill: ms"
     table = Table(*columns, title="All nodes, answering questions", caption=caption)
     for name, row in rows.items():
-        path = row.latencies.get("camera -> path")  # a machine may be too slow for one
+        path = row.latencies.get("camera -> path")  # missing if the machine is too slow
         table.add_row(
             name,
             f"{row.camera_sets / (row.bag_seconds / row.rate):.1f}",
@@ -144,7 +144,7 @@ def _rate_table(rows: Mapping[str, Outcome]) -> Table:
 
 
 def _message_table(console: Console) -> dict[str, float]:
-    """How many times cheaper our message path is than plain typed fields, in this same run."""
+    """Print and return how many times cheaper our message path is than plain typed fields, in the same run."""
     ratios = {}
     for name, (ours, plain) in message_cases().items():
         if plain is not None:

@@ -1,8 +1,8 @@
-"""./run bench hardware: a paper-size preset on this machine's device, random weights, while a question is answered.
+"""./run bench hardware: a paper-size preset with random weights on this machine's device, while a question is answered.
 
-The stages run as the composed nodes run them, without ROS: images are prepared and encoded in one thread, reasoning
-works on the newest queries in another, planning takes the newest reasoning, answers are written all the time. With
-`reduced` the same runs at a size that any CPU computes in seconds; its times say nothing about the preset.
+The stages run as in the composed nodes, without ROS: one thread prepares and encodes images and plans with the newest
+reasoning, another reasons on the newest queries, a third generates answers all the time. `reduced` runs the same at a
+size that any CPU computes in seconds; its times do not apply to the preset.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sparseoccvla_ros.runtime.warm_up import made_up_frames
 from .roofline import physical_floor
 
 GOAL_P99_MS, GOAL_HZ = 100.0, 10.0
-"""What issue "Fast" asks of r50_600q on an H200-class GPU."""
+"""Targets of issue "Fast" for r50_600q on an H200-class GPU."""
 
 
 def bench_hardware(
@@ -73,7 +73,7 @@ def bench_hardware(
 
 
 def with_random_language(preset: Preset, reduced: bool) -> Preset:
-    """The preset with a random language model of InternLM2-1.8B's shape; `reduced`: everything small."""
+    """Returns the preset with a random language model of InternLM2-1.8B's shape; `reduced`: everything small."""
     for stage in ("reasoning", "planning"):
         preset.need(stage)
     if not reduced:
@@ -90,7 +90,7 @@ def with_random_language(preset: Preset, reduced: bool) -> Preset:
 
 
 def _paced(rate: float, seconds: float) -> Iterator[float]:
-    """When each frame set arrives (steady clock); those that passed while the last one was worked on are left out."""
+    """Yield when each frame set arrives (steady clock); skips those that are overdue by more than one period."""
     began = time.monotonic()
     for tick in itertools.count():
         at = began + tick / rate
@@ -105,7 +105,7 @@ def _paced(rate: float, seconds: float) -> Iterator[float]:
 
 
 def run_pipeline(preset: Preset, device: str, seconds: float, rate: float) -> dict[str, Any]:
-    """Frame sets at `rate` through all stages for `seconds`; times in ms, memory in GB, rates per second."""
+    """Run frame sets at `rate` Hz through all stages for `seconds`; returns times in ms, memory in GB, rates in Hz."""
     encoder, reasoner, planner = (build(preset, device) for build in (build_occupancy, build_reasoning, build_planning))
     preparer, sources = ImagePreparer(preset.image), image_sources()
     states: list[tuple[float, Any]] = []
@@ -135,7 +135,7 @@ def run_pipeline(preset: Preset, device: str, seconds: float, rate: float) -> di
         planner.plan(queries, voxels, known, history, Command.STRAIGHT, CommandSource.DEFAULT)
         return queries
 
-    # Frame sets 0.4 s apart fill the memory; the same drive again is a new epoch.
+    # Frame sets 0.4 s apart fill the memory; each repetition of the drive is a new epoch.
     drive = made_up_frames(preset, 2 * preset.occupancy.frames)
     endless = (replace(f, epoch=epoch) for epoch in itertools.count() for f in drive)
     worker: Worker[SceneQueries] = Worker("reasoning", reason)

@@ -1,4 +1,4 @@
-"""Numbers of earlier benches on this machine, one JSON line each, so that a regression shows."""
+"""History of bench results on this machine, one JSON line per run, to detect regressions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 KEPT = 12
-"""Newest earlier runs that a run is compared with."""
+"""Number of most recent earlier runs that a run is compared with."""
 SLOWER = 1.3
-"""Times the median of the earlier runs beyond which a number counts as a regression; these machines are noisy."""
+"""Multiple of the earlier runs' median above which a number counts as a regression; these machines are noisy."""
 
 
 def compare_and_append(file: Path, what: str, numbers: Mapping[str, float], details: Mapping[str, Any]) -> list[str]:
-    """Append a run to the history and say which numbers, all of them better when smaller, have become worse.
+    """Append a run to the history and return a line for each number (smaller is better) that has become worse.
 
-    what: name of the bench with all that must be equal to compare (preset, machine); a line of another is left alone.
+    what: name of the bench with everything that must be equal to compare (preset, machine); other lines are ignored.
     """
     earlier = [line for line in _lines(file) if line.get("what") == what][-KEPT:]
     worse = []
@@ -40,5 +40,5 @@ def _lines(file: Path) -> list[dict[str, Any]]:
         try:
             lines.append(json.loads(line))
         except ValueError:
-            continue  # a run that was killed while it wrote
+            continue  # the line of a run that was killed while writing
     return lines

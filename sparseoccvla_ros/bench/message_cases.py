@@ -1,4 +1,4 @@
-"""The message path as calls to time: ours, and where it differs the plain way of doing it."""
+"""The steps of the message path as calls to time: our implementation and, where it differs, the plain one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Case = tuple[Callable[[], Any], Callable[[], Any] | None]
 
 
 def made_up_voxels(count: int) -> SparseVoxels:
-    """`count` voxels anywhere in the grid, of every class."""
+    """Returns `count` random voxels of random classes."""
     rng = np.random.default_rng(0)
     index = rng.permutation(200 * 200 * 16)[:count]
     indices = np.stack(np.unravel_index(index, (200, 200, 16)), -1).astype(np.int16)
@@ -38,7 +38,7 @@ def made_up_voxels(count: int) -> SparseVoxels:
 
 
 def image_sources() -> list[CompressedImage]:
-    """Six JPEG files of 1600x900 pixels."""
+    """Returns six JPEG files of 1600x900 pixels."""
     coarse = np.random.default_rng(0).integers(0, 255, (len(CAMERAS), 113, 200, 3), np.uint8)
     # Smooth with some grain: files of about 150 KB, as nuScenes has.
     large = [cv2.resize(c, (1600, 900), interpolation=cv2.INTER_CUBIC) for c in coarse]
@@ -47,7 +47,7 @@ def image_sources() -> list[CompressedImage]:
 
 
 def image_case(image: ImageConfig | None = None) -> Case:
-    """Six 1600x900 JPEG files to a preset's images: reduced and in parallel, against full decode and one resize."""
+    """Six 1600x900 JPEG files to a preset's images: reduced decoding in parallel against full decoding and a resize."""
     image, sources = image or ImageConfig(), image_sources()
     preparer = ImagePreparer(image)
     out = np.empty((len(sources), image.height, image.width, 3), np.uint8)
@@ -72,7 +72,7 @@ def image_case(image: ImageConfig | None = None) -> Case:
 
 
 def message_cases(count: int = 10_000) -> dict[str, Case]:
-    """Name -> (our call, the plain one or None), for `count` voxels and six prepared images."""
+    """Returns name -> (our call, the plain one or None), for `count` voxels and six prepared images."""
     rng = np.random.default_rng(0)
     voxels = made_up_voxels(count)
     images = rng.integers(0, 255, (6, 128, 352, 3), dtype=np.uint8)
@@ -101,7 +101,7 @@ def message_cases(count: int = 10_000) -> dict[str, Case]:
 
 @contextmanager
 def voxel_publisher(count: int) -> Iterator[Callable[[], None]]:
-    """A call that builds and publishes `count` voxels as PointCloud2 and CUBE_LIST, as the occupancy node does."""
+    """Yield a call that publishes `count` voxels as PointCloud2 and CUBE_LIST, built as by the occupancy node."""
     context = Context()
     rclpy.init(context=context)
     node = Node("bench_voxels", context=context)

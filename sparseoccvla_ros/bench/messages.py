@@ -1,4 +1,4 @@
-"""./run bench messages: what the message path costs and delivers, beside the plain way of doing it in the same run."""
+"""./run bench messages: cost and delivery of the message path, against a plain implementation in the same run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOXELS = 10_000
 
 
 def bench_messages(console: Console, seconds: float = 4.0) -> dict[str, Any]:
-    """Print both tables, return their numbers. seconds: of each kind of image under each transport."""
+    """Print both tables, return their numbers. seconds: per kind of image and transport."""
     table = Table("step", "ours ms", "plain ms", "ratio", title="Message path, median of one process, in turns")
     numbers: dict[str, Any] = {}
     with voxel_publisher(VOXELS) as publish:

@@ -1,6 +1,6 @@
 """./run bench occupancy: the sparse occupancy encoder by stages, sampling paths, precision and device.
 
-Everything that is compared is measured in turns within one process, since these machines are noisy: trust the ratios.
+Compared variants are measured alternately within one process, because these machines are noisy: trust the ratios.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Work = Callable[[], Any]
 
 
 def bench_occupancy(console: Console, preset: str, seconds: float = 3.0) -> dict[str, Any]:
-    """Measure on the CPU (one and two threads) and, where there is one, on the GPU; print tables, return numbers."""
+    """Measure on the CPU (one and two threads) and, if available, on the GPU; print tables, return numbers."""
     loaded = load_preset(preset)
     numbers: dict[str, Any] = {"preset": preset, "cpu": {}}
     for threads in (1, 2):
@@ -46,7 +46,7 @@ def bench_occupancy(console: Console, preset: str, seconds: float = 3.0) -> dict
 
 
 def frame_sets(preset: Preset) -> Iterator[CameraFrames]:
-    """Frame sets of the n015 car driving straight at 5 m/s, 0.4 s apart, for ever; the images are noise."""
+    """Yield endless frame sets of the n015 car driving straight at 5 m/s, 0.4 s apart; the images are noise."""
     height, width = preset.image.height, preset.image.width
     scale = width / 1600
     matrices = []
@@ -65,13 +65,13 @@ def frame_sets(preset: Preset) -> Iterator[CameraFrames]:
 
 
 def take_path(encoder: OccupancyEncoder, path: str) -> None:
-    """Let every decoder layer sample by this path."""
+    """Set the sampling path of every decoder layer."""
     for layer in encoder.decoder.layers:
         layer.sampling.path = path
 
 
 def in_turns(works: dict[str, Work], seconds: float, synchronise: Callable[[], None]) -> dict[str, float]:
-    """Median milliseconds of every work, measured one after the other again and again."""
+    """Returns the median milliseconds per work, measured alternately."""
     times: dict[str, list[float]] = defaultdict(list)
     for work in works.values():
         work()
@@ -88,7 +88,7 @@ def in_turns(works: dict[str, Work], seconds: float, synchronise: Callable[[], N
 
 @contextmanager
 def stage_times(encoder: OccupancyEncoder, synchronise: Callable[[], None]) -> Iterator[dict[str, float]]:
-    """Adds up milliseconds by stage while it is open; all decoder layers count into the same rows."""
+    """Sum up milliseconds by stage inside the context; all decoder layers add to the same rows."""
     spent: dict[str, float] = defaultdict(float)
     parts: dict[str, list[nn.Module]] = {"backbone": [encoder.backbone], "neck": [encoder.neck]}
     names = {
@@ -200,7 +200,7 @@ def _memory(encoder: OccupancyEncoder, scene: SceneViews, cuda: bool) -> dict[st
 
 
 def _sampling_floor(preset: Preset, scene: SceneViews, measured: float, device: str) -> dict[str, float]:
-    """Bytes that one layer's sampling must move (four corners per level in, one vector out) against a plain copy."""
+    """Time of a plain copy of the bytes of one layer's sampling (four corners per level in, one vector out)."""
     config = preset.occupancy
     reads = config.queries * config.groups * config.frames * config.points_per_group
     width = config.embed_dims // config.groups
@@ -217,7 +217,7 @@ def _sampling_floor(preset: Preset, scene: SceneViews, measured: float, device: 
 def _precisions(
     console: Console, preset: Preset, device: str, seconds: float, synchronise: Callable[[], None]
 ) -> dict[str, float]:
-    """float32 against bfloat16 in backbone and neck, and on CUDA the same as a CUDA graph."""
+    """Compare float32 and bfloat16 in backbone and neck, and on CUDA the same as a CUDA graph."""
     works: dict[str, Work] = {}
     for dtype in ("float32", "bfloat16"):
         torch.manual_seed(preset.seed)
@@ -236,7 +236,7 @@ def _precisions(
 
 
 def _device_step(encoder: OccupancyEncoder, frames: Iterator[CameraFrames]) -> Work:
-    """Six new images to the last layer's output, everything on the device."""
+    """Returns a call from six new images to the last layer's output, entirely on the device."""
     newest = next(frames)
     encoder.encode(newest)
     scene = encoder.memory.views(padded_size(newest.images.shape[1:3]))
@@ -252,7 +252,7 @@ def _device_step(encoder: OccupancyEncoder, frames: Iterator[CameraFrames]) -> W
 
 
 def _graph(step: Work) -> Work:
-    """The step recorded once and replayed."""
+    """Record the step as a CUDA graph and return its replay."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -1,4 +1,4 @@
-"""What the hardware would need at least: arithmetic and bytes of a frame set, against what this machine reaches."""
+"""Lower bounds on time: arithmetic and bytes of a frame set at the peak rates measured on this machine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sparseoccvla_ros.runtime.presets import Preset
 
 
 def physical_floor(preset: Preset, bag: Path, device: str = "cpu") -> dict[str, float]:
-    """GFLOP of an encoding, a prefill and a token, MB of a frame set on its way, and the ms that these take at best.
+    """Returns GFLOP of an encode and a prefill, MB of a token and of a frame set's messages, and the least ms of each.
 
-    "At best" is the rate of one large product of matrices, and of one large copy, on one thread of this machine.
+    Rates are those of one large matrix product and one large copy on `device`, with torch's present number of threads.
     """
     frames = next(islice(bag_frames(bag, preset.image), 1))
     encoder, reasoner = build_occupancy(preset, device), build_reasoning(preset, device)
@@ -61,7 +61,7 @@ def _arrays(frames: CameraFrames, queries: Any) -> list[Any]:
 
 
 def _best(work: Callable[[], Any], device: str, seconds: float = 0.4) -> float:
-    """Least seconds of a call."""
+    """Returns the shortest time of a call in seconds."""
     wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     work()
     least, until = float("inf"), time.perf_counter() + seconds

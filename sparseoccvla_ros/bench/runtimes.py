@@ -1,7 +1,7 @@
-"""./run bench runtimes: the occupancy encoder in every runtime of this machine, in turns within one process.
+"""./run bench runtimes: the occupancy encoder in every runtime of this machine, alternately within one process.
 
 The machines are noisy: trust the ratios. Each runtime encodes the same real frame sets with its own memory; images and
-decoder are also timed alone, and differences from torch in float32 stand beside the times.
+decoder are also timed alone, and differences from torch in float32 are listed beside the times.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ VARIANTS = (
 def bench_runtimes(
     console: Console, preset_name: str, bag: Path | None = None, threads: tuple[int, ...] = (1, 2), seconds: float = 2.0
 ) -> dict[str, Any]:
-    """Time every variant on the CPU; print tables, return numbers. Engines that are missing are built first."""
+    """Time every variant on the CPU; print tables, return numbers. Missing engines are built first."""
     preset = load_preset(preset_name)
     frames = list(islice(bag_frames(bag or bundled_bag(), preset.image), 12))
     numbers: dict[str, Any] = {"preset": preset.name, "load": os.getloadavg()[0], "cpu": {}}
@@ -57,15 +57,15 @@ def bench_runtimes(
 
 
 def endless(frames: list[CameraFrames]) -> Iterator[CameraFrames]:
-    """The frame sets again and again, each round a new epoch."""
+    """Yield the frame sets repeatedly, each round as a new epoch."""
     for epoch in itertools.count():
         yield from (replace(item, epoch=epoch) for item in frames)
 
 
 def turns(works: dict[str, Callable[[], Any]], seconds: float) -> dict[str, tuple[float, float]]:
-    """Of every work, run one after the other again and again: median wall time and least processor time, ms.
+    """Returns the median wall time and the least CPU time per work in ms, measured alternately.
 
-    On a machine that others use too, only the second is steady; with one thread it is what an idle core would need.
+    On a shared machine only the CPU time is stable; with one thread it is what an idle core would need.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for work in works.values():
@@ -80,7 +80,7 @@ def turns(works: dict[str, Callable[[], Any]], seconds: float) -> dict[str, tupl
 
 
 def _ready(preset: Preset, runtime: str, precision: str, bag: Path | None, threads: int) -> OccupancyEncoder | str:
-    """An encoder on this runtime, or why there is none."""
+    """Returns an encoder on this runtime, or why it is not available."""
     if runtime == "torch" and precision != "float32" and not torch.cpu._is_avx512_bf16_supported():
         return "this processor has no instructions for it, and torch is thirty times slower without"
     encoder = build_encoder(preset, precision)

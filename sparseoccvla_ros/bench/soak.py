@@ -28,23 +28,23 @@ from sparseoccvla_ros.ros.parameters import STAGES
 from ..bringup.run_on_bag import wait_active
 
 EVERY = 1.0
-"""Seconds between two looks at the processes."""
+"""Seconds between two samples of the processes."""
 OWN_EVERY = 10
-"""Looks between two at the shared memory that the processes have mapped."""
+"""Samples between two reads of the shared memory that the processes have mapped."""
 TELL_EVERY = 120.0
 """Seconds between two lines of progress."""
 
 
 @dataclass
 class Series:
-    """Of one process: seconds since the start, MB resident, threads."""
+    """Samples of one process: seconds since the start, MB resident, threads."""
 
     at: list[float] = field(default_factory=list)
     mb: list[float] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
 
     def slope(self, settle: float) -> float:
-        """MB a minute after the first `settle` seconds, by Theil-Sen: one jump of the allocator does not tilt it."""
+        """MB per minute after the first `settle` seconds, by Theil-Sen, which a single allocator jump does not tilt."""
         keep = [i for i, t in enumerate(self.at) if t >= settle]
         step = max(1, len(keep) // 200)
         t, mb = (np.array([values[i] for i in keep[::step]]) for values in (self.at, self.mb))
@@ -58,10 +58,10 @@ def segments() -> set[str]:
 
 
 def shared_mb() -> float:
-    """MB of shared memory in use on this machine, by everybody."""
+    """MB of shared memory in use on this machine, by all processes."""
     blocks = 0
     for path in Path("/dev/shm").glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # its owner ended just now
+        with contextlib.suppress(FileNotFoundError):  # removed by its owner meanwhile
             blocks += path.stat().st_blocks
     return 512 * blocks / 1e6
 
@@ -76,7 +76,7 @@ def mapped(processes: Iterable[psutil.Process]) -> set[str]:
 
 
 def unused(names: set[str]) -> list[str]:
-    """Those of the segments that no living process has mapped: its owner left them behind."""
+    """Returns the segments that no running process has mapped: left behind by their owner."""
     return sorted(names - mapped(psutil.process_iter()))
 
 
@@ -88,10 +88,10 @@ def soak(
     settle: float | None = None,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Run all nodes on a looping bag at `hz` frame sets a second; every loop is a jump of the clock.
+    """Run all nodes on a looping bag at `hz` frame sets per second; every loop is a jump of the clock.
 
-    settle: seconds at the start that count for nothing (default a fifth of the time, at most two minutes). Returns MB a
-    minute and threads per node, plans a second, and the segments that are left when every process has ended.
+    settle: seconds at the start that are not evaluated (default a fifth of the time, at most two minutes). Returns MB
+    per minute and threads per node, plans per second, and the segments left after every process has ended.
     """
     bag = bag or bundled_bag()
     with BagReader(bag) as reader:
@@ -153,7 +153,7 @@ def soak(
 
 
 def bench_soak(console: Console, preset: str, minutes: float) -> dict[str, Any]:
-    """Run it, print a table, return the numbers."""
+    """Run the soak test, print a table, return the numbers."""
     console.print(
         f"all nodes at 2 frame sets a second for {minutes:g} minutes; the load now is {os.getloadavg()[0]:.1f}"
     )

@@ -1,6 +1,6 @@
 """./run bench training: samples per CPU second of the phases of stage 1, against training from images in the same run.
 
-CPU seconds of the process, one thread, loading and optimizer included: on a shared machine wall time says nothing.
+CPU seconds of the process, one thread, including loading and optimizer: on a shared machine wall time is meaningless.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def bench_training(console: Console, preset: str) -> dict[str, Any]:
     settings = world_settings("train", found.image.height, found.image.width, found.occupancy.frames)
     seeds = list(SPLITS["train"][:1])
     images = WorldSamples(seeds, settings, found.occupancy.frames)
-    _ = images[0]  # rendered where it is not cached
+    _ = images[0]  # renders it unless it is cached
     encoder = OccupancyEncoder(found.occupancy.replace(backbone_dtype=fast_precision("cpu")))
     kept = BackboneCache(encoder, settings, FROZEN)
     began = time.process_time()
@@ -73,7 +73,7 @@ def bench_training(console: Console, preset: str) -> dict[str, Any]:
 
 
 def _step(stage: Stage[Any], data: DrivingSamples, batch: int, augment: Any = None) -> float:
-    """CPU seconds per sample of training steps, the first two left out."""
+    """Returns the CPU seconds per sample of training steps, without the first two."""
     optimizer = torch.optim.AdamW(stage.parameter_groups(3e-4, 0.1), fused=True)
     average = {k: v.detach().clone() for k, v in stage.state_dict().items()}
     augment, rng = augment or stage.augment, np.random.default_rng(0)

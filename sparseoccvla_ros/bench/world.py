@@ -1,4 +1,4 @@
-"""What the synthetic world costs: a frame set for training, and a simulated second in closed loop."""
+"""CPU cost of the synthetic world: per frame set for training, and per simulated second in closed loop."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ..world.sim.vehicle import Action
 SEEDS = (17, 34, 6)
 """A straight drive, a red light at a crossing, a night."""
 DRIVE_SECONDS = 6.0
-"""Of each drive that is simulated."""
+"""Simulated length of each drive."""
 
 
 def bench_world(console: Console, preset: str) -> dict[str, Any]:
-    """CPU seconds per frame set as training renders it; what is compiled on first use does not count."""
+    """Measure CPU seconds per frame set as training renders it, without compilation on first use, and the drives."""
     found = load_preset(preset)
     settings = world_settings("train", found.image.height, found.image.width, found.occupancy.frames)
     render_scene(SEEDS[0], WorldSettings(settings.height, settings.width, clips=1, sets=1))
@@ -47,7 +47,7 @@ def bench_world(console: Console, preset: str) -> dict[str, Any]:
 
 
 def _drives(console: Console, height: int, width: int) -> list[dict[str, float]]:
-    """Closed loop with the expert, six images every half second: simulated seconds per CPU second, and shares of it."""
+    """Measure the closed loop with the expert and six images per 0.5 s: simulated s per CPU s, shares of CPU time."""
     table = Table("seed", "simulated s per CPU s", "traffic", "rendering", "expert", title="Simulating, one thread")
     rows = []
     for seed in SEEDS:

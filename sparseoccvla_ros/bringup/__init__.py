@@ -1,1 +1,1 @@
-"""Start a graph of nodes, watch it, and collect what came out; demo, bench and tests use it."""
+"""Start the graph of nodes, monitor it and collect its outputs; used by demo, bench and tests."""

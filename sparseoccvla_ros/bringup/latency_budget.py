@@ -1,4 +1,4 @@
-"""Where the milliseconds between an image and its path went, from the traces that plans carry (core/trace.py)."""
+"""Breakdown of the latency from image to path, from the traces that plans carry (core/trace.py)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIRST, LAST = "image arrives", "path arrives"
 
 @dataclass(frozen=True)
 class Hop:
-    """Time of one piece of the way: until `event`, from the event before it. Milliseconds, over all plans."""
+    """Time from the previous event to `event`, in milliseconds over all plans."""
 
     event: str
     kind: str
@@ -25,10 +25,10 @@ class Hop:
 def latency_budget(
     plans: Iterable[tuple[int, Trace]], images: Mapping[int, float], paths: Mapping[int, float]
 ) -> list[Hop]:
-    """The hops in their order; their means add up to the mean latency from image to path of the same stamps.
+    """Returns the hops in order; their means add up to the mean latency from image to path of the same stamps.
 
-    plans: stamp and trace; images, paths: stamp to arrival outside, seconds of CLOCK_MONOTONIC. A stamp without its
-    image, path or trace is left out, and so is one that took another way than most.
+    plans: stamp and trace; images, paths: arrival at the observer by stamp, seconds of CLOCK_MONOTONIC. Skips stamps
+    without image, path or trace, and those whose events differ from the most frequent sequence.
     """
     ways: dict[tuple[str, ...], list[list[float]]] = {}
     for stamp, trace in plans:
@@ -50,7 +50,7 @@ def latency_budget(
 
 
 def by_kind(hops: Iterable[Hop]) -> dict[str, float]:
-    """Mean milliseconds of all hops of a kind, the largest first."""
+    """Returns the summed mean milliseconds of the hops of each kind, largest first."""
     total: dict[str, float] = {}
     for hop in hops:
         total[hop.kind] = total.get(hop.kind, 0.0) + hop.mean

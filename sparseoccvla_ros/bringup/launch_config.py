@@ -19,7 +19,7 @@ from ..ros.topics import NAMESPACE, TOPICS
 
 @dataclass(frozen=True)
 class NodeEntry:
-    """One node.
+    """One node process of a launch.
 
     name: node, executable, module in nodes/ and section of the parameter file; parameters: launch arguments that become
     parameters, as {parameter: argument}; big_messages: its process gets the Fast DDS profile for large messages;
@@ -82,7 +82,7 @@ COMPOSED = NodeEntry(
     },
     True,
 )
-"""The four stages in one process; parameters given on the command line reach the nodes that know them."""
+"""The four stages in one process; parameters given on the command line reach the nodes that declare them."""
 VIEWER = NodeEntry(
     "viewer", {"preset": "preset", "out": "out", "serve": "serve", "stale_after": "stale_after"}, when="view"
 )
@@ -102,9 +102,9 @@ CLOSED_LOOP = {
     "simulate": "true", "follow": "true", "view": "true", "use_sim_time": "true", "stale_after": "60.0",
     "reasoning_wait": "60.0",
 }  # fmt: skip
-"""Arguments that launch/closed_loop.launch.py and ./run drive set: in lockstep nobody is late by the wall clock."""
+"""Arguments set by launch/closed_loop.launch.py and ./run drive: in lockstep, wall time must not make a node STALE."""
 SOURCES = (BAG_PLAYER, SIMULATOR)
-"""They publish /clock; the launch ends with them."""
+"""Nodes that publish /clock; the launch ends when they end."""
 
 ARGUMENTS: tuple[Argument, ...] = (
     Argument("preset", "tiny", "model preset: a folder below models/ or a path"),
@@ -152,7 +152,7 @@ BAG_ARGUMENTS: tuple[Argument, ...] = (
 
 
 def resolve(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
-    """Every argument with its given or default value; InvalidInput on an unknown name or a value that is no choice."""
+    """Returns every argument with its given or default value. Raises InvalidInput for an unknown name or bad value."""
     arguments = ARGUMENTS + (BAG_ARGUMENTS if with_bag else ())
     values = {a.name: a.default for a in arguments}
     if with_bag:
@@ -167,7 +167,7 @@ def resolve(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
                 argument.name, f"is '{values[argument.name]}', want one of {', '.join(argument.choices)}"
             )
     profile(values["profile"])
-    # ROS wants it absolute; who writes veh1 means /veh1.
+    # ROS needs an absolute namespace: veh1 is read as /veh1.
     namespace = values["namespace"] = "/" + values["namespace"].strip("/")
     if namespace != "/" and not re.fullmatch(r"(/[A-Za-z_][A-Za-z0-9_]*)+", namespace):
         raise InvalidInput("namespace", f"'{values['namespace']}' is none: letters, digits and _ between slashes")
@@ -175,9 +175,9 @@ def resolve(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
 
 
 def resolve_checked(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
-    """`resolve` for a launch: an empty bag is the bundled one, and a missing file is refused before any node runs.
+    """`resolve` for a launch: replaces an empty bag by the bundled one and checks files before any node starts.
 
-    Raises InvalidInput naming the argument.
+    Raises InvalidInput naming the argument when its file is missing.
     """
     values = resolve(given, with_bag)
     if with_bag and not values["bag"]:
@@ -189,14 +189,14 @@ def resolve_checked(given: Mapping[str, str], with_bag: bool) -> dict[str, str]:
 
 
 def process_entries(values: Mapping[str, str], with_bag: bool) -> list[NodeEntry]:
-    """The processes to start for resolved arguments; what the time comes from is last."""
+    """Returns the processes to start for resolved arguments; the source of /clock is last."""
     stages = (COMPOSED,) if values["composed"] == "true" else NODES
     chosen = [*stages, FOLLOWER, VIEWER, COCKPIT, SIMULATOR, *([BAG_PLAYER] if with_bag else [])]
     return [n for n in chosen if not n.when or values[n.when] == "true"]
 
 
 def typed(text: str) -> bool | int | float | str:
-    """The value that a parameter's text means, as YAML would read it."""
+    """Returns a parameter's text as the value that YAML would read."""
     if text in _BOOL:
         return text == "true"
     for kind in (int, float):
@@ -208,7 +208,7 @@ def typed(text: str) -> bool | int | float | str:
 
 
 def parameters_of(entry: NodeEntry, values: Mapping[str, str]) -> dict[str, str]:
-    """Parameters that the arguments set for a node, as text; an empty value leaves the parameter file's."""
+    """Returns the parameters that the arguments set for a node, as text; an empty value keeps the parameter file's."""
     chosen = {p: values[a] for p, a in entry.parameters.items() if a in values and values[a] != ""}
     chosen["autostart"] = values["autostart"]
     chosen["use_sim_time"] = "false" if entry in SOURCES else values["use_sim_time"]
@@ -217,16 +217,16 @@ def parameters_of(entry: NodeEntry, values: Mapping[str, str]) -> dict[str, str]
 
 @dataclass(frozen=True)
 class RvizSettings:
-    """How RViz is started: on the time and in the namespace of the nodes."""
+    """Settings that start RViz with the clock and in the namespace of the nodes."""
 
     namespace: str
     use_sim_time: bool
     remappings: list[tuple[str, str]]
-    """From the topics of its configuration, which are those of the default namespace."""
+    """(topic in RViz's configuration, which uses the default namespace; topic in `namespace`)."""
 
 
 def rviz_settings(values: Mapping[str, str]) -> RvizSettings:
-    """RViz for resolved arguments. Raises InvalidInput where rviz2 is not installed, before any node runs."""
+    """Returns the RViz settings of resolved arguments. Raises InvalidInput("rviz") when rviz2 is not installed."""
     try:
         get_package_prefix("rviz2")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The graph as a launch description, where launch_ros is installed."""
+"""The graph as a ROS launch description; needs launch_ros."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from . import launch_config
 from .supervisor import big_message_environment
 
 SIGTERM_SECONDS = "10"
-"""How long launch lets a node end by itself after SIGINT: more than the longest `end_seconds` of
+"""Seconds from SIGINT to SIGTERM when launch stops a node: more than the longest `end_seconds` of
 ros/lifecycle_base.py."""
 
 
 def description(with_bag: bool, defaults: Mapping[str, str] | None = None) -> LaunchDescription:
-    """Every argument of bringup/launch_config.py with description and choices, and the nodes they ask for.
+    """Returns the launch description: every argument of bringup/launch_config.py and the nodes selected by them.
 
-    defaults: of arguments, where they differ.
+    defaults: values that replace the arguments' own defaults.
     """
     arguments = launch_config.ARGUMENTS + (launch_config.BAG_ARGUMENTS if with_bag else ())
     values = launch_config.resolve(defaults or {}, with_bag)
@@ -34,7 +34,7 @@ def description(with_bag: bool, defaults: Mapping[str, str] | None = None) -> La
 
 
 def _nodes(context: LaunchContext, with_bag: bool) -> list:
-    """The actions of one launch; InvalidInput, before any of them, when something that they need is missing."""
+    """Returns the actions of one launch. Raises InvalidInput, before any action runs, when a requirement is missing."""
     arguments = launch_config.ARGUMENTS + (launch_config.BAG_ARGUMENTS if with_bag else ())
     values = launch_config.resolve_checked(
         {a.name: LaunchConfiguration(a.name).perform(context) for a in arguments}, with_bag
@@ -67,7 +67,7 @@ def _node(entry: launch_config.NodeEntry, values: dict[str, str]) -> Node:
 
 
 def _end_of_source(event: object, context: LaunchContext) -> list[Shutdown] | None:
-    """Ends the launch with its bag or drive; after Ctrl-C it ends already, and a second shutdown would be an error."""
+    """Shut the launch down when its bag or drive ends; does nothing after Ctrl-C: a second shutdown is an error."""
     return None if context.is_shutdown else [Shutdown(reason="end of bag or drive")]
 
 

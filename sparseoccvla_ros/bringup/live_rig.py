@@ -1,4 +1,4 @@
-"""./run rig check on a running vehicle: the topics of a profile, listened to for some seconds."""
+"""./run rig check on a running vehicle: subscribes to the topics of a profile for some seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..ros.lifecycle_base import message_class
 from ..ros.qos import PROFILES
 
 DISCOVERY_SECONDS = 10.0
-"""At most, until the image topics of the profile are known; 2 s are usual, a busy machine takes longer."""
+"""Longest wait for discovery of the profile's image topics; 2 s is usual, a busy machine takes longer."""
 _QOS = {"/tf": "transforms", "/tf_static": "latched"}
 
 
@@ -30,7 +30,7 @@ def check_live(
     calibration_file: str = "",
     domain_id: int | None = None,
 ) -> RigReport:
-    """What a running vehicle gives to the encoder under a profile. Raises InvalidInput as RigCheck does."""
+    """Check what the encoder would get from a running vehicle under a profile. Raises InvalidInput as RigCheck does."""
     context = Context()
     rclpy.init(context=context, domain_id=domain_id)
     node = Node("rig_check", context=context)

@@ -1,4 +1,4 @@
-"""The stack's nodes drive seed after seed of the world in lockstep, for whoever scores what they did."""
+"""Drives the stack's nodes through one seed of the world after the other in lockstep, for scoring."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class LockstepStack:
     """The processes of launch/closed_loop.launch.py; they start with the first drive and end with the context.
 
     Args:
-        preset: Of the models.
-        out: Folder of the drives, one folder each by its seed, and of the nodes' logs; what is in it is deleted.
-        families: Of scenarios, that take turns over the seeds; none for the seeds' own traffic.
-        longest: Seconds after which a drive ends in any case.
-        on_event: Told when a node dies, or is waited for.
+        preset: Model preset.
+        out: Folder of the drives, one subfolder per seed, and of the nodes' logs; existing content is deleted.
+        families: Scenario families, used in turn over the seeds; empty for the seeds' own traffic.
+        longest: Seconds after which every drive ends.
+        on_event: Called with a text when a node dies or is waited for.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class LockstepStack:
             self.observer.close()
 
     def drive(self, seed: int, scenario: str | None = None) -> Path:
-        """Wait for the drive of a seed; seeds come in rising order. Returns its folder.
+        """Wait for the drive of a seed and return its folder; seeds must rise, and skipped ones are driven too.
 
-        Raises InvalidInput where a node cannot be configured or the simulator ends.
+        scenario: only that of the first drive counts. Raises InvalidInput when a node fails or the simulator ends.
         """
         if self.supervisor is None:
             self._start(seed, scenario)

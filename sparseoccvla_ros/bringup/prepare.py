@@ -1,6 +1,6 @@
-"""What would otherwise keep the first drive waiting: the language model converted, loops over pixels compiled.
+"""One-time work that would delay the first drive: converts the language model and compiles the numba functions.
 
-./run does it once while it sets up; nodes that find it missing do it at their start.
+./run does it during setup; nodes that find it missing do it when they start.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PRESET = "tiny"
 
 
 def convert() -> None:
-    """The language model's file into the cache, where its package is installed."""
+    """Convert the language model's file into the cache if its package is installed."""
     if smollm2.package_file() is not None:
         smollm2.converted_folder(cache_folder(), lambda text: None)
 
 
 def compile_loops() -> None:
-    """Whatever numba compiles on first use, by using it: cameras, scans of JPEGs, the encoder."""
+    """Compile the numba functions by using them once: camera rendering, JPEG scan, encoder."""
     simulator, (camera, *_) = Simulator(0), rig_of(0, WorldSettings(other_rigs=0.0))
     pose, _ = simulator.ego.at(0.0)
     renderer = Renderer(simulator.scene, Weather.generate(0))
@@ -40,7 +40,7 @@ def compile_loops() -> None:
 
 
 def main(work: tuple[Callable[[], None], ...] = (convert, compile_loops)) -> int:
-    """All of it side by side; 1 where something failed, which says so itself."""
+    """Run every function of `work` in its own process; returns 1 if one failed (it prints its error), else 0."""
     spawned = multiprocessing.get_context("spawn")
     processes = [spawned.Process(target=one) for one in work]
     for process in processes:

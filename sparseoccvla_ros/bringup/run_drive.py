@@ -1,4 +1,4 @@
-"""./run drive: the stack drives itself through the world over ROS topics; what became of it."""
+"""./run drive: lets the stack drive through the world over ROS topics and prints the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_drive(out: Path, given: Mapping[str, str], simulator: Mapping[str, str])
     """Start the graph of launch/closed_loop.launch.py and wait for the end of the drive.
 
     given: launch arguments; simulator: further parameters of that node. Returns 0 when the drive ended by itself or by
-    Ctrl-C, 1 where a node did not come up.
+    Ctrl-C, 1 when the simulator ended or could not be configured before the drive was complete.
     """
     scenario = given.get("scenario", "")
     if scenario and scenario not in FAMILIES:
@@ -53,7 +53,7 @@ def run_drive(out: Path, given: Mapping[str, str], simulator: Mapping[str, str])
         if values["cockpit"] == "true":
             console.print(f"cockpit: http://{values['cockpit_host']}:{values['cockpit_port']}/", highlight=False)
         _wait(console, supervisor, observer, ended)
-        if not ended.is_set():  # the picture and the recording of a whole drive
+        if not ended.is_set():  # the viewer first, to finish picture and recording
             supervisor.stop([n for n in ("viewer",) if n in supervisor.processes])
     if ended.is_set() and not (out / "summary.json").is_file():
         console.print("broken off")
@@ -62,7 +62,7 @@ def run_drive(out: Path, given: Mapping[str, str], simulator: Mapping[str, str])
 
 
 def _wait(console: Console, supervisor: Supervisor, observer: TopicMonitor, ended: threading.Event) -> None:
-    """Until the simulator ends, with a line of progress now and then."""
+    """Wait until the simulator ends or cannot be configured; prints progress every SAY_EVERY seconds."""
     said = time.monotonic()
     while not ended.wait(0.2):
         if any(p.entry is launch_config.SIMULATOR for p in supervisor.poll()):
@@ -85,7 +85,7 @@ def _wait(console: Console, supervisor: Supervisor, observer: TopicMonitor, ende
 
 
 def _tell(console: Console, out: Path) -> int:
-    """Print the summary."""
+    """Print the summary; returns 1 if it is missing, else 0."""
     file = out / "summary.json"
     if not file.is_file():
         console.print(f"no whole drive; what the nodes said: {out / 'logs'}", highlight=False)

@@ -1,4 +1,4 @@
-"""Plays a bag through the whole stack, watches from outside and measures: shared by demo, bench and tests."""
+"""Plays a bag through the whole stack and measures it from outside; shared by demo, bench and tests."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: list[float]) -> Spread | None:
-        """None for no values."""
+        """Statistics of times in seconds; None without values."""
         if not seconds:
             return None
         ordered = sorted(1e3 * s for s in seconds)
@@ -63,13 +63,13 @@ class Spread:
 
 @dataclass
 class Outcome:
-    """What a playback brought.
+    """Results of one playback.
 
-    paths: with poses; empty_paths: those that tell followers to stop; rates in Hz of wall time; latencies by name
-    ("camera -> path" is from the arrival of the reference camera's image to the arrival of the path with its stamp);
-    budget: the hops on that way, see latency_budget;
-    cpu: share of one core per process; ready_seconds: until every node was active; drops: what each node passed over or
-    refused, by reason, since it started; prefill_ms, tokens_per_s: of the language model, a value a second.
+    paths: number with poses; empty_paths: number without, which tell followers to stop; rates: Hz of wall time;
+    latencies: by name ("camera -> path": from the arrival of the reference camera's image to the arrival of the path
+    with its stamp); budget: hops of that latency, see latency_budget; cpu: cores used per process; ready_seconds: until
+    every node was active; drops: inputs that each node dropped or refused since it started, by reason; prefill_ms,
+    tokens_per_s: of the language model, one value per second.
     """
 
     bag: str
@@ -100,7 +100,7 @@ class Outcome:
 
 
 def isolated_domain() -> None:
-    """Keep demo, bench and tests to themselves: loopback only, on a domain nobody else uses by habit."""
+    """Isolate demo, bench and tests: discovery on localhost and a random domain from 20 to 99, unless set already."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 99)))
 
@@ -131,7 +131,7 @@ def run_on_bag(
     image_type = IMAGE_TYPES[camera.transport]
     logs = out / "logs" if out else None
     began = time.monotonic()
-    # Reliable, so that no image is lost to the count; the bag player offers it.
+    # Reliable (the bag player offers it), so that every image is counted.
     extra = [(camera.image_topic, image_type, "output")]
     with (
         TopicMonitor(
@@ -175,7 +175,7 @@ def run_on_bag(
 
 
 def _drops(details: Mapping[str, str]) -> dict[str, int]:
-    """Counters of a node's diagnostics that tell of inputs it did not use."""
+    """Returns the nonzero counters of inputs that a node did not use, from its diagnostics."""
     names = [
         k for k in details if k.startswith("dropped.") or k in ("dropped_queue_overwrite", "refused", "exceptions")
     ]
@@ -183,13 +183,13 @@ def _drops(details: Mapping[str, str]) -> dict[str, int]:
 
 
 def _active(observer: TopicMonitor, name: str) -> bool:
-    """Configured and activated; STALE after the end of the bag is still an active node."""
+    """Whether a node is configured and active; STALE, as after the end of the bag, counts as active."""
     state = observer.states.get(name, "")
     return bool(state) and not state.startswith(("UNCONFIGURED", "INACTIVE", "FAULT"))
 
 
 def wait_active(supervisor: Supervisor, observer: TopicMonitor, wanted: set[str], on_progress: Callable) -> None:
-    """Wait until every node in `wanted` is active; RuntimeError with the reason where one will not be."""
+    """Wait until every node in `wanted` is active. Raises RuntimeError with the reason on a failure or after 300 s."""
     until = time.monotonic() + 300
     while time.monotonic() < until:
         ready = [n for n in wanted if _active(observer, n)]
@@ -219,7 +219,7 @@ def _wait_end(
     began, images = time.monotonic(), 0
     while True:
         supervisor.poll()
-        # After the last image every node rightly goes STALE; what counts is its state while images came.
+        # After the last image every node goes STALE, as it should; the states during playback are what counts.
         if observer.count(image_topic) > images:
             images = observer.count(image_topic)
             outcome.states = dict(observer.states)
@@ -238,9 +238,9 @@ def _wait_end(
 
 
 def _drain(observer: TopicMonitor, longest: float = 60.0) -> None:
-    """Wait until the last frame set has become queries and nothing has come for a moment, at most `longest` seconds.
+    """Wait until the last frame set is encoded and no message has arrived for 0.8 s, at most `longest` seconds.
 
-    The last set is still on its way when the bag ends, and a large encoder takes many seconds for it on a CPU.
+    The last set is still being processed when the bag ends; on a CPU a large encoder takes many seconds for it.
     """
     last, quiet, until = -1, 0, time.monotonic() + longest
     while time.monotonic() < until:

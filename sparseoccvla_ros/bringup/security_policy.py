@@ -1,8 +1,8 @@
-"""What each node of the stack may do in the graph: an SROS 2 policy (ROS 2 design article "Access Control Policies").
+"""SROS 2 policy of what each node may do in the graph (ROS 2 design article "Access Control Policies").
 
-`python -m sparseoccvla_ros.bringup.security_policy > config/sros2_policy.xml` writes it from the topic table (with the
-name or path of a profile: for its topics); `ros2 security create_permission` makes the permissions of each enclave of
-it. Where security is enforced, a node can publish and hear nothing else.
+`python -m sparseoccvla_ros.bringup.security_policy [PROFILE] > config/sros2_policy.xml` writes it from the topic table,
+for the topics of a profile (name or path); `ros2 security create_permission` creates the permissions of each enclave.
+With security enforced, a node can publish and subscribe to nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..ros.parameters import STAGES
 from ..ros.topics import ACTION, BY_NAME, NAMESPACE, OUTPUTS, READERS
 
 NODES = (*STAGES, "follower")
-"""What runs in a vehicle: each in an enclave of its own, named like the node."""
+"""Nodes that run in a vehicle, each in its own enclave of the same name."""
 _HEARD = {
     "camera_sync": ("occupancy/ready",),
     "occupancy": ("frames",),
@@ -24,7 +24,7 @@ _HEARD = {
     "planning": ("occupancy/queries", "reasoning/state"),
     "follower": ("planning/path", "/odom"),
 }
-"""Outputs of other nodes that a node hears, beside the inputs from outside (topics.READERS)."""
+"""Outputs of other nodes that a node subscribes to, besides the external inputs (topics.READERS)."""
 _PARAMETER_SERVICES = (
     "describe_parameters", "get_parameter_types", "get_parameters", "list_parameters", "set_parameters",
     "set_parameters_atomically", "get_type_description",
@@ -41,7 +41,7 @@ def published(node: str) -> set[str]:
 
 
 def heard(node: str, profile_name: str = "nuscenes") -> set[str]:
-    """Full names of the topics that a node may subscribe to; of camera_sync, those of an input profile."""
+    """Full names of the topics that a node may subscribe to; for camera_sync including those of an input profile."""
     names = [*_HEARD[node], *(name for name, reader in READERS.items() if reader == node)]
     found = {BY_NAME[name].full_name for name in names} | {"/diagnostics", "/clock", "/parameter_events"}
     if node == "camera_sync":
@@ -53,12 +53,12 @@ def heard(node: str, profile_name: str = "nuscenes") -> set[str]:
 
 
 def served(node: str) -> set[str]:
-    """Full names of the services that a node answers."""
+    """Full names of the services that a node serves."""
     return {f"{NAMESPACE}/{node}/{name}" for name in (*_PARAMETER_SERVICES, *_LIFECYCLE_SERVICES)}
 
 
 def policy(profile_name: str = "nuscenes") -> str:
-    """The policy of NODES as XML."""
+    """Returns the policy of NODES as XML."""
     root = ElementTree.Element("policy", version="0.2.0")
     enclaves = ElementTree.SubElement(root, "enclaves")
     for node in NODES:

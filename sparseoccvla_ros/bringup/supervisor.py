@@ -1,4 +1,4 @@
-"""Starts and stops the nodes of the graph where launch_ros is not installed: one process per node."""
+"""Starts and stops the nodes of the graph without launch_ros: one process per node."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from . import launch_config
 from .launch_config import NodeEntry
 
 STOP_SECONDS = 10.0
-"""How long a process gets after SIGTERM before it is killed: more than the longest `end_seconds` of a node."""
+"""Seconds from SIGTERM to SIGKILL: more than the longest `end_seconds` of a node."""
 RESPAWN_SECONDS = 1.0
 
 
 def big_message_environment() -> dict[str, str]:
-    """Variables that give a process the Fast DDS profile for images; one that the user set is kept."""
+    """Returns the variable that selects the Fast DDS profile for images; a value set by the user is kept."""
     profile = str(share("config", "fastdds_big_messages.xml"))
     old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
     name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
@@ -31,7 +31,7 @@ def big_message_environment() -> dict[str, str]:
 
 
 def ros_arguments(values: Mapping[str, str], parameters: Mapping[str, str], extra: Sequence[str] = ()) -> list[str]:
-    """--ros-args of a node process."""
+    """Returns the --ros-args of a node process."""
     out = ["--ros-args", "-r", f"__ns:={values['namespace']}", "--log-level", values["log_level"]]
     out += ["--params-file", values["params_file"] or str(share("config", "params.yaml"))]
     for name, value in parameters.items():
@@ -40,7 +40,7 @@ def ros_arguments(values: Mapping[str, str], parameters: Mapping[str, str], extr
 
 
 def _yaml_text(value: str) -> str:
-    """Numbers, booleans and lists stay as they are, anything else is quoted so that YAML reads a string."""
+    """Quote a value so that YAML reads a string, unless it is a number, a boolean or a list."""
     if value.startswith("["):
         return value
     return "'" + value.replace("'", "''") + "'" if isinstance(launch_config.typed(value), str) else value
@@ -61,10 +61,10 @@ class Process:
 
 
 class Supervisor:
-    """Processes of the graph.
+    """Starts, respawns and stops the processes of the graph.
 
-    values: resolved launch arguments; log_folder: where each node's output goes (None = this terminal); on_event: told
-    about deaths and respawns. Use as a context manager: leaving it stops everything.
+    values: resolved launch arguments; log_folder: where each node's output goes (None = this terminal); on_event:
+    called with a text on deaths and respawns. As a context manager, it stops every process on exit.
     """
 
     def __init__(
@@ -99,12 +99,12 @@ class Supervisor:
         return process
 
     def start_all(self, with_bag: bool) -> None:
-        """Start what the launch arguments ask for."""
+        """Start the processes that the launch arguments select."""
         for entry in launch_config.process_entries(self._values, with_bag):
             self.start(entry)
 
     def poll(self) -> list[Process]:
-        """Processes that ended since the last call; those that may are started again."""
+        """Returns the processes that ended since the last call; respawns all but sources and exit codes 0 and 2."""
         ended = []
         for process in self.processes.values():
             code = process.popen.poll()
@@ -127,7 +127,7 @@ class Supervisor:
     def stop(self, names: Sequence[str] | None = None) -> None:
         """Stop processes: SIGTERM, then SIGKILL.
 
-        Nodes take SIGINT as well, but an interpreter that is only starting would answer it with a traceback.
+        SIGINT would stop a node as well, but an interpreter that is still starting would print a traceback.
         """
         chosen = [p for n, p in self.processes.items() if names is None or n in names]
         for kind, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 5.0)):
@@ -146,8 +146,8 @@ class Supervisor:
             self.processes.pop(process.entry.name, None)
 
     def _spawn(self, command: list[str], environment: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
-        # A group, not a session of its own: Ctrl-C reaches the launcher alone, and Linux, which shares its time among
-        # sessions before it looks at niceness (autogroups, sched(7)), still lets plans go before text.
+        # A process group, not a new session: Ctrl-C reaches only the launcher, and the nodes' niceness, which Linux
+        # applies only within a session (autogroups, sched(7)), still lets plans go before text.
         common = {"env": environment, "process_group": 0, "preexec_fn": _end_with_parent}
         if log is None:
             return subprocess.Popen(command, **common)
@@ -160,7 +160,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _end_with_parent() -> None:
-    """Linux ends the child when whoever started it is killed, so that no node drives on unsupervised."""
+    """Make Linux send SIGTERM to the child when its parent dies, so that no node drives on unsupervised."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""What demo and bench print."""
+"""Tables that demo and bench print."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def latency_table(outcome: Outcome) -> Table:
 
 
 def budget_table(outcome: Outcome) -> Table:
-    """Where the time from image to path went, hop by hop, and by what it went into."""
+    """Latency from image to path by hop, and in the caption by kind."""
     total = sum(hop.mean for hop in outcome.budget)
     kinds = ", ".join(f"{kind} {ms:.0f}" for kind, ms in by_kind(outcome.budget).items())
     table = Table("until", "went into", "mean ms", "p95 ms", "share", title="Budget from image to path", caption=kinds)
@@ -31,7 +31,7 @@ def budget_table(outcome: Outcome) -> Table:
 
 
 def state_lines(outcome: Outcome) -> list[str]:
-    """Why a node is not OK, in its own words."""
+    """The states, with their reasons, of the nodes that are not OK."""
     return [f"{name}: {state}" for name, state in sorted(outcome.states.items()) if state != "OK"]
 
 

@@ -1,4 +1,4 @@
-"""Watches the graph from outside: what came out, when, for which stamp, and what state every node is in."""
+"""Observes the graph from outside: arrival times of messages by stamp, and the state of every node."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ..ros.topics import BY_NAME, NAMESPACE
 
 @dataclass
 class Arrivals:
-    """When messages of a topic came: stamp in ns -> seconds of the steady clock; order of stamps as received."""
+    """Messages received on a topic. at: first arrival by stamp in ns, s of the steady clock; order: stamps received."""
 
     at: dict[int, float] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
@@ -47,11 +47,11 @@ def plan_trace(raw: bytes) -> Trace:
 
 
 class TopicMonitor:
-    """A plain node in its own thread that notes arrivals without decoding messages.
+    """A plain node in its own thread that records arrivals without decoding messages.
 
-    topics: names of ros/topics.py whose messages start with a Header; extra: (topic, type, qos) of others, for
-    instance the reference camera. `keep`: topics whose raw messages are kept in `messages`; `track`: (node, key) of
-    numbers in /diagnostics whose every new value is kept in `tracked`.
+    topics: names of ros/topics.py whose messages start with a Header; extra: (topic, type, qos) of others, e.g. the
+    reference camera; keep: topics whose raw messages are stored in `messages`; track: (node, key) of numbers in
+    /diagnostics, each new value of which is appended to `tracked`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TopicMonitor:
         self.close()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop the thread and destroy the node."""
         self._ended.set()
         self._thread.join(5.0)
         self._executor.shutdown(timeout_sec=2.0)
@@ -127,7 +127,7 @@ class TopicMonitor:
         return bool(condition())
 
     def unpause_player(self, timeout: float = 20.0) -> None:
-        """Let a bag player that was started paused begin; RuntimeError when it does not answer in time."""
+        """Unpause a bag player. Raises RuntimeError when it does not answer within `timeout` seconds."""
         client = self.node.create_client(SetBool, "bag_player/pause")
         try:
             until = time.monotonic() + timeout

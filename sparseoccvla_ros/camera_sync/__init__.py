@@ -1,1 +1,1 @@
-"""Camera images and vehicle pose brought to one stamp: the first stage."""
+"""The first stage: synchronises camera images and ego pose to one stamp."""

@@ -1,4 +1,4 @@
-"""Camera models from sensor_msgs/CameraInfo fields or a calibration file, with the defects real bags show."""
+"""Camera models from sensor_msgs/CameraInfo fields or a calibration file, tolerating the defects of real bags."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _COEFFICIENTS = {PLUMB_BOB: (4, 5), RATIONAL: (8, 12, 14), EQUIDISTANT: (4,)}
 _ALIASES = {"fisheye": EQUIDISTANT, "kannala_brandt4": EQUIDISTANT, "radtan": PLUMB_BOB}
 _FORMAT = "cameras-1"
 VIEW_DEG = 90.0
-"""Width of a view out of a wide lens: beyond it a pinhole image stretches what is at its edges."""
+"""Horizontal field of view of a view out of a wide lens; a wider pinhole image is stretched at its edges."""
 _OUTSIDE = -1e4
-"""Pixels; no image reaches there."""
+"""Pixel coordinate outside any image."""
 
 
 class CalibrationMismatch(InvalidInput):
-    """An image that does not have the size its camera was calibrated for."""
+    """The size of an image differs from the one its camera was calibrated for."""
 
 
 @dataclass(frozen=True, eq=False)
 class CameraModel:
-    """Intrinsics and mounting of one camera.
+    """Intrinsics, distortion and mount of one camera.
 
     name: its name in frame sets; frame_id: its optical frame (z forward, x right, y down; REP-103) in tf, may be
-    empty where camera2ego is given; width, height: native pixels, 0 where the source does not say; intrinsics:
-    float64 [3, 3], pixels, (0, 0) is the centre of the top left pixel; camera2ego: float64 [4, 4] or None, in which
-    case tf has to know it; distortion: float64 [n] coefficients, empty where images are undistorted;
-    distortion_model: plumb_bob, rational_polynomial or equidistant; rectification: float64 [3, 3], turns the optical
-    frame into the one of the rectified image, or of the view; lens: float64 [3, 3], the intrinsics of the image as it
-    is taken, where this is a `view` out of it, whose own are `intrinsics`; else None.
+    empty if camera2ego is given; width, height: native pixels, 0 if unknown; intrinsics: float64 [3, 3], pixels,
+    (0, 0) is the centre of the top left pixel; camera2ego: float64 [4, 4], or None to look it up in tf; distortion:
+    float64 [n] coefficients, empty if images are undistorted; distortion_model: plumb_bob, rational_polynomial or
+    equidistant; rectification: float64 [3, 3], rotation from the optical frame to that of the rectified image or view;
+    lens: float64 [3, 3], for a `view` the intrinsics of the native image it is cut from (its own are `intrinsics`),
+    else None.
     """
 
     name: str
@@ -77,20 +77,20 @@ class CameraModel:
 
     @property
     def distorted(self) -> bool:
-        """Images have to be undistorted."""
+        """Whether images have to be undistorted."""
         return bool(self.distortion.any()) or self.distortion_model == EQUIDISTANT or self.lens is not None
 
     @property
     def taken(self) -> np.ndarray:
-        """Intrinsics of the image as it is taken, float64 [3, 3]: of the lens where this is a view out of one."""
+        """Intrinsics of the native image, float64 [3, 3]: `lens` for a view, else `intrinsics`."""
         return self.intrinsics if self.lens is None else self.lens
 
     def prepared(self, ida: np.ndarray) -> np.ndarray:
-        """Intrinsics of the prepared (undistorted, cropped, resized) image; ida: [3, 3], native to its pixels."""
+        """Return intrinsics of the prepared (undistorted, resized, cropped) image; ida: [3, 3], native to prepared."""
         return ida @ self.intrinsics
 
     def same_as(self, other: CameraModel | None) -> bool:
-        """Equal in every field; CameraInfo repeats itself with every image."""
+        """Whether all fields are equal; an unchanged CameraInfo is published with every image."""
         if other is None:
             return False
         plain = ("name", "frame_id", "width", "height", "distortion_model")
@@ -100,13 +100,13 @@ class CameraModel:
         )
 
     def mounted(self, camera2ego: np.ndarray) -> CameraModel:
-        """The same camera with its pose on the vehicle, float64 [4, 4]."""
+        """Return the same camera with the given mount, float64 [4, 4]."""
         return replace(self, camera2ego=camera2ego)
 
     def view(self, name: str, yaw_deg: float) -> CameraModel:
-        """A pinhole camera of its own out of a wide lens: `VIEW_DEG` wide, turned to the left about the image's rows.
+        """Return a pinhole camera cut out of a wide lens: `VIEW_DEG` wide, turned left about the optical y axis.
 
-        Raises InvalidInput where the native size is not known, or the image is rectified already.
+        Raises InvalidInput if the native size is unknown, or the image is already rectified or a view.
         """
         if not self.width or not np.array_equal(self.rectification, np.eye(3)) or self.lens is not None:
             raise InvalidInput(name, f"no view can be taken out of {self.name}: its native size or lens is not known")
@@ -131,13 +131,13 @@ def from_fields(
     binning: tuple[int, int] = (0, 0),
     roi: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> CameraModel:
-    """Camera model from the fields of a sensor_msgs/CameraInfo.
+    """Build a camera model from the fields of a sensor_msgs/CameraInfo.
 
     k: 9 numbers, p: 12, r: 9, d: distortion coefficients of `model`. rectified: the image topic carries rectified
-    images, so P (turned by R) describes them; otherwise K does and D is undone. binning: (x, y) and roi: (x_offset,
-    y_offset, width, height) as in REP-104: the image shows the region of the full sensor, every `binning` pixels
-    joined to one; 0 means the whole and no binning. Tolerated as published recordings have them: R or P of zeros or
-    left out, D or the model's name empty (then the image is taken as undistorted; a fisheye is one without D too).
+    images, so P (with R) describes them; otherwise K does and D is undone. binning: (x, y) and roi: (x_offset,
+    y_offset, width, height) as in REP-104: the image is this region of the full sensor with `binning` pixels merged
+    into one; 0 means full sensor and no binning. Tolerated because published recordings have them: R or P zero or
+    missing, D zero or empty (any `model` but a fisheye then counts as undistorted).
     Raises InvalidInput for a K that is zero or not finite, wrong lengths, a region outside the sensor, and distortion
     of an unknown model.
     """
@@ -173,14 +173,14 @@ def from_fields(
 def _region(
     name: str, width: int, height: int, binning: tuple[int, int], roi: tuple[int, int, int, int]
 ) -> tuple[np.ndarray, int, int]:
-    """From pixels of the full sensor to those of the image: [3, 3] matrix, width and height of the image."""
+    """Return the matrix [3, 3] from full-sensor to image pixels, and width and height of the image."""
     x, y, wide, high = roi if any(roi[2:]) else (0, 0, width, height)
     bx, by = (max(1, b) for b in binning)
     if min(x, y) < 0 or (any(roi) and (x + wide > width or y + high > height or min(wide, high) < max(bx, by))):
         raise InvalidInput(name, f"region of interest {wide}x{high} at {x}, {y} is not inside {width}x{height}")
     if max(bx, by) == 1 and (x, y, wide, high) == (0, 0, width, height):
         return np.eye(3), width, height
-    # A joined pixel's centre lies between those of its parts: (u + 0.5) / b - 0.5.
+    # A binned pixel's centre is the mean of the centres it merges: (u + 0.5) / b - 0.5.
     matrix = np.array([[1 / bx, 0, (0.5 - x) / bx - 0.5], [0, 1 / by, (0.5 - y) / by - 0.5], [0, 0, 1.0]])
     return matrix, wide // bx, high // by
 
@@ -193,17 +193,17 @@ def is_fisheye(model: str) -> bool:
 def rectifying_maps(
     model: CameraModel, scaling: np.ndarray, ida: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Maps for cv2.remap from a scaled, distorted image to the prepared, undistorted one, float32 [H, W] each.
+    """Return maps for cv2.remap from a scaled, distorted image to the prepared, undistorted one, float32 [H, W] each.
 
     scaling, ida: [3, 3], native to scaled and to prepared pixels; size: (H, W). Distortion acts on directions, not
-    on pixels, so it is enough to give both ends the intrinsics of their own pixels.
+    on pixels, so scaling the intrinsics on both sides is sufficient.
     """
     source, target = scaling @ model.taken, model.prepared(ida)
     if model.distortion_model == EQUIDISTANT:
         return _fisheye_maps(model, source, target, size)
     maps = cv2.initUndistortRectifyMap(source, model.distortion, model.rectification, target, size[::-1], cv2.CV_32FC1)
     x, y, z = _rays(model, target, size)
-    # What lies behind a pinhole would be its front upside down; what its polynomial folds back, another part of it.
+    # Mask rays behind the pinhole, which project mirrored, and rays where the distortion polynomial folds back.
     unseen = (z <= 1e-9) | (np.hypot(x, y) > _widest(model.distortion) * z)
     for part in maps[:2]:
         part[unseen] = _OUTSIDE
@@ -211,15 +211,15 @@ def rectifying_maps(
 
 
 def _rays(model: CameraModel, target: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Directions in the optical frame of every pixel of an image with intrinsics `target`, float64 [3, H, W]."""
+    """Return the ray in the optical frame of every pixel of an image with intrinsics `target`, float64 [3, H, W]."""
     rows, columns = np.indices(size, np.float64)
     pixels = np.stack([columns, rows, np.ones(size)], -1)
     return np.moveaxis(pixels @ (np.linalg.inv(target).T @ model.rectification), -1, 0)
 
 
 def _widest(distortion: np.ndarray) -> float:
-    """Tangent of the angle from the axis up to which a lens of OpenCV's pinhole models shows what is farther out
-    farther out."""
+    """Return the tangent of the largest angle from the axis up to which the radius of OpenCV's pinhole distortion
+    models increases."""
     at = np.tan(np.linspace(0.0, 0.499 * np.pi, 2000))
     k1, k2, _, _, k3, k4, k5, k6 = np.resize(np.append(distortion, np.zeros(8)), 8)
     square = at**2
@@ -228,14 +228,14 @@ def _widest(distortion: np.ndarray) -> float:
 
 
 def _end_of_rise(at: np.ndarray, radius: np.ndarray) -> float:
-    """Where a lens polynomial, sampled at increasing places, first stops growing: beyond, it means nothing."""
+    """Return the place where a sampled lens polynomial first stops increasing; it is invalid beyond."""
     return float(at[np.argmax(np.append(np.diff(radius) <= 0, True))])
 
 
 def _fisheye_maps(
     model: CameraModel, source: np.ndarray, target: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As cv2.fisheye.initUndistortRectifyMap, which sees nothing beside or behind the lens."""
+    """Like cv2.fisheye.initUndistortRectifyMap, but also for rays beside and behind the lens."""
     x, y, z = _rays(model, target, size)
     radius = np.hypot(x, y)
     reached = fisheye_radius(np.arctan2(radius, z), model.distortion) / np.maximum(radius, 1e-12)
@@ -245,7 +245,7 @@ def _fisheye_maps(
 
 
 def fisheye_radius(theta: np.ndarray, distortion: np.ndarray) -> np.ndarray:
-    """Radius in focal lengths at an angle from the axis, rad (Kannala-Brandt); far outside beyond what a lens shows."""
+    """Return the radius in focal lengths at an angle from the axis, rad (Kannala-Brandt); 1e3 beyond its range."""
     at = np.linspace(0.0, np.pi, 2000)
     last = _end_of_rise(at, _kannala_brandt(at, distortion))
     return np.where(theta <= last, _kannala_brandt(theta, distortion), 1e3)
@@ -260,11 +260,11 @@ def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
 
 
 def load_calibration(path: str | Path) -> dict[str, CameraModel]:
-    """Camera models of a calibration file, by name.
+    """Load the camera models of a calibration file, by name.
 
     YAML: `format: cameras-1`, then `cameras: NAME: {width, height, k [9], translation [3] m, rotation_xyzw [4],
-    frame_id, d [n], model}`; translation and rotation are the optical frame's pose in the ego frame and may be left
-    out together (tf then gives it), frame_id, d and model may be left out. Raises InvalidInput with camera and key.
+    frame_id, d [n], model}`; translation and rotation are the optical frame's pose in the ego frame and optional
+    together (tf is then used and needs frame_id); d and model are optional. Raises InvalidInput with camera and key.
     """
     path = Path(path)
     content = read_yaml(path, "calibration")
@@ -277,7 +277,7 @@ def load_calibration(path: str | Path) -> dict[str, CameraModel]:
 
 
 def save_calibration(path: str | Path, cameras: Mapping[str, CameraModel]) -> None:
-    """Write a calibration file that `load_calibration` reads back without a loss."""
+    """Write a lossless calibration file for `load_calibration`. Raises InvalidInput for views and rectified cameras."""
     entries = {}
     for name, model in cameras.items():
         if not np.array_equal(model.rectification, np.eye(3)) or model.lens is not None:
@@ -337,7 +337,7 @@ def _numbers(values: Any, lengths: tuple[int, ...] | None, name: str, what: str)
 
 
 def _intrinsics(matrix: Any, name: str, width: int, height: int) -> np.ndarray:
-    """A pinhole matrix: positive focal lengths, last row 0 0 1, principal point not far outside the image."""
+    """Check a pinhole matrix: positive focal lengths, last row 0 0 1, principal point not far outside the image."""
     k = _numbers(matrix, (9,), name, "K").reshape(3, 3)
     if not k.any():
         raise InvalidInput(name, "K is zero: the camera is not calibrated")

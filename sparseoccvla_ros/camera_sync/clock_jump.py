@@ -1,9 +1,9 @@
-"""Tells a clock that jumped from a stamp that is wrong.
+"""Distinguishes a jump of the clock from a wrong stamp.
 
-A bag that loops turns the clock of every camera back; images from before the turn may still arrive after the first
-ones from behind it, and a single camera may have a clock of its own that is off, or one corrupt stamp. A stamp that
-does not continue its camera's own stream is therefore parked, and the clock has jumped only when more than half of the
-cameras that deliver agree on where it is now.
+A looping bag turns the clock of every camera back, and images from before the jump may still arrive after the first
+ones that follow it; a single camera may also have a clock of its own that is off, or one corrupt stamp. A stamp that
+does not continue its camera's stream is therefore parked, and the clock counts as jumped only when more than half of
+the delivering cameras agree on the new time.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .config import SyncConfig
 from .drop_reasons import DropReason
 
 Image = tuple[str, int, Any]
-"""camera, stamp ns, payload"""
+"""(camera, stamp in ns, payload)"""
 
 
 @dataclass
 class Judgement:
-    """What becomes of one image: images to take in now, a jump to carry out first, images refused."""
+    """Decision about one image: images to accept now, the jump to apply first, and how many were refused."""
 
     accepted: list[Image] = field(default_factory=list)
     jump: DropReason | None = None
@@ -28,16 +28,16 @@ class Judgement:
 
 
 class JumpGuard:
-    """Follows every camera's stream of stamps through one clock after another."""
+    """Tracks the stamps of every camera across clock jumps."""
 
     def __init__(self, config: SyncConfig) -> None:
         self._backward = round(config.backward_jump * 1e9)
         self._forward = round(config.forward_jump * 1e9)
         self._memory = 3 * len(config.cameras)
         self.newest_all: int | None = None
-        """Newest stamp in the present clock, ns."""
+        """Newest stamp since the last jump, ns."""
         self.newest: dict[str, int] = {}
-        """Newest stamp per camera in the present clock, ns."""
+        """Newest stamp per camera since the last jump, ns."""
         self._before: dict[str, int] = {}
         self._parked: dict[str, tuple[int, Any, int]] = {}
         self._arrivals = 0
@@ -45,7 +45,7 @@ class JumpGuard:
         self._turned_at = 0
 
     def judge(self, camera: str, stamp: int, payload: Any) -> Judgement:
-        """Take one image in order of arrival."""
+        """Judge one image; call it in order of arrival."""
         self._arrivals += 1
         self._arrived_at[camera] = self._arrivals
         if self._continues(camera, stamp):
@@ -74,7 +74,7 @@ class JumpGuard:
         return Judgement(images, jump=reason, refused=refused)
 
     def turn(self, now_ns: int) -> int:
-        """The clock is now at `now_ns`: whatever continues a camera's old stream is from before. Parked images drop."""
+        """Set the clock to `now_ns`; old streams count as foreign. Drops the parked images and returns their number."""
         self._before.update(self.newest)
         self.newest.clear()
         self.newest_all = now_ns
@@ -100,16 +100,16 @@ class JumpGuard:
             return own - self._backward <= stamp <= self.newest_all + self._forward
         if camera in self._before:
             # An image still in flight from before a backward jump is at least backward_jump minus the transport's
-            # delay ahead of the new clock, so half of it separates the two.
+            # delay ahead of the new clock, so half of backward_jump separates the two.
             return self.newest_all - self._backward <= stamp <= self.newest_all + self._backward // 2
         return abs(stamp - self.newest_all) <= self._forward
 
     def _is_from_before(self, camera: str, stamp: int) -> bool:
-        """Whether the image may still have been in flight when the clock turned; only right after it can be."""
+        """Whether the image was still in flight when the clock jumped, which is possible only shortly afterwards."""
         old = self._before.get(camera)
         recent = self._arrivals - self._turned_at <= self._memory
         return recent and old is not None and old - self._backward <= stamp <= old + self._forward
 
     def delivering(self) -> list[str]:
-        """Cameras that deliver at present, in whatever clock: those among the last few arrivals."""
+        """Return the cameras that deliver at present, whatever their clock: those among the last few arrivals."""
         return [c for c, at in self._arrived_at.items() if self._arrivals - at < self._memory]

@@ -11,14 +11,14 @@ from ..core.errors import InvalidInput
 
 
 class MissingPolicy(StrEnum):
-    """What happens to a frame set when a camera has no image for it."""
+    """How a frame set is handled when a camera has no image for it."""
 
     STRICT = "strict"
-    """The set is dropped."""
+    """Drops the set."""
     HOLD = "hold"
-    """The camera's last image, with its own stamp, up to `max_hold` old; black beyond that. Marked invalid."""
+    """Reuses the camera's last image with its own stamp if at most `max_hold` old, else a black one. Marked invalid."""
     BLACK = "black"
-    """A black image, marked invalid."""
+    """Uses a black image, marked invalid."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class ImageConfig:
     """Size of the prepared images.
 
     An image is scaled by max(height / native height, width / native width) and cropped to the bottom rows and the
-    middle columns: the test-time rule of OPUS (Wang et al., NeurIPS 2024), 900x1600 -> 198x352 -> rows 70..197. Of an
-    image taller than 16:9 the middle 16:9 counts.
+    middle columns: the test-time rule of OPUS (Wang et al., NeurIPS 2024), 900x1600 -> 198x352 -> rows 70..197. For an
+    image taller than 16:9, the rule applies to its central 16:9 part.
     """
 
     height: int = 128
@@ -44,44 +44,44 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class SyncConfig:
-    """How frame sets are formed and placed in the world. Times are seconds of header stamps."""
+    """Settings for forming frame sets and determining the ego pose. Times are seconds of header stamps."""
 
     cameras: tuple[str, ...] = CAMERAS
     """Cameras of a frame set, in the order of the arrays; bound by name."""
     reference: str = "CAM_FRONT"
-    """Its stamp is the stamp of the set; while it is silent the first camera of `cameras` that is not leads."""
+    """Camera whose stamp is the stamp of the set; while it is silent, the first camera of `cameras` that is not."""
     tolerance: float = 0.060
     """Largest spread between the stamps of a set's valid images (nuScenes keyframes spread over 43 ms)."""
     policy: MissingPolicy = MissingPolicy.HOLD
     """What happens when a camera has no image: strict, hold or black."""
     max_hold: float = 0.5
-    """Under `hold`: how old a reused image may be against the stamp of the set."""
+    """Policy `hold`: largest age of a reused image relative to the stamp of the set."""
     patience: float = 0.2
-    """A camera that shows nothing for this long is silent, and no set waits for it."""
+    """A camera without images for this long (longer for slow cameras) is silent, and no set waits for it."""
     queue_depth: int = 10
     """Images kept per camera; at 12 Hz well beyond `patience`."""
     backward_jump: float = 0.5
-    """A camera whose stamps fall back by more than this had its clock turned back (a bag that loops)."""
+    """Stamps of a camera that fall back by more than this mean a clock turned back (e.g. a looping bag)."""
     forward_jump: float = 5.0
-    """A stamp further ahead of all others than this is a clock turned forward, or a driver's restart."""
+    """Stamps further ahead of all others than this mean a clock turned forward, or a restarted driver."""
     base_frame: str = "base_link"
     """The ego frame."""
     fixed_frames: tuple[str, ...] = ("map", "odom", "world")
-    """Frames in which tf may hold the ego pose, best first; empty: odometry only."""
+    """Frames in which the ego pose is looked up in tf, in order of preference; empty: odometry only."""
     tf_timeout: float = 0.3
     """How long a complete set waits for tf or odometry to reach its stamps."""
     pending_depth: int = 8
-    """Complete sets that may wait for poses at the same time."""
+    """Largest number of complete sets waiting for poses."""
     pose_jump: float = 5.0
-    """An ego that moved further than this, and three times what its speed allows, between sets was relocated [m]."""
+    """Moving further than this between sets, and than three times what the speed allows, is a relocation [m]."""
     max_speed: float = 70.0
-    """A speed differentiated from poses above this is a fault of the poses, not motion [m/s]."""
+    """Sets with a higher ego speed are dropped, because poses or odometry must be wrong [m/s]."""
     twist_window: float = 0.1
-    """Poses this far apart are differentiated where no source gives a twist."""
+    """Time between the two poses that are differentiated if odometry has no twist."""
     max_twist_age: float = 0.2
-    """A twist from odometry older than this against the stamp of the set is not used."""
+    """Largest age of a twist from odometry relative to the stamp of the set."""
     upright_cameras: bool = True
-    """Refuse a camera whose image rows do not run downwards in the ego frame (a body frame given as optical frame)."""
+    """Refuse a camera whose image rows do not run downwards in the ego frame (a body frame used as optical frame)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cameras", tuple(self.cameras))

@@ -1,6 +1,6 @@
-"""Where the vehicle was at a stamp, and how it moved: from tf, else from odometry, never from the future.
+"""Ego pose and twist at a stamp, from tf or else odometry; a twist never uses samples after the stamp.
 
-One source is kept for as long as it serves: poses of two fixed frames must not mix in one temporal memory.
+A source is kept as long as it works, because poses of two fixed frames must not mix in one temporal memory.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .config import SyncConfig
 from .drop_reasons import DropReason
 
 RESTART_NS = 2 * 10**9
-"""A source whose stamps fall back by more than this started anew; no recording stamps transforms further ahead."""
+"""Stamps of a source that fall back by more than this mean a restart; no recording stamps transforms further ahead."""
 _MIN_BASELINE_NS = 5 * 10**6
 _STEADY_ACCELERATION = 5.0
 
 
 class Unresolved(Exception):
-    """Poses that a set needs are not there. waiting: they may still come."""
+    """Poses that a set needs are missing. waiting: they may still arrive."""
 
     def __init__(self, reason: DropReason, message: str, waiting: bool) -> None:
         self.reason = reason
@@ -35,7 +35,7 @@ class Unresolved(Exception):
 
 @dataclass(frozen=True)
 class PoseSource:
-    """kind: "tf" or "odometry"; fixed_frame: where the poses are; buffer: what holds them."""
+    """A source of ego poses. kind: "tf" or "odometry"; fixed_frame: frame of the poses; buffer: holds the poses."""
 
     kind: str
     fixed_frame: str
@@ -43,7 +43,7 @@ class PoseSource:
 
 
 def disputes(transforms: TransformBuffer) -> list[str]:
-    """A sentence for every frame that publishers of tf quarrel over."""
+    """Return a sentence for every tf frame with conflicting publishers."""
     return [
         f"{child} has several parents in tf: {', '.join(parents)}; only one may be published"
         for child, parents in sorted(transforms.disputed().items())
@@ -63,12 +63,12 @@ class EgoMotion:
         self.current: PoseSource | None = None
         """The source in use."""
         self.floor = 0
-        """Poses before this stamp are from before a relocation and are not differentiated."""
+        """Stamp of the last relocation, ns; poses before it are not differentiated."""
 
     def add_odometry(self, stamp: int, pose: np.ndarray, twist: Sequence[float] | None, fixed_frame: str) -> None:
-        """Pose float64 [4, 4] ego2fixed and twist [6] in base_link, or None, at a stamp.
+        """Add a pose float64 [4, 4] ego2fixed and a twist [6] in base_link, or None, at a stamp.
 
-        A twist of exact zeros counts as none: publishers without one leave the field so.
+        An all-zero twist counts as missing, because publishers without one leave the field zero.
         """
         frame = fixed_frame.lstrip("/")
         if not frame or frame == self._base:
@@ -89,16 +89,16 @@ class EgoMotion:
                 del self._twists[:1024]
 
     def keep_only(self, oldest: int, newest: int) -> None:
-        """Drop what another run of the clock left behind."""
+        """Drop poses and twists outside oldest..newest [ns], after a clock jump."""
         for buffer in (self.transforms, self.odometry):
             buffer.keep_only(oldest, newest)
         self._twists = [entry for entry in self._twists if oldest <= entry[0] <= newest]
         self.floor = 0
 
     def poses(self, stamps: Sequence[int], expired: bool) -> tuple[PoseSource, list[np.ndarray]]:
-        """Ego poses ego2fixed at the stamps, all from one source.
+        """Return a source and its ego poses ego2fixed at all stamps.
 
-        A source of lower rank serves only when those above it had their time (`expired`). Raises Unresolved.
+        Falls back to a source of lower rank only once waiting is over (`expired`) or useless. Raises Unresolved.
         """
         failures: list[tuple[PoseSource, TransformError]] = []
         for source in self._sources():
@@ -122,9 +122,9 @@ class EgoMotion:
         raise Unresolved(reason, text, waiting=not (expired or hopeless))
 
     def twist(self, source: PoseSource, stamp: int) -> np.ndarray | None:
-        """vx, vy, vz [m/s], wx, wy, wz [rad/s] in base_link from what was known at the stamp; None if nothing was.
+        """Return vx, vy, vz [m/s], wx, wy, wz [rad/s] in base_link from samples up to the stamp; None if unknown.
 
-        Odometry's own twist where there is one; else the poses of `source` at or before the stamp, differentiated.
+        Odometry's own twist if available, else differentiated from the poses of `source` at or before the stamp.
         """
         reported = self.reported_twist(stamp)
         if reported is not None:
@@ -141,7 +141,7 @@ class EgoMotion:
         return _log(geometry.inverse(start) @ end) / ((last - first) / 1e9)
 
     def reported_twist(self, stamp: int) -> np.ndarray | None:
-        """The newest odometry twist at or before a stamp, if it is recent."""
+        """Return the newest odometry twist at or before a stamp; None if older than `max_twist_age`."""
         at = bisect_right(self._twists, stamp, key=lambda entry: entry[0])
         if at == 0 or stamp - self._twists[at - 1][0] > self._config.max_twist_age * 1e9:
             return None
@@ -158,18 +158,18 @@ class EgoMotion:
 
 
 class RelocationGuard:
-    """Notices an ego pose that moved further between two sets than driving can explain."""
+    """Detects ego poses that moved further between two sets than driving can explain."""
 
     def __init__(self, config: SyncConfig) -> None:
         self._config = config
         self._last: tuple[int, np.ndarray, str, float] | None = None
 
     def clear(self) -> None:
-        """Forget the last pose: time itself jumped."""
+        """Forget the last pose, after a clock jump."""
         self._last = None
 
     def moved(self, stamp: int, pose: np.ndarray, fixed_frame: str, reported: np.ndarray | None) -> bool:
-        """Whether this pose is a relocation against the last one (a new fixed frame is one)."""
+        """Whether this pose is a relocation relative to the last one; a new fixed frame always is."""
         if self._last is None:
             return False
         then, before, frame, speed = self._last
@@ -183,7 +183,7 @@ class RelocationGuard:
         return distance > self._config.pose_jump and distance > 3 * allowed
 
     def note(self, stamp: int, pose: np.ndarray, fixed_frame: str, twist: np.ndarray | None) -> None:
-        """Remember a set's pose; where the speed is not known the fastest one is assumed."""
+        """Store a set's pose; an unknown speed is taken as `max_speed`."""
         speed = self._config.max_speed if twist is None else float(np.linalg.norm(twist[:3]))
         self._last = (stamp, pose, fixed_frame, speed)
 
@@ -193,7 +193,7 @@ def _may_come(error: TransformError) -> bool:
 
 
 def _log(matrix: np.ndarray) -> np.ndarray:
-    """The twist [6] that, held for one unit of time, makes this rigid motion (logarithm of SE(3))."""
+    """Return the twist [6] that produces this rigid motion in unit time (logarithm of SE(3))."""
     omega = Rotation.from_matrix(matrix[:3, :3]).as_rotvec()
     angle = float(np.linalg.norm(omega))
     x, y, z = omega

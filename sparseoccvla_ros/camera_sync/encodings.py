@@ -1,7 +1,7 @@
-"""Pixel encodings of sensor_msgs (image_encodings.hpp): their layout, and the way to RGB.
+"""Pixel encodings of sensor_msgs (image_encodings.hpp): their layout and conversion to RGB.
 
-Video and mosaic formats have to be converted at full size, before anything is scaled; plain ones afterwards, when
-there are fewer pixels.
+YUV and Bayer formats must be converted at full size, before scaling; plain ones are converted afterwards, when there
+are fewer pixels.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _BAYER = {
 
 @dataclass(frozen=True)
 class Encoding:
-    """channels per pixel; code: OpenCV's conversion to RGB, None where it is that; wide: 16 bits per channel, of which
-    the upper 8 are used; full_size: converted before scaling; chroma_rows: further rows of `step` per two image rows.
+    """Layout of an encoding. channels: per pixel; code: OpenCV's conversion to RGB, None for RGB; wide: 16 bits per
+    channel, the upper 8 are used; full_size: converted before scaling; chroma_rows: extra rows per two image rows.
     """
 
     channels: int
@@ -60,15 +60,15 @@ ENCODINGS: dict[str, Encoding] = {
     "nv12": Encoding(1, cv2.COLOR_YUV2RGB_NV12, full_size=True, chroma_rows=1),
     "nv21": Encoding(1, cv2.COLOR_YUV2RGB_NV21, full_size=True, chroma_rows=1),
 }
-"""By the name in sensor_msgs/Image; nv12 is not in image_encodings.hpp, but V4L2 drivers send it."""
+"""Encodings by their name in sensor_msgs/Image; nv12 is not in image_encodings.hpp, but V4L2 drivers send it."""
 
 
 def pixels(
     data: memoryview, height: int, width: int, step: int, encoding: Encoding, big_endian: bool, field: str
 ) -> tuple[np.ndarray, int | None]:
-    """The rows of a raw image as uint8 [H, W, C], in place where they can be, and the conversion to RGB still due.
+    """Return a raw image as uint8 [H, W, C], a view where possible, and the remaining conversion to RGB.
 
-    Raises InvalidInput for a step or a length that does not fit, and for odd sizes of formats that share colour
+    Raises InvalidInput for a step or length that does not fit, and for odd sizes of formats that share colour
     between neighbouring pixels.
     """
     if step < width * encoding.bytes_per_pixel:
@@ -88,10 +88,10 @@ def pixels(
 
 
 def mosaic_code(declared: str) -> int | None:
-    """OpenCV's demosaicing for a CompressedImage.format, or None where the file holds no mosaic.
+    """Return OpenCV's demosaicing code for a CompressedImage.format, or None if the file is not a Bayer mosaic.
 
     declared: "ENCODING; CODEC compressed TARGET" (compressed_image_transport): with a Bayer encoding and no colour
-    target the file is the sensor's mosaic in grey.
+    target, the file is the raw mosaic in grey. Raises InvalidInput for an unknown Bayer pattern.
     """
     source, _, rest = declared.partition(";")
     target = rest.partition("compressed")[2].strip()

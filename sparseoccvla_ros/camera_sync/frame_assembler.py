@@ -1,7 +1,7 @@
-"""From images, calibrations, tf and odometry to CameraFrames: the object the camera_sync node feeds.
+"""CameraSync, the core of the camera_sync node: turns images, calibrations, tf and odometry into CameraFrames.
 
-Images stay as they came (compressed) until a set is complete and its poses are known; only then are they decoded.
-Every camera is projected with its own pose at its own stamp.
+Images are decoded only when a set is complete and its poses are known. Every camera is projected with its own pose at
+its own stamp.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _UPRIGHT = -0.5
 _SEES_NOTHING = np.diag([1.0, 1.0, 0.0, 1.0])
 _SEES_NOTHING[2, 3] = -1.0
 _SEES_NOTHING.setflags(write=False)
-"""ego2img of a camera nothing is known of: every point lies behind it."""
+"""ego2img of a camera with unknown projection: every point lies behind it."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Placed:
     """A frame set whose poses are known. ego2native: camera -> [4, 4], base_link at the stamp to native pixels, by the
-    calibration in models: another may come before the images are decoded."""
+    calibrations in models, which may be replaced in CameraSync before the images are decoded."""
 
     frame_set: FrameSet
     source: PoseSource
@@ -45,9 +45,9 @@ class _Placed:
 
 
 class CameraSync:
-    """Holds what arrives, gives CameraFrames. Callbacks and `take` may run in different threads.
+    """Buffers inputs and returns CameraFrames. Inputs and `take` may run in different threads.
 
-    transforms: the tf buffer, if the caller shares one; fallback: decodes raw encodings outside the built-in ones.
+    transforms: the tf buffer, if the caller shares one; fallback: converts raw encodings outside ENCODINGS.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class CameraSync:
         self._take_lock = RLock()
 
     def close(self) -> None:
-        """End the decoding threads."""
+        """Stop the decoding threads."""
         self.preparer.close()
 
     def set_camera(self, model: CameraModel) -> None:
-        """Take a camera's calibration; the same one again costs nothing. Raises InvalidInput for unknown names."""
+        """Set a camera's calibration; an unchanged one is ignored. Raises InvalidInput if name or mount is unknown."""
         if model.name not in self.config.cameras:
             raise InvalidInput("camera", f"{model.name!r} is none of {list(self.config.cameras)}")
         if not model.frame_id and model.camera2ego is None:
@@ -101,9 +101,9 @@ class CameraSync:
         quaternion: Sequence[float],
         static: bool = False,
     ) -> bool:
-        """A tf message's transform: translation [3] m, quaternion [4] x, y, z, w. False where it came too late.
+        """Add a tf transform: translation [3] m, quaternion [4] x, y, z, w. Returns False if it arrived too late.
 
-        A publisher whose stamps fall back by more than two seconds started anew: its old samples go.
+        Stamps that fall back by more than two seconds mean a restarted publisher: its old samples are dropped.
         """
         with self._lock:
             newest = None if static or not (parent and child) else self.transforms.newest(parent, child)
@@ -119,10 +119,10 @@ class CameraSync:
         fixed_frame: str = "odom",
         child_frame: str = "",
     ) -> None:
-        """An odometry message: pose float64 [4, 4], `child_frame` to fixed_frame; twist [6] in child_frame, or None.
+        """Add odometry: pose float64 [4, 4], `child_frame` to fixed_frame; twist [6] in child_frame, or None.
 
-        child_frame: what moves, empty for the vehicle frame; any other is brought to it through tf, and refused with
-        InvalidInput while tf does not know the way.
+        child_frame: empty for the vehicle frame; odometry of any other frame is converted to it through tf. Raises
+        InvalidInput while tf lacks that transform.
         """
         with self._lock:
             child = child_frame.lstrip("/")
@@ -143,29 +143,29 @@ class CameraSync:
             raise InvalidInput("odometry", f"is of {child}, not of {base}: {error}") from None
         if twist is not None:
             linear, angular = (child2base[:3, :3] @ np.asarray(part) for part in (twist[:3], twist[3:]))
-            # Of a rigid body: the vehicle's origin moves as the child's does, and around it.
+            # Rigid body: the velocity of the vehicle's origin includes its rotation about the child's.
             twist = np.concatenate([linear - np.cross(angular, child2base[:3, 3]), angular])
         return pose @ geometry.inverse(child2base), twist
 
     def add_image(self, camera: str, stamp_ns: int, payload: Any) -> int:
-        """An image, not decoded: CompressedImage, RawImage, RGB array, or a callable that gives one.
+        """Add an undecoded image: CompressedImage, RawImage, RGB array, or a callable that returns an array.
 
-        stamp_ns: the header's stamp, or the time of receipt where that is 0. Returns how many sets it completed.
+        stamp_ns: the header's stamp, or the time of receipt if that is 0. Returns how many sets it completed.
         """
         with self._lock:
             return self._queue(self.synchroniser.add(camera, stamp_ns, payload))
 
     def reset(self, reason: DropReason = DropReason.RESET, now_ns: int | None = None) -> None:
-        """Start a new epoch: queues and sets in waiting go, calibrations and static transforms stay."""
+        """Start a new epoch: drop queues and waiting sets, keep calibrations and static transforms."""
         with self._lock:
             self.synchroniser.reset(reason, now_ns)
             self._queue([])
 
     def take(self, now_ns: int | None = None) -> CameraFrames | None:
-        """The newest frame set that is complete and has its poses, prepared; None where there is none yet.
+        """Return the newest complete frame set with known poses, prepared; None if none is ready yet.
 
-        now_ns: the node's clock, lets sets that wait for silent cameras or late poses come to an end. Older sets that
-        were ready too are dropped and counted (overload).
+        now_ns: the node's clock, which ends the wait for silent cameras and late poses. Older sets that were also
+        ready are dropped and counted (overload).
         """
         with self._take_lock:
             with self._lock:
@@ -174,14 +174,14 @@ class CameraSync:
             return self._next()
 
     def finish(self) -> CameraFrames | None:
-        """As `take` at the end of a recording: nothing more will come, so nothing is waited for."""
+        """Like `take`, at the end of a recording: does not wait for further images or poses."""
         with self._take_lock:
             with self._lock:
                 self._queue(self.synchroniser.flush())
             return self._next(expired=True)
 
     def messages(self) -> list[tuple[DropReason, str]]:
-        """What was dropped since the last call, for the log: reason and a sentence."""
+        """Return what was dropped since the last call, for the log, as (reason, sentence)."""
         with self._lock:
             found = [*self.synchroniser.events, *self._messages]
             self.synchroniser.events.clear()
@@ -190,7 +190,7 @@ class CameraSync:
 
     @property
     def waiting(self) -> int:
-        """Complete sets that wait for tf or odometry: while there are some, a transform is a reason to `take`."""
+        """Number of complete sets waiting for tf or odometry; while it is not 0, call `take` after every transform."""
         return len(self._pending)
 
     @property
@@ -199,7 +199,7 @@ class CameraSync:
         return self.synchroniser.epoch + self._extra_epochs
 
     def statistics(self) -> dict[str, float | int | str]:
-        """Everything as one flat dictionary, for diagnostics."""
+        """Return all statistics as one flat dictionary, for diagnostics."""
         with self._lock:
             out = self.synchroniser.statistics.flat()
             source = self._ego.current
@@ -216,7 +216,7 @@ class CameraSync:
         self._messages.append((reason, message))
 
     def _queue(self, sets: list[FrameSet]) -> int:
-        """Put completed sets in waiting; after a clock jump first let go of everything from before it."""
+        """Queue completed sets; after a clock jump, first drop everything from before it. Returns their number."""
         time = self.synchroniser.time or 0
         if self.synchroniser.epoch != self._known_epoch:
             self._known_epoch = self.synchroniser.epoch
@@ -254,7 +254,7 @@ class CameraSync:
                     return frames
 
     def _place(self, expired: bool) -> _Placed | None:
-        """Newest set in waiting whose poses are known; drops the older ones and those whose time is over."""
+        """Return the newest waiting set with known poses; drops the older ones and those that timed out."""
         time = self.synchroniser.time or 0
         waiting: list[FrameSet] = []
         while self._pending:
@@ -277,7 +277,7 @@ class CameraSync:
         return None
 
     def _resolve(self, made: FrameSet, expired: bool) -> _Placed:
-        """Poses and projections of one set. Raises Unresolved."""
+        """Resolve poses and projections of one set. Raises Unresolved."""
         cameras = list(made.images)
         stamps = [made.stamp, *(made.images[c][0] for c in cameras)]
         mounts = {c: self._mount(c, made.images[c][0], expired) for c in cameras}
@@ -305,10 +305,10 @@ class CameraSync:
         return geometry.camera_matrix(model.intrinsics @ model.rectification, ego2camera)
 
     def _mount(self, camera: str, stamp: int, expired: bool) -> np.ndarray:
-        """camera2ego [4, 4]. Raises Unresolved naming both frames.
+        """Return camera2ego [4, 4]. Raises Unresolved naming both frames.
 
-        From tf it is taken at the image's stamp. Recordings that give it at keyframes only do not reach every stamp,
-        and a mount is rigid, so outside its samples the newest one known holds.
+        From tf it is taken at the image's stamp. Some recordings contain it at keyframes only; because a mount is
+        rigid, the newest known one is used outside the samples.
         """
         model = self.cameras.get(camera)
         if model is None:
@@ -338,7 +338,7 @@ class CameraSync:
         return matrix
 
     def _enter(self, placed: _Placed) -> tuple[int, EgoState] | None:
-        """Epoch and ego state of a placed set, or None where its motion is not known or not possible."""
+        """Return epoch and ego state of a placed set, or None (dropped) if its motion is unknown or implausible."""
         made, source, pose = placed.frame_set, placed.source, placed.pose
         reported = self._ego.reported_twist(made.stamp)
         if self._relocation.moved(made.stamp, pose, source.fixed_frame, reported):
@@ -363,7 +363,7 @@ class CameraSync:
         return made.epoch + self._extra_epochs, EgoState(pose, twist, source.fixed_frame, self.config.base_frame)
 
     def _prepare(self, placed: _Placed, epoch: int, ego: EgoState) -> CameraFrames | None:
-        """Decode, undistort, scale and crop on the threads, and fold the crop into the projections."""
+        """Decode, undistort, scale and crop in parallel, and fold the crop into the projections."""
         made, names = placed.frame_set, self.config.cameras
         height, width = self.image_config.height, self.image_config.width
         images = np.zeros((len(names), height, width, 3), np.uint8)
@@ -408,7 +408,7 @@ class CameraSync:
         return CameraFrames(made.stamp, epoch, names, stamps, valid, images, ego2img, ego)
 
     def _reuse(self, camera: str, stamp: int, model: CameraModel, out: np.ndarray) -> np.ndarray | None:
-        """A held image was prepared with the set it came in; decoding it again would change nothing. Returns Ida."""
+        """Copy a held image, already prepared with its own set, to `out`. Returns its Ida, None if not cached."""
         known = self._held.get(camera)
         if known is None or known[0] != stamp or known[1] is not model:
             return None

@@ -1,4 +1,4 @@
-"""Reads size and completeness of JPEG and PNG files from their headers, before a single pixel is allocated."""
+"""Checks size and completeness of JPEG and PNG files before any pixel is allocated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 @dataclass(frozen=True)
 class Header:
-    """kind: "jpeg" or "png"; height, width: pixels; grey: one channel, as a mosaic of a Bayer sensor has."""
+    """Header of an image. kind: "jpeg" or "png"; height, width: pixels; grey: one channel, as in a Bayer mosaic."""
 
     kind: str
     height: int
@@ -35,10 +35,10 @@ def check_size(height: int, width: int, bytes_per_pixel: int, field: str) -> Non
 
 
 def read_header(data: memoryview, field: str, declared: str = "") -> Header:
-    """Header of a complete JPEG or PNG file; the first bytes decide, not what the sender calls it.
+    """Read the header of a complete JPEG or PNG file; its first bytes decide the kind, not the declared format.
 
-    declared: the message's `format`, for the reason only. Raises InvalidInput for other formats, for a file that is
-    cut off, empty, or larger than MAX_BYTES decoded.
+    declared: the message's `format`, for error messages only. Raises InvalidInput for other formats, and for a file
+    that is truncated, empty, or larger than MAX_BYTES (decoded or itself).
     """
     if len(data) > MAX_BYTES:
         raise InvalidInput(field, f"file of {len(data)} bytes is larger than {MAX_BYTES // 2**20} MiB")
@@ -56,7 +56,7 @@ def read_header(data: memoryview, field: str, declared: str = "") -> Header:
 
 
 def _jpeg(data: bytes, field: str) -> Header:
-    """Walks the marker segments to the frame header (ITU-T T.81, annex B)."""
+    """Parse the marker segments up to the first scan (ITU-T T.81, annex B)."""
     truncated = InvalidInput(field, f"JPEG of {len(data)} bytes is truncated")
     at, size, channels = 2, None, 0
     while True:
@@ -96,7 +96,7 @@ def _jpeg(data: bytes, field: str) -> Header:
 
 
 def _png(data: bytes, field: str) -> Header:
-    """Walks the chunks (ISO/IEC 15948): IHDR first, IEND must be reached."""
+    """Parse the chunks (ISO/IEC 15948): IHDR must be first, IEND must be reached."""
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise InvalidInput(field, f"PNG of {len(data)} bytes has no complete header")
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")

@@ -1,7 +1,7 @@
-"""Decodes camera images and brings them to the size of a preset, with the matrix that follows every pixel.
+"""Decodes camera images and scales them to the size of a preset, with the matching pixel transform (Ida).
 
 Pixel coordinates are those of calibration: (0, 0) is the centre of the top left pixel. Scaling by s therefore maps u
-to (u + 0.5) * s - 0.5; that is what the resize of OpenCV and Pillow does to pixel centres, and the matrix says so.
+to (u + 0.5) * s - 0.5, as the resize of OpenCV and Pillow does with pixel centres.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _REDUCED = {
 
 @dataclass(frozen=True, eq=False)
 class CompressedImage:
-    """A JPEG or PNG file: data, any buffer of bytes; format, "ENCODING; CODEC compressed TARGET" of image_transport,
-    which says whether grey pixels are a mosaic."""
+    """A JPEG or PNG file. data: any buffer of bytes; format: "ENCODING; CODEC compressed TARGET" of image_transport,
+    which tells whether grey pixels are a Bayer mosaic."""
 
     data: Any
     format: str = ""
@@ -43,7 +43,7 @@ class CompressedImage:
 
 @dataclass(frozen=True, eq=False)
 class RawImage:
-    """Pixels as sensor_msgs/Image carries them: height rows of `step` bytes."""
+    """Pixels as in sensor_msgs/Image: height rows of `step` bytes."""
 
     data: Any
     height: int
@@ -54,16 +54,16 @@ class RawImage:
 
 
 Fallback = Callable[[RawImage], np.ndarray]
-"""Converts an encoding outside ENCODINGS to uint8 [H, W, 3] RGB (cv_bridge, where it is installed)."""
+"""Converts an encoding outside ENCODINGS to uint8 [H, W, 3] RGB (cv_bridge, if installed)."""
 Source = CompressedImage | RawImage | np.ndarray | Callable[[], np.ndarray]
-"""What can be prepared; an array, or what a callable returns, is uint8 [H, W, 3] RGB."""
+"""Sources of an image; an array, also one returned by a callable, is uint8 [H, W, 3] RGB."""
 
 
 def decode_compressed(data: Any, field: str = "image", format: str = "") -> np.ndarray:
-    """uint8 [H, W, 3] RGB of a JPEG or PNG file, in the pixel order of the sensor (EXIF orientation is ignored).
+    """Decode a JPEG or PNG file to uint8 [H, W, 3] RGB in the pixel order of the sensor (EXIF orientation is ignored).
 
-    Raises InvalidInput, before anything is allocated, for other formats and for files that are truncated, damaged
-    inside, empty, or would decode to more than 64 MiB.
+    Raises InvalidInput for other formats and for files that are truncated, damaged or empty; and, before anything is
+    allocated, for files that would decode to more than 64 MiB.
     """
     image, code = _decode(CompressedImage(data, format), 1, field)
     return image if code is None else cv2.cvtColor(image, code)
@@ -79,9 +79,9 @@ def decode_raw(
     field: str = "image",
     fallback: Fallback | None = None,
 ) -> np.ndarray:
-    """uint8 [H, W, 3] RGB of a raw image; rgb8 is a view on the data, other encodings are converted.
+    """Convert a raw image to uint8 [H, W, 3] RGB; rgb8 is returned as a view of the data.
 
-    Raises InvalidInput for encodings outside ENCODINGS (unless `fallback` converts them), for a step or a length that
+    Raises InvalidInput for encodings outside ENCODINGS (unless `fallback` converts them), for a step or length that
     does not fit, and for empty or oversized images.
     """
     image, code = _view(RawImage(data, height, width, step, encoding, is_bigendian), field, fallback)
@@ -96,7 +96,7 @@ def _bytes(data: Any, field: str) -> memoryview:
 
 
 def _decode(source: CompressedImage, reduction: int, field: str) -> tuple[np.ndarray, int | None]:
-    """The file's pixels as BGR, a JPEG at 1/reduction of its size, and the conversion to RGB; a mosaic as RGB."""
+    """Decode to BGR, a JPEG at 1/reduction of its size, and return it with the conversion to RGB; a mosaic to RGB."""
     data = _bytes(source.data, field)
     header = read_header(data, field, source.format)
     if header.kind == "jpeg":
@@ -121,7 +121,7 @@ def _decode(source: CompressedImage, reduction: int, field: str) -> tuple[np.nda
 
 
 def _view(source: RawImage, field: str, fallback: Fallback | None) -> tuple[np.ndarray, int | None]:
-    """The raw pixels in place, uint8 [H, W, C], and the conversion to RGB."""
+    """Return the pixels uint8 [H, W, C], a view where possible, and the remaining conversion to RGB."""
     sizes = (source.height, source.width, source.step)
     if not all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in sizes):
         raise InvalidInput(field, f"height, width and step must be integers, got {sizes}")
@@ -148,7 +148,7 @@ def _rgb(image: Any, field: str) -> np.ndarray:
 
 
 def _foreign(convert: Callable[..., Any], field: str, *arguments: Any) -> np.ndarray:
-    """The result of a converter that is not ours; whatever it raises becomes InvalidInput, as for our own."""
+    """Call an external converter; any exception it raises becomes InvalidInput."""
     try:
         image = convert(*arguments)
     except InvalidInput:
@@ -160,7 +160,7 @@ def _foreign(convert: Callable[..., Any], field: str, *arguments: Any) -> np.nda
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """How an image of one native size reaches the prepared size.
+    """Scaling and crop from one native size to the prepared size.
 
     reduction: integer factor of the first step; resized: (rows, columns) after the second; top, left: the crop;
     scaling: [3, 3], native to resized pixels; ida: [3, 3], native to prepared pixels.
@@ -175,7 +175,7 @@ class Geometry:
 
 
 class ImagePreparer:
-    """Decodes, undistorts, scales and crops images of any native size to [height, width]; any thread may call it."""
+    """Decodes, undistorts, scales and crops images of any native size to [height, width]; thread-safe."""
 
     def __init__(self, config: ImageConfig, threads: int | None = None, fallback: Fallback | None = None) -> None:
         self.config = config
@@ -186,17 +186,17 @@ class ImagePreparer:
         self._pool = ThreadPoolExecutor(threads or min(6, os.cpu_count() or 1), thread_name_prefix="prepare")
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._pool.shutdown(wait=True)
 
     def warm_up(self) -> None:
-        """Prepare one JPEG: the first of a process waits until the compiled check of its blocks is loaded."""
+        """Prepare one JPEG, because the first one of a process waits for the compiled JPEG check to load."""
         shape = (self.config.height, self.config.width, 3)
         _, data = cv2.imencode(".jpg", np.zeros(shape, np.uint8))
         self.prepare(CompressedImage(data), np.empty(shape, np.uint8))
 
     def geometry(self, height: int, width: int, rounds_up: bool = False) -> Geometry:
-        """The way from a native size to the prepared one, cached.
+        """Return scaling and crop from a native size to the prepared one, cached.
 
         rounds_up: the reduced image keeps partial blocks at its right and lower edge, as JPEG decoders do.
         """
@@ -211,7 +211,7 @@ class ImagePreparer:
         reduction = next((r for r in REDUCTIONS if height // r >= rows and width // r >= columns), 1)
         reduced_h, reduced_w = (-(-n // reduction) if rounds_up else n // reduction for n in (height, width))
         sy, sx = rows / (reduced_h * reduction), columns / (reduced_w * reduction)
-        # Of an image taller than 16:9 as much goes above as below what one of 16:9 has: the horizon is in its middle.
+        # An image taller than 16:9 is treated as its central 16:9 part, because the horizon is in its middle.
         taller = max(0, rows - round(columns * 9 / 16))
         top, left = max(0, rows - want_h - taller // 2), (columns - want_w) // 2
         scaling = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1.0]])
@@ -228,7 +228,7 @@ class ImagePreparer:
         """Write the prepared image into `out` uint8 [height, width, 3] RGB; returns Ida float64 [3, 3].
 
         Ida maps native (with a distorted `model`: undistorted native) pixels to prepared ones. Raises InvalidInput
-        when the image cannot be decoded, CalibrationMismatch when its size is not the one `model` was made for.
+        when the image cannot be decoded, CalibrationMismatch when its size differs from that of `model`.
         """
         field = model.name if model is not None else "image"
         image, code, geometry = self._reduced(source, model, field)
@@ -251,7 +251,7 @@ class ImagePreparer:
     def prepare_all(
         self, jobs: Sequence[tuple[Source, np.ndarray, CameraModel | None]]
     ) -> list[np.ndarray | InvalidInput]:
-        """`prepare` for several images at once on the threads; a refused image gives its InvalidInput instead."""
+        """Run `prepare` for several images in parallel; for a refused image, the result is its InvalidInput."""
 
         def one(job: tuple[Source, np.ndarray, CameraModel | None]) -> np.ndarray | InvalidInput:
             try:
@@ -264,7 +264,7 @@ class ImagePreparer:
     def _reduced(
         self, source: Source, model: CameraModel | None, field: str
     ) -> tuple[np.ndarray, int | None, Geometry]:
-        """The image after the first, integer step, still in its own channel order."""
+        """Return the image after the integer reduction, the remaining conversion to RGB, and its geometry."""
         if isinstance(source, CompressedImage):
             header = read_header(_bytes(source.data, field), field, source.format)
             _fits(model, header.height, header.width)
@@ -282,14 +282,14 @@ class ImagePreparer:
             geometry = self.geometry(*image.shape[:2])
         reduction = geometry.reduction
         if reduction > 1:
-            # Shrinking by a whole number first is five times faster than by the full ratio at once.
+            # Reducing by an integer first is five times faster than scaling by the full ratio at once.
             rows, columns = (n // reduction for n in image.shape[:2])
             whole = image[: rows * reduction, : columns * reduction]
             image = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
         return image if image.ndim == 3 else image[..., None], code, geometry
 
     def _rectifying(self, model: CameraModel, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-        """Undistortion straight into the crop, cached per camera."""
+        """Return the maps that undistort the resized image straight into the crop, cached per camera."""
         with self._lock:
             known = self._maps.get(model.name)
             if known is not None and known[0] is model and known[1] is geometry:

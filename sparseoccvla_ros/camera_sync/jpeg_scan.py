@@ -1,10 +1,10 @@
-"""Whether every block of a JPEG came: image decoders paint what is lost in grey and say nothing.
+"""Detects incomplete and damaged JPEG data, which image decoders silently fill with grey.
 
-The entropy-coded data of a sequential Huffman JPEG (ITU-T T.81, annex F.2) is walked symbol by symbol, without
-computing a pixel. A stream that lost or changed bytes runs out of step, so it ends before its last block or has data
-left after it. Where it falls into step again, its blocks are mostly no pictures: the cosine transform keeps the sum of
+The entropy-coded data of a sequential Huffman JPEG (ITU-T T.81, annex F.2) is parsed symbol by symbol, without
+computing a pixel. A stream with lost or changed bytes loses synchronisation, so it ends before its last block or has
+data left after it. If it resynchronises, its blocks are mostly implausible: the cosine transform preserves the sum of
 squares, and 64 pixels within 128 of grey cannot exceed 1024 in that norm. Progressive and arithmetic-coded files are
-not walked: no camera sends them.
+not checked: no camera sends them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _REASONS = {
 
 @dataclass
 class _Tables:
-    """What stood before a scan: Huffman tables by slot (AC 4..7), quantisation tables float [64] in the order of the
-    file, sampling (h, v) and quantisation slot by component, restart interval."""
+    """Tables that precede a scan: Huffman tables by slot (AC 4..7), quantisation tables float [64] in file order,
+    sampling (h, v) and quantisation slot by component, size (height, width), restart interval."""
 
     huffman: dict[int, bytes] = field(default_factory=dict)
     steps: dict[int, np.ndarray] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class _Tables:
 
 
 def check_scans(data: bytes, name: str) -> None:
-    """Raise InvalidInput(name) for a JPEG whose picture data is not whole. Headers must have been read before."""
+    """Raise InvalidInput(name) for a JPEG with incomplete or damaged image data. Call `read_header` before."""
     tables, at = _Tables(), 2
     while True:
         at = data.find(b"\xff", at)
@@ -98,7 +98,7 @@ def _take_steps(tables: _Tables, segment: bytes, name: str) -> None:
 
 
 def _check_scan(tables: _Tables, segment: bytes, data: bytes, at: int, name: str) -> int:
-    """Walks one scan from `at`; returns where it ends, -1 where it cannot be judged."""
+    """Check one scan from `at`; returns where it ends, -1 if it cannot be checked."""
     if len(segment) < 4 or len(segment) < 1 + 2 * segment[0]:
         raise InvalidInput(name, "JPEG has a scan without components")
     chosen = [(segment[1 + 2 * i], segment[2 + 2 * i]) for i in range(segment[0])]
@@ -107,7 +107,7 @@ def _check_scan(tables: _Tables, segment: bytes, data: bytes, at: int, name: str
         raise InvalidInput(name, "JPEG has a component without sampling factors")
     slots = [(t >> 4, 4 + (t & 15)) for _, t in chosen]
     if any(slot not in tables.huffman for pair in slots for slot in pair):
-        return -1  # motion JPEG that leaves its tables to the decoder
+        return -1  # motion JPEG without Huffman tables: decoders supply them
     height, width = tables.size
     tallest = max(v for _, v in tables.sampling.values())
     widest = max(h for h, _ in tables.sampling.values())
@@ -118,10 +118,10 @@ def _check_scan(tables: _Tables, segment: bytes, data: bytes, at: int, name: str
     else:
         columns, rows = _parts(width, 8 * widest), _parts(height, 8 * tallest)
         blocks = [i for i, (h, v) in enumerate(sampling) for _ in range(h * v)]
-    # Of each block: tables of DC and AC, and its component, whose DC is told as a difference from the block before.
+    # Per block: DC table, AC table and component (a DC is coded as the difference from its previous block).
     pairs = np.array([(*slots[b], b) for b in blocks], np.int64)
     lookup = _lookup(tuple(sorted(tables.huffman.items())))
-    # Without its table a component is walked all the same; how strong its blocks are is then not known.
+    # A component without quantisation table is parsed as well, but the norm of its blocks is not checked.
     steps = np.stack([tables.steps.get(tables.steps_of[c], np.zeros(64)) for c, _ in chosen])
     outcome, end = _walk(np.frombuffer(data, np.uint8), at, lookup, pairs, steps, columns * rows, tables.restart)
     if outcome != _COMPLETE:
@@ -130,13 +130,13 @@ def _check_scan(tables: _Tables, segment: bytes, data: bytes, at: int, name: str
 
 
 def _parts(whole: int, size: int) -> int:
-    """How many pieces of a size cover the whole."""
+    """Return how many pieces of `size` cover `whole`."""
     return -(-whole // size)
 
 
 @lru_cache(maxsize=16)
 def _lookup(tables: tuple[tuple[int, bytes], ...]) -> np.ndarray:
-    """uint16 [8, 65536] by slot and the next 16 bits: length << 8 | symbol, 0 where there is no code (annex C)."""
+    """Return uint16 [8, 65536] by slot and the next 16 bits: length << 8 | symbol, 0 for an invalid code (annex C)."""
     out = np.zeros((8, 65536), np.uint16)
     for slot, body in tables:
         counts, symbols = body[:16], body[16:]
@@ -158,7 +158,7 @@ def _walk(
     bits, held = 0, 0  # `held` unread bits, right-aligned in `bits`
     size = data.shape[0]
     levels = np.zeros(steps.shape[0])  # the DC of each component's last block, in steps
-    # What rounding to whole steps can add to the norm of a block, and a tenth for encoders that compute roughly.
+    # Largest squared norm of a block: rounding to steps added, and a tenth for encoders that compute roughly.
     limits = (1.1 * (1024.0 + np.sqrt((steps**2).sum(1)) / 2.0)) ** 2
     for unit in range(units):
         if restart and unit and unit % restart == 0:

@@ -1,6 +1,6 @@
-"""From ROS messages to a CameraSync: the one reading of their fields, for the node and for bags without ROS.
+"""Feeds ROS messages to a CameraSync, in the node and for bags without ROS.
 
-Messages of rclpy and of rosbags have the same attributes, so nothing here knows which of the two it was given.
+Messages of rclpy and of rosbags have the same attributes, so both are accepted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .profiles import CameraInput, Profile
 
 
 def stamp_ns(stamp: Any) -> int:
-    """Nanoseconds of a builtin_interfaces/Time."""
+    """Convert a builtin_interfaces/Time to nanoseconds."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
@@ -26,9 +26,9 @@ class MessageAdapter:
     """Feeds a CameraSync from sensor_msgs, nav_msgs and tf2_msgs messages.
 
     Args:
-        sync: what is fed.
-        profile: where the messages come from.
-        calibration_file: intrinsics and mounts of the cameras; empty takes CameraInfo and tf.
+        sync: the CameraSync to feed.
+        profile: topics and frames of the messages.
+        calibration_file: intrinsics and mounts of the cameras; empty uses CameraInfo and tf.
 
     Raises:
         InvalidInput: the profile needs a calibration file, or the one given cannot be read.
@@ -46,9 +46,9 @@ class MessageAdapter:
             raise InvalidInput("calibration_file", f"profile {profile.name} needs one: {profile.description}")
 
     def add_image(self, camera: CameraInput, message: Any, received_ns: int) -> int:
-        """Take an Image or CompressedImage, by the camera's transport; returns how many frame sets it completed.
+        """Add an Image or CompressedImage, by the camera's transport; returns how many frame sets it completed.
 
-        Some converters leave the stamp 0; the time of receipt [ns] is then the best there is.
+        A stamp of 0, which some converters leave, is replaced by the time of receipt [ns].
         """
         source: CompressedImage | RawImage
         if camera.transport == "compressed":
@@ -61,7 +61,7 @@ class MessageAdapter:
         return sum(self._sync.add_image(name, stamp, source) for name in camera.names)
 
     def add_camera_info(self, camera: CameraInput, message: Any) -> None:
-        """Take a CameraInfo; a mount of the calibration file stays. Raises InvalidInput for an unusable calibration."""
+        """Add a CameraInfo; a mount from the calibration file is kept. Raises InvalidInput if it is unusable."""
         sent = message.header.frame_id.lstrip("/")
         region = message.roi
         model = calibration.from_fields(
@@ -87,7 +87,7 @@ class MessageAdapter:
             self._sync.set_camera(cut)
 
     def add_transforms(self, message: Any, static: bool) -> None:
-        """Take a TFMessage; a bad transform does not keep the others out. Raises the last one's InvalidInput."""
+        """Add a TFMessage; invalid transforms are skipped. Raises the InvalidInput of the last one at the end."""
         problem: InvalidInput | None = None
         for item in message.transforms:
             t, q = item.transform.translation, item.transform.rotation
@@ -101,12 +101,12 @@ class MessageAdapter:
             raise problem
 
     def add_odometry(self, message: Any) -> None:
-        """Take an Odometry. Raises InvalidInput for numbers that are not finite, no rotation, or an unknown frame."""
+        """Add an Odometry. Raises InvalidInput for numbers that are not finite, no rotation, or an unknown frame."""
         p, q = message.pose.pose.position, message.pose.pose.orientation
         pose = geometry.transform(np.array((p.x, p.y, p.z)), np.array((q.x, q.y, q.z, q.w)), "odometry.pose")
         a, b = message.twist.twist.linear, message.twist.twist.angular
         twist = np.array((a.x, a.y, a.z, b.x, b.y, b.z), np.float64)
-        # All zeros while moving means a recorder that fills no twist (nuScenes converters); poses tell the truth.
+        # An all-zero twist counts as missing: some recorders (nuScenes converters) leave it so. Poses are used instead.
         fixed = message.header.frame_id or "odom"
         moving = twist if twist.any() else None
         self._sync.add_odometry(stamp_ns(message.header.stamp), pose, moving, fixed, message.child_frame_id)

@@ -1,4 +1,4 @@
-"""Input profiles: topics and frames of the recordings and vehicles people have, one file each in config/profiles."""
+"""Input profiles: topics and frames of a recording or vehicle, one file each in config/profiles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOUNTS = ("tf", "file")
 DEFAULT = "nuscenes"
 FORMAT = "profile-1"
 MOST_CAMERAS = 8
-"""The weights were made for rigs of one camera up to so many."""
+"""Most cameras of a rig: the weights were trained for one camera up to this number."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _TOPIC = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 _KEYS = {"format", "description", "cameras", "shared", "reference", "mounts", "ego"}
@@ -28,12 +28,12 @@ _EGO_KEYS = {"base_frame", "fixed_frames", "odometry_topic"}
 
 @dataclass(frozen=True)
 class CameraInput:
-    """Where one camera comes from.
+    """Topics and frame of one camera.
 
-    image_topic: Image or CompressedImage by `transport` (raw, compressed); info_topic: CameraInfo, empty where the
-    intrinsics come from a calibration file; frame_id: its optical frame where messages leave it empty, or always if
-    `frame_wins`; rectified: the images are, so P of the CameraInfo describes them and D is not undone again; views:
-    cameras of a frame set that are cut out of a wide lens, with the degrees that each is turned to the left.
+    image_topic: Image or CompressedImage by `transport` (raw, compressed); info_topic: CameraInfo, empty if the
+    intrinsics come from a calibration file; frame_id: its optical frame if messages leave it empty, or always if
+    `frame_wins`; rectified: images are rectified, so P of the CameraInfo describes them and D is not undone; views:
+    cameras of a frame set that are cut out of a wide lens, with the yaw of each in degrees, left positive.
     """
 
     name: str
@@ -47,17 +47,17 @@ class CameraInput:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it is in a frame set: itself, or its views."""
+        """Names of its cameras in a frame set: its own, or those of its views."""
         return tuple(self.views) or (self.name,)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Where everything comes from.
+    """Topics and frames of a recording or vehicle.
 
-    cameras: by name, in order; reference: the one whose stamp is that of a frame set; mounts: "tf" or "file", where the
-    cameras' poses on the vehicle come from; base_frame: the ego frame; fixed_frames: looked up in tf, best first, may
-    be empty; odometry_topic: may be empty.
+    cameras: by name, in order; reference: the reference camera; mounts: source of the cameras' poses on the vehicle,
+    "tf" or "file"; base_frame: the ego frame; fixed_frames: looked up in tf, in order of preference, may be empty;
+    odometry_topic: may be empty.
     """
 
     name: str
@@ -76,29 +76,29 @@ class Profile:
 
     @property
     def reference_topic(self) -> str:
-        """Images of the reference camera."""
+        """Image topic of the reference camera."""
         return self.cameras[self.reference].image_topic
 
     @property
     def needs_calibration_file(self) -> bool:
-        """Intrinsics or mounts are not on any topic."""
+        """Whether intrinsics or mounts are not on any topic."""
         return self.mounts == "file" or any(not camera.info_topic for camera in self.cameras.values())
 
     def sync_config(self, **settings: Any) -> SyncConfig:
-        """How frame sets are formed from this profile; `settings` that are given win over its own."""
+        """Build the SyncConfig of this profile; `settings` override the values of the profile."""
         own: dict[str, Any] = {"cameras": self.names, "reference": self.cameras[self.reference].names[0]}
         own |= {"base_frame": self.base_frame, "fixed_frames": self.fixed_frames}
         return SyncConfig(**own | settings)
 
 
 def profile_names() -> tuple[str, ...]:
-    """Names of the profiles that come with the package, the default first."""
+    """Return the names of the profiles bundled with the package, the default first."""
     found = {path.stem for path in share("config", "profiles").glob("*.yaml")}
     return (DEFAULT, *sorted(found - {DEFAULT}))
 
 
 def profile(name: str | Path = "") -> Profile:
-    """A profile by its name, or of a file by its path; the default where it is empty.
+    """Load a profile by name, or from a file by path; an empty name loads the default.
 
     Raises InvalidInput listing the names, or naming the file and the key.
     """
@@ -148,7 +148,7 @@ def _profile(name: str, content: dict[str, Any]) -> Profile:
 
 
 def _ego(name: str, ego: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
-    """Base frame, fixed frames, odometry topic."""
+    """Return base frame, fixed frames and odometry topic."""
     fixed = ego.get("fixed_frames", [])
     if not isinstance(fixed, list) or not all(isinstance(frame, str) and frame for frame in fixed):
         raise InvalidInput(f"{name}.ego.fixed_frames", "want a list of frame names")
@@ -189,7 +189,7 @@ def _camera(name: str, values: dict[str, Any], where: str) -> CameraInput:
 
 
 def _views(values: Any, where: str) -> dict[str, float]:
-    """Names and degrees."""
+    """Return the views: degrees by name."""
     if not isinstance(values, dict):
         raise InvalidInput(where, "want a mapping of names to degrees, left positive")
     for name, yaw in values.items():

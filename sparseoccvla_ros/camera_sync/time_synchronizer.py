@@ -1,9 +1,9 @@
-"""Forms frame sets from images that cameras deliver at their own moments.
+"""Forms frame sets from the images of cameras that are not synchronised.
 
-Pure: fed with stamps, no clock of its own. The reference camera leads; for each of its images the other cameras'
-images nearest in time are taken so that all stamps of the set lie within `tolerance`. Whether a set is final is told
-from stamps: a camera that has moved past the set cannot improve it any more, one that is silent is not waited for.
-Per image the work is a few comparisons per camera; there is no product over queues.
+It works on stamps and has no clock of its own. For each image of the reference camera, it takes the images of the other
+cameras that are nearest in time, with all stamps of the set within `tolerance`. Stamps also decide whether a set is
+final: a camera that has moved past the set cannot improve it any more, and a silent one is not waited for. The cost per
+image is a few comparisons per camera, not a product over queues.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["DropReason", "FrameSet", "MissingPolicy", "Synchroniser"]
 
 @dataclass(frozen=True, eq=False)
 class FrameSet:
-    """Images that belong together.
+    """Images of all cameras at one moment.
 
-    stamp: ns, of the leading camera (the reference, or while that is silent the first camera in order that is not);
+    stamp: ns, of the leader (the reference camera, or while that is silent the first camera in order that is not);
     images: camera -> (its own stamp ns, payload), valid and held ones; missing: cameras without any image; held:
-    cameras whose last image is reused; spread_ns: newest minus oldest stamp of the valid images; epoch: grows with
-    every clock jump and reset.
+    cameras whose last image is reused; spread_ns: newest minus oldest stamp of the valid images; epoch: incremented
+    at every clock jump and reset.
     """
 
     stamp: int
@@ -41,12 +41,12 @@ class FrameSet:
 
     @property
     def complete(self) -> bool:
-        """Every camera delivered a valid image."""
+        """Whether every camera has a valid image."""
         return not self.missing and not self.held
 
 
 class _Queue:
-    """Images of one camera, oldest first, no stamp twice."""
+    """Images of one camera, oldest first, with distinct stamps."""
 
     __slots__ = ("hold", "last", "payloads", "stamps")
 
@@ -55,7 +55,7 @@ class _Queue:
         self.stamps: list[int] = []
         self.payloads: list[Any] = []
         self.last: tuple[int, Any] | None = None
-        """Newest image that left the queue; its payload is kept only where the policy reuses it."""
+        """Newest image that left the queue; its payload is kept only if the policy reuses it."""
 
     def insert(self, stamp: int, payload: Any) -> bool:
         at = bisect_left(self.stamps, stamp)
@@ -74,14 +74,14 @@ class _Queue:
 
 
 class Synchroniser:
-    """Approximate-time synchronisation of named cameras. Not for use from several threads at once."""
+    """Approximate-time synchroniser of named cameras. Not thread-safe."""
 
     def __init__(self, config: SyncConfig | None = None) -> None:
         self.config = config or SyncConfig()
         self.epoch = 0
         self.statistics = SyncStatistics(self.config.cameras)
         self.events: deque[tuple[DropReason, str]] = deque(maxlen=64)
-        """Sets dropped and jumps of the clock, for the log; whoever reads them empties it."""
+        """Dropped sets and clock jumps, for the log; the reader clears it."""
         self._tolerance = round(self.config.tolerance * 1e9)
         self._patience = round(self.config.patience * 1e9)
         self._max_hold = round(self.config.max_hold * 1e9)
@@ -92,10 +92,10 @@ class Synchroniser:
         self._started: int | None = None
         self._polled: int | None = None
         self._base: tuple[int, int] | None = None
-        """Time told by stamps, and the polled clock when that was first seen."""
+        """Time according to stamps, and the polled clock when that time was first seen."""
 
     def add(self, camera: str, stamp_ns: int, payload: Any) -> list[FrameSet]:
-        """Take an image in; returns the sets it completed, oldest first.
+        """Add an image; returns the sets it completed, oldest first.
 
         stamp_ns: the image's header stamp. Raises InvalidInput for a camera that is not configured or a stamp <= 0.
         """
@@ -114,10 +114,10 @@ class Synchroniser:
         return self._drain() if judgement.accepted else []
 
     def poll(self, now_ns: int) -> list[FrameSet]:
-        """Let time pass: sets that only wait for a silent camera are decided; returns those completed.
+        """Advance the time: decides sets that only wait for a silent camera; returns those completed.
 
-        now_ns: the time of the node's clock (message or simulated time). Only how far it moves since the newest image
-        counts, so neither the delay of the transport nor a clock that has nothing to do with the stamps hurts.
+        now_ns: the time of the node's clock (system or simulated time). Only its progress since the newest image
+        counts, so neither transport delay nor a clock unrelated to the stamps matters.
         """
         now = int(now_ns)
         last, self._polled = self._polled, now
@@ -135,13 +135,13 @@ class Synchroniser:
         return self._drain()
 
     def flush(self) -> list[FrameSet]:
-        """Decide everything that waits, as at the end of a recording; returns the sets completed."""
+        """Decide all waiting sets, as at the end of a recording; returns those completed."""
         return self._drain(wait=False)
 
     def reset(self, reason: DropReason = DropReason.RESET, now_ns: int | None = None) -> None:
         """Empty all queues and start a new epoch.
 
-        now_ns: where the clock stands now, if it jumped; images that continue the old one are then refused.
+        now_ns: the new time, if the clock jumped; images that continue the old clock are then refused.
         """
         if now_ns is not None:
             self._drop(DropReason.FOREIGN_CLOCK, self._guard.turn(int(now_ns)))
@@ -149,16 +149,16 @@ class Synchroniser:
 
     @property
     def time(self) -> int | None:
-        """The newest time that is known from stamps and polls, ns; None before the first image."""
+        """Newest time known from stamps and polls, ns; None before the first image."""
         stamps = self._stamp_time()
         if stamps is None or self._base is None or self._base[0] != stamps or self._polled is None:
             return stamps
         return stamps + max(0, self._polled - self._base[1])
 
     def _stamp_time(self) -> int | None:
-        """The time that the cameras agree on: the upper median of their newest stamps.
+        """Return the common time of the cameras: the upper median of their newest stamps.
 
-        The maximum would do, were it not for a camera whose clock runs ahead: no set would wait for the others.
+        With the maximum, a single camera whose clock runs ahead would end every wait for the others.
         """
         newest = self._guard.newest
         stamps = sorted((newest[c] for c in self._guard.delivering() if c in newest), reverse=True)
@@ -205,7 +205,7 @@ class Synchroniser:
             queue.cut(excess)
 
     def _silence(self, camera: str) -> int:
-        """After how long without an image a camera counts as silent, ns: `patience`, longer for slow cameras."""
+        """Return the time without image after which a camera is silent, ns: `patience`, longer for slow cameras."""
         period = self.statistics.period(camera)
         if period is None:
             return self._patience if self.statistics.last_stamp[camera] is None else max(self._patience, 10**9)
@@ -239,7 +239,7 @@ class Synchroniser:
         return sets
 
     def _leader(self, silent: set[str]) -> str | None:
-        """The first camera in order that has an image waiting, unless one before it may still deliver."""
+        """Return the first camera in order with a waiting image; None if one before it may still deliver."""
         for camera in self._order:
             if self._queues[camera].stamps:
                 return camera
@@ -248,7 +248,7 @@ class Synchroniser:
         return None
 
     def _choose(self, leader: str, stamp: int) -> dict[str, int]:
-        """The best window of `tolerance` that holds the leader's stamp: most cameras, then least spread.
+        """Choose the best window of `tolerance` that contains the leader's stamp: most cameras, then least spread.
 
         Returns camera -> index in its queue.
         """
@@ -286,7 +286,7 @@ class Synchroniser:
         return best
 
     def _final(self, stamp: int, chosen: dict[str, int], silent: set[str], time: int) -> bool:
-        """Whether no image that may still come could improve the set."""
+        """Whether no image that may still arrive could improve the set."""
         if time >= stamp + self._patience:
             return True
         passed = time >= stamp + self._tolerance
@@ -309,7 +309,7 @@ class Synchroniser:
         return True
 
     def _form(self, leader: str, stamp: int, chosen: dict[str, int]) -> FrameSet | None:
-        """Emit or drop the set and release what it used."""
+        """Build the set and remove its images from the queues; None if the policy drops it."""
         complete = len(chosen) == len(self._order)
         images: dict[str, tuple[int, Any]] = {}
         missing, held = [], []
@@ -347,13 +347,13 @@ class Synchroniser:
         return at < len(stamps) and stamps[at] <= stamp + self._tolerance
 
     def _hold(self, queue: _Queue, stamp: int) -> tuple[int, Any] | None:
-        """The camera's newest image up to the set's own time, if it is young enough."""
+        """Return the camera's newest image up to the set's stamp plus `tolerance`; None if older than `max_hold`."""
         at = bisect_right(queue.stamps, stamp + self._tolerance)
         last = (queue.stamps[at - 1], queue.payloads[at - 1]) if at else queue.last
         return last if last is not None and stamp - last[0] <= self._max_hold else None
 
     def _trim(self, time: int) -> None:
-        """Drop images that no set to come can use."""
+        """Drop images that no future set can use."""
         oldest = time - 2 * max(map(self._silence, self._order)) - self._tolerance
         if self._last_set is not None:
             oldest = max(oldest, self._last_set - self._tolerance + 1)

@@ -1,4 +1,4 @@
-"""The verbs of ./run. Each imports what it needs when it runs, so that --help answers at once."""
+"""The verbs of ./run. Heavy imports happen inside the functions, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def demo(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Run the tests: all that take seconds, or --quick (no ROS), --numeric (several instruction sets), --all.
+    """Run the tests: all but slow ones, or --quick (no ROS), --numeric (several instruction sets), --all.
 
-    Further arguments go to pytest.
+    Further arguments are passed to pytest.
     """
     from sparseoccvla_ros.core.paths import share
 
@@ -130,9 +130,9 @@ def drive(
     cockpit: Annotated[bool, typer.Option("--cockpit", help="one page to see, ask and steer")] = False,
     port: Annotated[int, typer.Option(min=1024, max=65535, help="port of that page")] = 8088,
 ) -> None:
-    """Let the stack drive itself through the world, over ROS topics. Ctrl-C ends.
+    """Let the stack drive itself through the synthetic world, over ROS topics. Ctrl-C ends.
 
-    The world waits for every answer (lockstep), so that a slow machine drives as a fast one; --real-time 1 does not.
+    The world waits for every answer (lockstep), so a slow machine drives like a fast one; --real-time 1 does not wait.
     """
     from sparseoccvla_ros.bringup.run_drive import run_drive
 
@@ -143,7 +143,7 @@ def drive(
 
 
 class Runtime(StrEnum):
-    """Who calls `serve egodriver`."""
+    """Client of `serve egodriver`."""
 
     ALPASIM = "alpasim"
     CARLA = "carla"
@@ -158,19 +158,19 @@ def egodriver(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     period: Annotated[float, typer.Option(min=0.05, max=1.0, help="simulated seconds between two plans")] = 0.5,
 ) -> None:
-    """Drive for AlpaSim, its challenge or the CARLA scenario runner: gRPC service egodriver. Ctrl-C ends."""
+    """Serve the gRPC service egodriver to AlpaSim, its challenge or the CARLA scenario runner. Ctrl-C ends."""
     import logging
 
     from sparseoccvla_ros.serve.server import serve_egodriver
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     serve_egodriver(preset, runtime.value, host, port, device, period)
-    os._exit(0)  # the interpreter's own end would unload torch for seconds
+    os._exit(0)  # a normal exit would take seconds to unload torch
 
 
 @serve_app.callback()
 def serve() -> None:
-    """Answer other projects' interfaces that are not ROS."""
+    """Serve non-ROS interfaces of other projects."""
 
 
 @app.command()
@@ -224,8 +224,8 @@ def fuzz(
 ) -> None:
     """Feed damaged and hostile inputs to every decoder: images, bags, messages, weights, text.
 
-    Prints inputs tried per decoder. An input has to be read or refused; ends with 1 if one raised anything else,
-    crashed, or took too long or too much memory (docs/faults.md).
+    Prints a table per decoder. Every input must be read or refused; exits with 1 if one raised anything else, crashed,
+    or took too long or too much memory (docs/faults.md).
     """
     from sparseoccvla_ros.faults.report import run_fuzz
 
@@ -239,11 +239,11 @@ def storm(
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     json: Json = None,
 ) -> None:
-    """Inject random faults into the stack, which it starts on the bundled bag in a DDS domain of its own.
+    """Start the stack on the bundled bag, in a DDS domain of its own, and inject random faults.
 
-    Every path is compared with what the source really sent. Ends with 1 if a node stayed away, a path was confident
-    without its input, or a loss was not accounted for (docs/faults.md). It wants the machine to itself: on a busy one
-    plans come too late and are refused.
+    Every path is compared with what the source sent. Exits with 1 if a node did not recover, a path did not flag
+    missing input, or a loss was not accounted for (docs/faults.md). Needs an idle machine: on a busy one plans come
+    too late and are rejected.
     """
     from sparseoccvla_ros.faults.report import run_storm
 
@@ -294,7 +294,7 @@ def docs(
     serve: Annotated[bool, typer.Option("--serve", help="show the site while pages change; Ctrl-C ends")] = False,
     port: Annotated[int, typer.Option(min=1024, max=65535, help="serve: port on this machine")] = 8000,
 ) -> None:
-    """Build the site into out/site; anything wrong with a page is an error."""
+    """Build the documentation site into out/site; warnings are errors."""
     import subprocess
 
     from sparseoccvla_ros.core.paths import share
@@ -309,7 +309,7 @@ def docs(
 
 
 def complete_app() -> typer.Typer:
-    """The app with the verbs that have verbs of their own; once per process."""
+    """The app with all its groups of verbs, which are added once per process."""
     from sparseoccvla_ros.cli.bag import app as bag_app
     from sparseoccvla_ros.cli.data import app as data_app
     from sparseoccvla_ros.cli.eval import app as eval_app
@@ -330,10 +330,10 @@ def complete_app() -> typer.Typer:
 
 
 def main() -> int:
-    """Entry point; a wrong input is one line, not a traceback."""
+    """Entry point; prints InvalidInput (exit code 2) and RuntimeError (1) as one line instead of a traceback."""
     from sparseoccvla_ros.core.errors import InvalidInput, told
 
-    # Told to end, unwind as for Ctrl-C, so that every process that was started is stopped.
+    # Handle SIGTERM like Ctrl-C, so that every started process is stopped.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -1,4 +1,4 @@
-"""The verbs of `./run bag`. Heavy imports happen inside the commands, so that --help answers at once."""
+"""The verbs of `./run bag`. Heavy imports happen inside the commands, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def film(
     seconds: Annotated[float, typer.Option(min=0.0, help="seconds of the bag to show; 0: all")] = 0.0,
     quality: Annotated[int, typer.Option(min=1, max=100, help="WebP quality, 1 to 100")] = 50,
 ) -> None:
-    """A moving picture of a bag with what the stack makes of it: cameras, path, occupancy. Without ROS."""
+    """Render an animation of a bag with the stack's output on it: cameras, path, occupancy. Without ROS."""
     with one_line_errors():
         from ..eval.bags.film import save_film
 
@@ -55,7 +55,7 @@ def make(
     workers: Annotated[int, typer.Option(min=1, max=256, help="processes that render")] = 1,
     force: Force = False,
 ) -> None:
-    """Drive through a made-up world and record six cameras, poses and labels."""
+    """Record a drive through the synthetic world: six cameras, poses and labels."""
     with one_line_errors():
         from ..data.synthetic.to_bag import make_world_bag
 
@@ -98,7 +98,7 @@ def nuscenes(
     annotations: Annotated[bool, typer.Option("--annotations/--no-annotations", help="include boxes")] = True,
     force: Force = False,
 ) -> None:
-    """Convert a nuScenes scene; the JPEG files pass through unchanged."""
+    """Convert a nuScenes scene; JPEG files are copied unchanged."""
     with one_line_errors():
         from ..data.nuscenes.to_bag import convert_scene, list_scenes
 
@@ -161,7 +161,7 @@ def _print_scenes(scenes: list[tuple[str, str, int, str]]) -> None:
 
 
 def _console() -> Console:
-    """Standard output; a pipe or file has no width, so tables are not squeezed into 80 columns there."""
+    """Console on standard output; 200 columns in a pipe or file, so that tables are not squeezed into 80."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
 
@@ -193,7 +193,7 @@ def _print_summary(summary: BagSummary) -> None:
 
 
 def _grouped(frames: tuple[str, ...]) -> str:
-    """Frame ids in one line; transforms of one parent together: "base_link -> CAM_BACK, CAM_FRONT"."""
+    """Frame ids in one line, with transforms grouped by parent: "base_link -> CAM_BACK, CAM_FRONT"."""
     children: dict[str, list[str]] = {}
     for frame in frames:
         parent, arrow, child = frame.partition(" -> ")

@@ -1,4 +1,4 @@
-"""./run bench: end to end, the message path, the encoder alone, and its runtimes side by side."""
+"""./run bench: benchmarks of the whole stack, the message path, the encoder, its runtimes, rendering and training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..bringup.run_on_bag import isolated_domain
 
 @dataclass(frozen=True)
 class Choices:
-    """Options of the verb. hz: frame sets a second of further runs; others as `./run bench --help` tells them."""
+    """Options of ./run bench. hz: frame sets per second of additional runs; for the others see `./run bench --help`."""
 
     bag: Path | None = None
     rate: float = 1.0
@@ -32,7 +32,7 @@ class Choices:
 
 
 def run_bench(what: str, choices: Choices, file: Path | None) -> int:
-    """Run one bench, print its table, write its numbers."""
+    """Run one benchmark, print its table and write its numbers to `file`. Raises InvalidInput("bench") if unknown."""
     if what not in BENCHES:
         raise InvalidInput("bench", f"'{what}' is none of {', '.join(BENCHES)}")
     console = Console()
@@ -51,7 +51,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _end_to_end(console: Console, choices: Choices) -> dict[str, Any]:
-    """The whole stack on a bag, without the viewer: camera to path and its parts, at several rates."""
+    """The whole stack on a bag, without the viewer: latency from camera to path and its parts, at several rates."""
     from ..bench.end_to_end import bench_end_to_end
 
     isolated_domain()
@@ -59,7 +59,7 @@ def _end_to_end(console: Console, choices: Choices) -> dict[str, Any]:
 
 
 def _messages(console: Console, choices: Choices) -> dict[str, Any]:
-    """Building, reading and delivering the large messages, next to the plain way of doing it in the same run."""
+    """Building, reading and delivering large messages, compared with the straightforward way in the same run."""
     from ..bench.messages import bench_messages
 
     isolated_domain()
@@ -78,14 +78,14 @@ def _occupancy(console: Console, choices: Choices) -> dict[str, Any]:
 
 
 def _runtimes(console: Console, choices: Choices) -> dict[str, Any]:
-    """The encoder in torch, ONNX Runtime and OpenVINO, in turns."""
+    """The encoder in torch, ONNX Runtime and OpenVINO, interleaved."""
     from ..bench.runtimes import bench_runtimes
 
     return bench_runtimes(console, choices.preset, choices.bag)
 
 
 def _world(console: Console, choices: Choices) -> dict[str, Any]:
-    """Rendering the synthetic world as training does, with labels and visibility."""
+    """Rendering of the synthetic world as for training, with labels and visibility."""
     from ..bench.world import bench_world
 
     return bench_world(console, choices.preset)
@@ -107,7 +107,7 @@ def _training(console: Console, choices: Choices) -> dict[str, Any]:
 
 
 def _hardware(console: Console, choices: Choices) -> dict[str, Any]:
-    """A paper-size preset on this machine's device."""
+    """A preset of the paper's size on this machine's device."""
     from ..bench.hardware import bench_hardware
 
     return bench_hardware(console, choices.preset, choices.reduced)

@@ -1,4 +1,4 @@
-"""What the verbs share: errors as one line, progress bars."""
+"""Helpers shared by the verbs: one-line errors and progress bars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..core.errors import InvalidInput, told
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn refused input into one line on stderr and exit code 2; an operating system error into code 1."""
+    """Print InvalidInput as one line on stderr and exit with code 2; an OSError likewise with code 1."""
     try:
         yield
     except InvalidInput as error:
@@ -27,7 +27,7 @@ def one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr; yields the function to call with (done, total)."""
+    """Show a progress bar on stderr; yields a callback (done, total)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -1,4 +1,4 @@
-"""The verb data: what a nuScenes folder can do, and preparing it. Heavy imports happen inside the commands."""
+"""The verb data: check and prepare a nuScenes folder. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Version = Annotated[str, typer.Option(help="table folder such as v1.0-mini; auto
 
 @app.command()
 def check(root: Root, version: Version = "auto") -> None:
-    """Say what a nuScenes folder holds, what is missing and where it goes, and what can be done with it."""
+    """Report what a nuScenes folder holds, what is missing and where it belongs, and which tasks it allows."""
     with one_line_errors():
         from sparseoccvla_ros.data.nuscenes.check import check as look
         from sparseoccvla_ros.data.nuscenes.index import pick_version
@@ -51,7 +51,7 @@ def prepare(
     out: Annotated[Path | None, typer.Option(help="index file to write; in the cache if not given")] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of the anchors' clusters")] = 0,
 ) -> None:
-    """Read the tables once and write the index that training and evaluation start from, with anchors."""
+    """Read the tables and write the index for training and evaluation, with anchors."""
     with one_line_errors():
         from sparseoccvla_ros.core.errors import InvalidInput
         from sparseoccvla_ros.data.nuscenes.index import index_path, pick_version

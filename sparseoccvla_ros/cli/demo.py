@@ -1,4 +1,4 @@
-"""./run demo: a bag through every node, and what came out."""
+"""./run demo: plays a bag through every node and reports the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..bringup.run_on_bag import Outcome, isolated_domain, run_on_bag
 from ..bringup.tables import latency_table, node_table, state_lines
 
 SLOWEST = 0.05
-"""Rate of playback that is still accepted."""
+"""Lowest accepted playback rate."""
 
 
 def run_demo(
@@ -29,7 +29,7 @@ def run_demo(
     composed: bool,
     min_paths: int,
 ) -> int:
-    """0 when `min_paths` paths with matching stamps came out and every node was active, or on Ctrl-C; else 1."""
+    """Run the demo; returns 1 for too few paths, wrong stamps, inactive nodes or missing files, else (or Ctrl-C) 0."""
     isolated_domain()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, signal.default_int_handler)
@@ -39,7 +39,7 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     try:
         outcome = _play(console, out, bag, rate, preset, profile, duration, composed)
-    except KeyboardInterrupt:  # everything that was started has ended
+    except KeyboardInterrupt:  # all started processes have ended
         console.print("broken off")
         return 0
     summary = {"preset": preset, "trained": loaded.trained, "untrained": loaded.untrained, **outcome.as_dict()}
@@ -84,7 +84,7 @@ def run_demo(
 
 
 def slower_rate(outcome: Outcome, min_paths: int) -> str:
-    """What to type where this machine is too slow for the rate of the playback; empty where it is not."""
+    """Advice with a lower playback rate if this machine is too slow for the present one, else ""."""
     encode = outcome.latencies.get("frames -> queries")
     if encode is None or outcome.paths >= max(min_paths, 0.2 * outcome.camera_sets):
         return ""

@@ -20,7 +20,7 @@ from sparseoccvla_ros.core.paths import cache_folder, share
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: ok, note (works, but know this) or problem; how to mend it, and the page about it."""
+    """One line of the report. kind: ok, note (a limitation) or problem; fix: what to do; page: documentation page."""
 
     kind: str
     subject: str
@@ -30,7 +30,7 @@ class Finding:
 
 
 def findings() -> Iterator[Finding]:
-    """Every check, in the order a newcomer meets them."""
+    """Yields the findings of all checks, in the order in which a new user meets them."""
     yield Finding("ok", "python", f"{platform.python_version()} at {sys.prefix}")
     yield from _ros()
     yield from _messages()
@@ -166,7 +166,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def run_doctor() -> int:
-    """Print the report; 1 when there is a problem."""
+    """Print the report; returns 1 if there is a problem, else 0."""
     colours = {"ok": "green", "note": "yellow", "problem": "bold red"}
     table = Table("", "what", "found", "fix, page", box=None, pad_edge=False)
     problems = 0

@@ -1,4 +1,4 @@
-"""The verb eval: reports on what a preset can do. Heavy imports happen inside the commands."""
+"""The verb eval: evaluation of a preset, with a report. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def group() -> None:
 
 
 class Split(StrEnum):
-    """Seeds of the world that are never trained on."""
+    """Splits of the world's seeds that are not used for training."""
 
     TEST = "test"
     VALIDATION = "validation"
@@ -58,9 +58,9 @@ def world(
     json_file: Json = None,
     threads: Threads = 0,
 ) -> None:
-    """Judge a preset on drives of the synthetic world: occupancy, forecasts, plans, answers, latency.
+    """Evaluate a preset on drives of the synthetic world: occupancy, forecasts, plans, answers, latency.
 
-    Leaves a folder with report.md, plots, pictures, report.json and plans.csv. The default takes about a quarter of an
+    Writes report.md, plots, pictures, report.json and plans.csv to a folder. The default takes about a quarter of an
     hour on two idle cores; scenes that were rendered before are taken from the cache.
     """
     with one_line_errors():
@@ -104,11 +104,11 @@ def nuscenes(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Judge a preset on nuScenes: occupancy, forecasts, plans in every public protocol, answers, latency.
+    """Evaluate a preset on nuScenes: occupancy, forecasts, plans in every public protocol, answers, latency.
 
-    Leaves a folder with report.md, plots, pictures, report.json and plans.csv. What the folder lacks is named and left
-    out. Several processes share the scenes: ./run env torchrun --nproc_per_node 4 -m sparseoccvla_ros.cli eval nuscenes
-    --dataroot D ...; the numbers stay the same.
+    Writes report.md, plots, pictures, report.json and plans.csv to a folder. Tasks whose data are missing are named and
+    skipped. Several processes share the scenes: ./run env torchrun --nproc_per_node 4 -m sparseoccvla_ros.cli eval
+    nuscenes --dataroot D ...; the numbers stay the same.
     """
     with one_line_errors():
         import torch
@@ -157,8 +157,8 @@ def drive(
 ) -> None:
     """Let policies drive in closed loop and report driving score, PDMS, EPDMS, HD score, AlpaSim and nuPlan scores.
 
-    Everybody reacts to where the ego really is. Leaves report.md and report.json. Every result is in drives.jsonl as
-    soon as it is there: the same command in the same folder drives only what is missing.
+    All other traffic reacts to the ego's actual motion. Writes report.md and report.json. Each result is added to
+    drives.jsonl at once: the same command in the same folder runs only the missing drives.
     """
     with one_line_errors():
         import torch
@@ -235,11 +235,11 @@ def bag(
     out: Annotated[Path | None, typer.Option(help="folder of page, numbers and result bag; out/eval/BAG")] = None,
     threads: Threads = 0,
 ) -> None:
-    """Judge plans in any recording against what was driven: ADE, FDE, heading, comfort; with boxes collisions and TTC,
-    with boxes and a map PDMS and EPDMS.
+    """Evaluate plans in a recording against the driven path: ADE, FDE, heading, comfort; with boxes also collisions and
+    TTC, with boxes and a map also PDMS and EPDMS.
 
-    Plans are those of nav_msgs/Path (whose poses carry their times), MultiDOFJointTrajectory or Autoware's Trajectory,
-    or what the stack plans from the recorded images. Leaves report.md, report.json and the bag `scores`.
+    Plans are read from nav_msgs/Path (with a stamp per pose), MultiDOFJointTrajectory or Autoware's Trajectory, or
+    computed by the stack from the recorded images. Writes report.md, report.json and the bag `scores`.
     """
     with one_line_errors():
         import torch
@@ -276,7 +276,7 @@ def bag(
 
 
 def _console(quiet: bool = False) -> Console:
-    """Standard error; a pipe or file has no width, so tables are not squeezed into 80 columns there."""
+    """Console on standard error; 200 columns in a pipe or file, so that tables are not squeezed into 80."""
     console = Console(stderr=True, quiet=quiet)
     return console if console.is_terminal else Console(stderr=True, quiet=quiet, width=200)
 
@@ -286,7 +286,7 @@ def _tasks(text: str) -> tuple[str, ...]:
 
 
 def _leave(report: EvaluationReport, folder: Path, json_file: Path | None, console: Console) -> None:
-    """Write page, pictures, plots and numbers into the folder, and the tables onto the terminal."""
+    """Write report page, pictures, plots and numbers to the folder, and print the tables."""
     from sparseoccvla_ros.eval.report.page import to_markdown
     from sparseoccvla_ros.eval.report.pictures import save_pictures
     from sparseoccvla_ros.eval.report.plots import save_plots
@@ -329,7 +329,7 @@ class Bars:
         self._progress.stop()
 
     def show(self, what: str, done: int, total: int) -> None:
-        """Progress of one kind of work."""
+        """Show the progress of one kind of work."""
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total, rate="")
         task = self._tasks[what]

@@ -1,4 +1,4 @@
-"""./run export: the networks of a preset as verified ONNX files and engines."""
+"""./run export: exports the networks of a preset to verified ONNX files and engines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CAPTION = "off: largest difference from torch in float32, as a share of the lar
 
 
 def run_export(preset: str, runtime: str, out: Path | None, bag: Path | None, precision: str) -> int:
-    """Export, verify, build and cache; copy to `out` if given. 0 when the occupancy encoder is there, else 1."""
+    """Export, verify, build and cache; copies to `out` if given. Returns 0 if the encoder could be built, else 1."""
     console = Console()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     loaded = load_preset(preset)
@@ -78,7 +78,7 @@ def run_export(preset: str, runtime: str, out: Path | None, bag: Path | None, pr
 
 
 def recording(encoder: OccupancyEncoder, preset: Preset, bag: Path | None = None) -> Recording:
-    """Real inputs of the graphs, from a bag (the bundled one if not given)."""
+    """Record real inputs of the graphs from a bag (the bundled one if not given)."""
     frames = list(islice(bag_frames(bag or bundled_bag(), preset.image), FRAMES))
     return record(encoder, frames)
 

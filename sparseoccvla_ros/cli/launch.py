@@ -1,4 +1,4 @@
-"""./run launch: the graph without launch_ros."""
+"""./run launch: starts the ROS graph without launch_ros."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparseoccvla_ros.ros.parameters import as_yaml
 
 
 def parse_arguments(words: Sequence[str]) -> dict[str, str]:
-    """name:=value words, as `ros2 launch` takes them; InvalidInput on anything else."""
+    """Parse name:=value words as in `ros2 launch`. Raises InvalidInput("argument") for anything else."""
     given = {}
     for word in words:
         name, separator, value = word.partition(":=")
@@ -27,7 +27,7 @@ def parse_arguments(words: Sequence[str]) -> dict[str, str]:
 
 
 def run_launch(words: Sequence[str], show_args: bool, print_params: bool) -> int:
-    """Start the nodes and wait; ends with the bag, on Ctrl-C, or when nothing is left running."""
+    """Start the nodes and wait until the bag ends, Ctrl-C, or no process is left; returns the exit code."""
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: ended.set())

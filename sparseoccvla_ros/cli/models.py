@@ -1,4 +1,4 @@
-"""The verb models: presets, public weights and their conversion. Heavy imports happen inside the commands."""
+"""The verb models: presets, public weights and their conversion. Heavy imports happen inside the functions."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ SHAPES = (
     "queries", "embed_dims", "groups", "frames", "points_per_group", "points_per_layer", "heads", "ffn_dims",
     "mixing_points", "strides", "backbone_width", "decoder", "point_features", "densifier_dims",
 )  # fmt: skip
-"""Options of OccupancyConfig that a checkpoint's shapes decide."""
+"""Options of OccupancyConfig that are inferred from the shapes of a checkpoint."""
 SOURCE = "source.json"
 
 
 @dataclass(frozen=True)
 class PublicModel:
-    """Weights that others published. files: patterns of what is needed of a hub repository; revision: the commit that
-    is fetched, empty where none is known: the first fetch then writes down what it got, and later ones ask for that;
-    scores: published ones on Occ3D-nuScenes (voxel mIoU where a camera sees, RayIoU) and speed."""
+    """Weights published by others. files: patterns of the required files in the hub repository; revision: pinned
+    commit; if empty, the first fetch records the commit that it gets, and later ones request the same; scores:
+    published results on Occ3D-nuScenes (voxel mIoU in camera-visible space, RayIoU) and speed."""
 
     name: str
     about: str
@@ -55,7 +55,7 @@ _SCORES = {
     "opus_m": (35.6, 40.3, 13.4), "opus_v2_m": (37.7, 43.3, 16.0),
     "opus_l": (36.2, 41.2, 7.2), "opus_v2_l": (38.6, 44.0, 8.6),
 }  # fmt: skip
-"""mIoU, RayIoU, frames per second, as the README of OPUS has them (100 epochs; its graphics card is not named)."""
+"""mIoU, RayIoU and frames per second from the README of OPUS (100 epochs; it does not name the GPU)."""
 
 
 def _scores(name: str) -> str:
@@ -71,7 +71,7 @@ def _opus_v2(size: str) -> PublicModel:
         f"the README of jbwang1997/OPUS (GitHub) links the V2 checkpoint of {size.upper()}; put it into {{folder}}",
         _CONVERT.format(folder="{folder}", file="FILE.pth", preset=name),
         "jbwang1997/OPUS",
-        # V1 and both schedules may lie beside it.
+        # The repository may also hold V1 and other schedules.
         files=(f"*[vV]2*[-_][{size}{size.upper()}][-_.]*.pth", f"*[vV]2*[-_/][{size}{size.upper()}].pth"),
         scores=_scores(name),
     )
@@ -114,7 +114,7 @@ PUBLIC = (
 
 
 def folder_of(model: PublicModel) -> Path:
-    """Where a public model's files go."""
+    """Folder of a public model's files in the cache."""
     from sparseoccvla_ros.core.paths import cache_folder
 
     return cache_folder() / "models" / model.name
@@ -122,7 +122,7 @@ def folder_of(model: PublicModel) -> Path:
 
 @app.command("list")
 def show() -> None:
-    """Show the presets with what they need and have, and public weights with their licences."""
+    """List the presets with their weights and requirements, and public weights with their licences."""
     with one_line_errors():
         from sparseoccvla_ros.runtime.presets import load_preset, preset_names
 
@@ -159,7 +159,7 @@ def fetch(
     name: Annotated[str, typer.Argument(help="one of ./run models list")],
     revision: Annotated[str, typer.Option(help="commit of the hub repository; the pinned one if not given")] = "",
 ) -> None:
-    """Fetch public weights where a hub is reachable; else say how to place them by hand. Prints the licence first."""
+    """Fetch public weights, or explain how to place them by hand if no hub is reachable. Prints the licence first."""
     with one_line_errors():
         model = next((m for m in PUBLIC if m.name == name), None)
         if model is None:
@@ -173,7 +173,7 @@ def fetch(
         wanted = revision or known.get("revision", "") or model.revision
         try:
             got = _download(model, target, wanted)
-        except Exception as error:  # whatever the hub's client and the network raise
+        except Exception as error:  # any error of the hub's client or the network
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             typer.echo(f"cannot fetch {model.repository} ({reason[:200]})", err=True)
             typer.echo(f"by hand: {model.by_hand.format(folder=target)}\nthen: {model.then.format(folder=target)}")
@@ -203,7 +203,7 @@ def convert(
         typer.Option(help="preset folder to write; if not given, the preset itself gets the weights"),
     ] = None,
 ) -> None:
-    """Turn a public OPUS, OPUS-V2 or SparseWorld checkpoint into a preset with safetensors weights and their sha256."""
+    """Convert a public OPUS, OPUS-V2 or SparseWorld checkpoint to a preset with safetensors weights and a sha256."""
     with one_line_errors():
         from sparseoccvla_ros.runtime.presets import converted_folder
 
@@ -218,11 +218,11 @@ def convert(
 
 
 def convert_opus(file: Path, out: Path, preset: str) -> dict[str, Any]:
-    """Write the preset folder `out` from a public checkpoint; returns the options that its shapes made differ.
+    """Write the preset folder `out` from a public checkpoint; returns the options that differ from `preset`.
 
-    Stages of `preset` other than occupancy are taken over without weights. Raises InvalidInput for an `out` that holds
-    a preset, a file that cannot be read, a preset of OPUS for a file of OPUS-V2 or the other way round, and names,
-    shapes or a grid that do not fit.
+    Stages of `preset` other than occupancy are kept, without weights. Raises InvalidInput if `out` holds a preset
+    already, for a file that cannot be read, an OPUS preset with an OPUS-V2 file or vice versa, and names, shapes or a
+    grid that do not match.
     """
     import yaml
 
@@ -259,11 +259,11 @@ def convert_opus(file: Path, out: Path, preset: str) -> dict[str, Any]:
 
 
 def _download(model: PublicModel, target: Path, revision: str) -> str:
-    """Fetch a model's files; returns the commit they are of."""
+    """Download a model's files; returns their commit."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi, snapshot_download
 
-    # Asked first: where no hub is reachable it fails at once, the download only after half a minute of retries.
+    # Queried first: without a reachable hub it fails at once, the download only after half a minute of retries.
     revision = str(HfApi().model_info(model.repository, revision=revision or None, timeout=10.0).sha)
     snapshot_download(model.repository, revision=revision, allow_patterns=list(model.files), local_dir=target)
     return revision
@@ -275,13 +275,13 @@ def _source(folder: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What was fetched, without the client's own records in hidden folders."""
+    """Downloaded files, without the client's metadata in hidden folders."""
     found = (p for p in folder.rglob("*") if p.is_file() and p.name != SOURCE)
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def _language_model(name: str) -> str:
-    """Whether a language model is there."""
+    """Status of a language model, as text: present, or missing with what to do."""
     from sparseoccvla_ros.reasoning.llm import dummy_llm, smollm2
     from sparseoccvla_ros.reasoning.llm.language_model import model_folder
 

@@ -1,4 +1,4 @@
-"""The verbs of `./run rig`: are these cameras fit for the stack? Heavy imports happen inside the commands."""
+"""The verbs of `./run rig`: check of a camera rig, draft of its profile. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check(
     seconds: Annotated[float, typer.Option(min=0.5, max=600.0, help="seconds to look at")] = 10.0,
     out: Annotated[Path, typer.Option(help="picture of the coverage")] = Path("out/rig.png"),
 ) -> None:
-    """Say per camera what comes, what the encoder will see of it, and what is wrong; 1 where something is."""
+    """Report per camera its images, the part that the encoder uses, and problems; exits with 1 if there are any."""
     with one_line_errors():
         from ..camera_sync.profiles import profile as load_profile
         from ..runtime.presets import load_preset
@@ -52,7 +52,7 @@ def draft(
     bag: Annotated[Path, typer.Argument(help="rosbag2 folder, or a single .mcap or .db3 file")],
     out: Annotated[Path | None, typer.Option(help="file to write; standard output if not given")] = None,
 ) -> None:
-    """Write the profile that a bag seems to need, and say what was assumed."""
+    """Draft a profile from the topics and transforms of a bag, and list what was assumed."""
     with one_line_errors():
         from ..core.errors import InvalidInput
         from ..data.bags.rig_on_bag import draft_profile

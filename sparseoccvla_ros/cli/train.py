@@ -1,4 +1,4 @@
-"""The verb train: data for training, and training itself. Heavy imports happen inside the commands."""
+"""The verb train: training and the preparation of its data. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ app.command("rollouts")(rollouts)
 
 
 class Split(StrEnum):
-    """Seeds of the world."""
+    """Splits of the world's seeds."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -65,7 +65,7 @@ def prepare(
     preset: Preset_ = "tiny",
     workers: Annotated[int, typer.Option(min=1, max=256, help="processes that render")] = 1,
 ) -> None:
-    """Render scenes of the synthetic world into the cache. Ctrl-C ends; what is done stays."""
+    """Render scenes of the synthetic world into the cache. Ctrl-C ends; finished scenes stay."""
     with one_line_errors():
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS, world_settings
         from sparseoccvla_ros.data.synthetic.scenes import prepare_scenes
@@ -153,7 +153,7 @@ def train(
     threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="seed of weights, order and augmentation")] = 1,
 ) -> None:
-    """Train a stage. A run that was stopped or killed goes on with --resume."""
+    """Train a stage. --resume continues a run that was stopped or killed."""
     if context.invoked_subcommand is not None:
         return
     with one_line_errors():
@@ -169,7 +169,7 @@ def train(
         from sparseoccvla_ros.train.trainer import Trainer
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        # What stages say of themselves before their first step.
+        # Show what stages log before their first step.
         logging.getLogger("sparseoccvla_ros.train").setLevel(logging.INFO)
         torch.set_num_threads(threads or os.cpu_count() or 1)
         name = {1: "occupancy", 2: "language"}.get(stage, parts)
@@ -269,7 +269,7 @@ def _world(split: str, count: int, preset: Preset, cached_only: bool = False) ->
 def _nuscenes(
     root: Path, index: Path | None, validation: int, preset: Preset
 ) -> tuple[NuscenesSamples, NuscenesSamples, Augmentation]:
-    """Samples to learn from, which hold whole images, samples to validate on, and what makes the former fit."""
+    """Training samples with whole images, validation samples, and the augmentation that crops the former to size."""
     from sparseoccvla_ros.data.augment import ImageAugmentation
     from sparseoccvla_ros.data.nuscenes.dataset import NuscenesSamples, whole_images
     from sparseoccvla_ros.data.nuscenes.index import open_index

@@ -1,4 +1,4 @@
-"""What the verb train does beyond stage 1: the cache of features, anchors, stages 2 and 3, the recipe."""
+"""The verb train beyond stage 1: feature cache, anchors, stages 2 and 3, roll-outs, voxel head and recipe."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from sparseoccvla_ros.train.trainer import Report
 
 Progressed = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much."""
+"""Progress callback: (name of the work, done, total)."""
 Bags = Annotated[list[Path] | None, typer.Option(help="recorded drive to learn from (--data bag); once for each")]
 ProfileOption = Annotated[str, typer.Option(help="profile of the bags: a name in config/profiles, or a .yaml file")]
 Reasoning_ = Annotated[Path | None, typer.Option(help="weights of the frozen reasoner; the preset's if not given")]
 Encoder = Annotated[Path | None, typer.Option(help="weights of the frozen encoder; the preset's if not given")]
 DEFAULTS = {"occupancy": (2, 8e-4), "planning": (32, 1e-3), "forecast": (8, 4e-4), "language": (4, 4e-4)}
-"""Samples per step and peak learning rate of what can be trained; language: HERMES's rate for its LoRA stage."""
+"""Samples per step and peak learning rate by trained part; for language HERMES's rate of its LoRA stage."""
 SHOWN = (
     "l2_avg", "l2_constant_velocity_avg", "l2_swapped_avg", "score_accuracy", "drivable", "iou_1s", "iou_2s", "iou_3s",
     "copy_iou_1s", "copy_iou_2s", "copy_iou_3s", "accuracy", "accuracy_shuffled",
 )  # fmt: skip
-"""Numbers of a validation that are worth a line."""
+"""Validation metrics that are printed."""
 
 
 def cache(
@@ -57,7 +57,7 @@ def cache(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
 ) -> None:
-    """Run the frozen encoder over the rendered scenes once, for stages 2 and 3. Ctrl-C ends; what is done stays."""
+    """Cache the frozen encoder's features of rendered scenes, for stages 2 and 3. Ctrl-C ends; finished scenes stay."""
     with one_line_errors():
         import torch
 
@@ -93,7 +93,7 @@ def cache(
 
 
 def _follow(shown: Progress, text: str, total: int, work: Iterable[Any]) -> None:
-    """Do the work, one scene after the other, with its rate and time left."""
+    """Iterate over the work, one item per scene, and show its rate and time left."""
     task = shown.add_task(text, total=total, note="")
     for done, _ in enumerate(work, 1):
         speed = shown.tasks[task].speed
@@ -138,7 +138,7 @@ def anchors(
 
 
 def recordings(bags: list[Path] | None, profile: str, calibration_file: str = "") -> tuple[Recording, ...]:
-    """Bags as the options name them. Raises InvalidInput("bag") without any, and where one is not there."""
+    """Recordings of the --bag options. Raises InvalidInput("bag") if there are none or one does not exist."""
     from sparseoccvla_ros.core.errors import InvalidInput
     from sparseoccvla_ros.train.features.bags import Recording
 
@@ -151,7 +151,7 @@ def recordings(bags: list[Path] | None, profile: str, calibration_file: str = ""
 
 
 def _anchors_of_bags(drives: Sequence[Recording], preset: Preset, console: Console) -> AnchorSet:
-    """Anchors of recorded drives; a command that was hardly driven keeps the preset's."""
+    """Fit anchors to recorded drives; a command with too few moments keeps the preset's anchors."""
     import numpy as np
 
     from sparseoccvla_ros.planning.anchors import COMMAND_ORDER, AnchorSet
@@ -176,8 +176,8 @@ def run(
     dataroot: Path | None = None, index: Path | None = None,
     drives: Sequence[Recording] = (), checks: Sequence[Recording] = (), rollouts: Sequence[Path] = (),
 ) -> None:  # fmt: skip
-    """Train stage 2 or a part of stage 3 on cached features: of the world, and of the chain's own drives in it in the
-    folders `rollouts`; of the nuScenes folder `dataroot`; or of recorded drives, of which `checks` are to validate on.
+    """Train stage 2 or a part of stage 3 on cached features: of the world plus the stack's own drives in it (folders
+    `rollouts`), of the nuScenes folder `dataroot`, or of the recordings `drives`, with `checks` for validation.
     """
     from sparseoccvla_ros.data.nuscenes.index import open_index
     from sparseoccvla_ros.train import build as later
@@ -222,7 +222,7 @@ def run(
 
 
 def _read_rollouts(preset: Preset, reasoning: Path | None, source: Source, device: str) -> None:
-    """What a trained reasoner reads of roll-outs; ./run train cache did so for the world's drives."""
+    """Cache a trained reasoner's features of roll-outs, as ./run train cache does for the world's drives."""
     from sparseoccvla_ros.runtime.factory import parts_of
     from sparseoccvla_ros.train import build as later
     from sparseoccvla_ros.train.features.reasoning import ReasoningFeatures
@@ -240,7 +240,7 @@ def _encoded(
     part: str, preset: Preset, encoder: Path | None, reasoning: Path | None, device: str,
     made: Callable[[OccupancyEncoder, Path, Progressed], dict[str, Source]],
 ) -> dict[str, Source]:  # fmt: skip
-    """Features that are made now and, where a trained reasoner is there, its readings; what is cached stays."""
+    """Compute encoder features and, if the reasoner is trained, its reasoning features; cached ones are reused."""
     from sparseoccvla_ros.runtime.factory import parts_of
     from sparseoccvla_ros.train import build as later
     from sparseoccvla_ros.train.features.reasoning import ReasoningFeatures
@@ -277,7 +277,7 @@ def _show(shown: Progress, task: Any, console: Console, report: Report) -> None:
 
 
 def bar(console: Console) -> Progress:
-    """Progress with rate and time left."""
+    """Progress bar with rate and time left."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
@@ -295,9 +295,9 @@ def rollouts(
     preset: Annotated[str, typer.Option(help="model preset that drives")] = "tiny",
     threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
 ) -> None:
-    """Let the chain drive training seeds, and label where it gets to by the expert's plans (DAgger).
+    """Let the stack drive training seeds, and label the states that it reaches with the expert's plans (DAgger).
 
-    ./run train --stage 3 --rollouts OUT learns from them beside the world's drives.
+    ./run train --stage 3 --rollouts OUT trains on them in addition to the world's drives.
     """
     with one_line_errors():
         import torch
@@ -323,10 +323,10 @@ def voxel_head(
         "out/train/voxel_head/best.safetensors"
     ),
 ) -> None:
-    """Fit the head on scenes of the world, shift its logits by validation, and write the encoder's weights.
+    """Fit the voxel head on scenes of the world, calibrate its logits on validation, and write the encoder's weights.
 
-    Everything else of the encoder stays as it is. Fit it on scenes that the encoder was not trained on. A quarter of an
-    hour on one core, and as long again to render sixty scenes; `./run train ship OUT` puts the result into the preset.
+    The rest of the encoder is not changed. Use scenes that the encoder was not trained on. Takes a quarter of an hour
+    on one core, and as long again to render sixty scenes; `./run train ship OUT` puts the result into the preset.
     """
     with one_line_errors():
         import torch
@@ -344,7 +344,7 @@ def voxel_head(
         if encoder.voxel_head is not None:
             encoder.voxel_head.requires_grad_(True)
         size = (loaded.image.height, loaded.image.width, loaded.occupancy.frames)
-        torch.set_num_threads(1)  # small matrices: a second thread gains nothing
+        torch.set_num_threads(1)  # small matrices: a second thread is not faster
         learned = WorldSamples(list(seed_range(seeds)), world_settings("train", *size), loaded.occupancy.frames)
         fit_voxel_head(encoder, learned, VoxelHeadSettings(steps=steps), seed, console.print)
         checked = WorldSamples(
@@ -366,7 +366,7 @@ def recipe(
     threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
     install: Annotated[bool, typer.Option("--install", help="put the exported weights into the preset")] = False,
 ) -> None:
-    """Render, cache, train, export and report, by the preset's recipe. What was stopped or killed goes on."""
+    """Render, cache, train, export and report as in the preset's recipe. Continues a run that was stopped or killed."""
     with one_line_errors():
         import torch
 

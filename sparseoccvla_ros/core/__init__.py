@@ -1,1 +1,1 @@
-"""What every stage shares: dataclasses of the messages, geometry, classes, voxel grids, errors."""
+"""Shared by all stages: message dataclasses, geometry, semantic classes, voxel grids, errors."""

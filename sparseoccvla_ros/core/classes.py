@@ -1,6 +1,6 @@
 """Occ3D-nuScenes classes, palette and grid (Tian et al., Occ3D, NeurIPS 2023).
 
-Every room that names, colours or groups a semantic class takes it from here.
+Class names, colours and groups are defined here only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LABEL: dict[str, int] = {name: index for index, name in enumerate(CLASSES)}
 
 DRIVABLE: tuple[int, ...] = (LABEL["driveable_surface"],)
 FLAT: tuple[int, ...] = tuple(LABEL[n] for n in ("driveable_surface", "other_flat", "sidewalk", "terrain"))
-"""Ground classes: a vehicle may stand on them without a collision."""
+"""Ground classes; a vehicle on them is not in collision."""
 MOVABLE: tuple[int, ...] = tuple(range(LABEL["bicycle"], LABEL["truck"] + 1))
 """Classes that can move by themselves or be moved (labels 2..10)."""
 OBSTACLES: tuple[int, ...] = tuple(i for i in range(NUM_CLASSES) if i not in FLAT)
@@ -63,7 +63,7 @@ PALETTE = np.array(
     ],
     dtype=np.uint8,
 )
-"""uint8 [17, 3], RGB per class: the colours the occupancy literature uses, so pictures compare."""
+"""uint8 [17, 3], RGB per class: the usual colours of occupancy papers, for comparable pictures."""
 PALETTE.setflags(write=False)
 
 LIVE_GROUPS: tuple[tuple[str, tuple[int, int, int], tuple[str, ...]], ...] = (
@@ -78,7 +78,7 @@ LIVE_GROUPS: tuple[tuple[str, tuple[int, int, int], tuple[str, ...]], ...] = (
     ("vegetation", (66, 130, 72), ("vegetation",)),
     ("other", (128, 128, 128), ("others",)),
 )
-"""Colours for a live view, as (name, RGB, classes): grey ground, and warm what one must not touch."""
+"""Colours of the live view as (name, RGB, classes): muted ground, warm road users and barriers."""
 
 
 def _live_palette() -> np.ndarray:
@@ -90,11 +90,11 @@ def _live_palette() -> np.ndarray:
 
 
 PALETTES: dict[str, np.ndarray] = {"live": _live_palette(), "literature": PALETTE}
-"""uint8 [17, 3] RGB per name of a palette."""
+"""Palettes by name: uint8 [17, 3], RGB per class."""
 
 
 def legend(palette: str) -> list[tuple[str, tuple[int, int, int]]]:
-    """Name and RGB of every colour of a palette."""
+    """Return name and RGB of every colour in a palette."""
     if palette == "live":
         return [(name, colour) for name, colour, _ in LIVE_GROUPS]
     return [
@@ -110,4 +110,4 @@ CAMERAS: tuple[str, ...] = (
     "CAM_BACK_LEFT",
     "CAM_BACK_RIGHT",
 )
-"""Camera order of nuScenes info files; cameras are bound by name, this order breaks ties of views."""
+"""Camera order of nuScenes info files; the encoder identifies cameras by name and sorts them in this order."""

@@ -1,7 +1,7 @@
-"""The error the core raises at its borders, and the short codes that logs and docs/troubleshooting.md share.
+"""InvalidInput, raised for input that a stage refuses, and the error codes in logs and docs/troubleshooting.md.
 
-A code stands for what has to be mended, not for one line of code. It is found by the word that a log line begins with
-(a drop reason), else by the module that raised the error.
+A code stands for what has to be fixed, not for one line of code. It is looked up by the first word of the log line
+(e.g. a drop reason), otherwise by the module that raised the error.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import traceback
 
 
 class InvalidInput(ValueError):
-    """Input that a stage refuses; `field` names what is wrong and `reason` says how.
+    """Raised for input that a stage refuses; `field` names the input and `reason` says what is wrong with it.
 
-    Nodes turn it into a diagnostic and drop the input; it never ends a process.
+    Nodes report it in /diagnostics and drop the input; it never ends a node's process.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -37,7 +37,7 @@ WORDS = {
     "SOV42": "stopping",
     "SOV91": "parameter",
 }
-"""Drop reasons of camera_sync, what planning and follower say when they do not drive on, and refused parameters."""
+"""Words per code: drop reasons of camera_sync, why planning or the follower stops, refused parameters."""
 MODULES = {
     "SOV11": "camera_sync.calibration",
     "SOV12": "camera_sync.profiles camera_sync.config camera_sync.message_adapter data.bags.rig_on_bag cli.rig",
@@ -62,13 +62,13 @@ MODULES = {
     "SOV93": "serve",
     "SOV94": "faults",
 }
-"""Modules and rooms below the package; the longest name that fits decides."""
+"""Modules and folders below the package per code; the longest matching name decides."""
 _BY_WORD = {word: code for code, words in WORDS.items() for word in words.split()}
 _BY_MODULE = {name: code for code, names in MODULES.items() for name in names.split()}
 
 
 def module_code(module: str) -> str:
-    """Code of a module, as sparseoccvla_ros.data.bags.reader. Raises KeyError where none of `MODULES` fits."""
+    """Return the code of a module, e.g. sparseoccvla_ros.data.bags.reader; KeyError if none of `MODULES` matches."""
     name = module.removeprefix("sparseoccvla_ros.")
     while name not in _BY_MODULE:
         name, dot, _ = name.rpartition(".")
@@ -78,11 +78,11 @@ def module_code(module: str) -> str:
 
 
 def code_of(error: InvalidInput) -> str:
-    """Code of an error that was raised and caught; empty where it comes from code that is not ours."""
+    """Return the code of a caught error; empty if its traceback contains no module of `MODULES`."""
     code = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_globals.get("__name__", "")
-        # What core refuses is explained by whom it refuses it for: a YAML file is a preset or a profile.
+        # An error raised in core gets the code of its caller: a refused YAML file may be a preset or a profile.
         if not code or not module.startswith("sparseoccvla_ros.core."):
             with contextlib.suppress(KeyError):
                 code = module_code(module)
@@ -90,11 +90,11 @@ def code_of(error: InvalidInput) -> str:
 
 
 def told(error: InvalidInput) -> str:
-    """The error's text with its code, as it stands in logs, diagnostics and on the terminal."""
+    """Return the error's text with its code, as shown in logs, diagnostics and on the terminal."""
     code = code_of(error)
     return f"{error} [{code}]" if code else str(error)
 
 
 def said(word: str, text: str) -> str:
-    """`word: text [CODE]` for a word of `WORDS`."""
+    """Return `word: text [CODE]` for a word of `WORDS`."""
     return f"{word}: {text} [{_BY_WORD[word]}]"

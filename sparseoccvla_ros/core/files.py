@@ -1,4 +1,4 @@
-"""Files that others wrote: none makes room for more than it holds, nothing is unpickled, aliases cannot multiply."""
+"""Safe loading of untrusted files: bounded allocation, no unpickling, bounded expansion of YAML aliases."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ import yaml
 from .errors import InvalidInput
 
 MAX_FILE = 2**20
-"""Bytes of a YAML file."""
+"""Largest YAML file, bytes."""
 MAX_NODES = 100_000
-"""Values of a YAML file once its aliases are written out."""
+"""Most values of a YAML file after its aliases are expanded."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Both make plain values only; libyaml's is ten times as fast, and does not slow down where brackets are nested."""
+"""Both build plain values only; libyaml's loader is ten times as fast and does not slow down on nested brackets."""
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class BoundedFile(io.BufferedReader):
-    """A binary file of which never more is asked than it holds, so that no buffer becomes larger than the file."""
+    """A binary file whose reads never request more than is left, so no buffer becomes larger than the file."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(io.FileIO(path))
         self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """At most `size` bytes, all that is left where it is negative or None."""
+        """Return at most `size` bytes, or all that is left if it is negative or None."""
         left = max(0, self._size - self.tell())
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def read_npz(path: Path, field: str, names: tuple[str, ...] = (), limit: int = 2**26) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file, by name.
+    """Load arrays of an .npz file, by name. A PermissionError is passed through.
 
     Args:
         path: the file.
-        field: what InvalidInput names.
-        names: arrays to read; all where empty.
-        limit: bytes that they may take unpacked.
+        field: field of the InvalidInput.
+        names: arrays to read; empty reads all.
+        limit: largest unpacked size of all arrays together, bytes.
 
     Raises:
-        InvalidInput: the file is missing, damaged, holds objects, lacks a name, or would take more than `limit`.
+        InvalidInput: the file is missing or damaged, contains objects, lacks a name, or would exceed `limit`.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -66,7 +66,7 @@ def read_npz(path: Path, field: str, names: tuple[str, ...] = (), limit: int = 2
         raise
     except FileNotFoundError:
         raise InvalidInput(field, f"cannot read {path}: it does not exist") from None
-    except Exception as error:  # zip, zlib, struct and the parser of headers each have their own: all mean damage
+    except Exception as error:  # zip, zlib, struct and the header parser raise their own types: all mean damage
         raise InvalidInput(field, f"cannot read {path.name}: {error or type(error).__name__}") from error
 
 
@@ -83,7 +83,7 @@ def _check_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, field: str) -
 
 
 def read_yaml(path: str | Path, field: str) -> Any:
-    """What a YAML file holds, as plain values. Raises InvalidInput(field) naming the file where it cannot be read."""
+    """Load a YAML file as plain values. Raises InvalidInput(field) naming the file if it is unreadable or too large."""
     path = Path(path)
     try:
         with path.open("rb") as stream:
@@ -96,14 +96,14 @@ def read_yaml(path: str | Path, field: str) -> Any:
         content = yaml.load(data.decode("utf-8"), Loader=_LOADER)  # noqa: S506  both are safe loaders
     except RecursionError:
         raise InvalidInput(field, f"{path} is nested too deeply") from None
-    except Exception as error:  # PyYAML passes on what dates, numbers and keys raise while it makes values of them
+    except Exception as error:  # PyYAML lets errors of its date, number and key constructors through
         raise InvalidInput(field, f"{path} is not YAML: {error}") from None
     _check_extent(content, field, path)
     return content
 
 
 def _check_extent(content: Any, field: str, path: Path) -> None:
-    """Count values as often as aliases repeat them; an alias of itself never ends, and is refused so as well."""
+    """Raise InvalidInput for more than MAX_NODES values, aliases expanded; this also catches an alias of itself."""
     waiting, seen = [content], 0
     while waiting:
         value = waiting.pop()

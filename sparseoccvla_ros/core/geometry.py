@@ -1,7 +1,7 @@
 """Rigid transforms, their interpolation, and pinhole projection.
 
 A transform `a2b` is a float64 [4, 4] matrix that takes points of frame a to frame b. Quaternions are x, y, z, w
-(ROS order; nuScenes tables hold w, x, y, z and are turned where they are read).
+(ROS order; nuScenes tables hold w, x, y, z and are reordered when they are read).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from .errors import InvalidInput
 
 
 def transform(translation: np.ndarray, quaternion: np.ndarray, field: str = "transform") -> np.ndarray:
-    """float64 [4, 4] from translation [3] m and quaternion [4] x, y, z, w.
+    """Build a transform float64 [4, 4] from translation [3] m and quaternion [4] x, y, z, w.
 
-    Raises InvalidInput when a number is not finite or the quaternion's norm is off 1 by more than 1e-2
-    (recorders round; anything further off is a wrong message).
+    Raises InvalidInput when a number is not finite or the quaternion's norm deviates from 1 by more than 1e-2
+    (recorders round; a larger deviation means a wrong message).
     """
     t = np.asarray(translation, np.float64).reshape(3)
     q = np.asarray(quaternion, np.float64).reshape(4)
@@ -32,12 +32,12 @@ def transform(translation: np.ndarray, quaternion: np.ndarray, field: str = "tra
 
 
 def quaternion(matrix: np.ndarray) -> np.ndarray:
-    """float64 [4] x, y, z, w of the rotation in a transform [4, 4]."""
+    """Return the rotation of a transform [4, 4] as quaternion float64 [4] x, y, z, w."""
     return Rotation.from_matrix(matrix[:3, :3]).as_quat()
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
-    """Inverse of rigid transforms float64 [..., 4, 4] (transpose, not elimination)."""
+    """Invert rigid transforms float64 [..., 4, 4] by transposing the rotation."""
     out = np.zeros_like(matrix)
     rotation = np.swapaxes(matrix[..., :3, :3], -1, -2)
     out[..., :3, :3] = rotation
@@ -47,7 +47,7 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def interpolate(first: np.ndarray, second: np.ndarray, fraction: float) -> np.ndarray:
-    """The transform at `fraction` (0..1) between two transforms [4, 4]: lerp and slerp, as tf2 does."""
+    """Interpolate two transforms [4, 4] at `fraction` by lerp and slerp, as tf2; InvalidInput outside 0..1."""
     if not 0.0 <= fraction <= 1.0:
         raise InvalidInput("fraction", f"{fraction} would extrapolate")
     out = np.eye(4)
@@ -58,12 +58,12 @@ def interpolate(first: np.ndarray, second: np.ndarray, fraction: float) -> np.nd
 
 
 def yaw_of(matrix: np.ndarray) -> float:
-    """Heading in radians of a transform [4, 4]: angle of its x axis in the xy plane, counter-clockwise."""
+    """Return the heading of a transform [4, 4], rad: angle of its x axis in the xy plane, counter-clockwise."""
     return float(np.arctan2(matrix[1, 0], matrix[0, 0]))
 
 
 def planar(x: float, y: float, yaw: float) -> np.ndarray:
-    """Transform float64 [4, 4] of a pose on the ground: x, y in metres, yaw in radians."""
+    """Build the transform float64 [4, 4] of a planar pose: x, y in metres, yaw in radians."""
     out = np.eye(4)
     c, s = np.cos(yaw), np.sin(yaw)
     out[:2, :2] = ((c, -s), (s, c))
@@ -72,12 +72,12 @@ def planar(x: float, y: float, yaw: float) -> np.ndarray:
 
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points [..., 3] moved by a transform [4, 4]."""
+    """Apply a transform [4, 4] to points [..., 3]."""
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def camera_matrix(intrinsics: np.ndarray, ego2camera: np.ndarray) -> np.ndarray:
-    """ego2img float64 [4, 4]: homogeneous base_link points to (u * z, v * z, z, 1) pixels.
+    """Return ego2img float64 [4, 4]: maps homogeneous base_link points to (u * z, v * z, z, 1), u and v in pixels.
 
     intrinsics: [3, 3] pixels; ego2camera: [4, 4], optical frame (z forward, x right, y down; REP-103).
     """
@@ -87,7 +87,7 @@ def camera_matrix(intrinsics: np.ndarray, ego2camera: np.ndarray) -> np.ndarray:
 
 
 def project(ego2img: np.ndarray, points: np.ndarray, near: float = 1e-5) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels float64 [..., 2] (u right, v down) and depths [...] m of points [..., 3] in base_link.
+    """Project points [..., 3] in base_link to pixels float64 [..., 2] (u right, v down) and depths [...] m.
 
     Points at a depth below `near` get NaN pixels.
     """

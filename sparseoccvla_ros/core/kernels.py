@@ -1,4 +1,4 @@
-"""Loops over arrays, compiled by numba on first use."""
+"""The decorator `kernel`: numba-compiled functions, cached on disk under a digest of their sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IMPORT = re.compile(r"^from (\.+)([\w.]*) import", re.MULTILINE)
 
 @cache
 def _used(file: Path) -> frozenset[Path]:
-    """A module and those of this package that it imports, directly or not: their constants are compiled in as well."""
+    """Return a module and all modules of this package it imports, even indirectly: their constants are compiled in."""
     found: set[Path] = set()
     waiting = [file]
     while waiting:
@@ -36,9 +36,9 @@ def _used(file: Path) -> frozenset[Path]:
 
 @cache
 def _folder(file: Path) -> str:
-    """Where a module's compiled code is kept: in the user's cache, under a digest of all it uses.
+    """Return the folder for a module's compiled code: in the user's cache, named by a digest of `_used`.
 
-    numba looks at the function's own file only, so that code which calls a changed function would stay as it was. Not
+    numba itself checks the function's own file only and would keep stale code when a called function changes. Not
     below SPARSEOCCVLA_CACHE, which tests point at empty folders: compiling takes half a minute.
     """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -48,11 +48,11 @@ def _folder(file: Path) -> str:
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a function for the types it is called with; division by zero gives inf or NaN as in numpy."""
+    """Compile a function for its argument types on first call; division by zero gives inf or NaN as in numpy."""
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _folder(Path(function.__code__.co_filename))
     try:
         return numba.njit(cache=True, error_model="numpy", nogil=True)(function)
-    except RuntimeError:  # nowhere to keep the machine code: the user's cache cannot be written to
+    except RuntimeError:  # the user's cache is not writable: compile without a disk cache
         return numba.njit(error_model="numpy", nogil=True)(function)
     finally:
         numba.config.CACHE_DIR = before

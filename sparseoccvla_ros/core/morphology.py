@@ -1,7 +1,7 @@
-"""Morphological closing of sparse semantic voxels: the holes that points leave in surfaces.
+"""Morphological closing of sparse semantic voxels, which fills the holes that points leave in surfaces.
 
-It runs on bit masks, one bit per class: closing a score volume and comparing it with a threshold gives the same set as
-comparing first and closing the binary volume, so all 17 classes take a dozen passes over one integer grid.
+It uses bit masks, one bit per class: thresholding a closed score volume gives the same set as closing the thresholded
+volume, so all 17 classes take a dozen passes over one integer grid.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .voxels import SparseVoxels, VoxelGrid
 BITS = np.uint32(1) << np.arange(NUM_CLASSES, dtype=np.uint32)
 """uint32 [17]: the bit of each class."""
 _CUBE = np.array(list(product((-1, 0, 1), repeat=3)), np.int64)
-"""int64 [27, 3]: a voxel and its neighbours."""
+"""int64 [27, 3]: offsets to a voxel and its 26 neighbours."""
 
 
 def closed(voxels: SparseVoxels) -> SparseVoxels:
-    """The voxels, and behind them the holes that closing each class by 3x3x3 voxels fills.
+    """Append the voxels that a 3x3x3 closing of each class adds.
 
-    A hole takes, among the classes that fill it, the one with the highest summed score among its neighbours, and their
-    mean score.
+    Among the classes that fill a hole, it takes the one with the highest summed score of its neighbours, and the mean
+    score of that class's neighbours.
     """
     if not len(voxels):
         return voxels
@@ -40,19 +40,19 @@ def closed(voxels: SparseVoxels) -> SparseVoxels:
 
 
 def unflatten(flat: np.ndarray, grid: VoxelGrid) -> np.ndarray:
-    """int16 [M, 3] voxel indices of flat z-major ones."""
+    """Convert flat z-major indices to voxel indices int16 [M, 3]."""
     z, x, y = np.unravel_index(flat, volume_shape(grid))
     return np.stack((x, y, z), -1).astype(np.int16)
 
 
 def volume_shape(grid: VoxelGrid) -> tuple[int, int, int]:
-    """(Z, X, Y): numpy's inner loops want the long axis last."""
+    """Return (Z, X, Y), with a long axis last for numpy's inner loops."""
     x, y, z = grid.shape
     return z, x, y
 
 
 def _spread(bits: np.ndarray, combine: np.ufunc) -> np.ndarray:
-    """Combine every voxel of [Z, X, Y] with its 26 neighbours; what lies outside the grid has no say."""
+    """Combine every voxel of [Z, X, Y] with its 26 neighbours, ignoring those outside the grid."""
     for axis in range(3):
         source = np.moveaxis(bits, axis, 0)
         bits = bits.copy()
@@ -63,12 +63,12 @@ def _spread(bits: np.ndarray, combine: np.ufunc) -> np.ndarray:
 
 
 def close_bits(bits: np.ndarray) -> np.ndarray:
-    """3x3x3 morphological closing of every bit of a uint32 [Z, X, Y] volume."""
+    """Apply 3x3x3 morphological closing to every bit of a uint32 [Z, X, Y] volume."""
     return _spread(_spread(bits, np.bitwise_or), np.bitwise_and)
 
 
 def neighbours(flat: np.ndarray, grid: VoxelGrid, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat index [M, K] at (z, x, y) `offsets` int64 [K, 3] from each voxel, and whether it lies inside the grid."""
+    """Return flat indices [M, K] at (z, x, y) `offsets` int64 [K, 3] from each voxel, and which are inside the grid."""
     shape = volume_shape(grid)
     index = [axis[:, None] + offset for axis, offset in zip(np.unravel_index(flat, shape), offsets.T, strict=True)]
     inside = np.ones(index[0].shape, bool)
@@ -81,7 +81,7 @@ def neighbours(flat: np.ndarray, grid: VoxelGrid, offsets: np.ndarray) -> tuple[
 def _fill_holes(
     flat: np.ndarray, labels: np.ndarray, scores: np.ndarray, grid: VoxelGrid
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Voxels that closing each class adds: flat index, label and score, see `closed`."""
+    """Return flat index, label and score of the voxels that closing adds, see `closed`."""
     size = int(np.prod(grid.shape))
     bits = np.zeros(size, np.uint32)
     bits[flat] = BITS[labels]

@@ -1,4 +1,4 @@
-"""Carrying a trajectory from the frame of one moment to that of another."""
+"""Transfer of a planned trajectory to the ego frame of a later scene."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from . import geometry
 from .types import STEP_SECONDS, STEPS, Plan, PlanStatus, SceneQueries
 
 POSES_KEPT = 32
-"""Scenes whose pose is remembered until their plan comes."""
+"""Scenes whose pose is kept until their plan arrives."""
 
 
 def carry_over(waypoints: np.ndarray, pose_then: np.ndarray, pose_now: np.ndarray, elapsed: float) -> np.ndarray | None:
-    """A trajectory planned `elapsed` seconds ago, seen from the present ego frame at the same six horizons.
+    """Convert a trajectory planned `elapsed` seconds ago to the present ego frame, at the same six horizons from now.
 
     waypoints: float32 [6, 2] m in the ego frame of `pose_then`; poses: float64 [4, 4] ego2fixed, the same fixed frame.
-    Between waypoints it is interpolated linearly, past its end it goes on at its last velocity. None when `elapsed` is
-    negative or beyond the trajectory's end.
+    It is interpolated linearly between waypoints and extrapolated at its last velocity. None when `elapsed` is
+    negative or not before the trajectory's end.
     """
     if not 0.0 <= elapsed < STEPS * STEP_SECONDS:
         return None
@@ -32,7 +32,7 @@ def carry_over(waypoints: np.ndarray, pose_then: np.ndarray, pose_now: np.ndarra
 
 
 class PlannedMotion:
-    """Where the newest plan leads the ego, seen from later scenes of the same drive. Plans may come late."""
+    """The newest plan in the ego frame of later scenes of the same epoch. Plans may arrive late."""
 
     def __init__(self) -> None:
         self._poses: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -44,12 +44,12 @@ class PlannedMotion:
         self._plan = None
 
     def add(self, plan: Plan) -> None:
-        """Take a plan; a rejected one says nothing about where the ego will go."""
+        """Store a plan; a rejected one is ignored, because it has no waypoints."""
         if plan.status is not PlanStatus.REJECTED:
             self._plan = plan
 
     def at(self, queries: SceneQueries) -> np.ndarray | None:
-        """float32 [6, 2] m: the newest plan carried over to a scene; None without a plan of its drive."""
+        """Return the newest plan carried over to a scene, float32 [6, 2] m; None without a recent plan of its epoch."""
         self._poses[queries.stamp] = queries.ego.pose
         while len(self._poses) > POSES_KEPT:
             self._poses.popitem(last=False)

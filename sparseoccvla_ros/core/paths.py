@@ -1,4 +1,4 @@
-"""Where the package's files lie, in a source tree and after `colcon build` alike."""
+"""Locations of the package's files, in a source tree or after `colcon build`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGE = "sparseoccvla_ros"
 
 
 def _root() -> Path:
-    """The source tree's root, or share/sparseoccvla_ros of the install this module runs from."""
+    """Return the root of the source tree, or share/sparseoccvla_ros of the install this module runs from."""
     for parent in Path(__file__).resolve().parents:
         if (parent / "package.xml").is_file():
             return parent
@@ -21,12 +21,12 @@ def _root() -> Path:
 
 
 def share(*parts: str) -> Path:
-    """Path of a file the package installs, as in share("config", "params.yaml"). It need not exist."""
+    """Return the path of an installed file, e.g. share("config", "params.yaml"). It need not exist."""
     return _root().joinpath(*parts)
 
 
 def bundled_bag() -> Path:
-    """The bag that comes with the package; InvalidInput where it is missing."""
+    """Return the bag bundled with the package; InvalidInput if it is missing."""
     bag = share("bags", "world_demo")
     if not bag.is_dir():
         raise InvalidInput("bag", f"the bundled bag {bag} is missing; bags/README.md tells how it is made")
@@ -34,7 +34,7 @@ def bundled_bag() -> Path:
 
 
 def message_folder() -> Path:
-    """Folder of the .msg files of sparseoccvla_msgs; FileNotFoundError where the package is nowhere."""
+    """Return the folder of the .msg files of sparseoccvla_msgs; FileNotFoundError if the package is not found."""
     prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     candidates = [share("ros2_ws", "src", "sparseoccvla_msgs", "msg")]
     candidates += [p / "share" / "sparseoccvla_msgs" / "msg" for p in prefixes]
@@ -45,12 +45,12 @@ def message_folder() -> Path:
 
 
 def optional_message_folders() -> list[Path]:
-    """Folders PACKAGE/msg of other stacks' messages that are published where they are installed."""
+    """Return the folders PACKAGE/msg of other stacks' messages, which are published only if installed."""
     return sorted(share("compat_optional").glob("*/msg"))
 
 
 def cache_folder() -> Path:
-    """Folder for what is converted or built once: $SPARSEOCCVLA_CACHE, else the user's cache folder."""
+    """Return the folder for converted and built files: $SPARSEOCCVLA_CACHE, else the user's cache folder."""
     explicit = os.environ.get("SPARSEOCCVLA_CACHE")
     if explicit:
         return Path(explicit)

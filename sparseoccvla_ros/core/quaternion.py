@@ -1,7 +1,7 @@
 """Poses as plain tuples, for the transform buffer.
 
-numpy's overhead per call is larger than all the arithmetic of one transform; on floats a chain of edges costs
-microseconds. Quaternions are x, y, z, w and of unit length.
+numpy's call overhead exceeds the arithmetic of one transform; with plain floats a chain of edges costs microseconds.
+Quaternions are x, y, z, w and of unit length.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 Vector = tuple[float, float, float]
 Quaternion = tuple[float, float, float, float]
 Pose = tuple[Vector, Quaternion]
-"""Translation in metres and rotation: takes points of the child to the parent."""
+"""Translation in metres and rotation, mapping points from child to parent."""
 
 IDENTITY: Pose = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 ROTATION_TOLERANCE = 1e-2
-"""How far rounding may take a rotation from orthonormal, or a quaternion from norm 1."""
+"""Largest deviation of a rotation matrix from orthonormal, or of a quaternion's norm from 1."""
 
 
 def slerp(a: Quaternion, b: Quaternion, fraction: float) -> Quaternion:
-    """Shortest-arc slerp; lerp where the arc is too small for the sine to be trusted."""
+    """Interpolate along the shorter arc (slerp); lerp if the arc is too small to divide by its sine."""
     ax, ay, az, aw = a
     bx, by, bz, bw = b
     dot = ax * bx + ay * by + az * bz + aw * bw
@@ -40,7 +40,7 @@ def slerp(a: Quaternion, b: Quaternion, fraction: float) -> Quaternion:
 
 
 def rotate(q: Quaternion, v: Vector) -> Vector:
-    """The vector turned by a unit quaternion."""
+    """Rotate a vector by a unit quaternion."""
     x, y, z, w = q
     vx, vy, vz = v
     tx, ty, tz = 2.0 * (y * vz - z * vy), 2.0 * (z * vx - x * vz), 2.0 * (x * vy - y * vx)
@@ -48,7 +48,7 @@ def rotate(q: Quaternion, v: Vector) -> Vector:
 
 
 def multiply(a: Pose, b: Pose) -> Pose:
-    """a after b."""
+    """Compose two poses: b is applied first, then a."""
     (ta, qa), (tb, qb) = a, b
     rx, ry, rz = rotate(qa, tb)
     x1, y1, z1, w1 = qa
@@ -63,7 +63,7 @@ def multiply(a: Pose, b: Pose) -> Pose:
 
 
 def invert(pose: Pose) -> Pose:
-    """The pose that undoes this one."""
+    """Invert a pose."""
     (tx, ty, tz), (x, y, z, w) = pose
     conjugate = (-x, -y, -z, w)
     ix, iy, iz = rotate(conjugate, (-tx, -ty, -tz))
@@ -71,7 +71,7 @@ def invert(pose: Pose) -> Pose:
 
 
 def matrix_of(pose: Pose) -> np.ndarray:
-    """float64 [4, 4]."""
+    """Convert a pose to a matrix float64 [4, 4]."""
     (tx, ty, tz), (x, y, z, w) = pose
     xx, yy, zz, xy, xz, yz, wx, wy, wz = x * x, y * y, z * z, x * y, x * z, y * z, w * x, w * y, w * z
     rows = (
@@ -84,7 +84,7 @@ def matrix_of(pose: Pose) -> np.ndarray:
 
 
 def is_rigid(m: list[list[float]]) -> bool:
-    """Rows of the rotation orthonormal, determinant +1, last row 0 0 0 1."""
+    """Whether a 4x4 matrix is a rigid transform: rotation orthonormal with determinant +1, last row 0 0 0 1."""
     (a, b, c), (d, e, f), (g, h, i) = m[0][:3], m[1][:3], m[2][:3]
     tolerance = ROTATION_TOLERANCE
     products = (
@@ -100,7 +100,7 @@ def is_rigid(m: list[list[float]]) -> bool:
 
 
 def quaternion_of(m: list[list[float]]) -> Quaternion:
-    """x, y, z, w of a rotation matrix, on the branch with the largest divisor (Shepperd, 1978)."""
+    """Convert a rotation matrix to x, y, z, w, on the branch with the largest divisor (Shepperd, 1978)."""
     (a, b, c), (d, e, f), (g, h, i) = m[0][:3], m[1][:3], m[2][:3]
     trace = a + e + i
     best = max(trace, a, e, i)

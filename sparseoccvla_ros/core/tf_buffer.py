@@ -1,9 +1,9 @@
-"""Timed transform tree with tf2's contract, in pure Python.
+"""Timed transform tree with the semantics of tf2, in pure Python.
 
 Same rules as tf2's BufferCore: every child has one parent, dynamic edges keep `cache_seconds` of history and are
-interpolated (lerp and slerp) at the stamp asked for, static edges hold at all times, time 0 means the newest time all
-edges share, and nothing is ever extrapolated. Scalars and not arrays are used inside: for a chain of two edges numpy's
-call overhead alone would cost more than the whole lookup.
+interpolated (lerp and slerp) at the requested stamp, static edges are valid at all times, time 0 means the newest time
+common to all edges, and nothing is ever extrapolated. It computes with scalars instead of arrays: for a chain of two
+edges, numpy's call overhead alone would exceed the cost of the whole lookup.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .quaternion import (
 
 
 class TransformError(Exception):
-    """A transform that cannot be given; the message names both frames and the times asked for and held."""
+    """Raised when a transform is not available; the message names both frames, the requested stamp and the reason."""
 
     def __init__(self, target: str, source: str, stamp_ns: int, reason: str) -> None:
         self.target = target
@@ -43,17 +43,17 @@ class TransformError(Exception):
 
 
 class LookupFailed(TransformError):
-    """A frame that no transform ever named."""
+    """A frame is unknown: no transform has named it."""
 
 
 class NotConnected(TransformError):
-    """Both frames are known but no chain of transforms joins them."""
+    """Both frames are known but no chain of transforms connects them."""
 
 
 class Extrapolation(TransformError):
-    """The stamp lies outside what an edge of the chain holds.
+    """The stamp lies outside the samples of an edge of the chain.
 
-    in_future: the stamp is newer than the edge's newest sample, so waiting can help.
+    in_future: the stamp is newer than the edge's newest sample, or the edge has none, so waiting can help.
     """
 
     def __init__(self, target: str, source: str, stamp_ns: int, reason: str, in_future: bool) -> None:
@@ -62,7 +62,7 @@ class Extrapolation(TransformError):
 
 
 DISPUTE = 4
-"""Changes from and to a parent from which on they are a conflict between publishers."""
+"""Changes from or to each of several parents at which they count as a conflict between publishers."""
 
 
 class _Edge:
@@ -102,7 +102,7 @@ class _Edge:
             del samples[:first]
 
     def at(self, stamp: int) -> Pose | None:
-        """The pose at a stamp; None outside the samples."""
+        """Return the pose at a stamp; None outside the samples."""
         if self.static:
             return self.translations[0], self.quaternions[0]
         stamps = self.stamps
@@ -122,7 +122,7 @@ class _Edge:
 
 
 class TransformBuffer:
-    """A tree of timed transforms; every method may be called from any thread.
+    """A thread-safe tree of timed transforms.
 
     cache_seconds: history kept per dynamic edge, counted back from that edge's newest stamp (tf2's default is 10).
     """
@@ -140,10 +140,10 @@ class TransformBuffer:
     def set(self, parent: str, child: str, stamp_ns: int, matrix: np.ndarray, static: bool = False) -> bool:
         """Store child2parent (the pose of `child` in `parent`), float [4, 4], metres.
 
-        Returns False when the sample is older than the cache reaches and was not kept. A repeated stamp replaces the
-        sample; samples may come in any order. A new parent takes the child over and drops the old edge's history,
-        unless its stamp is older than what the old edge already holds. Raises InvalidInput for numbers that are not
-        finite, a matrix that is no rigid transform, an empty frame name, or an edge that would close a loop.
+        Returns False if the sample is older than the cache and was not stored. A repeated stamp replaces the sample;
+        samples may arrive in any order. A new parent replaces the old edge and its history, unless a dynamic sample is
+        older than the old edge's newest one (False). Raises InvalidInput for numbers that are not finite, a matrix
+        that is no rigid transform, a negative stamp, an empty frame name, or an edge that would close a loop.
         """
         m = np.asarray(matrix)
         if m.shape != (4, 4) or m.dtype.kind not in "fiu":
@@ -167,9 +167,9 @@ class TransformBuffer:
         quaternion: Sequence[float],
         static: bool = False,
     ) -> bool:
-        """As `set`, from translation [3] m and quaternion [4] x, y, z, w as a message carries them.
+        """Like `set`, with translation [3] m and quaternion [4] x, y, z, w as in a message.
 
-        Raises InvalidInput also when the quaternion's norm is off 1 by more than 1e-2.
+        Raises InvalidInput also when the quaternion's norm deviates from 1 by more than 1e-2.
         """
         parent, child = _frame(parent), _frame(child)
         tx, ty, tz = (float(v) for v in translation)
@@ -198,9 +198,9 @@ class TransformBuffer:
             return edge.insert(stamp, (tx, ty, tz), unit, self._cache_ns)
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """source2target at a stamp: float64 [4, 4], takes points of `source` to `target`.
+        """Return source2target at a stamp: float64 [4, 4], maps points from `source` to `target`.
 
-        stamp_ns 0 asks for the newest time all edges between the two share. Raises LookupFailed, NotConnected or
+        stamp_ns 0 means the newest time common to all edges between the two. Raises LookupFailed, NotConnected or
         Extrapolation (all TransformError).
         """
         target, source = _frame(target), _frame(source)
@@ -210,7 +210,7 @@ class TransformBuffer:
             return matrix_of(self._evaluate(up, down, target, source, stamp))
 
     def latest(self, target: str, source: str) -> tuple[int, np.ndarray]:
-        """The newest common stamp (ns; 0 where every edge is static) and source2target at it, float64 [4, 4]."""
+        """Return the newest common stamp (ns; 0 if every edge is static) and source2target at it, float64 [4, 4]."""
         target, source = _frame(target), _frame(source)
         with self._lock:
             up, down = self._path(target, source, 0)
@@ -218,10 +218,10 @@ class TransformBuffer:
             return stamp, matrix_of(self._evaluate(up, down, target, source, stamp))
 
     def newest_before(self, target: str, source: str, stamp_ns: int) -> int:
-        """Newest stamp at which every edge between the frames is known from samples at or before `stamp_ns`.
+        """Return the newest stamp at which every edge between the frames is known from samples up to `stamp_ns`.
 
-        A pose looked up there uses nothing from after `stamp_ns`: this is what causal differentiation asks for.
-        `stamp_ns` itself where every edge is static. Raises TransformError, Extrapolation where an edge starts later.
+        A pose looked up there uses no samples after `stamp_ns`, as causal differentiation requires. Returns `stamp_ns`
+        if every edge is static. Raises TransformError: Extrapolation if an edge starts later.
         """
         target, source = _frame(target), _frame(source)
         with self._lock:
@@ -237,7 +237,7 @@ class TransformBuffer:
             return newest
 
     def oldest_common(self, target: str, source: str) -> int:
-        """Oldest stamp at which every edge between the frames holds a sample; 0 where all are static."""
+        """Return the oldest stamp covered by the samples of every edge between the frames; 0 if all are static."""
         target, source = _frame(target), _frame(source)
         with self._lock:
             up, down = self._path(target, source, 0)
@@ -248,7 +248,7 @@ class TransformBuffer:
             return max((edge.stamps[0] for edge in dynamic), default=0)
 
     def newest(self, parent: str, child: str) -> int | None:
-        """Newest stamp of one dynamic edge; None where there is no such edge or sample."""
+        """Return the newest stamp of a dynamic edge; None if the edge does not exist or has no sample."""
         with self._lock:
             edge = self._edges.get(_frame(child))
             if edge is None or edge.static or edge.parent != _frame(parent) or not edge.stamps:
@@ -256,22 +256,22 @@ class TransformBuffer:
             return edge.stamps[-1]
 
     def disputed(self) -> dict[str, tuple[str, ...]]:
-        """Frames that several publishers give different parents, time and again, with these parents.
+        """Return frames whose parent keeps changing between publishers, with the conflicting parents.
 
-        A parent that changes once is a handover; tf2 has no word for either.
+        A single change counts as a handover; tf2 reports neither.
         """
         with self._lock:
             return {c: tuple(sorted(seen)) for c, seen in self._disputes.items() if min(seen.values()) >= DISPUTE}
 
     def frames(self) -> tuple[str, ...]:
-        """Every frame a transform named, sorted."""
+        """Return all known frames, sorted."""
         with self._lock:
             return tuple(sorted(self._known))
 
     def clear(self, everything: bool = False) -> None:
-        """Drop all dynamic samples; static edges stay, as in tf2 (they are latched and would not come again).
+        """Drop all dynamic samples; static edges stay, as in tf2 (they are latched and not published again).
 
-        everything: drop the static edges and the frame names too.
+        everything: also drop static edges and frame names.
         """
         with self._lock:
             self._disputes.clear()
@@ -291,7 +291,7 @@ class TransformBuffer:
                     edge.keep(bisect_left(edge.stamps, oldest_ns), bisect_right(edge.stamps, newest_ns))
 
     def forget(self, child: str) -> None:
-        """Drop the samples of the dynamic edge above `child`: its publisher started anew."""
+        """Drop the samples of the dynamic edge above `child`, e.g. after its publisher restarted."""
         with self._lock:
             edge = self._edges.get(_frame(child))
             if edge is not None and not edge.static:
@@ -308,7 +308,7 @@ class TransformBuffer:
             frame = edge.parent
 
     def _path(self, target: str, source: str, stamp: int) -> tuple[list[_Edge], list[_Edge]]:
-        """Edges from source up to the common ancestor, and from target up to it."""
+        """Return the edges from source, and those from target, up to the common ancestor."""
         known = self._paths.get((target, source))
         if known is not None:
             return known
@@ -374,7 +374,7 @@ def _seconds(stamp_ns: int) -> str:
 
 
 def _frame(name: str) -> str:
-    """tf2 knows no leading slash; ROS 1 recordings still carry it."""
+    """Strip the leading slash of ROS 1 frame names, which tf2 does not use. Raises InvalidInput if nothing is left."""
     plain = name[1:] if name[:1] == "/" else name
     if not plain:
         raise InvalidInput("frame", "the frame name is empty")

@@ -1,13 +1,13 @@
-"""Where the milliseconds of a frame set go: every stage notes when it passed, and what it makes carries that on.
+"""Latency trace of a frame set: every stage appends timed events, which its output carries on.
 
-Times are CLOCK_MONOTONIC of the machine, which all its processes share, in ns; `stamp`s are of the sensors' clock and
-say nothing of it. An event is called "<node>/<event>"; the time since the event before it went into
+Times are ns of CLOCK_MONOTONIC, which all processes of a machine share; `stamp`s are times of the sensors' clock and
+not comparable. An event is named "<node>/<event>"; the time since the previous event was spent on
 
-| event | what took the time |
+| event | time spent on |
 |---|---|
-| received | the way of the message: serialisation, DDS, the executor's turn |
+| received | transport of the message: serialisation, DDS, waiting for the executor |
 | complete | waiting for the other cameras of the set |
-| taken | waiting for the worker: the stage was busy, or the next stage had not asked |
+| taken | waiting for the worker: the stage was busy, or the next stage had not requested a set |
 | read, converted | conversion from, to the message |
 | prepared, encoded, planned | the stage's own work |
 """
@@ -17,14 +17,14 @@ from __future__ import annotations
 import time
 
 Trace = tuple[tuple[str, int], ...]
-"""(event, ns of CLOCK_MONOTONIC), in the order in which they happened."""
+"""(event, ns of CLOCK_MONOTONIC), in chronological order."""
 KINDS = {
     "received": "DDS", "complete": "other cameras", "taken": "queueing", "read": "conversion",
     "converted": "conversion", "prepared": "compute", "encoded": "compute", "planned": "compute",
 }  # fmt: skip
-"""What the time before an event went into, by its name behind the slash."""
+"""Category of the time before an event, by the event's name after the slash."""
 
 
 def event(node: str, name: str) -> tuple[str, int]:
-    """An event that happens now. name: one of KINDS."""
+    """Return an event with the present time. name: one of KINDS."""
     return f"{node}/{name}", time.monotonic_ns()

@@ -1,8 +1,8 @@
-"""The dataclasses that stages exchange; the same objects flow with and without ROS.
+"""The dataclasses that stages exchange, with and without ROS.
 
 Arrays are numpy, C-contiguous, host memory. Stamps are integer nanoseconds. The frame is base_link at the stamp
 (x forward, y left, z up, origin under the middle of the rear axle on the ground) unless a field says otherwise.
-Each class checks itself on construction and raises InvalidInput naming the field.
+Each class validates itself on construction and raises InvalidInput naming the field.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .trace import Trace
 from .voxels import SparseVoxels
 
 NANOSECONDS = 1_000_000_000
-"""Of a second: stamps are integers of them."""
+"""Nanoseconds per second; stamps are integer nanoseconds."""
 HORIZONS: tuple[float, ...] = (1.0, 2.0, 3.0)
-"""Seconds ahead of the stamp at which occupancy is forecast."""
+"""Times of the occupancy forecasts, seconds after the stamp."""
 STEPS = 6
 STEP_SECONDS = 0.5
 """A trajectory has 6 waypoints, 0.5 s apart: 0.5 .. 3.0 s."""
 WAYPOINT_TIMES = np.arange(1, STEPS + 1) * STEP_SECONDS
 """float64 [6], seconds after the stamp."""
 REASONING_MAX_AGE = 2.0
-"""Seconds before a frame set beyond which a scene that was reasoned about has nothing to do with it any more."""
+"""Largest age of reasoning relative to a frame set at which it is still used, seconds."""
 
 
 def check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...], finite: bool = True) -> None:
@@ -44,7 +44,7 @@ def check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | No
 
 
 BASE_FRAME = "base_link"
-"""The vehicle frame of REP-105, where a vehicle does not name it otherwise."""
+"""Default name of the vehicle frame (REP-105)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class EgoState:
     """Pose and velocity of the vehicle at one stamp.
 
     pose: float64 [4, 4], ego2fixed, metres; twist: float64 [6] = vx, vy, vz (m/s), wx, wy, wz (rad/s) in base_link;
-    fixed_frame: name of the fixed frame (map, odom or world); base_frame: what base_link is called on this vehicle.
+    fixed_frame: name of the fixed frame (map, odom or world); base_frame: this vehicle's name for base_link.
     """
 
     pose: np.ndarray
@@ -70,16 +70,16 @@ class EgoState:
 
     @property
     def speed(self) -> float:
-        """m/s along x, negative in reverse."""
+        """Speed along x, m/s, negative in reverse."""
         return float(self.twist[0])
 
 
 @dataclass(frozen=True, eq=False)
 class CameraFrames:
-    """One frame set: synchronised cameras, prepared for a preset.
+    """One frame set: synchronised camera images, prepared for a preset.
 
-    stamp: ns, the reference camera's; epoch: grows by one whenever time or pose jumps (every temporal memory must be
-    dropped when it changes); names [N]; stamps int64 [N] ns; valid bool [N], False where the camera was missing and
+    stamp: ns, the reference camera's; epoch: incremented whenever time or pose jumps (every temporal memory must be
+    cleared when it changes); names [N]; stamps int64 [N] ns; valid bool [N], False where the camera was missing and
     its image is black or held over; images uint8 [N, H, W, 3] RGB; ego2img float64 [N, 4, 4], base_link at `stamp`
     to pixels of the prepared image with each camera's own pose at its own stamp folded in
     (Ida x K x inv(T_global<-cam(t_cam)) x T_global<-ego(t)); ego at `stamp`; trace: see core.trace.
@@ -108,18 +108,18 @@ class CameraFrames:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Names of the cameras that delivered no image for this set."""
+        """Names of the cameras without a valid image in this set."""
         return tuple(n for n, ok in zip(self.names, self.valid, strict=True) if not ok)
 
 
 @dataclass(frozen=True, eq=False)
 class SceneQueries:
-    """What the occupancy encoder knows of the scene: the only bridge from vision to language.
+    """Output of the occupancy encoder for a scene: the language model's only visual input.
 
     features float32 [Q, C]; centres float32 [Q, 3] m; points float32 [Q, R, 3] m; labels uint8 [Q, R], most likely
     class of each point; scores float32 [Q, R], its probability 0..1; view_features float32 [V, C], pooled image
-    features for the global tokens; missing: cameras without an image; trained: False while weights are random; voxels:
-    what the encoder's voxel head says is occupied, None for an encoder without one (its voxels are made of the points);
+    features for the global tokens; missing: cameras without an image; trained: False if weights are random; voxels:
+    occupied voxels of the encoder's voxel head, None for an encoder without one (voxels are then made from the points);
     trace: see core.trace.
     """
 
@@ -150,13 +150,13 @@ class SceneQueries:
 
 @dataclass(frozen=True, eq=False)
 class Reasoning:
-    """What the language model makes of the scene, from one prefill.
+    """Output of the language model for a scene, from one prefill.
 
     token float32 [D], the reasoning token T_r; anchor_scores float32 [A], a logit per trajectory anchor;
     fused_features float32 [Q, C], queries after residual fusion with the language model's occupancy tokens;
-    forecasts: voxels at HORIZONS seconds, in base_link at `stamp`; forecast_motion says which future ego motion they
-    were conditioned on (planned, constant_velocity, oracle); text: the newest answer or description, may be empty;
-    base_frame: what base_link is called on this vehicle.
+    forecasts: voxels at HORIZONS seconds, in base_link at `stamp`; forecast_motion: the future ego motion they are
+    conditioned on (planned, constant_velocity, oracle); text: the newest answer or description, may be empty;
+    base_frame: this vehicle's name for base_link.
     """
 
     stamp: int
@@ -179,7 +179,7 @@ class Reasoning:
 
 
 class Command(StrEnum):
-    """Navigation command: what the route asks for next."""
+    """Navigation command: the next turn of the route."""
 
     LEFT = "left"
     STRAIGHT = "straight"
@@ -187,12 +187,12 @@ class Command(StrEnum):
 
 
 class CommandSource(StrEnum):
-    """Where the command came from; it travels with every plan."""
+    """Source of the command; part of every plan."""
 
     TOPIC = "topic"
     ROUTE = "route"
     DEFAULT = "default"
-    """No command was ever received: straight."""
+    """No command has been received yet: straight."""
     TIMEOUT = "timeout"
     """The last command is too old: straight, with a warning."""
     ORACLE = "oracle"
@@ -200,11 +200,11 @@ class CommandSource(StrEnum):
 
 
 class PlanStatus(StrEnum):
-    """How far a plan can be trusted."""
+    """Usability of a plan."""
 
     OK = "ok"
     DEGRADED = "degraded"
-    """Usable, but something was missing; `reasons` says what."""
+    """Usable, but something was missing, see `reasons`."""
     BRAKING = "braking"
     """No candidate passed the gate: the waypoints brake to a stop."""
     REJECTED = "rejected"
@@ -217,9 +217,9 @@ class Plan:
 
     waypoints float32 [6, 2] m at WAYPOINT_TIMES ([0, 2] when rejected); heading float32 [6] rad; speed float32 [6]
     m/s; acceleration float32 [6] m/s^2; candidates float32 [K, 6, 2]; scores float32 [K], probability 0..1;
-    chosen: index of the candidate, -1 where none passed; score_source: "language+ego" or "ego" (reasoning was late);
-    reasons: enumerated strings, the same in logs, diagnostics and docs; base_frame: what base_link is called on this
-    vehicle; trace: see core.trace.
+    chosen: index of the candidate, -1 if none passed; score_source: "language+ego" or "ego" (reasoning was late);
+    reasons: enumerated strings, the same in logs, diagnostics and docs; base_frame: this vehicle's name for base_link;
+    trace: see core.trace.
     """
 
     stamp: int

@@ -1,4 +1,4 @@
-"""The ego's outline: one owner for planner, validator, pictures, simulator and evaluation."""
+"""Dimensions of the ego, shared by planner, validator, pictures, simulator and evaluation."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .errors import InvalidInput
 
 @dataclass(frozen=True)
 class Vehicle:
-    """Size of the ego in metres; base_link lies on the ground under the middle of the rear axle (REP-105).
+    """Dimensions of the ego in metres; base_link is on the ground below the middle of the rear axle (REP-105).
 
-    The words are those of Autoware's vehicle_info. The defaults are the car of nuScenes, a Renault Zoe, 4.084 x 1.85 m
-    as the open-loop metrics take it (ST-P3, ECCV 2022).
+    Names follow Autoware's vehicle_info. The defaults are the car of nuScenes, a Renault Zoe, 4.084 x 1.85 m as in the
+    open-loop metrics (ST-P3, ECCV 2022).
 
     Attributes:
         length_m: Bumper to bumper.
-        width_m: Flank to flank.
+        width_m: Side to side.
         wheel_base_m: Rear axle to front axle.
         rear_overhang_m: Rear axle back to the rear bumper.
-        height_m: Ground to roof; pictures alone use it.
+        height_m: Ground to roof; used for pictures only.
 
     Raises:
-        InvalidInput: a size is not positive, or the axles do not lie between the bumpers.
+        InvalidInput: a size is not positive, or the front axle is ahead of the front bumper.
     """
 
     length_m: float = 4.084
@@ -49,11 +49,11 @@ class Vehicle:
 
     @property
     def centre_m(self) -> float:
-        """x of the middle of the outline in base_link; to the micrometre, so that round numbers stay round."""
+        """x of the outline's centre in base_link, rounded to a micrometre so round numbers stay round."""
         return round(self.length_m / 2 - self.rear_overhang_m, 6)
 
     def footprint(self) -> np.ndarray:
-        """float64 [4, 2] m, corners in base_link, counter-clockwise from front left."""
+        """Return the corners in base_link, float64 [4, 2] m, counter-clockwise from front left."""
         half, front, rear = self.width_m / 2, self.front_m, -self.rear_overhang_m
         return np.array([(front, half), (rear, half), (rear, -half), (front, -half)])
 

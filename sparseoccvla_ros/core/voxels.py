@@ -27,12 +27,12 @@ class VoxelGrid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels along x, y, z."""
+        """Number of voxels along x, y, z."""
         x, y, z = (round((u - lo) / self.size) for lo, u in zip(self.lower, self.upper, strict=True))
         return x, y, z
 
     def index_of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Voxel index of metric points.
+        """Return the voxel indices of metric points.
 
         points: float [..., 3] m, base_link. Returns (int64 [..., 3], inside bool [...]); non-finite points are outside.
         """
@@ -44,7 +44,7 @@ class VoxelGrid:
         return index, inside
 
     def centre_of(self, index: np.ndarray) -> np.ndarray:
-        """Centres float32 [..., 3] m in base_link of integer voxel indices [..., 3]."""
+        """Return the centres float32 [..., 3] m in base_link of integer voxel indices [..., 3]."""
         return ((np.asarray(index) + 0.5) * self.size + self.lower).astype(np.float32)
 
 
@@ -54,9 +54,9 @@ OCC3D_GRID = VoxelGrid()
 
 @dataclass(frozen=True, eq=False)
 class SparseVoxels:
-    """Occupied voxels of one instant.
+    """The occupied voxels at one instant.
 
-    indices: int16 [M, 3]; labels: uint8 [M], 0..16; scores: float32 [M], 0..1; grid: where they lie.
+    indices: int16 [M, 3]; labels: uint8 [M], 0..16; scores: float32 [M], 0..1; grid: their voxel grid.
     """
 
     indices: np.ndarray
@@ -82,12 +82,12 @@ class SparseVoxels:
 
     @classmethod
     def empty(cls, grid: VoxelGrid = OCC3D_GRID) -> SparseVoxels:
-        """No voxel occupied."""
+        """Build an instance without occupied voxels."""
         return cls(np.zeros((0, 3), np.int16), np.zeros(0, np.uint8), np.zeros(0, np.float32), grid)
 
     @classmethod
     def from_dense(cls, semantics: np.ndarray, grid: VoxelGrid = OCC3D_GRID) -> SparseVoxels:
-        """From a dense label grid uint8 [X, Y, Z] with 17 = free (the Occ3D file layout)."""
+        """Build from a dense label grid uint8 [X, Y, Z] with 17 = free (the Occ3D file layout)."""
         if semantics.shape != grid.shape:
             raise InvalidInput("semantics", f"want {grid.shape}, got {semantics.shape}")
         index = np.argwhere(semantics < FREE).astype(np.int16)
@@ -95,13 +95,13 @@ class SparseVoxels:
         return cls(index, labels, np.ones(len(index), np.float32), grid)
 
     def dense(self) -> np.ndarray:
-        """uint8 [X, Y, Z], 17 = free."""
+        """Return a dense label grid uint8 [X, Y, Z], 17 = free."""
         out = np.full(self.grid.shape, FREE, np.uint8)
         out[tuple(self.indices.T.astype(np.int64))] = self.labels
         return out
 
     def centres(self) -> np.ndarray:
-        """float32 [M, 3] m in base_link."""
+        """Return the voxel centres float32 [M, 3] m in base_link."""
         return self.grid.centre_of(self.indices)
 
 
@@ -112,14 +112,14 @@ def voxelise(
     grid: VoxelGrid = OCC3D_GRID,
     threshold: float = 0.0,
 ) -> SparseVoxels:
-    """Occupied voxels of labelled points.
+    """Convert labelled points to occupied voxels.
 
     A voxel takes the class with the largest summed score (the lower label on a tie), and the mean of that class's
     scores as its own; it is occupied when that mean reaches `threshold`. Points outside the grid or not finite are
-    dropped. Voxels come sorted by x, then y, then z index, whatever the order of the points.
+    dropped. Voxels are sorted by x, then y, then z index, independent of the order of the points.
 
     points: float [N, 3] m, base_link; labels: uint8 [N], 0..16; scores: float [N], 0..1; threshold: 0..1.
-    Raises InvalidInput for lengths that differ, labels past the occupied classes, or scores that are not finite.
+    Raises InvalidInput for mismatched lengths, labels outside the occupied classes, or scores that are not finite.
     """
     points, labels, scores = np.asarray(points), np.asarray(labels), np.asarray(scores)
     count = len(points)
@@ -138,13 +138,13 @@ def voxelise(
     if not inside.any():
         return SparseVoxels.empty(grid)
     flat = np.ravel_multi_index(tuple(index[inside].T), grid.shape)
-    # One key per (voxel, class); unique keys come sorted, so the classes of a voxel are neighbours.
+    # One key per (voxel, class); unique keys are sorted, so the classes of a voxel are adjacent.
     keys, group = np.unique(flat * NUM_CLASSES + labels[inside].astype(np.int64), return_inverse=True)
     sums = np.bincount(group, weights=scores[inside], minlength=len(keys))
     means = sums / np.bincount(group, minlength=len(keys))
     voxel = keys // NUM_CLASSES
     first_of_voxel = np.flatnonzero(np.r_[True, voxel[1:] != voxel[:-1]])
-    # Stable sort by falling sum inside each voxel: the first entry of each voxel is its winner.
+    # Sort by descending sum within each voxel, then by label: the first entry of each voxel wins.
     winner = np.lexsort((keys, -sums, voxel))[first_of_voxel]
     winner = winner[means[winner] >= threshold]
     indices = np.stack(np.unravel_index(voxel[winner], grid.shape), axis=-1).astype(np.int16)

@@ -1,1 +1,1 @@
-"""Datasets and what is done to their samples; bags/, nuscenes/ and synthetic/ hold the sources."""
+"""Training datasets and augmentation; the sources are in bags/, nuscenes/ and synthetic/."""

@@ -1,8 +1,8 @@
-"""Image augmentation of OPUS, SparseWorld and SparseBEV, with the matrices that follow every pixel.
+"""Image augmentation of OPUS, SparseWorld and SparseBEV; projection matrices are adjusted to match.
 
-One draw of scale, crop and mirror image for all views and frames of a sample, as of one vehicle; photometric distortion
+One draw of scale, crop and flip for all views and frames of a sample, as on one vehicle; photometric distortion
 per image (Wang et al., OPUS, NeurIPS 2024; the distortion is that of SSD, Liu et al. 2016). OPUS-V2 also flips the
-scene under the images ("BDA").
+scene but not the images ("BDA").
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ..core.errors import InvalidInput
 from .dataset import COMMANDS, Augmentation, Sample, mirrored, without_history
 
 SMALLEST, LARGEST = 0.38 / 0.44, 0.55 / 0.44
-"""Of the reference: scale 0.38 .. 0.55 of the native image where the test takes 0.44."""
+"""Relative to the test scale; the reference trains at 0.38 .. 0.55 of the native image and tests at 0.44."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A draw. scale: against the size that the test takes; across: 0..1, where the crop lies; flip: left for right."""
+    """One draw. scale: relative to the test scale; across: 0..1, horizontal position of the crop; flip: left-right."""
 
     scale: float = 1.0
     across: float = 0.5
@@ -29,11 +29,11 @@ class Crop:
 
 
 def cropped(sample: Sample, height: int, width: int, draw: Crop) -> Sample:
-    """Whole images scaled, cut to the bottom `height` rows and to `width` columns, and flipped; matrices follow.
+    """Scale the images, crop them to the bottom `height` rows and `width` columns, and flip them; adjusts ego2img.
 
-    sample.images hold whole native images, larger than the result (nuscenes.whole_images). What the scaled image does
-    not cover is black. `flip` turns pictures only: the scene stays, and the matrices say where its points went (not
-    so samples.mirrored). Raises InvalidInput for a scale that is no number above 0.
+    sample.images hold whole native images, larger than the result (nuscenes.dataset.whole_images). Pixels outside the
+    scaled image are black. `flip` changes only images and ego2img, not the scene (unlike dataset.mirrored). Raises
+    InvalidInput("augment.scale") for a scale that is not above 0.
     """
     if not draw.scale > 0:
         raise InvalidInput("augment.scale", f"want a number above 0, got {draw.scale}")
@@ -46,12 +46,12 @@ def cropped(sample: Sample, height: int, width: int, draw: Crop) -> Sample:
     for source, target in zip(
         sample.images.reshape(-1, rows, columns, 3), out.reshape(-1, height, width, 3), strict=True
     ):
-        # At most 1.5 times smaller: averaging over areas would take six times as long.
+        # Bilinear is enough for shrinking by at most 1.5; INTER_AREA would take six times as long.
         whole = cv2.resize(source, size[::-1], interpolation=cv2.INTER_LINEAR)
         target[height - kept[0] :, : kept[1]] = whole[size[0] - kept[0] :, left : left + kept[1]]
     sy, sx = size[0] / rows, size[1] / columns
     ida = np.diag([sx, sy, 1.0, 1.0])
-    # (0, 0) is the centre of the first pixel, hence the halves.
+    # (0, 0) is the centre of the first pixel, hence the offsets of 0.5.
     ida[:2, 2] = 0.5 * sx - 0.5 - left, 0.5 * sy - 0.5 - top
     if draw.flip:
         out = np.ascontiguousarray(out[:, :, :, ::-1])
@@ -62,10 +62,10 @@ def cropped(sample: Sample, height: int, width: int, draw: Crop) -> Sample:
 
 
 def flipped(sample: Sample, x: bool, y: bool) -> Sample:
-    """The scene turned over along x (front for rear) and y (left for right) while the images stay as they are.
+    """Flip the scene along x (front-rear) and y (left-right) and leave the images unchanged.
 
-    Labels, motion and future are those of the flipped base_link, from which the matrices lead to the same pixels. With
-    x the vehicle drives backwards; the command, which names a side, changes sides with y.
+    Labels, twist and future are in the flipped base_link, which ego2img projects to the same pixels. Flipping x makes
+    the vehicle drive backwards; flipping y swaps the left and right commands.
     """
     sx, sy = (-1 if along else 1 for along in (x, y))
     turn = np.diag([sx, sy, 1, 1]).astype(np.float32)
@@ -74,7 +74,7 @@ def flipped(sample: Sample, x: bool, y: bool) -> Sample:
         ego2img=sample.ego2img @ turn,
         semantics=sample.semantics[::sx, ::sy],
         visible=sample.visible[::sx, ::sy],
-        # Angular velocity is an axial vector: a flip keeps its own axis and turns the other two.
+        # Angular velocity is an axial vector: a flip keeps the component along its axis and negates the other two.
         twist=sample.twist * np.array([sx, sy, 1, sy, sx, sx * sy], np.float32),
         command=len(COMMANDS) - 1 - sample.command if y else sample.command,
         future=turn @ sample.future @ turn,
@@ -82,9 +82,9 @@ def flipped(sample: Sample, x: bool, y: bool) -> Sample:
 
 
 def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness +-32, contrast and saturation 0.5..1.5, hue +-18 degrees, channels shuffled; each for half of images.
+    """Brightness +-32, contrast and saturation 0.5..1.5, hue +-18 degrees, channel shuffle; each with probability 0.5.
 
-    image: uint8 [H, W, 3] RGB; contrast comes before or after saturation and hue, at random.
+    image: uint8 [H, W, 3] RGB; contrast is applied before or after saturation and hue, at random.
     """
     chosen = rng.random(5) < 0.5
     shift, contrast, saturation = rng.uniform(-32, 32), rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)
@@ -107,12 +107,12 @@ def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageAugmentation(Augmentation):
-    """The reference's augmentation of samples that hold whole images.
+    """The reference's augmentation, for samples with whole native images.
 
-    height, width: of the result, the preset's; smallest, largest: scale against the test's; flip: share of samples
-    whose pictures are flipped. mirror (of the scene), photograph (share of images that are distorted) and no_history:
-    as in the base class. The reference mirrors no scene and keeps the history. flip_scene: probability that the scene
-    is flipped under its images along x, and likewise along y; OPUS-V2 takes 0.5.
+    height, width: image size of the preset; smallest, largest: range of the scale, relative to the test scale; flip:
+    probability of flipping a sample's images. mirror and no_history: as in the base class (the reference uses
+    neither); photograph: probability of distorting an image. flip_scene: probability of flipping the scene but not
+    the images along x, and independently along y; OPUS-V2 uses 0.5.
     """
 
     mirror: float = 0.0

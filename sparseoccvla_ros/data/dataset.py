@@ -1,6 +1,6 @@
-"""What every data set gives to training: samples, the protocol of a data set, and augmentation.
+"""Training samples, the dataset protocol and augmentation.
 
-A data set for training is anything with the methods of `DrivingSamples`; the world and nuScenes are two.
+Any object with the methods of `DrivingSamples` is a training dataset; the synthetic world and nuScenes implement it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _SWAPPED = [CAMERAS.index(c.replace("LEFT", "?").replace("RIGHT", "LEFT").replac
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One instant with its history and its truth; T frames, the present one first, N cameras in order of CAMERAS.
+    """One instant with history and ground truth: T frames, the present one first, N cameras in the order of CAMERAS.
 
-    name: where it comes from, for logs and pictures; images: uint8 [T, N, H, W, 3] RGB as camera_sync prepares them;
-    ego2img: float32 [T, N, 4, 4], present base_link to pixels of each frame's images; semantics: uint8 [X, Y, Z] in
-    base_link, 17 free, 255 unknown; visible: bool [X, Y, Z], seen by a camera of the present frame; twist: float32 [6]
-    m/s and rad/s in base_link; command: index into COMMANDS; future: float32 [6, 4, 4], base_link at FUTURE_SECONDS
-    from now to present base_link. A camera that the vehicle does not have is black and has a zero ego2img.
+    name: origin, for logs and plots; images: uint8 [T, N, H, W, 3] RGB as prepared by camera_sync; ego2img: float32
+    [T, N, 4, 4], present base_link to pixels of each frame's images; semantics: uint8 [X, Y, Z] in base_link, 17 free,
+    255 unknown; visible: bool [X, Y, Z], visible to a camera of the present frame; twist: float32 [6] m/s and rad/s in
+    base_link; command: index into COMMANDS; future: float32 [6, 4, 4], base_link at now + FUTURE_SECONDS to present
+    base_link. A camera that the vehicle does not have is black and has a zero ego2img.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Sample:
 
 
 class DrivingSamples(Protocol):
-    """A data set: a fixed order of samples that any thread may ask for."""
+    """Dataset: samples in a fixed order, readable from any thread."""
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -53,16 +53,16 @@ class DrivingSamples(Protocol):
         ...
 
     def state(self) -> list[int]:
-        """What makes up the order (world: seeds), so that a resumed run finds the same samples at the same places."""
+        """What determines the order (world: seeds), so that a resumed run finds each sample at the same index."""
         ...
 
     def refresh(self, state: list[int] | None = None) -> None:
-        """Take in what has been added since, or exactly what `state` names. Raises InvalidInput where it is gone."""
+        """Add newly available samples, or restore exactly those of `state`. Raises InvalidInput if they are gone."""
         ...
 
 
 def mirrored(sample: Sample) -> Sample:
-    """The scene seen in a mirror that swaps left and right."""
+    """The sample mirrored left to right: images, labels, motion and command."""
     width = sample.images.shape[3]
     flip = np.eye(4, dtype=np.float32)
     flip[0, 0], flip[0, 2] = -1.0, width - 1.0
@@ -79,13 +79,13 @@ def mirrored(sample: Sample) -> Sample:
 
 
 def without_history(sample: Sample) -> Sample:
-    """As at the start of a drive: the present frame in every place."""
+    """The sample with its history replaced by the present frame, as at the start of a drive."""
     index = [0] * len(sample.images)
     return replace(sample, images=sample.images[index], ego2img=sample.ego2img[index])
 
 
 def photographed_anew(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Other exposure, contrast, white balance, focus and JPEG quality; one draw for all images, as of one vehicle."""
+    """Vary exposure, contrast, white balance, focus and JPEG quality; one draw for all images, as on one vehicle."""
     ramp = np.arange(256, dtype=np.float64) / 255.0
     gamma, gain = rng.uniform(0.75, 1.35), rng.uniform(0.75, 1.25)
     contrast, tint = rng.uniform(0.75, 1.25), rng.uniform(0.92, 1.08, 3)
@@ -96,7 +96,7 @@ def photographed_anew(sample: Sample, rng: np.random.Generator) -> Sample:
     blur = rng.uniform(0.3, 0.9) if rng.random() < 0.4 else 0.0
     quality = int(rng.integers(60, 95)) if rng.random() < 0.4 else 0
     t, n, h, w, _ = sample.images.shape
-    # All images below one another: one call each instead of T x N.
+    # Images stacked vertically: one OpenCV call each instead of T x N.
     tall = cv2.LUT(np.ascontiguousarray(sample.images).reshape(t * n * h, w, 3), table)
     tall = cv2.transform(tall, mix)
     if blur:
@@ -108,7 +108,7 @@ def photographed_anew(sample: Sample, rng: np.random.Generator) -> Sample:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How often what is done to a training sample, as probabilities."""
+    """Random augmentation of a training sample; the fields are probabilities."""
 
     mirror: float = 0.5
     photograph: float = 0.8

@@ -1,4 +1,4 @@
-"""Worker processes that do not outlive what started them."""
+"""Worker processes that do not outlive their parent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Let this worker end when the process that started it is gone, however that ended."""
+    """Exit this worker process when its parent process has ended, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,8 +1,8 @@
-"""Work on many files that processes and machines share through a common folder.
+"""Distribution of work among processes and machines through a shared folder.
 
-Every file is one piece of work. Who takes a piece makes a lock beside it, which nobody else then can; the file itself
-is written whole or not at all. A lock of a process that is gone (on this machine) or that was not touched for a while
-(on another) counts for nothing, so a killed worker holds up nobody.
+Each file is one work item. A worker claims an item by creating a lock file beside it exclusively; the file itself is
+written atomically. A lock is ignored if its process is gone (on this machine) or if it was not renewed for
+STALE_SECONDS, so a killed worker blocks no other.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from ..core.errors import InvalidInput
 from .processes import end_with_parent
 
 STALE_SECONDS, TOUCHED_SECONDS = 120.0, 20.0
-"""A lock that is older than the first was left by a machine that is gone; its holder renews it at the second."""
+"""Age [s] from which a lock is considered abandoned, and the interval at which its holder renews it."""
 _POLL_SECONDS = 0.5
 
 
 class Work(Protocol):
-    """Pieces of work by number; it travels to worker processes."""
+    """Work items by number; must be picklable for worker processes."""
 
     def file(self, item: int) -> Path:
-        """What `make` leaves behind."""
+        """Path of the file that `make` writes."""
         ...
 
     def make(self, item: int) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         ...
 
 
 @contextmanager
 def claimed(file: Path) -> Iterator[bool]:
-    """Whether the file is this process's to make, and nobody else's until the block ends."""
+    """Try to lock a file; yields whether this caller holds the lock, which is released when the block ends."""
     lock = file.with_name(f".{file.name}.lock")
     mine = _take(lock)
     ended = threading.Event()
@@ -58,9 +58,9 @@ def claimed(file: Path) -> Iterator[bool]:
 
 
 def share(work: Work, items: Sequence[int], workers: int = 1) -> Iterator[int]:
-    """Do what is missing of the items beside whoever else does; gives each item when its file is there.
+    """Make the missing items, sharing them with other callers of the folder; yields each item once its file exists.
 
-    workers: processes of one thread each; 1 works in this process. Raises InvalidInput("workers") for none.
+    workers: processes of one thread each; 1 works in this process. Raises InvalidInput("workers") when below 1.
     """
     if workers < 1:
         raise InvalidInput("workers", f"{workers} processes cannot work")
@@ -98,7 +98,7 @@ def _until_done(work: Work, missing, attempt) -> Iterator[int]:
 
 
 def _make(work: Work, item: int) -> bool:
-    """Whether the file of the item is there now; False while somebody else makes it."""
+    """Make an item's file if missing; returns whether it exists now, False while another worker makes it."""
     file = work.file(item)
     if file.is_file():
         return True
@@ -114,7 +114,7 @@ _here: list[Work] = []
 
 def _start(work: Work) -> None:
     end_with_parent()
-    # One thread each: the processes share the cores among themselves.
+    # One thread per process: parallelism comes from the processes.
     torch.set_num_threads(1)
     _here.append(work)
 
@@ -140,7 +140,7 @@ def _take(lock: Path) -> bool:
 
 
 def _left_behind(lock: Path) -> bool:
-    """Whether nobody works behind this lock any more."""
+    """Whether the lock is abandoned or already gone."""
     try:
         age = time.time() - lock.stat().st_mtime
         holder = json.loads(lock.read_text(encoding="utf-8"))

@@ -1,1 +1,1 @@
-"""Evaluation: metrics/, protocols/, tasks/ and report/; nuscenes/ and world/ are the sources."""
+"""Evaluation: metrics/, protocols/, tasks/ and report/; nuscenes/ and world/ supply the data."""

@@ -1,1 +1,1 @@
-"""What may go wrong, on purpose: faults between source and nodes, the storm, and the fuzzers of every decoder."""
+"""Fault injection: message faults between source and nodes, the storm, and fuzzers of every decoder."""

@@ -1,4 +1,4 @@
-"""What ./run fuzz feeds: for each decoder, valid inputs to start from and a call that reads one."""
+"""Targets of ./run fuzz: for each decoder, valid seed inputs and a function that reads one input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Mutate = Callable[[random.Random, Sequence[bytes]], bytes]
 
 @dataclass(frozen=True)
 class Decoder:
-    """make: from a folder for files to (seeds, attempt); share: of the budget, larger where an input costs less."""
+    """A fuzz target. make: (folder for files) -> (seeds, attempt); share: of the budget, larger for cheap inputs."""
 
     make: Callable[[Path], tuple[list[bytes], Attempt]]
     share: float
@@ -73,7 +73,7 @@ def _raw_image(_: Path) -> tuple[list[bytes], Attempt]:
 
 
 def _bag_messages(_: Path) -> tuple[list[bytes], Attempt]:
-    """CDR of the inputs as bags hold them, into the synchroniser; the first byte tells the topic."""
+    """CDR of bag messages passed to the synchroniser; the first byte selects the topic."""
     from ..camera_sync.frame_assembler import CameraSync
     from ..camera_sync.message_adapter import MessageAdapter
     from ..camera_sync.profiles import profile
@@ -111,7 +111,7 @@ def _bag_messages(_: Path) -> tuple[list[bytes], Attempt]:
 
 
 def _graph_messages(_: Path) -> tuple[list[bytes], Attempt]:
-    """CDR of the graph's own messages as DDS delivers them, into the core's dataclasses; the first byte is the type."""
+    """CDR of messages between the nodes, converted to types of the core; the first byte selects the type."""
     from rclpy.serialization import deserialize_message, serialize_message
 
     from ..ros import messages
@@ -134,7 +134,7 @@ def _graph_messages(_: Path) -> tuple[list[bytes], Attempt]:
         kind, read = kinds[data[0] % len(kinds)] if data else kinds[0]
         try:
             message = deserialize_message(data[1:], kind)
-        except Exception as error:  # rclpy's; within a node rmw drops such a sample
+        except Exception as error:  # raised by rclpy; within a node rmw drops such a message
             raise InvalidInput("cdr", str(error)) from None
         read(message)
 
@@ -217,7 +217,7 @@ def _metadata(folder: Path) -> tuple[list[bytes], Attempt]:
 
 
 def _foxglove(folder: Path) -> tuple[list[bytes], Attempt]:
-    """Protobuf and JSON messages of the public file, each within a fresh small file; the first byte is the channel."""
+    """Protobuf and JSON messages of the public file, each in a new small file; the first byte selects the channel."""
     from ..data.bags.foxglove import convert_foxglove
     from .examples import foxglove_file, foxglove_messages
 
@@ -321,7 +321,7 @@ def _questions(_: Path) -> tuple[list[bytes], Attempt]:
 
 
 def _routes(_: Path) -> tuple[list[bytes], Attempt]:
-    """Commands, routes and goals; the bytes are text and numbers at once."""
+    """Commands, routes and goals; the first byte selects which, the rest is read as text or float64."""
     from ..core.geometry import planar
     from ..planning.route_command import RouteCommand, parse_command
 

@@ -1,4 +1,4 @@
-"""Small valid messages: what the fuzzers damage."""
+"""Small valid messages and files as seeds for the fuzzers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FIELDS: dict[str, tuple[tuple[str, int, str], ...]] = {
         ("translation", 4, "Vector3"), ("rotation", 5, "Quaternion"),
     ),
 }  # fmt: skip
-"""Part of Foxglove's published schemas (foxglove-sdk, schemas/proto): name, number, type."""
+"""Part of Foxglove's published schemas (foxglove-sdk, schemas/proto): field name, number, type."""
 _ODOMETRY = {
     "pos": {"x": 1.0, "y": 2.0, "z": 0.0},
     "orientation": {"x": 0.0, "y": 0.0, "z": 0.0, "w": 1.0},
@@ -41,7 +41,7 @@ _ODOMETRY = {
 
 
 def example_messages() -> list[Any]:
-    """One message of every type that nodes turn into the core's dataclasses."""
+    """One message of every type that nodes convert to types of the core."""
     from ..ros import messages
 
     ego = EgoState(np.eye(4), np.array([4.0, 0, 0, 0, 0, 0.1]), "map")
@@ -124,7 +124,7 @@ def foxglove_messages() -> list[tuple[str, bytes]]:
 
 
 def foxglove_file(path: Path, samples: list[tuple[str, bytes]], instead: dict[int, bytes]) -> None:
-    """An MCAP file of one message per channel; `instead` replaces the message of some channels."""
+    """Write an MCAP file with one message per channel; `instead` replaces the messages of some channels."""
     numbers = {"type": "object", "properties": {axis: {"type": "number"} for axis in "xyzw"}}
     schema_of_json = {"type": "object", "properties": dict.fromkeys(_ODOMETRY, numbers)}
     with path.open("wb") as stream:
@@ -139,7 +139,7 @@ def foxglove_file(path: Path, samples: list[tuple[str, bytes]], instead: dict[in
 
 
 def opus_weights() -> dict[str, Any]:
-    """Tensors of a public OPUS state dict from which its configuration is read, as small as they can be."""
+    """Minimal tensors of a public OPUS state dict from which its configuration is derived."""
     import torch
 
     queries, dims, layer = 3, 8, "pts_bbox_head.transformer.decoder.decoder_layers.0"

@@ -1,8 +1,8 @@
-"""./run fuzz: damaged and hostile inputs to everything that reads what others made.
+"""./run fuzz: damaged and hostile inputs to every decoder of external data.
 
-Each decoder runs in a process of its own, with a limit on memory and on the time of one input. An input may be read or
-refused with InvalidInput; any other exception, a crash, an input that takes too long or too much memory is a finding,
-kept as a file with what happened. The same seed gives the same inputs.
+Each decoder runs in a process of its own, with limits on memory and on the time per input. An input may be read or
+refused with InvalidInput; any other exception, a crash, a timeout or excessive memory is a finding, saved with its
+traceback. The same seed gives the same inputs.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from ..core.errors import InvalidInput
 from .decoders import DECODERS, Decoder
 
 SECONDS_EACH = 10.0
-"""Of processor time that an input may take, so that a busy machine makes no findings."""
+"""Limit per input in seconds of CPU time, so that a busy machine causes no findings."""
 MEMORY = 3 * 2**30
-"""Bytes that a decoder's process may take beyond what it has when it begins."""
+"""Bytes that a decoder's process may allocate beyond its size after startup."""
 SPACE = 2**22
-"""Bytes of an input at most."""
+"""Maximum size of an input in bytes."""
 
 
 class TooSlow(BaseException):
-    """An input took longer than SECONDS_EACH; no handler of the code under test takes it for its own."""
+    """An input took longer than SECONDS_EACH; a BaseException, so that no `except Exception` under test catches it."""
 
 
 @dataclass
 class Outcome:
-    """Of one decoder: inputs tried, of these read and refused; findings by where they arose."""
+    """Result of one decoder: numbers of inputs tried, read and refused; findings by location and kind."""
 
     tried: int = 0
     read: int = 0
     refused: int = 0
     seconds: float = 0.0
     findings: dict[str, str] = field(default_factory=dict)
-    """Place and kind -> file with the input."""
+    """Kind and location -> file with the input."""
     uncaught: int = 0
 
 
@@ -59,9 +59,9 @@ def fuzz(
     only: tuple[str, ...] = (),
     on_done: Callable[[str, Outcome], None] = lambda name, outcome: None,
 ) -> dict[str, Outcome]:
-    """Try about `budget` inputs, shared among the decoders; findings go below `out`. Returns the outcome of each.
+    """Try about `budget` inputs, distributed among the decoders; saves findings in `out`. Returns an outcome for each.
 
-    Raises InvalidInput for a decoder that is not known.
+    Raises InvalidInput("decoder") for an unknown decoder.
     """
     unknown = sorted(set(only) - set(DECODERS))
     if unknown:
@@ -76,7 +76,7 @@ def fuzz(
 
 
 def _in_process(name: str, seed: int, tries: int, out: Path) -> Outcome:
-    """One decoder; where its process dies, the input is a finding and another process goes on behind it."""
+    """Fuzz one decoder; if its process dies, the input is a finding and a new process continues after it."""
     whole = Outcome()
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_fast_folder()) as folder:
         began = time.monotonic()
@@ -118,7 +118,7 @@ def _child(name: str, seed: int, first: int, tries: int, place: str, report: str
     seeds, attempt = decoder.make(Path(folder))
     Path(place).write_bytes(bytes(SPACE + 16))
     outcome = Outcome()
-    # What decoders and their libraries say of ten thousand damaged files helps nobody.
+    # Discard the output of decoders and their libraries about ten thousand damaged files.
     with open(os.devnull, "w") as nowhere:
         for channel in (1, 2):
             os.dup2(nowhere.fileno(), channel)
@@ -126,12 +126,12 @@ def _child(name: str, seed: int, first: int, tries: int, place: str, report: str
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, _too_slow)
-    for seed_input in seeds:  # imports and compilation are no input's time
+    for seed_input in seeds:  # imports and compilation do not count towards any input
         attempt(seed_input)
     with open(place, "r+b") as stream, mmap.mmap(stream.fileno(), 0) as noted:
         written = time.monotonic()
         for number in range(first, tries):
-            # Of each input alone, so that a run that goes on behind a crash meets the same ones.
+            # Seeded per input, so that a run that continues after a crash tries the same ones.
             data = decoder.mutate(random.Random(f"{name} {seed} {number}"), seeds)[:SPACE]
             noted[: 16 + len(data)] = number.to_bytes(8, "little") + len(data).to_bytes(8, "little") + data
             _one(attempt, data, outcome, Path(out))
@@ -149,7 +149,7 @@ def _one(attempt: Callable[[bytes], Any], data: bytes, outcome: Outcome, out: Pa
         attempt(data)
         outcome.read += 1
     except InvalidInput as error:
-        # Refused for want of memory means that nobody looked at the size first.
+        # A refusal caused by MemoryError means that the size was not checked first.
         problem = error if _memory_in(error) else None
         outcome.refused += problem is None
     except (Exception, TooSlow) as error:
@@ -177,7 +177,7 @@ def _memory_in(error: BaseException | None) -> bool:
 
 
 def _kind(error: BaseException) -> str:
-    """Where an exception left our code, and its type: one finding however many inputs lead there."""
+    """Type of an exception and the last line of our code in its traceback; inputs with equal kind are one finding."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if "sparseoccvla_ros" in f.filename and "/faults/" not in f.filename] or frames[-1:]
     last = ours[-1]

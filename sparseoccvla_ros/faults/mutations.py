@@ -1,4 +1,4 @@
-"""Seeded damage to valid inputs: bits, numbers at their limits, blocks moved, lost and repeated, words replaced."""
+"""Seeded mutations of valid inputs: bit flips, extreme numbers, blocks moved, lost and repeated, words replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TEXT = re.compile(r"[^\s:,\[\]{}]+")
 
 
 def damaged(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """One of the seeds with one to six changes."""
+    """Mutate one of the seeds with one to six byte-level changes."""
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         _change(rng, data, seeds)
@@ -58,7 +58,7 @@ def _change(rng: random.Random, data: bytearray, seeds: Sequence[bytes]) -> None
 
 
 def reworded(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """One of the seeds, as text, with words replaced, lines lost or repeated; now and then damaged bytes as well."""
+    """Mutate one of the seeds as text: replaces words, deletes, repeats or reindents lines; 20 % also get `damaged`."""
     text = rng.choice(seeds).decode("utf-8", "replace")
     for _ in range(rng.choice((1, 1, 2, 4))):
         words = list(_TEXT.finditer(text))

@@ -1,8 +1,8 @@
-"""Faults between a source of messages and the nodes: dropped, delayed, repeated, reordered, damaged, on a wrong clock.
+"""Message faults between a source and the nodes: dropped, delayed, repeated, reordered, damaged or wrong stamps.
 
-A FaultProxy is told what to do for a while; whatever passes through it then comes out as that says. It knows neither
-ROS nor threads: tests put it before a CameraSync, the storm before the topics of the graph. It is seeded, and counts
-what it did, so that every loss can be accounted for.
+A FaultProxy applies the currently set faults to every message passed through it. It depends on neither ROS nor
+threads: tests put it in front of a CameraSync, the storm in front of the ROS topics. It is seeded, and counts every
+fault, so that each loss can be accounted for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STAMP = struct.Struct("<iI")
 
 @dataclass(frozen=True)
 class Sample:
-    """topic; stamp: of the header in ns; data: the payload, never looked into; damaged: a part was overwritten."""
+    """A message. stamp: of the header in ns; data: the payload, never parsed; damaged: a part was overwritten."""
 
     topic: str
     stamp: int
@@ -29,12 +29,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to the messages of some topics.
+    """A fault on the messages of some topics.
 
-    topics: whole names; empty means every topic. Shares are probabilities per message: drop, duplicate, corrupt (a part
-    of the payload is overwritten), reorder (it comes behind the next one of its topic). skew_ns: added to stamps, for a
-    camera whose clock is off; jitter_ns: standard deviation of a further error; jump_ns: the same of every topic's
-    stamps, as where the clock of the machine is set; delay: seconds that a message comes later, with its stamp kept.
+    topics: full names; empty means every topic. Probabilities per message: drop, duplicate, corrupt (a part of the
+    payload is overwritten), reorder (it is sent after the next one of its topic). skew_ns: added to stamps, for a
+    camera whose clock is off; jitter_ns: standard deviation of an additional stamp error; jump_ns: added to stamps as
+    well, for a jump of the machine's clock; delay: seconds by which messages are late, with unchanged stamps.
     """
 
     topics: frozenset[str] = frozenset()
@@ -48,12 +48,12 @@ class Fault:
     delay: float = 0.0
 
     def concerns(self, topic: str) -> bool:
-        """Whether the fault is about a topic."""
+        """Whether the fault applies to a topic."""
         return not self.topics or topic in self.topics
 
 
 class FaultProxy:
-    """Passes samples on as the present faults say; `counts` tells (what, topic) -> how often."""
+    """Forwards samples with the current faults applied; counts: (event, topic) -> number of samples."""
 
     def __init__(self, seed: int = 0) -> None:
         self.faults: tuple[Fault, ...] = ()
@@ -64,11 +64,11 @@ class FaultProxy:
         self._serial = 0
 
     def set(self, *faults: Fault) -> None:
-        """What happens from now on; nothing without arguments."""
+        """Replace the current faults; without arguments, clear them."""
         self.faults = faults
 
     def put(self, sample: Sample, now: float = 0.0) -> list[Sample]:
-        """A sample comes in at `now` seconds; what goes on at once, in order."""
+        """Process a sample that arrives at `now` seconds; returns the samples to forward now, in order."""
         self.counts["in", sample.topic] += 1
         out = [*self.due(now)]
         delay = 0.0
@@ -105,20 +105,20 @@ class FaultProxy:
         return out + self._passed(following)
 
     def due(self, now: float) -> Iterator[Sample]:
-        """Delayed samples whose time has come."""
+        """Yields the delayed samples due at `now` seconds."""
         ready = sorted(entry for entry in self._late if entry[0] <= now)
         self._late = [entry for entry in self._late if entry[0] > now]
         yield from self._passed([sample for _, _, sample in ready])
 
     def drain(self) -> list[Sample]:
-        """Everything still held back: samples that wait for a successor, and delayed ones."""
+        """Return all samples still held: reordered ones that wait for a successor, and delayed ones."""
         waiting = [*itertools.chain(*self._held.values()), *(sample for _, _, sample in sorted(self._late))]
         self._held.clear()
         self._late.clear()
         return self._passed(waiting)
 
     def play(self, samples: Iterable[Sample]) -> list[Sample]:
-        """All of a stream, its stamps taken as the time that passes."""
+        """Process a whole stream, with its stamps as the current time."""
         out: list[Sample] = []
         for sample in samples:
             out += self.put(sample, sample.stamp / 1e9)
@@ -140,6 +140,6 @@ class FaultProxy:
 
 
 def restamped(raw: bytes, stamp: int) -> bytes:
-    """CDR bytes, little endian, of a message that begins with a Header, with another stamp in ns."""
+    """Little-endian CDR bytes of a message that begins with a Header, with its stamp replaced (ns)."""
     sec, nanosec = divmod(stamp, 10**9)
     return raw[:4] + _STAMP.pack(max(-(2**31), min(sec, 2**31 - 1)), nanosec) + raw[12:]

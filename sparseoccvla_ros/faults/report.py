@@ -1,4 +1,4 @@
-"""./run fuzz and ./run storm: what they tell."""
+"""Console output and exit codes of ./run fuzz and ./run storm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..bringup.run_on_bag import isolated_domain
 
 
 def run_fuzz(budget: int, seed: int, decoders: tuple[str, ...], out: Path) -> int:
-    """Print inputs tried per decoder; 1 where one was neither read nor refused."""
+    """Run the fuzzers and print the results per decoder; returns 1 if any input was neither read nor refused."""
     from .fuzz import Outcome, fuzz
 
     console = Console()
@@ -36,7 +36,7 @@ def run_fuzz(budget: int, seed: int, decoders: tuple[str, ...], out: Path) -> in
 
 
 def run_storm(minutes: float, seed: int, preset: str, file: Path | None) -> int:
-    """Print what was done to the stack and how it fared; 1 where a promise was broken."""
+    """Run the storm and print its results; returns 1 if any requirement was violated."""
     from .storm import storm
 
     console = Console()

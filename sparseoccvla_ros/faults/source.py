@@ -1,4 +1,4 @@
-"""The bundled bag as a live source that faults happen to: raw messages through a FaultProxy onto the topics."""
+"""Live playback of a bag with faults: publishes its raw messages through a FaultProxy."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from .proxy import FaultProxy, Sample, restamped
 
 
 class FaultySource:
-    """Plays a bag over and over in a thread; `proxy` decides what arrives. Every loop is a jump of the clock back.
+    """Plays a bag in a loop in a thread, with images passed through `proxy`; every loop is a backward clock jump.
 
-    jump_ns is added to every stamp and to /clock. sent: camera -> {stamp: whether its picture left undamaged, or so
-    damaged that it is a valid JPEG of something else, which nobody can tell}; use it under `lock`. valid: pictures of
-    the second kind.
+    jump_ns: added to every stamp and to /clock. sent: camera -> {stamp: whether the image was sent undamaged, or
+    damaged to a valid JPEG of other content, which cannot be detected}; access under `lock`. valid: number of images
+    of the second kind.
     """
 
     def __init__(self, bag: Path, namespace: str, seed: int, rate: float = 1.0) -> None:
@@ -59,11 +59,11 @@ class FaultySource:
         self._thread = threading.Thread(target=self._run, name="faulty source", daemon=True)
 
     def start(self) -> None:
-        """Begin to play."""
+        """Start the playback."""
         self._thread.start()
 
     def close(self) -> None:
-        """End, with the node."""
+        """Stop the playback and destroy the node."""
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join(5.0)
@@ -101,7 +101,7 @@ class FaultySource:
             self._outputs[sample.topic].publish(restamped(sample.data, sample.stamp))
 
     def _publish_other(self, topic: str, kind: str, raw: bytes) -> None:
-        """Calibration as it is; transforms and odometry on the clock that the pictures are on."""
+        """Publish calibration unchanged, and transforms and odometry with jump_ns added to their stamps."""
         if kind == "tf2_msgs/msg/TFMessage" and self.jump_ns and not self._reader.topics[topic].latched:
             message = deserialize_message(raw, message_class(kind))
             for item in message.transforms:
@@ -118,6 +118,6 @@ def _decodes(raw: bytes) -> bool:
     try:
         message = deserialize_message(raw, CompressedImage)
         decode_compressed(bytes(message.data), message.format)
-    except (InvalidInput, RuntimeError, UnicodeDecodeError):  # the last two: CDR that is none
+    except (InvalidInput, RuntimeError, UnicodeDecodeError):  # the last two: malformed CDR
         return False
     return True

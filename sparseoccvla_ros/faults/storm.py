@@ -1,8 +1,8 @@
-"""./run storm: random faults at the running stack, one after the other, and what has to hold through all of them.
+"""./run storm: injects random faults into the running stack, one after the other, and checks its requirements.
 
-No path may be confident where its input was not: each is checked against what the source really sent. No node may stay
-away: each fault ends, and the time until the stack plans again is taken. Every picture that the source lost on purpose
-and every set that a node passed over is counted.
+Every path must flag missing or damaged input: it is checked against what the source sent. Every node must recover: the
+time from the end of each fault until the stack plans again is measured. Every image that the source dropped and every
+frame set that the encoder skipped must be accounted for.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from .proxy import Fault
 from .source import FaultySource
 
 SPREAD_NS = 150_000_000
-"""Between a path's stamp and a picture that may belong to its set."""
+"""Largest difference, ns, between a path's stamp and that of an image of its frame set."""
 AGE_MARGIN = 1.0
-"""s on top of the planner's max_age: what a path may be old when it arrives."""
+"""Tolerance, s, of a path's age on arrival, in addition to the planner's max_age."""
 LIMIT = {"start": 60.0, "kill": 90.0, "other": 20.0}
-"""s until the stack plans again, by kind of fault; a node that was killed loads torch and its weights anew, and the
-language model takes longest."""
+"""Maximum time, s, until the stack plans again, by kind of fault; a killed node has to reload torch and its weights, of
+which the language model takes longest."""
 RATE = 0.33
-"""Of the bundled bag: two frame sets a second, which a processor of two slow cores computes."""
+"""Playback rate of the bundled bag: two frame sets per second, feasible on two slow CPU cores."""
 UNDER_WAY = 2
-"""Frame sets that the encoder may have taken and not yet counted as done: one in work, one that waits."""
+"""Maximum number of frame sets received but not yet counted by the encoder: one in progress, one queued."""
 
 
 @dataclass
 class Record:
-    """What the storm saw. recovery: seconds by kind of fault; broken: promises that were not kept, in words."""
+    """Observations of a storm. recovery: seconds by kind of fault; broken: descriptions of violated requirements."""
 
     done: Counter[str] = field(default_factory=Counter)
     recovery: dict[str, list[float]] = field(default_factory=dict)
@@ -61,8 +61,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Strike:
-    """A fault that is over. since: when it ended, or a node was killed, in s of the steady clock; victim, life: of a
-    killed node, with what it called itself while it lived."""
+    """A finished fault. since: when it ended or the node was killed, in s of the monotonic clock; victim, life: name of
+    the killed node and its instance id before the kill."""
 
     kind: str
     since: float
@@ -80,17 +80,17 @@ class _Storm:
         self._plans: dict[int, Plan] = {}
         self._seen = {"planning/path": 0, "planning/plan": 0}
         self.counted: dict[tuple[str, str], dict[str, int]] = {}
-        """(node, life) -> its newest counters; they begin again with each life."""
+        """(node, instance id) -> latest counters, which restart at zero with every process."""
         self._max_age = next(p.default for p in TABLES["planning"] if p.name == "max_age")
         self._texts = {
             name: source.node.create_publisher(String, name, PROFILES["output"])
             for name in ("planning/command", "reasoning/question")
         }
 
-    # --- what can happen
+    # --- faults
 
     def strike(self) -> Strike:
-        """Do one fault for as long as it lasts."""
+        """Inject one random fault; returns when it has ended."""
         kind = self.rng.choice(
             ("drop_camera", "drop_all", "delay", "skew", "duplicate", "reorder", "corrupt", "jump_ahead", "jump_back",
              "kill", "pause", "hostile_text")
@@ -134,8 +134,8 @@ class _Storm:
         return Strike(kind, time.monotonic())
 
     def recover(self, strike: Strike) -> str:
-        """Wait until every node is at work, a killed one in a new life, and two more paths have come since; note how
-        long that took. Returns it in words."""
+        """Wait until every node works (a killed one as a new instance) and two more paths have arrived; records the
+        time and returns a description."""
         limit = LIMIT.get(strike.kind, LIMIT["other"])
         paths: int | None = None
         while (passed := time.monotonic() - strike.since) < limit:
@@ -153,13 +153,13 @@ class _Storm:
         return self.record.broken[-1]
 
     def _life(self, name: str) -> str:
-        """What a node calls its present life: every process of it takes another word."""
+        """Instance id of a node, different for each of its processes."""
         return self.observer.details.get(name, {}).get("instance", "")
 
     def _at_work(self, name: str) -> bool:
         return self.observer.states.get(name, "").split(":")[0] in ("OK", "DEGRADED")
 
-    # --- what must hold
+    # --- requirements
 
     def _watch(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -195,7 +195,7 @@ class _Storm:
                 for camera, sent in self.source.sent.items()
             }
             known = any(stamp in sent for sent in self.source.sent.values())
-        # After a jump the clock says nothing of a path that was under way.
+        # After a clock jump the age of a path computed before it is meaningless.
         if self._max_age + AGE_MARGIN < age < 15.0:
             problems.append(f"is {age:.2f} s old")
         if not known:
@@ -211,7 +211,7 @@ class _Storm:
             self.record.broken.append(f"the path of {stamp} {' and '.join(problems)}")
 
     def _plan(self, stamp: int) -> Plan | None:
-        """The plan of a path: a topic of its own, so it may come a moment later."""
+        """The plan of a path; waits up to 1 s, since it is on another topic and may arrive later."""
         for _ in range(20):
             if stamp in self._plans:
                 return self._plans[stamp]
@@ -230,7 +230,7 @@ class _Storm:
 def storm(
     preset: str, minutes: float, seed: int, on_event: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """Start every node on the bundled bag, let faults happen for `minutes`, and say how the stack fared."""
+    """Start every node on the bundled bag, inject faults for `minutes` and return a summary."""
     bag = bundled_bag()
     values = launch_config.resolve({"preset": preset, "respawn": "true", "bag": str(bag)}, with_bag=True)
     source = FaultySource(bag, values["namespace"], seed, RATE)
@@ -250,7 +250,7 @@ def storm(
             storm_ = _Storm(source, observer, supervisor, seed)
             began = time.monotonic()
             on_event(storm_.recover(Strike("start", began)))
-            plans = not storm_.record.broken  # else the machine is too slow or too busy to learn anything
+            plans = not storm_.record.broken  # otherwise the machine is too slow or too busy for a meaningful test
             while plans and time.monotonic() - began < 60 * minutes:
                 told = storm_.recover(storm_.strike())
                 on_event(f"{time.monotonic() - began:4.0f} s {told}")
@@ -281,7 +281,7 @@ def _summary(storm: _Storm, lost: list[str], deaths: dict[str, int]) -> dict[str
     if held != waiting:
         broken.append(f"{held - waiting} pictures of the source are not accounted for")
     for (node, life), counts in storm.counted.items():
-        # Of all nodes the encoder alone has one input, of which each message becomes one output or one reason.
+        # Only the encoder has a single input whose every message becomes one output or one counted reason.
         rest = _unaccounted(counts)
         if node == "occupancy" and not 0 <= rest <= UNDER_WAY:
             broken.append(f"{rest} frame sets of occupancy {life} are not accounted for: {counts}")
@@ -307,6 +307,6 @@ def _summary(storm: _Storm, lost: list[str], deaths: dict[str, int]) -> dict[str
 
 
 def _unaccounted(counts: dict[str, int]) -> int:
-    """Received inputs that were neither turned into output nor counted under a reason."""
+    """Number of received inputs that neither gave an output nor were counted under a reason."""
     ended = sum(counts.get(k, 0) for k in ("published", "refused", "exceptions", "dropped_queue_overwrite"))
     return counts.get("received", 0) - ended

@@ -14,6 +14,6 @@ def _is_node_process() -> bool:
 
 
 if _is_node_process():
-    # Importing torch takes seconds. Told to end meanwhile, a node ends at once and says nothing; see ros/process.py.
+    # Importing torch takes seconds. A signal meanwhile ends the node at once; ros/process.py handles later signals.
     for _kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_kind, lambda *_: os._exit(0))

@@ -1,4 +1,4 @@
-"""bag_player node: a rosbag2 bag as live topics with /clock; pause, step and loop like `ros2 bag play`."""
+"""bag_player node: plays a rosbag2 bag as live topics with /clock; pause, step and loop as in `ros2 bag play`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BagPlayerNode(SourceNode):
         super().__init__("bag_player", **kwargs)
 
     def setup(self) -> None:
-        """Open the bag and create a publisher for every topic whose message is installed."""
+        """Open the bag and create a publisher for every topic whose message type is installed."""
         self._reader = BagReader(self.values.bag)
         excluded = {topic for topic in self.values.exclude if topic}
         self._outputs: dict[str, Any] = {}
@@ -77,7 +77,7 @@ class BagPlayerNode(SourceNode):
             self._reader = None
 
     def _unheard(self) -> list[str]:
-        """Cameras of the profile that too few subscribe to; in a bag without them, its images while nobody does."""
+        """Profile cameras short of `wait_for` subscribers; if the bag has none, all images until one has enough."""
 
         def few(names: list[str]) -> list[str]:
             return [n for n in names if self._outputs[n].get_subscription_count() < self.values.wait_for]
@@ -88,7 +88,7 @@ class BagPlayerNode(SourceNode):
         return unheard if len(unheard) == len(self._images) else []
 
     def work(self) -> None:
-        """Play from the beginning to the end."""
+        """Wait for subscribers, then play the bag to its end."""
         until = time.monotonic() + self.values.wait_timeout
         while self._running and (unheard := self._unheard()):
             if time.monotonic() > until:
@@ -151,7 +151,7 @@ class BagPlayerNode(SourceNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point of `ros2 run sparseoccvla_ros bag_player`: ends when the bag ends."""
+    """Entry point of `ros2 run sparseoccvla_ros bag_player`: exits when the bag ends."""
     return run(lambda: BagPlayerNode(once=True), args=args)
 
 

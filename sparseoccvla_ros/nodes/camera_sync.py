@@ -1,4 +1,4 @@
-"""camera_sync node: the cameras' topics, calibration and ego motion in, one synchronised frame set out."""
+"""camera_sync node: camera images, calibration and ego motion in, synchronised frame sets out."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from sparseoccvla_ros.ros.throttle import Throttle
 from sparseoccvla_ros.runtime.presets import load_preset
 
 READY_TIMEOUT = 1.0
-"""Seconds without a request from the encoder after which a frame set is decoded all the same."""
+"""Seconds without a request from the encoder after which a frame set is decoded anyway."""
 
 
 class CameraSyncNode(StageNode):
-    """Feeds a CameraSync from topics and publishes the frame sets it makes; decoding runs in the worker thread.
+    """Feeds a CameraSync from topics and publishes its frame sets; decoding runs in the worker thread.
 
-    While an encoder runs, a set is decoded when it asks for one: always the newest, and none that it would not take.
+    While an encoder is running, a set is decoded only at its request: always the newest, and none that goes unused.
     """
 
     waiting_for = "camera images"
@@ -69,7 +69,7 @@ class CameraSyncNode(StageNode):
         self.stage_input("occupancy/ready", self._on_ready, lambda message: messages.nanoseconds(message.stamp))
         self.input("/tf", partial(self._on_transforms, static=False))
         self.input("/tf_static", partial(self._on_transforms, static=True))
-        # Publishers that repeat it instead of latching it would not match that one.
+        # Publishers that repeat /tf_static instead of latching it do not match the latched subscription.
         self.listen("/tf_static", TFMessage, partial(self._on_transforms, static=True), "transforms")
         odometry = values.odometry_topic or chosen.odometry_topic
         if odometry:
@@ -77,13 +77,13 @@ class CameraSyncNode(StageNode):
         self.monitor.show(profile=chosen.name, preset=values.preset)
 
     def stopped(self) -> None:
-        """Forget images and poses; calibrations stay."""
+        """Drop images and poses; keep calibrations."""
         self._worker.discard()
         self._sync.reset()
         self._unasked = None
 
     def teardown(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         worker = getattr(self, "_worker", None)
         if worker is not None:
             worker.stop()
@@ -91,11 +91,11 @@ class CameraSyncNode(StageNode):
             del self._worker, self._sync
 
     def watch(self) -> None:
-        """Sets that wait for a silent camera or a late pose end by time, not by the next image."""
+        """Wake the worker, so that waiting for a silent camera or a late pose times out without a new image."""
         self._worker.submit(True)
 
     def report(self) -> None:
-        """Statistics of the synchroniser; its drops are counted as they happen."""
+        """Show the synchroniser's statistics; drops are counted in `_take`."""
         self.monitor.show(**{k: v for k, v in self._sync.statistics().items() if not k.startswith("dropped.")})
 
     # --- inputs
@@ -132,7 +132,7 @@ class CameraSyncNode(StageNode):
     # --- work
 
     def _wanted(self) -> bool:
-        """False while the encoder has a frame set that it has not asked to follow up."""
+        """Whether to decode a set: False while a running encoder has one and has not requested the next."""
         unasked = self._unasked
         if unasked is None or time.monotonic() - unasked[1] > READY_TIMEOUT:
             return True
@@ -145,7 +145,7 @@ class CameraSyncNode(StageNode):
         frames = self._sync.take(self.get_clock().now().nanoseconds)
         for reason, text in self._sync.messages():
             self.monitor.count(f"dropped.{reason.value}")
-            # An encoder slower than the cameras passes sets over all the time; that is counted, not news.
+            # With an encoder slower than the cameras, sets are dropped all the time: counted, but no warning.
             log = self.get_logger().debug if reason is DropReason.OVERLOAD else self.get_logger().warning
             log(said(reason.value, text), throttle_duration_sec=5.0)
             if reason.value in _REFUSALS:
@@ -157,7 +157,7 @@ class CameraSyncNode(StageNode):
         trace = self._arrivals.trace(frames)
         if trace:
             frames = replace(frames, trace=(*trace, taken, event(self.get_name(), "prepared")))
-        # Before it is sent: within one process the answer may come while it is.
+        # Set before publishing: in a composed process the request may arrive during publish().
         self._unasked = (frames.stamp, time.monotonic())
         self._frames.publish(frames)
         self.monitor.finished(time.monotonic() - began, tuple(f"missing_camera:{name}" for name in frames.missing))
@@ -179,7 +179,7 @@ _REFUSALS = {
     "no_twist",
     "implausible_motion",
 }
-"""Losses that somebody has to mend; the others (overload, a jump of the clock) pass by themselves."""
+"""Drop reasons that need a fix in the setup; the others (overload, a clock jump) are transient."""
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""cockpit node: one web page from the running stack, to see, ask and steer; on this machine unless told otherwise."""
+"""cockpit node: web page to watch, question and steer the running stack, by default for this machine only."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ from sparseoccvla_ros.view.cockpit_server import CockpitServer
 from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 
 COMMAND_PERIOD = 0.5
-"""Seconds between two messages of a command that is held: planning forgets it after `command_timeout`."""
+"""Seconds between repetitions of a held command, which planning drops after `command_timeout`."""
 ANSWER_TIMEOUT = 60.0
-"""Seconds without a piece of an answer after which it counts as lost."""
+"""Seconds without new text after which an answer counts as lost."""
 SWITCHED = (*STAGES, "follower")
-"""Nodes that the page can switch off and on."""
+"""Nodes that the page can deactivate and activate."""
 WEATHERS = next(p.choices for p in TABLES["simulator"] if p.name == "weather")
 DELAYS = (0.0, 0.2, 0.5, 1.0)
-"""Seconds that the page offers for the images of a simulated vehicle to be late."""
+"""Delays in seconds that the page offers for the images of a simulated vehicle."""
 LEVELS = ("ok", "warn", "error", "stale")
 
 
 class CockpitNode(StageNode):
-    """Draws nothing itself: scenes go to the page as data, and what the page asks for goes to topics and the action."""
+    """Sends scenes as data to the page, which draws them, and forwards the page's requests to the stack."""
 
     waiting_for = "planning/plan from planning"
     niceness = 10
@@ -59,7 +59,7 @@ class CockpitNode(StageNode):
         super().__init__("cockpit", **kwargs)
 
     def setup(self) -> None:
-        """Open the page, subscribe, and offer command and goal."""
+        """Create subscriptions, the publishers of command and goal, and the web server."""
         self._scenes = SceneCollector(load_preset(self.values.preset).occupancy)
         self._scene: Scene | None = None
         self._states: dict[str, dict[str, Any]] = {}
@@ -84,20 +84,20 @@ class CockpitNode(StageNode):
         self.get_logger().info(f"open {self._server.url} in a browser")
 
     def output_to(self, name: str) -> Any:
-        """Publisher to an input of another node."""
+        """Create a publisher to another node's input."""
         topic = BY_NAME[name]
         publisher = self.create_publisher(message_class(topic.type), name, PROFILES[topic.qos])
         self._made_publishers.append(publisher)
         return publisher
 
     def stopped(self) -> None:
-        """Let go of the command."""
+        """Release the held command and drop the scene."""
         self._worker.discard()
         self._held, self._scene = "", None
         self._server.send("held", "")
 
     def teardown(self) -> None:
-        """Close the page."""
+        """Close the web server."""
         worker = getattr(self, "_worker", None)
         if worker is None:
             return
@@ -126,7 +126,7 @@ class CockpitNode(StageNode):
         if scene is None:
             self.monitor.count("incomplete")
             return
-        # Nothing is drawn while nobody looks, but for the first scene: a page that opens begins with the newest.
+        # While no page is open only the first scene is sent: a page that opens begins with the last one sent.
         if self._server.watched or self._scene is None:
             event = scene_event(scene.frames, scene.voxels, scene.forecasts, scene.plan)
             event["latency"] = round(1e3 * scene.delays["frames to plan"])
@@ -162,7 +162,7 @@ class CockpitNode(StageNode):
     # --- from the page (threads of the server)
 
     def command(self, command: str) -> None:
-        """Hold a command, or with "" none."""
+        """Hold a command, which is published repeatedly; "" releases it."""
         self._check_active()
         self._held = parse_command(command).value if command else ""
         self._repeat_command()
@@ -177,7 +177,7 @@ class CockpitNode(StageNode):
             self._command.publish(String(data=self._held))
 
     def goal(self, x: float, y: float) -> None:
-        """Publish a goal in the fixed frame of the newest scene."""
+        """Publish a goal at x, y in m in the ego frame of the newest scene, converted to that scene's fixed frame."""
         self._check_active()
         if self._scene is None:
             raise InvalidInput("goal", "came before the first scene")
@@ -197,22 +197,22 @@ class CockpitNode(StageNode):
         self._control.kill(node)
 
     def cover(self, camera: str, on: bool) -> None:
-        """Cover a simulated lens; every page learns which are."""
+        """Cover or uncover a simulated camera and send every page the covered ones."""
         self._server.send("covered", self._control.cover(camera, on))
 
     def delay(self, seconds: float) -> None:
-        """Let images of the simulated vehicle arrive late; every page learns by how much."""
+        """Delay the images of the simulated vehicle and send every page the delay."""
         self._control.delay(seconds)
         self._server.send("delayed", seconds)
 
     def begin(self, scenario: str, weather: str, seed: int) -> None:
         """Begin a new simulated drive."""
-        if scenario and scenario not in FAMILIES:  # the simulator refuses it as well, but nobody hears that
+        if scenario and scenario not in FAMILIES:  # the simulator rejects it as well, but without an error on the page
             raise InvalidInput("scenario", f"{scenario!r} is none of {', '.join(FAMILIES)}")
         self._control.begin(scenario, weather, seed)
 
     def ask(self, question: str) -> Iterator[str]:
-        """Pieces of the answer of AskScene, and at the end what is amiss with it, if anything."""
+        """Yield the answer of AskScene piece by piece, and at the end why it is incomplete, if it is."""
         check_question(question)
         if not self._asking.server_is_ready():
             raise InvalidInput("question", "nobody answers: is reasoning running?")
@@ -238,8 +238,8 @@ class CockpitNode(StageNode):
                 pieces.put(None)
 
         def leave() -> None:
-            """Nobody listens any more: the language model shall not go on writing."""
-            left.set()  # before the look at `handle`, as `accepted` looks here after it has filled that
+            """Cancel the answer once its reader is gone."""
+            left.set()  # before reading `handle`: `accepted` fills it first and then checks `left`
             if handle:
                 handle[0].cancel_goal_async()
 

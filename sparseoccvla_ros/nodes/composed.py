@@ -1,4 +1,4 @@
-"""The four stages in one process, each with its own executor thread; between them dataclasses pass as they are."""
+"""The four stages in one process, each with its own executor thread; dataclasses pass between them uncopied."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .planning import PlanningNode
 from .reasoning import ReasoningNode
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread may keep the interpreter. torch lets go of it at every operation; with Python's own 5 ms each of
-thousands a second waits that long to come back, and half as many plans come out (measured on two cores)."""
+"""Seconds a thread may hold the interpreter lock. torch releases it at every operation, thousands per second; with
+Python's default of 5 ms each waits that long to get it back, which halves the plan rate (measured on two cores)."""
 NODES: tuple[type[StageNode], ...] = (CameraSyncNode, OccupancyNode, ReasoningNode, PlanningNode)
 
 

@@ -1,4 +1,4 @@
-"""follower node: the planned path in, commands out; it stops the vehicle when there is no path to follow."""
+"""follower node: the planned path in, vehicle commands out; stops the vehicle when it has no path to follow."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from sparseoccvla_ros.ros.msg_utils import nanoseconds
 from sparseoccvla_ros.ros.process import run
 
 AHEAD = 0.3
-"""s: the speed that is asked for is the one that the acceleration gives after this long."""
+"""s: the commanded speed is the one that the commanded acceleration reaches after this time."""
 ODOMETRY_AGE = 0.5
 """s without odometry after which the vehicle is stopped."""
 
 
 class FollowerNode(StageNode):
-    """Pure pursuit on planning/path: a command for every odometry, and for every path at once.
+    """Pure pursuit on planning/path: publishes a command per odometry message, at most at `rate` Hz, and per path.
 
-    A timer of the node's clock stops the vehicle where odometry does not come.
+    A timer on the node's clock stops the vehicle when odometry is missing.
     """
 
     waiting_for = "planning/path from planning"
@@ -52,14 +52,14 @@ class FollowerNode(StageNode):
         self._timer = self.create_timer(1.0 / self.values.rate, self._on_timer)
 
     def stopped(self) -> None:
-        """Forget the path; the last command asks to stand."""
+        """Drop the path and command a stop."""
         self._path = self._ahead = None
         self._follower.reset()
         stamp = self.get_clock().now().nanoseconds if self._ego is None else self._ego[0]
         self._publish(stamp, 0.0, Control(-self._follower.config.stop_brake, 0.0, "deactivated"))
 
     def teardown(self) -> None:
-        """End the timer."""
+        """Destroy the timer."""
         timer = getattr(self, "_timer", None)
         if timer is not None:
             self.destroy_timer(timer)
@@ -71,13 +71,13 @@ class FollowerNode(StageNode):
         twist = messages.twist_from_msg(message.twist.twist, "odometry.twist")
         self._history.add(stamp, pose, twist)
         self._ego = stamp, np.array([pose[0, 3], pose[1, 3], yaw_of(pose)]), float(twist[0])
-        # A stamp that comes again asks again; an earlier one is a clock that was set back.
+        # A repeated stamp is a repeated request (lockstep); an earlier one means that the clock was set back.
         if not 0 < stamp - self._told < 0.99e9 / self.values.rate:
             self._act()
 
     def _on_path(self, message: Path) -> None:
         self.monitor.received()
-        self._path = self._ahead = None  # until the new one is understood: an empty one means stop
+        self._path = self._ahead = None  # until the new one is parsed; an empty one means stop
         if message.poses:
             stamp = nanoseconds(message.header.stamp)
             times = np.array([nanoseconds(p.header.stamp) - stamp for p in message.poses]) / 1e9
@@ -89,7 +89,7 @@ class FollowerNode(StageNode):
             self._act()
 
     def _place(self, now: int) -> None:
-        """Bring a path into the fixed frame as soon as odometry has reached its stamp."""
+        """Transform the waiting path into the fixed frame once odometry has reached its stamp."""
         if self._ahead is None or self._ahead[0] > now:
             return
         (stamp, times, points), self._ahead = self._ahead, None
@@ -97,11 +97,11 @@ class FollowerNode(StageNode):
         if pose is None:
             raise InvalidInput("path", "no odometry reaches back to its stamp")
         start = np.array([pose[0, 3], pose[1, 3], yaw_of(pose)])
-        # Seconds since 1970 are too coarse a float64 (0.2 us) to steer alike twice: the path's clock begins with it.
+        # Seconds since 1970 in float64 (0.2 us steps) are too coarse for reproducible steering: count from the path.
         self._path = stamp, TimedPath.of_waypoints(0.0, start, times, points)
 
     def _act(self) -> None:
-        """The command for the newest odometry."""
+        """Compute and publish the command for the newest odometry."""
         began = time.monotonic()
         assert self._ego is not None
         stamp, pose, speed = self._ego
@@ -117,7 +117,7 @@ class FollowerNode(StageNode):
     def _on_timer(self) -> None:
         now = self.get_clock().now().nanoseconds
         if self.active and (self._ego is None or abs(now - self._ego[0]) > ODOMETRY_AGE * 1e9):
-            # A command's stamp is that of the odometry it rests on: nobody takes this one for an answer to a newer one.
+            # Commands carry the stamp of the odometry they are based on, so this one never answers a newer odometry.
             stamp = 0 if self._ego is None else self._ego[0]
             self._publish(stamp, 0.0, Control(-self._follower.config.stop_brake, 0.0, "no odometry"))
             self.monitor.finished(0.0, ("no odometry",))

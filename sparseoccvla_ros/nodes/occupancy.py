@@ -1,4 +1,4 @@
-"""occupancy node: CameraFrames in, sparse occupancy queries and pictures of the occupancy out."""
+"""occupancy node: CameraFrames in; sparse occupancy queries, and the occupancy as cloud, markers and grids, out."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.warm_up import warm_up_occupancy
 
 ASK_AFTER = 0.7
-"""Share of the usual encoding time after which the next frame set is asked for: it is decoded during the rest."""
+"""Share of the usual encoding time after which the next frame set is requested, which is decoded during the rest."""
 
 
 class OccupancyNode(StageNode):
-    """Runs the occupancy encoder on the newest frame set, and tells camera_sync when it will want another."""
+    """Runs the occupancy encoder on the newest frame set and requests the next one from camera_sync."""
 
     waiting_for = "frames from camera_sync"
 
@@ -68,12 +68,12 @@ class OccupancyNode(StageNode):
             self.get_logger().warning(warning)
 
     def stopped(self) -> None:
-        """Forget the waiting frame set and the past."""
+        """Drop the waiting frame set and the encoder's memory."""
         self._worker.discard()
         self._encoder.reset()
 
     def teardown(self) -> None:
-        """End the worker and free the model."""
+        """Stop the worker and free the model."""
         worker = getattr(self, "_worker", None)
         if worker is not None:
             worker.stop()
@@ -84,7 +84,7 @@ class OccupancyNode(StageNode):
 
     @contextlib.contextmanager
     def _asking_for_next(self, stamp: int) -> Iterator[None]:
-        """Asks once, when ASK_AFTER of the usual time is over, or at the end of the work if that comes first."""
+        """Request the next set once: after ASK_AFTER of the usual time, or at the end of the block if earlier."""
         asked = threading.Lock()
 
         def ask() -> None:
@@ -142,7 +142,7 @@ class OccupancyNode(StageNode):
             )
 
     def _for_planners(self, publisher: Any, voxels: SparseVoxels, stamp: int, frame: str) -> Any:
-        """What costmaps of other stacks read."""
+        """Returns the message of one of the publishers that costmaps of other stacks subscribe to."""
         if publisher is self._obstacles:
             kept = np.isin(voxels.labels, OBSTACLES)
             standing = SparseVoxels(voxels.indices[kept], voxels.labels[kept], voxels.scores[kept], voxels.grid)

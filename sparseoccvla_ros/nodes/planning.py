@@ -1,4 +1,4 @@
-"""planning node: queries and reasoning in, a path out; silent or stopping when its inputs cannot be trusted."""
+"""planning node: queries and reasoning in, a path out; no path, or an empty one, when its inputs cannot be trusted."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.warm_up import warm_up_planning
 
 CLOCKS_APART = 3600 * 10**9
-"""ns between stamp and node clock beyond which they are different clocks (a bag played without use_sim_time)."""
+"""ns between stamp and node clock beyond which they count as different clocks (a bag played without use_sim_time)."""
 
 
 class PlanningNode(StageNode):
     """Plans from the newest queries, with the newest reasoning that is not too old.
 
-    The ego state is the one the queries carry (camera_sync took it from tf or odometry at the image stamps), so a plan
-    never rests on a pose from another moment than its occupancy.
+    The ego state comes with the queries (camera_sync takes it from tf or odometry at the image stamps), so the pose and
+    the occupancy of a plan always belong to the same moment.
     """
 
     waiting_for = "occupancy/queries from occupancy"
@@ -89,20 +89,20 @@ class PlanningNode(StageNode):
         self.monitor.show(weights="trained" if self._planner.trained else "untrained", preset=self.values.preset)
 
     def stopped(self) -> None:
-        """Forget everything that belongs to the drive so far, and stop whoever follows the path."""
+        """Stop the followers of the path and drop all state of the drive."""
         self._worker.discard()
         self._stop_followers()
         self._forget()
 
     def teardown(self) -> None:
-        """End the worker and free the model."""
+        """Stop the worker and free the model."""
         worker = getattr(self, "_worker", None)
         if worker is not None:
             worker.stop()
             del self._worker, self._planner
 
     def watch(self) -> None:
-        """Tell followers to stop once the queries stop coming."""
+        """Stop the followers when the queries are stale."""
         state, reason = self.monitor.state(self.values.stale_after)
         if state is State.STALE:
             self._stop_followers(reason)
@@ -164,7 +164,7 @@ class PlanningNode(StageNode):
             self._publish(plan, choice.source, queries.ego, time.monotonic() - began)
 
     def _usable_reasoning(self, queries: SceneQueries) -> Reasoning | None:
-        """The newest reasoning of this drive within reasoning_max_age; waits for its own where asked to."""
+        """The newest reasoning of this epoch within reasoning_max_age; waits up to reasoning_wait for this stamp's."""
 
         def matches() -> bool:
             return self._reasoning is not None and self._reasoning.stamp >= queries.stamp
@@ -223,7 +223,7 @@ class PlanningNode(StageNode):
             self._turn_indicators.publish(autoware().turn_indicators_to_msg(plan))
 
     def _stop_followers(self, why: str = "deactivated", stamp: int | None = None) -> None:
-        """One empty path after the last one, so that a follower stops instead of driving on an old plan."""
+        """Publish one empty path after the last planned one, so that followers stop instead of using an old plan."""
         if self._last_path is None:
             return
         stamp, self._last_path = stamp or self._last_path, None
@@ -244,7 +244,7 @@ class PlanningNode(StageNode):
 
 
 def autoware() -> ModuleType:
-    """ros/adapters/autoware.py, which needs Autoware's messages."""
+    """Import ros/adapters/autoware.py, which needs Autoware's messages, on first use."""
     from sparseoccvla_ros.ros.adapters import autoware
 
     return autoware

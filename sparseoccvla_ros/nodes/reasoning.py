@@ -31,7 +31,7 @@ from sparseoccvla_ros.runtime.warm_up import warm_up_reasoning
 
 
 class ReasoningNode(StageNode):
-    """One prefill per frame set; questions are answered beside it in their own thread."""
+    """Runs one prefill per frame set; a separate thread answers questions."""
 
     waiting_for = "occupancy/queries from occupancy"
     niceness = 5
@@ -73,7 +73,7 @@ class ReasoningNode(StageNode):
         self.monitor.show(weights="trained" if self._reasoner.trained else "untrained", preset=self.values.preset)
 
     def stopped(self) -> None:
-        """Forget the waiting queries and the scene; cancel answers."""
+        """Drop the waiting queries and the scene; cancel answers."""
         self._worker.discard()
         self._questions.cancel_all()
         self._reasoner.reset()
@@ -82,7 +82,7 @@ class ReasoningNode(StageNode):
         self._begin_drive(None)
 
     def teardown(self) -> None:
-        """End the threads and free the model."""
+        """Stop the threads and free the model."""
         worker = getattr(self, "_worker", None)
         if worker is not None:
             self._questions.stop()
@@ -105,8 +105,8 @@ class ReasoningNode(StageNode):
 
     def _work(self, queries: SceneQueries) -> None:
         began = time.monotonic()
-        # Prefills go first at the model: without a pause between them an answer would get no turn, and with short
-        # answers each would begin behind one.
+        # Prefills have priority at the model: without gaps between them an answer would never be generated, and each
+        # short answer would first wait for a prefill.
         if not self._answering_throttle.due() and self._questions.talking:
             self.monitor.count("deferred_for_generation")
             return
@@ -114,7 +114,7 @@ class ReasoningNode(StageNode):
             self._planned.clear()
             self._plan = None
             self._reasoner.reset()
-            # First, so that what a cancelled answer still says is known to be of the drive before.
+            # Before cancelling, so that the last text of a cancelled answer counts as the previous drive's.
             self._begin_drive(queries.epoch)
             self._questions.cancel_all()
         self._ego_speed = queries.ego.speed
@@ -146,7 +146,7 @@ class ReasoningNode(StageNode):
         if self._markers.get_subscription_count() and self._marker_throttle.due():
             for horizon, voxels in zip(HORIZONS, reasoning.forecasts, strict=False):
                 name = f"forecast/{horizon:.0f}s"
-                # Later forecasts are fainter, so that the three can be told apart when shown together.
+                # Later forecasts are fainter, to tell the three apart when shown together.
                 alpha = 0.7 - 0.2 * (horizon - 1.0)
                 limit = self.values.marker_limit
                 cubes = markers.cubes(voxels, reasoning.stamp, name, limit, alpha, palette, reasoning.base_frame)
@@ -166,7 +166,7 @@ class ReasoningNode(StageNode):
             self._detection_markers.publish(made)
 
     def _action(self) -> str | None:
-        """What the car is about to do, by the newest plan of this drive."""
+        """The vehicle's next action according to the newest plan of this drive; None without one."""
         plan = self._plan
         return None if plan is None or plan.epoch != self._epoch else plan_action(plan, self._ego_speed)
 

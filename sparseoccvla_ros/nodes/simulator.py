@@ -1,4 +1,4 @@
-"""simulator node: the world as a vehicle's topics; it drives as the follower commands and says what became of it."""
+"""simulator node: publishes the world as a vehicle's topics, drives by the follower's commands and scores the drive."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 from sparseoccvla_ros.world.sim.vehicle import Action
 
 PROFILE = "nuscenes"
-"""Names of topics and frames, as camera_sync reads them by default."""
+"""Profile of topic and frame names: camera_sync's default."""
 COMMAND_AGE = 0.5
-"""Seconds of the world without a command after which the vehicle brakes by itself."""
+"""Simulated seconds without a command after which the vehicle brakes by itself."""
 BRAKE = 8.0
-"""m/s^2 with which it does then, and without a node of `wait_for`: an emergency."""
+"""m/s^2 of the emergency braking without a command or while a node of `wait_for` is missing."""
 BETWEEN = 100 * 10**9
-"""ns from the start of a drive to that of the next one: time never goes back, so that nobody mixes them up."""
+"""ns from the start of one drive to that of the next: time never goes back, so stamps of two drives never mix."""
 REJOIN = 1.5
-"""Wall clock seconds that a node gets to find its topics once it is active, before lockstep asks it anything."""
+"""Wall clock seconds for a newly active node to discover its topics before lockstep waits for its answers."""
 ASK_AGAIN = 1.0
-"""Wall clock seconds after which odometry is sent again: its answer was lost, or is that to an older path."""
+"""Wall clock seconds after which odometry is sent again, in case its answer was lost or belonged to an older path."""
 
 
 class SimulatorNode(SourceNode):
     """Steps an Episode at 10 Hz and publishes what a car with six cameras would.
 
-    In lockstep the world stands still until the follower has answered: to the odometry of every step, and where images
-    were sent (taken every half second) to the path that was planned from them.
+    In lockstep the world stands still until the follower has answered the odometry of each step and, when images were
+    sent (they are taken every half second), the path planned from them.
     """
 
     waiting_for = "control/command from follower"
@@ -58,7 +58,7 @@ class SimulatorNode(SourceNode):
         super().__init__("simulator", **kwargs)
         self.add_on_set_parameters_callback(_known_scenario)
         self.record: DriveRecord | None = None
-        """Of the last drive that ended."""
+        """Record of the last completed drive."""
         self._action: tuple[int, Action] | None = None
         self._plan: PathMsg | None = None
 
@@ -116,7 +116,7 @@ class SimulatorNode(SourceNode):
     # --- the drive
 
     def _begin(self) -> None:
-        """A new drive by the parameters of now."""
+        """Begin a new drive with the current parameters."""
         self._reset, values = False, self.values
         self._scenario = (families := values.scenario.split(","))[self._drives % len(families)]
         self._episode = Episode(values.seed, self._scenario or None, "nodes", longest=values.longest)
@@ -131,7 +131,7 @@ class SimulatorNode(SourceNode):
         self.monitor.show(seed=values.seed, scenario=self._scenario or "none")
 
     def work(self) -> None:
-        """Drive after drive."""
+        """Run one drive after the other."""
         while self._running:
             self._publish_static()
             if self._ready() and self._to_the_end():
@@ -146,23 +146,23 @@ class SimulatorNode(SourceNode):
                 self._begin()
 
     def _ready(self) -> bool:
-        """Wait until everybody who is needed is active; false where the drive is to begin anew before."""
+        """Wait until every node of `wait_for` is active; False when the drive is reset or the node stops before."""
         while self._running and not self._reset and (absent := self.absent()):
-            self._vehicle.publish_clock(self._stamp)  # a node may wait for the time
+            self._vehicle.publish_clock(self._stamp)  # a node may need the time to become active
             self.monitor.show(waiting_for=", ".join(absent))
             time.sleep(0.1)
         self.monitor.show(waiting_for="")
         return self._running and not self._reset
 
     def absent(self) -> list[str]:
-        """Nodes of `wait_for` that are gone or not active."""
+        """Returns the nodes of `wait_for` that are gone or not active."""
         absent = self._peers.absent([name for name in self.values.wait_for if name])
         if absent:
             self._missed = time.monotonic()
         return absent
 
     def _rejoin(self) -> None:
-        """Wait for a node that has just come back, and tell it again where the cameras sit."""
+        """Give a node that has just come back REJOIN seconds, then publish camera mounts and route again."""
         waited = False
         while self._running and not self._reset and not self.absent() and time.monotonic() - self._missed < REJOIN:
             time.sleep(0.05)
@@ -171,7 +171,7 @@ class SimulatorNode(SourceNode):
             self._publish_static()
 
     def _to_the_end(self) -> bool:
-        """Step until the drive ends; false where it was broken off."""
+        """Step until the drive ends; False when it is reset or the node stops before."""
         episode, simulator, due = self._episode, self._episode.simulator, time.monotonic()
         while self._running and not self._reset:
             if self.values.lockstep:
@@ -196,7 +196,7 @@ class SimulatorNode(SourceNode):
             while self._paused and not self._single and self._running and not self._reset:
                 time.sleep(0.02)
             self._single = False
-            # A late one is no answer to the present state, from which plans are scored.
+            # A late plan does not start from the present state, from which plans are scored.
             if self._plan is not None and self._sent == self._stamp:
                 self._record.plan(vehicle.planned_path(self._plan, simulator.time, simulator.state.pose))
             action, fail_safe = self._commanded()
@@ -214,7 +214,7 @@ class SimulatorNode(SourceNode):
             self.get_logger().warning(why, throttle_duration_sec=2.0)
 
     def _commanded(self) -> tuple[Action, str]:
-        """What to do: the newest command, or braking where it is too old or a node is gone."""
+        """The newest command and "", or braking and its reason when the command is too old or a node is gone."""
         newest, state = self._action, self._episode.simulator.state
         if absent := self.absent():
             return Action(-BRAKE, state.steering), f"braking: {', '.join(absent)} gone or not active"
@@ -223,10 +223,10 @@ class SimulatorNode(SourceNode):
         return newest[1], ""
 
     def _unanswered(self) -> str:
-        """Lockstep: wait for the follower's answer; what is missing where none is to be had."""
+        """Wait for the follower's answer in lockstep; returns "", or what is missing if none comes."""
 
         def whole() -> bool:
-            # One command for the odometry, and one for every path that has come since.
+            # One command for the odometry, and one for every path received since.
             return self._answers > self._paths and (not self._sent or self._plan is not None)
 
         simulator = self._episode.simulator
@@ -254,7 +254,7 @@ class SimulatorNode(SourceNode):
             f"{summary['end']}: {summary['route_completion']:.0f} % of the route in {summary['seconds']:.1f} s, "
             f"driving score {summary['driving_score']:.0f}, {len(summary['infractions'])} infractions"
         )
-        self.monitor.forced = State.OK  # nobody is waited for
+        self.monitor.forced = State.OK  # no more input is expected
         self.monitor.show(end=summary["end"], driving_score=summary["driving_score"])
         if not self.values.loop:
             self.finished.set()
@@ -271,7 +271,7 @@ class SimulatorNode(SourceNode):
     def _take_images(self) -> None:
         if self.values.commands:
             self._direction.publish(String(data=self._episode.simulator.command().value))
-        elif self._episode.simulator.time > 0:  # planning takes a route once it knows where it is
+        elif self._episode.simulator.time > 0:  # planning accepts a route only after its first ego pose
             self._to_planning.publish(self._way)
         images = self._cameras.images()
         images[[camera.name in self.values.covered.split() for camera in self._cameras.rig]] = 0
@@ -292,7 +292,7 @@ def _known_scenario(changes: list[Parameter]) -> SetParametersResult:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point of `ros2 run sparseoccvla_ros simulator`: ends with the drive, unless it loops."""
+    """Entry point of `ros2 run sparseoccvla_ros simulator`: exits when the drive ends, unless it loops."""
     return run(lambda: SimulatorNode(once=True), args=args)
 
 

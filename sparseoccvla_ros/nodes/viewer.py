@@ -1,4 +1,4 @@
-"""viewer node: shows the running stack in a browser or Foxglove; keeps a recording, a bag of outputs, a picture."""
+"""viewer node: shows the running stack in a browser or Foxglove; writes a recording, a bag of outputs and a picture."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from sparseoccvla_ros.view.recording import SceneRecording
 from sparseoccvla_ros.view.scene_picture import save_png, scene_picture
 
 NOT_RECORDED = ("frames", "camera_sync/mosaic", "/clock")
-"""Images are in the input already; the bag of outputs leaves them out."""
+"""Topics left out of the bag of outputs: images, which the input already holds, and /clock."""
 TRANSFORMS = ("/tf", "/tf_static")
-"""What Foxglove needs besides the outputs."""
+"""Topics that Foxglove needs besides the outputs."""
 LABEL_REACH = 0.3
-"""Labels at most this many seconds from the frame set are shown beside it."""
+"""Longest time in seconds between a frame set and the labels shown with it."""
 
 
 class ViewerNode(StageNode):
-    """Collects the messages of a stamp and draws them when its plan arrives; nothing waits for it."""
+    """Collects the messages of a stamp and draws them when its plan arrives; no other node waits for it."""
 
     waiting_for = "planning/plan from planning"
     niceness = 10
-    end_seconds = 9.0  # the files are finished then
+    end_seconds = 9.0  # time to finish the files
 
     def __init__(self, **kwargs) -> None:
         super().__init__("viewer", **kwargs)
@@ -82,7 +82,7 @@ class ViewerNode(StageNode):
         self._worker: Worker[int] = Worker("viewer", lambda stamp: self.attempt(lambda: self._draw(stamp)))
         for topic in OUTPUTS:
             if topic.name != "/clock":
-                with contextlib.suppress(ImportError):  # nobody publishes what is not installed
+                with contextlib.suppress(ImportError):  # a topic whose message is not installed is not published either
                     self._subscribe_raw(topic.name, partial(self._on_raw, topic.name, topic.full_name))
         if self.values.label_topic:
             self.listen(self.values.label_topic, PointCloud2, self._on_labels, "sensor")
@@ -90,11 +90,11 @@ class ViewerNode(StageNode):
         self.input("/diagnostics", self._on_states)
 
     def stopped(self) -> None:
-        """Finish the files, so that they are complete when the process ends."""
+        """Drop the waiting stamp; `teardown` finishes the files."""
         self._worker.discard()
 
     def teardown(self) -> None:
-        """Draw the picture if its time never came, then close every sink."""
+        """Save the picture if `picture_at` was not reached, then close every sink."""
         worker = getattr(self, "_worker", None)
         if worker is None:
             return
@@ -126,7 +126,7 @@ class ViewerNode(StageNode):
             return
         self._to_foxglove(name, full_name, raw)
         now = self.get_clock().now().nanoseconds
-        # Before the first /clock it is 0: one such record makes a bag that begins in 1970.
+        # Before the first /clock `now` is 0, and a single record at 0 would make the bag begin in 1970.
         if self._bag is not None and name not in NOT_RECORDED and now and self._bag.knows(BY_NAME[name].type):
             self._bag.write(full_name, BY_NAME[name].type, now, raw)
         if name in STAMPED:
@@ -174,7 +174,7 @@ class ViewerNode(StageNode):
         self.monitor.finished(time.monotonic() - began)
 
     def _shown(self, scene: Scene) -> dict[str, Any]:
-        """What recording and picture take of a scene."""
+        """Returns a scene as arguments of SceneRecording.log_scene and scene_picture."""
         notes = {"latency": f"{1e3 * scene.delays['frames to plan']:.0f} ms to plan"}
         if scene.reasoning is not None and scene.reasoning.text:
             notes["says"] = scene.reasoning.text

@@ -1,1 +1,1 @@
-"""Images to sparse occupancy queries: the second stage."""
+"""Second stage: camera images to sparse occupancy queries."""

@@ -1,4 +1,4 @@
-"""Self-attention between queries that fades with their distance (SparseBEV's scale-adaptive attention)."""
+"""Self-attention between queries with a distance penalty (SparseBEV's scale-adaptive attention)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class DistanceAttention(nn.Module):
-    """Multi-head self-attention with logits lowered by tau(query) times the metric distance of the centres.
+    """Multi-head self-attention whose logits are lowered by tau(query) times the distance of the centres in metres.
 
-    tau is a linear function of the querying side, one per head, used as it is (it may turn negative).
+    tau is a linear function of the attending query, one value per head, not constrained to be positive.
     """
 
     def __init__(self, embed_dims: int, heads: int, dropout: float = 0.0) -> None:
@@ -26,9 +26,9 @@ class DistanceAttention(nn.Module):
         nn.init.uniform_(self.gen_tau.bias, 0.0, 2.0)
 
     def forward(self, query: Tensor, centres: Tensor) -> Tensor:
-        """query [B, Q, C], centres [B, Q, 3] m (no gradient) to [B, Q, C], the residual added."""
+        """query [B, Q, C], centres [B, Q, 3] m (no gradient) to [B, Q, C], including the residual."""
         b, n, c = query.shape
-        # Not torch.cdist: its matrix form is off by centimetres for close points far from the origin.
+        # Not torch.cdist: its matrix form is off by centimetres for neighbouring points far from the origin.
         distance = torch.zeros((b, n, n), dtype=centres.dtype, device=centres.device)
         for axis in centres.unbind(-1):
             distance = distance + (axis[:, :, None] - axis[:, None, :]).square()

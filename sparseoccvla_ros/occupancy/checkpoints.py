@@ -1,4 +1,4 @@
-"""Weights of the occupancy encoder: our own files, public OPUS, OPUS-V2 and (its perception part) SparseWorld."""
+"""Weights of the occupancy encoder: own files, and public OPUS, OPUS-V2 and SparseWorld (perception only)."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ _OPUS_PARTS = (
     (".ffn.layers.1.", ".ffn.3."),
 )
 _OPUS_GRID = (".pc_range", ".scene_size", ".voxel_size", ".voxel_num")
-"""Buffers of the decoder and of each densifier that say which grid the weights are for."""
+"""Buffers of the decoder and of each densifier that describe the grid of the weights."""
 _SPARSEWORLD_CAPACITIES = (720, 60, 60, 60, 60, 40, 40)
 """Queries per time step 0..6 of the released SparseWorld models."""
 _SPARSEWORLD_REST = (
     "plan_head.", "ego_cross_attn.", "position_encoder.", "reg_branch.", "vel_branch.", "cls_branch.",
     "points_scale_branch.", "traj_head.", "semantic_loss.",
 )  # fmt: skip
-"""Its forecasting and planning parts, which the encoder does not have."""
+"""SparseWorld's forecasting and planning parts, which the encoder does not have."""
 
 
 def save(encoder: OccupancyEncoder, path: Path, trained: bool = True) -> None:
-    """Write the weights as safetensors; configuration, format version and `trained` go into its metadata."""
+    """Write the weights as safetensors, with configuration, format version and `trained` in the metadata."""
     state = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     metadata = {
         "stage": "occupancy",
@@ -60,10 +60,10 @@ def save(encoder: OccupancyEncoder, path: Path, trained: bool = True) -> None:
 
 
 def load(encoder: OccupancyEncoder, path: Path) -> None:
-    """Take the weights that `save` wrote, drop the memory, and set `encoder.trained`.
+    """Load weights written by `save`, clear the temporal memory and set `encoder.trained`.
 
-    Raises InvalidInput("occupancy.weights", ...) when the file is damaged, of another stage or format version, or does
-    not fit the encoder's configuration name by name and shape by shape.
+    Raises InvalidInput("occupancy.weights", ...) when the file is damaged, belongs to another stage or format version,
+    or has other names or shapes than the encoder.
     """
     state, metadata = read_state(path)
     if metadata.get("stage") != "occupancy":
@@ -76,11 +76,11 @@ def load(encoder: OccupancyEncoder, path: Path) -> None:
 
 
 def load_opus(encoder: OccupancyEncoder, path: Path) -> None:
-    """Take the weights of a public OPUS, OPUS-V2 or SparseWorld checkpoint.
+    """Load the weights of a public OPUS, OPUS-V2 or SparseWorld checkpoint.
 
-    path: .pth of an mmcv runner, or safetensors with its names. Build the encoder with
+    path: .pth of an mmcv runner, or safetensors with the same names. Build the encoder with
     `opus_config(public_state(read_state(path)[0]))`. Raises InvalidInput("occupancy.weights", ...) when names, shapes
-    or the grid do not fit.
+    or the grid do not match.
     """
     state = opus_state(public_state(read_state(path)[0]))
     check_opus_grid(state, encoder.grid)
@@ -89,7 +89,7 @@ def load_opus(encoder: OccupancyEncoder, path: Path) -> None:
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name and metadata of a weight file (safetensors, or a PyTorch file read without unpickling objects).
+    """Read tensors by name, and metadata, from safetensors or from a PyTorch file (weights_only, no object unpickling).
 
     Raises InvalidInput("occupancy.weights", ...) when it cannot be read.
     """
@@ -102,7 +102,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise InvalidInput("occupancy.weights", f"cannot read {path.name}: {error}") from error
-    except Exception as error:  # pickle.UnpicklingError and its kin: what weights_only refuses
+    except Exception as error:  # e.g. pickle.UnpicklingError, raised by weights_only
         raise InvalidInput("occupancy.weights", f"{path.name} holds more than plain weights: {error}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -111,7 +111,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pth(path: Path) -> Any:
-    """What a PyTorch file holds: the zip archive of today, or the pickle of before torch 1.6 and of mmdet's tools."""
+    """Load a PyTorch file: a zip archive, or the plain pickle of torch before 1.6 and of mmdet's tools."""
     if not zipfile.is_zipfile(path):
         with BoundedFile(path) as stream:
             return torch.load(stream, map_location="cpu", weights_only=True)
@@ -123,13 +123,13 @@ def _read_pth(path: Path) -> Any:
 
 
 def public_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What an OPUS encoder needs of a public state dict, under the public names: all of OPUS, a part of SparseWorld.
+    """Select the entries of a public state dict that an OPUS encoder needs: all of OPUS, a part of SparseWorld.
 
-    SparseWorld (arXiv 2510.17482) labels each of its 1040 queries with a time step 0..6, and in its self-attention a
-    query never sees one of a later step. The 720 queries of step 0 therefore form a complete OPUS decoder, and their
-    output is its occupancy at the present. The stretching of the initial points by the ego state (0.8 to 1.5 times) is
-    not applied: the layout of the ego vector is not public. Raises InvalidInput("occupancy.weights", ...) for another
-    number of queries.
+    Names stay the public ones. SparseWorld (arXiv 2510.17482) labels each of its 1040 queries with a time step 0..6,
+    and its self-attention masks queries of later steps. The 720 queries of step 0 therefore form a complete OPUS
+    decoder for the present occupancy. The scaling of the initial points by the ego state (0.8 to 1.5 times) is not
+    applied because the layout of the ego vector is not public. Raises InvalidInput("occupancy.weights", ...) for
+    another number of queries.
     """
     counts = state.get("pts_bbox_head.num_stamps_all")
     if counts is None:
@@ -146,10 +146,10 @@ def public_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def query_steps(counts: Tensor, capacities: tuple[int, ...] = _SPARSEWORLD_CAPACITIES) -> Tensor:
-    """SparseWorld's time step of every query, int64 [Q], from how often it matched each step, counts [Q, steps].
+    """Returns SparseWorld's time step of every query, int64 [Q], from its matches per step, counts [Q, steps].
 
-    Greedy: the surest query (largest share of its matches in one step) takes its step first; a step whose capacity is
-    used up is open to no other. Of equally sure queries the first one is served first.
+    Greedy assignment: queries take their step in decreasing order of the largest share of their matches in one
+    open step; a step is closed when its capacity is used up. Ties are resolved in favour of the first query.
     """
     table = counts.double()
     share = table / table.sum(1, keepdim=True).clamp(min=1.0)
@@ -170,7 +170,7 @@ def query_steps(counts: Tensor, capacities: tuple[int, ...] = _SPARSEWORLD_CAPAC
 
 
 def opus_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An OPUS state dict under this encoder's names; names it does not know stay as they are."""
+    """Rename an OPUS state dict to this encoder's names; unknown names are kept."""
     renamed = {}
     for name, value in state.items():
         for old, new in _OPUS_NAMES:
@@ -186,12 +186,10 @@ def opus_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def opus_config(state: dict[str, Tensor], **changes: Any) -> OccupancyConfig:
-    """The configuration of an OPUS state dict, read off its shapes (four channel groups, as in all of OPUS); one with
-    densifiers is of OPUS-V2.
+    """Infer the configuration of an OPUS state dict from its shapes, with four channel groups as in every OPUS model.
 
-    For a checkpoint that may be SparseWorld's, pass it through `public_state` first.
-
-    Raises InvalidInput("occupancy.weights", ...) when names are missing or the shapes contradict each other.
+    A state dict with densifiers is OPUS-V2. Pass a checkpoint that may be SparseWorld through `public_state` first.
+    Raises InvalidInput("occupancy.weights", ...) when names are missing or shapes contradict each other.
     """
     state = opus_state(state)
     groups = 4
@@ -245,14 +243,14 @@ def check_opus_grid(state: dict[str, Tensor], grid: VoxelGrid) -> None:
 
 
 def _names(keys: list[str], shown: int = 12) -> str:
-    """Keys for a message: all of them while they are few."""
+    """Format keys for a message, at most `shown` of them."""
     rest = f" and {len(keys) - shown} more" if len(keys) > shown else ""
     return (", ".join(keys[:shown]) + rest) or "nothing"
 
 
 def _assign(encoder: OccupancyEncoder, state: dict[str, Tensor], name: str) -> None:
     want = encoder.state_dict()
-    # Batch norm's step counters are not used here and absent from some files.
+    # Batch norm's step counters are unused and missing from some files.
     counters = {k for k in want if k.endswith("num_batches_tracked")}
     missing, surplus = sorted(want.keys() - state.keys() - counters), sorted(state.keys() - want.keys() - counters)
     if missing or surplus:

@@ -1,4 +1,4 @@
-"""Settings of the occupancy encoder; the defaults are the `tiny` preset."""
+"""Settings of the occupancy encoder; defaults are the `tiny` preset."""
 
 from __future__ import annotations
 
@@ -30,26 +30,25 @@ _OPUS_V2: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class OccupancyConfig:
-    """Image backbone, sparse decoder, temporal memory and post-processing.
+    """Settings of image backbone, sparse decoder, temporal memory and post-processing.
 
-    The decoder is the one of OPUS (Wang et al., NeurIPS 2024): queries that carry growing sets of points. With the
-    switches `scale_weight_order`, `unseen_points` and `feature_alignment` at "compatible" its arithmetic equals the
-    public code's.
-    Raises InvalidInput naming the field when a value makes no sense.
+    The decoder is that of OPUS (Wang et al., NeurIPS 2024): each query predicts more points from layer to layer. With
+    `scale_weight_order`, `unseen_points` and `feature_alignment` set to "compatible" it is numerically equivalent to
+    the public code. Raises InvalidInput naming the field when a value is invalid.
     """
 
     backbone: str = "efficientnet_lite0"
     """efficientnet_lite0, efficientnet_lite1, efficientnet_lite2 or resnet50."""
     backbone_width: int = 64
-    """Channels of the ResNet stem; 64 is ResNet-50. The EfficientNets ignore it."""
+    """Channels of the ResNet stem, 64 in ResNet-50; ignored by the EfficientNets."""
     pretrained: bool = True
-    """Start the backbone from the ImageNet weights of its Python package, where one is installed."""
+    """Initialise the backbone with the ImageNet weights of its Python package, if installed."""
     backbone_dtype: str = "float32"
-    """float32, or bfloat16 (autocast) for backbone and neck; everything behind them stays float32."""
+    """float32, or bfloat16 (autocast) for backbone and neck; later stages always use float32."""
     image_mean: tuple[float, ...] = (127.0, 127.0, 127.0)
     """Subtracted from RGB 0..255."""
     image_std: tuple[float, ...] = (128.0, 128.0, 128.0)
-    """Divides RGB after the mean is subtracted."""
+    """Divisor of RGB after mean subtraction."""
     strides: tuple[int, ...] = (8, 16, 32)
     """Strides of the feature levels the decoder samples, finest first."""
     neck: str = "depthwise_fpn"
@@ -57,29 +56,29 @@ class OccupancyConfig:
     embed_dims: int = 128
     """Channels of features and queries."""
     groups: int = 4
-    """Channel groups; each samples its own points."""
+    """Channel groups, each with its own sampling points."""
     frames: int = 2
-    """Frames the decoder looks at: the present one and frames - 1 remembered ones."""
+    """Frames the decoder samples: the present one and frames - 1 past ones."""
     queries: int = 150
-    """Queries of a scene."""
+    """Queries per scene."""
     image_queries: int = 0
-    """How many of them start where the images show things (image_queries.py); the others start at learned points, as
-    all do in OPUS."""
+    """Number of queries initialised from image features (image_queries.py); the others start at learned points, as all
+    do in OPUS."""
     depth_bins: int = 32
-    """Logarithmic bins in which the image cells tell their depth; 32 are 12 % apart, 64 are 6 %."""
+    """Logarithmic depth bins predicted per image cell; 32 bins are 12 % apart, 64 are 6 %."""
     points_per_group: int = 4
-    """Sampled points per group and frame."""
+    """Sampling points per group and frame."""
     points_per_layer: tuple[int, ...] = (4, 16, 64)
-    """Points each query predicts in each decoder layer; the length is the number of layers."""
+    """Points that each query predicts, per decoder layer; the length is the number of layers."""
     heads: int = 8
     """Heads of the self-attention."""
     ffn_dims: int = 256
     """Hidden width of the feed-forward blocks."""
     mixing_points: int = 16
-    """Points that leave the adaptive mixing."""
+    """Output points of the adaptive mixing."""
     decoder: str = "opus"
     """opus: every point has a class. opus_v2: points have features, from which a densifier classifies the voxels in and
-    around them; sampled points are learned prototypes, scaled by the spread of a query's points, plus offsets in
+    around them; sampling points are learned prototypes scaled by the spread of a query's points, plus offsets in
     metres."""
     point_features: int = 32
     """Channels of a point's features; opus_v2 only."""
@@ -90,42 +89,42 @@ class OccupancyConfig:
     offset_scale: float = 0.5
     """Metres per unit of the point head."""
     scale_weight_order: str = "clean"
-    """compatible repeats the pairing of level weights laid out (group, frame) with features laid out (frame, group)
-    that public OPUS and SparseBEV weights were trained with; clean pairs every group with its own weights."""
+    """clean: every group uses its own level weights. compatible: reproduces the mismatch between level weights laid out
+    (group, frame) and features laid out (frame, group) with which public OPUS and SparseBEV weights were trained."""
     unseen_points: str = "zero"
-    """zero: a point that no camera sees reads nothing. compatible: it reads the first camera with zero padding, so
-    up to one feature pixel outside its border leaks in, as public OPUS weights expect."""
+    """zero: a point outside every image gets zero features. compatible: it samples the first camera with zero padding,
+    so features leak up to one feature pixel beyond its border, as public OPUS weights expect."""
     feature_alignment: str = "clean"
-    """clean: every pixel is read where its own features lie. compatible: image coordinates 0..W are laid on feature
-    columns 0..W_l - 1, as public OPUS weights expect; that is off by up to half a feature pixel at the borders."""
+    """clean: pixels map to the feature cells that cover them. compatible: image coordinates 0..W map to feature columns
+    0..W_l - 1, as public OPUS weights expect, with an error of up to half a feature pixel at the borders."""
     confident_queries: bool = False
-    """Whether image queries prefer cells that are sure of their depth (image_queries.py)."""
+    """Whether image queries prefer cells with a narrow depth distribution (image_queries.py)."""
     voxel_head: bool = False
-    """Classify voxels from image cells and points (voxel_head.py) instead of taking the points as voxels; needs
-    image_queries, whose head describes the cells."""
+    """Classify voxels from image cells and points (voxel_head.py) instead of voxelising the points; requires
+    image_queries, whose head classifies the cells."""
     class_prior: float = 0.35
-    """Probability every class starts from (bias of the class head). OPUS trains from 0.01; the higher value lets an
-    untrained preset show some voxels."""
+    """Initial probability of every class (bias of the class head). OPUS uses 0.01; with the higher value an untrained
+    preset outputs some voxels."""
     initial_height: tuple[float, float] = (-0.8, 1.2)
-    """Metres over base_link between which the initial query points lie; x and y cover the whole grid. OPUS spreads
-    them over the full height; near the ground is where most occupied voxels are."""
+    """Height range [m, base_link] of the initial query points; x and y cover the whole grid. OPUS covers the full
+    height, but most occupied voxels are near the ground."""
     initial_spread: float = 1.0
-    """Metres by which the point head's initial bias scatters a query's points along each axis; 0 leaves the plain
-    initialisation of OPUS, where all points of a query start in one place."""
+    """Metres by which the point head's initial bias scatters a query's points along each axis; 0 keeps the default
+    initialisation of OPUS, where a query's points start almost in one place."""
     history_interval: float = 0.35
-    """Seconds that remembered frames lie apart at least; a faster stream refreshes the present frame only. Below the
-    0.4 s by which real nuScenes keyframes sometimes follow each other."""
+    """Minimum seconds between remembered frames; a faster stream only refreshes the present frame. The default is below
+    the 0.4 s that sometimes separate nuScenes keyframes."""
     max_gap: float = 1.5
-    """Seconds between two frames after which the memory is dropped."""
+    """Maximum seconds between two frames; a longer gap clears the memory."""
     pose_jump: float = 5.0
-    """Metres the ego may move between two frames beyond three times what its speed explains; further is a relocation,
-    after which the memory is dropped."""
+    """Metres that the ego may move between two frames in excess of three times its speed times the elapsed time; a
+    larger move is a relocation and clears the memory."""
     score_threshold: float = 0.5
-    """A point or voxel counts as occupied above this class probability."""
+    """Class probability above which a point or a densifier's voxel counts as occupied; unused by the voxel head."""
     padding: bool = True
-    """Close holes of one voxel by a 3x3x3 morphological closing per class."""
+    """Close one-voxel holes by a 3x3x3 morphological closing per class."""
     max_point_distance: float = 3.0
-    """Metres from the query centre beyond which a point is dropped."""
+    """Metres from its query's centre beyond which a point is dropped."""
 
     def __post_init__(self) -> None:
         for name in ("image_mean", "image_std", "strides", "points_per_layer", "initial_height"):
@@ -182,12 +181,12 @@ class OccupancyConfig:
 
     @property
     def mixing_inputs(self) -> int:
-        """Sampled points per group that enter the mixing: frames x points_per_group."""
+        """Input points of the mixing per group: frames x points_per_group."""
         return self.frames * self.points_per_group
 
     @classmethod
     def opus(cls, variant: str, **changes: Any) -> OccupancyConfig:
-        """The published OPUS variant "t", "s", "m" or "l" (ResNet-50, 8 frames, 256x704), with `changes` on top."""
+        """Returns the published OPUS variant "t", "s", "m" or "l" (ResNet-50, 8 frames, 256x704) with `changes`."""
         _choice("variant", variant, tuple(_OPUS))
         base: dict[str, Any] = {
             "backbone": "resnet50",
@@ -211,13 +210,13 @@ class OccupancyConfig:
 
     @classmethod
     def opus_v2(cls, variant: str, **changes: Any) -> OccupancyConfig:
-        """The published OPUS-V2 variant "t", "s", "m" or "l", with `changes` on top."""
+        """Returns the published OPUS-V2 variant "t", "s", "m" or "l" with `changes`."""
         _choice("variant", variant, tuple(_OPUS_V2))
         version = {"decoder": "opus_v2", "score_threshold": 0.25, **_OPUS_V2[variant]}
         return cls.opus(variant, **{**version, **changes})
 
     def replace(self, **changes: Any) -> OccupancyConfig:
-        """A checked copy with `changes`."""
+        """Returns a validated copy with `changes`."""
         return dataclasses.replace(self, **changes)
 
 

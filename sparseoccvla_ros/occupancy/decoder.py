@@ -1,4 +1,4 @@
-"""Sparse occupancy decoder: queries that carry growing sets of semantic points (OPUS, Wang et al., NeurIPS 2024)."""
+"""Sparse occupancy decoder of queries with growing sets of semantic points (OPUS, Wang et al., NeurIPS 2024)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .sampling.views import SamplingRules, SceneViews
 
 @dataclass(frozen=True, eq=False)
 class LayerOutput:
-    """One decoder layer's result: features [B, Q, C]; logits [B, Q, R, 17]; points [B, Q, R, 3], normalised.
+    """Output of one decoder layer: features [B, Q, C]; logits [B, Q, R, 17]; points [B, Q, R, 3], normalised.
 
-    A normalised point p lies at lower + p * (upper - lower) metres of the grid; it is not clamped to 0..1. Points of
-    OPUS-V2 have no logits but point_features [B, Q, R, C_p], which a densifier turns into logits of voxels; layers
-    before the last may have neither.
+    A normalised point p lies at lower + p * (upper - lower) metres of the grid and is not clamped to 0..1. OPUS-V2 has
+    point_features [B, Q, R, C_p] instead of logits, which a densifier converts to voxel logits; its layers before the
+    last may have neither.
     """
 
     features: Tensor
@@ -34,7 +34,7 @@ class LayerOutput:
 
 
 class DecoderLayer(nn.Module):
-    """Position encoding, sampling, mixing, distance-biased self-attention, feed-forward, heads."""
+    """Decoder layer: position encoding, sampling, mixing, distance-biased self-attention, feed-forward, heads."""
 
     lower: Tensor
     extent: Tensor
@@ -100,12 +100,12 @@ class DecoderLayer(nn.Module):
         self.register_buffer("extent", upper - lower, persistent=False)
 
     def forward(self, query: Tensor, points: Tensor, scene: SceneViews, describe: bool = True) -> LayerOutput:
-        """query [B, Q, C] and the previous layer's points [B, Q, R', 3], without gradient; describe: whether the
-        result has logits or features of its points."""
+        """Refine query [B, Q, C] and the previous layer's points [B, Q, R', 3] (without gradient); describe: whether to
+        compute logits or features of the points."""
         b, q, count, _ = points.shape
         metric = points * self.extent + self.lower
         centres = metric.mean(2)
-        # One point alone spreads by nothing, or in OPUS-V2 by a metre.
+        # The spread of a single point is 0 m, or 1 m in OPUS-V2.
         spread = metric.std(2) if count > 1 else torch.full_like(centres, float(self.densified))
         query = query + self.position_encoder(points.flatten(2))
         samples = self.sampling(query, centres, spread, scene)
@@ -120,9 +120,9 @@ class DecoderLayer(nn.Module):
 
 
 class OccupancyDecoder(nn.Module):
-    """Starting points, learned or read off the images (image_queries.py), and a stack of DecoderLayer.
+    """Stack of DecoderLayer on starting points that are learned or proposed by the images (image_queries.py).
 
-    Every layer has its own weights. Point coordinates carry no gradient from one layer to the next; features do.
+    Layers do not share weights. Between layers point coordinates are detached; features are not.
     """
 
     lower: Tensor
@@ -150,13 +150,13 @@ class OccupancyDecoder(nn.Module):
         self.register_buffer("extent", upper - lower, persistent=False)
 
     def metric(self, points: Tensor) -> Tensor:
-        """Normalised points [..., 3] to metres in base_link."""
+        """Convert normalised points [..., 3] to metres in base_link."""
         return points * self.extent + self.lower
 
     def start(self, scene: SceneViews) -> tuple[Tensor, Tensor, Proposals | None]:
-        """Where the queries start: points [B, Q, 1, 3], normalised, features [B, Q, C], and the proposals in them.
+        """Returns the initial queries: normalised points [B, Q, 1, 3], features [B, Q, C] and the image proposals.
 
-        Learned points come first, with features of zero; those read off the images are last.
+        Learned points come first, with zero features; image proposals last (None without image queries).
         """
         b = scene.ego2img.shape[0]
         points = self.init_points.weight[None, :, None].expand(b, -1, -1, -1)
@@ -167,9 +167,9 @@ class OccupancyDecoder(nn.Module):
         return torch.cat([points, found.points], 1), torch.cat([query, found.features], 1), found
 
     def refine(self, points: Tensor, query: Tensor, scene: SceneViews, every_layer: bool = False) -> list[LayerOutput]:
-        """One LayerOutput per layer, from starting points and features as `start` gives them.
+        """Returns one LayerOutput per layer, from points and features as returned by `start`.
 
-        every_layer: OPUS-V2's points have features in all layers, as training wants; else in the last one only.
+        every_layer: compute OPUS-V2's point features in all layers, as training needs, instead of the last one only.
         """
         outputs: list[LayerOutput] = []
         for index, layer in enumerate(self.layers):
@@ -180,6 +180,6 @@ class OccupancyDecoder(nn.Module):
         return outputs
 
     def forward(self, scene: SceneViews) -> list[LayerOutput]:
-        """One LayerOutput per layer."""
+        """Returns one LayerOutput per layer."""
         points, query, _ = self.start(scene)
         return self.refine(points, query, scene)

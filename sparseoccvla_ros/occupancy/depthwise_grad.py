@@ -1,9 +1,9 @@
-"""Gradient of a depthwise convolution whose kernel does not train, as a convolution.
+"""Depthwise convolution with a frozen kernel whose input gradient is computed as a convolution.
 
-oneDNN, which carries PyTorch's convolutions on a CPU, has no fast gradient for depthwise kernels of 5x5 or a stride
-of 2: it takes 10 to 50 times the forward pass. With respect to the input, though, the gradient is itself a depthwise
-convolution, with the kernel turned by 180 degrees over the output's gradient with stride - 1 zeros between its rows
-and columns, and the forward pass is fast.
+oneDNN, PyTorch's CPU backend for convolutions, has no fast gradient for depthwise kernels of 5x5 or a stride of 2: the
+backward pass takes 10 to 50 times the forward pass. The gradient with respect to the input is itself a depthwise
+convolution: the kernel rotated by 180 degrees, applied to the output gradient with stride - 1 zeros inserted between
+rows and columns. Computed that way it uses the fast forward kernels.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
-    """F.conv2d with as many groups as channels: x [M, C, H, W], weight [C, 1, K, K], bias [C].
+    """Compute F.conv2d with one group per channel: x [M, C, H, W], weight [C, 1, K, K], bias [C].
 
-    No gradient reaches `weight`. As in F.conv2d, `x` and the others may be autocast to a lower precision.
+    `weight` receives no gradient. As with F.conv2d, autocast may lower the precision of all three.
     """
     device = x.device.type
     if torch.is_autocast_enabled(device):
@@ -47,7 +47,7 @@ class _FixedDepthwise(torch.autograd.Function):
             apart[:, :, :: ctx.stride, :: ctx.stride] = grad
             grad = apart
         around = weight.shape[-1] - 1 - ctx.padding
-        # Rows and columns at the far end that the stride never reached still get (zero or partial) gradient.
+        # Trailing input rows and columns that the stride skips still need a (zero or partial) gradient.
         right, below = (
             size + weight.shape[-1] - 1 - 2 * around - n
             for size, n in zip(ctx.size[::-1], grad.shape[:1:-1], strict=True)

@@ -1,4 +1,4 @@
-"""The sparse occupancy encoder: camera images to scene queries."""
+"""Sparse occupancy encoder: camera images to scene queries."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .temporal_queue import FrameMemory
 from .voxel_head import VoxelHead
 
 PIXEL_MULTIPLE = 32
-"""Images are padded with zeros at the bottom and right to multiples of this (the coarsest stride)."""
+"""Images are zero-padded at the bottom and right to multiples of this (the coarsest stride)."""
 
 
 class OccupancyEncoder(nn.Module):
-    """Camera images to queries with semantic points (OPUS decoder, any backbone of OccupancyConfig).
+    """Encoder of camera images to queries with semantic points (OPUS decoder, any backbone of OccupancyConfig).
 
-    `encode` is the on-line path: one frame set after the other, with a memory of past features. `forward` is the
-    batch path for training and evaluation. Built in evaluation mode.
+    `encode` is the online path: successive frame sets, with a memory of past features. `forward` is the batch path for
+    training and evaluation. Constructed in evaluation mode.
 
-    trained: False until weights from a checkpoint are loaded; it travels with every result. warnings: what is not as
-    configured, e.g. that the backbone's weights were not found. memory: the FrameMemory of the on-line path.
+    trained: False until trained weights are loaded; copied to every result. warnings: deviations from the
+    configuration, e.g. missing backbone weights. memory: the FrameMemory of the online path.
     """
 
     pixel_mean: Tensor
@@ -50,7 +50,7 @@ class OccupancyEncoder(nn.Module):
         self.voxel_head = VoxelHead(grid, config.depth_bins) if config.voxel_head else None
         self.densifiers: nn.ModuleList | None = None
         if config.decoder == "opus_v2":
-            # One per layer, as the public weights have; all but the last one work in training only.
+            # One per layer, as in the public weights; all but the last are used in training only.
             sizes = config.point_features, config.densifier_dims
             self.densifiers = nn.ModuleList(Densifier(grid, *sizes) for _ in range(config.layers))
         self.register_buffer("pixel_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)
@@ -61,11 +61,11 @@ class OccupancyEncoder(nn.Module):
         self.eval()
 
     def reset(self) -> None:
-        """Drop the temporal memory."""
+        """Clear the temporal memory."""
         self.memory.reset()
 
     def image_features(self, images: Tensor) -> list[Tensor]:
-        """Features of single images.
+        """Compute the neck's features of single images.
 
         images: RGB 0..255, uint8 or float [M, H, W, 3]; returns per level float32 [M, C, H' / stride, W' / stride] with
         H', W' = H, W rounded up to multiples of 32.
@@ -76,9 +76,9 @@ class OccupancyEncoder(nn.Module):
         return [level.float() for level in levels]
 
     def early_features(self, images: Tensor, blocks: int) -> list[Tensor]:
-        """float32 [M, C, h, w] each: what stem and first `blocks` blocks of the backbone give (EfficientNetLite.early).
+        """Run the backbone's stem and first `blocks` blocks (EfficientNetLite.early): float32 [M, C, h, w] each.
 
-        Raises InvalidInput("backbone", ...) for a backbone that has no such split.
+        Raises InvalidInput("backbone", ...) for a backbone without this split.
         """
         if not isinstance(self.backbone, EfficientNetLite):
             raise InvalidInput("backbone", f"{self.config.backbone} has no early blocks to keep")
@@ -87,13 +87,13 @@ class OccupancyEncoder(nn.Module):
             return [part.float() for part in self.backbone.early(x, blocks)]
 
     def late_features(self, parts: list[Tensor], blocks: int) -> list[Tensor]:
-        """What image_features returns, from what early_features gave for the same `blocks`."""
+        """Complete `image_features` from the output of `early_features` for the same `blocks`."""
         assert isinstance(self.backbone, EfficientNetLite)
         with self._precision(parts[0].device):
             return [level.float() for level in self.neck(self.backbone.late(parts, blocks))]
 
     def _normalised(self, images: Tensor) -> Tensor:
-        """float32 [M, 3, H', W'], channels last, padded to PIXEL_MULTIPLE."""
+        """Normalise and pad to PIXEL_MULTIPLE: float32 [M, 3, H', W'], channels last."""
         x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last, copy=True)
         x = x.sub_(self.pixel_mean).mul_(self.pixel_scale)
         height, width = padded_size(x.shape[-2:])
@@ -105,11 +105,11 @@ class OccupancyEncoder(nn.Module):
         return torch.autocast(device.type, torch.bfloat16, enabled=self.config.backbone_dtype == "bfloat16")
 
     def forward(self, images: Tensor, ego2img: Tensor, usable: Tensor | None = None) -> list[LayerOutput]:
-        """Batch path: all frames at once, the present one first.
+        """Batch path: decode all frames at once, the present one first.
 
         images: RGB uint8 or float [B, T, N, H, W, 3]; ego2img float32 [B, T, N, 4, 4], present base_link to pixels of
-        each frame's images; usable bool [B, T, N], all cameras when left out. One LayerOutput per decoder layer.
-        Raises InvalidInput("images" or "ego2img", ...) for another number of frames or a number that is not finite.
+        each frame's images; usable bool [B, T, N], default all. Returns one LayerOutput per decoder layer. Raises
+        InvalidInput("images" or "ego2img", ...) for another number of frames or a number that is not finite.
         """
         b, t, n, h, w, _ = images.shape
         if t != self.config.frames:
@@ -123,12 +123,12 @@ class OccupancyEncoder(nn.Module):
         return self.decode(SceneViews.of_levels(levels, ego2img.float(), usable, padded_size((h, w))))
 
     def decode(self, scene: SceneViews) -> list[LayerOutput]:
-        """The decoder alone, in float32 whatever autocast surrounds it."""
+        """Run the decoder only, in float32 regardless of autocast."""
         with torch.autocast(scene.ego2img.device.type, enabled=False):
             return self.decoder(scene)
 
     def densify(self, output: LayerOutput, layer: int = -1) -> DensifiedVoxels:
-        """Voxels of a layer's points, for a decoder of OPUS-V2; float32 whatever autocast surrounds it."""
+        """Classify the voxels around a layer's points (OPUS-V2 only), in float32 regardless of autocast."""
         assert self.densifiers is not None
         assert output.point_features is not None
         with torch.autocast(output.points.device.type, enabled=False):
@@ -136,14 +136,14 @@ class OccupancyEncoder(nn.Module):
 
     @torch.inference_mode()
     def encode(self, frames: CameraFrames) -> SceneQueries:
-        """On-line path: the newest frame set to scene queries, with the memory of earlier ones.
+        """Online path: encode the newest frame set, using the memory of earlier ones.
 
-        The memory is dropped on a new epoch, on a jump in time and on changed cameras (see FrameMemory). Cameras that
-        are invalid or entirely black contribute nothing and are named in `missing`. view_features holds the left and
-        right half of every camera (coarsest level, averaged), two rows per camera in the order of CAMERAS, zero for
-        a missing one. Raises InvalidInput("images", ...) when no camera is left, InvalidInput("ego2img", ...) when a
-        camera's projection is singular (a focal length of zero, say) and InvalidInput("occupancy", ...) when a
-        result is not finite; all of them drop the memory.
+        The memory is cleared on a new epoch, a jump in time or changed cameras (see FrameMemory). Cameras that are
+        invalid or entirely black are not sampled and are listed in `missing`. view_features holds the mean of the left
+        and right half of every camera at the coarsest level, two rows per camera in the order of CAMERAS, zero for a
+        missing one. Raises InvalidInput("images", ...) when no camera is usable, InvalidInput("ego2img", ...) when a
+        camera's projection is singular (e.g. a focal length of zero) and InvalidInput("occupancy", ...) when a result
+        is not finite; each of them clears the memory.
         """
         frames = in_view_order(frames)
         usable = frames.valid & frames.images.any((1, 2, 3))
@@ -172,7 +172,7 @@ class OccupancyEncoder(nn.Module):
         logits = last.logits[0] if dense is None else dense.logits
         best, labels = logits.max(-1)
         if dense is not None:
-            # A point has the class of the voxel that it lies in.
+            # A point takes the class of its voxel.
             best, labels = best[dense.point_rows[0]], labels[dense.point_rows[0]]
         halves = F.adaptive_avg_pool2d(features[-1], (1, 2))[:, :, 0].transpose(1, 2)
         halves = halves.masked_fill(torch.from_numpy(~usable).to(device)[:, None, None], 0.0).flatten(0, 1)
@@ -184,7 +184,7 @@ class OccupancyEncoder(nn.Module):
             "view_features": halves,
         }
         arrays = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in results.items()}
-        # Every class, not only the best one: minus infinity loses that comparison and would pass unseen.
+        # Check all classes, not only the best: the maximum hides minus infinity.
         finite = bool(logits.isfinite().all()) and all(np.isfinite(a).all() for a in arrays.values())
         if not finite:
             self.reset()
@@ -204,10 +204,10 @@ class OccupancyEncoder(nn.Module):
     def dense_voxels(
         self, scene: SceneViews, last: LayerOutput, item: int = 0, dense: DensifiedVoxels | None = None
     ) -> SparseVoxels | None:
-        """What the voxel head or the densifier makes of batch element `item`; None for an encoder without either.
+        """Returns the voxels of voxel head or densifier for batch element `item`, None for an encoder without either.
 
-        The score of a voxel is the probability that something is there, whatever it is, or with a densifier that of its
-        class. dense: what `densify` gave for `last`, where it is at hand.
+        A voxel's score is the probability that it is occupied, or with a densifier the probability of its class.
+        dense: the output of `densify` for `last`, if already computed.
         """
         if self.densifiers is not None:
             dense = dense or self.densify(last)
@@ -224,7 +224,7 @@ class OccupancyEncoder(nn.Module):
         return SparseVoxels(where, label[kept].to(torch.uint8).cpu().numpy(), score.cpu().numpy(), self.grid)
 
     def voxels(self, queries: SceneQueries) -> SparseVoxels:
-        """Occupied voxels of a scene (see `postprocess.occupied_voxels`)."""
+        """Returns the occupied voxels of a scene (see `postprocess.occupied_voxels`)."""
         return occupied_voxels(queries, self.grid, self.config)
 
     def _load_backbone(self) -> None:
@@ -236,22 +236,22 @@ class OccupancyEncoder(nn.Module):
 
 
 def padded_size(size: tuple[int, ...] | torch.Size) -> tuple[int, int]:
-    """(H, W) rounded up to multiples of PIXEL_MULTIPLE."""
+    """Round (H, W) up to multiples of PIXEL_MULTIPLE."""
     height, width = (-(-s // PIXEL_MULTIPLE) * PIXEL_MULTIPLE for s in size)
     return height, width
 
 
 def singular(ego2img: np.ndarray) -> np.ndarray:
-    """Whether each projection [N, 4, 4] collapses space: bool [N]. Measured against the lengths of its rows."""
+    """Returns bool [N], True where a projection [N, 4, 4] is singular: |det| <= 1e-6 x its row norms (3x3 part)."""
     rows = ego2img[:, :3, :3]
     lengths = np.linalg.norm(rows, axis=-1).prod(-1)
     return np.abs(np.linalg.det(rows)) <= 1e-6 * lengths
 
 
 def in_view_order(frames: CameraFrames) -> CameraFrames:
-    """Cameras in the order of core.classes.CAMERAS, unknown names behind them in the order given.
+    """Sort cameras in the order of core.classes.CAMERAS, followed by unknown names in the given order.
 
-    The order decides which camera a point is read from where two overlap, so it must not depend on the sender.
+    The order decides which camera a point is sampled from where two overlap, so it must not depend on the sender.
     """
     rank = {name: index for index, name in enumerate(CAMERAS)}
     order = sorted(range(len(frames.names)), key=lambda i: rank.get(frames.names[i], len(rank)))

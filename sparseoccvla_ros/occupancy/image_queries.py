@@ -1,10 +1,10 @@
-"""Image queries: queries that start where the present images show something, instead of at a learned place.
+"""Image queries: queries initialised from the present images instead of at learned positions.
 
-A head on the finest feature level says of every cell what it shows and how far away that is; the most telling cells,
-one per column of ground, are lifted into space and become the decoder's starting points. The decoder then has to find
-out how far a thing reaches, not where in 80 x 80 m it stands: in OPUS (Wang et al., NeurIPS 2024) learned points have
-to travel there, which takes a hundred epochs. Far3D (Jiang et al., AAAI 2024) starts detection queries alike. Only
-comparisons, gathers and top-k: the whole exports to ONNX.
+A head on the finest feature level predicts class and depth of every cell; the highest-ranked cells, one per ground
+square, are lifted to 3-D and become the decoder's starting points. The decoder then only has to find an object's
+extent, not its position in 80 x 80 m: the learned points of OPUS (Wang et al., NeurIPS 2024) have to move there, which
+takes a hundred epochs of training. Far3D (Jiang et al., AAAI 2024) initialises detection queries in the same way. Only
+comparisons, gathers and top-k are used, so everything exports to ONNX.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ..core.voxels import VoxelGrid
 from .sampling.views import SceneViews
 
 NEAREST, FURTHEST = 1.5, 56.0
-"""Depths [m] between these are told apart in logarithmic bins; between their middles they are interpolated."""
+"""Centres [m] of the first and last logarithmic depth bin; depths between bin centres are interpolated."""
 COLUMN, CONFIDENT_COLUMN = 2.0, 1.0
-"""Metres: of the cells that fall on one square of this size, the most telling one becomes a query."""
+"""Edge [m] of the ground squares without and with `confident`; the best cell of each square becomes a query."""
 CANDIDATES = 1024
 _SCENERY = tuple(LABEL[n] for n in ("manmade", "vegetation"))
 
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """points [B, K, 1, 3] normalised to the grid, without gradient; features [B, K, C]; cells: logits of class (17 and
-    "nothing in the grid") and of depth bin, [B, N * h * w, 18 + bins], of all cells of the finest level, for the loss.
+    """Image queries: points [B, K, 1, 3] normalised to the grid, without gradient; features [B, K, C]; cells
+    [B, N * h * w, 18 + bins], logits of class (17 and "nothing in the grid") and depth bin of all cells, for the loss.
     """
 
     points: Tensor
@@ -41,12 +41,12 @@ class Proposals:
 
 
 class ViewProposals(nn.Module):
-    """What the cells of the present images show, how far away, and the `count` places most worth a query.
+    """Predicts class and depth of the cells of the present images and proposes the `count` best as queries.
 
-    Things count most, buildings and plants a third of that, ground next to nothing: learned queries cover it well.
-    confident: a cell counts the less the wider its depth distribution is (times exp(-entropy)), on smaller squares.
-    Without, one cell per square favours depth outliers, which stand alone: only 29 % of the queries on things start
-    within 0.6 m of what they saw, with it 61 %.
+    Cells are ranked by their highest class probability, weighted 1 for objects, 0.3 for manmade and vegetation and
+    0.02 for ground, which learned queries cover well. confident: multiply by exp(-entropy) of the depth distribution
+    and use smaller squares. Without it, one cell per square favours isolated depth outliers: only 29 % of the queries
+    on objects start within 0.6 m of the object, with it 61 %.
     """
 
     lower: Tensor
@@ -69,9 +69,9 @@ class ViewProposals(nn.Module):
         self.register_buffer("extent", upper - lower, persistent=False)
 
     def forward(self, scene: SceneViews) -> Proposals:
-        """Proposals from the present frame of a scene; a camera that is not usable proposes nothing.
+        """Propose queries from the present frame of a scene; unusable cameras rank last.
 
-        Raises InvalidInput("image_queries", ...) when the images have fewer cells than queries are wanted.
+        Raises InvalidInput("image_queries", ...) when the images have fewer cells than `count`.
         """
         (h, w), n = scene.sizes[0], scene.ego2img.shape[2]
         if n * h * w < self.count:
@@ -89,11 +89,11 @@ class ViewProposals(nn.Module):
         return Proposals(points[:, :, None], self.start(kept), cells)
 
     def cells(self, rows: Tensor) -> Tensor:
-        """Logits [..., 18 + bins] of feature rows [..., C] of the finest level."""
+        """Returns logits [..., 18 + bins] of feature rows [..., C] of the finest level."""
         return self.out(F.relu(self.hidden(rows.float())))
 
     def _lift(self, depth: Tensor, scene: SceneViews) -> Tensor:
-        """Cells' middles at their depth: [B, cells, 3] m in base_link. depth: logits [B, cells, bins]."""
+        """Lift cell centres to their expected depth: [B, cells, 3] m in base_link. depth: logits [B, cells, bins]."""
         b, n = scene.ego2img.shape[0], scene.ego2img.shape[2]
         (h, w), (height, width) = scene.sizes[0], scene.image_size
         away = expected_depth(depth).view(b, n, h * w)
@@ -105,7 +105,7 @@ class ViewProposals(nn.Module):
         return (image @ _inverse(matrix[..., :3, :3]).transpose(-1, -2)).flatten(1, 2)
 
     def _choose(self, worth: Tensor, places: Tensor, scene: SceneViews) -> tuple[Tensor, Tensor]:
-        """Indices of the chosen cells [B, K], and their normalised places [B, K, 3], inside the grid."""
+        """Returns indices of the chosen cells [B, K] and their normalised positions [B, K, 3], clamped to the grid."""
         h, w = scene.sizes[0]
         normal = (places - self.lower) / self.extent
         inside = ((normal > 0) & (normal < 1)).all(-1)
@@ -117,7 +117,7 @@ class ViewProposals(nn.Module):
         square = square[..., 0] * 4096.0 + square[..., 1]
         earlier = torch.ones(order.shape[1], order.shape[1], device=order.device).tril(-1) > 0
         taken = ((square[:, :, None] == square[:, None]) & earlier).any(-1)
-        # One per square first, then what is left, each in order of worth.
+        # The best cell of each square first, then the remaining cells, both in order of worth.
         rank = torch.where(taken | (best <= 0), best, best + 2.0)
         first = rank.topk(self.count, dim=1).indices
         points = near.gather(1, first[..., None].expand(-1, -1, 3)).clamp(0.0, 1.0)
@@ -125,15 +125,15 @@ class ViewProposals(nn.Module):
 
 
 def depth_step(metres: Tensor, bins: int = 32) -> Tensor:
-    """Depth as a real number of logarithmic steps, 0..bins - 1."""
+    """Convert depth to a fractional index of the logarithmic bins, 0..bins - 1."""
     scale = (bins - 1) / math.log(FURTHEST / NEAREST)
     return ((metres / NEAREST).log() * scale).clamp(0.0, bins - 1.0)
 
 
 def expected_depth(logits: Tensor) -> Tensor:
-    """Metres [...] of logits [..., bins]: the mean over the best bin and a quarter (28 %) of its depth to each side.
+    """Returns the depth in metres [...] of logits [..., bins]: the mean over the bins within about 26 % of the best.
 
-    A mean over all bins would lie between two surfaces where a cell shows both.
+    A mean over all bins would fall between two surfaces if a cell shows both.
     """
     bins = logits.shape[-1]
     share = logits.softmax(-1)
@@ -144,7 +144,7 @@ def expected_depth(logits: Tensor) -> Tensor:
 
 
 def _inverse(m: Tensor) -> Tensor:
-    """Inverse of 3 x 3 matrices [..., 3, 3] by cross products, which export; zero where they are singular."""
+    """Invert 3 x 3 matrices [..., 3, 3] by cross products, which export to ONNX; singular ones become zero."""
     a, b, c = m.unbind(-2)
     columns = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
     determinant = (a * columns[..., 0]).sum(-1)[..., None, None]

@@ -1,28 +1,28 @@
-"""Training losses of the occupancy decoder: set-to-set distance of points and voxels, and focal classification.
+"""Training losses of the occupancy decoder: Chamfer-like distance of points and voxels, and focal classification.
 
 After OPUS (Wang et al., NeurIPS 2024), with smooth L1 (Girshick, Fast R-CNN, ICCV 2015) and the sigmoid focal loss
-(Lin et al., ICCV 2017). Points p_k (k = 1..N) of one decoder layer meet the centres g_j (j = 1..V) of all voxels that
-are not free, both in metres in base_link. a(j) is the point nearest to voxel j, b(k) the voxel nearest to point k:
+(Lin et al., ICCV 2017). Points p_k (k = 1..N) of one decoder layer are compared with the centres g_j (j = 1..V) of all
+occupied voxels, both in metres in base_link. a(j) is the point nearest to voxel j, b(k) the voxel nearest to point k:
 
     h(x)   = x^2 / (2 beta) for |x| < beta, |x| - beta / 2 beyond, summed over x, y, z
     L_pts  = points * [ 1/V sum_j w_j h(g_j - p_a(j)) + 1/N sum_k h(p_k - g_b(k)) ]
-    w_j    = 1; far where voxel j is visible and |g_j - p_a(j)| > far_distance; at least rare where it is visible and of
-             a rare class
-    t_kc   = 1 where c is the class of voxel b(k), else 0;   s_kc = sigmoid(logit_kc)
-    FL_kc  = -alpha (1 - s_kc)^gamma log s_kc where t_kc = 1, -(1 - alpha) s_kc^gamma log(1 - s_kc) where t_kc = 0
+    w_j    = 1; far if voxel j is visible and |g_j - p_a(j)| > far_distance; at least rare if it is visible and of a
+             rare class
+    t_kc   = 1 if c is the class of voxel b(k), else 0;   s_kc = sigmoid(logit_kc)
+    FL_kc  = -alpha (1 - s_kc)^gamma log s_kc if t_kc = 1, -(1 - alpha) s_kc^gamma log(1 - s_kc) if t_kc = 0
     L_cls  = classification * 1/N sum_k d_k sum_c channels_c FL_kc,   d_k = 1 + |xy of g_b(k)| / range_scale
 
-The decoder's initial points are supervised by L_pts alone, every layer by L_cls + L_pts, all against the whole truth.
-In a batch the sums and the counts V and N each run over all its elements. An element without an occupied voxel gives
-no L_pts and does not count there; its points are negatives of every class, with d_k = 1.
+The decoder's initial points are supervised by L_pts only, every layer by L_cls + L_pts, against all occupied voxels.
+Sums and the counts V and N run over the whole batch. An element without occupied voxels is excluded from L_pts; its
+points are negatives of every class, with d_k = 1.
 
 OPUS-V2 classifies voxels instead of points, each against its own dense label, free ones as negatives of every class:
 
-    L_cls  = classification * sum_u sum_c channels_c FL_uc / (number of voxels u with a class, at least 1)
+    L_cls  = classification * sum_u sum_c channels_c FL_uc / (number of occupied voxels u, at least 1)
 
-and its density-aware variant divides each voxel's and each point's part in L_pts by how many share the partner that it
-chose, V by the number of distinct points chosen, N by that of distinct voxels chosen. (The public code counts classed
-voxels from 0, plus 1.2e-7: a layer that meets none then outweighs everything else by millions.)
+Its density-aware variant divides each voxel's and each point's term of L_pts by the number of terms with the same
+nearest neighbour, and replaces V and N by the numbers of distinct nearest points and voxels. (The public code divides
+by the number of occupied voxels + 1.2e-7: a layer without any then outweighs everything else by millions.)
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from .decoder import LayerOutput
 from .densifier.network import DensifiedVoxels
 
 IGNORED = 255
-"""Dense label of voxels that are neither free nor occupied for training: nothing is known there."""
+"""Dense label of unknown voxels, which training treats as neither free nor occupied."""
 _CHUNK = 1 << 25
 _EPS = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Constants of the losses; the defaults are those of OPUS. The module docstring has the formulas.
+    """Constants of the losses (formulas in the module docstring); defaults are those of OPUS.
 
-    Raises InvalidInput naming the field when a value makes no sense.
+    Raises InvalidInput naming the field when a value is invalid.
     """
 
     points: float = 0.5
@@ -61,28 +61,28 @@ class LossWeights:
     classification: float = 2.0
     """Factor of L_cls."""
     beta: float = 0.2
-    """Metres where smooth L1 turns from squared to linear: half a voxel of 0.4 m."""
+    """Metres at which smooth L1 changes from quadratic to linear: half a voxel of 0.4 m."""
     far: float = 5.0
-    """Weight of a visible voxel that no point has reached yet."""
+    """Weight of a visible voxel without a point within `far_distance`."""
     far_distance: float = 0.2
-    """Metres beyond which a voxel counts as not reached."""
+    """Metres to the nearest point beyond which a visible voxel gets the weight `far`."""
     rare: float = 10.0
-    """Least weight of a visible voxel of a rare class."""
+    """Minimum weight of a visible voxel of a rare class."""
     rare_classes: tuple[int, ...] = tuple(
         LABEL[name] for name in ("others", "bicycle", "construction_vehicle", "traffic_cone")
     )
     """Labels 0, 2, 5, 8."""
     channels: tuple[float, ...] = (10, 5, 10, 5, 5, 10, 10, 5, 10, 5, 5, 1, 5, 1, 1, 2, 1)
-    """Weight per output channel, 17 numbers: it scales that channel's loss at every point, negatives included, and not
-    by the class of the point's voxel."""
+    """Weight per output channel, 17 numbers: scales that channel's loss at every point, positive or negative, whatever
+    the class of the point's voxel."""
     gamma: float = 2.0
     """Focusing exponent of the focal loss."""
     alpha: float = 0.25
     """Weight of positives in the focal loss; negatives have 1 - alpha."""
     range_scale: float = 113.137
-    """Metres at which the classification weight has doubled: the diagonal of the 80 m x 80 m grid."""
+    """Range [m] at which the classification weight d_k is 2: the diagonal of the 80 m x 80 m grid."""
     density_aware: bool = False
-    """Divide by how many chose the same partner, as OPUS-V2's longer schedule does (there with `points` 0.25)."""
+    """Use the density-aware L_pts, as OPUS-V2's longer schedule does (there with `points` 0.25)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rare_classes", tuple(self.rare_classes))
@@ -93,7 +93,7 @@ class LossWeights:
         for name in ("beta", "range_scale"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise InvalidInput(name, f"want a finite number above 0, got {getattr(self, name)}")
-        # In between, the gradient at a score of exactly 0 or 1 is infinite.
+        # For gamma in (0, 1) the gradient at a score of exactly 0 or 1 is infinite.
         if self.gamma != 0.0 and not 1.0 <= self.gamma < float("inf"):
             raise InvalidInput("gamma", f"want 0 or a finite number from 1, got {self.gamma}")
         if not 0.0 <= self.alpha <= 1.0:
@@ -105,12 +105,12 @@ class LossWeights:
 
 
 class Neighbours:
-    """Exact Euclidean nearest neighbours in one reference set, for any number of query sets.
+    """Exact Euclidean nearest-neighbour search in one reference set, for any number of query sets.
 
-    On the CPU a k-d tree in float64; elsewhere float32 distances from coordinate differences, in chunks, because the
-    cheaper expansion |q|^2 - 2 q.r + |r|^2 loses the millimetres at 40 m. Of references equally near, within the
-    rounding of those types, any one may be returned. Raises InvalidInput for a `reference` or `query` that is not
-    [N, 3] or holds numbers that are not finite, and for an empty reference.
+    Uses a float64 k-d tree on the CPU; elsewhere float32 distances from coordinate differences, in chunks, because the
+    cheaper expansion |q|^2 - 2 q.r + |r|^2 has errors of millimetres at 40 m. Ties, within the rounding of these
+    types, are resolved arbitrarily. Raises InvalidInput for a `reference` or `query` that is not [N, 3] or not finite,
+    and for an empty reference.
     """
 
     def __init__(self, reference: Tensor) -> None:
@@ -118,11 +118,11 @@ class Neighbours:
         if not len(reference):
             raise InvalidInput("reference", "is empty, so nothing is nearest")
         on_cpu = reference.device.type == "cpu"
-        # Sliding midpoints instead of medians: voxel centres share coordinates, which makes medians slow to find.
+        # Sliding midpoint instead of median splits: medians are slow to find because voxel centres share coordinates.
         self._tree = cKDTree(self._reference.double().numpy(), balanced_tree=False) if on_cpu else None
 
     def __call__(self, query: Tensor) -> Tensor:
-        """int64 [N]: index of the reference point nearest to each query [N, 3]; no gradient."""
+        """Returns int64 [N], index of the reference point nearest to each query [N, 3]; no gradient."""
         query = _checked_points("query", query)
         if self._tree is None:
             return nearest_in_chunks(query, self._reference)
@@ -130,14 +130,14 @@ class Neighbours:
 
 
 def nearest(query: Tensor, reference: Tensor) -> Tensor:
-    """int64 [N]: index of the point of `reference` [M, 3] nearest to each of `query` [N, 3]; see Neighbours."""
+    """Returns int64 [N], index of the point of `reference` [M, 3] nearest to each of `query` [N, 3]; see Neighbours."""
     return Neighbours(reference)(query)
 
 
 def nearest_in_chunks(query: Tensor, reference: Tensor, elements: int = _CHUNK) -> Tensor:
-    """What Neighbours does on an accelerator: query [N, 3], reference [M, 3] to int64 [N].
+    """Search by brute force, as Neighbours does on an accelerator: query [N, 3], reference [M, 3] to int64 [N].
 
-    elements: distances held at once; 2 x 4 bytes each (268 MB by default), or 2 rows of M where that is more.
+    elements: distances in memory at once, at least M; 2 x 4 bytes each (268 MB by default).
     """
     parts = []
     for part in query.split(max(1, elements // len(reference))):
@@ -150,11 +150,11 @@ def nearest_in_chunks(query: Tensor, reference: Tensor, elements: int = _CHUNK) 
 
 @dataclass(frozen=True, eq=False)
 class OccupancyTargets:
-    """Truth of one batch element: every voxel that is neither free nor ignored, all on one device.
+    """Ground truth of one batch element: all voxels that are neither free nor ignored, on one device.
 
-    centres: float32 [V, 3] m, base_link; labels: uint8 or int64 [V], 0..16, kept as int64; visible: bool [V], seen by
-    a camera. V may be 0. The search tree over the centres is built once, at first use. semantics: uint8 [X, Y, Z], the
-    dense labels they come from, which losses on voxels need. Raises InvalidInput naming the field.
+    centres: float32 [V, 3] m, base_link; labels: uint8 or int64 [V], 0..16, stored as int64; visible: bool [V], visible
+    to a camera; semantics: uint8 [X, Y, Z], the dense source labels, required by losses on voxels. V may be 0. The
+    search tree over the centres is built once, on first use. Raises InvalidInput naming the field.
     """
 
     centres: Tensor
@@ -183,11 +183,11 @@ class OccupancyTargets:
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        """Search among the centres. Raises InvalidInput when there are none."""
+        """Search structure over the centres. Raises InvalidInput when V is 0."""
         return Neighbours(self.centres)
 
     def to(self, device: torch.device | str) -> OccupancyTargets:
-        """The same truth on `device`."""
+        """Returns a copy on `device`."""
         dense = None if self.semantics is None else self.semantics.to(device)
         return OccupancyTargets(self.centres.to(device), self.labels.to(device), self.visible.to(device), dense)
 
@@ -195,10 +195,10 @@ class OccupancyTargets:
     def from_dense(
         cls, semantics: np.ndarray, camera_mask: np.ndarray | None = None, grid: VoxelGrid = OCC3D_GRID
     ) -> OccupancyTargets:
-        """From dense labels, on the CPU.
+        """Build targets on the CPU from dense labels.
 
-        semantics: integers [X, Y, Z] of the grid: 0..16 occupied, 17 free, 255 ignored (left out, as if free);
-        camera_mask: bool or 0/1 [X, Y, Z], True where a camera sees the voxel; without it every voxel counts as seen.
+        semantics: integers [X, Y, Z] of the grid: 0..16 occupied, 17 free, 255 ignored (no centre, like free);
+        camera_mask: bool or 0/1 [X, Y, Z], True where a voxel is visible to a camera, default everywhere.
         """
         if semantics.shape != grid.shape or semantics.dtype.kind not in "ui":
             raise InvalidInput("semantics", f"want integers {list(grid.shape)}, got {_kind(semantics)}")
@@ -220,10 +220,10 @@ class OccupancyTargets:
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """One layer's points of one batch element, float32 [N, 3] m, their truth, and who is nearest to whom.
+    """Points of one layer and batch element, float32 [N, 3] m, matched with the ground truth.
 
-    point_of int64 [V], nearest point of each voxel; voxel_of int64 [N], nearest voxel of each point; both None where
-    the truth is empty.
+    point_of int64 [V], nearest point of each voxel; voxel_of int64 [N], nearest voxel of each point; both None if
+    there are no occupied voxels.
     """
 
     points: Tensor
@@ -246,16 +246,16 @@ def occupancy_loss(
     weights: LossWeights | None = None,
     voxels: Sequence[DensifiedVoxels] | None = None,
 ) -> dict[str, Tensor]:
-    """Named loss terms, float32 scalars with gradient; the names are those of the public OPUS code.
+    """Compute the loss terms by name, float32 scalars with gradient; names are those of the public OPUS code.
 
-    outputs: one LayerOutput per decoder layer; init_points: [B, Q, 1, 3], normalised to the grid as LayerOutput.points
-    are; targets: B of them, on the device of the outputs. Terms: `init_loss_pts`; `d{i}.loss_cls` and `d{i}.loss_pts`
-    of every layer i but the last, whose terms are `loss_cls` and `loss_pts`. The loss is
-    their plain sum: they carry their weights already. voxels: of every layer,
-    what its densifier says; then these are classified, and the outputs' logits are not looked at.
+    outputs: one LayerOutput per decoder layer; init_points: [B, Q, 1, 3], normalised to the grid like
+    LayerOutput.points; targets: B elements, on the device of the outputs; voxels: the densifier's output per layer
+    (OPUS-V2), classified instead of the outputs' logits, which are then ignored. Terms: `init_loss_pts`;
+    `d{i}.loss_cls` and `d{i}.loss_pts` of every layer i except the last, whose terms are `loss_cls` and `loss_pts`.
+    Terms are already weighted; the loss is their sum.
 
-    Computed in float32 whatever the inputs' precision; no operation in here is one that autocast lowers. Raises
-    InvalidInput naming the field for shapes that do not fit, another device, and numbers that are not finite.
+    Computed in float32 for any input precision; autocast affects none of the operations. Raises InvalidInput naming
+    the argument for mismatched shapes, another device, numbers that are not finite, and missing dense labels.
     """
     weights = weights or LossWeights()
     if not outputs:
@@ -290,15 +290,15 @@ def occupancy_loss(
 
 
 def _pairs(points: Tensor, targets: Sequence[OccupancyTargets], grid: VoxelGrid) -> list[_Pairs]:
-    """Normalised points [B, Q, R, 3] matched in metres, one entry per batch element."""
+    """Match normalised points [B, Q, R, 3] in metres, one entry per batch element."""
     lower, upper = points.new_tensor([grid.lower, grid.upper], dtype=torch.float32)
     metric = points.float().flatten(1, 2) * (upper - lower) + lower
     return [_Pairs.match(p, truth) for p, truth in zip(metric, targets, strict=True)]
 
 
 def _point_loss(batch: list[_Pairs], weights: LossWeights) -> Tensor:
-    """L_pts, scalar."""
-    # Tied to every point, so that a batch without truth still backpropagates (zeros) into the points.
+    """Compute L_pts, scalar."""
+    # Depends on every point, so that a batch without occupied voxels still backpropagates (zeros) into the points.
     to_voxels = to_points = 0.0 * torch.stack([pairs.points.sum() for pairs in batch]).sum()
     voxels = points = 0.0
     for pairs in batch:
@@ -320,14 +320,14 @@ def _point_loss(batch: list[_Pairs], weights: LossWeights) -> Tensor:
 
 
 def _shares(chosen: Tensor, density_aware: bool) -> Tensor:
-    """float32 [N] of partners int64 [N]: ones, or one over how many chose the same partner."""
+    """Returns float32 [N] of neighbour indices int64 [N]: ones, or 1 / the number of equal indices if density-aware."""
     if not density_aware:
         return torch.ones(len(chosen), device=chosen.device)
     return 1.0 / chosen.bincount()[chosen]
 
 
 def _class_loss(logits: Tensor, batch: list[_Pairs], weights: LossWeights) -> Tensor:
-    """L_cls, scalar, of logits [B, Q, R, 17]."""
+    """Compute L_cls, scalar, of logits [B, Q, R, 17]."""
     labels, ranges = [], []
     for pairs in batch:
         if pairs.voxel_of is None:
@@ -343,7 +343,7 @@ def _class_loss(logits: Tensor, batch: list[_Pairs], weights: LossWeights) -> Te
 
 
 def _voxel_class_loss(voxels: DensifiedVoxels, targets: Sequence[OccupancyTargets], weights: LossWeights) -> Tensor:
-    """L_cls of OPUS-V2, scalar; voxels of which nothing is known count nowhere."""
+    """Compute L_cls of OPUS-V2, scalar; ignored voxels are excluded."""
     dense = [truth.semantics for truth in targets if truth.semantics is not None]
     if len(dense) != len(targets):
         raise InvalidInput("targets", "hold no dense labels: make them with OccupancyTargets.from_dense")
@@ -355,18 +355,18 @@ def _voxel_class_loss(voxels: DensifiedVoxels, targets: Sequence[OccupancyTarget
 
 
 def _focal(x: Tensor, labels: Tensor, weights: LossWeights) -> Tensor:
-    """Sigmoid focal loss float32 [N], summed over the channels with their weights, of logits [N, 17], labels [N]."""
+    """Compute the sigmoid focal loss of logits [N, 17] and labels [N]: float32 [N], weighted sum over the channels."""
     positive = F.one_hot(labels, NUM_CLASSES + 1)[:, :NUM_CLASSES].to(x.dtype)
     score = x.sigmoid()
     missed = positive * (1 - score) + (1 - positive) * score
     balance = positive * weights.alpha + (1 - positive) * (1 - weights.alpha)
-    # Cross entropy straight from the logits: log(sigmoid) of a confident mistake would be -inf.
+    # Cross entropy from the logits, because log(sigmoid) of a confident mistake would be -inf.
     focal = balance * missed**weights.gamma * F.binary_cross_entropy_with_logits(x, positive, reduction="none")
     return (focal * x.new_tensor(weights.channels)).sum(1)
 
 
 def _smooth_l1(a: Tensor, b: Tensor, beta: float) -> Tensor:
-    """[N] of [N, 3]: smooth L1 in metres, summed over x, y, z."""
+    """Compute smooth L1 in metres of [N, 3], summed over x, y, z: [N]."""
     return F.smooth_l1_loss(a, b, beta=beta, reduction="none").sum(1)
 
 
@@ -375,7 +375,7 @@ def _kind(array: Tensor | np.ndarray) -> str:
 
 
 def _checked_points(name: str, points: Tensor) -> Tensor:
-    """float32 [N, 3] without gradient, or InvalidInput."""
+    """Returns float32 [N, 3] without gradient. Raises InvalidInput(name) unless [N, 3] and finite."""
     if points.ndim != 2 or points.shape[1] != 3:
         raise InvalidInput(name, f"want [N, 3], got {list(points.shape)}")
     if not bool(points.isfinite().all()):
@@ -384,7 +384,7 @@ def _checked_points(name: str, points: Tensor) -> Tensor:
 
 
 def _check(name: str, value: Tensor, shape: tuple[int, int | None, int]) -> None:
-    """InvalidInput unless `value` is finite and [B, Q, R, C] with (B, R, C) = shape, None = any, and not empty."""
+    """Raises InvalidInput unless `value` is finite, not empty and [B, Q, R, C] with (B, R, C) = shape (None = any)."""
     fits = value.ndim == 4 and all(
         w in (None, g) for w, g in zip(shape, (value.shape[i] for i in (0, 2, 3)), strict=True)
     )

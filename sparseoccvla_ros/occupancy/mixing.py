@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class AdaptiveMixing(nn.Module):
-    """Mixes each query's samples over channels and over points with matrices made from the query.
+    """Mixes each query's samples over channels and over points with matrices generated from the query.
 
-    Rows of `parameter_generator`: group-major; inside a group first the channel matrix (input-major), then the point
+    Rows of `parameter_generator`: group-major; within a group first the channel matrix (input-major), then the point
     matrix (output-major). Columns of `out_proj`: (group, output point, channel).
     """
 
@@ -25,7 +25,7 @@ class AdaptiveMixing(nn.Module):
         nn.init.zeros_(self.parameter_generator.weight)
 
     def forward(self, samples: Tensor, query: Tensor) -> Tensor:
-        """samples [B, Q, G, P, C / G] and query [B, Q, C] to [B, Q, C], the residual added."""
+        """samples [B, Q, G, P, C / G] and query [B, Q, C] to [B, Q, C], including the residual."""
         b, q, g, p, c = samples.shape
         channel, point = (
             self.parameter_generator(query).view(b * q * g, -1).split((c * c, self.output_points * p), dim=-1)

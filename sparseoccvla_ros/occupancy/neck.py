@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class FeaturePyramid(nn.Module):
-    """Feature pyramid network (Lin et al. 2017), as mmdet builds it for OPUS: no norm, no activation.
+    """Feature pyramid network (Lin et al. 2017) as built by mmdet for OPUS: no norm, no activation.
 
     inputs: channels per level, finest first. `forward` takes [M, inputs[l], H_l, W_l] and returns
     [M, channels, H_l, W_l]: 1x1 lateral convolutions, nearest top-down upsampling, 3x3 output convolutions
-    (depthwise 3x3 and 1x1 where `depthwise`, a sixth of the cost at 128 channels).
+    (with `depthwise`, depthwise 3x3 then 1x1, a sixth of the cost at 128 channels).
     """
 
     def __init__(self, inputs: tuple[int, ...], channels: int, depthwise: bool = False) -> None:

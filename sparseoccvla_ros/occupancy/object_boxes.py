@@ -1,4 +1,4 @@
-"""Boxes around what can move: clusters of movable voxels, with the velocity that the forecast occupancy implies."""
+"""Object boxes from clusters of movable voxels, with velocities estimated from the forecast occupancy."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ GROUPS: tuple[tuple[int, ...], ...] = tuple(
         ("traffic_cone",),
     )
 )
-"""Labels that one object's voxels may mix; things of different groups are never one box."""
+"""Labels that may be mixed in one object; a box never spans two groups."""
 MIN_VOXELS = 4
-"""A smaller cluster is noise."""
+"""Minimum cluster size; smaller ones are noise."""
 MAX_SPEED = 15.0
-"""m/s; how far around a box its future is looked for."""
+"""m/s, maximum speed of an object; limits the search for a box in the forecast."""
 MIN_OVERLAP = 0.5
-"""Share of a box's cells that its future must cover; below, the velocity is unknown."""
+"""Share of a box's cells that the forecast must cover; below it, the velocity is unknown."""
 STILL = 0.02
-"""Overlap that a metre of motion must win: among equal fits an object stands."""
+"""Overlap penalty per metre of motion; standing still wins among equal fits."""
 HEADING_SPEED = 1.0
-"""m/s from which a box points where it moves; else it points forward."""
+"""m/s from which a box's yaw follows its velocity; below it, the yaw points along +x of base_link."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class ObjectBox:
     """One object in base_link at the stamp of its voxels.
 
     centre: float64 [3] m; size: float64 [3] m, length >= width, height; yaw: rad; label: index into CLASSES; score:
-    mean probability of its voxels; velocity: float64 [2] m/s over ground, None where forecasts do not tell.
+    mean score of its voxels; velocity: float64 [2] m/s over ground, None if unknown.
     """
 
     centre: np.ndarray
@@ -55,10 +55,10 @@ class ObjectBox:
 
 
 def object_boxes(voxels: SparseVoxels, future: SparseVoxels | None = None, horizon: float = 1.0) -> list[ObjectBox]:
-    """A box per cluster of movable voxels, best score first.
+    """Returns one box per cluster of movable voxels, best score first.
 
-    Voxels of a group are one object when at most one free voxel lies between them. future: forecast in base_link at the
-    same stamp, `horizon` seconds later, so what moves in it moves over ground.
+    Voxels of a group form one object when at most one free voxel lies between them. future: forecast `horizon` seconds
+    later, in base_link at the stamp of `voxels`; displacements are therefore over ground.
     """
     boxes = []
     for group in GROUPS:
@@ -75,7 +75,7 @@ def object_boxes(voxels: SparseVoxels, future: SparseVoxels | None = None, horiz
 
 
 def _clusters(indices: np.ndarray, shape: tuple[int, int, int]) -> list[np.ndarray]:
-    """Rows of `indices` [M, 3] by cluster; clusters below MIN_VOXELS are left out."""
+    """Group rows of `indices` [M, 3] into clusters; drops clusters of fewer than MIN_VOXELS."""
     volume = np.zeros(shape, bool)
     volume[tuple(indices.T)] = True
     near = ndimage.binary_dilation(volume, np.ones((2, 2, 2), bool))
@@ -86,7 +86,7 @@ def _clusters(indices: np.ndarray, shape: tuple[int, int, int]) -> list[np.ndarr
 
 
 def _top_view(voxels: SparseVoxels, group: tuple[int, ...]) -> np.ndarray:
-    """float32 [X, Y]: 1 where a column holds a voxel of the group."""
+    """Returns float32 [X, Y], 1 where a column holds a voxel of the group."""
     out = np.zeros(voxels.grid.shape[:2], np.float32)
     chosen = np.isin(voxels.labels, group)
     out[tuple(voxels.indices[chosen, :2].T)] = 1.0
@@ -94,7 +94,7 @@ def _top_view(voxels: SparseVoxels, group: tuple[int, ...]) -> np.ndarray:
 
 
 def _velocity(cells: np.ndarray, later: np.ndarray, size: float, horizon: float) -> np.ndarray | None:
-    """float64 [2] m/s of the shift under which most of a cluster's columns [M, 2] are occupied later."""
+    """Returns float64 [2] m/s from the best shift of a cluster's columns [M, 2] to `later`, None if the fit is poor."""
     reach = round(MAX_SPEED * horizon / size)
     lower, upper = cells.min(0), cells.max(0)
     pattern = np.zeros(tuple(upper - lower + 1), np.float32)

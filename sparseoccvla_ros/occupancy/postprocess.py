@@ -1,4 +1,4 @@
-"""From predicted points to sparse semantic voxels, the same for every node that holds the SceneQueries."""
+"""Conversion of predicted points to sparse semantic voxels; gives every node the same voxels for a SceneQueries."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .config import OccupancyConfig
 def occupied_voxels(
     queries: SceneQueries, grid: VoxelGrid = OCC3D_GRID, config: OccupancyConfig | None = None
 ) -> SparseVoxels:
-    """Voxels of a scene: those of the voxel head or densifier, else from the best class and score of each point.
+    """Returns the voxels of the voxel head or densifier if present, else those of the points (best class and score).
 
-    A point counts when its score exceeds `config.score_threshold`, it lies within `config.max_point_distance` of its
-    query's centre and inside the grid; core.voxels says what voxels they make. With `config.padding` each class is
-    closed by 3x3x3 voxels; a hole filled so takes, among the classes that fill it, the one with the highest summed
-    score among its neighbours, and their mean score.
+    A point counts when its score exceeds `config.score_threshold` and it lies inside the grid and less than
+    `config.max_point_distance` from its query's centre; core.voxels.voxelise merges points into voxels. With
+    `config.padding` each class is closed morphologically by 3x3x3 voxels; a hole takes, among the classes that fill
+    it, the one with the highest summed score among its neighbours, and their mean score.
     """
     if queries.voxels is not None:
         return queries.voxels

@@ -1,4 +1,4 @@
-"""Short-term memory of the encoder: features of past frames and where the vehicle was."""
+"""Temporal memory of the encoder: features and ego poses of past frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .sampling.views import SceneViews, level_starts
 
 @dataclass(eq=False)
 class _Remembered:
-    """Geometry of one frame; `usable` bool [N] says which cameras to read."""
+    """Geometry of one frame; usable: bool [N], cameras that may be sampled."""
 
     stamp: int
     ego2img: np.ndarray
@@ -25,13 +25,13 @@ class _Remembered:
 
 
 class FrameMemory:
-    """A ring of feature tables, one slot per frame, and the projection of each old frame into the present.
+    """Ring buffer of feature tables, one slot per frame, with projections from the present base_link to each frame.
 
-    Only the newest frame's features are written; for the others nothing but matrices changes from step to step:
+    Only the newest frame's features are written; for past frames only the matrices change from step to step:
     ego2img(old frame, present base_link) = ego2img(old) x inv(pose(old)) x pose(present).
-    Frames enter by `write`; `views` gives the decoder's input. A frame that comes less than `history_interval` after
-    the newest remembered one replaces the present frame without entering the history. The first frame after a reset
-    fills every slot, as OPUS repeats the present frame at the start of a scene.
+    `write` adds a frame, `views` returns the decoder's input. On the next `write`, the present frame enters the history
+    if it is at least `history_interval` newer than the newest frame there; otherwise it is overwritten. The first frame
+    after a reset fills every slot, as OPUS repeats the present frame at the start of a scene.
     """
 
     def __init__(self, config: OccupancyConfig) -> None:
@@ -46,20 +46,20 @@ class FrameMemory:
         self._last: CameraFrames | None = None
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Clear the memory."""
         self._entries, self._slots, self._last = [], [], None
 
     @property
     def history(self) -> tuple[int, ...]:
-        """Stamps (ns) of the frames the decoder would see, by age; the first is the present one."""
+        """Stamps (ns) of the frames in memory in order of age, the present one first."""
         return tuple(self._entries[s].stamp for s in self._slots)
 
     def write(self, frames: CameraFrames, usable: np.ndarray, features: list[Tensor]) -> str:
-        """Take in the newest frame set.
+        """Add the newest frame set.
 
-        usable: bool [N]; features: per level [N, C, H_l, W_l]. Returns why the memory was dropped before, "" if it
-        was kept: "start", "epoch", "time", "gap", "cameras", "image size", "frame of reference", "pose" or
-        "calibration".
+        usable: bool [N]; features: per level [N, C, H_l, W_l]. Returns why the memory was cleared first, "" if it was
+        not: "start" (also a new device), "epoch", "time", "gap", "cameras", "image size", "frame of reference", "pose"
+        or "calibration".
         """
         reason = self._break(frames, features)
         entry = _Remembered(frames.stamp, frames.ego2img, frames.ego.pose, usable)
@@ -81,12 +81,12 @@ class FrameMemory:
         return reason
 
     def views(self, image_size: tuple[int, int]) -> SceneViews:
-        """The decoder's input for the newest frame, batch size 1; call `write` first."""
+        """Returns the decoder's input for the newest frame, batch size 1; call `write` first."""
         assert self._table is not None
         by_age = [self._entries[slot] for slot in self._slots]
         present = by_age[0].pose
         matrices = [e.ego2img @ geometry.inverse(e.pose) @ present for e in by_age]
-        # Exactly what was given, not a product that is equal up to rounding.
+        # The given matrix itself, because the product differs by rounding.
         matrices[0] = by_age[0].ego2img
         device = self._table.device
         in_order = self._slots == list(range(self._frames))
@@ -100,7 +100,7 @@ class FrameMemory:
         )
 
     def _room_for(self, features: list[Tensor]) -> Tensor:
-        """The table [frames, rows, C], made anew only when its size or device changes."""
+        """Returns the table [frames, rows, C], reallocated only when its size or device changes."""
         self._sizes = tuple((level.shape[2], level.shape[3]) for level in features)
         first = features[0]
         shape = (self._frames, level_starts(self._sizes, len(first))[-1], first.shape[1])
@@ -109,7 +109,7 @@ class FrameMemory:
         return self._table
 
     def _advance(self) -> None:
-        """Let the present frame enter the history, if it is far enough from the newest there, and free a slot."""
+        """Move the present frame to the history if it is late enough, reusing the oldest slot for the next frame."""
         if self._frames == 1:
             return
         present, newest = (self._entries[s].stamp for s in self._slots[:2])
@@ -139,7 +139,7 @@ class FrameMemory:
         return "calibration" if _recalibrated(last, frames) else ""
 
     def _jumped(self, before: CameraFrames, after: CameraFrames) -> bool:
-        """Whether the ego moved further than its speed explains (a relocation)."""
+        """Returns True if the ego moved further than its speed explains (a relocation)."""
         seconds = 1e-9 * (after.stamp - before.stamp)
         speed = max(float(np.linalg.norm(f.ego.twist[:3])) for f in (before, after))
         moved = float(np.linalg.norm(after.ego.pose[:3, 3] - before.ego.pose[:3, 3]))
@@ -147,11 +147,11 @@ class FrameMemory:
 
 
 def _recalibrated(before: CameraFrames, after: CameraFrames) -> bool:
-    """Whether the intrinsics or the mount of a camera that is valid in both frame sets changed.
+    """Returns True if intrinsics or mount changed for a camera that is valid in both frame sets.
 
-    ego2img folds in the vehicle's motion between a camera's stamp and the set's, so a mount may appear to move; the
-    tolerances (0.5 m and 0.1 rad, plus twice the motion in that time) leave room for it. Intrinsics show in K K^T,
-    which no motion changes.
+    ego2img includes the vehicle's motion between the stamps of camera and frame set, so a mount appears to move; the
+    tolerances (0.5 m and 0.1 rad, plus twice the motion in that time) allow for it. Intrinsics are compared by K K^T,
+    which is invariant to motion.
     """
     both = before.valid & after.valid
     old, new = before.ego2img[both, :3], after.ego2img[both, :3]

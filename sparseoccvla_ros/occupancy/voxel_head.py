@@ -1,14 +1,14 @@
-"""Voxel head: classifies candidate voxels from what the image cells and the decoder's points say of them.
+"""Voxel head: classifies candidate voxels from image cells and the decoder's points.
 
-Sparse points leave holes in surfaces and cannot afford a query per traffic cone. The image cells that propose queries
-(image_queries.py) already know what they show and roughly how far away; this head asks, of every voxel that may hold
-something, what the cell it projects into says (class, and the share of the depth distribution before, at and behind
-the voxel) in the present and in the previous frame, and what the decoder's points around it say. A small MLP then
-decides between "free" and 17 classes. It plays the part of OPUS-V2's densifier (Wang et al., 2025), fed by the depth
-distributions of cells (as in Lift, Splat, Shoot, Philion and Fidler, ECCV 2020) instead of sparse convolutions.
+Sparse points leave holes in surfaces, and a query per traffic cone is not affordable. The image cells that propose
+queries (image_queries.py) already predict class and approximate depth. For every candidate voxel this head reads the
+cell that it projects into, in the present and the previous frame (class shares, and the share of the depth distribution
+before, at and behind the voxel), and the decoder's points around it. A small MLP then classifies the voxel as free or
+one of 17 classes. The head replaces OPUS-V2's densifier (Wang et al., 2025) and uses the depth distributions of cells
+(as in Lift, Splat, Shoot, Philion and Fidler, ECCV 2020) instead of sparse convolutions.
 
-Coarse to fine: a first MLP ranks blocks of 2 x 2 x 2 voxels, the best `BLOCKS` of them are opened. All shapes are
-static.
+Coarse to fine: a first MLP ranks blocks of 2 x 2 x 2 voxels, and only the voxels of the best `BLOCKS` are classified.
+All shapes are static.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from .sampling.cell_views import FRAMES, WINDOWS, CellViews, depth_windows
 from .sampling.views import SceneViews
 
 BLOCKS = 8_192
-"""Blocks of eight voxels that are opened, of 80,000; what cameras see of a scene occupies about 4,700."""
+"""Blocks of eight voxels that are opened (classified), of 80,000; a scene's visible voxels occupy about 4,700."""
 UNDER = 7.0
-"""Metres around the vehicle in which the ground is always opened: no camera sees it."""
+"""Radius [m] around the vehicle in which ground blocks are always opened, because no camera sees them."""
 CHUNK = 1_024
-"""Blocks that are read and classified at a time."""
+"""Blocks that are read and classified at once."""
 WIDTHS = (96, 48)
 _CELL = NUM_CLASSES + 1 + len(WINDOWS) + 2 + 1
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Voxels that may be occupied, block by block, and what is known of them. K blocks of eight voxels.
+    """Candidate voxels and their input features, K blocks of eight voxels.
 
-    index int64 [K, 8]: flat x-major voxel indices; label int64 [K, 8]: class of the decoder's points there, 17 where
-    there are none; cells float32 [K, 8, FRAMES * 24]: what image cells say; block float32 [K, inputs]: what is the same
-    for a block.
+    index int64 [K, 8]: flat x-major voxel indices; label int64 [K, 8]: class of the decoder's points in the voxel, 17
+    if it has none; cells float32 [K, 8, FRAMES * 24]: features of image cells; block float32 [K, inputs]: features
+    shared by the voxels of a block.
     """
 
     index: Tensor
@@ -53,10 +53,10 @@ class Candidates:
 
 
 class VoxelHead(nn.Module):
-    """Which voxels are occupied, and by what.
+    """Network that classifies the voxels of the most promising blocks.
 
     Args:
-        grid: with even numbers of voxels along each axis.
+        grid: with an even number of voxels along each axis.
         depth_bins: bins of the cells' depth distribution.
     """
 
@@ -93,7 +93,7 @@ class VoxelHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start anew."""
+        """Reinitialise all weights."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.reset_parameters()
@@ -103,20 +103,20 @@ class VoxelHead(nn.Module):
     def forward(
         self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Candidate voxels of batch element `item`: flat x-major index int64 [V], logits float32 [V, 18], 17 = free.
+        """Classify voxels of batch element `item`: flat x-major index int64 [V], logits float32 [V, 18], 17 = free.
 
         Args:
-            scene: what the decoder sampled from.
-            cells: the head that says what image cells show.
-            last: the decoder's last layer.
+            scene: the decoder's input.
+            cells: the head that predicts class and depth of image cells.
+            last: output of the decoder's last layer.
         """
         opened, read = self._open(scene, cells, last, item)
-        # Chunk by chunk: what lies in the cache is read and classified three times as fast as all at once.
+        # In chunks that fit in the CPU cache: three times as fast as all at once.
         parts = [read(chunk) for chunk in opened.split(CHUNK)]
         return torch.cat([p.index for p in parts]).flatten(), torch.cat([self.classify(p) for p in parts]).flatten(0, 1)
 
     def classify(self, found: Candidates) -> Tensor:
-        """Logits float32 [K, 8, 18]."""
+        """Returns logits float32 [K, 8, 18]."""
         hidden = self.from_cells(found.cells)
         hidden = hidden.add_(self.from_label(found.label)).add_(self.from_block(found.block)[:, None])
         hidden = F.relu_(hidden.add_(self.from_corner))
@@ -124,7 +124,7 @@ class VoxelHead(nn.Module):
 
     @torch.no_grad()
     def candidates(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int = 0) -> Candidates:
-        """The blocks most likely to hold something, and the inputs of both MLPs."""
+        """Returns the voxels of the highest-ranked blocks with the inputs of both MLPs."""
         opened, read = self._open(scene, cells, last, item)
         return read(opened)
 
@@ -132,7 +132,7 @@ class VoxelHead(nn.Module):
     def _open(
         self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int
     ) -> tuple[Tensor, Callable[[Tensor], Candidates]]:
-        """The blocks to open, int64 [K], and what reads the candidates of some of them."""
+        """Returns the blocks to open, int64 [K], and a function that reads the Candidates of some of them."""
         views = CellViews.of(scene, cells, self.smooth, item)
         label, nearby = self._points(last.points[item].float(), last.logits[item].float())
         (_, y, z), (_, by, bz) = self.grid.shape, self.blocks
@@ -160,19 +160,19 @@ class VoxelHead(nn.Module):
 
     @torch.no_grad()
     def ranked(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int = 0) -> Tensor:
-        """What the ranking knows of every block of the grid: float32 [blocks, inputs]."""
+        """Returns the ranking MLP's input for every block of the grid: float32 [blocks, inputs]."""
         views = CellViews.of(scene, cells, self.smooth, item)
         _, nearby = self._points(last.points[item].float(), last.logits[item].float())
         return torch.cat([views.nearest(0, self.centres, views.choose(0, self.centres)), nearby, self.place], 1)
 
     def _offsets(self) -> Tensor:
-        """Metres [8, 3] from a block's centre to those of its voxels."""
+        """Returns offsets in metres [8, 3] from a block's centre to its voxels' centres."""
         return (self.corner - 0.5) * self.grid.size
 
     def _points(self, points: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """What the decoder's points say: label uint8 [X * Y * Z] of every voxel (17 where there is none), and of every
-        block float32 [blocks, 18]: shares of the classes among the points in the 3 x 3 x 3 blocks around it, and
-        whether there are any."""
+        """Rasterise the decoder's points: label uint8 [X * Y * Z] of every voxel (17 without points), and of every
+        block float32 [blocks, 18]: score-weighted class shares of the points in the 3 x 3 x 3 blocks around it, and
+        an eighth of their summed score, at most 1."""
         scores, classes = (t.flatten() for t in logits.max(-1))
         scores = scores.sigmoid()
         shape = torch.tensor(self.grid.shape, device=points.device)
@@ -181,7 +181,7 @@ class VoxelHead(nn.Module):
         voxel = torch.where(inside[:, None], scaled, 0.0).long()
         _, y, z = self.grid.shape
         index = (voxel[:, 0] * y + voxel[:, 1]) * z + voxel[:, 2]
-        # The surest point of a voxel names it: score and class in one number, so that equal inputs give equal labels.
+        # The highest-scored point labels its voxel; packing score and class in one number makes this deterministic.
         rank = torch.where(inside, (scores * 1e6).int() * 32 + classes.int(), -1)
         best = torch.full((int(shape.prod()),), -1, dtype=torch.int32, device=points.device)
         best.scatter_reduce_(0, index, rank, "amax")
@@ -197,7 +197,7 @@ class VoxelHead(nn.Module):
 
 
 def _box_sum(volume: Tensor) -> Tensor:
-    """Sums float32 [X, Y, Z, C] over the 3 x 3 x 3 neighbours."""
+    """Sum float32 [X, Y, Z, C] over 3 x 3 x 3 neighbourhoods."""
     for axis in range(3):
         total = volume.clone()
         n = volume.shape[axis]

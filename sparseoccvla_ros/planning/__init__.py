@@ -1,1 +1,1 @@
-"""Queries, voxels and reasoning to a trajectory: the fourth stage."""
+"""Fourth stage: queries, voxels and reasoning to a trajectory."""

@@ -1,4 +1,4 @@
-"""Trajectory anchors: 3 commands x 6 modes by k-means, their file, and the command line that writes it.
+"""Trajectory anchors: 3 commands x 6 modes by k-means, their file format, and a command line to write it.
 
 The shape is that of SparseDrive (Sun et al., arXiv 2405.19620) and of DiffusionDrive's nuScenes branch.
 """
@@ -23,17 +23,17 @@ MODES = 6
 FRAME = "base_link"
 FORMAT_VERSION = 1
 STANDSTILL = 1.0
-"""m of final forward distance below which an anchor stands still."""
+"""m of final forward distance below which an anchor counts as standing."""
 _STRAIGHT = COMMAND_ORDER.index(Command.STRAIGHT)
 
 
 @dataclass(frozen=True, eq=False)
 class AnchorSet:
-    """Anchors and where they come from.
+    """Trajectory anchors with their cluster sizes.
 
     array: float32 [3, 6, 6, 2], cumulative waypoints in metres in `frame`, first axis in COMMAND_ORDER, modes from
-    short to long; counts: int64 [3, 6], trajectories behind each; frame: always base_link.
-    Raises InvalidInput on a wrong shape, a number that is not finite, another frame, or no standing anchor.
+    short to long; counts: int64 [3, 6], trajectories per cluster; frame: always base_link. Raises InvalidInput for a
+    wrong shape, a number that is not finite, another frame, or no standing anchor among the straight ones.
     """
 
     array: np.ndarray
@@ -50,28 +50,28 @@ class AnchorSet:
 
     @property
     def flat(self) -> np.ndarray:
-        """float32 [18, 6, 2], a view: left modes, straight modes, right modes."""
+        """Flat view, float32 [18, 6, 2]: left modes, straight modes, right modes."""
         return self.array.reshape(-1, STEPS, 2)
 
     @property
     def deltas(self) -> np.ndarray:
-        """float32 [18, 6, 2] m per 0.5 s; the first is the first waypoint."""
+        """Steps float32 [18, 6, 2] in m per 0.5 s; the first is the first waypoint."""
         return np.diff(self.flat, axis=1, prepend=np.float32(0.0))
 
     @property
     def sha256(self) -> str:
-        """Hex digest of frame, command order and numbers; two sets with one digest are the same set."""
+        """Hex digest of frame, command order and `array` (not `counts`)."""
         digest = hashlib.sha256()
         digest.update(f"{self.frame}|{','.join(c.value for c in COMMAND_ORDER)}|".encode())
         digest.update(np.ascontiguousarray(self.array, "<f4").tobytes())
         return digest.hexdigest()
 
     def group(self, command: Command) -> np.ndarray:
-        """bool [18], True for the six anchors of a command."""
+        """Returns bool [18], True for the six anchors of a command."""
         return np.repeat([c is command for c in COMMAND_ORDER], MODES)
 
     def save(self, path: str | Path) -> None:
-        """Write an .npz of plain arrays (same bytes for the same anchors)."""
+        """Write an .npz of plain arrays; equal anchors give identical bytes."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
@@ -87,7 +87,7 @@ class AnchorSet:
 
     @classmethod
     def load(cls, path: str | Path) -> AnchorSet:
-        """Read what `save` wrote. Never unpickles; raises InvalidInput naming what is wrong with the file."""
+        """Read a file written by `save`, without unpickling. Raises InvalidInput naming the invalid entry."""
         content = read_npz(
             Path(path), "anchors", ("format_version", "array", "counts", "frame", "commands", "sha256"), limit=2**20
         )
@@ -109,12 +109,12 @@ def fit_anchors(
     starts: int = 10,
     standing: tuple[Command, ...] = (Command.STRAIGHT,),
 ) -> AnchorSet:
-    """Anchors of recorded or sampled trajectories: k-means per command on the 12 flattened coordinates.
+    """Fit anchors to recorded or sampled trajectories: k-means per command on the 12 flattened coordinates.
 
-    trajectories: float [N, 6, 2] m, cumulative, base_link; commands: int [N], index into COMMAND_ORDER. The same seed
-    serves each command, and modes are ordered by path length, so mirrored data give mirrored anchors. Each command of
-    `standing` has an anchor that stands still. Raises InvalidInput when a command has fewer than 6 different
-    trajectories.
+    trajectories: float [N, 6, 2] m, cumulative, base_link; commands: int [N], index into COMMAND_ORDER; starts: k-means
+    restarts; standing: commands that must have a standing anchor. All commands use the same seed, and modes are
+    ordered by path length, so mirrored data give mirrored anchors. Raises InvalidInput for invalid arrays and when a
+    command has fewer than 6 different trajectories.
     """
     trajectories = np.asarray(trajectories, np.float64)
     commands = np.asarray(commands)
@@ -149,10 +149,10 @@ def _with_standstill(flat: np.ndarray, seed: int, starts: int) -> tuple[np.ndarr
 
 
 def cluster(points: np.ndarray, k: int, seed: int, starts: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Deterministic k-means: centres float64 [k, D] and cluster sizes int64 [k] of points [N, D].
+    """Run deterministic k-means: centres float64 [k, D] and cluster sizes int64 [k] of points [N, D].
 
-    k-means++ seeding from default_rng(seed), Lloyd until nothing moves, the best of `starts` runs by inertia. A
-    cluster that runs empty takes the point farthest from its centre.
+    k-means++ seeding from default_rng(seed), Lloyd iterations until convergence (at most 300), best of `starts` runs by
+    inertia. An empty cluster is reseeded with the point farthest from its nearest centre.
     """
     generator = np.random.default_rng(seed)
     best: tuple[float, np.ndarray, np.ndarray] | None = None
@@ -194,7 +194,7 @@ def _seed_centres(points: np.ndarray, k: int, generator: np.random.Generator) ->
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Fit anchors to the kinematic urban manoeuvres and write them."""
+    """Fit anchors to the kinematic urban manoeuvres and write them to a file."""
     parser = argparse.ArgumentParser(
         prog="python -m sparseoccvla_ros.planning.anchors",
         description="Fit the 3 x 6 trajectory anchors to kinematic urban manoeuvres and write them to a file.",

@@ -1,4 +1,4 @@
-"""Does the swept ego footprint touch occupied voxels, now or as forecast?"""
+"""Collision check of the swept ego footprint against present and forecast occupancy."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .config import MIN_OBSTACLE_HEIGHT, ValidatorConfig
 from .trajectory import SWEEP_TIMES, sweep
 
 GROUND_BLOCK = 4.0
-"""m, edge of the blocks in which the height of the ground is averaged."""
+"""m, edge of the square blocks over which the ground height is averaged."""
 MOVABLE_HOLD = 1.0
-"""s for which a movable obstacle is taken to stay where it is when there is no forecast."""
+"""s for which a movable obstacle is assumed to stay in place when no forecast is available."""
 MAX_GROUND_OFFSET = 1.5
-"""m the ground may lie above or below the plane under the vehicle."""
+"""m, maximum height of the ground above or below z = 0 of base_link."""
 
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """Voxels expected `seconds` after the stamp, with the transform float64 [4, 4] of their frame to base_link at the
-    stamp (identity when they were forecast from this very frame)."""
+    """Voxels forecast for `seconds` after the stamp; to_ego: float64 [4, 4], from their frame to base_link at the stamp
+    (identity if they were forecast at this stamp)."""
 
     seconds: float
     voxels: SparseVoxels
@@ -31,11 +31,11 @@ class Forecast:
 
 
 class ObstacleMap:
-    """Bird's-eye obstacle layers of one scene; `touches` then costs the same however many voxels there are.
+    """Bird's-eye-view obstacle layers of one scene; the cost of `touches` does not depend on the number of voxels.
 
-    Layer 0 is the present, one more layer follows per forecast. What cannot move counts for the whole horizon; what
-    can move counts until the first forecast takes over, or for MOVABLE_HOLD seconds when there is none. A pose
-    is tested against the layer nearest in time. A voxel below `obstacle_score` (probability) is no obstacle.
+    Layer 0 is the present, followed by one layer per forecast. Present static obstacles are in every layer, movable
+    ones in layer 0 only, which without forecasts applies for MOVABLE_HOLD seconds. A pose is checked against the layer
+    nearest in time. Voxels with a score (probability) below `obstacle_score` are ignored.
     """
 
     def __init__(
@@ -67,20 +67,19 @@ class ObstacleMap:
         self._layers = np.stack(layers)
         self._layer_of_step = np.abs(SWEEP_TIMES[:, None] - np.array(times)).argmin(1)
         self._body = _footprint(limits.vehicle, limits.collision_margin_m, limits.collision_margin_m, self._grid.size)
-        # the vehicle stands where it stands: what its own outline covers now (and what touches its flanks) is no
-        # reason to refuse to move
+        # clear the cells under the present outline and at its sides, which must not keep the vehicle from moving
         x, y, inside = self._cells(_footprint(limits.vehicle, 0.0, limits.collision_margin_m, self._grid.size))
         self._layers[:, x[inside], y[inside]] = False
 
     def _obstacles(self, voxels: SparseVoxels) -> np.ndarray:
-        """bool [M]: obstacle class, sure enough, and at a height the vehicle would hit."""
+        """Returns bool [M], True for obstacle classes with a sufficient score at a height the vehicle would hit."""
         centres = voxels.centres()
         height = centres[:, 2] - _ground(voxels, centres)
         band = (height >= MIN_OBSTACLE_HEIGHT) & (height <= self._limits.max_obstacle_height_m)
         return self._classes[voxels.labels] & (voxels.scores >= self._score) & band
 
     def _cells(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cell columns of points [..., 2] m and whether they lie on the grid."""
+        """Returns cell indices x, y of points [..., 2] m and whether they are inside the grid."""
         scaled = np.floor((points - self._grid.lower[:2]) / self._grid.size)
         x, y = np.clip(scaled, -1, 1_000_000).astype(np.int32).transpose(-1, *range(scaled.ndim - 1))
         columns, rows, _ = self._grid.shape
@@ -93,11 +92,11 @@ class ObstacleMap:
         return layer
 
     def touches(self, waypoints: np.ndarray) -> np.ndarray:
-        """bool [K]: whether trajectories [K, 6, 2] m bring the footprint onto an obstacle. Off the grid is free."""
+        """Returns bool [K], True if the footprint hits an obstacle along trajectories [K, 6, 2] m; off-grid is free."""
         return self.touches_poses(sweep(waypoints))
 
     def touches_poses(self, poses: np.ndarray) -> np.ndarray:
-        """The same for poses [K, 30, 3] (x, y, yaw) at SWEEP_TIMES."""
+        """Check poses [K, 30, 3] (x, y, yaw) at SWEEP_TIMES in the same way."""
         cos, sin = np.cos(poses[..., 2:]), np.sin(poses[..., 2:])
         along, across = self._body.T
         points = np.stack(
@@ -110,7 +109,7 @@ class ObstacleMap:
 
 
 def _footprint(vehicle: Vehicle, ends: float, flanks: float, cell: float) -> np.ndarray:
-    """Points [S, 2] m in the vehicle frame, half a cell apart, over the footprint widened by `ends` and `flanks`."""
+    """Sample the footprint, extended by `ends` and `flanks`, at half-cell steps: [S, 2] m in the vehicle frame."""
     half_length, half_width = vehicle.length_m / 2 + ends, vehicle.width_m / 2 + flanks
     along = np.linspace(-half_length, half_length, int(np.ceil(4 * half_length / cell)) + 1) + vehicle.centre_m
     across = np.linspace(-half_width, half_width, int(np.ceil(4 * half_width / cell)) + 1)
@@ -118,7 +117,7 @@ def _footprint(vehicle: Vehicle, ends: float, flanks: float, cell: float) -> np.
 
 
 def _ground(voxels: SparseVoxels, centres: np.ndarray) -> np.ndarray:
-    """Height [M] m of the ground under each voxel: mean of the flat classes in its block, 0 where none is seen."""
+    """Returns the ground height [M] m under each voxel: mean z of flat classes in its block, 0 if it has none."""
     grid: VoxelGrid = voxels.grid
     edge = max(round(GROUND_BLOCK / grid.size), 1)
     rows = grid.shape[1] // edge + 1

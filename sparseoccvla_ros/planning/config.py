@@ -1,4 +1,4 @@
-"""Settings of the planning stage: network and diffusion schedule (the preset's), limits (the vehicle's)."""
+"""Settings of the planning stage: network and diffusion schedule per preset, limits per vehicle."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..core.errors import InvalidInput
 from ..core.vehicle import NUSCENES_CAR, Vehicle
 
 MIN_OBSTACLE_HEIGHT = 0.2
-"""m above the local ground; voxel centres below it are driven over."""
+"""m above the local ground; voxel centres below it are no obstacles."""
 
 
 @dataclass(frozen=True)
 class PlanningConfig:
-    """The defaults are the `tiny` preset; InvalidInput names a field out of range."""
+    """Network and diffusion settings; defaults are the `tiny` preset. Raises InvalidInput naming an invalid field."""
 
     query_dims: int = 128
     """C, width of SceneQueries.features."""
@@ -28,28 +28,28 @@ class PlanningConfig:
     layers: int = 2
     """Decoder layers (DiffusionDrive: 2)."""
     ego: str = "causal"
-    """Ego status given to the networks: none, causal (ours, masked) or paper (21 + 18 values in the public layout,
-    computed without the future)."""
+    """Ego status features: none, causal (EgoHistory.features, with masks) or paper (21 + 18 values in the published
+    layout, computed from the past only)."""
     schedule: str = "legacy"
-    """legacy: every DDIM step goes t -> t-1 as the public code does; spaced: t -> the next of `timesteps`."""
+    """legacy: every DDIM step goes from t to t - 1 as in the public code; spaced: to the next of `timesteps`."""
     timesteps: tuple[int, ...] = (10, 0)
-    """Times of the network evaluations, falling, of 1000."""
+    """Decreasing diffusion times, out of 1000, of the network evaluations."""
     noise_step: int = 8
-    """Time at which the anchors are noised before the first evaluation."""
+    """Diffusion time of the noise that is added to the anchors before the first evaluation."""
     seed: int = 0
-    """Seed of the start noise; the same for every plan, so equal inputs give equal plans."""
+    """Seed of the initial noise, which is the same for every plan: equal inputs give equal plans."""
     forward_range: tuple[float, float] = (-0.5, 10.5)
-    """m per 0.5 s, lowest and highest forward delta; maps to -1..1."""
+    """m per 0.5 s, range of forward steps that is normalised to -1..1."""
     lateral_range: tuple[float, float] = (-5.0, 5.0)
-    """m per 0.5 s, lowest and highest lateral delta (left positive); wide enough for the end of a tight turn."""
+    """m per 0.5 s, range of lateral steps (left positive); wide enough for the end of a tight turn."""
     command_mask: bool = True
-    """Only the 6 anchors of the command may be chosen; False lets all 18 compete."""
+    """Choose among the 6 anchors of the command only; False: among all 18."""
 
     obstacle_score: float = 0.25
-    """Probability below which a voxel is no obstacle."""
+    """Probability below which a voxel is ignored as an obstacle."""
     gate_forecasts: bool = True
-    """Whether candidates are also checked against forecasts. Those of a forecaster that has not learnt how traffic
-    moves leave every vehicle in the way for the whole horizon."""
+    """Whether candidates are also checked against forecasts. Disable it for a forecaster that has not learnt motion:
+    its forecasts keep every vehicle in place for the whole horizon."""
 
     def __post_init__(self) -> None:
         _refuse_not_finite(self, "planning")
@@ -76,34 +76,34 @@ class PlanningConfig:
 
 @dataclass(frozen=True)
 class ValidatorConfig:
-    """What a trajectory must keep to on this vehicle: deployment, not weights, so no preset has it.
+    """Trajectory limits of the vehicle; part of the deployment, not of a preset.
 
     Raises InvalidInput naming a field out of range.
     """
 
     vehicle: Vehicle = NUSCENES_CAR
-    """The outline that must not touch anything."""
+    """Vehicle outline for collision checks."""
     max_speed_mps: float = 20.0
-    """Of any step."""
+    """Maximum speed over any step."""
     max_acceleration_mps2: float = 4.0
-    """Speeding up."""
+    """Maximum acceleration when speeding up."""
     max_deceleration_mps2: float = 8.0
-    """Braking."""
+    """Maximum deceleration when braking."""
     max_lateral_acceleration_mps2: float = 5.0
-    """In curves."""
+    """Maximum lateral acceleration in curves."""
     max_jerk_mps3: float = 20.0
-    """Along the path."""
+    """Maximum longitudinal jerk."""
     max_curvature_per_m: float = 0.25
-    """Smallest turn radius 4 m."""
+    """Maximum curvature; 0.25 is a turning radius of 4 m."""
     comfortable_deceleration_mps2: float = 3.0
-    """Of the braking trajectory; it brakes up to max_deceleration_mps2 if that is needed to stop short of an
+    """Deceleration of the braking trajectory; max_deceleration_mps2 is used instead if this one would hit an
     obstacle."""
     collision_margin_m: float = 0.15
-    """Added on every side of the outline."""
+    """Margin added on every side of the outline."""
     max_obstacle_height_m: float = 2.2
-    """Above the local ground; voxel centres above it are driven under."""
+    """Height above the local ground; voxel centres above it are no obstacles."""
     on_reject: str = "brake"
-    """What follows when no candidate passes: brake (flagged braking waypoints) or empty."""
+    """Plan when no candidate passes: brake (braking waypoints, flagged) or empty."""
 
     def __post_init__(self) -> None:
         _refuse_not_finite(self, "validator")

@@ -1,4 +1,4 @@
-"""Ego status features that never look past their stamp.
+"""Causal ego status features, computed only from samples at or before their stamp.
 
 The layout `paper` is that of AD-MLP (Zhai et al., arXiv 2305.10430) and of BEVFormer's can_bus (Li et al., ECCV 2022).
 """
@@ -27,41 +27,41 @@ FEATURE_NAMES: tuple[str, ...] = (
     "has_velocity",
     "has_acceleration",
 )
-"""Entries of `EgoHistory.features`: metres, radians, m/s, rad/s, m/s^2, then masks (1 present, 0 missing)."""
+"""Entries of `EgoHistory.features`: m, rad, m/s, rad/s, m/s^2, then masks (1 present, 0 missing)."""
 PAPER_DIMS = 21 + 18
 """Length of `EgoHistory.paper_features`."""
 WINDOW_NS = 3_000_000_000
-"""Memory; one second longer than the features reach back."""
+"""Length of the history: one second more than the features reach back."""
 MAX_GAP_NS = 1_100_000_000
-"""Poses are not interpolated across a longer gap (a slow machine sees a frame set a second)."""
+"""Maximum gap for interpolating poses (a slow machine gets one frame set per second)."""
 MAX_AGE_NS = 250_000_000
-"""The newest sample must not be older than this when features are asked for."""
+"""Maximum age of the newest sample, from which the state at the stamp is extrapolated."""
 MAX_SPEED = 70.0
-"""m/s between two samples above which the pose jumped."""
+"""m/s between two samples above which the pose has jumped."""
 JUMP_FLOOR = 1.0
-"""m a pose may always move between two samples (localisation corrections)."""
+"""m that a pose may always move between two samples (localisation corrections)."""
 _DIFFERENCE_NS = 500_000_000
 _GRAVITY = 9.81
 
 
 class SampleOutcome(StrEnum):
-    """What `EgoHistory.add` did with a sample."""
+    """Result of `EgoHistory.add`."""
 
     ADDED = "added"
     DUPLICATE = "duplicate"
-    """Same stamp as a stored sample, which is kept."""
+    """Same stamp as a stored sample: ignored."""
     TELEPORT = "teleport"
-    """The pose jumped: stored, but never joined with what came before."""
+    """The pose jumped: stored as the start of a new segment, never interpolated with earlier samples."""
     STALE = "stale"
-    """Arrived out of order and contradicts its neighbours: dropped."""
+    """Out of order and inconsistent with its neighbours: dropped."""
     RESET = "reset"
-    """Older than the whole memory: time jumped back, the memory starts anew."""
+    """More than WINDOW_NS older than the newest sample, so time jumped back: stored after clearing the history."""
 
 
 class EgoHistory:
-    """The last three seconds of pose and velocity, and the features made of them.
+    """Buffer of the last three seconds of pose and velocity, and the features computed from it.
 
-    Not thread safe. Feed every odometry or tf sample with `add`; samples may come late or twice.
+    Not thread safe. Pass every odometry or tf sample to `add`; late and duplicate samples are allowed.
     """
 
     def __init__(self) -> None:
@@ -75,14 +75,14 @@ class EgoHistory:
         return len(self._stamps)
 
     def clear(self) -> None:
-        """Forget everything (the epoch changed)."""
+        """Clear the history, for a new epoch."""
         for column in (self._stamps, self._poses, self._twists, self._segments):
             column.clear()
 
     def add(self, stamp_ns: int, pose: np.ndarray, twist: np.ndarray) -> SampleOutcome:
-        """Take a sample: pose float64 [4, 4] ego2fixed, twist float64 [6] m/s and rad/s in base_link.
+        """Add a sample: pose float64 [4, 4] ego2fixed, twist float64 [6] m/s and rad/s in base_link.
 
-        Raises InvalidInput on a wrong shape or a number that is not finite; nothing is stored then.
+        Raises InvalidInput, without storing it, for a wrong shape or a number that is not finite.
         """
         check_array("history.pose", pose, np.float64, (4, 4))
         check_array("history.twist", twist, np.float64, (6,))
@@ -109,7 +109,7 @@ class EgoHistory:
         self._twists.insert(at, twist.copy())
         self._segments.insert(at, segment)
         keep = bisect_right(self._stamps, self._stamps[-1] - WINDOW_NS - 1)
-        # the newest sample outside the window brackets its far edge; older ones are never read again
+        # keep the newest sample outside the window to interpolate at its edge; older ones are never read again
         keep = max(keep - 1, len(self._stamps) - 4096, 0)
         if keep:
             for column in (self._stamps, self._poses, self._twists, self._segments):
@@ -117,18 +117,18 @@ class EgoHistory:
         return outcome
 
     def _joins(self, index: int, stamp_ns: int, pose: np.ndarray) -> bool:
-        """Whether a vehicle can get between the stored sample `index` and this one."""
+        """Returns True if a vehicle can move from the stored sample `index` to this pose in the elapsed time."""
         seconds = abs(stamp_ns - self._stamps[index]) / 1e9
         return float(np.linalg.norm(pose[:3, 3] - self._poses[index][:3, 3])) <= MAX_SPEED * seconds + JUMP_FLOOR
 
     def _known(self, stamp_ns: int) -> int:
-        """Index of the newest sample at or before the stamp, -1 if none. Everything after it does not exist."""
+        """Returns the index of the newest sample at or before the stamp, -1 if none; later ones must not be read."""
         if self._stamps and self._stamps[-1] > stamp_ns + WINDOW_NS - int(PAST_SECONDS[-1] * 1e9):
             raise InvalidInput("stamp", "is older than the ego history reaches back")
         return bisect_right(self._stamps, stamp_ns) - 1
 
     def _at(self, stamp_ns: int, last: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Pose as planar (x, y, yaw) in the fixed frame and twist [6] at a stamp, from samples 0..last only."""
+        """Returns planar pose (x, y, yaw) in the fixed frame and twist [6] at a stamp, from samples 0..last only."""
         low = bisect_right(self._stamps, stamp_ns, 0, last + 1) - 1
         if low < 0 or self._segments[low] != self._segments[last]:
             return None
@@ -137,7 +137,7 @@ class EgoHistory:
             seconds = (stamp_ns - stamp) / 1e9
             if stamp_ns - stamp > MAX_AGE_NS:
                 return None
-            # no later sample may be read, so the newest one is carried on along its own velocity
+            # later samples must not be read: extrapolate the newest one with its velocity
             twist = self._twists[low]
             ahead = planar(twist[0] * seconds, twist[1] * seconds, twist[5] * seconds)
             return _planar_of(self._poses[low] @ ahead), twist
@@ -150,20 +150,20 @@ class EgoHistory:
         return first + fraction * change, (1 - fraction) * self._twists[low] + fraction * self._twists[low + 1]
 
     def pose_at(self, stamp_ns: int, not_after: int) -> np.ndarray | None:
-        """Planar pose float64 [4, 4] ego2fixed at a stamp, read from samples at or before `not_after`; None if unknown.
+        """Returns the planar pose float64 [4, 4] ego2fixed at a stamp from samples up to `not_after`, None if unknown.
 
-        The pose is on the ground plane of the fixed frame (z = 0): use it only to relate two stamps.
+        z is 0 in the fixed frame, so use the pose only for the motion between two stamps.
         """
         last = self._known(not_after)
         found = self._at(stamp_ns, last) if last >= 0 and stamp_ns <= not_after else None
         return None if found is None else planar(*found[0])
 
     def features(self, stamp_ns: int) -> np.ndarray:
-        """float32 [FEATURE_NAMES], the state at `stamp_ns` from samples at or before it.
+        """Returns the state at `stamp_ns` from samples at or before it, float32 [FEATURE_NAMES].
 
         Past poses are relative to the pose at the stamp; acceleration is the backward difference of the velocity over
-        0.5 s. What is missing (start, gap, teleport) is 0 with its mask at 0. Later samples are ignored. Raises
-        InvalidInput when samples more than 1 s later have already pushed out what the answer needs.
+        0.5 s. Missing values (start, gap, teleport) are 0 with mask 0. Raises InvalidInput("stamp") when the history
+        holds a sample more than 1 s later, because samples that are needed may already be discarded.
         """
         out = np.zeros(len(FEATURE_NAMES), np.float32)
         last = self._known(stamp_ns)
@@ -191,12 +191,12 @@ class EgoHistory:
         return None if before is None else (twist[:3] - before[1][:3]) / (_DIFFERENCE_NS / 1e9)
 
     def paper_features(self, stamp_ns: int, command: Command) -> np.ndarray:
-        """float32 [39]: the 21 values of AD-MLP and the 18 of can_bus, without their leaks.
+        """Returns float32 [39]: the 21 values of AD-MLP and the 18 of can_bus, without their leaks of the future.
 
         21 in alphabetical order of the fields: acceleration 3, command one-hot (left, straight, right) 3, past
         trajectory 4 x (x, y, yaw), velocity 3. 18 in BEVFormer order: translation 3 and quaternion (w, x, y, z) 4 of
         the motion since 0.5 s ago, acceleration 3 with gravity, rotation rate 3, velocity 3, change of yaw in rad and
-        in degrees. The command is the one given to the planner, never the future's. Missing history is 0.
+        in degrees. The command is the planner's input, not derived from the future. Missing history is 0.
         """
         out = np.zeros(PAPER_DIMS, np.float32)
         out[3 + list(Command).index(command)] = 1.0

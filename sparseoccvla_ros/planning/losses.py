@@ -1,4 +1,4 @@
-"""Training losses of the planner: those of DiffusionDrive's nuScenes branch (arXiv 2411.15139)."""
+"""Training losses of the planner, from DiffusionDrive's nuScenes branch (arXiv 2411.15139)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .model.diffusion import deltas_of
 
 
 def nearest_anchor(anchors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """int64 [B], the positive anchor: least mean distance of cumulative waypoints over the valid steps.
+    """Returns the positive anchor, int64 [B]: least mean distance of cumulative waypoints over the valid steps.
 
-    anchors [A, 6, 2] m; truth [B, 6, 2] m; valid bool [B, 6]. The first of equals wins.
+    anchors [A, 6, 2] m; truth [B, 6, 2] m; valid bool [B, 6]. On ties the first anchor wins.
     """
     distance = torch.linalg.vector_norm(anchors[None] - truth[:, None], dim=-1)
     weight = valid[:, None].to(distance.dtype)
@@ -21,9 +21,9 @@ def nearest_anchor(anchors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
 
 
 def score_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-    """Binary cross entropy over all A anchors, the positive weighted A - 1 so both sides count alike.
+    """Compute binary cross entropy over all A anchors; weight A - 1 balances the positive against the negatives.
 
-    logits [B, A]; positive int64 [B]; valid bool [B, 6]: rows without a valid step do not count. Scalar.
+    logits [B, A]; positive int64 [B]; valid bool [B, 6]: rows without a valid step are excluded. Scalar.
     """
     count = logits.shape[1]
     target = F.one_hot(positive, count).to(logits.dtype)
@@ -35,9 +35,9 @@ def score_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
 
 
 def trajectory_loss(waypoints: Tensor, truth: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-    """Mean L1 in metres on the per-step deltas of the positive anchor's trajectory, over valid steps.
+    """Compute mean L1 in metres on the per-step deltas of the positive anchor's trajectory, over valid steps.
 
-    waypoints [B, A, 6, 2] m, cumulative; truth [B, 6, 2] m; positive int64 [B]; valid bool [B, 6]. A step counts when
+    waypoints [B, A, 6, 2] m, cumulative; truth [B, 6, 2] m; positive int64 [B]; valid bool [B, 6]. A step counts if
     both its ends are valid. Scalar.
     """
     chosen = waypoints[torch.arange(len(truth), device=truth.device), positive]
@@ -48,10 +48,10 @@ def trajectory_loss(waypoints: Tensor, truth: Tensor, positive: Tensor, valid: T
 
 
 def positive_anchors(anchors: Tensor, truth: Tensor, command: Tensor) -> tuple[Tensor, Tensor]:
-    """(int64 [B], the nearest anchor among those of the command; int64 [B, 6], all of the command's).
+    """Returns the nearest anchor of the command's group, int64 [B], and the group, int64 [B, 6].
 
-    anchors [A, 6, 2] m, six per command in their order; truth [B, 6, 2] m; command int64 [B]. Only the commanded group
-    is chosen from on line, so an anchor of another group that lies nearer is not what the sample should choose.
+    anchors [A, 6, 2] m, six per command in COMMAND_ORDER; truth [B, 6, 2] m; command int64 [B]. A nearer anchor of
+    another group is not a positive, because online only the command's group can be chosen.
     """
     group = command[:, None] * MODES + torch.arange(MODES, device=command.device)
     valid = torch.ones(1, truth.shape[1], dtype=torch.bool, device=truth.device)

@@ -1,4 +1,4 @@
-"""Why a candidate was refused and why a plan is not OK: the same strings in plans, logs, diagnostics and docs."""
+"""Reasons why a candidate is rejected or a plan is not OK; the same strings in plans, logs, diagnostics and docs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from enum import StrEnum
 
 
 class RejectReason(StrEnum):
-    """What the gate holds against one candidate trajectory."""
+    """Reasons of the gate for rejecting a candidate trajectory."""
 
     NOT_FINITE = "not_finite"
     """A waypoint is NaN or infinite."""
     SPEED = "speed"
     """Faster than `validator.max_speed_mps`."""
     ACCELERATION = "acceleration"
-    """Speeds up harder than `validator.max_acceleration_mps2`."""
+    """Accelerates harder than `validator.max_acceleration_mps2`."""
     DECELERATION = "deceleration"
     """Brakes harder than `validator.max_deceleration_mps2`."""
     LATERAL_ACCELERATION = "lateral_acceleration"
-    """Pushes sideways harder than `validator.max_lateral_acceleration_mps2`."""
+    """Lateral acceleration above `validator.max_lateral_acceleration_mps2`."""
     JERK = "jerk"
     """Acceleration changes faster than `validator.max_jerk_mps3`."""
     CURVATURE = "curvature"
@@ -25,66 +25,66 @@ class RejectReason(StrEnum):
     REVERSE = "reverse"
     """Goes backwards."""
     START = "start"
-    """The first waypoint is not where the vehicle can be in half a second."""
+    """The first waypoint is too far from where the present velocity leads in 0.5 s."""
     CONTINUITY = "continuity"
-    """Jumps sideways or ahead of the plan before it."""
+    """Jumps sideways or ahead relative to the previous plan."""
     COLLISION = "collision"
-    """The outline, with `validator.collision_margin_m` around it, touches a predicted obstacle."""
+    """The outline plus `validator.collision_margin_m` touches an obstacle of the present or forecast occupancy."""
 
 
 class PlanReason(StrEnum):
-    """What a plan's `reasons` may hold besides `rejected:<RejectReason>` and `skipped:<RejectReason>`."""
+    """Entries of a plan's `reasons` besides `rejected:<RejectReason>` and `skipped:<RejectReason>`."""
 
     UNTRAINED_WEIGHTS = "untrained_weights"
     """Encoder or planner has random weights."""
     COLLISION_UNCHECKED = "collision_unchecked"
-    """The encoder is untrained: its occupancy says nothing about obstacles."""
+    """Candidates were not checked for collisions, because the encoder is untrained."""
     MISSING_CAMERA = "missing_camera"
-    """Followed by `:NAME`."""
+    """A camera delivered no usable image; followed by `:NAME`."""
     REASONING_LATE = "reasoning_late"
-    """No reasoning within `reasoning_max_age`; the planner scored alone."""
+    """No reasoning within `reasoning_max_age`; the anchor scores do not include the language model."""
     REASONING_EPOCH = "reasoning_epoch_mismatch"
-    """The reasoning is from before a jump of the clock."""
+    """The reasoning is from another epoch, i.e. from before a jump of clock or pose."""
     REASONING_FUTURE = "reasoning_from_future"
-    """The reasoning is stamped after the queries."""
+    """The reasoning has a later stamp than the queries."""
     REASONING_INVALID = "reasoning_invalid"
-    """The reasoning has another size than the planner wants, or a number that is not finite."""
+    """The reasoning has the wrong size for the planner, or a number that is not finite."""
     REASONING_UNTRAINED = "reasoning_untrained"
-    """The reasoning comes from random weights; a trained planner does not use it."""
+    """The reasoning comes from random weights; a trained planner ignores it."""
     FORECAST_MISSING = "forecast_missing"
     """Collision was checked against the present occupancy only."""
     COMMAND_TIMEOUT = "command_timeout"
-    """The last command is older than `command_timeout`; straight was taken."""
+    """The last command is older than `command_timeout`; the plan assumes straight."""
     VOXELS_EMPTY = "voxels_empty"
-    """The encoder sees nothing at all, not even ground."""
+    """The occupancy has no voxel at all, not even ground."""
     QUERIES_EMPTY = "queries_empty"
-    """The message holds no query."""
+    """The message contains no query."""
     QUERIES_INVALID = "queries_invalid"
-    """The queries have another size than the planner wants, or a number that is not finite."""
+    """The queries have the wrong size for the planner, or a number that is not finite."""
     EGO_INVALID = "ego_state_invalid"
-    """Pose or velocity is not finite."""
+    """Pose or velocity is not finite, or the pose is not a rigid transform."""
     EGO_SPEED_ABSURD = "ego_speed_absurd"
-    """The velocity is beyond any car (60 m/s)."""
+    """The speed exceeds 60 m/s, more than any car drives."""
     EGO_TELEPORT = "ego_teleport"
-    """The pose moved further than the velocity explains."""
+    """The pose moved further since the previous plan than the velocity explains."""
     EGO_HISTORY_MISSING = "ego_history_missing"
-    """Too few earlier poses for the features of ego motion."""
+    """The ego history has no state for the stamp of the queries."""
     STAMP_REVERSED = "stamp_reversed"
-    """The queries are older than those of the plan before."""
+    """The queries are older than those of the previous plan."""
     MODEL_NOT_FINITE = "model_not_finite"
     """The network returned a number that is not finite."""
 
 
 def rejected(reason: RejectReason) -> str:
-    """Entry of `Plan.reasons` when every candidate failed: one of the causes."""
+    """Returns the entry of `Plan.reasons` for one cause when every candidate failed."""
     return f"rejected:{reason.value}"
 
 
 def skipped(reason: RejectReason) -> str:
-    """Entry of `Plan.reasons` when a better ranked candidate was passed over for this cause."""
+    """Returns the entry of `Plan.reasons` when a higher-ranked candidate was skipped for this cause."""
     return f"skipped:{reason.value}"
 
 
 def missing_camera(name: str) -> str:
-    """Entry of `Plan.reasons` for a camera that delivered no image."""
+    """Returns the entry of `Plan.reasons` for a camera without a usable image."""
     return f"{PlanReason.MISSING_CAMERA.value}:{name}"

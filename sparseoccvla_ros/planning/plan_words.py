@@ -1,7 +1,7 @@
-"""A trajectory in words, and whether an answer's words agree with one.
+"""Trajectory descriptions in words, and a check whether an answer agrees with one.
 
-Language model and planner speak of the same drive only if somebody compares them: the plan goes into a question's
-context as words, and what an answer says of the next action is held against the plan.
+The plan's description is added to the language model's question, and the next action named in the answer is compared
+with the plan, which detects contradictions between language model and planner.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from ..core.types import Command, Plan, PlanStatus
 
 ACTION_QUESTION = "What should the car do next, and why?"
-"""What the language model is trained to answer with the next action and its reason."""
+"""Question that the language model is trained to answer with the next action and its reason."""
 STOPPED, CHANGED = 0.5, 0.8
-"""m/s below which the car stands, and by which its speed must change to slow down or speed up."""
+"""m/s below which the car is stopped, and minimum change of speed that counts as slowing down or speeding up."""
 TURNED = 0.2
-"""Radians the heading changes within 3 s from which on the car turns."""
+"""Minimum change of heading [rad] within 3 s that counts as a turn."""
 _SPEED = {
     "stay stopped": "stop", "brake to a stop": "stop", "slow down": "slow", "keep the speed": "keep",
     "speed up": "go", "start": "go",
@@ -27,10 +27,10 @@ _SIDE = re.compile(r"\b(left|right)\b")
 
 
 def driving_action(speed: float, speeds: np.ndarray, heading: float, turns: bool) -> str:
-    """What a trajectory does, in few words: "slow down and turn left".
+    """Describe a trajectory in a few words, e.g. "slow down and turn left".
 
-    speed: now, m/s; speeds: [6] m/s at core.types.WAYPOINT_TIMES; heading: radians after 3 s, left positive; turns:
-    False where a change of heading is the street's own bend.
+    speed: present m/s; speeds: [6] m/s at core.types.WAYPOINT_TIMES; heading: rad after 3 s, left positive; turns:
+    False if a change of heading only follows a bend of the road.
     """
     lowest, later = float(np.min(speeds)), float(speeds[-1])
     if speed < STOPPED:
@@ -46,21 +46,21 @@ def driving_action(speed: float, speeds: np.ndarray, heading: float, turns: bool
 
 
 def plan_action(plan: Plan, speed: float) -> str | None:
-    """`driving_action` of a plan from `speed` m/s; None for one without a trajectory."""
+    """Returns the `driving_action` of a plan from `speed` m/s, None for a rejected plan."""
     if plan.status is PlanStatus.REJECTED:
         return None
     return driving_action(speed, plan.speed, float(plan.heading[-1]), plan.command is not Command.STRAIGHT)
 
 
 def with_action(question: str, action: str) -> str:
-    """The question with what the car is about to do before it, as the language model is trained to hear it."""
+    """Prefix a question with the next action of the car, in the wording of the language model's training data."""
     return f"The car is about to {action}. {question}"
 
 
 def agrees(text: str, action: str) -> bool | None:
-    """Whether an answer names the action of a plan, speed and side alike; None where it names no change of speed.
+    """Returns whether an answer names the action of a plan in both speed and side, None if it names no speed action.
 
-    Only the words before a reason count: "Slow down, because a car comes from the left." turns nowhere.
+    Only the text before "because" counts: "Slow down, because a car comes from the left." has no side.
     """
     said, done = _meaning(text), _meaning(action)
     return None if said is None else said == done

@@ -1,4 +1,4 @@
-"""The planning stage: score the anchors, denoise them, let the gate choose, and say how far the plan can be trusted."""
+"""Planning stage: scores and denoises the anchors, selects a candidate with the gate, and flags unreliable plans."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from .plan_reasons import PlanReason, missing_camera, rejected, skipped
 from .trajectory import Motion, braking, motion_of
 
 ABSURD_SPEED = 60.0
-"""m/s; a present speed above it is a broken input, not a fast car."""
+"""m/s; a present speed above it is treated as invalid input."""
 CONTINUITY_AGE = 1.0
-"""s after which the previous plan no longer binds."""
+"""s after which continuity with the previous plan is no longer required."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Previous:
-    """What the next plan must be continuous with; waypoints is None after a plan nobody should follow."""
+    """Previous plan, for the continuity check; waypoints is None for a braking or rejected plan."""
 
     stamp: int
     epoch: int
@@ -52,7 +52,7 @@ class _Previous:
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """What a plan repeats of its input, and the candidates once there are any."""
+    """Inputs that are copied to the plan, and the candidates if available."""
 
     queries: SceneQueries
     command: Command
@@ -63,10 +63,10 @@ class _Request:
 
 
 class Planner(nn.Module):
-    """Plans three seconds ahead from sparse queries, with or without the language model's opinion.
+    """Planner of three-second trajectories from sparse queries, with optional reasoning of the language model.
 
-    Every plan is either OK, or carries the reasons why not; a scene that cannot be planned on gives a braking or an
-    empty plan, never an unflagged one. Equal inputs give bit-equal plans. Not thread safe.
+    A plan that is not OK carries the reasons; a scene that cannot be planned on results in a braking or an empty plan.
+    Equal inputs, including the previous plan, give bit-identical plans. Not thread safe.
     """
 
     anchor_waypoints: Tensor
@@ -79,9 +79,9 @@ class Planner(nn.Module):
         self.limits = limits or ValidatorConfig()
         self.anchors = anchors
         self.trained = False
-        """Set by whoever loads weights."""
+        """True once trained weights are loaded; set by the loader."""
         self.listens = True
-        """False for weights that were trained without reasoning: they know no token, so they are given none."""
+        """False for weights that were trained without reasoning; reasoning token and anchor scores are then ignored."""
         self.normaliser = DeltaNormaliser(config.forward_range, config.lateral_range)
         self.schedule = DiffusionSchedule(tuple(config.timesteps), config.schedule == "spaced")
         self.scorer = AnchorScorer(config)
@@ -93,12 +93,12 @@ class Planner(nn.Module):
         self.register_buffer("anchor_deltas", self.normaliser.normalise(deltas), persistent=False)
         self.register_buffer("noise", start_noise(deltas.shape, config.seed), persistent=False)
         self.last_gate: trajectory_validator.GateReport | None = None
-        """Verdict on every candidate of the newest plan, for diagnostics and markers; None when none was decoded."""
+        """GateReport of the newest plan, for diagnostics and markers; None if no candidate was decoded."""
         self._newest: _Previous | None = None
         self._before: _Previous | None = None
 
     def reset(self) -> None:
-        """Forget the previous plan."""
+        """Clear the previous plan."""
         self._newest = self._before = None
         self.last_gate = None
 
@@ -113,8 +113,8 @@ class Planner(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Score and denoise the anchors for a batch.
 
-        features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D]; anchor_scores [B, A] logits of the language
-        model, added to the scorer's; noise [A, 6, 2], default the seeded one. Returns logits [B, A] and waypoints
+        features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D]; anchor_scores [B, A], logits of the language
+        model, added to the scorer's; noise [A, 6, 2], default from config.seed. Returns logits [B, A] and waypoints
         [B, A, 6, 2] m, cumulative, base_link.
         """
         logits = self.scorer(self.anchor_waypoints, features, centres, ego, token)
@@ -123,7 +123,7 @@ class Planner(nn.Module):
         memory, condition = self.decoder.encode(features, centres, ego, token)
         batch = len(features)
         clean = self.anchor_deltas.expand(batch, -1, -1, -1)
-        # the decoder is trained by regression; its error must not steer the ranking
+        # detached: the regression loss of the decoder must not train the ranking
         scores = logits.detach().sigmoid()
 
         def network(sample: Tensor, time: int) -> Tensor:
@@ -143,10 +143,10 @@ class Planner(nn.Module):
         command: Command,
         command_source: CommandSource,
     ) -> Plan:
-        """Plan from one scene.
+        """Plan a trajectory for one scene.
 
-        reasoning: the newest one that is not too old, or None; it may stem from an earlier frame of the same epoch.
-        Raises InvalidInput only for arguments of a wrong type; wrong values give a flagged plan.
+        reasoning: the newest one that is not too old, or None; it may belong to an earlier frame of the same epoch.
+        Raises InvalidInput only for arguments of a wrong type; invalid values result in a flagged plan.
         """
         for name, value, kind in (
             ("queries", queries, SceneQueries),
@@ -169,7 +169,7 @@ class Planner(nn.Module):
         refusal = self._refusal(queries, previous)
         reverse = refusal is PlanReason.STAMP_REVERSED
         if refusal is not None:
-            # a frame from the past does not replace the newer plan's memory
+            # a frame with an older stamp does not replace the stored newer plan
             return self._stop(request, [refusal, *reasons], None, remember=not reverse)
         try:
             ego = self._ego_features(queries.stamp, history, command)
@@ -205,7 +205,7 @@ class Planner(nn.Module):
         if not finite.all():
             reasons.append(PlanReason.MODEL_NOT_FINITE)
         scores = np.where(finite, torch.nan_to_num(logits.sigmoid(), nan=0.0).numpy(), 0.0).astype(np.float32)
-        # a plan holds finite numbers only; a candidate that is not finite shows as its anchor, scored 0
+        # plans contain finite numbers only: replace other candidates by their anchor with score 0
         shown = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
         request = _Request(queries, command, command_source, shown, scores, "ego" if heard is None else "language+ego")
         if report.chosen < 0:
@@ -217,8 +217,8 @@ class Planner(nn.Module):
         return self._finish(request, motion, report.chosen, status, [*reasons, *passed])
 
     def _previous_to(self, queries: SceneQueries) -> _Previous | None:
-        """The plan before this scene. Planning a stamp again replaces its plan, so it is judged against the one before
-        it and comes out the same."""
+        """Returns the plan before this scene. Planning a stamp again replaces its plan, so it is compared with the one
+        before and gives the same result."""
         newest = self._newest
         if newest is not None and (newest.stamp, newest.epoch) == (queries.stamp, queries.epoch):
             newest = self._before
@@ -233,7 +233,7 @@ class Planner(nn.Module):
         return reasons
 
     def _refusal(self, queries: SceneQueries, previous: _Previous | None) -> PlanReason | None:
-        """Why this scene cannot be planned on at all, None if it can."""
+        """Returns why this scene cannot be planned on at all, None if it can."""
         if previous is not None:
             seconds = (queries.stamp - previous.stamp) / 1e9
             if seconds < 0:
@@ -265,7 +265,7 @@ class Planner(nn.Module):
         if not (shapes and np.isfinite(reasoning.token).all() and np.isfinite(reasoning.anchor_scores).all()):
             return None, [PlanReason.REASONING_INVALID]
         if not reasoning.trained:
-            # A trained planner knows no random token; while nothing is trained, the wiring shows.
+            # A trained planner must not use a random token; an untrained one does, to exercise the pipeline.
             return None if self.trained else reasoning, [PlanReason.REASONING_UNTRAINED]
         return reasoning, []
 
@@ -293,7 +293,7 @@ class Planner(nn.Module):
     def _forecasts(
         self, queries: SceneQueries, reasoning: Reasoning | None, history: EgoHistory
     ) -> tuple[tuple[Forecast, ...], list[str]]:
-        """Forecast voxels moved from the reasoning's frame and clock to this one's, none unless they mean something."""
+        """Returns the forecasts still ahead, relative to the queries' stamp and pose; empty if disabled or missing."""
         if not self.config.gate_forecasts:
             return (), []
         if reasoning is None or not reasoning.trained or not reasoning.forecasts:
@@ -314,10 +314,10 @@ class Planner(nn.Module):
         return usable, [] if usable else [PlanReason.FORECAST_MISSING]
 
     def _expected(self, queries: SceneQueries, previous: _Previous | None) -> np.ndarray | None:
-        """Where the previous plan puts the vehicle 0.5 s and 1 s from now, float64 [2, 2] m in base_link now.
+        """Returns where the previous plan puts the vehicle 0.5 s and 1 s from now, float64 [2, 2] m in base_link now.
 
-        None without a plan to be continuous with: none, too old, or one the vehicle evidently does not follow (another
-        driver is at the wheel, as in every recording).
+        None if the previous plan is missing, too old or not followed by the vehicle (e.g. in a recording); NaN rows are
+        beyond the plan's end.
         """
         if previous is None or previous.waypoints is None:
             return None
@@ -337,7 +337,7 @@ class Planner(nn.Module):
     def _stop(
         self, request: _Request, reasons: list[str], obstacles: ObstacleMap | None, remember: bool = True
     ) -> Plan:
-        """No candidate may be followed: brake, or nothing, as configured."""
+        """Returns a braking or an empty plan, as configured by `on_reject`, because no candidate may be followed."""
         if self.limits.on_reject == "empty":
             return self._reject(request, reasons, remember)
         ego, limits = request.queries.ego, self.limits
@@ -375,7 +375,7 @@ class Planner(nn.Module):
             newest = self._newest
             if newest is None or (newest.stamp, newest.epoch) != (queries.stamp, queries.epoch):
                 self._before = newest
-            # the caller's arrays may be reused for the next scene
+            # copy, because the caller may reuse its arrays for the next scene
             ego = replace(queries.ego, pose=queries.ego.pose.copy(), twist=queries.ego.twist.copy())
             self._newest = _Previous(queries.stamp, queries.epoch, ego, follow)
         return Plan(
@@ -399,7 +399,7 @@ class Planner(nn.Module):
 
 
 def _usable_ego(ego: EgoState) -> bool:
-    """Finite numbers, and a pose that is a rigid transform to 1e-2."""
+    """Returns True if all numbers are finite and the pose is a rigid transform to 1e-2."""
     if not (np.isfinite(ego.pose).all() and np.isfinite(ego.twist).all()):
         return False
     rotation = ego.pose[:3, :3]

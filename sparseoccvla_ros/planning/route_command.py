@@ -1,4 +1,4 @@
-"""The navigation command: from a topic, from a route, or straight on; with its source."""
+"""Navigation command with its source: a topic, a route, or straight on as the default."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .anchor_presets import TURN_OFFSET
 from .plan_reasons import PlanReason
 
 MAX_TEXT = 32
-"""Characters of a command text; a longer one is refused unread."""
+"""Maximum characters of a command text; a longer one is rejected without parsing."""
 MAX_ROUTE_POINTS = 100_000
 TURN_ANGLE = float(np.radians(35.0))
-"""Of the route's direction, from which on an instruction speaks of a turn and not of a bend."""
+"""rad, change of the route's direction from which an instruction announces a turn instead of a bend."""
 INSTRUCTION_REACH = 100.0
-"""Metres ahead of which instructions speak."""
+"""m ahead of the vehicle that instructions cover."""
 MAX_COORDINATE = 1e8
-"""m; UTM and Earth-fixed frames stay within 7e6, and larger squares would lose what is left of the metres."""
+"""m; UTM and Earth-fixed frames stay within 7e6, and squares of larger numbers lose metre precision."""
 
 
 def parse_command(text: str) -> Command:
-    """`left`, `straight` or `right`, in any case and with blanks around; anything else raises InvalidInput."""
+    """Parse `left`, `straight` or `right`, ignoring case and surrounding blanks. Raises InvalidInput otherwise."""
     if not isinstance(text, str):
         raise InvalidInput("command", f"want text, got {type(text).__name__}")
     if len(text) > MAX_TEXT:
@@ -37,7 +37,7 @@ def parse_command(text: str) -> Command:
 
 @dataclass(frozen=True)
 class CommandChoice:
-    """The command to plan with; `reason` is command_timeout when a warning is due, else None."""
+    """Command to plan with; `reason`: COMMAND_TIMEOUT if the topic command is too old, else None."""
 
     command: Command
     source: CommandSource
@@ -45,11 +45,11 @@ class CommandChoice:
 
 
 class RouteCommand:
-    """Keeps the newest topic command and the route and answers what to do next.
+    """Selects the navigation command from the newest topic command and the route.
 
-    A fresh topic command wins over the route; with neither, straight. timeout: s after which a topic command is old;
-    lookahead: s of driving at the present speed at which the route's lateral offset is read; min_lookahead: m, used at
-    low speed; max_offset: m from the route beyond which it says nothing.
+    A fresh topic command takes precedence over the route; the default is straight. timeout: s after which a topic
+    command is too old; lookahead: s of driving at the present speed at which the route's lateral offset is evaluated;
+    min_lookahead: m, minimum lookahead distance; max_offset: m from the route beyond which it is ignored.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class RouteCommand:
         self._route: np.ndarray | None = None
 
     def clear(self) -> None:
-        """Forget command and route."""
+        """Clear command and route."""
         self._command = None
         self._route = None
 
     def set_command(self, stamp_ns: int, command: Command | str) -> None:
-        """Take a command from a topic; raises InvalidInput on text that is no command.
+        """Set the command received from a topic. Raises InvalidInput for text that is no command.
 
-        One that arrives out of order is ignored, unless it is so much older that the clock must have jumped back.
+        Out-of-order commands are ignored, unless more than `timeout` older, i.e. the clock must have jumped back.
         """
         value = command if isinstance(command, Command) else parse_command(command)
         stamp_ns = int(stamp_ns)
@@ -85,7 +85,7 @@ class RouteCommand:
             self._command = (stamp_ns, value)
 
     def set_route(self, polyline: np.ndarray) -> None:
-        """Follow a route: float [M, 2] m in the fixed frame, M >= 2, in driving order. Raises InvalidInput."""
+        """Set the route: float [M, 2] m in the fixed frame, M >= 2, in driving order. Raises InvalidInput("route")."""
         route = np.asarray(polyline, np.float64)
         if route.ndim != 2 or route.shape[1] != 2 or not 2 <= len(route) <= MAX_ROUTE_POINTS:
             raise InvalidInput("route", f"want [2..{MAX_ROUTE_POINTS}, 2], got {list(route.shape)}")
@@ -98,18 +98,18 @@ class RouteCommand:
         self._route = route
 
     def set_goal(self, pose: np.ndarray, goal: np.ndarray) -> None:
-        """Head for a goal: pose float64 [4, 4] ego2fixed where it was given, goal [2] m in the fixed frame."""
+        """Set a straight route from `pose`, float64 [4, 4] ego2fixed, to `goal` [2] m in the fixed frame."""
         goal = np.asarray(goal, np.float64).reshape(-1)[:2]
         if goal.shape != (2,):
             raise InvalidInput("goal", f"want x and y in m, got {len(goal)} numbers")
         self.set_route(np.stack([np.asarray(pose, np.float64)[:2, 3], goal]))
 
     def instruction(self, pose: np.ndarray) -> str:
-        """`route_instruction` of the route; empty without one, or far from it. pose: float64 [4, 4] ego2fixed."""
+        """Returns `route_instruction` of the route, empty if missing or far. pose: float64 [4, 4] ego2fixed."""
         return (route_instruction(self._route, pose, self.max_offset) or "") if self._route is not None else ""
 
     def choose(self, stamp_ns: int, pose: np.ndarray, speed: float) -> CommandChoice:
-        """The command at a stamp. pose: float64 [4, 4] ego2fixed at the stamp; speed: m/s."""
+        """Select the command at a stamp. pose: float64 [4, 4] ego2fixed at the stamp; speed: m/s."""
         fresh = self._command is not None and abs(stamp_ns - self._command[0]) <= self.timeout * 1e9
         if fresh and self._command is not None:
             return CommandChoice(self._command[1], CommandSource.TOPIC)
@@ -125,10 +125,10 @@ class RouteCommand:
 
 
 def route_command(route: np.ndarray, pose: np.ndarray, ahead: float, max_offset: float) -> Command | None:
-    """Left, straight or right from the lateral offset of the route `ahead` metres on, None when far from the route.
+    """Returns the command from the lateral offset of the route `ahead` metres on, None when far from the route.
 
-    route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn is an offset of 2 m or more to
-    the side, as in every public command definition.
+    route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn is a lateral offset of 2 m or
+    more, as in every public command definition.
     """
     found = _along(route, pose, max_offset)
     if found is None:
@@ -141,11 +141,11 @@ def route_command(route: np.ndarray, pose: np.ndarray, ahead: float, max_offset:
 
 
 def route_instruction(route: np.ndarray, pose: np.ndarray, max_offset: float = 20.0) -> str | None:
-    """What a navigation system says: "turn left in 30 m", "turn right now", "arrive in 20 m", "go straight on".
+    """Returns a navigation instruction: "turn left in 30 m", "turn right now", "arrive in 20 m", "go straight on".
 
-    route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn begins where the route's
-    direction leaves that at the vehicle by 15 degrees and goes on to leave it by TURN_ANGLE; looked for over
-    INSTRUCTION_REACH metres. None when far from the route.
+    route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn is a change of the route's
+    direction by TURN_ANGLE within INSTRUCTION_REACH metres, relative to its direction at the vehicle; it begins where
+    the change reaches 15 degrees. None when far from the route.
     """
     found = _along(route, pose, max_offset)
     if found is None:
@@ -173,10 +173,10 @@ def _in(metres: float) -> str:
 
 
 def _along(route: np.ndarray, pose: np.ndarray, max_offset: float) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """The route in base_link [M, 2], its arc lengths [M] and where on it the vehicle is; None when far from it.
+    """Returns the route in base_link [M, 2], its arc lengths [M] and the vehicle's arc length, None if far from it.
 
-    Segments that run against the vehicle's heading count only when there are no others, so that a route that passes
-    twice is entered in the right direction.
+    Segments against the vehicle's heading are used only if no other is within max_offset, to match the right direction
+    of a route that passes the vehicle twice.
     """
     local = apply(inverse(pose), np.column_stack([route, np.full(len(route), pose[2, 3])]))[:, :2]
     start, step = local[:-1], np.diff(local, axis=0)

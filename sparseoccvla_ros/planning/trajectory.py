@@ -1,4 +1,4 @@
-"""Trajectories as curves: dense poses between waypoints, smooth heading, speed profile, and braking."""
+"""Trajectory geometry: dense poses between waypoints, smooth heading, speed profile, and braking."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from scipy.interpolate import CubicSpline
 from ..core.types import STEP_SECONDS, STEPS, WAYPOINT_TIMES
 
 SUBSTEPS = 5
-"""Poses per waypoint interval in a sweep (0.1 s)."""
+"""Poses per waypoint interval in a sweep (0.1 s each)."""
 SWEEP_TIMES = np.arange(1, STEPS * SUBSTEPS + 1) * (STEP_SECONDS / SUBSTEPS)
 """float64 [30], seconds after the stamp."""
 MOVING = 0.3
-"""m/s below which a direction of motion is noise and the heading before it is kept."""
+"""m/s below which the direction of motion is noise, so that the last heading is kept."""
 _KNOTS = np.concatenate([[0.0], WAYPOINT_TIMES])
 
 
 def _spline(zero_at_start: int) -> CubicSpline:
-    """Cubic through unit knots whose derivative of that order is zero at the start; the end bends freely."""
+    """Build unit cubic splines, one per knot: derivative `zero_at_start` is 0 at the start, the second at the end."""
     zero = np.zeros(STEPS + 1)
     return CubicSpline(_KNOTS, np.eye(STEPS + 1), bc_type=((zero_at_start, zero), (2, zero)))
 
 
-# A spline is linear in its knots, so one matrix per coordinate turns waypoints into poses. The vehicle starts along
-# x, hence the clamped lateral slope.
+# A spline is linear in its knots, so one matrix per coordinate converts waypoints to poses. The lateral slope is 0 at
+# the start because the vehicle starts along x.
 _X, _Y = _spline(2), _spline(1)
 _SWEEP_X, _SWEEP_Y = _X(SWEEP_TIMES), _Y(SWEEP_TIMES)
 _SWEEP_VX, _SWEEP_VY = _X(SWEEP_TIMES, 1), _Y(SWEEP_TIMES, 1)
@@ -38,8 +38,8 @@ _SLOPE_Y = np.stack([n * WAYPOINT_TIMES ** (n - 1) for n in range(2, 5)], 1) @ n
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """A trajectory with everything a follower needs: waypoints float32 [6, 2] m, heading float32 [6] rad, speed
-    float32 [6] m/s, acceleration float32 [6] m/s^2, at WAYPOINT_TIMES in base_link at the stamp."""
+    """Trajectory for a follower: waypoints float32 [6, 2] m, heading float32 [6] rad, speed float32 [6] m/s,
+    acceleration float32 [6] m/s^2, at WAYPOINT_TIMES in base_link at the stamp."""
 
     waypoints: np.ndarray
     heading: np.ndarray
@@ -48,7 +48,7 @@ class Motion:
 
 
 def _hold_heading(velocity_x: np.ndarray, velocity_y: np.ndarray) -> np.ndarray:
-    """Direction of motion [..., T], the last one (0 at the start) where the vehicle hardly moves."""
+    """Returns the direction of motion [..., T], held (initially 0) while the speed is below MOVING."""
     moving = np.hypot(velocity_x, velocity_y) > MOVING
     angle = np.where(moving, np.arctan2(velocity_y, velocity_x), 0.0)
     newest = np.maximum.accumulate(np.where(moving, np.arange(1, moving.shape[-1] + 1), 0), axis=-1)
@@ -57,8 +57,8 @@ def _hold_heading(velocity_x: np.ndarray, velocity_y: np.ndarray) -> np.ndarray:
 
 
 def sweep(waypoints: np.ndarray) -> np.ndarray:
-    """Poses float64 [K, 30, 3] (x, y, yaw) at SWEEP_TIMES of trajectories [K, 6, 2], along a cubic spline through the
-    waypoints that leaves the origin forward."""
+    """Interpolate trajectories [K, 6, 2] to poses float64 [K, 30, 3] (x, y, yaw) at SWEEP_TIMES, along a cubic spline
+    through the waypoints that leaves the origin along x."""
     knots = np.concatenate([np.zeros((len(waypoints), 1, 2)), waypoints], axis=1, dtype=np.float64)
     x, y = knots[..., 0], knots[..., 1]
     yaw = _hold_heading(x @ _SWEEP_VX.T, y @ _SWEEP_VY.T)
@@ -66,11 +66,10 @@ def sweep(waypoints: np.ndarray) -> np.ndarray:
 
 
 def motion_of(waypoints: np.ndarray, present_speed: float) -> Motion:
-    """Heading, speed and acceleration of a forward trajectory [6, 2].
+    """Compute heading, speed and acceleration of a forward trajectory [6, 2].
 
-    Heading is the tangent of a least-squares quartic that leaves the origin along x, so that waypoint noise of
-    centimetres does not swing it. Speed at a waypoint is the mean of the chords on both sides (exact for constant
-    acceleration).
+    Heading is the tangent of a least-squares quartic that leaves the origin along x, which smooths waypoint noise of
+    centimetres. Speed at a waypoint is the mean speed of the adjacent steps (exact for constant acceleration).
     """
     points = np.asarray(waypoints, np.float64)
     heading = _hold_heading(_SLOPE_X @ points[:, 0], _SLOPE_Y @ points[:, 1])
@@ -83,9 +82,9 @@ def motion_of(waypoints: np.ndarray, present_speed: float) -> Motion:
 
 
 def braking(speed: float, yaw_rate: float, deceleration: float, max_curvature: float, max_lateral: float) -> Motion:
-    """Constant deceleration (m/s^2) from `speed` (m/s, negative in reverse) to a stop along the present curvature.
+    """Brake from `speed` (m/s, negative in reverse) to a stop at constant deceleration (m/s^2) and curvature.
 
-    The curvature follows from the yaw rate (rad/s) and is held within max_curvature (1/m) and max_lateral (m/s^2).
+    The curvature follows from the yaw rate (rad/s), limited by max_curvature (1/m) and max_lateral (m/s^2).
     """
     rate = abs(speed)
     limit = min(max_curvature, max_lateral / max(rate, 0.1) ** 2)

@@ -1,7 +1,7 @@
-"""From a planned path to acceleration and steering: pure pursuit with preview, and a braking answer to no path.
+"""Path tracking: pure pursuit steering and speed control with preview, and braking without a usable path.
 
-Pure pursuit: Coulter, CMU-RI-TR-92-01. Frames: poses and paths in one fixed frame (map or odom), the reference point is
-the rear axle.
+Pure pursuit: Coulter, CMU-RI-TR-92-01. Poses and paths are in one fixed frame (map or odom); the reference point is the
+rear axle.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..core.errors import InvalidInput
 class FollowerConfig:
     """Settings of a TrajectoryFollower.
 
-    wheelbase: m; max_age: s after which a path is too old to follow; lookahead_time, lookahead: how far ahead the
-    steering aims, seconds of driving and least and most metres; preview: s ahead at which the speed is read;
-    stop_brake: m/s^2 with which the vehicle stops without a path; acceleration: lower and upper limit, m/s^2.
+    wheelbase: m; max_age: s after which a path is too old to follow; lookahead_time, lookahead: pure pursuit distance
+    as seconds of driving, and its minimum and maximum in m; preview: s ahead at which the target speed is evaluated;
+    stop_brake: m/s^2, deceleration without a path; acceleration: lower and upper limit, m/s^2.
     """
 
     wheelbase: float = 2.588
@@ -38,8 +38,8 @@ class FollowerConfig:
 
 @dataclass(frozen=True, eq=False)
 class TimedPath:
-    """A path to follow. stamp: s; times: float64 [N] s after the stamp, rising from 0; points: float64 [N, 2] m, where
-    the rear axle is to be, the first one where it was at the stamp."""
+    """Path to follow. stamp: s; times: float64 [N] s after the stamp, increasing from 0; points: float64 [N, 2] m,
+    target positions of the rear axle, the first one its position at the stamp."""
 
     stamp: float
     times: np.ndarray
@@ -47,7 +47,7 @@ class TimedPath:
 
     @classmethod
     def of_waypoints(cls, stamp: float, pose: np.ndarray, times: np.ndarray, waypoints: np.ndarray) -> TimedPath:
-        """From waypoints [K, 2] m in base_link at times [K] s, planned at a pose x, y, yaw [3]."""
+        """Build from waypoints [K, 2] m in base_link at times [K] s, planned at pose [3] (x, y, yaw)."""
         c, s = np.cos(pose[2]), np.sin(pose[2])
         points = pose[:2] + waypoints @ np.array([[c, s], [-s, c]])
         return cls(stamp, np.concatenate([[0.0], times]), np.concatenate([pose[None, :2], points]))
@@ -55,32 +55,32 @@ class TimedPath:
 
 @dataclass(frozen=True)
 class Control:
-    """acceleration m/s^2, steering rad at the front wheels (left positive), both of single precision, as
-    ackermann_msgs/AckermannDrive carries them; stopped_by: why it brakes to a stop, empty while it follows."""
+    """Control command. acceleration: m/s^2; steering: rad at the front wheels, left positive; both rounded to float32
+    as in ackermann_msgs/AckermannDrive; stopped_by: why it brakes to a stop, empty while following."""
 
     acceleration: float
     steering: float
     stopped_by: str = ""
 
     def __post_init__(self) -> None:
-        # Who drives without messages does the same as who drives over them, to the last bit.
+        # Rounded to float32, so that driving with and without ROS messages is bit-identical.
         for name in ("acceleration", "steering"):
             object.__setattr__(self, name, float(np.float32(getattr(self, name))))
 
 
 class TrajectoryFollower:
-    """Follows the newest path; without one that can be followed it brakes to a stop with the wheels as they are."""
+    """Controller that follows the newest path; without a usable path it brakes to a stop at the last steering angle."""
 
     def __init__(self, config: FollowerConfig | None = None) -> None:
         self.config = config or FollowerConfig()
         self._steering = 0.0
 
     def reset(self) -> None:
-        """Wheels straight."""
+        """Reset the steering angle to 0."""
         self._steering = 0.0
 
     def control(self, path: TimedPath | None, now: float, pose: np.ndarray, speed: float) -> Control:
-        """What to do at a time (s of the path's clock), at x, y, yaw [3] and m/s."""
+        """Compute the control at `now` (s of the path's clock) for pose [3] (x, y, yaw) and speed in m/s."""
         reason = self._unusable(path, now)
         if reason or path is None:
             return Control(-self.config.stop_brake, self._steering, reason)
@@ -111,7 +111,7 @@ class TrajectoryFollower:
         return float(along[i] + share[i] * (along[i + 1] - along[i]))
 
     def _acceleration(self, times: np.ndarray, along: np.ndarray, age: float, here: float, speed: float) -> float:
-        """Towards the path's speed a little ahead, and towards where the path says that the vehicle is to be now."""
+        """Compute the acceleration towards the previewed speed and the path's position for the present time."""
         c = self.config
         middle = min(age + c.preview, float(times[-1]) - 0.25)
         wanted = float(np.interp(middle + 0.25, times, along) - np.interp(middle - 0.25, times, along)) / 0.5
@@ -127,7 +127,7 @@ class TrajectoryFollower:
             return self._steering
         goal = here + reach
         target = np.array([np.interp(goal, along, path.points[:, i]) for i in (0, 1)])
-        if goal > along[-1]:  # straight on past the end
+        if goal > along[-1]:  # extrapolate straight beyond the end
             last = path.points[-1] - path.points[int(np.searchsorted(along, along[-1] - 0.5)) - 1]
             target = path.points[-1] + (goal - along[-1]) * last / max(float(np.hypot(*last)), 1e-9)
         dx, dy = target - pose[:2]

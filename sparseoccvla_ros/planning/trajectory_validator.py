@@ -1,4 +1,4 @@
-"""The gate: no candidate becomes a plan before it has been found drivable and free."""
+"""The gate: checks candidates against kinematic limits, continuity and obstacles before one becomes the plan."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from .config import ValidatorConfig
 from .plan_reasons import RejectReason
 
 SHORT_STEP = 0.15
-"""m below which a step has no direction of its own."""
+"""m below which a step keeps the previous heading."""
 REVERSE_TOLERANCE = 0.2
-"""m a step may go backwards."""
+"""m that a step may go backwards."""
 POSITION_TOLERANCE = 0.1
-"""m, waypoint noise that the curvature check forgives (it dominates at walking pace)."""
+"""m, waypoint noise tolerated by the curvature check (it dominates at walking pace)."""
 START_ERROR = 2.0
-"""m between the first waypoint and where the present velocity leads in 0.5 s."""
+"""m, maximum distance of the first waypoint from where the present velocity leads in 0.5 s."""
 MAX_LATERAL_SHIFT = 1.0
-"""m between a candidate and the previous plan at 0.5 s, sideways; twice that at 1 s."""
+"""m, maximum lateral distance of a candidate from the previous plan at 0.5 s; twice that at 1 s."""
 MAX_FORWARD_SHIFT = 1.5
-"""m ahead of the previous plan at 0.5 s; falling behind it is braking and always allowed."""
+"""m, maximum distance ahead of the previous plan at 0.5 s, twice that at 1 s; falling behind is always allowed."""
 _TO_FIRST = 0.5 * STEP_SECONDS
-"""s from the stamp to the middle of the first step, where its mean speed holds."""
+"""s from the stamp to the middle of the first step, at which its mean speed applies."""
 
 
 @dataclass(frozen=True, eq=False)
 class GateReport:
-    """Verdict on every candidate.
+    """Result of the gate for every candidate.
 
-    order: int64 [N], candidates in the order they were tried; chosen: the first that passed, -1 if none; reasons: per
-    candidate what is held against it (empty: passed, or kinematically fine and never needed).
+    order: int64 [N], usable candidates by decreasing score; chosen: the first that passed, -1 if none; reasons: failed
+    checks per candidate (empty: passed, or not in `order` and therefore not checked for collision).
     """
 
     order: np.ndarray
@@ -41,7 +41,7 @@ class GateReport:
 
     @property
     def passed_over(self) -> tuple[RejectReason, ...]:
-        """Distinct reasons of the candidates tried before the chosen one, in the order they were met."""
+        """Distinct reasons of the candidates ranked above the chosen one, in order of first occurrence."""
         seen: dict[RejectReason, None] = {}
         for candidate in self.order:
             if candidate == self.chosen:
@@ -51,14 +51,14 @@ class GateReport:
 
 
 def kinematic_failures(limits: ValidatorConfig, candidates: np.ndarray, speed: float) -> dict[RejectReason, np.ndarray]:
-    """Which candidates [K, 6, 2] m break a kinematic limit, bool [K] per reason.
+    """Check candidates [K, 6, 2] m against the kinematic limits, bool [K] per reason, True for a failure.
 
-    speed: present m/s along x. Speeds are means over a step and so hold at its middle; the first change of speed
-    therefore happens within a quarter of a second. Candidates that are not finite fail nothing but NOT_FINITE.
+    speed: present m/s along x. Speeds are means over a step and apply at its middle, so the first acceleration is over
+    a quarter of a second. Candidates that are not finite fail only NOT_FINITE.
     """
     finite = np.isfinite(candidates).all((1, 2))
     points = np.where(finite[:, None, None], candidates, 0.0).astype(np.float64)
-    # far numbers would overflow when squared; anything beyond a kilometre is out of limits either way
+    # avoid overflow in squares; anything beyond a kilometre is out of limits anyway
     points = np.clip(points, -1e3, 1e3)
     steps = np.diff(points, axis=1, prepend=0.0)
     length = np.linalg.norm(steps, axis=-1)
@@ -95,10 +95,10 @@ def kinematic_failures(limits: ValidatorConfig, candidates: np.ndarray, speed: f
 
 
 def continuity_failures(candidates: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """bool [K]: candidates [K, 6, 2] that jump away from the previous plan.
+    """Returns bool [K], True for candidates [K, 6, 2] that jump away from the previous plan.
 
-    expected: float [2, 2] m, where the previous plan puts the vehicle 0.5 s and 1 s after the stamp, in base_link;
-    NaN rows are beyond its end. Being behind it is braking and passes.
+    expected: float [2, 2] m, where the previous plan puts the vehicle 0.5 s and 1 s after the stamp, in base_link; NaN
+    rows are beyond its end and not checked. Falling behind it passes, because it is braking.
     """
     growth = np.array([1.0, 2.0])
     shift = candidates[:, :2] - expected
@@ -121,12 +121,12 @@ def choose(
     expected: np.ndarray | None,
     touches: Callable[[np.ndarray], np.ndarray] | None,
 ) -> GateReport:
-    """Try candidates from the best score down and take the first that passes every check.
+    """Choose the highest-scored candidate that passes every check.
 
-    candidates: float32 [K, 6, 2] m in base_link; logits: float [K], minus infinity or NaN for those that are not to
-    be tried; speed: present m/s; expected: see continuity_failures, None without a previous plan; touches: from
-    trajectories [N, 6, 2] to bool [N] collisions, None when the occupancy means nothing. Collision is looked up only
-    for candidates that pass everything else.
+    candidates: float32 [K, 6, 2] m in base_link; logits: float [K], minus infinity or NaN to exclude a candidate;
+    speed: present m/s; expected: see continuity_failures, None without a previous plan; touches: function from
+    trajectories [N, 6, 2] to bool [N] collisions, None to skip the check (untrained occupancy). Collisions are checked
+    only for candidates that pass everything else.
     """
     failures = kinematic_failures(limits, candidates, speed)
     finite = ~failures[RejectReason.NOT_FINITE]

@@ -1,1 +1,1 @@
-"""Queries to language, forecasts and scores: the third stage."""
+"""Third stage: a language model turns occupancy queries into anchor scores, forecasts and answers."""

@@ -1,4 +1,4 @@
-"""Parameters of the language half of the system."""
+"""Parameters of the reasoning stage."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ class ReasoningConfig:
     """Channels C of an occupancy query."""
     language_model: str = "smollm2-135m-instruct"
     """Language model: "smollm2-135m-instruct" (from its Python package), "random-tiny" (untrained, for tests), or the
-    folder of any transformers causal language model, of InternLM2 or of InternVL (its vision half is left out)."""
+    folder of any transformers causal language model, of InternLM2 or of InternVL (without its vision encoder)."""
     dtype: str = "auto"
-    """Number format of the language model; the bridge around it is always float32. "auto": bfloat16 where the hardware
-    multiplies it, else float32."""
+    """dtype of the language model; the bridge is always float32. "auto": bfloat16 if the hardware supports it natively,
+    else float32."""
     occupancy_tokens: int = 100
-    """At most this many queries become tokens: the ones with the highest occupancy score."""
+    """Maximum number of queries that become tokens: those with the highest occupancy score."""
     token_score: str = "mean"
-    """How the scores of a query's points make the query's occupancy score: "mean" or "max"."""
+    """Reduction of point scores to a query's occupancy score: "mean" or "max"."""
     ground_score: float = 1.0
-    """Factor of the score of points on the ground (road, sidewalk, terrain, other flat) when queries are ranked for
-    tokens: below 1, things come before the ground that most queries are sure of."""
+    """Factor on the scores of ground points (road, sidewalk, terrain, other flat) when queries are ranked for tokens:
+    below 1, objects rank before ground, which most queries predict with high confidence."""
     global_tokens: int = 12
     """Learned queries for what occupancy cannot carry (weather, light, signs); the paper uses 12."""
     global_heads: int = 4
     """Attention heads of the global tokens; divides query_dims."""
     reading_dims: int = 0
     """Width of the reading token's question encoder; 0: no reading token, as in the paper
-    (reasoning/model/question_pooling.py says why)."""
+    (see reasoning/model/question_pooling.py)."""
     reading_counts: int = 0
-    """Sums over the scene tokens that the reading token forms beside its mean: a mean cannot count. 0 in the weights
-    that are older than this option."""
+    """Number of sums over the scene tokens in the reading token, beside the mean: a mean cannot count. 0 for weights
+    older than this option."""
     token_reads: bool = False
-    """Whether the reasoning token begins as a reading token: as what the scene tokens say to prompts.ACTION. False in
-    the weights that are older than this option."""
+    """Whether the reading token of the question prompts.ACTION is added to the reasoning token's embedding. False for
+    weights older than this option."""
     max_prefill_tokens: int = 150
-    """Bound on prefix + global + occupancy + scoring tokens: it bounds the latency of a frame."""
+    """Maximum of prefix + global + occupancy + scoring tokens; bounds the latency of a frame."""
     system_prompt: str = "You drive a car. The tokens show the scene."
-    """System turn of every prompt."""
+    """System message of every prompt."""
     scene_prompt: str = "Scene:"
-    """Opens the user turn, before the global and occupancy tokens."""
+    """Start of the user message, before the global and occupancy tokens."""
     scoring_prompt: str = "Score the trajectory anchors from observations and reasoning."
-    """Asks for the reasoning token (paper, overview figure)."""
+    """Prompt before the reasoning token (paper, overview figure)."""
     anchor_dims: int = 128
     """Width of the anchor scorer."""
     lora_r: int = 16
@@ -61,9 +61,9 @@ class ReasoningConfig:
     lora_alpha: int = 16
     """Adapter scale is lora_alpha / lora_r. The paper uses 16."""
     lora_dropout: float = 0.05
-    """Dropout inside the adapters, in training."""
+    """Dropout inside the adapters during training."""
     lora_targets: str = "all"
-    """Adapted layers: "all" linear ones of the decoder (HERMES), or those of its "attention" (OmniDrive)."""
+    """Adapted layers: "all" linear layers of the decoder (HERMES) or only its "attention" (OmniDrive)."""
     forecaster_dims: int = 128
     """Width of the forecaster's layers."""
     forecaster_layers: int = 2
@@ -71,27 +71,27 @@ class ReasoningConfig:
     forecaster_heads: int = 4
     """Attention heads of the forecaster; divides forecaster_dims."""
     max_object_speed: float = 25.0
-    """m/s; bounds how far the forecaster may move a query per second."""
+    """m/s; upper bound on the speed at which the forecaster moves a query, per axis."""
     score_threshold: float = 0.5
-    """A forecast point counts above this class probability, as in the encoder's post-processing."""
+    """Minimum class probability of a forecast point, as in the encoder's post-processing."""
     max_point_distance: float = 3.0
     """m; points farther from their query's centre are dropped, as in the encoder's post-processing."""
     padding: bool = True
     """Close holes of one voxel in forecasts, as the encoder's post-processing does."""
     continue_ground: bool = False
-    """In forecasts placed into future ego frames, ground that the vehicle has left behind the grid continues ahead."""
+    """In forecasts in future ego frames, repeat the ground that has left the grid behind the vehicle ahead of it."""
     max_question_chars: int = 500
-    """Longer questions are refused."""
+    """Maximum length of a question; longer ones are refused."""
     max_answer_chars: int = 2000
-    """An answer ends here at the latest."""
+    """Maximum length of an answer in characters."""
     max_tokens: int = 64
-    """Default number of tokens of an answer."""
+    """Default maximum number of tokens of an answer."""
     max_tokens_limit: int = 1000
-    """A caller may ask for at most this many tokens."""
+    """Largest max_tokens a caller may request."""
     time_limit: float = 10.0
-    """Default seconds for an answer."""
+    """s; default time limit of an answer."""
     time_limit_limit: float = 300.0
-    """A caller may ask for at most this many seconds."""
+    """s; largest time_limit a caller may request."""
 
     def __post_init__(self) -> None:
         at_least = {

@@ -1,8 +1,8 @@
-"""Question and answer templates and how positions and trajectories are written in text.
+"""Question templates, and the text format of positions and trajectories.
 
 Families follow OmniDrive (Wang et al., CVPR 2025): description, attention, conversation, keywords, action,
 counterfactual and planning. A trajectory in text is `[PT, (+x.xx, +y.yy), ...]`: metres, base_link, 0.5 s apart. A
-position is one such pair, or three numbers with the height, outside a trajectory.
+position is one such pair, or outside a trajectory three numbers including the height.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..core.errors import InvalidInput
 
 FORMAT_VERSION = 1
 ACTION = "Name the next driving action in a few words."
-"""What the reasoning token reads in the scene tokens, where it reads: a question whose answers are trained on."""
+"""Question whose reading token is added to the reasoning token (config.token_reads); its answers are trained on."""
 
 
 @lru_cache(maxsize=1)
 def templates() -> dict[str, tuple[str, ...]]:
-    """Question templates per family, from prompts.yaml beside this file."""
+    """Loads the question templates per family from prompts.yaml."""
     data = yaml.safe_load(files(__package__).joinpath("prompts.yaml").read_text(encoding="utf-8"))
     if data["format_version"] != FORMAT_VERSION:
         raise InvalidInput("prompts.format_version", f"want {FORMAT_VERSION}, got {data['format_version']!r}")
@@ -35,9 +35,9 @@ def templates() -> dict[str, tuple[str, ...]]:
 
 
 def render(family: str, variant: int = 0, **fields: str) -> str:
-    """The question of a family; `variant` counts modulo the family's templates, `fields` fill its places.
+    """Returns a question of a family: template number `variant` modulo their count, filled with `fields`.
 
-    Raises InvalidInput for an unknown family, or fields that are missing or that the template does not have.
+    Raises InvalidInput for an unknown family, or fields that are missing or unknown to the template.
     """
     known = templates()
     if family not in known:
@@ -50,7 +50,7 @@ def render(family: str, variant: int = 0, **fields: str) -> str:
 
 
 def trajectory_text(waypoints: np.ndarray) -> str:
-    """`[PT, (+1.00, +0.00), ...]` of waypoints [S, 2] m in base_link.
+    """Formats waypoints [S, 2] m in base_link as `[PT, (+1.00, +0.00), ...]`.
 
     Two decimals with a sign; values within 0.01 m of zero are written as +0.00 (OmniDrive writes 0.0).
     """

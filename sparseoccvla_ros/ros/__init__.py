@@ -1,1 +1,1 @@
-"""Messages, topics, parameters, QoS, diagnostics and the base of every lifecycle node."""
+"""Messages, topics, parameters, QoS, diagnostics and the base class of the lifecycle nodes."""

@@ -1,4 +1,4 @@
-"""Questions to the reasoning stage: from a topic, from itself, and through the AskScene action."""
+"""Question answering of the reasoning node: questions from a topic, its own, and those of the AskScene action."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .messages import time_msg
 from .topics import ACTION
 
 PAUSE = 0.5
-"""s between two questions of one conversation; frames keep to `answering_rate` in it."""
+"""Seconds after an answer for which `answering_rate` still applies, because another question may follow."""
 
 
 @dataclass(eq=False)
@@ -34,14 +34,14 @@ class _Question:
     on_text: Callable[[str], None] = lambda piece: None
     done: Callable[[Any], None] = lambda answer: None
     problem: str = ""
-    """Why there is no answer."""
+    """Reason for a missing answer."""
 
 
 class Questions:
-    """Answers one question after the other in its own thread; at most `queue_limit` wait, more are refused.
+    """Answers questions one at a time in its own thread; at most `queue_limit` wait, more are refused.
 
     node: for parameters and the action server; reasoner: has `ask`; on_answer: called with the whole answer, for
-    topics; in_context: the question as the language model hears it.
+    topics; in_context: converts a question to the text that the language model gets.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Questions:
         )
 
     def enqueue(self, text: str, from_itself: bool = False) -> bool:
-        """Queue a question; False and a count when too many wait. One to itself is skipped while others wait."""
+        """Queue a question; returns False and counts it if too many wait. A self-question is queued only when idle."""
         if from_itself and (self._current is not None or not self._queue.empty()):
             return False
         question = _Question(text, self._node.values.max_tokens, self._node.values.time_limit)
@@ -81,16 +81,16 @@ class Questions:
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is being written."""
+        """Whether an answer is being generated."""
         return self._current is not None
 
     @property
     def talking(self) -> bool:
-        """Whether an answer is being written, or ended within PAUSE."""
+        """Whether an answer is being generated, or ended less than PAUSE ago."""
         return self.busy or time.monotonic() - self._ended < PAUSE
 
     def cancel_all(self) -> None:
-        """Cancel the present answer and drop those that wait."""
+        """Cancel the current answer and drop all waiting questions."""
         while True:
             try:
                 waiting = self._queue.get_nowait()
@@ -99,12 +99,12 @@ class Questions:
             if waiting is not None:
                 waiting.cancel.set()
                 waiting.done(None)
-        current = self._current  # the thread of answers may end it now
+        current = self._current  # the answering thread may reset it at any time
         if current is not None:
             current.cancel.set()
 
     def stop(self) -> None:
-        """Cancel everything and end the thread."""
+        """Cancel everything and stop the thread."""
         self._running = False
         self.cancel_all()
         self._queue.put(None)
@@ -170,7 +170,7 @@ class Questions:
         return CancelResponse.ACCEPT
 
     async def _execute(self, goal: ServerGoalHandle) -> AskScene.Result:
-        """Waits for the answer without blocking the executor: the answering thread completes the future."""
+        """Await the answer without blocking the executor: the answering thread completes the future."""
         request = goal.request
         limit = request.time_limit.sec + request.time_limit.nanosec / 1e9
         future: Future = Future(executor=self._node.executor)

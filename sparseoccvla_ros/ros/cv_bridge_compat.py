@@ -1,4 +1,4 @@
-"""cv_bridge for encodings outside the built-in ones, where a ROS install brings it."""
+"""cv_bridge for encodings outside the built-in ones, if it is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .messages import block
 
 
 def cv_bridge_fallback() -> Callable[[RawImage], np.ndarray] | None:
-    """Converts any encoding cv_bridge knows to uint8 [H, W, 3] RGB; None where cv_bridge is not installed."""
+    """Return a converter from any cv_bridge encoding to uint8 [H, W, 3] RGB; None if cv_bridge is not installed."""
     try:
         from cv_bridge import CvBridge
     except ImportError:

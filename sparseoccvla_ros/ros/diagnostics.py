@@ -1,4 +1,4 @@
-"""The state a node shows in /diagnostics, and how it changes."""
+"""State and statistics of a node for /diagnostics, and the states of its peers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .messages import time_msg
 
 
 class State(StrEnum):
-    """What a node is doing; the message of its DiagnosticStatus starts with it."""
+    """State of a node; the message of its DiagnosticStatus starts with it."""
 
     UNCONFIGURED = "UNCONFIGURED"
     """Not configured yet, or configure failed: `last_error` says why."""
     INACTIVE = "INACTIVE"
-    """Configured, and waiting to be activated."""
+    """Configured, waiting to be activated."""
     OK = "OK"
-    """Works."""
+    """Working."""
     DEGRADED = "DEGRADED"
-    """Works, but something is missing or untrained; the reason says what."""
+    """Working, but something is missing or untrained, as given by the reason."""
     STALE = "STALE"
-    """Active, but its input stopped or never came."""
+    """Active, but its input stopped or never arrived."""
     REJECTING = "REJECTING"
-    """Inputs come and are refused."""
+    """Inputs arrive but are refused."""
     FAULT = "FAULT"
     """Three exceptions in a row; the node deactivated itself."""
 
@@ -45,10 +45,10 @@ LEVELS = {
 
 
 class Monitor:
-    """Counts and times what a node does, and turns it into one DiagnosticStatus.
+    """Collects counts and latencies of a node and builds its DiagnosticStatus.
 
-    Thread safe: callbacks, the worker and the diagnostics timer all write here. Ages are wall time (steady clock), so a
-    paused or jumping simulation clock does not hide a dead input.
+    Thread-safe: callbacks, the worker and the diagnostics timer use it. Ages are wall time (steady clock), so a paused
+    or jumping simulation clock does not hide a dead input.
     """
 
     def __init__(self, name: str, hardware_id: str = "sparseoccvla_ros") -> None:
@@ -67,14 +67,14 @@ class Monitor:
         self.forced: State | None = None
 
     def restart(self) -> None:
-        """Forget ages and latencies, keep the counts: the node was (re)activated."""
+        """Reset ages and latencies, keep the counts; called on activation."""
         with self._lock:
             self._input_at, self._began, self._refused, self._reasons = None, time.monotonic(), "", ()
             self._latencies.clear()
             self._done.clear()
 
     def received(self) -> None:
-        """A valid-looking input arrived."""
+        """Count an input and record its arrival."""
         with self._lock:
             self._input_at = time.monotonic()
             self._counts["received"] = self._counts.get("received", 0) + 1
@@ -85,13 +85,13 @@ class Monitor:
             self._counts[what] = self._counts.get(what, 0) + by
 
     def refused(self, reason: str) -> None:
-        """An input was refused; `reason` is shown until the next one is accepted."""
+        """Count a refused input; `reason` is shown until an input has been processed."""
         with self._lock:
             self._refused = reason
             self._counts["refused"] = self._counts.get("refused", 0) + 1
 
     def finished(self, latency: float, reasons: tuple[str, ...] = ()) -> None:
-        """One input was turned into output after `latency` seconds; `reasons` make it DEGRADED."""
+        """Count an output, `latency` seconds after its input; non-empty `reasons` make the node DEGRADED."""
         with self._lock:
             self._latencies.append(latency)
             self._done.append(time.monotonic())
@@ -99,17 +99,17 @@ class Monitor:
             self._counts["published"] = self._counts.get("published", 0) + 1
 
     def show(self, **values: Any) -> None:
-        """Extra key-value pairs."""
+        """Set extra key-value pairs."""
         with self._lock:
             self._values.update({k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in values.items()})
 
     def input_age(self) -> float:
-        """Seconds since the last input, or since activation."""
+        """Return the seconds since the last input, or since activation."""
         with self._lock:
             return time.monotonic() - (self._input_at if self._input_at is not None else self._began)
 
     def state(self, stale_after: float) -> tuple[State, str]:
-        """Present state and the reason for it."""
+        """Return the present state and the reason for it."""
         age = self.input_age()
         with self._lock:
             if self.forced is not None:
@@ -124,7 +124,7 @@ class Monitor:
             return State.OK, ""
 
     def status(self, stale_after: float) -> DiagnosticStatus:
-        """The DiagnosticStatus of now."""
+        """Return the present DiagnosticStatus."""
         state, reason = self.state(stale_after)
         with self._lock:
             values = {"state": state.value, "reason": reason, **{k: str(v) for k, v in sorted(self._counts.items())}}
@@ -145,33 +145,33 @@ class Monitor:
 
 
 def diagnostic_array(statuses: list[DiagnosticStatus], stamp: int) -> DiagnosticArray:
-    """DiagnosticArray at a stamp in ns."""
+    """Build a DiagnosticArray with a stamp in ns."""
     out = DiagnosticArray(status=statuses)
     out.header.stamp = time_msg(stamp)
     return out
 
 
 class NodeStates:
-    """What the nodes of a namespace say of themselves; one that was silent for `timeout` seconds is gone."""
+    """Latest diagnostics of the nodes in a namespace; a node silent for `timeout` seconds counts as gone."""
 
     def __init__(self, namespace: str, timeout: float) -> None:
         self._prefix, self._timeout = namespace.rstrip("/") + "/", timeout
         self._known: dict[str, tuple[float, str]] = {}
 
     def add(self, message: DiagnosticArray) -> None:
-        """Take a message of /diagnostics."""
+        """Add a message of /diagnostics."""
         for status in message.status:
             name = status.name.removesuffix(": state")
             if name.startswith(self._prefix):
                 self._known[name.removeprefix(self._prefix)] = time.monotonic(), status.message
 
     def silent(self, names: Iterable[str]) -> list[str]:
-        """Those that were seen before and have been silent since, in the order given."""
+        """Return the `names` that were seen before and have been silent since, in the given order."""
         now = time.monotonic()
         return [n for n in names if n in self._known and now - self._known[n][0] > self._timeout]
 
     def absent(self, names: Iterable[str]) -> list[str]:
-        """Those that are gone or not active, in the order given."""
+        """Return the `names` that are gone, never seen or not active, in the given order."""
         now = time.monotonic()
         known = {name: self._known.get(name, (-self._timeout, "")) for name in names}
         off = (State.UNCONFIGURED.value, State.INACTIVE.value, State.FAULT.value)

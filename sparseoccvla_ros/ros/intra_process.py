@@ -1,7 +1,7 @@
-"""How a stage's dataclass reaches the next stage: as a message over DDS, or as it is within one process.
+"""Transport of dataclasses between stages: as messages over DDS, or directly within one process.
 
-Nodes publish dataclasses and receive them; which way they went is decided here, so the same node classes run in
-processes of their own and composed in one.
+Nodes publish and receive dataclasses; the transport is chosen here, so the same node classes run in separate processes
+or composed in one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from sparseoccvla_msgs.msg import TraceEvent
 from sparseoccvla_ros.core.trace import event
 
 Item = Callable[[], Any]
-"""Gives the dataclass; from a message it is converted only now, so one that is replaced by a newer costs nothing."""
+"""Returns the dataclass; a message is converted only when called, so one replaced by a newer one costs nothing."""
 
 
 class Handover:
-    """Topics of one process: what is given to a topic goes to its receivers in the giver's thread, uncopied.
+    """In-process topics: an item is passed to all receivers of a topic in the sender's thread, without a copy.
 
-    The arrays are shared: whoever receives them only reads.
+    The arrays are shared, so receivers must not write to them.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Handover:
         self._receivers: dict[str, list[Callable[[Item], None]]] = {}
 
     def add(self, name: str, receive: Callable[[Item], None]) -> Callable[[], None]:
-        """Let `receive` have everything given to a topic from now on; returns the call that ends it."""
+        """Subscribe `receive` to a topic; returns a function that unsubscribes it."""
         with self._lock:
             self._receivers[name] = [*self._receivers.get(name, []), receive]
 
@@ -40,7 +40,7 @@ class Handover:
         return remove
 
     def give(self, name: str, item: Any) -> None:
-        """Hand a dataclass to every receiver; they must return at once."""
+        """Pass a dataclass to every receiver; receivers must return at once."""
         with self._lock:
             receivers = self._receivers.get(name, [])
         for receive in receivers:
@@ -48,9 +48,9 @@ class Handover:
 
 
 class StageOutput:
-    """A topic that carries a dataclass of core/types.py.
+    """Publisher of a dataclass of core/types.py.
 
-    to_msg: its message; handover: of a composed process; node: whose output it is, for the trace.
+    to_msg: converts it to a message; handover: of a composed process, else None; node: node name for the trace.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class StageOutput:
         self._handover = handover
 
     def publish(self, item: Any, **details: Any) -> None:
-        """Send it; `details` are arguments of to_msg. Within one process a message is made only for outsiders."""
+        """Publish an item; `details` are arguments of to_msg. If composed, it is converted only for DDS subscribers."""
         if not self._publisher.is_activated:
             return
         if self._handover is not None:

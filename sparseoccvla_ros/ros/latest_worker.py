@@ -1,4 +1,4 @@
-"""One thread that works on the newest item; callbacks only hand items over."""
+"""A worker thread that processes the newest item; callbacks only submit items."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Worker(Generic[T]):
     """Runs `work(item)` in its own thread; an item that arrives while one waits replaces it (the newest wins).
 
     `work` must not raise: the owner catches, counts and reports. Python's interpreter lock is released inside torch,
-    cv2 and numpy, so callbacks keep flowing meanwhile.
+    cv2 and numpy, so callbacks keep running meanwhile.
     """
 
     def __init__(self, name: str, work: Callable[[T], None]) -> None:
@@ -25,7 +25,7 @@ class Worker(Generic[T]):
         self._thread.start()
 
     def submit(self, item: T) -> bool:
-        """Hand over an item; False when it replaced one that was never worked on."""
+        """Submit an item; returns False if it replaced one that was not processed."""
         with self._condition:
             fresh = self._item is None
             self._item = item
@@ -38,7 +38,7 @@ class Worker(Generic[T]):
             self._item = None
 
     def stop(self, timeout: float = 30.0) -> bool:
-        """End the thread after the present item; False when it did not end in time."""
+        """Stop the thread after the current item; returns False if it did not end in time."""
         with self._condition:
             self._running = False
             self._item = None

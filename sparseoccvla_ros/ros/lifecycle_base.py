@@ -1,4 +1,4 @@
-"""The base of every node: lifecycle, parameters, diagnostics, peers, a clean end."""
+"""Base class of every node: lifecycle, parameters, diagnostics, peer monitoring, clean shutdown."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ PEER_TIMEOUT = 3.0
 MAX_FAILURES = 3
 """Exceptions in a row after which a node deactivates itself."""
 WATCH_PERIOD = 0.2
-"""Seconds between two looks at the age of the input."""
+"""Seconds between two calls of `watch`."""
 
 
 def message_class(name: str) -> type:
-    """The class of "package/kind/Name"; ImportError naming the package where it is not installed."""
+    """Import the class "package/kind/Name"; ImportError naming the package if it is not installed."""
     package, kind, cls = name.split("/")
     return getattr(__import__(f"{package}.{kind}", fromlist=[cls]), cls)
 
@@ -45,17 +45,17 @@ def message_class(name: str) -> type:
 class StageNode(LifecycleNode):
     """A lifecycle node around one core object.
 
-    Subclasses implement `setup` (load, create topics), and where needed `started`, `stopped`,
-    `teardown` and `watch`. `setup` runs in configure, so activate is immediate; cleanup drops everything again.
+    Subclasses implement `setup` (load, create topics), and optionally `started`, `stopped`, `teardown`,
+    `watch` and `report`. `setup` runs in configure, so activate is immediate; cleanup frees everything again.
     """
 
     waiting_for = "input"
     niceness = 0
-    """Of the node's own process (nice(2)): text and pictures give way to the path."""
+    """Niceness of the node's process (nice(2)): text and pictures yield to planning."""
     exit_code = 0
-    """What the node's process ends with after a normal end."""
+    """Exit code of the node's process after a normal shutdown."""
     end_seconds = 2.5
-    """How long the node's process may take to close it, before it ends without what still computes."""
+    """Seconds for closing the node, after which its process exits without waiting for running work."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class StageNode(LifecycleNode):
         self.monitor.forced = State.UNCONFIGURED
         self.active = False
         self.closing = False
-        """The process ends: what a thread still finds missing is no news."""
+        """True while the process shuts down: exceptions of threads are then expected and not reported."""
         self._handover = handover
         self._end_links: list[Callable[[], None]] = []
         self._failures = 0
@@ -105,10 +105,10 @@ class StageNode(LifecycleNode):
         raise AttributeError(f"{type(self).__name__} does not say how to set itself up")
 
     def started(self) -> None:
-        """Called when the node became active."""
+        """Called when the node has become active."""
 
     def stopped(self) -> None:
-        """Called when the node became inactive."""
+        """Called when the node becomes inactive."""
 
     def teardown(self) -> None:
         """Called before topics are destroyed."""
@@ -117,23 +117,23 @@ class StageNode(LifecycleNode):
         """Called every WATCH_PERIOD while active."""
 
     def report(self) -> None:
-        """Called before each diagnostics message while active: the place for statistics that cost something."""
+        """Called before each diagnostics message while active, for statistics that are costly to compute."""
 
     # --- topics
 
     def output(self, name: str) -> Any:
-        """Lifecycle publisher of a topic of ros/topics.py: silent while the node is inactive."""
+        """Create the lifecycle publisher of a topic of ros/topics.py; it publishes only while the node is active."""
         topic = BY_NAME[name]
         return self.publisher(message_class(topic.type), name, topic.qos)
 
     def publisher(self, kind: type, topic: str, qos: str) -> Any:
-        """Lifecycle publisher of any topic, with a profile of ros/qos.py."""
+        """Create a lifecycle publisher of any topic, with a profile of ros/qos.py."""
         publisher = self.create_lifecycle_publisher(kind, topic, PROFILES[qos])
         self._made_publishers.append(publisher)
         return publisher
 
     def optional_output(self, name: str) -> Any:
-        """`output`, or None where the package of its message is not installed."""
+        """Like `output`, but returns None if the package of its message is not installed."""
         try:
             return self.output(name)
         except ImportError as error:
@@ -141,20 +141,20 @@ class StageNode(LifecycleNode):
             return None
 
     def input(self, name: str, callback: Callable[[Any], None], *, topic: str | None = None) -> None:
-        """Subscription to a topic of ros/topics.py, or to another name with the same type and profile."""
+        """Subscribe to a topic of ros/topics.py, or to another name with the same type and profile."""
         entry = BY_NAME[name]
         self.listen(topic or name, message_class(entry.type), callback, entry.qos)
 
     def listen(self, topic: str, kind: type, callback: Callable[[Any], None], qos: str) -> None:
-        """Subscription whose callback runs only while active and turns InvalidInput into a refusal."""
+        """Subscribe with a callback that runs only while active; its InvalidInput counts as a refusal."""
         self._made_subscriptions.append(self.create_subscription(kind, topic, self._guarded(callback), PROFILES[qos]))
 
     def stage_output(self, name: str, to_msg: Callable[..., Any]) -> StageOutput:
-        """Output that carries a dataclass: over DDS as `to_msg` of it, within a composed process as it is."""
+        """Create the output of a dataclass: converted by `to_msg` over DDS, passed unchanged in a composed process."""
         return StageOutput(name, self.output(name), to_msg, self._handover, self.get_name())
 
     def stage_input(self, name: str, callback: Callable[[Item], None], from_msg: Callable[[Any], Any]) -> None:
-        """Input that carries a dataclass; `callback` gets a call that gives it (and may raise InvalidInput)."""
+        """Create the input of a dataclass; `callback` gets a function that returns it (and may raise InvalidInput)."""
         if self._handover is not None:
             take = self._guarded(lambda item: callback(self._traced(item)))
             self._end_links.append(self._handover.add(name, take))
@@ -162,7 +162,7 @@ class StageNode(LifecycleNode):
             self.input(name, lambda message: callback(self._traced(lambda: from_msg(message))))
 
     def _traced(self, item: Item) -> Item:
-        """The same, that notes in its trace when it was received, taken up and read."""
+        """Wrap an item to add to its trace when it was received, taken and read."""
         received = event(self.get_name(), "received")
 
         def read() -> Any:
@@ -186,7 +186,7 @@ class StageNode(LifecycleNode):
         return guarded
 
     def hand_over(self, worker: Worker[Any], message: Any) -> None:
-        """Give an input to the worker; one that was still waiting is replaced, and counted."""
+        """Submit an input to the worker; an input still waiting is replaced and counted."""
         self.monitor.received()
         if not worker.submit(message):
             self.monitor.count("dropped_queue_overwrite")
@@ -194,19 +194,19 @@ class StageNode(LifecycleNode):
     # --- outcome of work
 
     def refuse(self, reason: str) -> None:
-        """Count an input that was refused and say so, at most every 5 s."""
+        """Count a refused input, and log it at most every 5 s."""
         self.monitor.refused(reason)
         self.get_logger().warning(f"refused: {reason}", throttle_duration_sec=5.0)
 
     def attempt(self, work: Callable[[], None]) -> None:
-        """Run work of the worker thread: refusals are shown, three exceptions in a row are a FAULT."""
+        """Run work of the worker thread: InvalidInput is a refusal, three other exceptions in a row are a FAULT."""
         try:
             work()
             self._failures = 0
         except InvalidInput as error:
             self._failures = 0
             self.refuse(told(error))
-        except Exception as error:  # a node survives whatever its model does
+        except Exception as error:  # no failure of a model may end the node
             if self.closing:
                 return
             self._failures += 1
@@ -219,7 +219,7 @@ class StageNode(LifecycleNode):
     # --- lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load everything; failure keeps the node unconfigured and shows why."""
+        """Load everything; on failure the node stays unconfigured and reports the reason."""
         began = time.monotonic()
         try:
             self.setup()
@@ -267,19 +267,19 @@ class StageNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything before the end."""
+        """Free everything before shutdown."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def autostart(self) -> None:
-        """Configure and activate, unless the parameter says that somebody else does."""
+        """Configure and activate, unless parameter `autostart` is false (a lifecycle manager does it then)."""
         if not self.values.autostart:
             return
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS and not self.closing:
             self.trigger_activate()
 
     def close(self) -> None:
-        """End threads and destroy the node."""
+        """Stop threads and destroy the node."""
         self._release()
         self.destroy_node()
 
@@ -320,7 +320,7 @@ class StageNode(LifecycleNode):
         self._diagnostics.publish(diagnostic_array([status], self.get_clock().now().nanoseconds))
 
     def missing_peers(self) -> tuple[str, ...]:
-        """Stages that were seen before and have been silent since."""
+        """Return the stages that were seen before and have been silent since."""
         return tuple(self._peers.silent(name for name in sorted(STAGES) if name != self.get_name()))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
@@ -342,9 +342,9 @@ class StageNode(LifecycleNode):
 
 
 class SourceNode(StageNode):
-    """A node that messages and /clock come from: `work` runs in a thread of its own until it has `finished`.
+    """A node that publishes messages and /clock: `work` runs in its own thread until `finished` is set.
 
-    once: the node's process ends with the work, or where it cannot be configured, so that a launch can end with it.
+    once: the node's process ends with the work, or if it cannot be configured, so that a launch can end with it.
     """
 
     def __init__(self, name: str, *, once: bool = False, **kwargs: Any) -> None:
@@ -356,45 +356,45 @@ class SourceNode(StageNode):
         self._control_services: list[Any] = []
 
     def work(self) -> None:
-        """What the thread does while `_running`."""
+        """Body of the thread; runs while `_running`."""
         raise NotImplementedError
 
     def autostart(self) -> None:
-        """As any node; one that is there `once` tells its process to end where that fails."""
+        """Configure and activate; with `once`, a failure ends the process with exit code 1."""
         super().autostart()
         if self._once and self.values.autostart and not self.active:
             self.exit_code = 1
             raise KeyboardInterrupt
 
     def watch(self) -> None:
-        """End the process with the work, where the node is there `once`."""
+        """With `once`, end the process when the work has finished."""
         if self._once and self.finished.is_set():
             raise KeyboardInterrupt
 
     def control(self, kind: type, name: str, callback: Callable[[Any, Any], Any]) -> None:
-        """A service to steer the work."""
+        """Create a service that controls the work."""
         self._control_services.append(self.create_service(kind, name, callback))
 
     def started(self) -> None:
-        """Work beside the spinning, so that services and diagnostics stay alive."""
+        """Start the work in its own thread, so services and diagnostics keep running."""
         self._running = True
         self.finished.clear()
         self._thread = threading.Thread(target=lambda: self.attempt(self.work), name="work", daemon=True)
         self._thread.start()
 
     def stopped(self) -> None:
-        """End the work."""
+        """Stop the work."""
         self._running = False
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5.0)
 
     def teardown(self) -> None:
-        """End the services."""
+        """Destroy the services."""
         for service in self._control_services:
             self.destroy_service(service)
         self._control_services.clear()
 
 
 def gone(peers: Sequence[str]) -> str:
-    """What a node says of peers that fell silent."""
+    """Return the diagnostics text for peers that have gone silent."""
     return f"{' and '.join(peers)} {'is' if len(peers) == 1 else 'are'} gone"

@@ -1,7 +1,7 @@
 """Markers for RViz: voxels as one CUBE_LIST written as bytes, candidates as lines, vehicle, readout, legend, text.
 
-What belongs to a stamp is not frame locked: RViz draws it where base_link was then, as it draws path and points. Only
-what travels with the view is locked.
+Markers of a stamp are not frame-locked: RViz draws them where base_link was then, like path and points. Only markers
+that move with the vehicle are locked.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from sparseoccvla_ros.core.voxels import SparseVoxels
 from .messages import duration_msg, header
 
 LIFETIME = 3.0
-"""Seconds after which RViz forgets a marker that is not renewed, so a dead node leaves nothing standing."""
+"""Seconds after which RViz removes a marker that is not renewed, so a dead node leaves none behind."""
 PATH_HEIGHT = 0.6
 """z of candidates, m: above the voxels of the road, whose top is at 0.2 m; the path lies 0.1 m higher in RViz."""
 TEXT_PLACE, READOUT_PLACE = (24.0, 0.0, 7.2), (-4.2, 0.0, 0.8)
 LEGEND_PLACE, LEGEND_STEP = (-5.6, 0.8), 2.6
-"""Where text, readout and legend stand in base_link, m: above and below the scene in the view behind the vehicle."""
+"""Positions of text, readout and legend in base_link, m: above and below the scene, as viewed from behind."""
 _TAIL_BYTES = 69
 """Bytes of a serialised Marker after its two lists, when its later fields are empty."""
 
 
 def delete_all(stamp: int, namespace: str, frame: str = BASE_FRAME) -> MarkerArray:
-    """Removes every marker of the topic from the screen."""
+    """Return the message that removes every marker of the topic."""
     return MarkerArray(markers=[Marker(header=header(stamp, frame), ns=namespace, action=Marker.DELETEALL)])
 
 
@@ -45,7 +45,7 @@ def cubes(
     palette: np.ndarray = PALETTE,
     frame: str = BASE_FRAME,
 ) -> bytes | MarkerArray:
-    """The voxels as one CUBE_LIST, ready for `publisher.publish`; DELETEALL when there are none.
+    """Return the voxels as one CUBE_LIST, ready for `publisher.publish`; DELETEALL without voxels.
 
     At most `limit` cubes, those with the highest score. palette: uint8 [17, 3], RGB per class. The lists are written
     straight into the serialised message: a Point and a ColorRGBA per voxel cost about a hundred times as much.
@@ -81,7 +81,7 @@ def cubes(
 
 
 def candidates(plan: Plan) -> MarkerArray:
-    """Every candidate as a line in namespace candidates, coloured by score; the chosen one in namespace chosen."""
+    """Return every candidate as a line in namespace candidates, coloured by score; the chosen one is wider."""
     if not len(plan.candidates):
         return delete_all(plan.stamp, "candidates", plan.base_frame)
     out = MarkerArray()
@@ -110,9 +110,9 @@ _STATUS_COLOURS = {
 
 
 def vehicle(plan: Plan, speed: float, length: float, width: float, centre: float) -> MarkerArray:
-    """The vehicle as a box in namespace ego, and behind it in namespace readout its speed, command and plan's state.
+    """Return the vehicle as a box (namespace ego), with speed, command and plan status as text behind it (readout).
 
-    speed: present, m/s; length, width: of the vehicle, m; centre: from base_link forward to its middle, m.
+    speed: present, m/s; length, width: of the vehicle, m; centre: x of its middle in base_link, m.
     """
     height = 1.5
     box = _locked(
@@ -136,7 +136,7 @@ def vehicle(plan: Plan, speed: float, length: float, width: float, centre: float
 
 
 def class_legend(palette: str, stamp: int, frame: str = BASE_FRAME) -> MarkerArray:
-    """A row of cubes and names behind the vehicle, one per colour of a palette of core.classes.py."""
+    """Return a row of cubes and names behind the vehicle, one per colour of a palette of core/classes.py."""
     out = MarkerArray()
     entries = legend(palette)
     for i, (name, colour) in enumerate(entries):
@@ -154,10 +154,10 @@ def class_legend(palette: str, stamp: int, frame: str = BASE_FRAME) -> MarkerArr
 
 
 def text(content: str, stamp: int, frame: str = BASE_FRAME) -> Marker:
-    """Text above the road ahead, where it hides neither road nor vehicle from the view behind the vehicle."""
+    """Return text above the road ahead, where it hides neither road nor vehicle in the view from behind."""
     marker = _locked(Marker.TEXT_VIEW_FACING, stamp, "text", 0, TEXT_PLACE, (1.0, 1.0, 1.0), 1.0, frame)
     marker.scale.z, marker.text = 1.2, content
-    # An answer stands until the next one, however long that takes.
+    # An answer stays until the next one replaces it.
     marker.lifetime = duration_msg(0.0)
     return marker
 
@@ -172,7 +172,7 @@ def _locked(
     alpha: float,
     frame: str = BASE_FRAME,
 ) -> Marker:
-    """A marker that travels with the vehicle frame. place: m; colour: red, green, blue 0..1."""
+    """Return a marker that moves with the vehicle frame. place: m; colour: red, green, blue 0..1."""
     marker = Marker(header=header(stamp, frame), ns=namespace, id=number, type=kind, frame_locked=True)
     marker.pose.position.x, marker.pose.position.y, marker.pose.position.z = place
     marker.pose.orientation.w = 1.0

@@ -1,7 +1,7 @@
 """Conversions between messages and the core's dataclasses: one pair of functions per message.
 
-Arrays travel as one little-endian block and are read without a copy; a message that does not hold what it declares
-raises InvalidInput naming the field, which the node turns into a diagnostic.
+Arrays are sent as one little-endian block and read without copying. A message that does not contain what it declares
+raises InvalidInput naming the field, which the node reports in /diagnostics.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def ego_to_msg(ego: EgoState) -> own.EgoState:
 
 
 def ego_from_msg(message: own.EgoState, base_frame: str) -> EgoState:
-    """EgoState dataclass in the frame of the header it came under; InvalidInput when a number is not finite."""
+    """EgoState dataclass; base_frame: frame of the enclosing header. InvalidInput when a number is not finite."""
     pose, twist = pose_from_msg(message.pose, "ego.pose"), twist_from_msg(message.twist, "ego.twist")
     return EgoState(pose, twist, message.fixed_frame, base_frame)
 
@@ -303,7 +303,7 @@ def path_from_msg(message: Path) -> tuple[int, np.ndarray, str]:
 
 
 def trajectory_to_msg(plan: Plan) -> MultiDOFJointTrajectory:
-    """The plan with speeds and accelerations along the heading, and the time from its stamp."""
+    """Trajectory of a plan, with velocities and accelerations along the heading, and times from its stamp."""
     out = MultiDOFJointTrajectory(header=header(plan.stamp, plan.base_frame), joint_names=[plan.base_frame])
     columns = (plan.waypoints, plan.heading, plan.speed, plan.acceleration, WAYPOINT_TIMES)
     for (x, y), yaw, speed, acceleration, t in zip(*(c.tolist() for c in columns), strict=False):
@@ -363,14 +363,14 @@ def cloud_to_msg(
 
 
 GRID_COSTS = ((0, DRIVABLE), (100, OBSTACLES))
-"""Of occupancy/grid: what a column costs by the classes in it; the last that applies counts."""
+"""Costs of occupancy/grid by the classes in a column; the last entry that applies is used."""
 SEMANTIC_COSTS = (
     (0, DRIVABLE),
     (40, (LABEL["other_flat"],)),
     (70, (LABEL["sidewalk"], LABEL["terrain"])),
     (100, OBSTACLES),
 )
-"""Of occupancy/costmap, as a mask of Nav2's costmap filters: 0 free .. 100 forbidden."""
+"""Costs of occupancy/costmap, a mask for Nav2's costmap filters: 0 free .. 100 forbidden."""
 
 
 def grid_to_msg(
@@ -379,7 +379,7 @@ def grid_to_msg(
     frame: str = BASE_FRAME,
     costs: Sequence[tuple[int, tuple[int, ...]]] = GRID_COSTS,
 ) -> OccupancyGrid:
-    """Top view: each column has the last cost whose classes occupy it, -1 where none does."""
+    """Top view of the voxels: each column has the last cost whose classes occupy it, -1 if none does."""
     nx, ny, _ = voxels.grid.shape
     cells = np.full((ny, nx), -1, np.int8)  # rows run along y, columns along x (nav_msgs/OccupancyGrid)
     x, y = voxels.indices[:, 0], voxels.indices[:, 1]

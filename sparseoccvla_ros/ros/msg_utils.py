@@ -1,4 +1,4 @@
-"""Parts of messages: stamps, headers, and arrays as one little-endian block that is read without a copy."""
+"""Parts of messages: stamps, headers, and arrays as one little-endian block that is read without copying."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float6
 
 
 def nanoseconds(stamp: Time) -> int:
-    """Integer nanoseconds of a stamp."""
+    """Convert a stamp to integer nanoseconds."""
     return stamp.sec * 10**9 + stamp.nanosec
 
 
 def time_msg(stamp: int) -> Time:
-    """Stamp of integer nanoseconds."""
+    """Convert integer nanoseconds to a stamp."""
     sec, nanosec = divmod(int(stamp), 10**9)
     return Time(sec=sec, nanosec=nanosec)
 
 
 def duration_msg(seconds: float) -> Duration:
-    """Duration of seconds."""
+    """Convert seconds to a Duration."""
     sec, nanosec = divmod(round(seconds * 1e9), 10**9)
     return Duration(sec=sec, nanosec=nanosec)
 
 
 def header(stamp: int, frame_id: str = BASE_FRAME) -> Header:
-    """Header of integer nanoseconds in a frame."""
+    """Build a Header from integer nanoseconds and a frame."""
     return Header(stamp=time_msg(stamp), frame_id=frame_id)
 
 
 def block(values: np.ndarray) -> array.array:
-    """The bytes of an array as array.array('B'): the only type rclpy takes without touching every element."""
+    """Return the bytes of an array as array.array('B'), the only type rclpy accepts without touching every element."""
     out = array.array("B")
     out.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return out
 
 
 def tensor_to_msg(values: np.ndarray) -> own.Tensor:
-    """Tensor of a numpy array of one of the DTYPES."""
+    """Convert a numpy array with a dtype of DTYPES to a Tensor."""
     return own.Tensor(dtype=values.dtype.name, shape=array.array("I", values.shape), data=block(values))
 
 
 def tensor_from_msg(message: own.Tensor, name: str) -> np.ndarray:
-    """Array of a Tensor, sharing its memory. Raises InvalidInput(name) when dtype, shape and length disagree."""
+    """Return the array of a Tensor, sharing its memory. InvalidInput(name) when dtype, shape and length disagree."""
     dtype = DTYPES.get(message.dtype)
     if dtype is None:
         raise InvalidInput(name, f"dtype '{message.dtype}' is none of {', '.join(DTYPES)}")
@@ -62,11 +62,11 @@ def tensor_from_msg(message: own.Tensor, name: str) -> np.ndarray:
         raise InvalidInput(name, f"{len(message.data)} bytes do not hold {message.dtype} {list(shape)} ({want} bytes)")
     try:
         return np.frombuffer(message.data, dtype).reshape(shape)
-    except ValueError as error:  # without elements, but with more dimensions or a larger one than numpy has
+    except ValueError as error:  # an empty array with more or larger dimensions than numpy supports
         raise InvalidInput(name, str(error)) from None
 
 
 def stamp_of(raw: bytes) -> int:
-    """Stamp in ns of a serialised message that starts with a Header (CDR, little endian)."""
+    """Return the stamp in ns of a serialised message that starts with a Header (CDR, little endian)."""
     sec, nanosec = struct.unpack_from("<iI", raw, 4)
     return sec * 10**9 + nanosec

@@ -31,9 +31,9 @@ from sparseoccvla_ros.planning.config import ValidatorConfig
 class Param:
     """One parameter.
 
-    default decides the type; low/high: allowed range of a number (unit in `unit`); choices: allowed strings;
-    live: may change while the node is active; fixed: never after start; the others may while it is unconfigured, so
-    that a configure that failed by a wrong value can be mended without a restart.
+    default: also sets the type; low/high: allowed range of a number (unit in `unit`); choices: allowed strings;
+    live: may change while the node is active; fixed: never after start. All others may change while it is unconfigured,
+    so a wrong value that made configure fail can be corrected without a restart.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Param:
     fixed: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
-        """The descriptor that `ros2 param describe` shows."""
+        """Return the descriptor that `ros2 param describe` shows."""
         parts = [self.what]
         if self.unit:
             parts.append(f"[{self.unit}]")
@@ -62,7 +62,7 @@ class Param:
         return out
 
     def problem(self, value: Any) -> str | None:
-        """Why a value is refused, or None."""
+        """Return why a value is refused, or None."""
         if self.choices and value not in self.choices:
             return f"{self.name} is '{value}', want one of: {', '.join(self.choices)}"
         if self.low is not None and not self.low <= value <= self.high:
@@ -304,10 +304,10 @@ TABLES: dict[str, tuple[Param, ...]] = {
 def declare(node: Node, table: Iterable[Param], configured: Callable[[], bool] = lambda: True) -> SimpleNamespace:
     """Declare a table and return the values as attributes (dots in names become double underscores).
 
-    configured: says whether the node holds what its parameters asked for, so that only live ones may change. An
-    integer is taken where a float is wanted, as people write `rate: 2`.
+    configured: returns whether the node is configured, in which case only live parameters may change. An integer is
+    accepted for a float (`rate: 2`).
     Raises rclpy's InvalidParameter* on a value outside its range; ValueError naming the parameter on a bad choice.
-    Changes keep the namespace up to date.
+    Later changes of parameters update the returned attributes.
     """
     table = tuple(table)
     values = SimpleNamespace()
@@ -363,13 +363,13 @@ def _declare(node: Node, param: Param, descriptor: ParameterDescriptor) -> Any:
 
 
 def section(values: SimpleNamespace, name: str) -> dict[str, Any]:
-    """The parameters `name.*` of declared values, without the prefix."""
+    """Return the parameters `name.*` of declared values, without the prefix."""
     prefix = f"{name}__"
     return {key.removeprefix(prefix): value for key, value in vars(values).items() if key.startswith(prefix)}
 
 
 def as_yaml(nodes: Iterable[str] = tuple(TABLES)) -> str:
-    """The text of config/params.yaml: every parameter with its default, unit, range and meaning."""
+    """Return the text of config/params.yaml: every parameter with its default, unit, range and meaning."""
     lines = [
         "# Parameters of every node with their defaults. Made by `./run launch --print-params`; do not edit by hand."
     ]

@@ -1,4 +1,4 @@
-"""The process of a node: it loads while its services answer, and ends within seconds of SIGINT or SIGTERM."""
+"""Process of a node: its services answer while it loads, and it exits within seconds of SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .lifecycle_base import StageNode
 
 
 def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> int:
-    """The main of a node's process: make the nodes, autostart and spin them, end the process.
+    """Run a node's process: create the nodes, autostart and spin them, end the process.
 
-    rclpy's own signal handlers stay out: they invalidate the context at once, so that whatever a thread is about to
-    publish raises, and the empty path that stops a follower would never leave. Here nodes close first.
+    rclpy's own signal handlers are not installed: they invalidate the context at once, which makes publishing raise,
+    and the empty path that stops a follower would never be sent. Here nodes close first.
 
     Args:
-        makes: Calls that make the nodes of this process; each node spins in a thread of its own.
+        makes: Functions that create the nodes of this process; each node spins in its own thread.
         args: Command line, as rclpy takes it.
 
     Returns:
@@ -41,7 +41,7 @@ def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> i
     try:
         for make in makes:
             nodes.append(make())
-        # On a small computer text and pictures must not cost a plan. One process of all stages stays as it is.
+        # On a small computer, text and pictures must not delay plans. A composed process keeps its priority.
         os.nice(min(node.niceness for node in nodes))
     except (ValueError, ParameterException) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -52,7 +52,7 @@ def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> i
     threads = [threading.Thread(target=_spin, args=(node, ended), name=node.get_name(), daemon=True) for node in nodes]
     for thread in threads:
         thread.start()
-    # Beside the spinning, so that parameters and lifecycle states can be asked for while a model loads.
+    # In its own thread, so parameter and lifecycle services answer while a model loads.
     threading.Thread(target=_autostart, args=(nodes, ended), name="autostart", daemon=True).start()
     ended.wait()
     _end(nodes, threads)
@@ -60,7 +60,7 @@ def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> i
 
 
 def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: threading.Event | None = None) -> None:
-    """Spin nodes in this thread until shutdown or `ended`; a refused lifecycle transition is logged and survived."""
+    """Spin nodes in this thread until shutdown or `ended`; a refused lifecycle transition is only logged."""
     executor = SingleThreadedExecutor(context=context)
     for node in nodes:
         executor.add_node(node)
@@ -71,11 +71,11 @@ def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: thre
             except (KeyboardInterrupt, ExternalShutdownException):
                 return
             except Exception as error:
-                # A topic went while the executor waited for it: autostart runs beside it, and a configure that fails
-                # takes its topics away again. The next wait is without it.
+                # A topic was destroyed while the executor waited for it: autostart runs in parallel, and a failed
+                # configure destroys its topics again. The next wait no longer includes it.
                 if type(error).__name__ == "InvalidHandle":
                     continue
-                # Jazzy's rclpy lets a transition that is not allowed escape from the executor as RCLError.
+                # In Jazzy's rclpy, a transition that is not allowed raises RCLError from the executor.
                 if type(error).__name__ != "RCLError":
                     raise
                 nodes[0].get_logger().error(f"{error}")
@@ -100,7 +100,7 @@ def _autostart(nodes: Sequence[StageNode], ended: threading.Event) -> None:
         try:
             node.publish_diagnostics()
             node.autostart()
-        except KeyboardInterrupt:  # the node has nothing to do: its process ends
+        except KeyboardInterrupt:  # the node asks its process to end
             ended.set()
             return
         except Exception as error:  # a lifecycle manager was faster, or the process ends
@@ -109,14 +109,14 @@ def _autostart(nodes: Sequence[StageNode], ended: threading.Event) -> None:
 
 
 def _end(nodes: Sequence[StageNode], spinning: Sequence[threading.Thread]) -> None:
-    """Close the nodes and end the process, without the threads that are still inside a model by then.
+    """Close the nodes and end the process, without waiting for threads that still run a model by then.
 
-    The interpreter's own end would wait for them, and unloading torch alone takes seconds on a busy machine.
+    A normal exit of the interpreter would wait for them, and unloading torch alone takes seconds on a busy machine.
     """
     until = time.monotonic() + max(node.end_seconds for node in nodes)
     for node in nodes:
         node.closing = True
-    for thread in spinning:  # no callback may meet a destroyed handle
+    for thread in spinning:  # no callback may use a destroyed handle
         thread.join(1.0)
     closers = [threading.Thread(target=_close, args=(node.close,), daemon=True) for node in nodes]
     for thread in closers:
@@ -124,7 +124,7 @@ def _end(nodes: Sequence[StageNode], spinning: Sequence[threading.Thread]) -> No
     for thread in closers:
         thread.join(max(0.0, until - time.monotonic()))
     for node in nodes:
-        _close(node.destroy_node)  # else others would believe in it until its lease ends, 20 s later
+        _close(node.destroy_node)  # else others would list it until its lease expires, 20 s later
     _close(rclpy.try_shutdown)
     sys.stdout.flush()
     sys.stderr.flush()

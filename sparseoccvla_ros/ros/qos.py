@@ -1,4 +1,4 @@
-"""The named quality-of-service profiles; nothing else in the package builds a QoSProfile."""
+"""The named QoS profiles; no other module of the package builds a QoSProfile."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def _profile(depth: int, reliable: bool, latched: bool = False) -> QoSProfile:
 PROFILES: dict[str, QoSProfile] = {
     # Best effort matches reliable and best-effort publishers alike, so every camera driver and bag connects.
     "sensor": _profile(5, reliable=False),
-    # Between stages only the newest message is worth having.
+    # Between stages only the newest message matters.
     "newest": _profile(1, reliable=True),
     "output": _profile(10, reliable=True),
-    # tf2's own: deep enough that a burst at the start of a bag loses nothing.
+    # As in tf2: deep enough to lose nothing in a burst at the start of a bag.
     "transforms": _profile(100, reliable=False),
     "latched": _profile(100, reliable=True, latched=True),
-    # What map_server offers and Nav2's static layer asks for: who joins late gets the last one.
+    # As map_server offers and Nav2's static layer requests: late subscribers get the last message.
     "map": _profile(1, reliable=True, latched=True),
 }

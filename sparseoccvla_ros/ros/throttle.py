@@ -1,4 +1,4 @@
-"""At most so many times a second."""
+"""Rate limiter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Throttle:
         self._last = self._before = float("-inf")
 
     def due(self) -> bool:
-        """True, and counted as used, when enough time passed since the last True."""
+        """Return True, and restart the interval, if enough time has passed since the last True."""
         rate, now = self._rate(), time.monotonic()
         if rate <= 0 or now - self._last < 1.0 / rate:
             return False
@@ -22,5 +22,5 @@ class Throttle:
         return True
 
     def undo(self) -> None:
-        """What was due did not happen: the next call may be due at once."""
+        """Revert the last `due` whose action did not happen: the next call may be due at once."""
         self._last = self._before

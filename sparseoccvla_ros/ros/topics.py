@@ -1,4 +1,4 @@
-"""Every topic, service and action of the graph: one table for nodes, docs, RViz and tests.
+"""Every topic and the action of the graph: one table for nodes, docs, RViz and tests.
 
 Names without a leading slash are relative to the namespace (default /sparseoccvla) and can be remapped as usual.
 """
@@ -12,9 +12,9 @@ NAMESPACE = "/sparseoccvla"
 
 @dataclass(frozen=True)
 class Topic:
-    """One name of the graph.
+    """One topic of the graph.
 
-    node: who publishes it ("user" for inputs); type: package/kind/Name; qos: a profile of ros/qos.py; what: one line.
+    node: its publisher ("user" for inputs); type: package/kind/Name; qos: a profile of ros/qos.py; what: description.
     """
 
     name: str
@@ -25,17 +25,17 @@ class Topic:
 
     @property
     def full_name(self) -> str:
-        """Resolved in the default namespace."""
+        """Its name, resolved in the default namespace."""
         return self.name if self.name.startswith("/") else f"{NAMESPACE}/{self.name}"
 
     @property
     def owner(self) -> str:
-        """The node that fills it, or for an input the node that reads it."""
+        """The node that publishes it, or for an input the node that subscribes to it."""
         return READERS.get(self.name, self.node)
 
     @property
     def file(self) -> str:
-        """The file of that node."""
+        """Source file of that node."""
         return (
             "sparseoccvla_ros/ros/diagnostics.py"
             if self.owner == "every"
@@ -44,7 +44,7 @@ class Topic:
 
     @property
     def room(self) -> str:
-        """The folder of the core that makes the content, or takes it in."""
+        """Folder of the core code that produces or consumes the content."""
         rooms = {"every": "ros", "bag_player": "data", "viewer": "view", "follower": "planning", "simulator": "eval"}
         return f"sparseoccvla_ros/{rooms.get(self.owner, self.owner)}/"
 
@@ -58,7 +58,7 @@ READERS = {
     "planning/route": "planning",
     "planning/goal": "planning",
 }
-"""Who reads the inputs that come from outside."""
+"""Subscribing node of each input that comes from outside."""
 
 OUTPUTS: tuple[Topic, ...] = (
     Topic(
@@ -252,7 +252,7 @@ OPTIONAL_PACKAGES = (
     "autoware_vehicle_msgs",
     "autoware_internal_planning_msgs",
 )
-"""Messages of other stacks: a topic of theirs is published where they are installed (`optional_output`)."""
+"""Message packages of other stacks; their topics are published only if installed (`optional_output`)."""
 ACTION = "reasoning/ask"
 """AskScene action of the reasoning node."""
 
@@ -260,7 +260,7 @@ BY_NAME = {topic.name: topic for topic in TOPICS}
 
 
 def markdown() -> str:
-    """The topic table of the README."""
+    """Return the topic table of the README."""
     lines = ["| topic | message | node | core | what |", "|---|---|---|---|---|"]
     for topic in TOPICS:
         direction = "reads" if topic.name in READERS else "all nodes" if topic.owner == "every" else "publishes"

@@ -1,4 +1,4 @@
-"""What a vehicle with cameras publishes: transforms, odometry, calibration, images."""
+"""Messages of a vehicle with cameras: transforms, odometry, calibration, images."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def camera_info_to_msg(stamp: int, frame: str, height: int, width: int, intrinsi
 
 
 def compressed_image_to_msg(stamp: int, frame: str, rgb: np.ndarray, jpeg_quality: int) -> CompressedImage:
-    """CompressedImage of uint8 [H, W, 3] RGB: JPEG, or PNG (nothing is lost) at quality 0."""
+    """CompressedImage of uint8 [H, W, 3] RGB: JPEG, or lossless PNG at quality 0."""
     kind = "jpeg" if jpeg_quality else "png"
     options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if jpeg_quality else [cv2.IMWRITE_PNG_COMPRESSION, 1]
     done, data = cv2.imencode(f".{kind}", rgb[..., ::-1], options)
@@ -73,7 +73,7 @@ def route_to_msg(stamp: int, frame: str, poses: np.ndarray) -> Path:
 
 
 def planned_path(message: Path, time: float, pose: np.ndarray) -> TimedPath | None:
-    """planning/path as planned at a time in s and a pose x, y, yaw; None for one without its six waypoints."""
+    """Convert planning/path, planned at a time in s and a pose x, y, yaw, to a TimedPath; None without 6 waypoints."""
     if len(message.poses) != len(WAYPOINT_TIMES):
         return None
     points = np.array([(p.pose.position.x, p.pose.position.y) for p in message.poses], np.float64)
@@ -81,18 +81,18 @@ def planned_path(message: Path, time: float, pose: np.ndarray) -> TimedPath | No
 
 
 class VehicleOutputs:
-    """The topics of a vehicle, named by a profile.
+    """Publishers of the topics of a vehicle, named by a profile.
 
     Args:
-        publisher: Makes one of a message class, topic and profile of ros/qos.py.
-        profile: With compressed images.
-        fixed_frame: Of poses and odometry.
+        publisher: Creates a publisher from message class, topic and profile of ros/qos.py.
+        profile: Topics and frames; images must be compressed.
+        fixed_frame: Frame of poses and odometry.
     """
 
     def __init__(self, publisher: Callable[[type, str, str], Any], profile: Profile, fixed_frame: str) -> None:
         self._fixed_frame = fixed_frame
         self._clock = publisher(Clock, "/clock", "output")
-        # Reliable, unlike who reads them here: tf2's own listeners ask for it.
+        # Reliable, unlike the subscriptions of this package: tf2's own listeners request it.
         self._tf = publisher(TFMessage, "/tf", "output")
         self._tf_static = publisher(TFMessage, "/tf_static", "latched")
         self._odometry = publisher(Odometry, profile.odometry_topic, "output")
@@ -101,28 +101,28 @@ class VehicleOutputs:
         self._infos = {n: publisher(CameraInfo, c.info_topic, "output") for n, c in cameras.items()}
 
     def publish_clock(self, stamp: int) -> None:
-        """The time, ns."""
+        """Publish the time, ns."""
         self._clock.publish(Clock(clock=time_msg(stamp)))
 
     def publish_mounts(self, stamp: int, mounts: Sequence[tuple[str, str, np.ndarray]]) -> None:
-        """The time and where the cameras sit."""
+        """Publish the time and the mounts of the cameras."""
         self.publish_clock(stamp)
         self._tf_static.publish(transforms_to_msg(stamp, mounts))
 
     def publish_state(self, stamp: int, pose: np.ndarray, twist: np.ndarray) -> None:
-        """The time and the vehicle's pose float64 [4, 4] and twist float64 [6]."""
+        """Publish the time and the vehicle's pose float64 [4, 4] and twist float64 [6]."""
         self.publish_clock(stamp)
         self._tf.publish(transforms_to_msg(stamp, [(self._fixed_frame, BASE_FRAME, pose)]))
         self.publish_odometry(stamp, pose, twist)
 
     def publish_odometry(self, stamp: int, pose: np.ndarray, twist: np.ndarray) -> None:
-        """Odometry alone."""
+        """Publish odometry only."""
         self._odometry.publish(odometry_to_msg(stamp, self._fixed_frame, pose, twist))
 
     def publish_images(
         self, stamp: int, names: Sequence[str], intrinsics: Sequence[np.ndarray], images: np.ndarray, jpeg_quality: int
     ) -> None:
-        """CameraInfo and image of each camera; images uint8 [C, H, W, 3] RGB."""
+        """Publish CameraInfo and image of each camera; images uint8 [C, H, W, 3] RGB."""
         for name, k, image in zip(names, intrinsics, images, strict=True):
             height, width = image.shape[:2]
             self._infos[name].publish(camera_info_to_msg(stamp, name, height, width, k))

@@ -1,8 +1,8 @@
-"""Another runtime under the occupancy encoder: its two pieces of arithmetic are replaced, everything else stays.
+"""Runs image network and decoder of the occupancy encoder in another runtime.
 
-The seam is OccupancyEncoder.image_features and OccupancyEncoder.decode: a stand-in is set on the instance and hands
-back to the class's own method whatever the engine was not built for (another number of cameras, gradients, training).
-Memory, checks, epochs and results are the encoder's. Whatever goes wrong, torch takes over and the reason is said.
+OccupancyEncoder.image_features and OccupancyEncoder.decode are replaced on the instance; memory, checks, epochs and
+results stay the encoder's. The replacements fall back to the class's own method for input that the engine was not built
+for (another number of cameras, gradients, training). When an engine fails, torch takes over and the reason is logged.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 
 def use_runtime(encoder: OccupancyEncoder, preset: Preset, runtime: str, threads: int = 1) -> str:
-    """Let `encoder` (built from `preset`) compute with a runtime of RUNTIMES.
+    """Switch `encoder` (built from `preset`) to a runtime of RUNTIMES.
 
-    Engines come verified from the cache, where `./run export` puts them; nothing is built here but the kernels of
-    `compiled`. Returns "" when it runs as wished, else why torch computes instead; that is logged too. Raises
+    Loads verified engines from the cache, where `./run export` puts them; builds nothing except the kernels of
+    `compiled`. Returns "" on success, else why torch computes instead, which is also logged. Raises
     InvalidInput("runtime", ...) for an unknown name.
     """
     if runtime not in RUNTIMES:
@@ -54,13 +54,13 @@ def use_runtime(encoder: OccupancyEncoder, preset: Preset, runtime: str, threads
 
 
 def use_torch(encoder: OccupancyEncoder) -> None:
-    """Back to the encoder's own methods."""
+    """Restore the encoder's own methods."""
     for name in ("image_features", "decode"):
         encoder.__dict__.pop(name, None)
 
 
 class EngineAdapter:
-    """Engines in place of an encoder's arithmetic, for six images of one size."""
+    """Replaces an encoder's image_features and decode by engines, for six images of one size."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class EngineAdapter:
         self._table_shape = decoder_graph.inputs["table"][1] if decoder_graph else ()
 
     def install(self) -> None:
-        """Take over on the encoder; the decoder only where there is an engine for it."""
+        """Replace the encoder's methods; `decode` only if it has an engine."""
         self._encoder.image_features = self.image_features  # type: ignore[method-assign]
         if self._decoder is not None:
             self._encoder.decode = self.decode  # type: ignore[method-assign]
@@ -112,14 +112,14 @@ class EngineAdapter:
 
 
 def graphs_of(encoder: OccupancyEncoder, preset: Preset, runtime: str) -> tuple[Graph, Graph]:
-    """The image and decoder graphs of an encoder as a runtime of ENGINES wants them."""
+    """Returns the image and decoder graphs of an encoder in the precision that a runtime of ENGINES needs."""
     size = (preset.image.height, preset.image.width)
     wanted = backend(runtime).graph_precision(encoder.config.backbone_dtype)
     return image_graph(encoder, size, wanted), decoder_graph(encoder, size)
 
 
 def precisions(encoder: OccupancyEncoder, runtime: str) -> tuple[str, str]:
-    """Precision of the image engine and of the decoder's, which holds the geometry and stays float32."""
+    """Returns the precisions of the image engine and of the decoder engine, whose geometry needs float32."""
     return backend(runtime).precision(encoder.config.backbone_dtype), "float32"
 
 
@@ -139,7 +139,7 @@ def _load(encoder: OccupancyEncoder, preset: Preset, runtime: str, threads: int)
                 f"./run export --preset {preset.name} --runtime {runtime}"
             )
         engines.append(engine_of.load(path, precision, threads))
-    # What was verified where it was built is checked once more where it runs.
+    # Engines were verified where they were built; verify them again where they run.
     seen = record(encoder, made_up_frames(preset, 2), keep=1)
     for graph, engine, sample, precision in zip(
         graphs, engines, (seen.images[0], seen.decoder[0]), precisions(encoder, runtime), strict=True
@@ -153,9 +153,9 @@ def _load(encoder: OccupancyEncoder, preset: Preset, runtime: str, threads: int)
 
 
 def _compile(encoder: OccupancyEncoder, preset: Preset) -> None:
-    """torch.compile for backbone and neck, a minute once; the kernels are kept in the cache folder.
+    """Compile backbone and neck with torch.compile: a minute the first time, then from the cache folder.
 
-    The decoder stays as it is: most of it is matrix products and one gather per layer that has its own kernel.
+    The decoder is not compiled: it is mostly matrix products, and its one gather per layer has its own kernel.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     cuda = encoder.pixel_mean.device.type == "cuda"
@@ -172,7 +172,7 @@ def _compile(encoder: OccupancyEncoder, preset: Preset) -> None:
     try:
         with torch.inference_mode():
             got = images(seen)
-    except Exception as error:  # a missing compiler, an operator the compiler trips over: many kinds
+    except Exception as error:  # many types: a missing compiler, an unsupported operator
         raise CannotBuild(f"torch.compile fails: {str(error).strip()[:300]}") from error
     truth = graph.run(seen)
     worst = max(difference(got[name], truth[name]) for name in graph.outputs)

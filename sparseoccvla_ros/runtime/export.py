@@ -20,13 +20,13 @@ from .backends.registry import backend
 from .onnx_graphs import Graph, Sample
 
 OPSET = 20
-"""ONNX operator set: the first whose GridSample and Gelu every runtime here reads from torch's exporter."""
+"""ONNX opset: the first in which every runtime here reads GridSample and Gelu as torch's exporter writes them."""
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Built:
-    """A verified engine. record: what stands in the .json beside it; fresh: False when it came from the cache."""
+    """An engine. record: its .json ("verified": against torch, or why not); fresh: False if it came from the cache."""
 
     graph: str
     runtime: str
@@ -37,19 +37,19 @@ class Built:
 
 
 def onnx_path(preset: str, graph: Graph) -> Path:
-    """Where a graph's ONNX file belongs."""
+    """Returns the path of a graph's ONNX file."""
     return engine_folder(preset) / f"{graph.name}-{graph.key}.onnx"
 
 
 def engine_path(preset: str, graph: Graph, runtime: Backend, precision: str) -> Path:
-    """Where a graph's engine belongs: the name changes with runtime, its version, hardware and precision."""
+    """Returns the path of a graph's engine; the name depends on runtime, its version, hardware and precision."""
     file = onnx_path(preset, graph)
     binding = short(f"{runtime.binding()} {precision}")
     return file.with_name(f"{file.stem}-{runtime.name}-{binding}{runtime.suffix or '.onnx'}")
 
 
 def find(preset: str, graph: Graph, runtime: Backend, precision: str) -> Path | None:
-    """A verified engine in the cache, None where there is none for exactly these weights, code, runtime and machine."""
+    """Returns the cached engine for exactly these weights, code, runtime and machine; None if it is missing."""
     path = engine_path(preset, graph, runtime, precision)
     record = vouched(path)
     return path if record is not None else None
@@ -64,11 +64,11 @@ def build(
     threads: int = 1,
     progress: Progress = silent,
 ) -> Built:
-    """A verified engine for a graph, from the cache or built now.
+    """Returns an engine for a graph, from the cache or built now, compared with torch if it can run here.
 
     samples: real inputs, at least one; precision: what the engine computes in, as `Backend.precision` gives it.
     Raises CannotBuild when a package is missing, an operator is not supported or the result differs from torch;
-    nothing is left behind then.
+    no engine is left behind then.
     """
     runtime = backend(runtime_name)
     problem = runtime.missing() or absent("onnx", "onnxscript", "onnxruntime")
@@ -102,7 +102,7 @@ def build(
 def compare(
     engine: Engine, graph: Graph, samples: Sequence[Sample], truth: Sequence[Sample], precision: str
 ) -> dict[str, float]:
-    """Largest `difference` of every output from torch over all samples. Raises CannotBuild above the tolerance."""
+    """Returns the largest `difference` from torch per output over all samples. Raises CannotBuild above TOLERANCE."""
     found = dict.fromkeys(graph.outputs, 0.0)
     for sample, want in zip(samples, truth, strict=True):
         got = engine(sample)
@@ -119,7 +119,7 @@ def compare(
 def _export(
     graph: Graph, file: Path, samples: Sequence[Sample], truth: Sequence[Sample], threads: int, progress: Progress
 ) -> dict[str, Any]:
-    """Write and verify the ONNX file unless it is there; returns a copy of its record."""
+    """Write and verify the ONNX file unless it exists; returns a copy of its record."""
     record = vouched(file)
     if record is not None:
         return {"onnx_difference": record["onnx_difference"], "operators": record["operators"]}
@@ -137,7 +137,7 @@ def _export(
 
 
 def write_onnx(graph: Graph, sample: Sample, path: Path) -> None:
-    """Export a graph with static shapes and the weights inside; constants are folded, batch norm's among them."""
+    """Export a graph with static shapes and embedded weights; folds constants, including those of batch norm."""
     from onnxscript import optimizer
 
     with _quiet(), torch.no_grad():
@@ -158,7 +158,7 @@ def write_onnx(graph: Graph, sample: Sample, path: Path) -> None:
 
 
 def operators(path: Path) -> dict[str, int]:
-    """How often each operator occurs in an ONNX file."""
+    """Returns the number of occurrences of each operator in an ONNX file."""
     import onnx
 
     counts: dict[str, int] = {}
@@ -168,7 +168,7 @@ def operators(path: Path) -> dict[str, int]:
 
 
 def forget(preset: str, graph: Graph, runtime: Backend, precision: str) -> None:
-    """Remove an engine that turned out to be bad; the next build makes it anew."""
+    """Remove a bad engine from the cache; the next build makes a new one."""
     path = engine_path(preset, graph, runtime, precision)
     record_path(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
@@ -176,7 +176,7 @@ def forget(preset: str, graph: Graph, runtime: Backend, precision: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks about packages and nodes that nobody needs to know of out of the log."""
+    """Suppress the exporter's warnings and its log messages below ERROR."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""The graphs of a preset that are worth an engine, with what to compute in."""
+"""The graphs of a preset that are exported to engines, and their precisions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sparseoccvla_ros.runtime.onnx_graphs import Graph, Recording, Sample
 from sparseoccvla_ros.runtime.presets import Preset
 
 FRAMES = 8
-"""Frame sets of the bag that parity is verified on; the newest three of them are compared."""
+"""Frame sets of the bag that are encoded to verify parity; the newest three of them are compared."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A graph with real inputs, what to compute in, and whether the stack needs its engine."""
+    """A graph to export with real inputs, the engine's precision, and whether the stack needs the engine."""
 
     graph: Graph
     samples: list[Sample]
@@ -28,7 +28,7 @@ class Job:
 
 
 def build_encoder(preset: Preset, precision: str = "preset") -> OccupancyEncoder:
-    """The preset's encoder on the CPU; precision: float32 or bfloat16 of the backbone, or the preset's own."""
+    """Build the preset's encoder on the CPU. precision: of the backbone; float32, bfloat16 or "preset" (its own)."""
     encoder = build_occupancy(preset)
     if precision != "preset":
         encoder.config = encoder.config.replace(backbone_dtype=precision)
@@ -36,7 +36,7 @@ def build_encoder(preset: Preset, precision: str = "preset") -> OccupancyEncoder
 
 
 def build_engines(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording) -> list[Built]:
-    """Image and decoder engine of an encoder. Raises CannotBuild."""
+    """Build or load the image and decoder engines of an encoder. Raises CannotBuild."""
     return [
         build(preset.name, job.graph, runtime, job.samples, job.precision, torch.get_num_threads())
         for job in occupancy_jobs(encoder, preset, runtime, seen)
@@ -44,6 +44,6 @@ def build_engines(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen:
 
 
 def occupancy_jobs(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording) -> list[Job]:
-    """Graphs of the image network and of the decoder, which the occupancy node needs."""
+    """Returns the jobs of image network and decoder; the occupancy node needs both."""
     graphs, kinds = graphs_of(encoder, preset, runtime), precisions(encoder, runtime)
     return [Job(graphs[0], seen.images, kinds[0], True), Job(graphs[1], seen.decoder, kinds[1], True)]

@@ -1,4 +1,4 @@
-"""Building the stages of a preset, with its weights or, while there are none, from its seed."""
+"""Builds the stages of a preset, with its weights or, without weights, initialised from its seed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" takes CUDA where there is one; InvalidInput when CUDA is asked for and missing."""
+    """Returns a device by name; "auto" is CUDA if available. Raises InvalidInput("device") when "cuda" is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
@@ -35,13 +35,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_weights(stage: nn.Module, name: str, path: Path) -> None:
-    """Take a stage's weights, name by name. Raises InvalidInput where they do not fit, or belong to other anchors."""
+    """Load a stage's weights by name. Raises InvalidInput when they do not fit or were trained with other anchors."""
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
         if isinstance(stage, Reasoner) and "anchors" in state:
-            # Shipped in half precision; the preset's own are exact.
+            # The file stores anchors in half precision; the preset's own are exact.
             if state["anchors"].shape != stage.anchors.shape or (state["anchors"] - stage.anchors).abs().max() > 0.05:
                 raise InvalidInput(f"weights.{name}", f"{path.name} was trained with other anchors than the preset has")
             state["anchors"] = stage.anchors
@@ -58,19 +58,19 @@ def load_weights(stage: nn.Module, name: str, path: Path) -> None:
         stage.listens = metadata.get("listens", "yes") == "yes"
     if isinstance(stage, Reasoner):
         stage.hears_plan = "plan" in parts_of(path)
-    # Without language training a reasoning token means nothing, whatever the forecaster has learnt.
+    # Without language training the reasoning token is meaningless, even if the forecaster is trained.
     stage.trained = not isinstance(stage, Reasoner) or "language" in parts_of(path)
 
 
 def parts_of(path: Path) -> tuple[str, ...]:
-    """What of a reasoner its exported weights have trained: forecast, language, and plan where questions were learnt
-    with the plan in their context; the first two where the file does not say."""
+    """Returns the trained parts in a reasoner's weights file: forecast, language, and plan if questions were trained
+    with the plan in their context; the first two if the file does not list them."""
     with safe_open(path, framework="pt") as file:
         return tuple((file.metadata() or {}).get("parts", "forecast language").split())
 
 
 def _finish(stage: nn.Module, name: str, preset: Preset, device: torch.device) -> nn.Module:
-    """Load the stage's weights, or keep the seeded start; then move and freeze it."""
+    """Load the stage's weights, or keep its seeded initialisation; then move it to the device and freeze it."""
     path = preset.weights.get(name)
     if path is None:
         log.warning("preset %s has no weights for %s: it runs untrained", preset.name, name)
@@ -82,7 +82,7 @@ def _finish(stage: nn.Module, name: str, preset: Preset, device: torch.device) -
 
 
 def build_occupancy(preset: Preset, device: str = "cpu") -> OccupancyEncoder:
-    """The occupancy encoder of a preset."""
+    """Build the occupancy encoder of a preset."""
     torch.manual_seed(preset.seed)
     return _finish(OccupancyEncoder(preset.occupancy), "occupancy", preset, pick_device(device))
 
@@ -90,9 +90,9 @@ def build_occupancy(preset: Preset, device: str = "cpu") -> OccupancyEncoder:
 def build_reasoning(
     preset: Preset, device: str = "cpu", progress: Callable[[str], object] = lambda text: None
 ) -> Reasoner:
-    """The reasoner of a preset with its language model (converted into the cache on first use), adapter merged.
+    """Build the reasoner of a preset with its language model (converted into the cache on first use), adapter merged.
 
-    progress: told when that conversion begins and ends. Raises InvalidInput("preset", ...) when the preset has no such
+    progress: called when that conversion begins and ends. Raises InvalidInput("preset", ...) when the preset lacks the
     stage.
     """
     preset.need("reasoning")
@@ -109,9 +109,9 @@ def build_reasoning(
 
 
 def build_planning(preset: Preset, device: str = "cpu", limits: ValidatorConfig | None = None) -> Planner:
-    """The planner of a preset with its anchors, on a vehicle with these limits (default: nuScenes' car).
+    """Build the planner of a preset with its anchors, for a vehicle with these limits (default: nuScenes' car).
 
-    Raises InvalidInput("preset", ...) when the preset has no such stage.
+    Raises InvalidInput("preset", ...) when the preset lacks the stage.
     """
     preset.need("planning")
     anchors = AnchorSet.load(preset.anchors)

@@ -1,7 +1,7 @@
-"""The parts of the stages that leave torch: modules with static shapes, named inputs and outputs, and real samples.
+"""The parts of the stages that are exported to ONNX: modules with static shapes and named inputs and outputs.
 
-Batch size 1. The language model stays in torch; streaming memory, checks and post-processing stay in the stages. Only
-arithmetic is exported, so an engine can stand in for it and everything around stays as it is.
+Batch size 1. Only tensor arithmetic is exported, which an engine can replace; streaming memory, checks and
+post-processing stay in the stages, and the language model stays in torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..occupancy.encoder import OccupancyEncoder, padded_size
 from ..occupancy.sampling.views import SceneViews, level_starts
 
 FORMAT = 1
-"""Of the exported graphs; a change makes every cached engine stale."""
+"""Version of the exported graphs; changing it invalidates every cached engine."""
 Shape = tuple[torch.dtype, tuple[int, ...]]
 Sample = dict[str, Tensor]
 
@@ -32,7 +32,7 @@ class Graph:
     """One module to export.
 
     inputs: dtype and shape by name, in the order of `module.forward`; outputs: names in the order of its result;
-    precision: float32, or bfloat16 where the module computes in it; settings: whatever else decides the result, as
+    precision: float32, or bfloat16 if the module computes in it; settings: everything else that affects the result, as
     text; room: the package folder whose code it runs.
     """
 
@@ -60,28 +60,28 @@ class Graph:
 
     @torch.no_grad()
     def run(self, sample: Sample) -> Sample:
-        """The module's own result on a sample (torch), by output name."""
+        """Run the module on a sample in torch; returns its results by output name."""
         result = self.module(*(sample[name] for name in self.inputs))
         return dict(zip(self.outputs, result, strict=True))
 
 
 class _Images(nn.Module):
-    """Backbone and neck. images uint8 [N, H, W, 3] to one float32 [N, H_l, W_l, C] per level: the order of a row in
-    SceneViews.table, so that the memory copies it straight."""
+    """Backbone and neck. images uint8 [N, H, W, 3] to one float32 [N, H_l, W_l, C] per level: the layout of
+    SceneViews.table, so that the streaming memory copies it without a permutation."""
 
     def __init__(self, encoder: OccupancyEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        # The cast comes first: TensorRT takes uint8 at the border of a network only.
+        # The cast comes first: TensorRT accepts uint8 only as a network input.
         levels = self.encoder.image_features(images.float())
         return tuple(level.permute(0, 2, 3, 1) for level in levels)
 
 
 class _Decoder(nn.Module):
-    """The sparse decoder's last layer: table float32 [1, T, rows, C], ego2img float32 [1, T, N, 4, 4], usable bool
-    [1, T, N], slots int64 [T] to features [1, Q, C], normalised points [1, Q, R, 3] and their logits [1, Q, R, 17], or
+    """The sparse decoder: table float32 [1, T, rows, C], ego2img float32 [1, T, N, 4, 4], usable bool [1, T, N], slots
+    int64 [T] to its last layer's features [1, Q, C], normalised points [1, Q, R, 3] and their logits [1, Q, R, 17], or
     point features [1, Q, R, C_p] of OPUS-V2: a densifier, whose sizes change from scene to scene, stays in torch."""
 
     def __init__(self, decoder: nn.Module, sizes: tuple[tuple[int, int], ...], image_size: tuple[int, int]) -> None:
@@ -106,7 +106,7 @@ def image_graph(encoder: OccupancyEncoder, image: tuple[int, int], precision: st
         "_modules": {"backbone": encoder.backbone, "neck": encoder.neck},
         "config": encoder.config.replace(backbone_dtype=precision),
     }
-    for name in ("image_features", "decode"):  # an engine that stands in for them is no part of the graph
+    for name in ("image_features", "decode"):  # an engine set in their place must not get into the graph
         plain.__dict__.pop(name, None)
     module = _Images(plain)
     shape = (len(CAMERAS), *image, 3)
@@ -116,7 +116,7 @@ def image_graph(encoder: OccupancyEncoder, image: tuple[int, int], precision: st
 
 
 def decoder_graph(encoder: OccupancyEncoder, image: tuple[int, int]) -> Graph:
-    """The decoder for features of six images of (H, W) pixels; always float32, since it holds the geometry."""
+    """The decoder for features of six images of (H, W) pixels; always float32, because it computes geometry."""
     config, sizes = encoder.config, level_sizes(encoder, image)
     frames, cameras = config.frames, len(CAMERAS)
     inputs = {
@@ -126,7 +126,7 @@ def decoder_graph(encoder: OccupancyEncoder, image: tuple[int, int]) -> Graph:
         "slots": (torch.int64, (frames,)),
     }
     module = _Decoder(encoder.decoder, sizes, padded_size(image)).eval()
-    # The backbone's precision is none of the decoder's business: the same engine serves both.
+    # The decoder does not depend on the backbone's precision: one engine serves both.
     settings = repr((config.replace(backbone_dtype="float32"), sizes, encoder.grid))
     outputs = ("features", "points", "point_features" if config.decoder == "opus_v2" else "logits")
     return Graph("decoder", module, inputs, outputs, settings, "occupancy")
@@ -134,7 +134,7 @@ def decoder_graph(encoder: OccupancyEncoder, image: tuple[int, int]) -> Graph:
 
 @dataclass
 class Recording:
-    """What went into the graphs in a run of the encoder, and the queries that came out; the newest `keep` of each."""
+    """Inputs of the graphs and resulting queries of a run of the encoder; the newest `keep` of each."""
 
     keep: int = 3
     images: list[Sample] = field(default_factory=list)
@@ -143,7 +143,7 @@ class Recording:
 
 
 def record(encoder: OccupancyEncoder, frames: Iterable[CameraFrames], keep: int = 3) -> Recording:
-    """Encode frame sets in torch and keep what went in and out; drops the encoder's memory before and after."""
+    """Encode frame sets in torch and record graph inputs and queries; resets the encoder before and after."""
     kept = Recording(keep)
 
     def remember(into: list, item: object) -> None:
@@ -171,7 +171,7 @@ def record(encoder: OccupancyEncoder, frames: Iterable[CameraFrames], keep: int 
 
 
 def scene_sample(scene: SceneViews, clone: bool = True) -> Sample:
-    """A SceneViews as the decoder graph's inputs; clone: the memory writes into its table again."""
+    """Returns a SceneViews as the decoder graph's inputs. clone: copy its table, which the memory overwrites later."""
     slots = torch.arange(scene.table.shape[1]) if scene.slots is None else scene.slots
     table = scene.table.clone() if clone else scene.table
     return {"table": table, "ego2img": scene.ego2img, "usable": scene.usable, "slots": slots}

@@ -1,7 +1,7 @@
 """Presets: models/<name>/config.yaml and its weights, as checked dataclasses.
 
-A preset is data, not code. Its sections are the configs of the stages; a key that no stage knows is an error, so a
-misspelt option never goes unnoticed.
+A preset is data, not code. Its sections are the configs of the stages; an unknown key is an error, so a misspelt option
+never goes unnoticed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
 
 FORMAT_VERSION = 1
-"""Of config.yaml; a file of another version is refused."""
+"""Format version of config.yaml; a file of another version is rejected."""
 SECTIONS = {
     "image": ImageConfig,
     "occupancy": OccupancyConfig,
@@ -31,7 +31,7 @@ SECTIONS = {
 STAGES = ("occupancy", "reasoning", "planning")
 """Sections that are networks, in the order of the data flow."""
 ADAPTER = "adapter"
-"""The language model's adapters: weights that belong to reasoning, in a file of their own."""
+"""The language model's adapter: weights of the reasoning stage in a separate file."""
 T = TypeVar("T")
 
 
@@ -39,10 +39,10 @@ T = TypeVar("T")
 class Preset:
     """A loaded preset.
 
-    folder: where its files lie; seed: of the random start of untrained weights; weights: safetensors file of each stage
-    (occupancy, reasoning, planning) that is trained, and of the language model's adapter if it has one; anchors: the
-    AnchorSet file. A preset for perception alone (`stages: [occupancy]` in its config) has neither reasoning nor
-    planning nor anchors.
+    folder: of its files; seed: of the random initialisation of untrained stages; weights: safetensors file of each
+    trained stage (occupancy, reasoning, planning) and of the language model's adapter if it has one; anchors: the
+    AnchorSet file. A perception-only preset (`stages: [occupancy]` in its config) has no reasoning, planning or
+    anchors.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Preset:
 
     @property
     def untrained(self) -> tuple[str, ...]:
-        """Stages that start from the seed, in the order of the data flow."""
+        """Stages without weights, in the order of the data flow."""
         return tuple(stage for stage in self.stages if stage not in self.weights)
 
     def need(self, stage: str) -> None:
@@ -86,7 +86,7 @@ def _config(kind: type[T], section: str, values: dict[str, Any] | None) -> T:
         raise InvalidInput(f"{section}.{unknown[0]}", f"is no option; known are {', '.join(sorted(known))}")
     try:
         return kind(**{k: _tuples(v) for k, v in values.items()})
-    except TypeError as error:  # text where a number belongs, and the like
+    except TypeError as error:  # for instance text in place of a number
         raise InvalidInput(section, str(error)) from None
 
 
@@ -100,14 +100,14 @@ def preset_names() -> tuple[str, ...]:
 
 
 def converted_folder(name: str) -> Path:
-    """Where `./run models convert` puts a preset with its public weights, unless told otherwise."""
+    """Default folder where `./run models convert` puts a preset with its public weights."""
     return cache_folder() / "models" / name / "preset"
 
 
 def load_preset(name: str) -> Preset:
-    """Load models/<name>, with public weights where they were converted, or the folder at a path.
+    """Load the preset in the folder at a path, else the one converted with public weights, else models/<name>.
 
-    Raises InvalidInput naming the option that is wrong, the file that is missing, or the weights whose sha256 differs.
+    Raises InvalidInput naming the wrong option, the missing file, or the weights whose sha256 differs.
     """
     places = (Path(name), converted_folder(name), share("models", name))
     folder = next((p for p in places if (p / "config.yaml").is_file()), places[-1])
@@ -163,7 +163,7 @@ def _weights(folder: Path, entries: dict[str, dict[str, str]] | None) -> dict[st
 
 
 def _inside(field: str, folder: Path, name: Any) -> Path:
-    """A file of the preset's own folder or of the package's presets; no other file of this machine."""
+    """Returns the path of a preset's file. Raises InvalidInput(field) outside its folder and the package's presets."""
     if not isinstance(name, str) or not name or "\0" in name:
         raise InvalidInput(field, f"want the name of a file, got {name!r}")
     file = folder / name

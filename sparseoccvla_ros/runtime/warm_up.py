@@ -1,4 +1,4 @@
-"""A first run of each stage on made-up input, so that the first real frame set is not the slow one."""
+"""First run of each stage on synthetic input, so that the first real frame set is not slow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TWIST = np.array([5.0, 0, 0, 0, 0, 0])
 
 
 def made_up_frames(preset: Preset, count: int) -> list[CameraFrames]:
-    """Noise seen by six cameras that look around a vehicle on its way, `count` sets 0.4 s and 2 m apart."""
+    """Returns `count` frame sets of noise from six cameras around a moving vehicle, 0.4 s and 2 m apart."""
     first = _frames(preset)
     return [
         replace(first, stamp=first.stamp + i * _STEP, ego=EgoState(geometry.planar(2.0 * i, 0, 0), _TWIST, "map"))
@@ -33,7 +33,7 @@ def made_up_frames(preset: Preset, count: int) -> list[CameraFrames]:
 
 
 def _frames(preset: Preset) -> CameraFrames:
-    """Noise seen by six cameras that look around the vehicle."""
+    """A frame set of noise from six cameras around the vehicle."""
     height, width = preset.image.height, preset.image.width
     images = np.random.default_rng(0).integers(0, 255, (len(CAMERAS), height, width, 3), dtype=np.uint8)
     intrinsics = np.array([[0.8 * width, 0, width / 2], [0, 0.8 * width, height / 3], [0, 0, 1]])
@@ -70,20 +70,20 @@ def _queries(preset: Preset) -> SceneQueries:
 
 
 def warm_up_occupancy(encoder: OccupancyEncoder, preset: Preset) -> None:
-    """Encode twice: the second time with a remembered frame."""
+    """Encode twice: the second time with a frame in memory."""
     for _ in range(2):
         encoder.encode(_frames(preset))
     encoder.reset()
 
 
 def warm_up_reasoning(reasoner: Reasoner, preset: Preset) -> None:
-    """One prefill: it also fills the cache of the constant prompt."""
+    """Run one prefill, which also caches the constant prompt."""
     reasoner.reason(_queries(preset), None)
     reasoner.reset()
 
 
 def warm_up_planning(planner: Planner, preset: Preset) -> None:
-    """One plan from standstill."""
+    """Plan once from standstill."""
     history = EgoHistory()
     history.add(_STAMP, _EGO.pose, _EGO.twist)
     planner.plan(_queries(preset), SparseVoxels.empty(), None, history, Command.STRAIGHT, CommandSource.DEFAULT)

@@ -1,1 +1,1 @@
-"""The stack behind interfaces of other projects that are not ROS: AlpaSim's driver contract."""
+"""Interfaces of the stack to other projects without ROS: AlpaSim's driver contract."""

@@ -1,8 +1,8 @@
-"""AlpaSim's driver contract: gRPC service `egodriver.EgodriverService`, answered by the networks of a preset.
+"""AlpaSim's driver contract: gRPC service `egodriver.EgodriverService`, implemented by the networks of a preset.
 
-AlpaSim (NVlabs/alpasim), its challenge and autoware_carla_scenario speak it; `carla-driver-interface` holds messages
-and server. Frames of the contract: `local` is fixed, `rig` has the axes and the origin of base_link, cameras are
-optical frames (x right, y down, z ahead). Times are microseconds of the simulation.
+Clients are AlpaSim (NVlabs/alpasim), its challenge and autoware_carla_scenario; `carla-driver-interface` provides
+messages and server. Frames of the contract: `local` is fixed, `rig` has the axes and origin of base_link, cameras are
+optical frames (x right, y down, z ahead). Times are simulated microseconds.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ log = logging.getLogger(__name__)
 
 FIXED_FRAME = "local"
 START_US = 10_000_000
-"""Added to every time: a simulation may begin at 0, which in stamps means unknown."""
+"""Added to every time, because a simulation may begin at 0, which as a stamp means unknown."""
 OLDEST_PLAN_US = 1_500_000
-"""A plan that is not renewed for this long, or is from so far ahead, is not followed: the vehicle brakes."""
+"""Longest time between a plan and now, in either direction; beyond it the vehicle brakes."""
 ABANDONED = 60.0
-"""Wall clock seconds without a call after which a session no longer keeps others out."""
+"""Wall clock seconds without a call after which another session may take over."""
 INDICATORS = {
     Command.LEFT: TurnIndicator.ENABLE_LEFT,
     Command.STRAIGHT: TurnIndicator.DISABLE,
@@ -55,10 +55,10 @@ INDICATORS = {
 
 
 def camera_model(camera: AvailableCamera) -> CameraModel:
-    """Calibration of a declared camera, its mount included.
+    """Returns the calibration of a declared camera, including its mount.
 
     Raises:
-        InvalidInput: It is no pinhole or OpenCV fisheye camera, or its numbers make no sense.
+        InvalidInput: It is no pinhole or OpenCV fisheye camera, or its distortion or values are not supported.
     """
     spec, name = camera.intrinsics, camera.logical_id
     kind = spec.WhichOneof("camera_param")
@@ -80,7 +80,7 @@ def camera_model(camera: AvailableCamera) -> CameraModel:
             name, f"camera model {kind or 'none'} is not supported, only opencv_pinhole_param and opencv_fisheye_param "
             "(AlpaSim's wizard renders one with --pinhole)",
         )  # fmt: skip
-    # The contract counts pixels from the corner of the image, we from the centre of its first pixel.
+    # Pixel coordinates start at the corner of the image in the contract, at the centre of its first pixel here.
     cx, cy = lens.principal_point_x - 0.5, lens.principal_point_y - 0.5
     intrinsics = np.array([[lens.focal_length_x, 0.0, cx], [0.0, lens.focal_length_y, cy], [0.0, 0.0, 1.0]])
     return CameraModel(
@@ -91,7 +91,7 @@ def camera_model(camera: AvailableCamera) -> CameraModel:
 
 @dataclass(eq=False)
 class _Drive:
-    """What belongs to one session; plan: the newest one, with the pose it starts from."""
+    """State of one session. plan: the newest one; planned_from, planned_us: pose and time it starts from."""
 
     sync: CameraSync
     route: RouteCommand = field(default_factory=RouteCommand)
@@ -104,13 +104,13 @@ class _Drive:
 
 
 class EgoDriver(BaseDriver):
-    """Drives one session at a time; calls of the server's threads may come at once.
+    """Drives one session at a time; calls from several server threads are safe.
 
     Args:
-        model: Networks with occupancy and planning.
-        period: Seconds of the simulation between two plans; drives in between follow the newest one. The networks were
-            trained on two frame sets per second.
-        limits: With which it brakes where there is no plan.
+        model: Networks, at least occupancy and planning.
+        period: Simulated seconds between two plans; calls of `drive` in between return the newest one. The networks
+            were trained on two frame sets per second.
+        limits: Vehicle limits for braking without a plan.
     """
 
     name = "sparseoccvla"
@@ -125,7 +125,7 @@ class EgoDriver(BaseDriver):
     # --- the session
 
     def on_session_start(self, session: SessionState) -> None:
-        """Take the cameras. Raises InvalidInput, refusing the session: lens unknown, another one is driven."""
+        """Set up the cameras. Raises InvalidInput for no or unsupported cameras, or while another session is driven."""
         models = [camera_model(camera) for camera in session.cameras.values()]
         if not models:
             raise InvalidInput("cameras", "none is declared")
@@ -145,7 +145,7 @@ class EgoDriver(BaseDriver):
             self._model.reset()
 
     def on_session_close(self, session: SessionState) -> None:
-        """Forget the drive and say how long its steps took."""
+        """Close the drive and log how long its steps took."""
         with self._lock:
             self._end(session.uuid)
 
@@ -165,17 +165,17 @@ class EgoDriver(BaseDriver):
         drive.called = time.monotonic()
         return drive
 
-    # --- what it is told
+    # --- inputs
 
     def on_frame(self, session: SessionState, frame: SensorFrame) -> None:
-        """Keep an image until it is planned from; the middle of its exposure is its time."""
+        """Add an image to the drive's synchroniser; its stamp is the middle of its exposure."""
         if isinstance(frame, CameraFrame):
             middle = (frame.frame_start_us + frame.frame_end_us) // 2
             with self._lock:
                 self._of(session).sync.add_image(frame.logical_id, _stamp(middle), CompressedImage(frame.image_bytes))
 
     def on_egomotion(self, session: SessionState, new_poses: Trajectory) -> None:
-        """Poses, and the velocities that came with the last of them."""
+        """Add the new poses to the drive's synchroniser, each with its velocities."""
         count = len(new_poses)
         with self._lock, session.lock:
             drive = self._of(session)
@@ -187,25 +187,25 @@ class EgoDriver(BaseDriver):
                 twist = np.array((v.x, v.y, v.z, w.x, w.y, w.z))
                 matrix = pose.as_matrix()
                 if not drive.ego_known:
-                    # Where it was 0.1 s before, so that its motion is known from the first image on.
+                    # The pose 0.1 s earlier, so that the motion is known from the first image on.
                     before = matrix @ geometry.planar(-0.1 * v.x, -0.1 * v.y, -0.1 * w.z)
                     drive.sync.add_odometry(_stamp(at - 100_000), before, None, FIXED_FRAME)
                     drive.ego_known = True
-                # Without a rate of rotation the poses tell it.
+                # Without an angular velocity the twist is derived from the poses.
                 whole = state.HasField("angular_velocity")
                 drive.sync.add_odometry(_stamp(at), matrix, twist.tolist() if whole else None, FIXED_FRAME)
 
     def on_route(self, session: SessionState) -> None:
-        """The route in the fixed frame; commands are derived from it."""
+        """Set the route, from which commands are derived, in the fixed frame."""
         with self._lock, session.lock:
             pose, points = session.latest_pose(), session.route_waypoints_in_rig
             if pose is not None and len(points) >= 2:
                 self._of(session).route.set_route(pose.transform_points(points)[:, :2])
 
-    # --- what it answers
+    # --- output
 
     def drive(self, ctx: DriveContext) -> DriveResult:
-        """The plan at `time_now_us`: a new one where a period has passed and a frame set is there, else the newest."""
+        """The plan at `time_now_us`: a new one if `period` has passed and a frame set is ready, else the newest."""
         with self._lock:
             drive = self._of(ctx.session)
             with ctx.session.lock:
@@ -216,14 +216,14 @@ class EgoDriver(BaseDriver):
             if drive.plan is None or abs(ctx.time_now_us - drive.planned_us) >= self._period_us:
                 frames = drive.sync.take() or drive.sync.finish()
                 for reason, why in drive.sync.messages():
-                    if reason is not DropReason.OVERLOAD:  # between two plans sets are left out on purpose
+                    if reason is not DropReason.OVERLOAD:  # sets between two plans are skipped on purpose
                         log.warning("%s", why)
                 try:
                     scalars = self._plan(drive, frames) if frames is not None else {}
-                except InvalidInput as refused:  # the plan before goes on, and then it brakes
+                except InvalidInput as refused:  # the previous plan is followed until it is too old
                     log.warning("%s", told(refused))
             else:
-                # Else a simulation that steps faster than we reason slows the next plan by it.
+                # Otherwise, in a simulation that steps faster than reasoning, the next plan has to wait for it.
                 self._model.finish()
             return self._answer(drive, ctx.time_now_us, pose, speed, scalars)
 
@@ -266,7 +266,7 @@ def _stamp(time_us: int) -> int:
 
 
 def _trajectory(start_us: int, waypoints: np.ndarray, heading: np.ndarray, plan2rig: np.ndarray) -> Trajectory:
-    """Poses in the rig of now of waypoints [6, 2] m with headings [6] rad planned at start_us."""
+    """Returns waypoints [6, 2] m with headings [6] rad, planned at start_us, as poses in the present rig frame."""
     out = Trajectory.empty()
     for seconds, (x, y), yaw in zip(WAYPOINT_TIMES, waypoints.tolist(), heading.tolist(), strict=True):
         matrix = plan2rig @ geometry.planar(x, y, yaw)

@@ -16,18 +16,18 @@ log = logging.getLogger(__name__)
 def serve_egodriver(
     preset: str, runtime: Literal["alpasim", "carla"], host: str, port: int, device: str, period: float
 ) -> None:
-    """Drive for whoever calls until SIGINT or SIGTERM.
+    """Serve the driver contract until SIGINT or SIGTERM.
 
     Args:
         preset: Name or folder of the preset.
-        runtime: Who calls, AlpaSim or autoware_carla_scenario: they fill the contract's opaque fields differently.
+        runtime: Client, AlpaSim or autoware_carla_scenario: they fill the contract's opaque fields differently.
         host: Address, or unix:///PATH.
-        port: 0 takes a free one; the log says which.
+        port: 0 picks a free port, which is logged.
         device: auto, cpu or cuda.
-        period: Seconds of the simulation between two plans.
+        period: Simulated seconds between two plans.
 
     Raises:
-        InvalidInput: The wheels of requirements/serve.txt are missing, or the preset cannot drive.
+        InvalidInput: The packages of requirements/serve.txt are missing, or the preset cannot drive.
     """
     try:
         from carla_driver_interface.server import bind_address, build_server

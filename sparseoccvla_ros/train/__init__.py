@@ -1,1 +1,1 @@
-"""Staged training: what a stage trains, the loop, its checkpoints and logs."""
+"""Staged training: the stages, the training loop, checkpoints and logs."""

@@ -1,4 +1,4 @@
-"""Anchors of a preset from drives."""
+"""Fitting the trajectory anchors of a preset to drives."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ..planning.model.diffusion import DeltaNormaliser
 
 
 def refit(drives: Iterable[Drive], config: PlanningConfig, every: float = 0.5, seed: int = 0) -> AnchorSet:
-    """`fit` to what the drives' ego does after every `every` seconds."""
+    """`fit` anchors to the ego trajectories of drives, sampled every `every` seconds."""
     return fit(*trajectories(iter(drives), every), config, seed)
 
 
 def fit(paths: np.ndarray, commands: np.ndarray, config: PlanningConfig, seed: int = 0) -> AnchorSet:
-    """k-means per command; each command can stand still.
+    """Fit anchors by k-means per command; each command has a standstill anchor.
 
-    A car that waits for green is told "left" while it stands, so a turn must have anchors that start from a standstill.
+    A car waiting at a red light may have the command "left", so turns need an anchor for standing still.
 
     Args:
         paths: float [N, 6, 2] m in base_link, at WAYPOINT_TIMES.
         commands: Integers [N], indices into COMMAND_ORDER.
-        config: Of the planner that is to use them.
+        config: Of the planner that will use them.
         seed: Of k-means.
 
     Raises:
-        InvalidInput: A command has too few trajectories, or an anchor leaves the range of the planning config.
+        InvalidInput: A command has too few trajectories, or an anchor exceeds the range of the planning config.
     """
-    # Numbers below the accuracy of a drive's records would only tell standing cars apart.
+    # Rounded to the accuracy of the records: smaller differences would only distinguish standing cars.
     anchors = fit_anchors(paths.round(3), commands, seed, standing=COMMAND_ORDER)
     normaliser = DeltaNormaliser(config.forward_range, config.lateral_range)
     if bool(normaliser.clipped(torch.from_numpy(anchors.deltas)).any()):
@@ -42,13 +42,13 @@ def fit(paths: np.ndarray, commands: np.ndarray, config: PlanningConfig, seed: i
 
 
 def too_few(paths: np.ndarray, commands: np.ndarray) -> list[int]:
-    """Commands, as indices into COMMAND_ORDER, that have less than MODES different paths to fit anchors to."""
+    """Returns the commands (indices into COMMAND_ORDER) with fewer than MODES different paths."""
     flat = paths.round(3).reshape(len(paths), -1)
     return [i for i in range(len(COMMAND_ORDER)) if len(np.unique(flat[commands == i], axis=0)) < MODES]
 
 
 def describe(anchors: AnchorSet) -> str:
-    """A line per command: where each anchor ends (m, in base_link), and how many trajectories are behind it."""
+    """Returns a line per command with each anchor's end point (m, base_link) and number of trajectories."""
     lines = []
     for command, modes, counts in zip(COMMAND_ORDER, anchors.array, anchors.counts, strict=True):
         ends = "  ".join(f"({x:.1f}, {y:.1f}) x{n}" for (x, y), n in zip(modes[:, -1], counts, strict=True))

@@ -1,4 +1,4 @@
-"""Stages 2 and 3 put together from a preset: what is frozen, what trains, on which cached features."""
+"""Construction of stages 2 and 3 from a preset: frozen and trained networks, and their cached features."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ from .stages.language import LanguageStage
 from .stages.planning import HEARD, PlanningStage
 from .task import Stage
 
-if TYPE_CHECKING:  # a training server has no library that reads bags
+if TYPE_CHECKING:  # a training server lacks the bag library
     from .features.bags import BagFeatures, Recording
 
 log = logging.getLogger(__name__)
 PARTS = ("language", "planning", "forecast")
-"""What trains beyond stage 1, one at a time: with the encoder frozen they share no weights that both would train."""
+"""Parts trained after stage 1, one at a time: with the encoder frozen, no weight is trained by two of them."""
 
 
 MOST_LATE = 1.0
-"""Seconds between two frame sets up to which the reasoning of the first may be heard at the second."""
+"""s; maximum time between two frame sets for the first one's reasoning to be used at the second."""
 
 
 def fast_precision(device: str) -> str:
-    """bfloat16 for backbone and neck where the machine multiplies it faster than float32, else float32."""
+    """Returns the dtype of backbone and neck: bfloat16 if it is faster than float32 on the machine, else float32."""
     if device == "cuda":
         return "bfloat16"
     try:
@@ -65,7 +65,7 @@ def fast_precision(device: str) -> str:
 
 
 def frozen_encoder(preset: Preset, weights: Path | None, device: torch.device | str) -> tuple[OccupancyEncoder, Path]:
-    """(encoder, its file of weights): those given, else the preset's. Raises InvalidInput("encoder") without any."""
+    """Returns (encoder, its weights file): the given one, else the preset's; raises InvalidInput("encoder") if none."""
     file = weights or preset.weights.get("occupancy")
     if file is None:
         raise InvalidInput("encoder", f"preset {preset.name} has no occupancy weights: give --encoder FILE")
@@ -75,14 +75,14 @@ def frozen_encoder(preset: Preset, weights: Path | None, device: torch.device | 
 
 
 def feature_cache(encoder: OccupancyEncoder, weights: Path, preset: Preset, split: str) -> FeatureCache:
-    """Where the features of a split lie."""
+    """Returns the feature cache of a split."""
     return FeatureCache.of(
         encoder, weights, world_settings(split, preset.image.height, preset.image.width, preset.occupancy.frames)
     )
 
 
 def rendered(cache: FeatureCache, split: str, count: int) -> list[int]:
-    """The first `count` seeds of a split that are rendered. Raises InvalidInput("data") without any."""
+    """Returns the first `count` rendered seeds of a split; raises InvalidInput("data") if none are."""
     there = set(cached_seeds(cache.world))
     seeds = [s for s in SPLITS[split] if s in there][:count]
     if not seeds:
@@ -91,17 +91,17 @@ def rendered(cache: FeatureCache, split: str, count: int) -> list[int]:
 
 
 Rows = Sequence[int] | Callable[[int], Sequence[int]]
-"""Frame sets of a scene, the same of every scene or by its number."""
+"""Frame sets of a scene: the same for every scene, or a function of its number."""
 Extra = Callable[[int], dict[str, np.ndarray] | None]
-"""Arrays of a scene by its number, None where they are not cached."""
+"""Function from a scene's number to further arrays, or None if they are not cached."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The cached features of a split and what belongs to them.
+    """Cached features of a split with their labels.
 
-    cache: the features; seeds: scenes; planned: frame sets that the planner learns from, all where None; ahead: those
-    with a future, which futures is about; asked: those with questions, which questions is about.
+    cache: the features; seeds: scenes; planned: frame sets for the planner, all if None; ahead: those with future
+    labels, the rows of `futures`; asked: those with questions, the rows of `questions`.
     """
 
     cache: FeatureCache | RolloutFeatures | NuscenesFeatures | BagFeatures
@@ -113,7 +113,7 @@ class Source:
     questions: Extra
 
     def samples(self, fields: Sequence[str], rows: Rows | None, extra: Extra | None) -> FeatureSamples:
-        """The cached samples. Raises InvalidInput("data") where nothing is cached."""
+        """Returns the cached samples; raises InvalidInput("data") if there are none."""
         found = FeatureSamples(self.cache, self.seeds, fields, rows, extra)
         if not len(found):
             raise InvalidInput("data", f"no features are in {self.cache.folder()}: run ./run train cache first")
@@ -123,7 +123,7 @@ class Source:
 def world_sources(
     network: OccupancyEncoder, weights: Path, preset: Preset, scenes: int, validation: int
 ) -> dict[str, Source]:
-    """By split: what `./run train cache` left of the first seeds of one of WORLDS."""
+    """Returns by split the features that `./run train cache` wrote for the first seeds of the synthetic world."""
     out = {}
     for split, count in (("train", scenes), ("validation", validation)):
         cache = feature_cache(network, weights, preset, split)
@@ -135,9 +135,9 @@ def world_sources(
 
 
 def with_rollouts(source: Source, folders: Sequence[Path], part: str) -> Source:
-    """The training split of the world with roll-outs beside it.
+    """Returns the world's training split extended by roll-outs.
 
-    Raises InvalidInput("rollouts") for other parts than planning and what RolloutFeatures refuses.
+    Raises InvalidInput("rollouts") for parts other than planning and folders that RolloutFeatures refuses.
     """
     if part != "planning":
         raise InvalidInput("rollouts", f"{part} learns nothing from them; want planning")
@@ -157,9 +157,9 @@ def nuscenes_sources(
     validation: int,
     on_progress: Callable[[str, int, int], None],
 ) -> dict[str, Source]:
-    """By split: features and what `part` needs beside them, encoded and moved now where they are not cached.
+    """Returns by split the features and the labels that `part` needs; computes those that are not cached.
 
-    scenes, validation: at most so many scenes. Raises InvalidInput naming the split, or what is missing of the root.
+    scenes, validation: maximum number of scenes. Raises InvalidInput for an empty split or data missing below the root.
     """
     images = NuscenesImages(root, index, preset.image)
     cache = NuscenesFeatures.of(network, weights, images)
@@ -191,10 +191,10 @@ def bag_sources(
     checked: Sequence[Recording],
     on_progress: Callable[[str, int, int], None],
 ) -> dict[str, Source]:
-    """By split: features of recorded drives, encoded now where they are not cached.
+    """Returns by split the features of recorded drives; encodes those that are not cached.
 
-    checked: drives to validate on; without any, the end of each drive that is learnt from is held out. Raises
-    InvalidInput for what cannot be learnt from a bag, or a drive with nothing to learn from.
+    learned, checked: drives for training and validation; without `checked`, the end of each training drive is held
+    out. Raises InvalidInput for a part that cannot be trained from bags, or a drive without usable frame sets.
     """
     from .features.bags import BagFeatures, BagQuestions
 
@@ -221,9 +221,9 @@ def bag_sources(
 
 
 def reasoner_of(preset: Preset, weights: Path | None, adapter: Sequence[Path] = ()) -> tuple[Reasoner, tuple[str, ...]]:
-    """(the reasoner of a preset, which of its parts are trained), from its seed or from exported weights.
+    """Builds (reasoner of a preset, its trained parts) from the preset's seed or from exported weights.
 
-    adapter: file of the adapters that belong to the weights, if any; they are left unmerged, to be trained on.
+    adapter: file of the adapters that belong to the weights, if any; they are left unmerged for further training.
     """
     preset.need("reasoning")
     config = preset.reasoning
@@ -239,7 +239,7 @@ def reasoner_of(preset: Preset, weights: Path | None, adapter: Sequence[Path] = 
 
 
 def planning_stage(preset: Preset, init: Path | None, listens: bool) -> PlanningStage:
-    """The planner of a preset, from its seed or from exported weights. listens: it gets reasoning tokens."""
+    """Builds the planning stage of a preset, from its seed or exported weights. listens: reasoning is cached."""
     preset.need("planning")
     torch.manual_seed(preset.seed + 2)
     planner = Planner(preset.planning, AnchorSet.load(preset.anchors))
@@ -249,14 +249,14 @@ def planning_stage(preset: Preset, init: Path | None, listens: bool) -> Planning
 
 
 def reasoning_files(preset: Preset, weights: Path | None) -> list[Path]:
-    """Files of a trained reasoner, its adapter last: those given, else the preset's; none where there are none."""
+    """Returns the files of a trained reasoner, the adapter last: the given ones, else the preset's, possibly none."""
     if weights is None:
         return [preset.weights[name] for name in ("reasoning", ADAPTER) if name in preset.weights]
     return [weights, *adapter_beside(weights)]
 
 
 def frozen_reasoner(preset: Preset, weights: Path | None, device: torch.device | str) -> tuple[Reasoner, list[Path]]:
-    """(reasoner with its adapter merged, its files). Raises InvalidInput("reasoning") where there are no weights."""
+    """Loads (reasoner with merged adapter, its files); raises InvalidInput("reasoning") without weights."""
     files = reasoning_files(preset, weights)
     if not files:
         raise InvalidInput("reasoning", f"preset {preset.name} has no reasoning weights: give --reasoning FILE")
@@ -275,13 +275,13 @@ def build(
     sources: dict[str, Source],
     learned: Collection[int] = (),
 ) -> tuple[Stage[Any], FeatureSamples, FeatureSamples]:
-    """(stage to train, samples to learn, samples to validate on). part: one of PARTS.
+    """Builds (stage, training samples, validation samples). part: one of PARTS.
 
-    reasoning: weights of what is frozen beside the encoder, the preset's where None; init: exported weights to start
-    from (the forecaster starts from `reasoning` without); sources: of "train" and "validation"; learned: scenes that
-    the language half was trained on: there it is surer and more often right than it will ever be again, so the planner
-    hears nothing of them. Planner and forecaster see the reasoner's readings where it has learnt to speak, and nothing
-    of it otherwise. Raises InvalidInput naming what is missing.
+    reasoning: weights of the frozen reasoner, the preset's if None; init: exported weights to start from (if None, the
+    forecaster starts from `reasoning`); sources: of "train" and "validation"; learned: scenes that language was trained
+    on: its output is more accurate and confident there than on new scenes, so the planner gets none of it. Planner and
+    forecaster use cached reasoning only if the reasoner's language part is trained. Raises InvalidInput naming what is
+    missing.
     """
     if part not in PARTS:
         raise InvalidInput("parts", f"{part!r} is none of {', '.join(PARTS)}")
@@ -300,7 +300,7 @@ def build(
     for split, source in sources.items():
         fields = QUERY_FIELDS
         if part == "language":
-            # Validation makes whole queries of them; what is learnt from has no points.
+            # Only validation builds SceneQueries, which need points.
             fields = tuple(f for f in fields if split == "validation" or f != "points")
             found[split] = source.samples(fields, source.asked, source.questions)
             continue
@@ -324,10 +324,10 @@ def _readings(source: Source, files: Sequence[Path], fields: Sequence[str], rows
 def _heard(
     source: Source, readings: ReasoningFeatures, learned: Collection[int], seed: int
 ) -> dict[str, np.ndarray] | None:
-    """What the planner hears at the frame sets of a scene, and what it heard at the set before each.
+    """Returns the planner's reasoning input at a scene's frame sets, and that of the set before each (`_before`).
 
-    Nothing (stages.planning.PlanningBatch) at scenes of `learned`; a set without another within a second before it
-    repeats its own.
+    Missing reasoning (NaN and 0, see PlanningBatch) for scenes of `learned`. A set without a predecessor within
+    MOST_LATE uses its own as `_before`.
     """
     found = readings.read(seed, HEARD)
     if found is None:
@@ -344,13 +344,13 @@ def _heard(
 
 
 def _voxels(source: Source, seed: int) -> dict[str, np.ndarray]:
-    """What can move of what the encoder's voxel head saw, at the frame sets with a future."""
+    """Returns the movable voxels of the encoder's voxel head at the frame sets with a future, {} without them."""
     rows = source.ahead(seed) if callable(source.ahead) else source.ahead
     file = source.cache.file(seed)
     return movable_voxels(file, rows) if isinstance(source.cache, FeatureCache) and file.is_file() else {}
 
 
 def _together(sources: Sequence[Extra], seed: int) -> dict[str, np.ndarray] | None:
-    """What all sources have of a seed; None where one has nothing."""
+    """Returns the merged arrays of all sources for a seed; None if one has none."""
     found = [source(seed) for source in sources]
     return None if any(part is None for part in found) else {k: v for part in found for k, v in (part or {}).items()}

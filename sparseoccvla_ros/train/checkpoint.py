@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: one safetensors file with weights, average, optimizer and random state; no pickle."""
+"""Training checkpoints: one safetensors file with weights, their average, optimizer and random state; no pickle."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass
 class Progress:
-    """How far a run is: steps, seconds of training, the place in the data, and the best validation so far."""
+    """Progress of a run: steps, training time in s, place in the data, and best validation score so far."""
 
     step: int = 0
     seconds: float = 0.0
     place: Place = field(default_factory=Place)
     best: float = float("-inf")
     samples: list[int] = field(default_factory=list)
-    """DrivingSamples.state of the epoch the place lies in."""
+    """DrivingSamples.state in the epoch of `place`."""
 
 
 def save(
     path: Path, module: nn.Module, average: dict[str, Tensor], optimizer: torch.optim.Optimizer, progress: Progress,
     settings: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint atomically."""
     tensors = {f"model.{k}": v for k, v in module.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.items()}
     for name, parameter in module.named_parameters():
@@ -66,7 +66,7 @@ def save(
 def load(
     path: Path, module: nn.Module, average: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Any]]:
-    """Take everything a checkpoint holds into the given objects; returns the progress and the saved settings.
+    """Restore a checkpoint into the given objects; returns the progress and the saved settings.
 
     Raises InvalidInput("checkpoint", ...) naming the file when it is missing, truncated, of another format version, or
     of another network.
@@ -96,7 +96,7 @@ def load(
         found = {m: values[name] for m, values in moments.items() if name in values}
         if found:
             optimizer.state[parameter] = {
-                # The step counter stays where AdamW keeps it: on the CPU.
+                # AdamW keeps the step counter on the CPU.
                 m: v if m == "step" else v.to(parameter.device)
                 for m, v in found.items()
             }
@@ -116,9 +116,9 @@ ADAPTER_FILE = "adapter.safetensors"
 
 
 def save_reasoner(reasoner: Reasoner, path: Path, parts: Sequence[str]) -> None:
-    """Write `path` for a preset's weights.reasoning and, where there are adapters, ADAPTER_FILE for weights.adapter.
+    """Write `path` for a preset's weights.reasoning and, if there are adapters, ADAPTER_FILE for weights.adapter.
 
-    The language model is never written. parts: what was trained, as runtime.factory.parts_of reads it.
+    The language model is not written. parts: trained parts, read by runtime.factory.parts_of.
     """
     if next(adapter_parameters(reasoner.language_model), None) is not None:
         reasoner.save_adapter(path.with_name(ADAPTER_FILE))
@@ -127,6 +127,6 @@ def save_reasoner(reasoner: Reasoner, path: Path, parts: Sequence[str]) -> None:
 
 
 def adapter_beside(weights: Path | None) -> list[Path]:
-    """The adapters that lie beside exported weights: one file or none."""
+    """Returns the adapter file beside exported weights, as a list of one or none."""
     found = [] if weights is None else [weights.with_name(ADAPTER_FILE)]
     return [path for path in found if path.is_file()]

@@ -1,4 +1,4 @@
-"""Which samples come when, and loading them ahead of the training loop."""
+"""Order of the training samples, and prefetching of batches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Place:
-    """A place in the data: epoch, and batches of it that are done."""
+    """Position in the data: epoch, and number of its batches done."""
 
     epoch: int = 0
     batches: int = 0
 
 
 def epoch_batches(count: int, batch: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 [batches, batch]: indices of an epoch's batches, a permutation; what does not fill a batch is left out.
+    """Returns the sample indices of an epoch's batches, int64 [batches, batch]: a permutation without the remainder.
 
-    With fewer samples than a batch has, some come more than once.
+    If there are fewer samples than `batch`, some are repeated.
     """
     order = np.random.default_rng([seed, epoch]).permutation(count)
     order = np.resize(order, batch) if count < batch else order[: count // batch * batch]
@@ -34,11 +34,11 @@ def epoch_batches(count: int, batch: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Feed(Iterator[tuple[B, Place]]):
-    """Endless batches from a place on: augmented, collated, loaded ahead by threads, always in the same order.
+    """Endless iterator over batches from a place on: augmented, collated, prefetched by threads, in a fixed order.
 
-    Every sample draws its augmentation from (seed, epoch, position), so it does not matter which thread loads it or
-    where a run was interrupted. At the start of each epoch the data set takes in what was added. rank, world: of
-    `world` processes this is number `rank`, and gets every world-th batch.
+    The augmentation of a sample is seeded by (seed, epoch, position), independent of the loading thread and of
+    interruptions. The dataset is refreshed at the start of each epoch. rank, world: index of this process and number
+    of processes; a process gets every world-th batch.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class Feed(Iterator[tuple[B, Place]]):
         self.samples = data.state()
 
     def __next__(self) -> tuple[B, Place]:
-        """The next batch, and the place behind it; `samples` is then the data set's state of that place's epoch."""
+        """Returns the next batch and the place after it; sets `samples` to the dataset's state in that epoch."""
         while len(self._waiting) < self._ahead:
             self._submit()
         future, place, self.samples = self._waiting.popleft()
         return future.result(), place
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _epoch(self) -> np.ndarray:
@@ -81,7 +81,7 @@ class Feed(Iterator[tuple[B, Place]]):
         first = here.batches + self._rank
         if first >= len(self._order):
             self._place = here = Place(here.epoch + 1, 0)
-            # Loads that are under way finish first: they look samples up by their old places.
+            # Pending loads finish first: they use indices into the old state.
             for future, _, _ in self._waiting:
                 future.exception()
             self._data.refresh()

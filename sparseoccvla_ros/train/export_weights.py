@@ -1,4 +1,4 @@
-"""From a training run into a preset: halved weights, their digest in config.yaml."""
+"""Installing trained weights into a preset: conversion to float16, and their digest in config.yaml."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SECTION = re.compile(r"^weights:.*\n(?:[ \t]+.*\n)*", re.MULTILINE)
 
 
 def ship(source: Path, folder: Path, stage: str, train_seeds: str | None = None) -> Path:
-    """Put exported weights into a preset as those of `stage` (or "adapter", after its reasoning); returns the file.
+    """Install exported weights in a preset as those of `stage` (or "adapter", after its reasoning); returns the file.
 
-    source: safetensors as Stage.export writes it; folder: of the preset. Matrices and kernels become float16, which
-    halves the file; vectors (biases, norms and their statistics) keep their type. train_seeds: A:B, the range of the
-    world's seeds that they were trained on, which the evaluation warns of; the whole training split where None. Raises
-    InvalidInput where the file cannot be read, is of another stage, or holds a number that float16 does not.
+    source: safetensors file written by Stage.export; folder: of the preset. Matrices and kernels become float16, which
+    halves the file; vectors (biases, norms and their statistics) keep their dtype. train_seeds: A:B, the range of world
+    seeds used in training, about which the evaluation warns; None means the whole training split. Raises InvalidInput
+    if the file cannot be read, belongs to another stage, or contains a number outside the range of float16.
     """
     if stage not in _WEIGHTS:
         raise InvalidInput("stage", f"{stage!r} is none of {', '.join(_WEIGHTS)}")

@@ -1,8 +1,8 @@
-"""The language half in training: the sequences of the on-line path, batched, with gradients and a language loss.
+"""Training forward of the reasoner: the online token sequences, batched, with gradients and a language loss.
 
-On line one prefill holds [template, T_g, T_o, scoring prompt, reasoning token], and every question continues from its
-keys and values up to T_o. Training runs exactly that: one prefill per scene, then all questions with their answers as
-continuations of their scenes. Labels are on the answer's tokens and the token that ends it.
+Online, one prefill contains [template, T_g, T_o, scoring prompt, reasoning token], and every question continues from
+its keys and values up to T_o. Training does the same: one prefill per scene, then all questions with their answers as
+continuations of their scenes. Labels cover the answer's tokens and its end token.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ..reasoning.serving.generation import embedded
 from ..reasoning.serving.text_stream import check_question
 
 IGNORED = -100
-"""Label of tokens that the loss does not count."""
+"""Label of tokens that the loss ignores."""
 
 
 @dataclass(frozen=True, eq=False)
 class TextBatch:
-    """N questions with their answers, about scenes of a batch.
+    """Batch of N questions with answers about the scenes of a batch.
 
-    ids: int64 [N, L], padded on the right; labels: int64 [N, L], the id where it belongs to an answer, else IGNORED;
-    scene: int64 [N], the place of each pair's scene in the batch; questions: their texts. N may be 0. Where the
-    reasoner has a reading token, POOLED_TOKEN stands at its place among the ids.
+    ids: int64 [N, L], padded on the right; labels: int64 [N, L], the id for answer tokens, else IGNORED; scene: int64
+    [N], the batch index of each pair's scene; questions: their texts. N may be 0. If the reasoner has a reading token,
+    POOLED_TOKEN is its placeholder among the ids.
     """
 
     ids: torch.Tensor
@@ -38,16 +38,16 @@ class TextBatch:
     questions: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> TextBatch:
-        """The same batch on another device."""
+        """Returns the batch on another device."""
         return replace(self, ids=self.ids.to(device), labels=self.labels.to(device), scene=self.scene.to(device))
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingOutput:
-    """A training forward, everything with gradients.
+    """Outputs of a training forward, with gradients.
 
     readout: T_r, anchor logits, T_o', fused features and forecast of the B scenes; language_loss: [], the mean
-    cross-entropy (nats) of all answer tokens, 0 without any; pair_loss: [N], the mean of each answer's own tokens.
+    cross-entropy (nats) over all answer tokens, 0 without any; pair_loss: [N], the mean over each answer's tokens.
     """
 
     readout: Readout
@@ -58,11 +58,11 @@ class TrainingOutput:
 def text_batch(
     reasoner: Reasoner, conversations: Sequence[Sequence[tuple[str, str]]], max_tokens: int = 512
 ) -> TextBatch:
-    """Tokens of (question, answer) pairs; conversations[b] are those about scene b of the batch, each on its own.
+    """Tokenise (question, answer) pairs; conversations[b] are independent pairs about scene b of the batch.
 
-    A question passes the same check as on line; an answer is cut so that question and answer have at most max_tokens
-    (and fit the model), and then lacks its ending token. Runs on the CPU, also in loader threads. Raises
-    InvalidInput("question") for one that is refused or leaves no room, InvalidInput("answer") for one without tokens.
+    Questions are checked as online; an answer is truncated, and loses its end token, if question and answer exceed
+    max_tokens or the model's context. Runs on the CPU, also in loader threads. Raises InvalidInput("question") for one
+    that is refused or leaves no room for an answer, InvalidInput("answer") for one without tokens.
     """
     model = reasoner.language_model
     end = model.answer_end()
@@ -82,7 +82,7 @@ def text_batch(
             scenes.append(place)
             questions.append(check_question(question, reasoner.config.max_question_chars))
     length = max((len(ids) for ids, _ in rows), default=0)
-    # What stands in the padding is never read: it comes behind everything that counts.
+    # The padding's content has no effect: it follows all tokens with labels.
     shape = (len(rows), length)
     scene = torch.tensor(scenes, dtype=torch.long)
     batch = TextBatch(torch.full(shape, end), torch.full(shape, IGNORED), scene, tuple(questions))
@@ -101,10 +101,10 @@ def training_forward(
     motion: torch.Tensor,
     text: TextBatch,
 ) -> TrainingOutput:
-    """Read-outs and language loss of B scenes.
+    """Returns read-outs and language loss of B scenes.
 
     features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R]; view_features [B, V, C]; motion [B, 6, 2] m, the ego's
-    future waypoints that the forecaster is told; text: from `text_batch`. All on one device. T_g as it went in is
+    future waypoints for the forecaster; text: from `text_batch`. All on one device. The input T_g is
     `readout.scene[:, :global_tokens]` (for distillation).
     """
     readout, layers = reasoner.prefill(features, centres, scores, view_features, motion)
@@ -112,7 +112,7 @@ def training_forward(
         nothing = readout.scene.new_zeros(0)
         return TrainingOutput(readout, nothing.sum() + 0 * readout.scene.sum(), nothing)
     hidden = continue_scenes(reasoner, layers, text, readout.scene)
-    # The state at a token predicts the next one; only the states before answer tokens meet the vocabulary.
+    # The state at a token predicts the next one; logits are computed only before answer tokens.
     labels = text.labels[:, 1:]
     counted = labels != IGNORED
     logits = reasoner.language_model.logits(hidden[:, :-1][counted])
@@ -125,9 +125,9 @@ def training_forward(
 def continue_scenes(
     reasoner: Reasoner, layers: CacheLayers, text: TextBatch, tokens: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Last hidden states [N, L, D] of the pairs' tokens behind their scenes' keys and values (`Reasoner.prefill`).
+    """Returns last hidden states [N, L, D] of the pairs' tokens, continuing their scenes' keys and values.
 
-    tokens: [B, T, D], the scene tokens, which a reading token is made of.
+    layers: from `Reasoner.prefill`; tokens: [B, T, D], the scene tokens, input of the reading token.
     """
     past = tuple((keys[text.scene], values[text.scene]) for keys, values in layers)
     read = None if tokens is None else reasoner.read(text.questions, tokens, text.scene)

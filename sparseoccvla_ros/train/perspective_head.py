@@ -1,9 +1,9 @@
-"""Dense help for image features: what class and how far away is what each cell of a feature map shows.
+"""Dense auxiliary supervision of image features: class and depth of each cell of a feature map.
 
-Sparse queries teach the image features only where they look, so a short training spends most of its time on features.
-The voxels that cameras see, projected into the images, say class and distance for most cells at once (compare the
-perspective supervision of BEVFormer v2, Yang et al., CVPR 2023, and the depth supervision of BEVDepth, Li et al., AAAI
-2023). An encoder with image queries keeps the head (occupancy/image_queries.py); for another one it is thrown away.
+Sparse queries supervise image features only where they sample, so a short training spends most of its time on features.
+Visible voxels projected into the images label class and depth of most cells at once (compare the perspective
+supervision of BEVFormer v2, Yang et al., CVPR 2023, and the depth supervision of BEVDepth, Li et al., AAAI 2023). An
+encoder with image queries keeps the head (occupancy/image_queries.py); otherwise it is discarded after training.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ..occupancy.image_queries import NEAREST, depth_step
 
 UNKNOWN = 255
 THING_WEIGHT = 4.0
-"""Of cells that show a thing, in the loss of class and of depth: they are few, and what a drive depends on."""
+"""Weight of cells that show an object, in the class and depth losses: they are few, and they matter for driving."""
 _SPLAT = 3
 
 
 def cell_targets(
     centres: np.ndarray, labels: np.ndarray, ego2img: np.ndarray, size: tuple[int, int], stride: int, voxel: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Class, uint8 [N, h, w], and depth along the optical axis, float32 [N, h, w] m, of every feature cell.
+    """Returns class, uint8 [N, h, w], and depth along the optical axis, float32 [N, h, w] m, of every feature cell.
 
-    centres [V, 3] m, labels [V] of seen voxels, base_link; ego2img [N, 4, 4]; size: (h, w) cells of `stride` pixels;
-    voxel: edge in metres. The nearest voxel that covers a cell's middle wins. Cells around which no voxel is seen are
-    FREE: sky, or further than the grid reaches. In holes between near voxels the class is UNKNOWN.
+    centres [V, 3] m, labels [V] of visible voxels, base_link; ego2img [N, 4, 4]; size: (h, w) cells of `stride` pixels;
+    voxel: edge length in m. A cell takes the nearest voxel that covers its centre. Cells without labelled neighbours
+    (5 x 5) are FREE: sky, or beyond the grid. Holes between voxels and missing cameras are UNKNOWN.
     """
     h, w = size
     classes = np.full((len(ego2img), h * w), UNKNOWN, np.uint8)
@@ -37,7 +37,7 @@ def cell_targets(
     for camera, matrix in enumerate(ego2img):
         image = centres @ matrix[:3, :3].T + matrix[:3, 3]
         depth = image[:, 2]
-        # From far to near, so that what is near overwrites.
+        # From far to near: nearer voxels overwrite.
         order = np.argsort(-depth)
         order = order[depth[order] > NEAREST]
         away = depth[order]
@@ -62,12 +62,12 @@ def cell_targets(
     classes, depths = classes.reshape(shape), depths.reshape(shape)
     seen = maximum_filter(classes != UNKNOWN, (1, 5, 5))
     found = np.where(seen, classes, FREE).astype(np.uint8)
-    found[~ego2img.any((1, 2))] = UNKNOWN  # the vehicle has no such camera
+    found[~ego2img.any((1, 2))] = UNKNOWN  # the vehicle does not have this camera
     return found, depths
 
 
 class PerspectiveHeads(nn.Module):
-    """Logits of class and depth of the cells of the finest feature level, for an encoder without image queries."""
+    """Class and depth logits of the cells of the finest feature level, for an encoder without image queries."""
 
     def __init__(self, channels: int, bins: int = 32) -> None:
         super().__init__()
@@ -75,15 +75,15 @@ class PerspectiveHeads(nn.Module):
         self.out = nn.Linear(channels, NUM_CLASSES + 1 + bins)
 
     def forward(self, level: Tensor) -> Tensor:
-        """level float32 [M, C, h, w] to [M, h * w, 18 + bins]."""
+        """Returns logits [M, h * w, 18 + bins] of a level float32 [M, C, h, w]."""
         return self.out(F.relu(self.hidden(level.flatten(2).transpose(1, 2))))
 
 
 def cell_losses(cells: Tensor, classes: Tensor, depths: Tensor) -> dict[str, Tensor]:
-    """Cross entropies over the known cells, and for depth over those that show something.
+    """Returns the cross-entropy losses: class over known cells, depth over cells with an occupied class.
 
-    cells: logits float32 [..., 18 + bins] of as many cells as classes uint8 and depths float32 m have. The truth of a
-    depth is shared between the two steps around it, so that their mean is the depth.
+    cells: logits float32 [..., 18 + bins] of the cells of classes uint8 and depths float32 m. A true depth is divided
+    linearly between the two bins around it.
     """
     rows, classes, depths = cells.reshape(-1, cells.shape[-1]), classes.flatten().long(), depths.flatten()
     known, solid = classes != UNKNOWN, classes < NUM_CLASSES

@@ -1,7 +1,7 @@
-"""Drives of the present policy with the expert's plans as labels (DAgger, Ross et al., AISTATS 2011).
+"""Closed-loop drives of the current policy with the expert's plans as labels (DAgger, Ross et al., AISTATS 2011).
 
-What a planner learns from recorded drives are the states that an expert comes into; its own drives lead elsewhere. Here
-the chain drives, and at every frame set the expert says what it would do from there.
+Recorded drives cover only states that an expert reaches; the planner's own drives lead to others. Here the trained
+stack drives, and at every frame set the expert's plan from that state is recorded.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .features.rollouts import write_rollout
 from .features.synthetic import HALF, QUERY_FIELDS, file_digest
 
 FARTHEST = 6.0
-"""m from the route up to which the expert's way back is a label."""
+"""m; maximum distance from the route at which the expert's plan is used as a label."""
 STANDING = 5.0
-"""s of standing still after which nothing new is learnt before the vehicle moves again."""
+"""s; after standing still for longer, frame sets are skipped until the vehicle moves again."""
 _ROWS = np.round(WAYPOINT_TIMES / STEP).astype(int)
 
 
 class _Learner(ChainPolicy):
-    """Drives as the chain, or with a share of its plans as the expert, and writes down what the expert would do."""
+    """Follows the stack's plans, replaces a share of them by the expert's, and records the expert's plans."""
 
     def __init__(self, model: SparseOccVLA, expert_share: float) -> None:
         super().__init__(model, "learner")
@@ -74,17 +74,17 @@ class _Learner(ChainPolicy):
 def roll_out(
     model: SparseOccVLA, seed: int, scenario: str | None, expert_share: float, longest: float = LONGEST
 ) -> tuple[dict[str, np.ndarray], Rollout]:
-    """One drive: (arrays as features.synthetic.make_features has them, what happened).
+    """Drive once; returns (arrays as from features.synthetic.make_features, the rollout).
 
     Args:
-        model: Whose drive it is; at least occupancy and planning.
-        seed: Of the world, and of which plans are the expert's.
+        model: The stack that drives, with at least occupancy and planning.
+        seed: Of the world, and of the choice of expert plans.
         scenario: A family of world.sim.scenarios, or None for the seed's own traffic.
-        expert_share: Of the plans that are followed, 0..1.
-        longest: Seconds of the drive.
+        expert_share: Share of expert plans among those followed, 0..1.
+        longest: Maximum duration of the drive, s.
 
-    Only what comes before the first infraction is kept: who has hit somebody has nothing to learn from there on. The
-    arrays are empty where nothing is left.
+    Only frame sets before the first infraction are kept: states after a collision are of no use for training. The
+    arrays are empty if no frame set is left.
     """
     learner = _Learner(model, expert_share)
     rollout = drive(learner, seed, scenario, score_every=0, longest=longest)
@@ -96,18 +96,18 @@ def roll_out(
 def make_rollouts(
     preset: str, seeds: Sequence[int], families: Sequence[str], expert_share: float, out: Path
 ) -> Iterator[str]:
-    """Drive seeds, families of scenarios in turn, and keep each drive as a file; gives a line for each.
+    """Drive all seeds, cycling through the scenario families, and write a file per drive; yields a line for each.
 
     Args:
-        preset: Whose chain drives.
+        preset: The preset that drives.
         seeds: Of the training split.
-        families: None drives the seeds' own traffic.
+        families: If empty, the seeds' own traffic is driven.
         expert_share: As for roll_out.
-        out: Folder of the files; what is there is not driven again.
+        out: Folder of the files; existing drives are skipped.
 
     Raises:
-        InvalidInput: A seed, or the place where its family plays, is none of the training split, or the preset cannot
-            drive.
+        InvalidInput: A seed, or the scene where its family takes place, is not in the training split, or the preset
+            cannot drive.
     """
     places = [families[k % len(families)] if families else None for k in range(len(seeds))]
     for seed, family in zip(seeds, places, strict=True):

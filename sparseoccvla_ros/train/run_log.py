@@ -1,4 +1,4 @@
-"""What a training run leaves behind: lines of JSON, TensorBoard where it is installed, pictures."""
+"""Logs of a training run: JSON lines, TensorBoard if installed, and pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes OUT/log.jsonl, OUT/tensorboard and OUT/pictures; appends to what an earlier start left there."""
+    """Writes OUT/log.jsonl, OUT/tensorboard and OUT/pictures; appends to the logs of a resumed run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,7 +29,7 @@ class RunLog:
             log.info("tensorboard is not installed: only log.jsonl is written")
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Numbers of a step; kind: train or validation."""
+        """Log the numbers of a step; kind: train or validation."""
         known = {k: (float(f"{v:.6g}") if math.isfinite(v) else None) for k, v in values.items()}
         self._lines.write(json.dumps({"kind": kind, "step": step, **known}) + "\n")
         self._lines.flush()
@@ -38,7 +38,7 @@ class RunLog:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def picture(self, name: str, step: int, rgb: np.ndarray) -> Path:
-        """Save uint8 [H, W, 3]."""
+        """Save an RGB image, uint8 [H, W, 3]; returns its path."""
         path = self._folder / "pictures" / f"{name}_{step:07d}.png"
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), rgb[..., ::-1])

@@ -1,4 +1,4 @@
-"""What a training stage is: the one thing the trainer knows about the networks."""
+"""Interface between the trainer and the training stages."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ B = TypeVar("B")
 class Validation:
     """Result of a validation.
 
-    score: what the best checkpoint is chosen by, larger is better; numbers: flat, for the logs; picture: uint8
-    [H, W, 3] RGB, or None.
+    score: criterion for the best checkpoint, larger is better; numbers: for the logs; picture: uint8 [H, W, 3] RGB,
+    or None.
     """
 
     score: float
@@ -31,37 +31,37 @@ class Validation:
 
 
 class Stage(nn.Module, ABC, Generic[B]):
-    """A stage of training: which modules train, on which batch, with which loss. It holds the networks it trains."""
+    """A training stage: the networks, which of their modules train, the batches and the loss."""
 
     name: str
 
     def begin(self, data: DrivingSamples, seed: int) -> None:
-        """Start values that come from the data; called once, before the first step of a new run."""
+        """Initialise from the data; called once, before the first step of a new run."""
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Any:
-        """A sample as training sees it this time, for stages that have an augmentation of their own."""
+        """Returns an augmented sample, for stages with an augmentation of their own."""
         return sample
 
     @abstractmethod
     def collate(self, samples: Sequence[Sample]) -> B:
-        """The stage's batch, on the CPU; runs in loader threads."""
+        """Build a batch on the CPU; runs in loader threads."""
 
     @abstractmethod
     def move(self, batch: B, device: torch.device) -> B:
-        """A batch on another device."""
+        """Returns the batch on a device."""
 
     @abstractmethod
     def forward(self, batch: B) -> dict[str, Tensor]:
-        """Loss terms that carry their weights: the loss is their sum."""
+        """Returns the weighted loss terms; the loss is their sum."""
 
     @abstractmethod
     def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
-        """Optimizer groups of everything that trains; slow: factor of the learning rate of delicate parts."""
+        """Returns optimizer groups of all trainable parameters; slow: learning-rate factor of sensitive parts."""
 
     @abstractmethod
     def validate(self, batches: Sequence[B]) -> Validation:
-        """Score on batches that lie on the stage's device, in evaluation mode."""
+        """Score the stage, in evaluation mode, on batches that are on its device."""
 
     @abstractmethod
     def export(self, path: Path) -> None:
-        """Write the weights in the form that a preset loads."""
+        """Write the weights in the format that a preset loads."""

@@ -1,4 +1,4 @@
-"""The training loop, the same for every stage, data set and machine (CPU, one GPU, several by `accelerate launch`)."""
+"""The training loop, common to all stages, datasets and machines (CPU, one GPU, several with `accelerate launch`)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .settings import TrainSettings
 from .task import Stage, Validation
 
 LAST, BEST = "last.safetensors", "best.safetensors"
-"""In the output folder: the checkpoint to resume from, and the exported weights of the best validation."""
+"""Files in the output folder: the checkpoint to resume from, and the exported weights of the best validation."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the loop tells its watcher after each step; validation where there was one."""
+    """Progress report after each step; share: done fraction of the run; eta: s; validation: if one was run."""
 
     step: int
     share: float
@@ -42,7 +42,7 @@ class Report:
 class Trainer:
     """Trains a stage. out: folder of checkpoints, logs and pictures; resume: continue from OUT/last.safetensors.
 
-    augment: None leaves the samples as they are. on_report: called after every step and validation.
+    augment: None for no augmentation. on_report: called after every step, including its validation.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Trainer:
         self.stage = stage.to(self.accelerator.device)
         groups = stage.parameter_groups(settings.rate, settings.slow)
         self._peaks = [group["lr"] for group in groups]
-        # One pass over all weights: a fifth of the time on a CPU.
+        # The fused optimizer takes a fifth of the time on a CPU.
         fused = self.accelerator.device.type == "cpu"
         self.optimizer = torch.optim.AdamW(
             groups, lr=settings.rate, weight_decay=settings.weight_decay, fused=fused or None
@@ -127,12 +127,12 @@ class Trainer:
         return last
 
     def save(self) -> None:
-        """Write the checkpoint to resume from."""
+        """Write the checkpoint for resuming."""
         checkpoint.save(self.out / LAST, self.stage, self.average, self.optimizer, self.progress, asdict(self.settings))
 
     @contextmanager
     def averaged(self) -> Iterator[Stage[Any]]:
-        """The stage with the averaged weights, in evaluation mode; afterwards it has its own again."""
+        """Context in which the stage has the averaged weights and is in evaluation mode; restores its own weights."""
         own = {k: v.detach().clone() for k, v in self.stage.state_dict().items()}
         self.stage.load_state_dict(self.average)
         try:

@@ -1,4 +1,4 @@
-"""Pictures of a validation."""
+"""Validation images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZE = 320
 
 
 def occupancy_picture(shown: Sequence[tuple[Sample, SparseVoxels]]) -> np.ndarray | None:
-    """uint8 [H, W, 3] RGB: one row per sample, its cameras, occupancy predicted and true (seen voxels) from above."""
+    """Draws a row per sample: cameras, then predicted and true occupancy (visible voxels) from above; RGB [H, W, 3]."""
     if not shown:
         return None
     rows = []
@@ -44,10 +44,10 @@ def occupancy_picture(shown: Sequence[tuple[Sample, SparseVoxels]]) -> np.ndarra
 
 
 def plans_picture(shown: Sequence[tuple[FeatureSample, np.ndarray, np.ndarray, int]]) -> np.ndarray | None:
-    """uint8 [H, W, 3] RGB, three samples to a row: candidates thin, the true path green, the chosen one yellow.
+    """Draws three samples per row: candidates thin, the true path green, the chosen one yellow; RGB [H, W, 3].
 
-    shown: sample, candidates [K, 6, 2] m, chosen [6, 2] m, index into COMMANDS. Points of the sample, where it has
-    them, lie below: occupied in grey.
+    shown: sample, candidates [K, 6, 2] m, chosen [6, 2] m, index into COMMANDS. Occupied points, if the sample has
+    them, are drawn below in grey.
     """
     tiles = []
     for sample, candidates, chosen, command in shown:
@@ -71,6 +71,6 @@ def plans_picture(shown: Sequence[tuple[FeatureSample, np.ndarray, np.ndarray, i
 
 
 def _pixels(points: np.ndarray) -> np.ndarray:
-    """int64 [N, 2] column, row of points [N, 2] m: 45 m ahead to 10 m behind, forward is up."""
+    """Converts points [N, 2] m to int64 [N, 2] column, row: 45 m ahead to 10 m behind, forward is up."""
     scale = _SIZE / 55.0
     return np.stack([_SIZE / 2 - points[:, 1] * scale, _SIZE - (points[:, 0] + 10.0) * scale], -1).round().astype(int)

@@ -1,8 +1,8 @@
-"""Fits the voxel head to a frozen encoder: first the ranking of blocks, then the classes of the voxels they hold.
+"""Fitting the voxel head to a frozen encoder: first the ranking of blocks, then the classes of their voxels.
 
-The encoder runs once per sample; what the head reads of it is kept in memory (about 1 MB per sample), and both fits
-are minutes of small matrix products. Fit it on scenes that the encoder was not trained on: on its own scenes the image
-cells are surer than they will ever be again.
+The head's inputs are computed by the encoder and kept in memory (about 1 MB per sample); both fits then take minutes.
+Use scenes that the encoder was not trained on: on its training scenes the image cells are more confident than on new
+ones.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ..occupancy.sampling.views import SceneViews
 from ..occupancy.voxel_head import Candidates, VoxelHead
 
 HIDDEN_WEIGHT = 0.2
-"""Weight of a voxel that no camera sees: the metric does not count it, but planner and viewer look at it."""
+"""Weight of voxels that no camera sees: the metric ignores them, but planner and viewer use them."""
 HIDDEN_TARGET = 0.1
-"""Chance, for the ranking, that a block is worth opening that holds only voxels that no camera sees."""
+"""Target probability in the ranking of blocks whose occupied voxels are all hidden from the cameras."""
 THING_WEIGHT, SCENERY_WEIGHT = 11.0, 4.0
-"""Weights, for the ranking, of blocks in which a camera sees a thing, or walls and plants; ground has 1."""
+"""Weights in the ranking of blocks with visible objects, or visible walls and plants; ground has 1."""
 OFFSETS = (-0.6, -0.3, 0.3, 0.6)
 GROUPS = {
     "free": (FREE,),
@@ -37,16 +37,16 @@ GROUPS = {
     "walls": (LABEL["manmade"],),
     "plants": (LABEL["vegetation"],),
 }
-"""Classes whose logits a validation shifts together."""
+"""Classes whose logits are shifted together in calibration."""
 
 
 @dataclass(frozen=True)
 class VoxelHeadSettings:
-    """Choices of the fit.
+    """Settings of the fit.
 
-    rank_samples: samples the ranking is fitted to; rank_steps, steps: optimiser steps of the ranking and of the
-    classes; blocks: opened blocks kept per sample; batch: blocks per step; lr: peak learning rate; class_power: voxels
-    of a class count with (share of the class) ** -class_power.
+    rank_samples: samples for the ranking; rank_steps, steps: optimiser steps for the ranking and for the classes;
+    blocks: candidate blocks kept per sample; batch: blocks per step; lr: peak learning rate; class_power: voxels of a
+    class are weighted by (share of the class) ** -class_power.
     """
 
     rank_samples: int = 120
@@ -60,7 +60,7 @@ class VoxelHeadSettings:
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """Opened blocks of many samples: fields of Candidates [M, ...] in half precision, labels and weights [M, 8]."""
+    """Candidate blocks of many samples: fields of Candidates [M, ...] in half precision, labels and weights [M, 8]."""
 
     cells: Tensor
     block: Tensor
@@ -70,7 +70,7 @@ class _Kept:
 
 
 def scene_of(encoder: OccupancyEncoder, sample: Sample) -> tuple[SceneViews, LayerOutput]:
-    """What the decoder samples from and its last layer, for one sample."""
+    """Returns the decoder's input and its last layer's output for one sample."""
     images = torch.from_numpy(sample.images)
     t, n, h, w, _ = images.shape
     levels = encoder.image_features(images.flatten(0, 1))
@@ -87,10 +87,10 @@ def fit_voxel_head(
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Fit `encoder.voxel_head` on samples; everything else of the encoder stays as it is.
+    """Fit `encoder.voxel_head` on samples; the rest of the encoder is not changed.
 
-    Equal data and seed give equal weights on one machine. Raises InvalidInput("voxel_head", ...) for an encoder
-    without one, or without samples.
+    Deterministic per machine for the same data and seed. Raises InvalidInput("voxel_head", ...) for an encoder without
+    a voxel head, or without samples.
     """
     head, settings = encoder.voxel_head, settings or VoxelHeadSettings()
     if head is None or not len(data):
@@ -108,10 +108,10 @@ def fit_voxel_head(
 def calibrate_voxel_head(
     encoder: OccupancyEncoder, data: Iterable[Sample], rounds: int = 4, report: Callable[[str], None] = print
 ) -> OccupancyScores:
-    """Shift the logits of `GROUPS` to where validation samples score best; returns their scores then.
+    """Shift the logits of `GROUPS` to maximise the scores on validation samples; returns these scores.
 
-    Best is mIoU plus a tenth of IoU: the last hundredth of mIoU is not worth walls a metre thick. The fit weighs rare
-    classes up, so its probabilities are not those of the world; a handful of offsets mends that.
+    The objective is mIoU plus a tenth of IoU, because optimising mIoU alone makes walls a metre thick. The fit weights
+    rare classes up, so its probabilities are biased; the offsets correct that.
     """
     head = encoder.voxel_head
     assert head is not None
@@ -159,7 +159,7 @@ def _fit_rank(
     encoder: OccupancyEncoder, head: VoxelHead, data: DrivingSamples, order: np.ndarray, settings: VoxelHeadSettings,
     generator: torch.Generator, report: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """The ranking learns which blocks hold something that a camera sees, above all things."""
+    """Fit the ranking: which blocks contain visible occupied voxels, with the highest weight on objects."""
     rows, targets, weights = [], [], []
     for place in order:
         sample = data[int(place)]
@@ -169,7 +169,7 @@ def _fit_rank(
         keep |= (torch.rand(len(visible), generator=generator) < 0.5) & visible
         rows.append(blocks[keep].half())
         targets.append((visible.float() + HIDDEN_TARGET * (hidden & ~visible).float())[keep])
-        # Kept half as often as seen blocks are, the others count for more: the shares stay those of the grid.
+        # Visible blocks are kept at about 0.5, others at 0.08; this weight restores the grid's proportions.
         weights.append(torch.where(visible, importance, 0.5 / 0.08)[keep])
     x, y, w = torch.cat(rows), torch.cat(targets), torch.cat(weights)
     report(f"ranking: {len(x):,} blocks of {len(order)} samples")
@@ -207,7 +207,7 @@ def _extract(
     encoder: OccupancyEncoder, head: VoxelHead, data: DrivingSamples, order: np.ndarray, blocks: int,
     generator: torch.Generator,
 ) -> _Kept:  # fmt: skip
-    """Inputs and labels of `blocks` opened blocks per sample: all that hold a thing, then whichever come."""
+    """Returns inputs and labels of `blocks` candidate blocks per sample: those with objects first, then random ones."""
     parts: list[tuple[Tensor, ...]] = []
     for place in order:
         sample = data[int(place)]
@@ -239,8 +239,8 @@ def _ranked(encoder: OccupancyEncoder, head: VoxelHead, sample: Sample) -> Tenso
 
 
 def _block_truth(head: VoxelHead, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every block: whether it holds an occupied voxel that a camera sees, how much that matters (float32), and
-    whether it holds one that no camera sees."""
+    """Returns per block: whether it contains a visible occupied voxel, its weight in the ranking (float32), and
+    whether it contains a hidden occupied voxel."""
     semantics, (x, y, z) = np.ascontiguousarray(sample.semantics), head.blocks
 
     def any_of(mask: np.ndarray) -> Tensor:
@@ -256,7 +256,7 @@ def _descend(
     parameters: list[torch.nn.Parameter], loss: Callable[[Tensor], Tensor], rows: int, batch: int, steps: int,
     lr: float, generator: torch.Generator, report: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """AdamW with a cosine schedule over random rows."""
+    """Minimise `loss` with AdamW and a one-cycle schedule on random batches of rows."""
     optimizer = torch.optim.AdamW(parameters, lr, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
     total = 0.0

@@ -1,4 +1,4 @@
-"""Occupancy from above: the ego at the centre, forward up, left at the left."""
+"""Bird's-eye view of occupancy and plan: the ego at the centre, forward up, left on the left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLAT = np.isin(np.arange(NUM_CLASSES), FLAT)
 
 
 def metres_to_pixels(points: np.ndarray, size: int, reach: float = RANGE) -> np.ndarray:
-    """base_link [..., 2] m to float64 pixels [..., 2] (u right, v down) of a square picture of `size` pixels."""
+    """Convert base_link [..., 2] m to float64 pixels [..., 2] (u right, v down) of a square image of `size` pixels."""
     points = np.asarray(points, np.float64)
     scale = size / (2 * reach)
     return np.stack([size / 2 - points[..., 1] * scale, size / 2 - points[..., 0] * scale], axis=-1) - 0.5
@@ -32,7 +32,7 @@ def _fixed(points: np.ndarray, size: int, reach: float) -> np.ndarray:
 
 
 def top_labels(voxels: SparseVoxels) -> tuple[np.ndarray, np.ndarray]:
-    """The highest voxel of every column: labels uint8 [X, Y] (17 where the column is free) and its z index int16."""
+    """Return the topmost voxel per column: labels uint8 [X, Y] (17 where the column is free), z index int16 [X, Y]."""
     shape = voxels.grid.shape[:2]
     labels, heights = np.full(shape, FREE, np.uint8), np.zeros(shape, np.int16)
     order = np.argsort(voxels.indices[:, 2], kind="stable")
@@ -42,7 +42,7 @@ def top_labels(voxels: SparseVoxels) -> tuple[np.ndarray, np.ndarray]:
 
 
 def column_colours(voxels: SparseVoxels) -> np.ndarray:
-    """uint8 [X, Y, 3]: the class colour of each column, low things darker than tall ones."""
+    """Return the class colour per column, uint8 [X, Y, 3]; low objects darker than tall ones, ground undimmed."""
     labels, heights = top_labels(voxels)
     colours = np.concatenate([SHOWN_PALETTE, [SUNKEN]])[labels]
     flat = np.append(_FLAT, False)[labels]
@@ -52,7 +52,7 @@ def column_colours(voxels: SparseVoxels) -> np.ndarray:
 
 
 def draw_columns(voxels: SparseVoxels, size: int, reach: float = RANGE) -> np.ndarray:
-    """uint8 [size, size, 3]: every pixel takes the column it lies in."""
+    """Render the columns as uint8 [size, size, 3]; each pixel takes the colour of the column it lies in."""
     scale = 2 * reach / size
     along = reach - (np.arange(size) + 0.5) * scale
     grid = voxels.grid
@@ -65,7 +65,7 @@ def draw_columns(voxels: SparseVoxels, size: int, reach: float = RANGE) -> np.nd
 
 
 def draw_rings(image: np.ndarray, reach: float = RANGE, step: float = 10.0, labelled: bool = True) -> None:
-    """Range rings every `step` metres around the ego, a cross through it, and the metres."""
+    """Draw range rings every `step` metres around the ego, a cross through it, and distance labels."""
     size = image.shape[0]
     over = image.copy()
     centre = tuple(int(v) for v in _fixed(np.zeros(2), size, reach))
@@ -83,7 +83,7 @@ def draw_rings(image: np.ndarray, reach: float = RANGE, step: float = 10.0, labe
 
 
 def draw_ego(image: np.ndarray, body: Vehicle = NUSCENES_CAR, reach: float = RANGE) -> None:
-    """The vehicle's footprint with a windscreen near its front."""
+    """Draw the vehicle's footprint with a windscreen near its front."""
     size = image.shape[0]
     outline = _fixed(body.footprint(), size, reach)
     cv2.fillConvexPoly(image, outline, (244, 247, 250), cv2.LINE_AA, _SHIFT)
@@ -94,7 +94,7 @@ def draw_ego(image: np.ndarray, body: Vehicle = NUSCENES_CAR, reach: float = RAN
 
 
 def draw_future_ego(image: np.ndarray, plan: Plan, seconds: float, body: Vehicle, reach: float = RANGE) -> None:
-    """Outline of the vehicle where the plan has it `seconds` ahead: forecasts stay in base_link at the stamp."""
+    """Draw the vehicle's outline at its planned pose `seconds` ahead; forecasts stay in base_link at the stamp."""
     step = round(seconds / STEP_SECONDS) - 1
     if not 0 <= step < len(plan.waypoints):
         return
@@ -108,9 +108,9 @@ def draw_future_ego(image: np.ndarray, plan: Plan, seconds: float, body: Vehicle
 def draw_plan(
     image: np.ndarray, plan: Plan, body: Vehicle = NUSCENES_CAR, reach: float = RANGE, detail: bool = True
 ) -> None:
-    """Candidates thin and coloured by score, best last; the chosen path thick with a dot per waypoint.
+    """Draw candidates thin and coloured by score, the best on top; the chosen path thick with a dot per waypoint.
 
-    `detail` adds the ground the vehicle's width takes and the seconds; without it only the path is drawn.
+    Without `detail` only the path is drawn: no candidates, no swept width, no dots.
     """
     size = image.shape[0]
     colours = score_colours(plan.scores)
@@ -140,7 +140,7 @@ def draw_plan(
 
 
 def draw_command(image: np.ndarray, command: Command, at: tuple[int, int], size: int, colour: Colour) -> None:
-    """A road-sign arrow inside a square of `size` pixels at `at`: left, straight on or right."""
+    """Draw a road-sign arrow (left, straight or right) in a square of `size` pixels whose top left corner is `at`."""
     stem = (
         np.array([(0.5, 0.92), (0.5, 0.2)]) if command is Command.STRAIGHT else np.array([(0.62, 0.92), (0.62, 0.52)])
     )
@@ -168,10 +168,10 @@ def view_from_above(
     reach: float = RANGE,
     ahead: float = 0.0,
 ) -> np.ndarray:
-    """uint8 [size, size, 3] RGB.
+    """Render occupancy and plan from above as uint8 [size, size, 3] RGB.
 
-    ahead: seconds between the plan's stamp and the instant `voxels` shows. At 0 the picture carries metres, candidates
-    and the command; a forecast (ahead > 0) is drawn plainer, with the outline of the vehicle where it will then be.
+    ahead: seconds from the plan's stamp to the time of `voxels`. At 0 the image includes distance labels, candidates
+    and the command; a forecast (ahead > 0) omits them and adds the vehicle's planned outline at that time.
     """
     if size < 16:
         raise InvalidInput("size", f"{size} pixels are too few")

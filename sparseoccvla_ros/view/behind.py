@@ -1,4 +1,4 @@
-"""Occupancy from behind the vehicle: shaded cubes in perspective, drawn far to near (painter's algorithm)."""
+"""Chase view of occupancy and plan: shaded cubes in perspective, drawn far to near (painter's algorithm)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SKY_TOP: Colour = (16, 20, 28)
 HORIZON: Colour = (38, 46, 60)
 NEAR = 0.6
 MAX_FACES = 60_000
-"""Faces drawn at most, the nearest ones: the time for a picture stays bounded whatever the model puts out."""
+"""Largest number of faces per call of `_paint`, nearest first; bounds the rendering time for any model output."""
 OVERSAMPLE = 2
 
 _NORMALS = np.array([(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)])
@@ -41,14 +41,14 @@ _CORNERS = np.array(
 
 @dataclass(frozen=True)
 class ChaseCamera:
-    """Where the picture is taken from: eye and target in base_link, m; field of view across the width, degrees."""
+    """Virtual camera behind the vehicle: eye and target in base_link, m; horizontal field of view, degrees."""
 
     eye: tuple[float, float, float] = (-13.5, 0.0, 10.0)
     target: tuple[float, float, float] = (10.0, 0.0, 0.0)
     view_angle: float = 68.0
 
     def ego2img(self, width: int, height: int) -> np.ndarray:
-        """float64 [4, 4], base_link to pixels of a picture of this size; wide pictures keep the same height of view."""
+        """Return float64 [4, 4], base_link to pixels; above aspect ratio 1.55 the vertical view angle is kept."""
         forward = np.subtract(self.target, self.eye)
         norm = np.linalg.norm(forward)
         right = np.cross(forward, (0, 0, 1))
@@ -69,7 +69,7 @@ CHASE = ChaseCamera()
 
 @dataclass(frozen=True, eq=False)
 class _Faces:
-    """Four-cornered faces: corners float64 [F, 4, 3] m, colours float32 [F, 3], flat bool [F] (ground classes)."""
+    """Quadrilateral faces: corners float64 [F, 4, 3] m, colours float32 [F, 3], flat bool [F] (ground classes)."""
 
     corners: np.ndarray
     colours: np.ndarray
@@ -77,9 +77,9 @@ class _Faces:
 
 
 def visible_faces(voxels: SparseVoxels, eye: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Voxel and side (0..5: +x, -x, +y, -y, +z, -z) of every face that borders free space and is turned to `eye` [3] m.
+    """Find the voxel faces that border free space and are turned towards `eye` [3] m.
 
-    Returns int64 [F], int64 [F].
+    Returns voxel index int64 [F] and side int64 [F] (0..5: +x, -x, +y, -y, +z, -z).
     """
     filled = np.zeros(tuple(n + 2 for n in voxels.grid.shape), bool)
     index = voxels.indices.astype(np.int64) + 1
@@ -100,7 +100,7 @@ def _voxel_faces(voxels: SparseVoxels, eye: np.ndarray) -> _Faces:
     owner, side = visible_faces(voxels, eye)
     corners = (voxels.indices[owner, None] + _CORNERS[side]) * voxels.grid.size + voxels.grid.lower
     flat = np.isin(voxels.labels[owner], FLAT)
-    # Height makes walls and crowns readable.
+    # Brightness rises with height, which makes walls and tree crowns readable.
     lift = 0.86 + 0.14 * voxels.indices[owner, 2] / max(voxels.grid.shape[2] - 1, 1)
     light = _LIGHT[side] * lift
     return _Faces(corners, SHOWN_PALETTE[voxels.labels[owner]] * light[:, None].astype(np.float32), flat)
@@ -114,7 +114,7 @@ def _box_faces(lower: np.ndarray, upper: np.ndarray, colour: Colour, eye: np.nda
 
 
 def _vehicle_faces(body: Vehicle, ground: float, eye: np.ndarray) -> _Faces:
-    """Hull and cabin: enough of a car to see where it points."""
+    """Return hull and cabin, enough to show which way the vehicle points."""
     half, waist = body.width_m / 2, ground + 0.58 * body.height_m
     hull = _box_faces(
         np.array((-body.rear_overhang_m, -half, ground + 0.2)),
@@ -140,7 +140,7 @@ def _joined(*parts: _Faces) -> _Faces:
 
 
 def _paint(image: np.ndarray, faces: _Faces, ego2img: np.ndarray, eye: np.ndarray) -> None:
-    """Draw faces far to near; near ones get a darker outline, so cubes read as cubes."""
+    """Draw faces far to near; near ones get a darker outline that separates the cubes."""
     height, width = image.shape[:2]
     pixels, depth = project(ego2img, faces.corners, NEAR)
     low, high = pixels.min(axis=1), pixels.max(axis=1)
@@ -165,7 +165,7 @@ def _paint(image: np.ndarray, faces: _Faces, ego2img: np.ndarray, eye: np.ndarra
 
 
 def _background(width: int, height: int, ego2img: np.ndarray, ground: float) -> np.ndarray:
-    """Sky to horizon, and a ground grid of 10 m that gives scale where nothing is occupied."""
+    """Draw a sky gradient and a 10 m ground grid, which gives scale where nothing is occupied."""
     far, _ = project(ego2img, np.array([(2000.0, 0.0, ground)]))
     horizon = float(np.clip(far[0, 1], 1, height - 1))
     rows = np.arange(height)
@@ -219,7 +219,7 @@ def _draw_plan(image: np.ndarray, plan: Plan, body: Vehicle, ego2img: np.ndarray
 def _draw_through(
     image: np.ndarray, plan: Plan | None, vehicle: _Faces, body: Vehicle, ego2img: np.ndarray, ground: float
 ) -> None:
-    """Faint outlines of the vehicle and the path over everything: a tree beside the road must not hide them."""
+    """Draw faint outlines of vehicle and path over everything, because a tree beside the road must not hide them."""
     over = image.copy()
     for corners in vehicle.corners:
         _draw_line(over, np.concatenate([corners, corners[:1]]), ego2img, (255, 255, 255), OVERSAMPLE)
@@ -239,10 +239,10 @@ def view_from_behind(
     body: Vehicle = NUSCENES_CAR,
     camera: ChaseCamera = CHASE,
 ) -> np.ndarray:
-    """uint8 [height, width, 3] RGB: the occupied voxels, the path on the ground, and the vehicle, seen from behind it.
+    """Render voxels, the path on the ground and the vehicle from behind as uint8 [height, width, 3] RGB.
 
     ground: z of the road in `voxels`, m (see ground_height). Ground classes are drawn first, then the path, then all
-    that stands: the path runs under what it would hit; only its faint outline shows through.
+    other classes: obstacles cover the path, and only its faint outline shows through.
     """
     if min(width, height) < 16:
         raise InvalidInput("size", f"{width} x {height} pixels are too few")

@@ -1,4 +1,4 @@
-"""Six camera images in the arrangement a driver knows, with the planned path on the road."""
+"""Mosaic of a frame set's camera images with the planned path drawn on the road."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .canvas import (
 from .ground_path import path_colour, ribbon
 
 NEAR = 0.3
-"""m; ground nearer to the camera's plane than this is not drawn."""
+"""m; ground closer to the camera plane than this is not drawn."""
 SLOTS: tuple[tuple[str, ...], ...] = (
     ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"),
     ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"),
@@ -36,10 +36,10 @@ SLOTS: tuple[tuple[str, ...], ...] = (
 
 
 def arrangement(frames: CameraFrames) -> list[list[str]]:
-    """Camera names by row and column, three to a row.
+    """Return camera names by row and column, three per row.
 
-    nuScenes names take their own places. Other rigs are ordered by where each camera looks: forward-looking cameras
-    left to right first, then the others; a name may then stand for no camera ('').
+    nuScenes names have fixed cells. Other rigs are ordered by viewing direction: forward-facing cameras from left to
+    right first, then the others; '' marks an empty cell.
     """
     if all(name in sum(SLOTS, ()) for name in frames.names):
         return [list(row) for row in SLOTS]
@@ -53,15 +53,15 @@ def arrangement(frames: CameraFrames) -> list[list[str]]:
 
 
 def looks_forward(ego2img: np.ndarray) -> bool:
-    """Whether a camera's optical axis has a forward part in base_link: only such images can show the way ahead."""
+    """Return whether the optical axis points forward in base_link; only such images can show the path."""
     return bool(ego2img[2, 0] > 0.1 * np.linalg.norm(ego2img[2, :3]))
 
 
 def draw_path(image: np.ndarray, ego2img: np.ndarray, plan: Plan, body: Vehicle = NUSCENES_CAR) -> None:
-    """Lay the planned path into an image [H, W, 3] as a translucent strip as wide as the vehicle, on z = 0.
+    """Draw the planned path into an image [H, W, 3] as a translucent strip of vehicle width on z = 0.
 
-    ego2img float64 [4, 4] takes base_link to pixels of this very image. Bars mark the waypoints, whole seconds are
-    written beside the strip.
+    ego2img: float64 [4, 4], base_link to pixels of this image. Bars mark the waypoints; whole seconds are labelled
+    beside the strip.
     """
     left, right = ribbon(plan.waypoints, body.width_m)
     if not len(left):
@@ -84,7 +84,7 @@ def draw_path(image: np.ndarray, ego2img: np.ndarray, plan: Plan, body: Vehicle 
 
 
 def _ground_to_pixels(points: np.ndarray, ego2img: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Ground points [..., 2] m to int32 pixels in 1/16, and whether each is before the camera and near the image."""
+    """Project ground points [..., 2] m to int32 1/16 pixels; also return which lie ahead and near the image, [...]."""
     camera = points @ ego2img[:3, :2].T + ego2img[:3, 3]
     depth = camera[..., 2]
     pixels = camera[..., :2] / np.maximum(depth, NEAR)[..., None]
@@ -94,7 +94,7 @@ def _ground_to_pixels(points: np.ndarray, ego2img: np.ndarray, shape: tuple[int,
 
 
 def _draw_visible(image: np.ndarray, line: np.ndarray, visible: np.ndarray, colour: Colour, thickness: int) -> None:
-    """The runs of a polyline whose points are visible."""
+    """Draw the visible runs of a polyline."""
     cuts = np.flatnonzero(np.diff(visible.astype(np.int8))) + 1
     runs = [run for run, seen in zip(np.split(line, cuts), np.split(visible, cuts), strict=True) if seen.all()]
     cv2.polylines(image, [run for run in runs if len(run) > 1], False, colour, thickness, cv2.LINE_AA, shift=4)
@@ -117,7 +117,7 @@ def _draw_waypoints(
 
 
 def scaled_ego2img(ego2img: np.ndarray, scale: tuple[float, float], offset: tuple[float, float]) -> np.ndarray:
-    """ego2img [4, 4] of an image resized by `scale` (u, v) and placed at `offset` pixels (centres of pixels at .0)."""
+    """Return ego2img [4, 4] for the image resized by `scale` (u, v) and moved to `offset` (pixel centres at .0)."""
     resize = np.eye(4)
     for axis in range(2):
         resize[axis, axis] = scale[axis]
@@ -133,7 +133,7 @@ def draw_camera(
     plan: Plan | None,
     body: Vehicle = NUSCENES_CAR,
 ) -> None:
-    """One camera in its place, scaled to fit without distortion; the path goes into forward-looking images."""
+    """Draw one camera image into `place`, scaled to fit without distortion, with the path if it faces forward."""
     canvas_part = place.of(canvas)
     canvas_part[:] = SUNKEN
     here = Rect(0, 0, place.width, place.height)
@@ -174,7 +174,7 @@ def draw_camera(
 
 
 def mosaic_size(frames: CameraFrames, width: int, gap: int = 6) -> tuple[int, int]:
-    """Width and height in pixels of one cell when the cameras share `width` three to a row."""
+    """Return width and height in pixels of one cell, with three cells per row of `width`."""
     cell = (width - 2 * gap) // 3
     height, wide = frames.images.shape[1:3]
     return cell, int(np.clip(round(cell * height / max(wide, 1)), cell // 4, round(cell * 0.6)))
@@ -183,7 +183,7 @@ def mosaic_size(frames: CameraFrames, width: int, gap: int = 6) -> tuple[int, in
 def camera_mosaic(
     frames: CameraFrames, plan: Plan | None = None, width: int = 1056, body: Vehicle = NUSCENES_CAR, gap: int = 6
 ) -> np.ndarray:
-    """All cameras of a frame set in one image, uint8 [H, width, 3] RGB: rows as `arrangement`, missing ones marked."""
+    """Render all cameras of a frame set as uint8 [H, width, 3] RGB, rows as in `arrangement`, missing ones marked."""
     if width < 96:
         raise InvalidInput("width", f"{width} pixels are too few for three cameras")
     rows = arrangement(frames)

@@ -1,6 +1,6 @@
-"""Drawing primitives of the pictures: one theme, one font, panels, and text that fits its place.
+"""Drawing primitives shared by all images: theme, font, panels, and text fitted to its space.
 
-Images are uint8 [H, W, 3] RGB and drawn into in place. Positions are pixels, u right, v down.
+Images are uint8 [H, W, 3] RGB and modified in place. Positions are pixels, u right, v down.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BAD: Colour = (255, 92, 92)
 
 
 def _shown_palette() -> np.ndarray:
-    """The palette with bright ground darkened: a magenta road as large as the picture would drown what stands on it."""
+    """Return the palette with bright ground classes darkened; a bright magenta road would drown the objects on it."""
     shown = PALETTE.astype(np.float32)
     bright = [label for label in FLAT if PALETTE[label] @ (0.30, 0.59, 0.11) > 60]
     shown[bright] *= 0.52
@@ -38,14 +38,14 @@ def _shown_palette() -> np.ndarray:
 
 
 SHOWN_PALETTE = _shown_palette()
-"""float32 [17, 3] RGB: what the pictures and their legend use, core.classes.PALETTE with bright ground darkened."""
+"""float32 [17, 3] RGB, used by images and legend: core.classes.PALETTE with bright ground classes darkened."""
 
 REGULAR, MEDIUM, BOLD = 400, 550, 750
-"""Weights of the font."""
+"""Font weights."""
 
 
 class Rect(NamedTuple):
-    """A place in an image, pixels."""
+    """A rectangle in an image, pixels."""
 
     x: int
     y: int
@@ -53,24 +53,24 @@ class Rect(NamedTuple):
     height: int
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        """The pixels of this place, a view [height, width, 3]."""
+        """Return the pixels of this rectangle, a view [height, width, 3]."""
         return image[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 def blank(width: int, height: int, colour: Colour = BACKGROUND) -> np.ndarray:
-    """uint8 [height, width, 3] of one colour."""
+    """Return uint8 [height, width, 3] filled with one colour."""
     return np.full((height, width, 3), colour, np.uint8)
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """The colour `share` (0..1) of the way from first to second."""
+    """Return the colour `share` (0..1) of the way from first to second."""
     r, g, b = (round(a + (c - a) * share) for a, c in zip(first, second, strict=True))
     return r, g, b
 
 
 @lru_cache(maxsize=1)
 def _typeface() -> Any:
-    """OpenCV 5 carries a TrueType face with weights; OpenCV 4 (Ubuntu's own) does not, Pillow's then serves."""
+    """Return OpenCV 5's TrueType font, or None with OpenCV 4 (Ubuntu's package), where Pillow's font is used."""
     return cv2.FontFace("sans") if hasattr(cv2, "FontFace") else None
 
 
@@ -80,18 +80,18 @@ def _pillow_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _in_pillows_font(text: str) -> str:
-    """Pillow's own font has no dash."""
+    """Replace em dashes, which Pillow's default font lacks."""
     return text.replace("—", "-")
 
 
 def printable(text: str) -> str:
-    """`text` on one line without control characters: topics and language models deliver anything."""
+    """Return `text` on one line without control characters; text of topics and language models is arbitrary."""
     return " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())
 
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: int, weight: int = REGULAR) -> int:
-    """Pixels that `text` takes in a row."""
+    """Return the width of `text` on one line, pixels."""
     face = _typeface()
     if face is None:
         return int(np.ceil(_pillow_font(size).getlength(_in_pillows_font(text))))
@@ -107,7 +107,7 @@ def draw_text(
     weight: int = REGULAR,
     align: str = "left",
 ) -> int:
-    """Write one line with its baseline at `at`; align is left, centre or right. Returns the width written."""
+    """Draw one line with its baseline at `at`; align is left, centre or right. Returns its width in pixels."""
     width = text_width(text, size, weight)
     x = at[0] - {"left": 0, "centre": width // 2, "right": width}[align]
     face = _typeface()
@@ -129,7 +129,7 @@ def _draw_with_pillow(image: np.ndarray, text: str, at: tuple[int, int], size: i
 
 
 def fitted(text: str, width: int, size: int, weight: int = REGULAR) -> str:
-    """`text` on one line, cut with an ellipsis where it is wider than `width` pixels."""
+    """Return `text` on one line, truncated with an ellipsis if wider than `width` pixels."""
     text = printable(text)
     if text_width(text, size, weight) <= width:
         return text
@@ -144,7 +144,7 @@ def fitted(text: str, width: int, size: int, weight: int = REGULAR) -> str:
 
 
 def wrapped(text: str, width: int, size: int, lines: int) -> list[str]:
-    """`text` broken at spaces into at most `lines` lines of `width` pixels; the last one is cut if need be."""
+    """Break `text` at spaces into at most `lines` lines of `width` pixels; the last one is truncated if too long."""
     words = printable(text[:4000]).split()
     out: list[str] = []
     while words and len(out) < lines - 1:
@@ -157,7 +157,7 @@ def wrapped(text: str, width: int, size: int, lines: int) -> list[str]:
 
 
 def rounded(image: np.ndarray, rect: Rect, colour: Colour, radius: int = 8, thickness: int = -1) -> None:
-    """A rectangle with round corners, filled where thickness is negative."""
+    """Draw a rectangle with rounded corners, filled if thickness is negative."""
     x, y, w, h = rect
     radius = max(1, min(radius, w // 2, h // 2))
     corners = ((x + w - 1 - radius, y + radius, 270), (x + w - 1 - radius, y + h - 1 - radius, 0))
@@ -171,13 +171,13 @@ def rounded(image: np.ndarray, rect: Rect, colour: Colour, radius: int = 8, thic
 
 
 def veil(image: np.ndarray, rect: Rect, colour: Colour, share: float) -> None:
-    """Lay a translucent colour over a place; share 0 leaves it, 1 hides it."""
+    """Blend a colour over a rectangle with opacity `share` (0..1)."""
     pixels = rect.of(image)
     pixels[:] = (pixels * (1 - share) + np.array(colour) * share).astype(np.uint8)
 
 
 def plated(image: np.ndarray, text: str, at: tuple[int, int], size: int = 12, colour: Colour = TEXT) -> None:
-    """Small centred text on a dark plate, readable over any voxel; `at` is the middle of the plate."""
+    """Draw small centred text on a dark plate, readable over any background; `at` is the centre of the plate."""
     width, height = text_width(text, size, MEDIUM) + 10, size + 7
     x, y = at[0] - width // 2, at[1] - height // 2
     place = Rect(max(x, 0), max(y, 0), min(width, image.shape[1] - max(x, 0)), min(height, image.shape[0] - max(y, 0)))
@@ -187,7 +187,7 @@ def plated(image: np.ndarray, text: str, at: tuple[int, int], size: int = 12, co
 
 
 def panel(image: np.ndarray, rect: Rect, title: str, note: str = "", title_height: int = 34) -> Rect:
-    """A card with a title (and a muted note at its right). Returns the place inside it."""
+    """Draw a card with a title on the left and a muted note on the right. Returns the rectangle inside it."""
     rounded(image, rect, PANEL, 10)
     baseline = rect.y + title_height - 11
     width = draw_text(image, title, (rect.x + 14, baseline), 15, TEXT, MEDIUM)
@@ -198,7 +198,7 @@ def panel(image: np.ndarray, rect: Rect, title: str, note: str = "", title_heigh
 
 
 def hatch(image: np.ndarray, rect: Rect, colour: Colour, gap: int = 18) -> None:
-    """Diagonal stripes: this place shows nothing."""
+    """Draw diagonal stripes, which mark a rectangle without content."""
     pixels = rect.of(image)
     for start in range(-rect.height, rect.width, gap):
         cv2.line(pixels, (start, rect.height), (start + rect.height, 0), colour, 1, cv2.LINE_AA)

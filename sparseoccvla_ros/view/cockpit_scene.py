@@ -1,4 +1,4 @@
-"""A scene as the cockpit's page draws it: camera images, occupancy, path and candidates, as JSON."""
+"""Scene data for the cockpit page: camera images, occupancy, path and candidates, ready for JSON."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def scene_event(
     plan: Plan,
     body: Vehicle = NUSCENES_CAR,
 ) -> dict[str, Any]:
-    """Everything the page shows of one stamp; places in base_link, m."""
+    """Return everything the page shows for one stamp; positions in base_link, m."""
     left, right = ribbon(plan.waypoints, body.width_m)
     grid = voxels.grid
     return {
-        "stamp": str(frames.stamp),  # more digits than a number of JavaScript holds
+        "stamp": str(frames.stamp),  # exceeds the precision of a JavaScript number
         "speed": round(frames.ego.speed, 2),
         "command": plan.command.value,
         "source": plan.command_source.value,
@@ -66,15 +66,15 @@ def scene_event(
 
 
 def top_view(voxels: SparseVoxels) -> np.ndarray:
-    """uint8 [X, Y, 4] RGBA: the topmost voxel of each column, transparent where there is none.
+    """Return uint8 [X, Y, 4] RGBA: the topmost voxel of each column, transparent where the column is free.
 
-    Row 0 is the farthest ahead and column 0 the farthest to the left, as a driver looks at a map.
+    Row 0 is farthest ahead and column 0 farthest left.
     """
     nx, ny, nz = voxels.grid.shape
     page = np.zeros((nx, ny, 4), np.uint8)
     order = np.argsort(voxels.indices[:, 2], kind="stable")
     x, y, z = voxels.indices[order].T.astype(np.int64)
-    # Higher is brighter, so that a wall stands out from what lies before it.
+    # Brightness rises with height, which sets a wall off from the ground in front of it.
     light = 0.8 + 0.4 * z / max(1, nz - 1)
     colours = np.clip(PALETTES[PALETTE][voxels.labels[order]] * light[:, None], 0, 255)
     page[nx - 1 - x, ny - 1 - y] = np.concatenate([colours, np.full((len(order), 1), 255)], 1).astype(np.uint8)
@@ -82,7 +82,7 @@ def top_view(voxels: SparseVoxels) -> np.ndarray:
 
 
 def _packed(voxels: SparseVoxels) -> str:
-    """Base64 of a zlib stream of uint16 [N, 4]: x, y, z and class of each voxel."""
+    """Return base64 of a zlib stream of uint16 [N, 4]: x, y, z index and class of each voxel."""
     rows = np.column_stack([voxels.indices, voxels.labels]).astype("<u2")
     return base64.b64encode(zlib.compress(rows.tobytes(), 1)).decode()
 

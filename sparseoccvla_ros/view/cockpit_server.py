@@ -1,4 +1,4 @@
-"""The cockpit's web server: one page, one stream of events, and what the page may ask for. Standard library only."""
+"""Web server of the cockpit: the page, its event stream and its requests to the stack. Standard library only."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ KINDS = {
     ".css": "text/css; charset=utf-8",
 }
 MAX_BODY = 4096
-"""Bytes of a request; questions have at most 500 characters."""
+"""Largest request body in bytes; questions have at most 500 characters."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 COOKIE = "sparseoccvla_cockpit"
 KEEP_ALIVE = 10.0
-"""Seconds after which a silent stream sends a comment, so that a client that left is noticed."""
+"""Seconds without events after which a stream sends a comment, to detect clients that have disconnected."""
 
 
 class Stack(Protocol):
-    """What the page can do to the running stack. Each raises InvalidInput with a text for the page."""
+    """Requests of the page to the running stack. Each method raises InvalidInput with a message for the page."""
 
     def command(self, command: str) -> None:
-        """Hold a navigation command until another comes; "" lets the route decide."""
+        """Set the navigation command until the next call; "" follows the route."""
 
     def goal(self, x: float, y: float) -> None:
-        """Head for a place in base_link of the newest scene, m."""
+        """Set a goal position in base_link of the newest scene, m."""
 
     def ask(self, question: str) -> Iterator[str]:
-        """Pieces of an answer as they are written; closing the iterator cancels it."""
+        """Yield the answer in pieces as they are generated; closing the iterator cancels it."""
 
     def switch(self, node: str, on: bool) -> None:
         """Switch a node off or on."""
@@ -53,14 +53,14 @@ class Stack(Protocol):
         """In simulation: cover the lens of a camera, or uncover it."""
 
     def delay(self, seconds: float) -> None:
-        """In simulation: let images arrive this much of the world's time after they were taken."""
+        """In simulation: delay images by `seconds` of simulation time."""
 
     def begin(self, scenario: str, weather: str, seed: int) -> None:
-        """In simulation: begin a new drive; "" leaves scenario or weather to the seed."""
+        """In simulation: start a new drive; an empty scenario or weather is drawn from the seed."""
 
 
 class Stream:
-    """What one client still has to get: the newest of each event, so that a slow client falls behind in nothing."""
+    """Pending events of one client; only the newest of each name is kept, so a slow client skips older ones."""
 
     def __init__(self, waiting: dict[str, str]) -> None:
         self._waiting = dict(waiting)
@@ -68,19 +68,19 @@ class Stream:
         self._closed = False
 
     def put(self, event: str, data: str) -> None:
-        """Replace what waits of this event."""
+        """Replace the pending data of this event."""
         with self._changed:
             self._waiting[event] = data
             self._changed.notify()
 
     def close(self) -> None:
-        """End `take`."""
+        """Close the stream; `take` then returns None."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
     def take(self, timeout: float) -> dict[str, str] | None:
-        """What waits, by event; empty after `timeout` seconds without any, None when closed."""
+        """Return pending data by event; empty after `timeout` seconds without events, None when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
             if self._closed:
@@ -90,11 +90,11 @@ class Stream:
 
 
 class CockpitServer:
-    """Serves the page until closed.
+    """HTTP server of the cockpit page; runs until closed.
 
-    On this machine alone (`host` a loopback address, the default) only requests that name it are answered, and only
-    such pages may send anything: a page of somebody else in the same browser can neither read the stream nor steer. On
-    any other address a request needs the token that stands in `url`, new each time; the page keeps it as a cookie.
+    With a loopback `host` (the default) the Host header must name a loopback address. With any other host a request
+    needs the token in `url`, which is new for each server; the page keeps it as a cookie. Requests with a foreign
+    Origin are refused, so other sites in the same browser can neither read the stream nor send commands.
     """
 
     def __init__(self, stack: Stack, host: str = "127.0.0.1", port: int = 8088) -> None:
@@ -116,11 +116,11 @@ class CockpitServer:
 
     @property
     def watched(self) -> bool:
-        """Whether a page is open: nothing needs to be drawn otherwise."""
+        """Whether a page is open; if not, nothing needs to be drawn."""
         return bool(self._streams)
 
     def send(self, event: str, content: Any) -> None:
-        """Send an event to every page, and to those that open later until the next of its name."""
+        """Send an event to every open page, and to pages opened before the next event of this name."""
         data = json.dumps(content, separators=(",", ":"))
         with self._lock:
             self._latest[event] = data
@@ -128,19 +128,19 @@ class CockpitServer:
                 stream.put(event, data)
 
     def open_stream(self) -> Stream:
-        """A stream that begins with the newest of everything."""
+        """Open a stream that starts with the newest data of every event."""
         with self._lock:
             stream = Stream(self._latest)
             self._streams.add(stream)
         return stream
 
     def close_stream(self, stream: Stream) -> None:
-        """Forget a client."""
+        """Remove a client's stream."""
         with self._lock:
             self._streams.discard(stream)
 
     def close(self) -> None:
-        """End every stream and the server."""
+        """Close every stream and stop the server."""
         with self._lock:
             for stream in self._streams:
                 stream.close()
@@ -154,18 +154,18 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Requests are no news."""
+        """Suppress request logging."""
 
     def _refused(self) -> bool:
-        """Whether the request was turned away, and with it all that its connection still carries.
+        """Refuse the request if it is not allowed; returns True if refused.
 
-        Its body is not read; on an open connection it would be taken for the next request, whose headers a page of
-        somebody else can then choose.
+        A refusal closes the connection without reading the body. On an open connection the body would be parsed as
+        the next request, with headers chosen by the foreign page.
         """
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         foreign = origin is not None and urlsplit(origin).netloc != host
         token = self.cockpit.token
-        # A token lets in who knows it, by whatever name they reach this machine.
+        # With a token, any host name is accepted.
         kept, self.close_connection = self.close_connection, True
         if foreign or (not token and re.sub(r":\d+$", "", host) not in self.cockpit.names):
             self._answer(HTTPStatus.FORBIDDEN, {"error": "this address is not the cockpit's"})
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _tokens(self) -> list[str]:
-        """What the request gives as token: in the address at first, from then on as a cookie."""
+        """Return the tokens of the request: from the URL at first, from the cookie afterwards."""
         try:
             cookie = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
         except CookieError:
@@ -247,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_question(self, question: str) -> None:
         pieces = self.cockpit.stack.ask(question)
-        first = next(pieces, "")  # refused questions are refused before anything is sent
+        first = next(pieces, "")  # a refused question raises before the response starts
         self._begin("text/plain; charset=utf-8")
         try:
             self._chunk(first)

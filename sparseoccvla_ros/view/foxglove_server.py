@@ -1,4 +1,4 @@
-"""The running stack over Foxglove's WebSocket protocol: every message as it is, CDR with its ROS 2 definition."""
+"""Foxglove WebSocket server for the running stack: messages pass unchanged, CDR with their ROS 2 definitions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ..core.errors import InvalidInput
 from ..data.bags.writer import typestore
 
 BACKLOG = 256
-"""Messages that wait for a slow client; the oldest is dropped first."""
+"""Messages queued for a slow client; the oldest is dropped first."""
 
 
 class FoxgloveServer:
-    """Serves what it is sent until closed; who subscribes gets the newest message of the topic at once.
+    """Publisher of messages to Foxglove clients; a new subscriber gets the newest message of its topic at once.
 
     Safe to call from several threads.
 
     Args:
-        port: 0 takes a free one; `url` says which.
-        host: Address; the protocol asks nobody who they are.
+        port: 0 picks a free one, shown in `url`.
+        host: Address to bind; the protocol has no authentication.
 
     Raises:
         InvalidInput: foxglove-sdk is not installed, or the address cannot be opened.
@@ -34,7 +34,7 @@ class FoxgloveServer:
         self._channels: dict[str, Any] = {}
         self._newest: dict[str, tuple[int, bytes]] = {}
         self._lock = threading.Lock()
-        listener: Any = _Listener(self)  # has what is called here, not all that a listener may have
+        listener: Any = _Listener(self)  # implements only the callbacks used here
         try:
             self._server = foxglove.start_server(
                 name="sparseoccvla", host=host, port=port, context=self._context, server_listener=listener,
@@ -45,11 +45,11 @@ class FoxgloveServer:
         self.url = f"ws://{host}:{self._server.port}"
 
     def send(self, topic: str, msgtype: str, stamp: int, raw: bytes) -> None:
-        """Pass a message on.
+        """Publish a message.
 
         Args:
             topic: Absolute name.
-            msgtype: Such as nav_msgs/msg/Path, of ROS 2 or this project; others are left out.
+            msgtype: Such as nav_msgs/msg/Path, from ROS 2 or this project; other types are skipped.
             stamp: Log time, ns.
             raw: CDR with its header of 4 bytes.
         """
@@ -69,14 +69,14 @@ class FoxgloveServer:
         return self._sdk.Channel(topic, schema=schema, message_encoding="cdr", context=self._context)
 
     def repeat(self, topic: str) -> None:
-        """Send the newest message of a topic again: transforms of the cameras come only once."""
+        """Send the newest message of a topic again, because camera transforms are published only once."""
         with self._lock:
             channel, newest = self._channels.get(topic), self._newest.get(topic)
         if channel is not None and newest is not None:
             channel.log(newest[1], log_time=newest[0])
 
     def close(self) -> None:
-        """End the server and its channels."""
+        """Stop the server and close its channels."""
         self._server.stop()
         for channel in self._channels.values():
             if channel is not None:
@@ -84,7 +84,7 @@ class FoxgloveServer:
 
 
 class _Listener:
-    """What the server calls where it offers no more than topics."""
+    """Server callbacks for topic subscriptions."""
 
     def __init__(self, server: FoxgloveServer) -> None:
         self._server = server

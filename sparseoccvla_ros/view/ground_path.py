@@ -19,30 +19,30 @@ STATUS_COLOURS: dict[PlanStatus, Colour] = {
 
 
 def centre_line(waypoints: np.ndarray, spacing: float = 0.25) -> np.ndarray:
-    """The path as a dense line float64 [P, 2] m from the origin through every waypoint [S, 2].
+    """Interpolate a dense line float64 [P, 2] m from the origin through every waypoint [S, 2].
 
-    Monotone cubic pieces over time (PCHIP): smooth, through the waypoints, and without overshoot, so the picture
-    shows no manoeuvre that the plan does not hold. [0, 2] where the path is empty or shorter than 5 cm.
+    Monotone cubic interpolation over time (PCHIP) does not overshoot, so the image shows no manoeuvre that is not in
+    the plan. Returns [0, 2] if the path is empty, not finite or shorter than 5 cm.
     """
     waypoints = np.asarray(waypoints, np.float64).reshape(-1, 2)
     knots = np.concatenate([np.zeros((1, 2)), waypoints])
     length = float(np.linalg.norm(np.diff(knots, axis=0), axis=1).sum())
     if not np.isfinite(length) or length < 0.05:
         return np.zeros((0, 2))
-    # A wild plan is drawn coarser, not longer: the work per picture stays bounded.
+    # A very long path is sampled more coarsely, which bounds the work per image.
     per_piece = int(np.clip(np.ceil(length / spacing / len(waypoints)), 2, 200))
     times = np.linspace(0, len(waypoints), per_piece * len(waypoints) + 1)
     return PchipInterpolator(np.arange(len(knots)), knots)(times)
 
 
 def ribbon(waypoints: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Left and right edge, each float64 [P, 2] m, of the strip of `width` metres along a path [S, 2]."""
+    """Return left and right edge, each float64 [P, 2] m, of a strip `width` metres wide along waypoints [S, 2]."""
     line = centre_line(waypoints)
     if not len(line):
         return line, line
     tangent = np.gradient(line, axis=0)
     speed = np.linalg.norm(tangent, axis=1, keepdims=True)
-    # Where the car stands still the line has no direction of its own: keep the last one (forward at the start).
+    # Where the vehicle stands still the line has no direction: keep the last one (forward at the start).
     moving = np.flatnonzero(speed[:, 0] > 1e-6)
     last = np.searchsorted(moving, np.arange(len(line)), side="right") - 1
     direction = np.where(last[:, None] >= 0, (tangent / np.maximum(speed, 1e-9))[moving[last]], (1.0, 0.0))
@@ -51,12 +51,12 @@ def ribbon(waypoints: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def path_colour(plan: Plan) -> Colour:
-    """Green while the plan holds, amber when degraded, red when braking."""
+    """Return green for status OK, amber for degraded, red for braking or rejected."""
     return STATUS_COLOURS[plan.status]
 
 
 def score_colours(scores: np.ndarray) -> list[Colour]:
-    """RGB per candidate: slate for the least likely to yellow for the likeliest of this set."""
+    """Return RGB per candidate, from slate for the lowest score of this set to yellow for the highest."""
     if not len(scores):
         return []
     low, high = float(scores.min()), float(scores.max())
@@ -67,10 +67,10 @@ def score_colours(scores: np.ndarray) -> list[Colour]:
 
 
 def ground_height(*scenes: SparseVoxels | None, radius: float = 12.0) -> float:
-    """z in metres of the road around the ego in voxels: the median top of flat voxels within `radius`; 0 without any.
+    """Return the road's z in m: the median top of flat voxels within `radius` in the first scene with any, else 0.
 
-    Occ3D's labels hold the road about 0.6 m below base_link's z = 0, so a model trained on them does too; a path drawn
-    over voxels at z = 0 would float. Camera images use z = 0, where the road truly is.
+    Occ3D labels place the road about 0.6 m below base_link's z = 0, and so does a model trained on them; a path drawn
+    over such voxels at z = 0 would float. Camera images use z = 0, the true road height.
     """
     for scene in scenes:
         if scene is None or not len(scene):

@@ -1,7 +1,7 @@
-"""A recording of a drive for the Rerun viewer: a file, a live page in a browser, or both at once.
+"""Recording of a drive for the Rerun viewer: to a file, to a live page in a browser, or both.
 
-Every entity carries the stamp of the camera frame it came from (timeline "camera"), never the time of logging.
-Rerun is an optional dependency and imported when a recording is made.
+Every entity is logged at the stamp of its frame set (timeline "camera"), never at the time of logging.
+Rerun is an optional dependency, imported when a recording is created.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LEVELS: tuple[str, ...] = ("DEBUG", "INFO", "WARN", "ERROR")
 
 
 def _rerun() -> ModuleType:
-    """rerun, or an ImportError that says how to get it."""
+    """Import rerun. Raises ImportError with the install command if it is missing."""
     try:
         return import_module("rerun")
     except ImportError as error:
@@ -47,9 +47,9 @@ def _rerun() -> ModuleType:
 
 
 def split_camera(ego2img: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Intrinsics float64 [3, 3] and camera2ego float64 [4, 4] whose product is `ego2img`.
+    """Decompose `ego2img` into intrinsics float64 [3, 3] and camera2ego float64 [4, 4].
 
-    None where the matrix is no camera: singular, or mirrored (an image flipped for training).
+    Returns None for a matrix that is not a camera: not finite, singular, or mirrored (image flipped for training).
     """
     if not np.isfinite(ego2img).all() or np.linalg.det(ego2img[:3, :3]) <= 1e-9:
         return None
@@ -63,17 +63,17 @@ def split_camera(ego2img: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def camera_entity(name: str) -> str:
-    """Entity of a camera's image."""
+    """Return the entity path of a camera's image."""
     return f"{EGO}/cameras/{name}/image"
 
 
 def forecast_entity(seconds: float) -> str:
-    """Entity of the occupancy forecast `seconds` ahead."""
+    """Return the entity path of the occupancy forecast `seconds` ahead."""
     return f"{EGO}/forecast/{seconds:g}s"
 
 
 def _check_port(address: str, port: int) -> None:
-    """Rerun only logs a port that is taken, and the page stays empty: find out first."""
+    """Raise InvalidInput("port") if a port cannot be used; Rerun would only log it and leave the page empty."""
     if not 1 <= port <= 65535:
         raise InvalidInput("port", f"{port} is no port")
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -85,16 +85,16 @@ def _check_port(address: str, port: int) -> None:
 
 
 class SceneRecording:
-    """Logs scenes, text and numbers to a file, a browser, or both.
+    """Logger of scenes, text and numbers to a file, a browser, or both.
 
-    path: the .rrd file to write, or None. port: serve the viewer's page at http://<address>:<port> (see `url`), or
-    None; the data travel over port + 1. address: where the data are offered, this machine alone by default. The page
-    itself is Rerun's own, holds no data, and Rerun offers it on every interface. cameras: names in the order of the
-    page until a frame set has others. cubes: True logs occupancy as cubes, False as points, which are lighter for
-    large presets. body: drawn to scale.
-    Both sinks get every message, from the first one on. Use it as a context manager, or call close().
+    path: the .rrd file to write, or None. port: serves the viewer at http://<address>:<port> (see `url`), or None;
+    data use port + 1. address: interface that serves the data, loopback by default. The viewer page comes from Rerun,
+    contains no data and is served on every interface. cameras: camera names of the layout until a frame set has
+    others. cubes: True logs occupancy as cubes, False as points, which are lighter for large presets. body: vehicle
+    drawn to scale.
+    Both sinks get every message from the first one on. Use it as a context manager, or call close().
 
-    Raises ImportError where rerun-sdk is missing, InvalidInput for no sink at all or a port that is taken.
+    Raises ImportError if rerun-sdk is missing, InvalidInput if no sink is given or a port is in use.
     """
 
     def __init__(
@@ -142,12 +142,12 @@ class SceneRecording:
         self.close()
 
     def close(self) -> None:
-        """Write what is buffered and let go of the file and the port; more logging is an error of the caller."""
+        """Flush and release the file and the port; logging afterwards is a caller error."""
         self._stream.flush()
         self._stream.disconnect()
 
     def blueprint(self, cameras: tuple[str, ...]) -> object:
-        """How the viewer lays the page out: the scene at the left (now, forecasts, label), cameras and plots right."""
+        """Return the viewer layout: scene (now, forecasts, label), status and log left, cameras and plots right."""
         rrb = import_module("rerun.blueprint")
 
         def scene(name: str, *entities: str) -> object:
@@ -205,9 +205,9 @@ class SceneRecording:
         notes: Mapping[str, str] | None = None,
         trained: bool = False,
     ) -> None:
-        """Log one frame set and what was made of it; the arguments are those of `scene_picture`.
+        """Log one frame set and its results; the arguments are those of `scene_picture`.
 
-        What is absent (no plan, no forecast) is cleared, so the viewer never shows an older one under a newer stamp.
+        A missing plan, forecast or label is cleared, so the viewer never shows an older one at a newer stamp.
         """
         rr = self._rr
         if set(frames.names) != self._cameras:
@@ -229,7 +229,7 @@ class SceneRecording:
         self._stream.log("status", rr.TextDocument(document, media_type="text/markdown"))
 
     def log_text(self, stamp: int, text: str, source: str = "reasoning", level: str = "INFO") -> None:
-        """A line for the log at `stamp` ns: an answer, a reason, a diagnostic. level is one of LEVELS."""
+        """Log a line of text at `stamp` ns: an answer, a reason, a diagnostic. level is one of LEVELS."""
         if level not in LEVELS:
             raise InvalidInput("level", f"{level} is none of {', '.join(LEVELS)}")
         self._at(stamp)
@@ -237,7 +237,7 @@ class SceneRecording:
         self._stream.log(["log", source], line)
 
     def log_scalars(self, stamp: int, values: Mapping[str, float], group: str = "latency") -> None:
-        """Numbers at `stamp` ns, one curve per name; the group "latency" is in ms, "motion" in m/s."""
+        """Log the finite values at `stamp` ns, one curve per name; group "latency" is in ms, "motion" in m/s."""
         self._at(stamp)
         for name, value in values.items():
             if np.isfinite(value):
@@ -340,18 +340,18 @@ class SceneRecording:
 
 
 def _page_order(cameras: tuple[str, ...]) -> tuple[str, ...]:
-    """Front row left to right, then the rear row, for nuScenes names; any other rig as given."""
+    """Return nuScenes cameras as front row, then rear row, each left to right; other rigs in the given order."""
     usual = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
     return tuple(n for n in usual if n in cameras) if set(cameras) <= set(usual) else tuple(cameras)
 
 
 def _raised(points: np.ndarray, height: float) -> np.ndarray:
-    """[..., 2] m to float32 [..., 3] at one height."""
+    """Extend [..., 2] m to float32 [..., 3] at one height."""
     return np.concatenate([points, np.full((*points.shape[:-1], 1), height)], axis=-1).astype(np.float32)
 
 
 def _status(frames: CameraFrames, plan: Plan | None, notes: Mapping[str, str], trained: bool) -> str:
-    """Markdown of the status panel."""
+    """Return the status panel as Markdown."""
     lines = [] if trained else [f"### {UNTRAINED}"]
     if plan is None:
         lines.append("### no plan")

@@ -1,4 +1,4 @@
-"""A vehicle's cameras from above: which ground each of them shows to the encoder, and what it looks like."""
+"""Overview of a camera rig: ground coverage per camera from above, and every prepared image."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from ..core import geometry
 from .canvas import BACKGROUND, BAD, GOOD, LINE, MUTED, TEXT, Colour, Rect, blank, draw_text, fitted, mix
 
 REACH = 40.0
-"""m from the vehicle to each side: the encoder's grid."""
+"""m from the vehicle to each side, the extent of the encoder's grid."""
 SIZE, MARGIN, THUMB = 720, 24, 264
 HUES: tuple[Colour, ...] = (
     (66, 165, 245), (255, 167, 38), (102, 187, 106), (236, 64, 122), (171, 71, 188), (255, 238, 88), (38, 198, 218),
     (255, 112, 67),
 )  # fmt: skip
 EYE_LEVEL = 0.8
-"""m above the ground at which a place counts as seen: the middle of a car."""
+"""m above the ground at which coverage is tested, half the height of a car."""
 
 
 def coverage(cameras: tuple[CameraReport, ...], cells: int = 160) -> np.ndarray:
-    """How many cameras see each cell of the ground, int [cells, cells]: x ahead along the first axis, y left."""
+    """Count the cameras that cover each ground cell, int [cells, cells]: x forward on the first axis, y left."""
     return _seen(cameras, cells).sum(0)
 
 
 def _seen(cameras: tuple[CameraReport, ...], cells: int) -> np.ndarray:
-    """bool [cameras, cells, cells]: x ahead along the first of the two, y left along the second."""
+    """Return coverage per camera, bool [cameras, cells, cells]: x forward on the second axis, y left on the third."""
     edge = (np.arange(cells) + 0.5) / cells * 2 * REACH - REACH
     points = np.stack([*np.meshgrid(edge, edge, indexing="ij"), np.full((cells, cells), EYE_LEVEL)], -1)
     out = np.zeros((len(cameras), cells, cells), bool)
@@ -40,7 +40,7 @@ def _seen(cameras: tuple[CameraReport, ...], cells: int) -> np.ndarray:
 
 
 def blind_directions(cameras: tuple[CameraReport, ...], distance: float = 15.0) -> list[tuple[int, int]]:
-    """Ranges of degrees, left positive, in which no camera sees what stands `distance` m from the vehicle frame."""
+    """Return ranges in degrees, left positive, without coverage at `distance` m from the origin of base_link."""
     angles = np.radians(np.arange(-180, 180))
     points = np.stack([distance * np.cos(angles), distance * np.sin(angles), np.full(360, EYE_LEVEL)], -1)
     seen = np.zeros(360, bool)
@@ -62,7 +62,7 @@ def blind_directions(cameras: tuple[CameraReport, ...], distance: float = 15.0) 
 
 
 def rig_picture(report: RigReport) -> np.ndarray:
-    """uint8 [H, W, 3] RGB: the ground from above at the left, ahead is up; every prepared image at the right."""
+    """Render uint8 [H, W, 3] RGB: coverage from above on the left, forward up; every prepared image on the right."""
     rows = -(-len(report.cameras) // 2)
     thumb_height = round(THUMB * report.image.height / report.image.width)
     height = max(SIZE + 2 * MARGIN + 40, MARGIN + rows * (thumb_height + 58))
@@ -86,7 +86,7 @@ def rig_picture(report: RigReport) -> np.ndarray:
 
 def _draw_map(canvas: np.ndarray, cameras: tuple[CameraReport, ...]) -> None:
     seen = _seen(cameras, 240)
-    # Up is ahead and left is left: both axes of the image run against x and y.
+    # Forward is up and left is left, so both image axes run opposite to x and y.
     hues = np.array(HUES[: len(cameras)], np.float64)
     count = seen.sum(0)
     colour = np.tensordot(seen, hues, ((0,), (0,))) / np.maximum(count, 1)[..., None]

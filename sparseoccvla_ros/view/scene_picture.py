@@ -1,4 +1,4 @@
-"""One page that shows a frame set and everything the stack made of it."""
+"""Overview image of a frame set and all results of the stack."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ WIDTH = 1920
 MARGIN, GAP = 24, 12
 HEADER, BANNER, TITLE, FOOTER = 78, 46, 34, 178
 VIEW = 612
-"""Pixels of a square view from above."""
+"""Side of a square view from above, pixels."""
 UNTRAINED = "UNTRAINED WEIGHTS — shows the wiring, not understanding"
 
 
 @dataclass(frozen=True)
 class PageLayout:
-    """Where everything lies on the page, pixels."""
+    """Rectangles of the page's elements, pixels."""
 
     header: Rect
     banner: Rect | None
@@ -110,13 +110,13 @@ def scene_picture(
     trained: bool = False,
     body: Vehicle = NUSCENES_CAR,
 ) -> np.ndarray:
-    """Draw the page; the same input gives the same pixels. uint8 [H, 1920, 3] RGB.
+    """Render the page as uint8 [H, 1920, 3] RGB; the same input gives the same pixels.
 
-    frames: the six cameras; the plan is drawn into the forward-looking images through their ego2img. voxels and plan:
-    at frames.stamp in base_link (plan None: none was made). forecasts: voxels at HORIZONS seconds, or none. labels:
-    ground truth shown beside the prediction. notes: short name -> text, as in {"latency": "310 ms", "answer": "..."};
-    "latency" goes to the status line. trained: False adds the banner. body: the vehicle drawn to scale.
-    Raises InvalidInput for a number of forecasts other than none or one per horizon.
+    frames: camera images; the plan is projected into the forward-facing ones by their ego2img. voxels and plan: at
+    frames.stamp in base_link (plan None: no plan). forecasts: voxels at HORIZONS seconds, or empty. labels: ground
+    truth shown beside the prediction. notes: short name -> text, as in {"latency": "310 ms", "answer": "..."};
+    "latency" goes to the status line. trained: False adds the banner. body: vehicle drawn to scale.
+    Raises InvalidInput("forecasts") unless it has no element or one per horizon.
     """
     if len(forecasts) not in (0, len(HORIZONS)):
         raise InvalidInput("forecasts", f"want {len(HORIZONS)} horizons or none, got {len(forecasts)}")
@@ -227,7 +227,7 @@ def _draw_legend(page: np.ndarray, place: Rect, scenes: tuple[SparseVoxels, ...]
 def _draw_notes(
     page: np.ndarray, place: Rect, plan: Plan | None, frames: CameraFrames, notes: Mapping[str, str]
 ) -> None:
-    """Why the plan is what it is, then what the caller adds: short notes share a line, long ones wrap."""
+    """Draw the plan's reasons, then the caller's notes: short notes share a line, long ones wrap."""
     inside = panel(page, place, "Notes")
     left, right = inside.x + 8, inside.x + inside.width - 8
     bottom = inside.y + inside.height
@@ -266,7 +266,7 @@ def _draw_notes(
 
 
 def save_png(path: str | os.PathLike[str], image: np.ndarray) -> Path:
-    """Write uint8 [H, W, 3] RGB as PNG; folders are made. The file appears whole or not at all."""
+    """Write uint8 [H, W, 3] RGB as PNG atomically, creating missing folders."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InvalidInput("image", "want uint8 [H, W, 3]")
     target = Path(path)

@@ -1,7 +1,7 @@
-"""Scenes of the world: signals of any timing, traffic that turns and yields, people who cross.
+"""Scene generation: signal timing, traffic that turns and yields, and crossing pedestrians.
 
-A seed decides the place once (variety.Plan). Traffic is drawn for it until the ego's drive is one that a good driver
-would drive: comfortable, on green or amber, touching nobody.
+A seed determines the place once (scenario.Plan). Traffic is drawn for it until the ego drives like a good driver:
+comfortably, on green or amber, and without contact.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .shapes import objects, vehicles
 from .shapes.objects import Shape
 
 ATTEMPTS = 6
-"""How often traffic is drawn for a place; the last time without others on the ego's way."""
+"""Largest number of traffic draws per place; the last one has no crossing pedestrians."""
 BRAKE, PUSH, SIDEWAYS = 3.8, 2.2, 3.0
-"""Largest accelerations of the ego in m/s^2: braking, speeding up, in bends."""
+"""Largest accelerations of the ego in m/s^2: braking, accelerating, lateral."""
 _GREEN_TIMES, _RED_TIMES = (12.0, 24.0), (14.0, 26.0)
 _CLEARING = 2.0
 
 
 @dataclass(frozen=True)
 class World:
-    """What Scene.generate needs of a seed."""
+    """Generated content of a world, used by Scene.generate."""
 
     plan: Plan
     standing: list[Placed]
@@ -48,7 +48,7 @@ class World:
 
 
 def generate(seed: int, maneuver: str | None, seconds: float) -> World:
-    """The world of a seed; drives of up to NOMINAL seconds are the same whatever their length."""
+    """Generate the world of a seed; drives of up to NOMINAL seconds are the same regardless of their length."""
     plan = draw(np.random.default_rng([seed, 29]), maneuver)
     standing = Layout(plan.streets, np.random.default_rng([seed, 31]), plan.furnishing).build()
     span = max(seconds, NOMINAL)
@@ -75,7 +75,7 @@ def generate(seed: int, maneuver: str | None, seconds: float) -> World:
 
 
 def _good(ego: Mover, lights: Phases) -> bool:
-    """Whether the ego drives comfortably and passes no red light."""
+    """Return whether the ego drives comfortably and passes no red light."""
     lateral = ego.speeds**2 * np.abs(ego.path.curvature_at(ego.travelled))
     if ego.forces.min() < -BRAKE or ego.forces.max() > PUSH or lateral.max() > SIDEWAYS:
         return False
@@ -88,7 +88,7 @@ def _good(ego: Mover, lights: Phases) -> bool:
 
 
 def _entry_speed(mover: Mover, lights: Phases) -> float:
-    """m/s from which a vehicle that the scene begins with can still stop gently at its line."""
+    """Return the highest speed in m/s from which an initial vehicle can still stop gently at its line."""
     rooms = [line - mover.start - mover.front for line, a in mover.stops if lights.colour(a, -LEAD_SECONDS) != GREEN]
     return min((float(np.sqrt(2 * 1.4 * max(r - 1.0, 0.0))) for r in rooms if r > 0), default=np.inf)
 
@@ -98,7 +98,7 @@ _LEFT_OF = {("main", 1.0): ("cross", 1.0), ("main", -1.0): ("cross", -1.0),
 
 
 def route(plan: Plan, name: str, way: float, lane: int, go: str, begin: float, end: float) -> Curve:
-    """A drive over the junction: in on a lane of a street from `begin` metres before its middle, out to `end` after it.
+    """Return a path over the junction: from `begin` metres before its centre on a lane to `end` metres after it.
 
     name: main or cross; way: 1 along the street, -1 against it; go: left, straight or right.
     """
@@ -117,7 +117,7 @@ def route(plan: Plan, name: str, way: float, lane: int, go: str, begin: float, e
         leave = inward.half_width + 2.8
         before = min(leave + offset - target, outward.half_width + 4.9)
     else:
-        # As wide as the kerb's corner allows: a straight line from kerb to curve leaves 1.75 m at its narrowest.
+        # As wide as the kerb's corner allows: the path keeps 1.75 m from the kerb at the narrowest point.
         corner = plan.streets.corner
         room = (outward.half_width - target + inward.half_width - offset) / np.sqrt(2)
         radius = float(np.clip(corner + (room - 1.75) / (np.sqrt(2) - 1), corner + 0.5, 14.0))
@@ -128,7 +128,7 @@ def route(plan: Plan, name: str, way: float, lane: int, go: str, begin: float, e
 
 
 def _line(plan: Plan, path: Curve, name: str, way: float, offset: float) -> float:
-    """Arc length on a path of the stop line of its approach."""
+    """Return the arc length on a path of its approach's stop line."""
     streets = plan.streets
     street, other = (streets.main, streets.cross) if name == "main" else (streets.cross, streets.main)
     x, y, _ = street.pose(-way * (other.half_width + STOP_LINE[1]), -way * offset)
@@ -149,14 +149,14 @@ def _ego(plan: Plan, rng: np.random.Generator) -> Mover:
 
 
 def _arrival(ego: Mover) -> float:
-    """About when the ego would reach its stop line undisturbed, seconds of the drive; 5 where it has none."""
+    """Estimate when the undisturbed ego reaches its stop line, seconds of the drive; 5 if it has none."""
     if not ego.stops:
         return 5.0
     return (ego.stops[0][0] - ego.start) / (0.9 * ego.desired) - LEAD_SECONDS
 
 
 def _lights(plan: Plan, ego: Mover, rng: np.random.Generator) -> Phases:
-    """Green times: the ego is stopped and goes on, passes on green, or comes when green has just ended."""
+    """Draw green times: the ego stops and continues, passes on green, or arrives around the end of green."""
     arrival = _arrival(ego)
     mode = rng.choice(["stopped", "green", "late"], p=[0.5, 0.3, 0.2])
     if mode == "stopped":
@@ -168,7 +168,7 @@ def _lights(plan: Plan, ego: Mover, rng: np.random.Generator) -> Phases:
     amber = 3.0
     main, cross = [], []
     if mode == "stopped":
-        # The cross street's turn before; it may itself begin within the drive.
+        # The preceding green of the cross street; it may begin within the drive.
         begin = first - float(rng.uniform(9.0, 30.0))
         cross.append((begin, first - _CLEARING - amber))
         main.append((-60.0, begin - _CLEARING - amber))
@@ -178,14 +178,14 @@ def _lights(plan: Plan, ego: Mover, rng: np.random.Generator) -> Phases:
         cross.append((end + amber + _CLEARING, end + amber + red - _CLEARING - amber))
         first = end + amber + red
         end = first + float(rng.uniform(*_GREEN_TIMES))
-    # Oncoming traffic would meet a left turn; its approach has an arrow of its own.
+    # Oncoming traffic would conflict with a left turn, so its approach is held at red.
     held = frozenset({"main_west"}) if plan.maneuver == "left" else frozenset()
     good = [[w for w in windows if w[1] - w[0] > 2.0] for windows in (main, cross)]
     return Phases(tuple(good[0]), tuple(good[1]), amber, held)
 
 
 def _vehicles(plan: Plan, ego: Mover, lights: Phases, rng: np.random.Generator) -> list[Moving]:
-    """Cars, trucks, buses and cyclists on all lanes, some of which turn; none close to the ego or on the junction."""
+    """Draw cars, trucks, buses and cyclists on all lanes, some turning; none starts near the ego or on the junction."""
     out: list[Moving] = []
     occupied = ego.rectangle_at(ego.start)[None]
     spread = float(rng.uniform(22.0, 60.0))
@@ -221,7 +221,7 @@ def _vehicles(plan: Plan, ego: Mover, lights: Phases, rng: np.random.Generator) 
 
 
 def _approaches(plan: Plan, rng: np.random.Generator) -> Iterator[tuple[str, float, int, str, str]]:
-    """Street, direction, lane (-1: cyclists), where to, and signal of everyone's ways."""
+    """Yield street, direction, lane (-1: cyclists), maneuver and signal approach of each traffic stream."""
     streets = plan.streets
     for way, approach in ((1.0, "main_east"), (-1.0, "main_west")):
         lanes = range(len(streets.main.lanes))
@@ -230,7 +230,7 @@ def _approaches(plan: Plan, rng: np.random.Generator) -> Iterator[tuple[str, flo
             if outer and plan.closed == way:
                 continue
             yield "main", way, lane, "straight", approach
-            # Right turns from the outer lane; left turns only beside an ego that turns left, whom nobody meets.
+            # Right turns from the outer lane; left turns only with an ego that turns left, as oncoming traffic is held.
             if outer and -way in streets.arms and rng.random() < 0.5:
                 yield "main", way, lane, "right", approach
             if lane == 0 and plan.maneuver == "left" and way > 0 and rng.random() < 0.4:
@@ -246,7 +246,7 @@ def _approaches(plan: Plan, rng: np.random.Generator) -> Iterator[tuple[str, flo
                 if lane == len(streets.cross.lanes) - 1 and rng.random() < 0.4:
                     yield "cross", way, lane, "right", "cross"
             else:
-                # At a T-junction everyone turns; one lane serves both ways.
+                # At a T-junction all traffic turns; a single lane serves both directions.
                 yield "cross", way, lane, "left" if lane == 0 else "right", "cross"
                 if len(streets.cross.lanes) == 1:
                     yield "cross", way, lane, "right", "cross"
@@ -262,7 +262,7 @@ def _vehicle(rng: np.random.Generator, go: str) -> Shape:
 def _crossers(
     plan: Plan, ego: Mover, lights: Phases, standing: Sequence[Placed], rng: np.random.Generator
 ) -> list[tuple[Crossing, Shape]]:
-    """People who use the junction's crosswalks, and some who cross the road elsewhere before the ego."""
+    """Draw pedestrians who use the junction's crosswalks, and some who cross the road elsewhere ahead of the ego."""
     streets, arrival = plan.streets, _arrival(ego)
     main, cross = streets.main, streets.cross
     wanted: list[tuple[Street, float, tuple[float, float], tuple[tuple[float, float], ...] | None]] = []
@@ -296,13 +296,13 @@ def _crossers(
             if not overlap(near[:, None], track[None], 0.1).any():
                 out.append((one, objects.pedestrian(rng)))
                 break
-            if windows is None:  # not on a crosswalk: anywhere near will do
+            if windows is None:  # not on a crosswalk: try a position nearby
                 along += float(rng.uniform(1.0, 4.0))
     return out
 
 
 def _across(street: Street, along: float, way: float, rng: np.random.Generator) -> np.ndarray:
-    """Points [4, 2] m of someone who crosses towards `way` (1 left): on the sidewalk, at both kerbs, and beyond."""
+    """Draw points [4, 2] m of a crossing towards `way` (1 left): sidewalk, near kerb, far kerb, far sidewalk."""
     out = []
     for side in (-way, way):
         beyond = float(rng.uniform(0.9, 0.7 * SIDEWALK))
@@ -314,7 +314,7 @@ def _across(street: Street, along: float, way: float, rng: np.random.Generator) 
 
 
 def _walkers(plan: Plan, rng: np.random.Generator, end: float) -> list[Moving]:
-    """People along the sidewalks, some of whom stand."""
+    """Draw pedestrians along the sidewalks, some of them standing."""
     out = []
     main, cross = plan.streets.main, plan.streets.cross
     busy = float(rng.uniform(0.3, 1.3))
@@ -326,7 +326,7 @@ def _walkers(plan: Plan, rng: np.random.Generator, end: float) -> list[Moving]:
                 beyond = side * (street.half_width + float(rng.uniform(1.2, 0.65 * SIDEWALK)))
                 goal = begin + float(rng.choice([-1.0, 1.0])) * 60.0
                 corner = other.half_width + 0.5 * SIDEWALK
-                # Opposite the arm of a T-junction the sidewalk runs on.
+                # Opposite the arm of a T-junction the sidewalk is continuous.
                 runs_on = street is main and side not in plan.streets.arms
                 if not runs_on:
                     if abs(begin) < corner + 2:

@@ -1,9 +1,9 @@
-"""What kind of place a seed of the world is: its streets, where the ego comes from, where the building site is.
+"""Layout of a world drawn from a seed: its streets, the start of the ego's drive, the construction site.
 
-The junction, the streets' bends and cross-sections, the start of the drive, light and air, timing of the signals and
-everybody's manners differ from seed to seed.
+The junction, the streets' bends and cross-sections, the start of the drive, weather, signal timing and driving styles
+differ from seed to seed.
 
-Widths are those of real town streets (lanes 3.0 to 3.6 m, parking 2.3 m, cycle lanes 1.5 m; RASt 06, FGSV 2006).
+Widths are those of real urban streets (lanes 3.0 to 3.6 m, parking 2.3 m, cycle lanes 1.5 m; RASt 06, FGSV 2006).
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from .roads.streets import STOP_LINE, Street, Streets, reversed_piece
 
 MANEUVERS = ("left", "straight", "right")
 FAR_END = 620.0
-"""Metres from the junction at which the streets end, beyond anything a drive reaches."""
+"""Distance from the junction at which the streets end, beyond the reach of any drive, m."""
 NOMINAL = 20.0
-"""Seconds of driving for which the land beside the streets is built up."""
+"""Driving time in s for which the land beside the streets is built up."""
 _APART = 42.0
-"""Least metres between the two streets' centrelines away from the junction."""
+"""Minimum distance of the two streets' centrelines away from the junction, m."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays the same however often traffic is drawn.
+    """Properties of a world that do not change when its traffic is drawn again.
 
     maneuver: left, straight or right; lane: index of the ego's lane, 0 the innermost; start: arc length on the main
     street of the ego's rear axle two seconds before the drive begins, negative before the junction; desired: the ego's
-    speed on a free road in m/s; closed: the direction (1 along the main street, -1 against it) whose outer lane a
-    building site closes, 0 for none.
+    speed on a free road in m/s; closed: the direction (1 along the main street, -1 against it) whose outer lane is
+    closed by a construction site, 0 for none.
     """
 
     streets: Streets
@@ -45,12 +45,12 @@ class Plan:
 
     @property
     def beyond(self) -> bool:
-        """The drive begins on the far side of the junction."""
+        """Whether the drive begins on the far side of the junction."""
         return self.start > 0
 
 
 def draw(rng: np.random.Generator, maneuver: str | None) -> Plan:
-    """The kind of place; maneuver: the one to drive, drawn where None."""
+    """Draw the plan of a world; maneuver: the one to drive, drawn if None."""
     chosen = str(rng.choice(MANEUVERS, p=[0.3, 0.45, 0.25]))
     behind = rng.random() < 0.24 and chosen == "straight"
     chosen = maneuver or chosen
@@ -66,7 +66,7 @@ def draw(rng: np.random.Generator, maneuver: str | None) -> Plan:
     if beyond:
         start = cross.half_width + float(rng.uniform(10.0, 50.0))
     else:
-        # From afar most of a drive is plain road; who turns mostly begins near, so that the drive holds the turn.
+        # Far starts make most of a drive plain road; turning drives mostly start near, to contain the turn.
         afar = rng.random() < (0.6 if chosen == "straight" else 0.25)
         start = -stop - float(rng.uniform(45.0, 140.0) if afar else rng.uniform(45.0, 75.0))
     site, closed = _site(rng, main, start)
@@ -100,7 +100,7 @@ def draw(rng: np.random.Generator, maneuver: str | None) -> Plan:
 
 @dataclass(frozen=True)
 class _Section:
-    """A cross-section: the fields of Street without its line."""
+    """A cross-section: the fields of Street without its centreline."""
 
     half_width: float
     lanes: tuple[float, ...]
@@ -127,7 +127,7 @@ def _section(rng: np.random.Generator, lanes: int, median: bool = True) -> _Sect
     if kind in ("parking", "both"):
         parking = edge + 1.25
         edge += 2.45
-    # Who cycles where there is no cycle lane keeps to the right of a wide road; on a narrow one nobody does.
+    # Without a cycle lane, cyclists keep to the right of a two-lane road without parking; other roads have none.
     if not cycling and lanes == 2 and not parking:
         cycling = outer - 0.25
     return _Section(edge + (0.0 if parking else float(rng.uniform(0.25, 0.6))), centres, island, dashed,
@@ -142,7 +142,7 @@ def _street(pieces: list[Piece], section: _Section, built: tuple[float, float]) 
 
 
 def _bend(rng: np.random.Generator, straight: tuple[float, float], radius: tuple[float, float]) -> list:
-    """Lengths and curvatures of an arm that may bend: straight near the junction and far from it."""
+    """Draw lengths and curvatures of an arm with one bend, straight near the junction and far from it."""
     near, turned = float(rng.uniform(*straight)), float(rng.uniform(*radius))
     angle, sign = float(rng.uniform(0.25, 0.85)), float(rng.choice([-1.0, 1.0]))
     return [(near, 0.0), (angle * turned, sign / turned), (FAR_END - near - angle * turned, 0.0)]
@@ -151,7 +151,7 @@ def _bend(rng: np.random.Generator, straight: tuple[float, float], radius: tuple
 def _lines(
     rng: np.random.Generator, main: float, cross: float, arms: tuple[float, ...]
 ) -> tuple[list[Piece], list[Piece]]:
-    """Centrelines of both streets that come near one another at the junction only."""
+    """Draw centrelines of both streets that are near each other only at the junction."""
     straight: list = [(FAR_END, 0.0)]
     for _ in range(40):
         shapes = [_bend(rng, (30.0, 75.0), (70.0, 220.0)) if rng.random() < 0.45 else straight for _ in range(2)]
@@ -159,7 +159,7 @@ def _lines(
         shapes = [_bend(rng, (26.0, 50.0), (55.0, 140.0)) if rng.random() < 0.6 else straight for _ in range(2)]
         two = _two_ways(shapes[0], shapes[1], np.pi / 2)
         if len(arms) == 1:
-            # The lone arm begins at the far kerb, so that markings know the whole junction.
+            # A single arm begins at the far kerb, because the markings need the whole junction.
             kept = [p for p in two if (p.s0 >= 0 if arms[0] > 0 else p.s1 <= 0)]
             stub = chain([(main, 0.0)], 0.0, -main if arms[0] > 0 else 0.0, np.pi / 2, -main if arms[0] > 0 else 0.0)
             two = [*stub, *kept] if arms[0] > 0 else [*kept, *stub]
@@ -179,7 +179,7 @@ def _lines_of_one_arm(
 
 
 def _two_ways(forward: list, backward: list, yaw: float) -> list[Piece]:
-    """A line through the origin with one shape ahead and another behind."""
+    """Return a centreline through the origin with one shape ahead and another behind."""
     ahead = chain(forward, 0.0, 0.0, yaw)
     behind = chain(backward, 0.0, 0.0, yaw + np.pi)
     return [reversed_piece(p) for p in reversed(behind)] + ahead
@@ -197,16 +197,16 @@ def _apart(one: list[Piece], two: list[Piece]) -> bool:
         points.append((s, at))
     (s, a), (t, b) = points
     distance = np.linalg.norm(a[:, None] - b[None], axis=-1)
-    # Near the junction they are as near as their distance from it says.
+    # Near the junction the required distance is proportional to the distance from it.
     return bool((distance >= np.minimum(0.7 * np.maximum(np.abs(s)[:, None], np.abs(t)), _APART)).all())
 
 
 def _site(rng: np.random.Generator, main: _Section, start: float) -> tuple[tuple[float, float] | None, int]:
-    """Where a building site is (Furnishing.site), and the direction whose outer lane it closes."""
+    """Draw the construction site (Furnishing.site) and the direction whose outer lane it closes (Plan.closed)."""
     side, along = float(rng.choice([-1.0, 1.0])), float(rng.uniform(start + 25.0, start + 150.0))
     if rng.random() > 0.6 or not (main.parking or len(main.lanes) == 2):
         return None, 0
-    if -62.0 < along < 62.0:  # 34 m of cones may lie on either side, and the junction stays free
+    if -62.0 < along < 62.0:  # up to 34 m of cones on either side must leave the junction free
         along = -75.0 if start + 25.0 < -75.0 else 65.0 + float(rng.uniform(0, 20))
     # Traffic keeps right: along the street on its right side, against it on its left.
     return (along, side), (0 if len(main.lanes) == 1 else 1 if side < 0 else -1)

@@ -1,4 +1,4 @@
-"""A driving scene from a seed: streets, things, traffic, the ego's drive and its route.
+"""A driving scene generated from a seed: streets, objects, traffic, the ego's drive and its route.
 
 Frames: map (planar, the ground is z = 0, the junction is its origin) and base_link (rear axle on the ground). Times
 are seconds from the start of the drive; positions metres; angles radians.
@@ -28,7 +28,7 @@ COMMAND_SECONDS = 3.0
 COMMAND_OFFSET = 2.0
 COMMAND_SPEED = 5.0
 LONGEST = 30.0
-"""Seconds after which the ego may leave the built-up part of the world."""
+"""Longest drive in s; later the ego may leave the built-up part of the world."""
 _EGO_OWNER = -2
 _LAMP_ON = {RED: (1.0, 0.10, 0.06), AMBER: (1.0, 0.62, 0.08), GREEN: (0.10, 1.0, 0.55)}
 
@@ -41,7 +41,7 @@ class EgoMotion:
         self.duration = duration
 
     def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """(ego2map float64 [4, 4], twist float64 [6] = vx vy vz m/s, wx wy wz rad/s in base_link)."""
+        """Return ego2map float64 [4, 4] and twist float64 [6] = vx vy vz m/s, wx wy wz rad/s in base_link."""
         if not -LEAD_SECONDS <= time <= self.duration + TAIL_SECONDS:
             raise InvalidInput("time", f"{time} s is outside the drive")
         s, speed = (float(v) for v in self.mover.motion(time))
@@ -52,10 +52,10 @@ class EgoMotion:
         return geometry.planar(x, y, yaw), twist
 
     def command(self, time: float) -> Command:
-        """What the route asks for next: its lateral offset COMMAND_SECONDS ahead, left or right from 2 m on.
+        """Return the route's next command: left or right if its lateral offset COMMAND_SECONDS ahead is at least 2 m.
 
-        Looking ahead uses the present speed but at least COMMAND_SPEED, so that a car that waits at a red light still
-        knows that it will turn.
+        The look-ahead uses the current speed but at least COMMAND_SPEED, because a car waiting at a red light still
+        needs its turn command.
         """
         s, speed = (float(v) for v in self.mover.motion(time))
         here = self.mover.path.at(s)
@@ -78,7 +78,7 @@ class State:
 
 
 class Scene:
-    """One world and what happens in it; make it with `Scene.generate`."""
+    """One world with its traffic over time; created by `Scene.generate`."""
 
     def __init__(
         self,
@@ -109,12 +109,12 @@ class Scene:
 
     @property
     def duration(self) -> float:
-        """Seconds of the drive."""
+        """Duration of the drive, s."""
         return self.ego.duration
 
     @classmethod
     def generate(cls, seed: int, seconds: float = 20.0, maneuver: str | None = None) -> Scene:
-        """The world of a seed; maneuver: left, straight or right, by the seed where None.
+        """Generate the world of a seed; maneuver: left, straight or right, drawn from the seed if None.
 
         Raises InvalidInput for a negative seed, a duration outside 1..LONGEST seconds or an unknown maneuver.
         """
@@ -131,7 +131,7 @@ class Scene:
         )
 
     def at(self, time: float) -> State:
-        """The world at a time of the drive (s)."""
+        """Return the world at `time` s of the drive."""
         poses = np.stack([m.mover.pose(time) for m in self.moving])
         rows = self._moving.owner - len(self.standing)
         moving = self._moving.posed(poses[rows])
@@ -148,7 +148,7 @@ class Scene:
 
 
 def _approach(yaw: float) -> str:
-    """Whom a signal is for, by the direction in which they drive."""
+    """Return the approach that a signal controls, from the direction of travel."""
     if abs(np.sin(yaw)) > 0.5:
         return "cross"
     return "main_east" if np.cos(yaw) > 0 else "main_west"

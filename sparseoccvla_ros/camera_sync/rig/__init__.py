@@ -1,1 +1,1 @@
-"""What a vehicle's cameras give to the encoder."""
+"""Checks of a vehicle's cameras and of the images prepared for the encoder."""

@@ -1,7 +1,7 @@
-"""What a recording, or a running vehicle, gives to the encoder, and what is wrong with it: one line per mistake.
+"""Checks what the encoder gets from a recording or a running vehicle, and reports one line per problem.
 
-The messages go through the same MessageAdapter and CameraSync as in the node; beside that every camera is looked at by
-itself, so that one that is missing does not hide what the others do.
+The messages go through the same MessageAdapter and CameraSync as in the node; in addition, every camera is checked on
+its own, so a missing one does not hide problems of the others.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/Co
 INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 FARTHEST_MOUNT = 15.0
-"""m from the vehicle frame; beyond that a mount is in other units, or of another frame."""
+"""Largest plausible distance of a mount from the vehicle frame, m; beyond it, units or frame are wrong."""
 LOWEST, HIGHEST = 0.1, 5.0
-"""m above the ground (z of the vehicle frame) between which a camera on a vehicle sits."""
+"""Plausible heights of a camera above the ground (z of the vehicle frame), m."""
 FAR = 30.0
-"""m ahead of a camera, where it is to see what stands on the road."""
+"""Distance ahead of a camera at which objects on the road must be in its image, m."""
 CLOCK_OFF = 1.0
-"""s between stamp and receipt beyond which they are different clocks."""
+"""Difference between stamp and time of receipt beyond which their clocks differ, s."""
 DARK = 16
-"""Grey value that a hundredth of an image reaches, unless it shows nothing."""
+"""Grey value that the brightest hundredth of an image must reach, otherwise it counts as black."""
 _SET_REASONS = {
     DropReason.POSE_TIMEOUT, DropReason.POSE_TOO_OLD, DropReason.NO_TWIST, DropReason.IMPLAUSIBLE_MOTION,
 }  # fmt: skip
@@ -45,13 +45,13 @@ _SET_REASONS = {
 
 @dataclass
 class CameraReport:
-    """One camera.
+    """Findings about one camera.
 
-    images, rate: how many came, and Hz by their stamps; lag_ms: median of its stamps against the nearest ones of the
-    reference camera; lens, size: of the native image (width, height), empty and 0 without a calibration; lens_deg,
-    used_deg: horizontal field of view, of the lens and of what the encoder is shown; ego2img: float64 [4, 4] of the
-    prepared image, None where calibration or mount are unknown; camera2ego likewise; preview: the first prepared image,
-    uint8 [H, W, 3]; problems: one line each.
+    images, rate: number received, and Hz by their stamps; lag_ms: median offset of its stamps from the nearest ones of
+    the reference camera; lens, size: distortion model and native size (width, height), empty and 0 without a
+    calibration; lens_deg, used_deg: horizontal field of view of the lens and of the prepared image; ego2img: float64
+    [4, 4] of the prepared image, None if calibration or mount are unknown; camera2ego likewise; preview: the first
+    prepared image, uint8 [H, W, 3]; problems: one line each.
     """
 
     name: str
@@ -69,7 +69,7 @@ class CameraReport:
 
     @property
     def heading_deg(self) -> float | None:
-        """Where it looks, degrees, left positive; None while its place is unknown."""
+        """Yaw of its optical axis, degrees, left positive; None if its mount is unknown."""
         if self.camera2ego is None:
             return None
         return float(np.degrees(np.arctan2(self.camera2ego[1, 2], self.camera2ego[0, 2])))
@@ -77,8 +77,8 @@ class CameraReport:
 
 @dataclass
 class RigReport:
-    """All cameras of a profile; sets: frame sets made, complete: of these with an image of every camera; spread_ms:
-    median and largest spread of their stamps; problems: of the vehicle as a whole."""
+    """Findings about all cameras of a profile. sets: frame sets formed; complete: those with an image of every camera;
+    spread_ms: median and largest spread of their stamps; problems: of the vehicle as a whole."""
 
     profile: Profile
     image: ImageConfig
@@ -89,18 +89,18 @@ class RigReport:
     problems: list[str]
 
     def lines(self) -> list[str]:
-        """Everything that is wrong, one line each, the camera first."""
+        """Return all problems, one line each; those of a camera begin with its name."""
         return [*self.problems, *(f"{c.name}: {text}" for c in self.cameras for text in c.problems)]
 
 
 class RigCheck:
-    """Takes the messages of a profile's topics, then reports.
+    """Collects the messages of a profile's topics, then reports problems.
 
     Args:
-        profile: where the cameras and the ego's motion come from.
-        image: the prepared size of the preset.
-        topics: name and type of every topic that there is.
-        calibration_file: as the node's parameter.
+        profile: topics and frames of the cameras and of the ego pose.
+        image: size of the preset's prepared images.
+        topics: type of every existing topic, by name.
+        calibration_file: like the node's parameter.
 
     Raises:
         InvalidInput: the calibration file cannot be read.
@@ -114,7 +114,7 @@ class RigCheck:
         self._problems: list[str] = []
         if profile.needs_calibration_file and not calibration_file:
             self._problems.append("the profile needs a calibration file (cameras-1), and none is given")
-            # Looked at as if tf and CameraInfo had it all: whatever they do not have is named per camera.
+            # Check as if tf and CameraInfo were complete: what they lack is reported per camera.
             profile = replace(
                 profile, mounts="tf", cameras={n: replace(c, info_topic="/none") for n, c in profile.cameras.items()}
             )
@@ -132,7 +132,7 @@ class RigCheck:
 
     @property
     def wanted(self) -> dict[str, str]:
-        """Topics to feed, with the types they should have; only those that exist with that type."""
+        """Topics to feed, with their types; only those that exist with the expected type."""
         out = {topic: IMAGE_TYPES[c.transport] for topic, c in self._images.items()}
         out |= dict.fromkeys(self._infos, INFO_TYPE)
         if self._profile.odometry_topic:
@@ -141,7 +141,7 @@ class RigCheck:
         return {topic: kind for topic, kind in out.items() if self._topics.get(topic) == kind}
 
     def add(self, topic: str, message: Any, received_ns: int) -> None:
-        """Take a message of one of `wanted`."""
+        """Add a message of a topic in `wanted`."""
         where = topic
         try:
             if topic in self._images:
@@ -171,7 +171,7 @@ class RigCheck:
             self._reasons.setdefault(reason, text)
 
     def report(self) -> RigReport:
-        """What was found; ends the check."""
+        """End the check and return the findings."""
         self._count(self._sync.finish())
         cameras = tuple(self._camera(c, name) for c in self._profile.cameras.values() for name in c.names)
         self._find_twins(cameras)
@@ -266,7 +266,7 @@ class RigCheck:
             report.problems.append(f"sits {place[2]:.2f} m above {base}, which is to lie on the ground")
 
     def _look(self, report: CameraReport, camera: CameraInput, model: CameraModel | None) -> None:
-        """Decode the first image as the node would, and see what of the lens is left."""
+        """Prepare the first image as the node would, and check how much of the field of view is left."""
         message = self._first.get(camera.name)
         if message is None:
             return
@@ -298,7 +298,7 @@ class RigCheck:
                 self._find_horizon(report)
 
     def _find_horizon(self, report: CameraReport) -> None:
-        """Cropping keeps the lower rows: of a camera that is tilted up, or an odd image, the road may be gone."""
+        """Report a crop that misses the road ahead: of a tilted camera, or of an image with unusual proportions."""
         assert report.camera2ego is not None
         assert report.ego2img is not None
         axis = report.camera2ego[:2, 2] / np.linalg.norm(report.camera2ego[:2, 2])
@@ -311,7 +311,7 @@ class RigCheck:
 
     @staticmethod
     def _find_twins(cameras: tuple[CameraReport, ...]) -> None:
-        """Two cameras with one pose: an extrinsic that was copied."""
+        """Report cameras with identical poses, caused by a copied extrinsic."""
         for i, first in enumerate(cameras):
             for second in cameras[i + 1 :]:
                 a, b = first.camera2ego, second.camera2ego

@@ -1,4 +1,4 @@
-"""Fields of view: of a lens, and of the part that the encoder is shown."""
+"""Horizontal fields of view of a lens and of the prepared image."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..calibration import EQUIDISTANT, CameraModel, fisheye_radius
 
 
 def field_of_view(model: CameraModel, ida: np.ndarray, width: int) -> tuple[float, float]:
-    """Degrees along the middle row of the whole native image, and of a prepared one.
+    """Return the horizontal field of view of the native and the prepared image, degrees, at the principal point's row.
 
     Args:
-        model: with its native size; where that is 0, both are those of the prepared image.
+        model: the camera; if its native size is 0, both values are those of the prepared image.
         ida: float64 [3, 3], (undistorted) native to prepared pixels.
-        width: of the prepared image, pixels.
+        width: width of the prepared image, pixels.
     """
     k = model.taken
     ends = np.linalg.inv(model.prepared(ida)) @ np.array([[-0.5, width - 0.5], [0.0, 0.0], [1.0, 1.0]])
@@ -33,6 +33,6 @@ def field_of_view(model: CameraModel, ida: np.ndarray, width: int) -> tuple[floa
 
 
 def _fisheye_angle(radius: np.ndarray, model: CameraModel) -> np.ndarray:
-    """Angle from the axis, rad, at which the Kannala-Brandt polynomial reaches a radius in focal lengths."""
+    """Return the angle from the axis, rad, at which the Kannala-Brandt polynomial reaches a radius in focal lengths."""
     theta = np.linspace(0.0, np.pi, 2000)
     return np.interp(radius, fisheye_radius(theta, model.distortion), theta)

@@ -1,1 +1,1 @@
-"""ROS 2 bags: reading, writing, playing back and converting them, without ROS."""
+"""Reading, writing, playback and conversion of ROS 2 bags without ROS."""

@@ -1,4 +1,4 @@
-"""Boxes and maps in a bag: what viewers show around the car."""
+"""Writers of boxes, map areas and occupancy grids in a bag, for display in viewers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _CUBE, _LINE_STRIP, _ADD = 1, 4, 0
 
 @dataclass(frozen=True, eq=False)
 class Cube:
-    """A box to show. kind and id tell it from others; pose: its middle, float64 [4, 4] in the message's frame; size:
-    length, width, height m; colour: red, green, blue 0..1."""
+    """A box to display. kind, id: namespace and id of its marker; pose: of its centre, float64 [4, 4] in the message's
+    frame; size: length, width, height m; colour: red, green, blue 0..1."""
 
     kind: str
     id: int
@@ -32,7 +32,7 @@ class Cube:
 def write_cubes(
     bag: BagWriter, topic: str, stamp_ns: int, frame_id: str, cubes: Sequence[Cube], seconds: float
 ) -> None:
-    """visualization_msgs/MarkerArray of boxes that vanish after so many seconds."""
+    """Write a visualization_msgs/MarkerArray of boxes with a lifetime of `seconds`."""
     made = [
         _marker(
             bag, stamp_ns, frame_id, seconds, type=_CUBE, ns=cube.kind, id=cube.id, pose=bag.pose(cube.pose),
@@ -46,8 +46,8 @@ def write_cubes(
 
 @dataclass(frozen=True, eq=False)
 class Area:
-    """A surface of a map. kind and id tell it from others; polygon: float64 [V, 2] m, not closed; on_route: marked so
-    by the text "route"."""
+    """A map area. kind, id: namespace and id of its marker; polygon: float64 [V, 2] m, not closed; on_route: sets the
+    marker's text to "route" and its colour to green."""
 
     kind: str
     id: int
@@ -56,7 +56,7 @@ class Area:
 
 
 def write_areas(bag: BagWriter, topic: str, stamp_ns: int, frame_id: str, areas: Sequence[Area]) -> None:
-    """visualization_msgs/MarkerArray of outlines (LINE_STRIP, closed) that stay; an empty one says there are none."""
+    """Write a latched visualization_msgs/MarkerArray of outlines (closed LINE_STRIPs); without areas an empty one."""
     made = []
     for area in areas:
         outline = np.concatenate([area.polygon, area.polygon[:1]]).tolist()
@@ -77,7 +77,7 @@ def _colour(bag: BagWriter, colour: tuple[float, float, float]) -> Any:
 
 
 def _marker(bag: BagWriter, stamp_ns: int, frame_id: str, seconds: float, **fields: Any) -> Any:
-    """A marker that vanishes after so many seconds (0: never)."""
+    """A visualization_msgs/Marker with a lifetime of `seconds` (0: no expiry)."""
     whole = int(seconds)
     rest = round((seconds - whole) * NANOSECONDS)
     nothing = np.zeros(0, np.uint8)
@@ -101,8 +101,8 @@ def write_occupancy_grid(
     resolution: float,
     cells: np.ndarray,
 ) -> None:
-    """nav_msgs/OccupancyGrid. origin: corner of cell (0, 0), float64 [4, 4] in the frame; resolution: m; cells: int8
-    [rows along y, columns along x], 0 free .. 100 occupied, -1 unknown. Raises InvalidInput("cells")."""
+    """Write a nav_msgs/OccupancyGrid. origin: corner of cell (0, 0), float64 [4, 4] in the frame; resolution: m; cells:
+    int8 [rows along y, columns along x], 0 free .. 100 occupied, -1 unknown. Raises InvalidInput("cells")."""
     if cells.ndim != 2 or cells.dtype != np.int8:
         raise InvalidInput("cells", f"want int8 [rows, columns], got {cells.dtype} {list(cells.shape)}")
     info = bag.construct(

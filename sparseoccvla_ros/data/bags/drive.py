@@ -1,4 +1,4 @@
-"""What a recording tells of the ego: where it was, and what the route asked for."""
+"""Ego trajectory and route commands of a recorded bag."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .reader import BagReader
 
 COMMAND_TOPIC = "/sparseoccvla/planning/command"
 _CLOCK_EVERY = 0.1
-"""s of record time between two looks at a clock."""
+"""Record time in s between two samples of a clock."""
 
 
 @dataclass(frozen=True, eq=False)
 class RecordClock:
-    """What header stamps said when messages were recorded: records int64 [N] ns, increasing, and stamps int64 [N] ns.
+    """Mapping of record times to header stamps: records int64 [N] ns, increasing, and stamps int64 [N] ns.
 
-    Under simulated time, or where a replay was recorded, the recorder has another clock than the stamps; what carries
-    no stamp of its own, a command or an empty list, would lie outside the drive.
+    Under simulated time, or in the recording of a replay, record times and header stamps come from different clocks;
+    messages without a stamp (a command, an empty list) need the mapping to fall within the drive.
     """
 
     records: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     stamps: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def at(self, record: int) -> int:
-        """The stamp that a message of this record time would have had; the record time where nothing is known."""
+        """Header stamp in ns that corresponds to a record time; the record time itself if the mapping is empty."""
         if not len(self.records):
             return record
         off = (self.stamps - self.records).astype(np.float64)
@@ -43,8 +43,8 @@ class RecordClock:
 
 @dataclass(frozen=True, eq=False)
 class Drive:
-    """Where the vehicle was: stamps int64 [T] ns, increasing; poses float64 [T, 3], x, y m and yaw rad (continuous) of
-    the vehicle frame `base` in `frame`; clock: of the recorder, against these stamps."""
+    """Trajectory of the vehicle: stamps int64 [T] ns, increasing; poses float64 [T, 3], x, y m and yaw rad (continuous)
+    of the vehicle frame `base` in `frame`; clock: maps record times to these stamps."""
 
     frame: str
     base: str
@@ -53,13 +53,13 @@ class Drive:
     clock: RecordClock = field(default_factory=RecordClock)
 
     def at(self, stamps: np.ndarray) -> np.ndarray:
-        """Poses [..., 3] at stamps [...] ns, linear between the records; NaN outside them."""
+        """Poses [..., 3] at stamps [...] ns, linearly interpolated; NaN outside the drive."""
         times = (np.asarray(stamps, np.int64) - self.stamps[0]) / NANOSECONDS
         own = (self.stamps - self.stamps[0]) / NANOSECONDS
         return np.stack([np.interp(times, own, c, left=np.nan, right=np.nan) for c in self.poses.T], -1)
 
     def motion(self, stamp: int) -> tuple[float, float]:
-        """Speed m/s and yaw rate rad/s over the quarter of a second before a stamp, or after it at the start.
+        """Mean speed m/s and yaw rate rad/s over the 0.25 s before a stamp, or after it at the start of the drive.
 
         NaN outside the drive.
         """
@@ -71,13 +71,13 @@ class Drive:
         return float("nan"), float("nan")
 
     def speed(self, stamp: int) -> float:
-        """The first of `motion`."""
+        """Speed m/s as returned by `motion`."""
         return self.motion(stamp)[0]
 
     def broken(self, first: int, last: int, longest: float) -> str:
-        """Why the way between two stamps within the drive was not recorded; "" where it was.
+        """Returns why the motion between two stamps within the drive is not continuous, or "" if it is.
 
-        longest: s without a record that may be bridged.
+        longest: longest accepted gap between poses, in s.
         """
         begin, end = np.searchsorted(self.stamps, (first, last), side="left")
         rows = slice(max(int(begin) - 1, 0), int(end) + 1)
@@ -90,19 +90,19 @@ class Drive:
 
 @dataclass(frozen=True, eq=False)
 class Commands:
-    """What the route asked for: stamps int64 [C] ns, increasing, and the words from then on."""
+    """Commands of the route: stamps int64 [C] ns, increasing, and the command that is valid from each of them on."""
 
     stamps: np.ndarray
     words: tuple[Command, ...]
 
     def at(self, stamp: int) -> Command | None:
-        """The newest command at a stamp; None before the first one."""
+        """Latest command at a stamp; None before the first one."""
         before = int(np.searchsorted(self.stamps, stamp, side="right")) - 1
         return self.words[before] if before >= 0 else None
 
 
 def read_drive(reader: BagReader, profile: Profile) -> Drive:
-    """Where the vehicle was, from tf, else from odometry. Raises InvalidInput("bag") where neither tells."""
+    """Read the trajectory from tf, or else from odometry. Raises InvalidInput("bag") if the bag has neither."""
     tf = TransformBuffer(cache_seconds=1e9)
     moving: dict[tuple[str, str], list[int]] = {}
     kinds = {name: topic.type for name, topic in reader.topics.items()}
@@ -165,7 +165,7 @@ def _drive(frame: str, base: str, stamps: list[int], poses: list[tuple[float, fl
 
 
 def read_clock(reader: BagReader, profile: Profile) -> RecordClock:
-    """The recorder's clock against the stamps of odometry, else of tf."""
+    """Mapping of record times to the header stamps of odometry, or else of tf; empty if the bag has neither."""
     kinds = {name: topic.type for name, topic in reader.topics.items() if topic.count}
     rows: list[tuple[int, int]] = []
     if kinds.get(profile.odometry_topic) == "nav_msgs/msg/Odometry":
@@ -186,7 +186,7 @@ def read_clock(reader: BagReader, profile: Profile) -> RecordClock:
 
 
 def read_commands(reader: BagReader, clock: RecordClock) -> Commands:
-    """The commands of planning/command, at the stamps of a clock; none where the bag has no such topic."""
+    """Read the commands on planning/command, with stamps from a clock; empty if the bag lacks the topic."""
     stamps, words = [], []
     known = reader.topics.get(COMMAND_TOPIC)
     if known is not None and known.type == "std_msgs/msg/String":
@@ -198,6 +198,6 @@ def read_commands(reader: BagReader, clock: RecordClock) -> Commands:
 
 
 def decoded(reader: BagReader, topics: Collection[str]) -> Iterator[tuple[int, Any]]:
-    """Record time and message of topics; what does not decode is an InvalidInput."""
+    """Yields (record time ns, message) of the topics. Raises InvalidInput for a message that does not decode."""
     for record in reader.messages(topics):
         yield record.stamp, reader.decode(record.raw, record.type)

@@ -1,8 +1,8 @@
-"""The public Foxglove nuScenes MCAP (protobuf and JSON channels) as a ROS 2 bag in the `nuscenes` input profile.
+"""Conversion of the public Foxglove nuScenes MCAP (protobuf and JSON) to a ROS 2 bag of the `nuscenes` input profile.
 
-`ros2 bag play` cannot play that file: its channels carry no ROS types. Here they become CDR messages; JPEG bytes and
-point data pass through unchanged. Both naming schemes of its converter (foxglove/nuscenes2mcap) are read: /CAM_FRONT
-and, since 2026-05, /cam_front; sensor names and frames are written in capitals.
+`ros2 bag play` cannot play that file because its channels have no ROS types. They are converted to CDR messages; JPEG
+bytes and point data are copied unchanged. Both naming schemes of its converter (foxglove/nuscenes2mcap) are supported:
+/CAM_FRONT and, since 2026-05, /cam_front; sensor names and frames are written in capitals.
 
     foxglove.CompressedImage    sensor_msgs/CompressedImage
     foxglove.CameraCalibration  sensor_msgs/CameraInfo
@@ -11,7 +11,7 @@ and, since 2026-05, /cam_front; sensor names and frames are written in capitals.
     foxglove.PoseInFrame        geometry_msgs/PoseStamped
     JSON with pos, orientation, vel, rotation_rate (CAN bus pose)   nav_msgs/Odometry, map -> base_link
 
-Other channels (maps, markers, annotations, radar diagnostics) are left out and listed.
+Other channels (maps, markers, annotations, radar diagnostics) are skipped and listed.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ ODOMETRY_KEYS = {"pos": "xyz", "orientation": "xyzw", "vel": "xyz", "rotation_ra
 _FIRST_SECOND = NANOSECONDS
 
 Write = Callable[[BagWriter, str, int, Any], None]
-"""Writes a decoded message: (bag, topic, log time ns, message)."""
+"""Function that writes a decoded message: (bag, topic, log time ns, message)."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """What becomes of one channel: source and topic are its names before and after."""
+    """Conversion of one channel; source, topic: its topic name in the source and in the bag."""
 
     source: str
     topic: str
@@ -58,13 +58,13 @@ class Route:
 def convert_foxglove(
     mcap_file: Path | str, out: Path | str, on_progress: Progress | None = None, force: bool = False
 ) -> Conversion:
-    """Write the rosbag2 MCAP folder `out` from a Foxglove MCAP file.
+    """Convert a Foxglove MCAP file to the rosbag2 MCAP folder `out`.
 
-    Messages are recorded at their own stamp (the source records keyframes at the lidar's), or at their log time
-    where they carry none. force: replace a bag at `out`, which appears only when it is complete.
+    The record time of a message is its own stamp (the source logs keyframes at the lidar's), or its log time if it has
+    none. force: replace a bag at `out`, which appears only when it is complete.
 
-    Raises InvalidInput for a file that is missing, cut off, corrupt, already a ROS bag, or without any channel that
-    can be converted.
+    Raises InvalidInput for a file that is missing, cut off, corrupt, already a ROS bag, or without any convertible
+    channel.
     """
     path = Path(mcap_file)
     _refuse(path)
@@ -118,14 +118,14 @@ def _guard(path: Path, action: Callable[..., Any], *arguments: Any) -> Any:
         return action(*arguments)
     except InvalidInput:
         raise
-    except Exception as error:  # the parsers of mcap, protobuf and JSON each have their own: all mean damaged content
+    except Exception as error:  # the mcap, protobuf and JSON parsers raise various types: all mean damaged content
         raise InvalidInput("mcap", f"{path} cannot be read: {error or type(error).__name__}") from error
 
 
 def _messages(
     path: Path, reader: McapReader, routes: dict[int, Route], stop: int | None = None
 ) -> Iterator[tuple[int, Route, Any]]:
-    """(log time ns, route, decoded message) in log order, before `stop`."""
+    """Yields (log time ns, route, decoded message) in log order, before `stop`."""
     source = reader.iter_messages(topics=[r.source for r in routes.values()], end_time=stop)
     while True:
         item = _guard(path, next, source, None)
@@ -140,7 +140,7 @@ def _messages(
 def _first_look(
     path: Path, reader: McapReader, routes: dict[int, Route], begin: int
 ) -> tuple[int, dict[str, np.ndarray]]:
-    """(earliest stamp ns, sensor -> sensor2ego): all of /tf, and the stamps of the first second of everything."""
+    """Returns (earliest stamp ns, sensor -> sensor2ego), from all of /tf and the first second of every channel."""
     transforms = {c: r for c, r in routes.items() if r.write is _write_transforms}
     mounted: dict[str, np.ndarray] = {}
     for _, _, message in _messages(path, reader, transforms):
@@ -158,7 +158,7 @@ def _first_look(
 
 
 def _route(factory: DecoderFactory, channel: Channel, schema: Schema | None) -> Route | None:
-    """How to decode a channel and write it, and the topic it goes to; None for what has no counterpart here."""
+    """Conversion of a channel; None if its type is not supported."""
     if schema is None:
         return None
     topic = _topic(channel.topic)
@@ -174,7 +174,7 @@ def _route(factory: DecoderFactory, channel: Channel, schema: Schema | None) -> 
 
 
 def _frame(name: str) -> str:
-    """Frame id in the profile's spelling: sensors in capitals, without a leading slash."""
+    """Frame id as spelled in the profile: sensors in capitals, without a leading slash."""
     bare = name.lstrip("/")
     return bare.upper() if bare.upper().startswith(SENSOR_PREFIXES) else bare
 
@@ -185,7 +185,7 @@ def _topic(name: str) -> str:
 
 
 def _stamp(message: Any, log_time: int) -> int:
-    """The message's own stamp in ns, else the log time."""
+    """The message's own stamp in ns, or the log time if it has none."""
     stamp = getattr(message, "timestamp", None)
     own = stamp.seconds * NANOSECONDS + stamp.nanos if stamp is not None else 0
     return own or log_time
@@ -222,7 +222,7 @@ def _write_calibration(bag: BagWriter, topic: str, log_time: int, message: Any) 
     if len(message.K) != 9:
         raise InvalidInput(topic, f"want 9 numbers in K, got {len(message.K)}")
     if len(message.D) == 0 and not message.distortion_model:
-        # A rectified camera: exactly what the profile's camera_info says.
+        # A rectified camera, as BagWriter.camera_info describes it.
         bag.camera_info(topic, stamp, frame, message.width, message.height, np.reshape(message.K, (3, 3)))
         return
     k = np.asarray(message.K, np.float64)

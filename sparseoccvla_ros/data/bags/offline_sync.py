@@ -1,4 +1,4 @@
-"""Frame sets of a bag without ROS, as the camera_sync node would publish them: for benches, parity and evaluation."""
+"""Frame sets of a bag without ROS, as published by the camera_sync node: for benchmarks, parity and evaluation."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ log = logging.getLogger(__name__)
 def bag_frames(
     bag: Path, image: ImageConfig, profile_name: str = "nuscenes", calibration_file: str = ""
 ) -> Iterator[CameraFrames]:
-    """CameraFrames of a bag in their order, as the preset's images.
+    """Yields the CameraFrames of a bag in order, with images prepared for the preset.
 
-    A message that the node would refuse is refused here as well, with a warning.
+    Messages that the node would reject are skipped with a warning.
 
     Args:
         bag: rosbag2 folder or single file.
         image: size of the prepared images.
-        profile_name: one of config/profiles, or the path of a file.
-        calibration_file: as the node's parameter.
+        profile_name: one of config/profiles, or the path of a profile file.
+        calibration_file: same as the node parameter.
 
     Raises:
         InvalidInput: the bag cannot be read, or the profile needs a calibration file.

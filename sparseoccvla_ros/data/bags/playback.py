@@ -1,7 +1,7 @@
-"""The schedule of bag playback, without ROS and without a clock of its own.
+"""Scheduling of bag playback, without ROS and without a clock of its own.
 
-The caller owns the time source (any monotonic clock, in seconds) and passes its reading in; Playback answers which
-events are due and when the next one will be. A typical loop:
+The caller passes in the current time of any monotonic clock, in seconds; Playback returns which events are due and when
+the next one will be. A typical loop:
 
     playback.start(now())
     while not playback.finished:
@@ -44,19 +44,18 @@ Event = Clock | Message
 
 
 class Playback:
-    """Turns a bag into events on the caller's time line.
+    """Schedules the messages of a bag on the caller's clock.
 
-    reader: an open bag. rate: bag seconds per second, > 0. loop: begin again at the end, with the same stamps, so bag
-    time jumps backwards. start_offset: seconds into the bag. duration: seconds of bag time to play (None = to the
-    end). clock_hz: Clock events per second of the caller's time (0 = none); late ticks are merged into one.
-    topics: only these.
+    reader: an open bag. rate: bag seconds per second, > 0. loop: restart at the end, with the same stamps, so bag time
+    jumps backwards. start_offset: seconds into the bag. duration: seconds of bag time to play (None = to the end).
+    clock_hz: Clock events per second of the caller's time (0 = none); late ticks are merged. topics: only these.
 
-    Every pass begins with Clock(first stamp), then the latched messages recorded before the offset (so that nobody
-    lacks /tf_static), then the messages in record order, and ends with Clock(last stamp). The next pass of a loop
-    begins one clock period after the last stamp.
+    Every pass begins with Clock(first stamp), then the latched messages recorded before the offset (such as
+    /tf_static), then the messages in record order, and ends with Clock(last stamp). The next pass of a loop begins one
+    clock period after the last stamp.
 
-    One message is read ahead. Not thread safe: guard it where services call it from another thread.
-    Raises InvalidInput for a rate, offset, duration or topic that does not fit the bag, and for an empty bag.
+    One message is read ahead. Not thread safe: lock it if services call it from another thread. Raises InvalidInput
+    for a rate, offset, duration or topic that does not fit the bag, and for an empty bag.
     """
 
     def __init__(
@@ -84,12 +83,12 @@ class Playback:
         self.reader = reader
         self.loop = loop
         self.passes = 0
-        """Passes begun so far; grows by one with every start of a loop."""
+        """Number of passes begun so far."""
         self.finished = False
         self.paused = False
         self._rate = _checked_rate(rate)
         self._topics = None if topics is None else tuple(topics)
-        # Bag time inside is ns since the bag's start: since the epoch a float64 would only resolve 256 ns.
+        # Internal bag time is ns since the bag's start: a float64 of ns since the epoch only resolves 256 ns.
         self._zero = reader.start
         self._first = round(start_offset * NANOSECONDS)
         whole = reader.end - reader.start
@@ -107,7 +106,7 @@ class Playback:
     # -- control -------------------------------------------------------------------------------------------------
 
     def start(self, now: float, paused: bool = False) -> None:
-        """Begin the first pass (or begin anew) at the caller's time `now`, in seconds."""
+        """Begin the first pass, or restart, at the caller's time `now`, in seconds."""
         self.paused = paused
         self._steps = 0
         self._begin(self._first, now)
@@ -124,7 +123,7 @@ class Playback:
             self.paused = True
 
     def resume(self, now: float) -> None:
-        """Let bag time go on from where it stood."""
+        """Continue bag time from where it was paused."""
         if self.paused:
             self.paused = False
             self._steps = 0
@@ -132,13 +131,13 @@ class Playback:
                 self._anchor = (now, self._held)
 
     def step(self) -> None:
-        """While paused: make exactly one more message due, with its Clock. InvalidInput while playing."""
+        """Make one more message due, with its Clock. Raises InvalidInput("step") unless paused."""
         if not self.paused:
             raise InvalidInput("step", "playback is not paused")
         self._steps += 1
 
     def seek(self, offset: float, now: float) -> None:
-        """Continue from `offset` seconds into the bag, paused or not; latched messages before it come again."""
+        """Jump to `offset` seconds into the bag, paused or not, and replay the latched messages recorded before it."""
         target = round(offset * NANOSECONDS) if math.isfinite(offset) else -1
         if not self._first <= target <= self._last:
             low, high = self._first / NANOSECONDS, self._last / NANOSECONDS
@@ -152,7 +151,7 @@ class Playback:
     # -- events --------------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> Iterator[Event]:
-        """Events up to the caller's time `now`, in order; each is handed out once, when it is taken.
+        """Yields events up to the caller's time `now`, in order and each once.
 
         Control calls between two events take effect at once.
         """
@@ -168,7 +167,7 @@ class Playback:
             due_at = self._last if message is None else message.stamp - self._zero
             bound = min(limit, due_at)
             if self._tick <= bound:
-                # Ticks that were missed together carry one piece of news: the latest of them.
+                # Of several missed ticks only the latest is published.
                 step = self._tick_step()
                 tick = self._tick + math.floor((bound - self._tick) / step) * step
                 self._tick = tick + step
@@ -183,13 +182,13 @@ class Playback:
             elif message is None and not self.loop and self._final_clock:
                 self.finished = True
             elif message is None and self.loop and limit >= self._pass_end():
-                # The new pass begins where the old one ended on the caller's time line, so that loops do not drift.
+                # The new pass begins where the old one ended on the caller's clock, so that loops do not drift.
                 self._begin(self._first, self._wall_time(self._pass_end()))
             else:
                 return
 
     def next_time(self) -> float | None:
-        """Caller's time in seconds of the next event (it may have passed); None while paused, or when finished."""
+        """Caller's time in seconds of the next event (possibly in the past); None while paused, or when finished."""
         if self._anchor is None or self.finished:
             return None
         if self.paused:
@@ -242,7 +241,7 @@ class Playback:
         return self._period * self._rate * NANOSECONDS
 
     def _pass_end(self) -> float:
-        # A pause between passes also keeps the loop of a one-message bag from spinning.
+        # The pause between passes also keeps the loop of a one-message bag from spinning.
         return self._last + (self._period or 0.01) * self._rate * NANOSECONDS
 
     def _bag_time(self, now: float) -> float:
@@ -263,7 +262,7 @@ class Playback:
 
 
 def _chain(before: list[BagMessage], stamp: int, stream: Iterator[BagMessage]) -> Iterator[BagMessage]:
-    """Latched messages from before `stamp`, due at once, then the stream."""
+    """Yields the earlier latched messages, restamped to `stamp`, then the stream."""
     for message in before:
         yield BagMessage(message.topic, message.type, stamp, message.raw)
     yield from stream

@@ -1,6 +1,6 @@
 """Reading ROS 2 bags without ROS: rosbag2 folders and single .mcap or .db3 files, as raw CDR or as typed messages.
 
-Whatever a bag holds that this cannot read is refused with InvalidInput that says what to do about it.
+Unsupported or damaged content raises InvalidInput with advice on how to fix it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .storage import guard, name_problem, open_files, root_name
 from .writer import typestore
 
 STATIC_TF_DEPTH = 100
-"""tf2's depth for /tf_static: what a bag without QoS profiles (no converter stores them) means by it."""
+"""Minimum depth of /tf_static, as in tf2; a bag may lack QoS profiles (converters store none)."""
 DEPTH_LIMIT = 1000
-"""Latched messages kept per topic at most, also where a recorder offered keep-all."""
+"""Maximum number of latched messages kept per topic, also for keep-all."""
 _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _IDL_RULE = "=" * 80 + "\n"
 
@@ -42,8 +42,8 @@ _IDL_RULE = "=" * 80 + "\n"
 class BagTopic:
     """One topic of a bag.
 
-    count: messages; qos: offered profiles, empty where the recorder stored none; latched: a late subscriber must
-    still get the last `depth` messages (transient local, or /tf_static by its meaning).
+    count: messages; qos: offered profiles, empty if the recorder stored none; latched: a late subscriber must receive
+    the last `depth` messages (transient local, or /tf_static by convention).
     """
 
     name: str
@@ -67,7 +67,7 @@ class BagMessage:
 
 @dataclass(frozen=True)
 class TopicSummary:
-    """Traffic of one topic: count messages, bytes of payload, rate in Hz (0 below two messages), frame ids seen."""
+    """Traffic of one topic: bytes of payload, rate in Hz (0 with fewer than two messages), frame ids found."""
 
     topic: BagTopic
     bytes: int
@@ -77,9 +77,9 @@ class TopicSummary:
 
 @dataclass(frozen=True)
 class BagSummary:
-    """What a bag holds: file_bytes on disk, start in ns since the epoch, duration in s, and the traffic per topic.
+    """Summary of a bag: file_bytes on disk, start in ns since the epoch, duration in s, and the traffic per topic.
 
-    left_out: topics that are not read, with the reason; notes: where the bag's own index and its content differ.
+    left_out: topics that are not read, with the reason; notes: differences between the bag's index and its content.
     """
 
     path: Path
@@ -95,13 +95,13 @@ class BagSummary:
 
 
 class BagReader:
-    """An open bag; a context manager, also usable with close().
+    """Reader of an open bag; a context manager, or closed with close().
 
     path: rosbag2 folder (with metadata.yaml) or a single .mcap / .db3 file.
 
-    Raises InvalidInput("bag", ...) for anything missing, cut off, corrupt, or not a ROS 2 bag, with the way out.
-    Messages come from disk chunk by chunk; only the index is held in memory. Iterators of one reader may be
-    interleaved, but only in one thread.
+    Raises InvalidInput("bag"), with advice, if the bag is missing, cut off, corrupt, or not a ROS 2 bag. Messages are
+    read from disk chunk by chunk; only the index is held in memory. Iterators of one reader may be interleaved, but
+    only in one thread.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -129,7 +129,7 @@ class BagReader:
             self.close()
             raise
         self.notes: list[str] = self._reader.notes
-        """Where metadata.yaml and the files differ in what they hold; grows when `summary` counts."""
+        """Differences between metadata.yaml and the content of the files; `summary` may append more."""
         self._types: dict[str, Typestore] = {}
 
     def __enter__(self) -> BagReader:
@@ -141,13 +141,13 @@ class BagReader:
         self.close()
 
     def close(self) -> None:
-        """Release the files; the reader is unusable afterwards. May be called twice."""
+        """Close the files; the reader is unusable afterwards. May be called twice."""
         with suppress(Exception):
             self._reader.close()
 
     @property
     def message_count(self) -> int:
-        """Messages of all topics."""
+        """Number of messages of all topics."""
         return sum(topic.count for topic in self.topics.values())
 
     @property
@@ -168,10 +168,10 @@ class BagReader:
     def messages(
         self, topics: Collection[str] | None = None, start: int | None = None, stop: int | None = None
     ) -> Iterator[BagMessage]:
-        """Messages in the order of their record times, streamed.
+        """Streams messages in the order of their record times.
 
-        topics: only these (None = all; names that the bag lacks are an InvalidInput). start, stop: ns, start
-        inclusive, stop exclusive. Raises InvalidInput where the file turns out to be damaged.
+        topics: only these (None = all). start, stop: ns, start inclusive, stop exclusive. Raises InvalidInput for a
+        topic that the bag lacks and for a damaged file.
         """
         wanted = self._select(topics)
         if not wanted:
@@ -185,7 +185,7 @@ class BagReader:
             yield BagMessage(root_name(connection.topic), connection.msgtype, stamp, bytes(raw))
 
     def latched(self, before: int, topics: Collection[str] | None = None) -> list[BagMessage]:
-        """What a subscriber that joins at `before` (ns) still gets: per latched topic the last `depth` messages."""
+        """Latched messages for a subscriber that joins at `before` (ns): the last `depth` per latched topic."""
         names = [n for n, t in self.topics.items() if t.latched and (topics is None or n in topics)]
         kept: dict[str, list[BagMessage]] = {name: [] for name in names}
         for message in self.messages(names, stop=before) if names else ():
@@ -195,10 +195,10 @@ class BagReader:
         return sorted((m for queue in kept.values() for m in queue), key=lambda m: m.stamp)
 
     def decode(self, raw: bytes | memoryview, msgtype: str) -> Any:
-        """The message object of CDR bytes, with fields as attributes (numeric arrays as numpy).
+        """Deserialise CDR bytes to a message object with fields as attributes (numeric arrays as numpy).
 
-        Types come from the bag's own definitions, else from ROS 2 Jazzy and this project's messages. Raises
-        InvalidInput naming the type when the bytes do not fit or nobody defines it.
+        Types come from the bag's own definitions, or else from ROS 2 Jazzy and this project's messages. Raises
+        InvalidInput naming the type if the bytes do not match it or it is not defined.
         """
         store = self._types.get(msgtype)
         if store is None:
@@ -209,7 +209,7 @@ class BagReader:
             raise InvalidInput(msgtype, f"message does not decode: {error}") from error
 
     def summary(self) -> BagSummary:
-        """Sizes, rates and frames of every topic; reads the whole bag once, decoding only headers."""
+        """Compute sizes, rates and frames of every topic; reads the whole bag once."""
         sizes: dict[str, int] = dict.fromkeys(self.topics, 0)
         first: dict[str, int] = {}
         last: dict[str, int] = {}
@@ -221,7 +221,7 @@ class BagReader:
             sizes[name] += len(message.raw)
             first.setdefault(name, message.stamp)
             last[name] = message.stamp
-            # A topic keeps its frames; a handful of messages tells them all without decoding gigabytes.
+            # Frame ids rarely change within a topic: the first messages suffice and avoid decoding gigabytes.
             if len(frames[name]) < 20 and sizes[name] < 5_000_000:
                 frames[name].update(dict.fromkeys(self._frames(message)))
         rows = []
@@ -246,7 +246,7 @@ class BagReader:
         )
 
     def _frames(self, message: BagMessage) -> list[str]:
-        """Frame ids a message speaks of: its header's, and parent -> child of transforms."""
+        """Frame ids of a message: its header's, or "parent -> child" per transform; empty if it does not decode."""
         if message.type in _IMAGE_TYPES or message.type == "sensor_msgs/msg/PointCloud2":
             return [_header_frame(message.raw)]
         try:
@@ -259,7 +259,7 @@ class BagReader:
         return [frame] if frame else []
 
     def _refuse_disagreement(self) -> None:
-        """The bag library would leave out, without a word, topics whose type metadata.yaml tells differently."""
+        """Raise if metadata.yaml states another type for a topic; the bag library silently skips such topics."""
         storages = getattr(self._reader.storage, "storages", None)
         if storages is None:
             return
@@ -279,7 +279,7 @@ class BagReader:
         return [c for name in dict.fromkeys(topics) for c in self._connections[name]]
 
     def _typestore(self, msgtype: str) -> Typestore:
-        """A store that knows `msgtype`: the bag's definition wins, because it is what the bytes were written with."""
+        """Typestore for `msgtype`; the bag's definition takes precedence, since its messages were written with it."""
         definitions = (c.msgdef for group in self._connections.values() for c in group if c.msgtype == msgtype)
         for definition in definitions:
             if definition.format == MessageDefinitionFormat.NONE or not definition.data:
@@ -293,7 +293,7 @@ class BagReader:
                         text = part.split("\n", 1)[-1] if part.startswith("IDL: ") else part
                         if text.strip():
                             store.register(get_types_from_idl(text))
-            except Exception as error:  # text of unknown origin; whatever its parser meets is the bag's fault
+            except Exception as error:  # untrusted text: any error of the parser means a damaged bag
                 raise InvalidInput(msgtype, f"the definition in {self.path} does not parse: {error}") from error
             if msgtype in store.fielddefs:
                 return store
@@ -316,7 +316,7 @@ def _topic(path: Path, name: str, connections: list[Connection]) -> BagTopic:
         if isinstance(connection.ext, ConnectionExtRosbag2):
             profiles += connection.ext.offered_qos_profiles
     latched = any(p.durability == QosDurability.TRANSIENT_LOCAL for p in profiles)
-    # A recorder stores one profile per publisher, and each publisher keeps its own last messages.
+    # A recorder stores one profile per publisher, each with a queue of its own: the depths add up.
     kept = [DEPTH_LIMIT if p.history == QosHistory.KEEP_ALL else p.depth for p in profiles]
     if not all(isinstance(number, int) for number in kept):
         raise InvalidInput("bag", f"{path}: the QoS depth of {name} is no whole number")
@@ -335,7 +335,7 @@ def _topic(path: Path, name: str, connections: list[Connection]) -> BagTopic:
 
 
 def _header_frame(raw: bytes) -> str:
-    """frame_id of CDR bytes that begin with a std_msgs/Header, without decoding the payload behind it."""
+    """frame_id of a CDR message that begins with a std_msgs/Header, without decoding its payload."""
     order = "little" if raw[1:2] == b"\x01" else "big"
     length = int.from_bytes(raw[12:16], order)  # type: ignore[arg-type]
     return raw[16 : 16 + max(length - 1, 0)].decode("utf-8", "replace")

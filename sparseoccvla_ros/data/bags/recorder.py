@@ -1,4 +1,4 @@
-"""Recording serialised messages as they come, so that a run leaves a bag of all its outputs."""
+"""Recording of serialised messages as they arrive, so that a run leaves a bag of its outputs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from .writer import LATCHED_QOS, SENSOR_QOS, TF_QOS, BagWriter, typestore
 class BagRecorder:
     """Appends raw CDR messages to a rosbag2 MCAP folder.
 
-    path: the bag folder; it appears when the recorder closes. force: replace a bag that is there.
+    path: the bag folder; it appears when the recorder closes. force: replace an existing bag.
 
-    A recording is worth keeping however it ends: leaving the with block by an exception, an interrupt or the end of
-    the interpreter closes the bag like a normal end. Only a killed process leaves nothing but a hidden folder beside
-    `path`, whose .mcap `mcap recover` can read. Safe to call from several threads.
+    An exception, an interrupt or the exit of the interpreter closes the bag like a normal end. A killed process leaves
+    only a hidden folder beside `path`, whose .mcap can be restored with `mcap recover`. Thread safe.
 
-    Raises InvalidInput for a path that exists, as BagWriter.
+    Raises InvalidInput for an existing path, as BagWriter does.
     """
 
     def __init__(self, path: Path | str, force: bool = False) -> None:
@@ -41,20 +40,20 @@ class BagRecorder:
 
     @property
     def closed(self) -> bool:
-        """True once nothing more can be written."""
+        """True after close()."""
         return self._writer is None
 
     def knows(self, msgtype: str) -> bool:
-        """Whether messages of a type can be recorded: its definition has to go into the bag."""
+        """Whether messages of a type can be recorded; the bag stores its definition, which must be known."""
         return msgtype in typestore().fielddefs
 
     def write(self, topic: str, msgtype: str, stamp: int, raw: bytes | memoryview, latched: bool = False) -> None:
         """Append one message unchanged.
 
         topic: absolute name; msgtype: such as sensor_msgs/msg/Image, of ROS 2 Jazzy or sparseoccvla_msgs; stamp:
-        record time in ns; raw: CDR with its 4-byte header; latched: offer the topic as transient local (always so for
-        /tf_static). Raises InvalidInput for bytes without a CDR header, an unknown type, a topic that changes its
-        type, a stamp that is no ROS time, and after close().
+        record time in ns; raw: CDR with its 4-byte header; latched: offer the topic as transient local (always the
+        case for /tf_static). Raises InvalidInput for bytes without a CDR header, an unknown type, a topic that changes
+        its type, a stamp outside the range of ROS time, and after close().
         """
         if len(raw) < 4 or bytes(raw[:2]) not in (b"\x00\x00", b"\x00\x01"):
             raise InvalidInput(topic, "the message does not begin with a CDR header")
@@ -68,7 +67,7 @@ class BagRecorder:
             self._writer.write_cdr(topic, msgtype, raw, stamp, profile)
 
     def close(self) -> bool:
-        """Finish the bag; True when there is one now, False when nothing was recorded. May be called twice."""
+        """Finish the bag; returns whether anything was recorded. May be called twice."""
         with self._lock:
             writer, self._writer = self._writer, None
             atexit.unregister(self.close)
@@ -77,7 +76,7 @@ class BagRecorder:
             if self.counts:
                 writer.__exit__(None, None, None)
                 return True
-            # An empty bag is no recording: drop it as an aborted one.
+            # Nothing was recorded: discard the bag like an aborted one.
             empty = InvalidInput("recorder", "nothing was recorded")
             writer.__exit__(InvalidInput, empty, None)
             return False

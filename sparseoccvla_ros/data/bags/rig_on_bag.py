@@ -1,4 +1,4 @@
-"""./run rig on a bag: check a profile against it, or draft the profile that it needs."""
+"""./run rig on a bag: check a profile against the bag, or draft a profile for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .reader import BagReader
 
 _TRANSPORT = {kind: transport for transport, kind in IMAGE_TYPES.items()}
 _NOT_COLOUR = ("depth", "disparity", "segment", "label", "mask", "range_image", "mosaic", "debug", "thumbnail")
-"""Parts of topic names whose images are no pictures of the road."""
+"""Substrings of topic names that mark images other than colour camera images."""
 _FIXED = ("map", "odom", "world")
 _BASES = ("base_link", "base_footprint", "ego_vehicle", "imu_link")
 
@@ -31,7 +31,7 @@ _BASES = ("base_link", "base_footprint", "ego_vehicle", "imu_link")
 def check_bag(
     bag: Path, profile: Profile, image: ImageConfig, seconds: float = 10.0, calibration_file: str = ""
 ) -> RigReport:
-    """What a bag's first `seconds` give to the encoder under a profile. Raises InvalidInput for an unreadable bag."""
+    """Check a profile against the first `seconds` of a bag. Raises InvalidInput for an unreadable bag."""
     with BagReader(bag) as reader:
         kinds = {name: topic.type for name, topic in reader.topics.items()}
         check = RigCheck(profile, image, kinds, calibration_file)
@@ -43,14 +43,14 @@ def check_bag(
 
 @dataclass(frozen=True)
 class Draft:
-    """A profile's text, and what was assumed or is missing, one line each."""
+    """Drafted profile: its YAML text, and notes on assumptions and missing parts, one line each."""
 
     text: str
     notes: tuple[str, ...]
 
 
 def draft_profile(bag: Path) -> Draft:
-    """The profile that a bag seems to need. Raises InvalidInput for one without images."""
+    """Draft a profile from the topics and transforms of a bag. Raises InvalidInput("bag") for one without images."""
     with BagReader(bag) as reader:
         kinds = {name: topic.type for name, topic in reader.topics.items() if topic.count}
         notes: list[str] = []
@@ -100,14 +100,14 @@ def draft_profile(bag: Path) -> Draft:
 
 
 def _image_topics(kinds: dict[str, str], notes: list[str]) -> list[str]:
-    """One topic per camera: of a raw topic and its compressed twin the compressed one, whose messages are small."""
+    """One topic per camera; prefers the compressed variant of a raw topic, whose messages are smaller."""
     found = [t for t, k in kinds.items() if k in _TRANSPORT and not any(word in t.lower() for word in _NOT_COLOUR)]
     best: dict[str, str] = {}
     for topic in sorted(found):
         key = topic.removesuffix("/compressed")
         if key not in best or kinds[topic] == IMAGE_TYPES["compressed"]:
             best[key] = topic
-    # A rectified and a raw stream of one camera share its folder: undistorting is the stack's own business.
+    # A rectified and a raw stream of one camera share a namespace; one is enough, since camera_sync undistorts.
     folders: dict[str, str] = {}
     for topic in best.values():
         folder = topic.removesuffix("/compressed").rsplit("/", 1)[0]
@@ -123,12 +123,12 @@ def _image_topics(kinds: dict[str, str], notes: list[str]) -> list[str]:
 
 
 def is_rectified(topic: str) -> bool:
-    """Whether an image topic says so, as image_proc names them; "direct" holds the letters as well."""
+    """Whether an image topic is named rectified, as by image_proc ("rect" must be a word, unlike in "direct")."""
     return re.search(r"(^|[/_])rect(ified)?(_|/|$)", topic.lower()) is not None
 
 
 def _names(topics: list[str]) -> list[str]:
-    """What tells the topics apart: the first level at which all of them differ, else all levels that differ."""
+    """Camera names from topics: the first level at which all differ, else all levels joined; one topic: its parent."""
     levels = [topic.strip("/").split("/") for topic in topics]
     if len(topics) == 1:
         return [levels[0][-2] if len(levels[0]) > 1 else levels[0][0]]
@@ -140,7 +140,7 @@ def _names(topics: list[str]) -> list[str]:
 
 
 def _info_topic(image: str, kinds: dict[str, str]) -> str:
-    """CameraInfo beside an image topic, in its folder or one above."""
+    """CameraInfo topic in the nearest namespace of an image topic that holds exactly one; "" if none does."""
     folder = image.removesuffix("/compressed")
     while "/" in folder:
         folder = folder.rsplit("/", 1)[0]
@@ -151,7 +151,7 @@ def _info_topic(image: str, kinds: dict[str, str]) -> str:
 
 
 def _transforms(reader: BagReader, kinds: dict[str, str]) -> tuple[TransformBuffer, set[tuple[str, str]]]:
-    """Everything static, and the first moving transform of each pair."""
+    """Transforms of the bag's first 5 s as static ones (the first of each frame pair), and the set of frame pairs."""
     buffer, edges = TransformBuffer(), set()
     for topic in ("/tf_static", "/tf"):
         if kinds.get(topic) != "tf2_msgs/msg/TFMessage":
@@ -182,7 +182,7 @@ def _first(reader: BagReader, topic: str) -> Any:
 
 
 def _axes(camera2ego: np.ndarray) -> np.ndarray:
-    """The pose whose x axis is the optical axis."""
+    """Matrix [4, 4] with the optical axis as its first column, so that its yaw is the camera's heading."""
     out = np.eye(4)
     out[:3, 0] = camera2ego[:3, 2]
     return out

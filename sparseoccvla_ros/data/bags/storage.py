@@ -1,8 +1,8 @@
-"""Opening the files of a bag: what real recorders, crashes and hand edits leave behind, and what is refused.
+"""Opening the files of a bag, including those left by crashes and manual edits, and rejecting what cannot be read.
 
-The readers of the rosbags library are used as they are, but for five things they take amiss: a sqlite file whose last
-messages are still in its write-ahead log, special characters in its path, channels that are not CDR, lengths that the
-file does not hold, and QoS profiles edited in metadata.yaml (as the rosbag2 manual tells people to do).
+Wraps the readers of the rosbags library to handle five cases that they do not: a sqlite file whose last messages are
+still in its write-ahead log, special characters in its path, channels that are not CDR, lengths beyond the end of the
+file, and QoS profiles edited in metadata.yaml (as the rosbag2 manual recommends).
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from ...core.files import BoundedFile, read_yaml
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 NAME_LIMIT = 247
-"""Characters of a topic name at most (rmw's RMW_TOPIC_MAX_NAME_LENGTH)."""
+"""Maximum length of a topic name (RMW_TOPIC_MAX_NAME_LENGTH)."""
 _NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
 _SCHEMAS = ("ros2msg", "ros2idl", "omgidl", "")
 _T = TypeVar("_T")
 
 
 def root_name(topic: str) -> str:
-    """A topic's name in the graph: names recorded without a leading slash belong to the root, as for rosbag2."""
+    """Absolute name of a topic; names recorded without a leading slash are in the root namespace, as in rosbag2."""
     return topic if topic.startswith("/") else f"/{topic}"
 
 
 def name_problem(topic: str) -> str | None:
-    """Why ROS 2 forbids an absolute topic name (rmw_validate_full_topic_name), or None."""
+    """Why an absolute topic name is invalid in ROS 2 (rmw_validate_full_topic_name), or None."""
     if not _NAME.fullmatch(topic):
         return "ROS 2 forbids the name"
     return f"its name has more than {NAME_LIMIT} characters" if len(topic) > NAME_LIMIT else None
 
 
 class _Schemas(dict[int, Any]):
-    """Schemas by id; one in a language that nobody here parses counts as none."""
+    """Schemas by id; a schema with an unsupported encoding is stored empty."""
 
     def __setitem__(self, key: int, schema: Any) -> None:
         known = schema.encoding in _SCHEMAS
@@ -69,10 +69,10 @@ class _Mcap(McapReader):
 
 
 class _Sqlite(Sqlite3Reader):
-    """Reads a write-ahead log too: in a copy, since merging it would change the recording."""
+    """Reader that includes the write-ahead log, merged in a copy to leave the recording unchanged."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(Path(quote(str(path))))  # the path becomes part of an URI
+        super().__init__(Path(quote(str(path))))  # the path becomes part of a URI
         self._file = path
         self._copy: TemporaryDirectory[str] | None = None
 
@@ -115,7 +115,7 @@ class _Sqlite(Sqlite3Reader):
 
 
 class _Folder(DirectoryReader):
-    """metadata.yaml's QoS profiles win over the file's; the files' messages and times win over what it declares."""
+    """Folder reader that takes QoS profiles from metadata.yaml, but message counts and times from the files."""
 
     STORAGE_PLUGINS = {"mcap": _Mcap, "sqlite3": _Sqlite}
 
@@ -142,7 +142,7 @@ class _Folder(DirectoryReader):
                     f"metadata.yaml declares {connection.msgcount} messages on {connection.topic}, "
                     f"{'the file holds' if len(self.storages) == 1 else 'the files hold'} {count}"
                 )
-            # The type hashes need not agree: messages are read by the file's own definition.
+            # The type hashes need not match: messages are decoded by the file's own definition.
             self.connections[index] = connection._replace(msgcount=count, digest="")
         unlisted = sorted({c.topic for c in held if c.msgcount and (c.topic, c.msgtype) not in stated})
         if unlisted:
@@ -161,13 +161,13 @@ class _Folder(DirectoryReader):
 
 
 class BagFiles(Reader):
-    """The library's reader with the five repairs above."""
+    """The library's reader with the five cases above handled."""
 
     STORAGE_PLUGINS = {"dir": _Folder, ".mcap": _Mcap, ".db3": _Sqlite}
 
     @property
     def notes(self) -> list[str]:
-        """What the reader of the bag should know: where metadata.yaml and the files differ."""
+        """Differences between metadata.yaml and the files, for the user."""
         return list(getattr(self.storage, "notes", ()))
 
     @property
@@ -178,7 +178,7 @@ class BagFiles(Reader):
 
 
 def open_files(path: Path) -> BagFiles:
-    """Open a rosbag2 folder or a single .mcap or .db3 file. Raises InvalidInput("bag") with the way out."""
+    """Open a rosbag2 folder or a single .mcap or .db3 file. Raises InvalidInput("bag") with advice."""
     _refuse_foreign(path)
 
     def attempt() -> BagFiles:
@@ -190,7 +190,7 @@ def open_files(path: Path) -> BagFiles:
 
 
 def guard(path: Path, action: Callable[[], _T]) -> _T:
-    """Run a step of the bag library; its many ways to fail on damaged bytes become one InvalidInput."""
+    """Call the bag library; all of its exceptions on damaged bytes are raised as InvalidInput("bag")."""
     try:
         return action()
     except (InvalidInput, PermissionError):
@@ -208,7 +208,7 @@ def _salvage(path: Path) -> str:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Raise InvalidInput, with advice, for whatever is no readable ROS 2 bag by name, magic or channel encoding."""
+    """Raise InvalidInput, with advice, unless name, magic and channel encodings are those of a ROS 2 bag."""
     if not path.exists():
         raise InvalidInput("bag", f"{path} does not exist")
     if path.is_dir():
@@ -234,12 +234,12 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _confine(path: Path) -> None:
-    """A bag's metadata.yaml may name files within its folder, and no others of this machine."""
+    """Raise InvalidInput if metadata.yaml names files outside the bag's folder."""
     content = read_yaml(path / "metadata.yaml", "bag")
     information = content.get("rosbag2_bagfile_information") if isinstance(content, dict) else None
     named = information.get("relative_file_paths") if isinstance(information, dict) else None
     for name in named if isinstance(named, list) else ():
-        # Bags of rosbag2 before version 4 name the folder too.
+        # Before metadata version 4, rosbag2 included the folder in these paths.
         if Path(str(name)).is_absolute() or ".." in Path(str(name)).parts:
             raise InvalidInput("bag", f"{path}: metadata.yaml names {name}, which lies outside of the bag")
 
@@ -272,13 +272,13 @@ def _check_mcap(file: Path) -> None:
 
 
 def _encodings(file: Path) -> tuple[str, set[str]]:
-    """(profile, message encodings of all channels) of an MCAP file."""
+    """Returns (profile, message encodings of all channels) of an MCAP file."""
     with BoundedFile(file) as stream:
         reader = make_reader(stream)
         profile = reader.get_header().profile
         summary = reader.get_summary()
         if summary is not None and summary.channels:
             return profile, {c.message_encoding for c in summary.channels.values()}
-        # Without a summary the channels stand between the messages: rare, and worth one pass over the file.
+        # Without a summary the channel records are among the messages: rare, needs one pass over the file.
         stream.seek(0)
         return profile, {r.message_encoding for r in StreamReader(stream).records if isinstance(r, Channel)}

@@ -1,7 +1,7 @@
-"""Writing rosbag2 MCAP bags without ROS: one thin layer over `rosbags` that every converter here shares.
+"""Writing rosbag2 MCAP bags without ROS: a thin layer over `rosbags`, shared by all converters.
 
-A bag written here is what `ros2 bag record` of Jazzy or later would leave: metadata version 9, MCAP with zstd chunks,
-type hashes and offered QoS profiles per topic. Stamps are integer nanoseconds.
+Bags have the format of `ros2 bag record` of Jazzy or later: metadata version 9, MCAP with zstd chunks, type hashes and
+offered QoS profiles per topic. Stamps are integer nanoseconds.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ POINT_FIELD_TYPES = {"i1": 1, "u1": 2, "i2": 3, "u2": 4, "i4": 5, "u4": 6, "f4":
 """numpy kind and width -> sensor_msgs/PointField datatype."""
 _STAMP_LIMIT = 2**31 * NANOSECONDS
 _FOREVER = QosTime(2147483647, 4294967295)
-"""How rosbag2 writes an unset duration."""
+"""rosbag2's value for an unset duration."""
 
 
 def qos(depth: int = 10, durability: QosDurability = QosDurability.VOLATILE) -> Qos:
-    """A reliable, keep-last profile; durability volatile unless said otherwise."""
+    """Reliable, keep-last QoS profile, volatile by default."""
     return Qos(
         QosHistory.KEEP_LAST,
         depth,
@@ -59,14 +59,14 @@ def qos(depth: int = 10, durability: QosDurability = QosDurability.VOLATILE) -> 
 SENSOR_QOS = qos(5)
 TF_QOS = qos(100)
 LATCHED_QOS = qos(1, QosDurability.TRANSIENT_LOCAL)
-"""For /tf_static: a subscriber that joins late still gets the last message."""
+"""For /tf_static: a late subscriber still receives the last message."""
 
 
 @lru_cache(maxsize=1)
 def typestore() -> Typestore:
-    """Jazzy's message types, this project's own and those of other stacks that it publishes: CDR both ways.
+    """Typestore with the messages of Jazzy, of this project and of other stacks that it publishes.
 
-    Raises FileNotFoundError where the .msg files of sparseoccvla_msgs are nowhere.
+    Raises FileNotFoundError if the .msg files of sparseoccvla_msgs are missing.
     """
     store = get_typestore(Stores.ROS2_JAZZY)
     own: dict[str, Any] = {}
@@ -79,17 +79,17 @@ def typestore() -> Typestore:
 
 
 class BagWriter:
-    """Context manager that writes one bag folder; it appears at `path` only when the block ends without an error.
+    """Context manager that writes one bag folder; it appears at `path` only if the block ends without an error.
 
-    path: the bag folder (metadata.yaml and one .mcap are created in it). force: replace a bag that is there already.
-    storage_id is always MCAP; chunks are zstd-compressed (JPEG payloads do not shrink, everything else does).
+    path: the bag folder (metadata.yaml and one .mcap are created in it). force: replace an existing bag. The storage is
+    always MCAP with zstd-compressed chunks.
 
-    Messages may be written in any order; players follow record times. Only /tf_static must come first, so that a
-    player that starts at the beginning latches it before anything refers to it. `record_time` is the bag time in
-    nanoseconds and defaults to the stamp.
+    Messages may be written in any order, as players sort by record time. Only /tf_static must come first, so that
+    players latch it before the messages that need it. `record_time` is the bag time in nanoseconds and defaults to the
+    stamp.
 
-    Raises InvalidInput for a path that exists without `force` (or with it, when it holds no bag), a topic written with
-    two types, static transforms after other messages, malformed arrays and a bag without messages.
+    Raises InvalidInput for an existing path without `force` (or with it, if the path is not a bag), a topic written
+    with two types, static transforms after other messages, malformed arrays and a bag without messages.
     """
 
     def __init__(self, path: Path | str, force: bool = False) -> None:
@@ -108,7 +108,7 @@ class BagWriter:
 
     def __enter__(self) -> BagWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the final rename stays on one file system.
+        # Beside the target, so that the final rename stays on the same file system.
         self._workplace = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
         self._writer = Writer(self._workplace / self.path.name, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
@@ -144,11 +144,11 @@ class BagWriter:
     # -- any message ---------------------------------------------------------------------------------------------
 
     def construct(self, msgtype: str, *args: Any, **kwargs: Any) -> Any:
-        """A message object of the typestore, e.g. construct("std_msgs/msg/String", data="left")."""
+        """Create a message object of the typestore, e.g. construct("std_msgs/msg/String", data="left")."""
         return self.types.types[msgtype](*args, **kwargs)
 
     def write(self, topic: str, message: Any, record_time: int, profile: Qos = SENSOR_QOS) -> None:
-        """Write a typestore message. The QoS profile of a topic is the one of its first message."""
+        """Write a typestore message. A topic keeps the QoS profile of its first message."""
         msgtype: str = message.__msgtype__
         self.write_cdr(topic, msgtype, self.types.serialize_cdr(message, msgtype), record_time, profile)
 
@@ -194,7 +194,7 @@ class BagWriter:
         image_format: str = "jpeg",
         record_time: int | None = None,
     ) -> None:
-        """sensor_msgs/CompressedImage; `data` is the file's bytes and passes through untouched."""
+        """Write a sensor_msgs/CompressedImage; `data`: content of the image file, stored unchanged."""
         message = self.construct(
             "sensor_msgs/msg/CompressedImage",
             header=self.header(stamp_ns, frame_id),
@@ -213,9 +213,9 @@ class BagWriter:
         intrinsics: np.ndarray,
         record_time: int | None = None,
     ) -> None:
-        """sensor_msgs/CameraInfo of a rectified camera: R = identity, P = [K 0], five zero distortion coefficients.
+        """Write the sensor_msgs/CameraInfo of a rectified camera: R = identity, P = [K 0], five distortion zeros.
 
-        intrinsics: K [3, 3] in pixels of the image as sent.
+        intrinsics: K [3, 3] in pixels of the published image.
         """
         k = np.asarray(intrinsics, np.float64)
         if k.shape != (3, 3) or not np.isfinite(k).all():
@@ -248,7 +248,7 @@ class BagWriter:
         static: bool = False,
         record_time: int | None = None,
     ) -> None:
-        """tf2_msgs/TFMessage on /tf, or on /tf_static (transient local) when `static`.
+        """Write a tf2_msgs/TFMessage on /tf, or on /tf_static (transient local) if `static`.
 
         edges: (parent frame, child frame, child2parent float64 [4, 4] in metres), all at the same stamp.
         """
@@ -284,8 +284,8 @@ class BagWriter:
         child_frame: str = "base_link",
         record_time: int | None = None,
     ) -> None:
-        """nav_msgs/Odometry. pose: ego2fixed float64 [4, 4] m; twist: [6] vx vy vz (m/s) wx wy wz (rad/s) in the child
-        frame; covariances are zero (unknown)."""
+        """Write a nav_msgs/Odometry. pose: ego2fixed float64 [4, 4] m; twist: [6] vx vy vz (m/s) wx wy wz (rad/s) in
+        the child frame; covariances are zero (unknown)."""
         v = np.asarray(twist, np.float64)
         if v.shape != (6,) or not np.isfinite(v).all():
             raise InvalidInput("twist", f"want 6 finite numbers, got shape {v.shape}")
@@ -320,14 +320,14 @@ class BagWriter:
     # -- everything else -----------------------------------------------------------------------------------------
 
     def string(self, topic: str, stamp_ns: int, text: str, record_time: int | None = None) -> None:
-        """std_msgs/String; it has no header, so the stamp is only the record time."""
+        """Write a std_msgs/String; it has no header, so the stamp is only its record time."""
         message = self.construct("std_msgs/msg/String", data=text)
         self.write(topic, message, stamp_ns if record_time is None else record_time, qos())
 
     def point_cloud(
         self, topic: str, stamp_ns: int, frame_id: str, points: np.ndarray, record_time: int | None = None
     ) -> None:
-        """sensor_msgs/PointCloud2, unordered and dense.
+        """Write a sensor_msgs/PointCloud2, unordered and dense.
 
         points: structured array [N] whose fields become the cloud's, e.g. dtype [("x", "f4"), ("y", "f4"), ...].
         """

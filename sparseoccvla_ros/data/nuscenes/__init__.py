@@ -1,1 +1,1 @@
-"""nuScenes: tables, index, labels, motion, map, and the dataset made of them."""
+"""nuScenes: tables, index, labels, ego motion, maps, and the dataset built from them."""

@@ -1,4 +1,4 @@
-"""The annotated boxes of a nuScenes version (tables sample_annotation, instance and category)."""
+"""Annotated boxes of a nuScenes version (tables sample_annotation, instance and category)."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Annotation:
 
 
 def has_annotations(folder: Path) -> bool:
-    """Whether a table folder has them; that of v1.0-test has not."""
+    """Whether a table folder has annotations; v1.0-test has none."""
     return all((folder / f"{name}.json").is_file() for name in ANNOTATION_TABLES)
 
 
 def category_names(folder: Path) -> list[str]:
-    """Names of the category table, in its order."""
+    """Category names, in table order."""
     return [str(row.get("name", "")) for row in rows(folder / "category.json")]
 
 
 def annotations(folder: Path, samples: Container[str], on_read: OnRead | None = None) -> Iterator[Annotation]:
-    """Boxes of some keyframes, in table order. Raises InvalidInput("sample_annotation", ...) for a row that is none."""
+    """Yields boxes of some keyframes, in table order. Raises InvalidInput("sample_annotation") for a malformed row."""
     category = {row["token"]: k for k, row in enumerate(rows(folder / "category.json"))}
     instances = {
         row["token"]: (k, category[row["category_token"]]) for k, row in enumerate(rows(folder / "instance.json"))

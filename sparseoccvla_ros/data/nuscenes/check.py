@@ -1,4 +1,4 @@
-"""What a nuScenes data root holds, what it lacks, and what can be done with it."""
+"""Check of a nuScenes data root: which files it holds and lacks, and which tasks can run on it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _ARCHIVE = {
 
 @dataclass(frozen=True)
 class Piece:
-    """One kind of file. needed_for: what it is good for; place: where it goes and what it comes from; found, wanted:
-    files there and files that the tables ask for, by split; optional: everything in `tasks` works without; partial:
-    samples may lack it, so that some of it is enough."""
+    """One kind of file. needed_for: its use; place: target folder and source archive; found, wanted: number of files
+    present and number required by the tables, by split; optional: every entry of `tasks` works without it; partial:
+    not every sample needs it, so one file is enough."""
 
     name: str
     needed_for: str
@@ -39,19 +39,19 @@ class Piece:
     partial: bool = False
 
     def enough(self, split: str) -> bool:
-        """What a split needs is there."""
+        """Whether enough files for a split are present."""
         wanted, found = self.wanted.get(split, 0), self.found.get(split, 0)
         return found > 0 and (self.partial or found == wanted)
 
     @property
     def missing(self) -> bool:
-        """Something that is wanted is not there."""
+        """Whether any required file is missing."""
         return self.found != self.wanted
 
 
 @dataclass(frozen=True)
 class Task:
-    """Something that can be done with a root: lacks is empty where it can be, else the names of what is missing."""
+    """A task that needs a data root. lacks: names of the missing pieces, empty if the task can run."""
 
     name: str
     lacks: tuple[str, ...]
@@ -59,7 +59,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Check:
-    """scenes, samples: numbers by split; prepared: why the index cannot be used, empty where it can."""
+    """Result of `check`. scenes, samples: counts by split; prepared: why the index cannot be used, empty if it can."""
 
     root: Path
     version: str
@@ -71,7 +71,7 @@ class Check:
 
 
 def check(root: Path, version: str = "auto", on_read: Callable[[int], None] | None = None) -> Check:
-    """Look through a data root. Raises InvalidInput where the tables themselves are missing or broken."""
+    """Check a data root. Raises InvalidInput if the tables themselves are missing or damaged."""
     version = pick_version(root, version)
     scenes = load_scenes(root / version, None, lambda channel, key: key and channel in (*CAMERAS, LIDAR), on_read)
     splits = scene_splits(root, version, [s.name for s in scenes])

@@ -1,7 +1,7 @@
-"""nuScenes with Occ3D labels as a data set for training: the samples of a prepared index (protocol of data/dataset.py).
+"""Training dataset of nuScenes with Occ3D labels: samples of a prepared index (protocol of data/dataset.py).
 
-Sources: nuScenes (Caesar et al. 2020), Occ3D (Tian et al. 2023). The present base_link of a sample is the ego at the
-keyframe's lidar stamp, in which Occ3D labels lie; every camera's own pose at its own stamp is in its matrix.
+Sources: nuScenes (Caesar et al. 2020), Occ3D (Tian et al. 2023). The present base_link of a sample is the ego frame at
+the keyframe's lidar stamp, as in Occ3D labels; ego2img accounts for each camera's pose at its own stamp.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ NATIVE = (900, 1600)
 
 
 class NuscenesImages:
-    """The images of an index's rows, prepared as camera_sync does, and where every camera was.
+    """Images of index rows, prepared as in camera_sync, and their projection matrices.
 
-    image: their size; threads: that read and resize, all cores where None.
+    image: size of the prepared images; threads: for decoding and resizing, None for all cores.
     """
 
     def __init__(self, root: Path, index: NuscenesIndex, image: ImageConfig, threads: int | None = None) -> None:
@@ -42,9 +42,9 @@ class NuscenesImages:
         self._preparer = ImagePreparer(image, threads or os.cpu_count())
 
     def frames(self, row: int, epoch: int) -> CameraFrames:
-        """A keyframe as a frame set. Its stamp and pose are the lidar's, in whose ego frame Occ3D labels and boxes lie.
+        """Load a keyframe as a frame set; its stamp and ego pose are the lidar's, as for Occ3D labels and boxes.
 
-        Raises InvalidInput("images", ...) for a missing or damaged file.
+        Raises InvalidInput("images") for a missing or damaged file.
         """
         index = self.index
         images, ego2img = self.look([row], index.pose[row])
@@ -60,7 +60,7 @@ class NuscenesImages:
         )
 
     def look(self, rows: list[int], pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [R, 6, H, W, 3] of rows, and ego2img float64 [R, 6, 4, 4] from the base_link at `pose`."""
+        """Load images uint8 [R, 6, H, W, 3] of rows, and ego2img float64 [R, 6, 4, 4] from the base_link at `pose`."""
         index = self.index
         files = [index.image[r, k].decode() for r in rows for k in range(len(CAMERAS))]
         images = np.empty((len(rows), len(CAMERAS), self.image.height, self.image.width, 3), np.uint8)
@@ -82,18 +82,18 @@ class NuscenesImages:
 
 
 class NuscenesSamples:
-    """The samples of a split.
+    """Samples of a split.
 
-    image: size of the images, prepared as camera_sync does, or `whole_images` for augment.ImageAugmentation; frames:
-    of a sample, the present one included: its keyframes before (0.5 s apart), the oldest repeated at a scene's start;
-    most: use at most this many, evenly spread; labels: False where no Occ3D labels are there: all voxels are then
-    unknown; complete: only samples whose scene goes on for six more keyframes; oracle: the command is what the future
-    turned out to be instead of what was known.
+    image: size of the images, prepared as in camera_sync, or `whole_images` for augment.ImageAugmentation; frames:
+    frames per sample, the present one and the keyframes before it (0.5 s apart; at a scene's start the oldest is
+    repeated); most: use at most this many samples, evenly spaced; labels: False without Occ3D labels, marks all voxels
+    unknown; complete: only samples followed by six more keyframes of their scene; oracle: the command is derived from
+    the true future instead of from records up to the sample's stamp.
 
-    A sample's future holds the ego at the next six keyframes, which come 0.40 to 0.60 s apart, as every published
-    protocol takes them; past a scene's end the last pose is repeated (index.future_mask says so).
+    A sample's future is the ego pose at the next six keyframes, which are 0.40 to 0.60 s apart, as in every published
+    protocol; past a scene's end the last pose is repeated (see index.future_mask).
 
-    Raises InvalidInput naming what is missing: the index's split, images (with counts) or labels.
+    Raises InvalidInput naming the missing part: the index's split, images (with counts) or labels.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class NuscenesSamples:
         return len(self._rows)
 
     def __getitem__(self, number: int) -> Sample:
-        """The sample at a place. Raises InvalidInput for a damaged image or label file, naming it."""
+        """The sample at an index. Raises InvalidInput naming a damaged image or label file."""
         index, row = self.index, int(self._rows[number])
         history = index.history(row, self.frames)
         seen = {r: k for k, r in enumerate(dict.fromkeys(history))}
@@ -159,11 +159,11 @@ class NuscenesSamples:
         return self._rows
 
     def state(self) -> list[int]:
-        """One number that stands for the index and one for the choice of samples."""
+        """Digest of the index, hash of the selected rows, and number of samples."""
         return [self.index.digest, int(np.bitwise_xor.reduce(self._rows * 2654435761 % 2**31)), len(self._rows)]
 
     def refresh(self, state: list[int] | None = None) -> None:
-        """Nothing is ever added; raises InvalidInput where `state` is of other samples."""
+        """Does nothing, as samples are never added. Raises InvalidInput("data") if `state` is of other samples."""
         if state is not None and list(state) != self.state():
             raise InvalidInput("data", "the run was started on other samples: another root, version, split or number")
 
@@ -178,15 +178,15 @@ class NuscenesSamples:
 
 
 def whole_images(image: ImageConfig, largest: float) -> ImageConfig:
-    """Size at which the whole 16:9 image is kept, at least `largest` times as large as camera_sync would make it."""
+    """Size that keeps the whole 16:9 image, scaled to at least `largest` times the scale of camera_sync."""
     scale = largest * max(image.height / NATIVE[0], image.width / NATIVE[1])
-    # A multiple of 16 x 9: nothing is cropped and both axes have one scale.
+    # A multiple of 16 x 9: nothing is cropped and both axes have the same scale.
     sixteenths = math.ceil(scale * NATIVE[1] / 16 - 1e-9)
     return ImageConfig(9 * sixteenths, 16 * sixteenths)
 
 
 def missing_files(root: Path, names: Iterable[str]) -> list[str]:
-    """Those of the files (relative paths) that are not there, sorted; asks once per folder instead of once per file."""
+    """Missing files among `names` (paths relative to `root`), sorted; lists each folder once instead of each file."""
 
     @cache
     def listed(folder: str) -> frozenset[str]:
@@ -197,7 +197,7 @@ def missing_files(root: Path, names: Iterable[str]) -> list[str]:
 
     def there(name: str) -> bool:
         folder, _, file = name.rpartition("/")
-        # A folder of its own per file is looked at directly: listing it costs as much.
+        # Label files have a folder each: listing it would cost as much.
         return (root / name).is_file() if file == "labels.npz" else file in listed(folder)
 
     return sorted(name for name in set(names) if not there(name))

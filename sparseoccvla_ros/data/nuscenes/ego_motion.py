@@ -1,7 +1,7 @@
-"""How the car of a nuScenes scene moved, and the route it was to follow: from the CAN bus expansion or the poses.
+"""Ego motion and planned route of a nuScenes scene, from the CAN bus expansion or the poses.
 
 nuScenes (Caesar et al. 2020); the CAN bus expansion's files are described in its README: `can_bus/<scene>_pose.json`
-(50 Hz) and `can_bus/<scene>_route.json`, the baseline route that the drivers were to follow, known beforehand.
+(50 Hz) and `can_bus/<scene>_route.json`, the baseline route that the drivers were given in advance.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Odometry = list[tuple[int, np.ndarray, np.ndarray]]
 """(stamp ns, ego2global float64 [4, 4], twist float64 [6] m/s and rad/s in base_link), by stamp."""
 
 CAN_BLACKLIST = frozenset((*range(161, 169), *range(170, 177), *range(309, 315)))
-"""Numbers of the scenes whose CAN bus data are broken (nuScenes devkit, can_bus_api.py)."""
+"""Numbers of the scenes with invalid CAN bus data (nuScenes devkit, can_bus_api.py)."""
 ROUTE_BLACKLIST = frozenset(
     (
         *(71, 73, 74, 75, 76, 85, 100, 101, 106, 107, 108, 109, 110, *range(112, 120), 261, 262, 263, 264, 276),
@@ -32,24 +32,24 @@ ROUTE_BLACKLIST = frozenset(
         *(*range(547, 552), *range(556, 566), 730, 731, *range(733, 739), 778, *range(780, 785), 904, 905, 1073, 1074),
     )
 )
-"""Numbers of the scenes whose route lies off the driven path (nuScenes devkit, can_bus_api.py, 5 m)."""
+"""Numbers of the scenes whose route is off the driven path (nuScenes devkit, can_bus_api.py, threshold 5 m)."""
 TWIST_WINDOW = NANOSECONDS // 10
-"""Poses are differentiated over 0.1 s: neighbouring rows are milliseconds apart and would amplify their jitter."""
+"""Window of pose differentiation, ns: 0.1 s, since neighbouring rows are milliseconds apart and amplify jitter."""
 TWIST_SPAN = (NANOSECONDS // 50, NANOSECONDS)
-"""Shortest and longest difference that still says something about the speed, ns."""
+"""Shortest and longest time difference accepted for a speed, ns."""
 _ROUTE = RouteCommand()
 _ARC_STEPS = 24
 _SLOW = 0.5
 
 
 def scene_number(scene: str) -> int:
-    """The number in a scene name such as scene-0061; -1 where there is none."""
+    """The number in a scene name such as scene-0061; -1 if it has none."""
     digits = scene.rpartition("-")[2]
     return int(digits) if digits.isdigit() else -1
 
 
 def can_odometry(root: Path, scene: str, first: int, last: int) -> Odometry | None:
-    """Odometry from the CAN bus (about 50 Hz) between two stamps; None where it is absent or the scene blacklisted."""
+    """Odometry from the CAN bus (about 50 Hz) between two stamps; None if it is missing or the scene is blacklisted."""
     path = root / "can_bus" / f"{scene}_pose.json"
     if not path.is_file() or scene_number(scene) in CAN_BLACKLIST:
         return None
@@ -69,7 +69,7 @@ def can_odometry(root: Path, scene: str, first: int, last: int) -> Odometry | No
 
 
 def differentiated(poses: dict[int, np.ndarray]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Odometry by backward differences of poses by stamp; nothing where the past is too short."""
+    """Yields odometry from backward differences of poses by stamp; skips stamps with too little history."""
     stamps = list(poses)
     for index, stamp in enumerate(stamps):
         earlier = max(bisect.bisect_right(stamps, stamp - TWIST_WINDOW) - 1, 0)
@@ -79,7 +79,7 @@ def differentiated(poses: dict[int, np.ndarray]) -> Iterator[tuple[int, np.ndarr
         seconds = span / NANOSECONDS
         pose = poses[stamp]
         step = geometry.inverse(poses[stamps[earlier]]) @ pose
-        # Under a constant twist the chord points half the turn away from the body's own direction.
+        # Under a constant twist the chord is rotated by half the turn from the body's direction of motion.
         turn = Rotation.from_matrix(step[:3, :3]).as_rotvec()
         linear = Rotation.from_rotvec(-turn / 2).apply(step[:3, 3]) / seconds
         angular = turn / seconds
@@ -87,9 +87,9 @@ def differentiated(poses: dict[int, np.ndarray]) -> Iterator[tuple[int, np.ndarr
 
 
 def can_route(root: Path, scene: str) -> np.ndarray | None:
-    """The baseline route float64 [M, 2] m in the global frame; None where it is absent or the scene blacklisted.
+    """The baseline route float64 [M, 2] m in the global frame; None if it is missing or the scene is blacklisted.
 
-    Raises InvalidInput("can_bus", ...) for a file that holds no points.
+    Raises InvalidInput("can_bus") for a file that is not a list of points.
     """
     path = root / "can_bus" / f"{scene}_route.json"
     if not path.is_file() or scene_number(scene) in CAN_BLACKLIST | ROUTE_BLACKLIST:
@@ -105,16 +105,16 @@ def can_route(root: Path, scene: str) -> np.ndarray | None:
 
 
 def command_on_route(route: np.ndarray, pose: np.ndarray, speed: float) -> Command | None:
-    """What a route float64 [M, 2] in the fixed frame asks for at a pose [4, 4] and speed m/s; None far from it.
+    """Command of a route float64 [M, 2] in the fixed frame at a pose [4, 4] and speed m/s; None far from the route.
 
-    The rule and its numbers are those of planning.route_command.RouteCommand, which runs in the vehicle.
+    Same rule and parameters as planning.route_command.RouteCommand, which runs in the vehicle.
     """
     ahead = max(speed * _ROUTE.lookahead, _ROUTE.min_lookahead)
     return route_command(route, pose, ahead, _ROUTE.max_offset)
 
 
 def command_of_motion(twist: np.ndarray) -> Command:
-    """The same rule on the arc that the present twist float64 [6] would drive: all that is known without a route."""
+    """Same rule applied to the arc of the present twist float64 [6], for scenes without a route."""
     speed, rate = float(twist[0]), float(twist[5])
     length = max(speed * _ROUTE.lookahead, _ROUTE.min_lookahead)
     curvature = rate / speed if speed > _SLOW else 0.0

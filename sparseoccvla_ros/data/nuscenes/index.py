@@ -1,6 +1,6 @@
-"""The prepared index of a nuScenes version: everything that samples need of its tables, as one file of plain arrays.
+"""Prepared index of a nuScenes version: all table content that samples need, as one file of plain arrays.
 
-Made by `./run data prepare` (prepare.py); read in a second where the tables take minutes.
+Written by `./run data prepare` (prepare.py); loads in a second, while the tables take minutes.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from ...core.types import STEPS
 from .tables import TABLES, versions
 
 INDEX_VERSION = 2
-"""Raise it when what a root gives changes: an older file is then refused."""
+"""Increment when the content derived from a root changes; files of another version are rejected."""
 MOTION_SOURCES = ("poses", "can_bus")
 COMMAND_SOURCES = ("motion", "route")
-"""Where the causal command comes from: the present twist carried on, or the CAN bus expansion's baseline route."""
+"""Source of the causal command: the present twist extrapolated, or the CAN bus expansion's baseline route."""
 
 
 @dataclass(frozen=True, eq=False)
 class NuscenesIndex:
-    """S samples (keyframes) by scene and stamp; C scenes; K calibrations; B boxes. Frames: ego at the lidar stamp.
+    """S samples (keyframes) by scene and stamp; C scenes; K calibrations; B boxes. Ego frames are at the lidar stamp.
 
-    Never looks ahead: token U32 [S]; scene int32 [S], row of the scene arrays; stamp int64 [S] ns, the lidar's; pose
-    float64 [S, 4, 4] ego2global; twist float64 [S, 6] m/s and rad/s; motion_source uint8 [S], MOTION_SOURCES; features
-    float32 [S, F], planning.ego_history.FEATURE_NAMES; paper float32 [S, 39], EgoHistory.paper_features with the
-    command left zero; command uint8 [S] (index into samples.COMMANDS) and command_source uint8 [S], COMMAND_SOURCES;
-    previous int32 [S], the keyframe before, -1 at a scene's start; image S [S, 6], files below the data root in the
-    order of core.classes.CAMERAS; camera_stamp int64 [S, 6] ns; camera_pose float64 [S, 6, 4, 4], ego2global at that
-    stamp; calibration int32 [S, 6], row of: intrinsics float64 [K, 3, 3], camera2ego float64 [K, 4, 4], size int32 [K,
-    2] (width, height); lidar2ego float64 [C, 4, 4]; scene_name, scene_split, location, vehicle, description U [C].
+    Causal: token U32 [S]; scene int32 [S], row of the scene arrays; stamp int64 [S] ns, of the lidar; pose float64
+    [S, 4, 4] ego2global; twist float64 [S, 6] m/s and rad/s; motion_source uint8 [S], MOTION_SOURCES; features float32
+    [S, F], planning.ego_history.FEATURE_NAMES; paper float32 [S, 39], EgoHistory.paper_features with a zero command;
+    command uint8 [S] (index into dataset.COMMANDS) and command_source uint8 [S], COMMAND_SOURCES; previous int32 [S],
+    row of the previous keyframe, -1 at a scene's start; image S [S, 6], files relative to the data root in the order
+    of core.classes.CAMERAS; camera_stamp int64 [S, 6] ns; camera_pose float64 [S, 6, 4, 4], ego2global at that stamp;
+    calibration int32 [S, 6], row of: intrinsics float64 [K, 3, 3], camera2ego float64 [K, 4, 4], size int32 [K, 2]
+    (width, height); lidar2ego float64 [C, 4, 4]; scene_name, scene_split, location, vehicle, description U [C].
 
-    The future, for training and scores only: oracle uint8 [S], the command that the future turned out to be; future
-    float64 [S, 6, 4, 4], ego at the next six keyframes to present ego; future_mask bool [S, 6], False past the scene's
-    end, where the last pose is repeated; future_stamp int64 [S, 6].
+    Future, for training and evaluation only: oracle uint8 [S], command derived from the true future; future float64
+    [S, 6, 4, 4], ego at the next six keyframes to present ego; future_mask bool [S, 6], False past the scene's end,
+    where the last pose is repeated; future_stamp int64 [S, 6].
 
     Annotations: box_end int64 [S], boxes of sample s are box_end[s - 1]..box_end[s]; box_instance int32 [B];
     box_centre float64 [B, 3] and box_yaw float64 [B], global; box_size float32 [B, 3] length, width, height;
@@ -95,7 +95,7 @@ class NuscenesIndex:
         return len(self.token)
 
     def rows(self, split: str) -> np.ndarray:
-        """int64: the samples of a split, in order; InvalidInput where there is none."""
+        """Rows of the samples of a split, int64, ascending. Raises InvalidInput("split") if there are none."""
         found = np.flatnonzero(self.scene_split[self.scene] == split)
         if not len(found):
             here = ", ".join(sorted(set(self.scene_split[self.scene].tolist()) - {""}))
@@ -103,7 +103,7 @@ class NuscenesIndex:
         return found
 
     def history(self, row: int, frames: int) -> list[int]:
-        """Rows of the sample and its keyframes before, newest first; the oldest is repeated at a scene's start."""
+        """Rows of a sample and the keyframes before it, newest first; at a scene's start the oldest is repeated."""
         out = [row]
         while len(out) < frames:
             before = int(self.previous[out[-1]])
@@ -111,14 +111,14 @@ class NuscenesIndex:
         return out
 
     def boxes(self, row: int) -> slice:
-        """Where the boxes of a sample lie in the box arrays."""
+        """Slice of a sample's boxes in the box arrays."""
         return slice(int(self.box_end[row - 1]) if row else 0, int(self.box_end[row]))
 
     def tracks(self, row: int) -> tuple[slice, np.ndarray, np.ndarray, np.ndarray]:
-        """Where the objects annotated at a sample are then and at its next six keyframes, in its ego frame.
+        """Tracks of the objects annotated at a sample, at it and the next six keyframes, in the sample's ego frame.
 
         Returns (boxes(row), centres float64 [A, 7, 2] m, yaws float64 [A, 7] rad, present bool [A, 7]); NaN where an
-        object is not annotated. The truth of an evaluation, never an input.
+        object is not annotated. Ground truth for evaluation, never an input.
         """
         here = self.boxes(row)
         count = here.stop - here.start
@@ -140,11 +140,11 @@ class NuscenesIndex:
 
     @property
     def digest(self) -> int:
-        """A number that stands for the samples and their order."""
+        """Integer hash of the samples and their order."""
         return int(hashlib.sha256("".join(self.token.tolist()).encode()).hexdigest()[:12], 16)
 
     def save(self, path: Path) -> None:
-        """Write it whole or not at all; the same index gives the same bytes."""
+        """Write the index atomically; equal indices give equal bytes."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}")
         content: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
@@ -157,7 +157,7 @@ class NuscenesIndex:
 
     @classmethod
     def load(cls, path: Path) -> NuscenesIndex:
-        """Read what `save` wrote; never unpickles. Raises InvalidInput("index", ...) naming what is wrong."""
+        """Read a saved index without unpickling. Raises InvalidInput("index") naming the problem."""
         again = "run ./run data prepare"
         try:
             with np.load(path, allow_pickle=False) as stored:
@@ -176,13 +176,13 @@ class NuscenesIndex:
 
 
 def table_sizes(folder: Path) -> str:
-    """What tells one state of a table folder from another: the sizes of its files, as JSON."""
+    """File sizes of a table folder as JSON, to detect changed tables."""
     names = sorted({*TABLES, "sample_annotation", "instance", "category"})
     return json.dumps({n: (folder / f"{n}.json").stat().st_size for n in names if (folder / f"{n}.json").is_file()})
 
 
 def pick_version(root: Path, version: str = "auto") -> str:
-    """The table folder to use: the one named, else v1.0-trainval before v1.0-mini before any other. InvalidInput."""
+    """Table folder to use; "auto" prefers v1.0-trainval, then v1.0-mini. Raises InvalidInput if it is missing."""
     found = versions(root)
     if version != "auto":
         if version not in found:
@@ -192,13 +192,13 @@ def pick_version(root: Path, version: str = "auto") -> str:
 
 
 def index_path(root: Path, version: str) -> Path:
-    """Where the index of a root lies if nothing else is said: in the cache, since data roots are often read-only."""
+    """Default path of a root's index: in the cache, since data roots are often read-only."""
     key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
     return cache_folder() / "nuscenes" / key / f"{version}.npz"
 
 
 def open_index(root: Path, version: str = "auto", path: Path | None = None) -> NuscenesIndex:
-    """The prepared index of a data root; InvalidInput where it is missing or the tables have changed since."""
+    """Load the prepared index of a data root. Raises InvalidInput if it is missing or the tables have changed since."""
     version = pick_version(root, version)
     where = path or index_path(root, version)
     index = NuscenesIndex.load(where)

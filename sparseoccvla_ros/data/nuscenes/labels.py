@@ -23,8 +23,8 @@ OCC3D_FOLDERS = ("gts", "occ3d")
 class Occ3dLabels:
     """One label file, in the ego frame at the keyframe's lidar stamp.
 
-    semantics uint8 [200, 200, 16], 17 = free; lidar, camera bool [200, 200, 16]: observed by the lidar, seen by a
-    camera (scores count the latter only). Height is only good to about a metre: roads of real files lie at index 0.
+    semantics uint8 [200, 200, 16], 17 = free; lidar, camera bool [200, 200, 16]: observed by the lidar, visible to a
+    camera (only the latter is scored). Heights are accurate to about a metre: roads of real files are at index 0.
     """
 
     semantics: np.ndarray
@@ -33,17 +33,17 @@ class Occ3dLabels:
 
 
 def occ3d_folder(root: Path) -> Path | None:
-    """Where the labels of a data root lie, None where it has none."""
+    """Label folder of a data root, None if missing."""
     return next((root / name for name in OCC3D_FOLDERS if (root / name).is_dir()), None)
 
 
 def occ3d_file(scene: str, token: str) -> str:
-    """Path of a sample's labels below `occ3d_folder`."""
+    """Path of a sample's label file, relative to `occ3d_folder`."""
     return f"{scene}/{token}/labels.npz"
 
 
 def load_occ3d(path: Path) -> Occ3dLabels:
-    """Read a label file; never unpickles. Raises InvalidInput("occ3d", ...) for a missing, damaged or foreign one."""
+    """Read a label file without unpickling. Raises InvalidInput("occ3d") if it is missing, damaged or malformed."""
     names = ("semantics", "mask_lidar", "mask_camera")
     try:
         with np.load(path, allow_pickle=False) as stored:

@@ -1,8 +1,8 @@
-"""Drivable ground and road edges around a car, from the vector maps of nuScenes' map expansion.
+"""Drivable area and road edges around the ego, from the vector maps of nuScenes' map expansion.
 
-maps/expansion/<location>.json, map API format 1.3. Ground is drawn as the map API draws its masks (corners rounded to
-whole cells); edges are the outlines of road segments and lanes together, as BEV-Planner takes them, here from a raster
-of 0.1 m instead of exact polygons.
+maps/expansion/<location>.json, map API format 1.3. The area is rasterised like the masks of the map API (corners
+rounded to whole cells); edges are the outlines of the union of road segments and lanes, as in BEV-Planner, but from a
+raster of 0.1 m instead of exact polygons.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ...core import geometry
 from ...core.errors import InvalidInput
 
 ROAD_EXTENT = 50.0
-"""m from base_link to each side of what the planning protocols look at."""
+"""Half side of the area that the planning protocols evaluate, m from base_link."""
 _CELLS_PER_METRE = 10
 _RIM = 100
-"""Cells around the raster in which edges are drawn too, so that its border is none."""
+"""Extra cells around the raster, so that its border does not count as a road edge."""
 _EDGE_LAYERS = ("road_segment", "lane")
 
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """A polygon: outline float64 [N, 2] m and holes, global; low, high: its extent [2]."""
+    """Polygon in global coordinates: outline float64 [N, 2] m and holes; low, high: bounds [2]."""
 
     outline: np.ndarray
     holes: tuple[np.ndarray, ...]
@@ -37,7 +37,7 @@ class Ground:
 
 
 class Roads:
-    """The vector map of one location. Raises InvalidInput("maps", ...) for a missing, damaged or foreign file."""
+    """Vector map of one location. Raises InvalidInput("maps") for a missing or damaged file or another format."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -53,13 +53,13 @@ class Roads:
             raise InvalidInput("maps", f"{path} is no map of the expansion: {error!r}") from None
 
     def drivable(self, pose: np.ndarray, extent: float) -> np.ndarray:
-        """bool [20 * extent] squared, cells of 0.1 m around an ego2global [4, 4] and turned with it, row = y."""
+        """Drivable area around an ego2global [4, 4]: bool [20 * extent] squared, 0.1 m cells in base_link, row = y."""
         return _drawn(self._drivable, pose, extent, 0)
 
     def around(self, pose: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Ground and edges around an ego2global [4, 4], as planning.samples.Sample has them.
+        """Drivable area and road edges around an ego2global [4, 4], as in eval.tasks.planning_samples.Sample.
 
-        (bool [1000, 1000], row = y, column = x; lines float32 [P, 2] m in base_link).
+        Returns (bool [1000, 1000], row = y, column = x; lines float32 [P, 2] m in base_link).
         """
         rim = _drawn(self._edged, pose, ROAD_EXTENT, _RIM)
         outlines, _ = cv2.findContours(rim.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -71,7 +71,7 @@ class Roads:
 
 
 def map_file(root: Path, location: str) -> Path:
-    """Where a location's vector map lies below a data root."""
+    """Path of a location's vector map in a data root."""
     return root / "maps" / "expansion" / f"{location}.json"
 
 
@@ -84,7 +84,7 @@ def _ground(polygon: dict[str, Any], nodes: dict[str, tuple[float, float]]) -> G
 
 
 def _drawn(polygons: list[Ground], pose: np.ndarray, extent: float, rim: int) -> np.ndarray:
-    """bool [20 * extent + 2 * rim] squared: polygons filled in cells around a pose."""
+    """Polygons rasterised around a pose: bool [20 * extent + 2 * rim] squared."""
     yaw = geometry.yaw_of(pose)
     turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
     reach = np.sqrt(2) * (extent + rim / _CELLS_PER_METRE)
@@ -97,7 +97,7 @@ def _drawn(polygons: list[Ground], pose: np.ndarray, extent: float, rim: int) ->
     for polygon in polygons:
         if (polygon.low > pose[:2, 3] + reach).any() or (polygon.high < pose[:2, 3] - reach).any():
             continue
-        # A part of its own, so that a hole cuts nothing out of what another polygon covers.
+        # Each polygon in its own image, so that its holes do not erase other polygons.
         part = np.zeros_like(image)
         cv2.fillPoly(part, [cells(polygon.outline)], 1)
         for hole in polygon.holes:

@@ -1,4 +1,4 @@
-"""Question sets on disk in OmniDrive's layout (Wang et al., CVPR 2025), so that its data and the world's read alike.
+"""Reading and writing question sets in OmniDrive's file layout (Wang et al., CVPR 2025), for its data and the world's.
 
     conv/<split>/<token>.json       list of {question, answer}
     desc/<split>/<token>.json       {description, action}
@@ -6,7 +6,7 @@
     vqa/<split>/<token>.json        list of {question, answer}
     kinds/<split>/<token>.json      the world's own: every question with its family, kind, key and visual flag
 
-OmniDrive makes planning questions on-line and stores none; here they are in `kinds`, which other readers pass over.
+OmniDrive generates planning questions online and stores none; here they are in `kinds`, which other readers ignore.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def token_of(view: SceneView) -> str:
-    """Name of a sample of the world: its seed and milliseconds."""
+    """Sample token of a view of the world, from its seed and time in ms."""
     return f"world-{view.scene.seed:06d}-{round(view.time * 1000):06d}"
 
 
@@ -40,9 +40,9 @@ def _path(root: Path, family: str, split: str, token: str) -> Path:
 
 
 def write_questions(root: Path, split: str, token: str, questions: Sequence[Question]) -> None:
-    """Write a sample's set; files of families that it lacks are not made.
+    """Write the questions of a sample; families without questions get no file.
 
-    Raises InvalidInput for a split or token that is no plain name.
+    Raises InvalidInput for a split or token other than 1..64 letters, digits, _ and -.
     """
     pairs = {f: [{"question": q.question, "answer": q.answer} for q in questions if q.family == f] for f in FAMILIES}
     contents: dict[str, Any] = {f: pairs[f] for f in ("conv", "vqa") if pairs[f]}
@@ -85,10 +85,10 @@ def _own(path: Path) -> list[Question]:
 
 
 def read_questions(root: Path, split: str, token: str) -> list[Question]:
-    """A sample's set. Without `kinds` (OmniDrive's own data) every answer is free text and the key is the family.
+    """Read the questions of a sample; without `kinds` (OmniDrive's own data) all are free text, keyed by their family.
 
-    Descriptions and keywords are stored without a question; they get one of the templates', the same at every reading.
-    Empty where no file names the token. Raises InvalidInput naming the file for broken content.
+    Descriptions and keywords are stored without a question and get one of the templates, chosen by the token. Returns
+    an empty list if the token has no file. Raises InvalidInput naming the file for malformed content.
     """
     own = _path(root, "kinds", split, token)
     if own.is_file():

@@ -1,5 +1,6 @@
-"""Makes the index of a nuScenes version from its tables, the CAN bus where it is there, and anchors of its training
-split. The same root gives the same bytes. What a planner may be given at a moment is made of records up to it.
+"""Building of a nuScenes index from the tables and the optional CAN bus files, and of anchors from its training split.
+
+The same root gives the same bytes. Planner inputs at a keyframe use only records up to its stamp.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from .tables import LIDAR, Calibration, OnRead, Scene, SensorRecord, load_scenes
 
 Progress = Callable[[int, int], None]
 _COMMAND_FIELDS = slice(3, 6)
-"""Of EgoHistory.paper_features: the command's one-hot."""
+"""Slice of the command's one-hot encoding in EgoHistory.paper_features."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """What a planner may be given at a keyframe: everything is made of records up to its stamp.
+    """Planner inputs at a keyframe, from records up to its stamp.
 
-    twist float64 [6]; features float32 [F] and paper float32 [39] of planning.ego_history; command with its source, an
+    twist float64 [6]; features float32 [F] and paper float32 [39] of planning.ego_history; command and its source, an
     index into COMMAND_SOURCES.
     """
 
@@ -47,10 +48,7 @@ class Moment:
 
 
 def moments(stamps: list[tuple[int, np.ndarray]], odometry: Odometry, route: np.ndarray | None) -> list[Moment]:
-    """The moments at (stamp ns, ego2global [4, 4]), ascending, from odometry by stamp and the route known beforehand.
-
-    Odometry later than a stamp is not read for it.
-    """
+    """Compute the moments at (stamp ns, ego2global [4, 4]), ascending, from odometry by stamp and the planned route."""
     history, out, at = EgoHistory(), [], 0
     twist, seen = np.zeros(6), None
     for stamp, pose in stamps:
@@ -69,7 +67,7 @@ def moments(stamps: list[tuple[int, np.ndarray]], odometry: Odometry, route: np.
 
 
 def oracle_command(future: np.ndarray, mask: np.ndarray) -> Command:
-    """The command of the public code bases: 2 m to a side at the last valid future pose [6, 4, 4]. Looks ahead."""
+    """Command from the true future, as in public code bases: a turn if its last valid pose [6, 4, 4] is 2 m aside."""
     valid = np.flatnonzero(mask)
     lateral = float(future[valid[-1], 1, 3]) if len(valid) else 0.0
     if lateral >= TURN_OFFSET:
@@ -78,13 +76,13 @@ def oracle_command(future: np.ndarray, mask: np.ndarray) -> Command:
 
 
 def prepare(root: Path, version: str, on_progress: Progress | None = None) -> NuscenesIndex:
-    """Read a version's tables and derive everything that the index holds.
+    """Build the index of a version from its tables.
 
     on_progress: called with (done, total) in bytes of tables. Raises InvalidInput naming the table, scene or file.
     """
     folder = root / version
     report = _reader(folder, on_progress)
-    # Lidar sweeps are the ego's 20 Hz poses; images between keyframes are not used.
+    # Lidar sweeps provide ego poses at 20 Hz; images between keyframes are not used.
     scenes = load_scenes(folder, None, lambda channel, key: channel == LIDAR or (key and channel in CAMERAS), report)
     scenes = sorted(scenes, key=lambda s: s.name)
     columns: dict[str, list[Any]] = {}
@@ -114,9 +112,9 @@ def prepare(root: Path, version: str, on_progress: Progress | None = None) -> Nu
 
 
 def training_anchors(index: NuscenesIndex, seed: int = 0) -> AnchorSet:
-    """Anchors of the training split: complete futures, grouped by what they turned out to be.
+    """Fit anchors to the complete futures of the training split, grouped by oracle command.
 
-    Raises InvalidInput where a command has too few different trajectories, as on v1.0-mini.
+    Raises InvalidInput if a command has too few different trajectories, as on v1.0-mini.
     """
     train = index.rows("train")
     train = train[index.future_mask[train].all(1)]
@@ -125,7 +123,7 @@ def training_anchors(index: NuscenesIndex, seed: int = 0) -> AnchorSet:
 
 
 def summary(index: NuscenesIndex) -> dict[str, dict[str, Any]]:
-    """Counts of each split: scenes, samples, complete futures, commands as given (with source) and as turned out."""
+    """Counts per split: scenes, samples, complete futures, motion sources, causal commands with source, oracle ones."""
     out = {}
     for split in sorted(set(index.scene_split.tolist())):
         chosen = np.flatnonzero(index.scene_split[index.scene] == split)
@@ -142,7 +140,7 @@ def summary(index: NuscenesIndex) -> dict[str, dict[str, Any]]:
 
 
 def _reader(folder: Path, on_progress: Progress | None) -> OnRead | None:
-    """Adds up what is read of the large tables."""
+    """Callback that adds up the characters read of the large tables and reports progress; None without on_progress."""
     if on_progress is None:
         return None
     large = ("sample", "sample_data", "ego_pose", "sample_annotation")
@@ -164,7 +162,7 @@ def _add_scene(
     number: int,
     scene: Scene,
 ) -> np.ndarray:
-    """Append a scene's rows; returns its lidar2ego. calibrations: by identity: (row, a record that has it)."""
+    """Append a scene's rows; returns its lidar2ego. calibrations: (row, a record with it) by id of the calibration."""
     records: dict[str, dict[str, SensorRecord]] = {}
     for record in scene.records:
         if record.keyframe:
@@ -225,7 +223,7 @@ def _row_of(calibrations: dict[int, tuple[int, SensorRecord]], record: SensorRec
 
 
 def _annotations(folder: Path, sample_rows: dict[str, int], report: OnRead | None) -> dict[str, np.ndarray]:
-    """The box arrays of the index; empty where the version has no annotations (v1.0-test)."""
+    """Box arrays of the index; empty if the version has no annotations (v1.0-test)."""
     names: list[str] = []
     boxes: list[tuple[float, ...]] = []
     if has_annotations(folder):

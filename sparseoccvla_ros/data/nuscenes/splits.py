@@ -1,7 +1,7 @@
-"""Which scenes of a nuScenes version train and which are held out.
+"""Train, validation and test splits of the scenes of a nuScenes version.
 
 The lists are those of the nuScenes devkit (Caesar et al. 2020; nuscenes/utils/splits.py, Apache-2.0). The training
-split of v1.0-trainval is every scene of it that is not held out.
+split of v1.0-trainval consists of all its scenes that are not in VAL.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...core.errors import InvalidInput
 
 SPLITS = ("train", "val", "test")
 SPLITS_FILE = "splits.json"
-"""In a data root: {"train": [scene names], "val": [...], "test": [...]} of its own, which then count for it."""
+"""Optional file of a data root that overrides its splits: {"train": [scene names], "val": [...], "test": [...]}."""
 
 
 def _names(numbers: str) -> frozenset[str]:
@@ -36,9 +36,9 @@ VAL = _names("""
 
 
 def scene_splits(root: Path, version: str, scenes: Sequence[str]) -> list[str]:
-    """The split of each scene of a version: one of SPLITS, "" for a scene in none.
+    """The split of each scene of a version: one of SPLITS, or "" for a scene in none.
 
-    Raises InvalidInput for a version that nobody knows the splits of, and for a SPLITS_FILE that is none.
+    Raises InvalidInput("split") for a version with unknown splits and for a malformed SPLITS_FILE.
     """
     own = root / SPLITS_FILE
     if own.is_file():

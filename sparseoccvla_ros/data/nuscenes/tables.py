@@ -1,4 +1,4 @@
-"""The nuScenes JSON tables of some scenes, without the devkit and without holding whole tables in memory.
+"""Reading the nuScenes JSON tables of some scenes, without the devkit and without holding whole tables in memory.
 
 The format is nuScenes v1.0 (Caesar et al. 2020; docs/schema_nuscenes.md of the devkit): one JSON array of flat rows
 per table, linked by tokens. sample_data and ego_pose of the full set are over a gigabyte together, so every table is
@@ -22,13 +22,13 @@ from ...core.errors import InvalidInput
 LIDAR = "LIDAR_TOP"
 TABLES = ("scene", "sample", "sample_data", "calibrated_sensor", "ego_pose", "sensor", "log")
 MICROSECOND = 1000
-"""nanoseconds; the tables count microseconds"""
+"""Nanoseconds per microsecond, the unit of the tables."""
 _BLOCK = 1 << 20
 _ROW_LIMIT = 1 << 24
 
 Row = dict[str, Any]
 OnRead = Callable[[int], None]
-"""Told how many characters were read since it was told last."""
+"""Progress callback; receives the number of characters read since the last call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class SensorRecord:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything the tables say about one scene.
+    """Table content of one scene.
 
     keyframes: (stamp ns, sample token); records: cameras and LIDAR_TOP by stamp; poses: stamp ns -> ego2global
     float64 [4, 4] of every ego_pose row of the scene, by stamp; pose_stamps: ego_pose token -> stamp ns.
@@ -78,9 +78,9 @@ class Scene:
 
 
 def rows(path: Path, on_read: OnRead | None = None) -> Iterator[Row]:
-    """The rows of a table file, one by one, in constant memory.
+    """Yields the rows of a table file in constant memory.
 
-    Raises InvalidInput naming the table when the file is missing, cut off or no JSON array of objects.
+    Raises InvalidInput naming the table if the file is missing, cut off or not a JSON array of objects.
     """
     table = path.stem
     if not path.is_file():
@@ -108,7 +108,7 @@ def rows(path: Path, on_read: OnRead | None = None) -> Iterator[Row]:
                 try:
                     row, at = scan(text, at)
                 except ValueError as error:
-                    # Either the row goes on in the next block, or it is broken.
+                    # Either the row continues in the next block, or it is malformed.
                     if not block or len(text) - at > _ROW_LIMIT:
                         raise InvalidInput(table, f"{path} is cut off or no JSON: {error}") from error
                     break
@@ -120,7 +120,7 @@ def rows(path: Path, on_read: OnRead | None = None) -> Iterator[Row]:
 
 
 def versions(dataroot: Path) -> list[str]:
-    """Names of the v1.0-* table folders below the data root; InvalidInput where there is none."""
+    """Names of the v1.0-* table folders in the data root. Raises InvalidInput("dataroot") if there are none."""
     if not dataroot.is_dir():
         raise InvalidInput("dataroot", f"{dataroot} does not exist")
     found = sorted(p.parent.name for p in dataroot.glob("v1.0-*/scene.json"))
@@ -132,9 +132,9 @@ def versions(dataroot: Path) -> list[str]:
 
 
 def list_scenes(dataroot: Path | str, version: str = "auto") -> list[tuple[str, str, int, str]]:
-    """(version, scene name, keyframes, description) of every scene, in table order.
+    """Returns (version, scene name, keyframes, description) of every scene, in table order.
 
-    version: a folder name such as v1.0-mini, or "auto" for all that are there.
+    version: a folder name such as v1.0-mini, or "auto" for all.
     """
     root = Path(dataroot)
     out = []
@@ -148,8 +148,8 @@ def list_scenes(dataroot: Path | str, version: str = "auto") -> list[tuple[str, 
 def load_scene(dataroot: Path | str, scene: str, version: str = "auto") -> Scene:
     """Read one scene by name, such as scene-0061.
 
-    Raises InvalidInput for a missing table, an unknown scene (naming those that are there) and rows that do not fit
-    together or are not finite.
+    Raises InvalidInput for a missing table, an unknown scene (listing the known ones) and rows that are inconsistent
+    or not finite.
     """
     folder = _find_scene(Path(dataroot), scene, version)
     return load_scenes(folder, {scene})[0]
@@ -161,10 +161,10 @@ def load_scenes(
     keep: Callable[[str, bool], bool] | None = None,
     on_read: OnRead | None = None,
 ) -> list[Scene]:
-    """Several scenes of a table folder (such as D/v1.0-mini) in one pass over its tables, in table order.
+    """Read scenes of a table folder (such as D/v1.0-mini) in one pass over its tables, in table order.
 
-    names: of the scenes, all where None; keep: asked with channel and keyframe whether a record and its pose are
-    wanted, all are where None. Raises InvalidInput as `load_scene` does.
+    names: of the scenes, None for all; keep: predicate of (channel, is keyframe) that selects records and their poses,
+    None for all. Raises InvalidInput as `load_scene` does.
     """
     missing = [t for t in TABLES if not (folder / f"{t}.json").is_file()]
     if missing:
@@ -244,7 +244,7 @@ def _find_scene(root: Path, scene: str, version: str) -> Path:
 
 
 class _Calibrations:
-    """The calibrated_sensor table; a row is checked when it is first asked for."""
+    """The calibrated_sensor table; a row is validated on first access."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -295,7 +295,7 @@ def _record(row: Row, calibration: Calibration) -> SensorRecord:
 def _poses(
     folder: Path, scenes: dict[str, str], on_read: OnRead | None
 ) -> tuple[dict[str, dict[str, int]], dict[str, dict[int, np.ndarray]]]:
-    """Of each scene: stamps by pose token, poses by stamp. scenes: scene token of each wanted pose token."""
+    """Returns (stamps by pose token, poses by stamp) per scene. scenes: scene token of each wanted pose token."""
     stamps: dict[str, dict[str, int]] = {}
     poses: dict[str, dict[int, np.ndarray]] = {}
     count = 0
@@ -329,7 +329,7 @@ _UNITS = {"seconds": 1.0, "milliseconds": 1e3, "nanoseconds": 1e9}
 
 
 def _stamp(row: Row, table: str) -> int:
-    """Nanoseconds of a row's timestamp in microseconds; InvalidInput with the likely unit outside 2000..2100."""
+    """A row's timestamp in ns. Raises InvalidInput, naming the likely unit, if it is outside the years 2000..2100."""
     value = _get(row, "timestamp", table)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidInput(table, f"timestamp {str(value)[:40]!r} is no number of microseconds")

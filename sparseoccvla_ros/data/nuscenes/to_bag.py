@@ -1,18 +1,18 @@
-"""One nuScenes scene as a ROS 2 bag in the default `nuscenes` input profile.
+"""Conversion of a nuScenes scene to a ROS 2 bag in the default `nuscenes` input profile.
 
-JPEG bytes pass through unchanged; every message carries and is recorded at its own sensor stamp (the public
+JPEG bytes are copied unchanged; header stamp and record time of every message are its own sensor stamp (the public
 converters record keyframes at the lidar's), so that playback keeps the real timing between cameras. Topics:
 
     /tf_static                              base_link -> each sensor, transient local
     /tf                                     map -> base_link at every ego_pose row (each sensor's own stamp)
-    /odom                                   from the CAN bus where it is, else differentiated poses
+    /odom                                   from the CAN bus, or else from differentiated poses
     /CAM_X/image_rect_compressed            the original file
     /CAM_X/camera_info                      K, R = I, P = [K 0], D = 0 (the images are undistorted)
     /LIDAR_TOP                              x, y, z, intensity, ring as float32
     /nuscenes/sample_token                  at keyframes
     /markers/annotations                    at keyframes: boxes in map; ns = category, text = annotation token
     /drivable_area                          at keyframes, with the map expansion: 32 x 32 m around the car, 0.1 m
-    /nuscenes/scene                         once, transient local: what the tables say of the scene, as JSON
+    /nuscenes/scene                         once, transient local: the scene's name, description, location etc. as JSON
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ Progress = Callable[[int, int], None]
 
 BOXES, GROUND = "/markers/annotations", "/drivable_area"
 BOX_SECONDS = 0.55
-"""Boxes stay until those of the next keyframe come."""
+"""Lifetime of the boxes, s: slightly more than the time between keyframes."""
 GROUND_EXTENT = 16.0
-"""m to each side of the car that the ground around it is drawn, as Foxglove's converter does."""
+"""Half side of the drivable area around the car, m, as in Foxglove's converter."""
 _COLOURS = {
     "vehicle.bicycle": (0.86, 0.08, 0.24), "vehicle.motorcycle": (1.0, 0.24, 0.39), "vehicle": (1.0, 0.62, 0.0),
     "human": (0.0, 0.0, 0.9), "movable_object": (0.44, 0.5, 0.56),
@@ -55,7 +55,7 @@ LIDAR_POINT = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity", "
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a converter wrote: messages per topic, and what it left out with the reason."""
+    """Result of a converter: message counts per topic, and the skipped parts with the reason."""
 
     path: Path
     counts: dict[str, int]
@@ -75,12 +75,12 @@ def convert_scene(
 ) -> Conversion:
     """Write one scene (by name, such as scene-0061) of a nuScenes data root to a rosbag2 MCAP folder `out`.
 
-    version: table folder, "auto" = the first that knows the scene. keyframes_only: leave the sweeps out. lidar:
-    include LIDAR_TOP. force: replace a bag at `out`. annotations: include boxes, whose table is long in v1.0-trainval.
-    The bag appears only when it is complete.
+    version: table folder, "auto" = the first that has the scene. keyframes_only: leave the sweeps out. lidar: include
+    LIDAR_TOP. force: replace a bag at `out`. annotations: include boxes, whose table is large in v1.0-trainval. The
+    bag appears only when it is complete.
 
-    Raises InvalidInput for missing tables or files (with the list and the archive that holds them), an unknown
-    scene, a truncated JPEG or lidar file, and for an `out` that exists.
+    Raises InvalidInput for missing tables or files (listing them and the archive that holds them), an unknown scene, a
+    truncated JPEG or lidar file, and an existing `out` without `force`.
     """
     root = Path(dataroot)
     content = load_scene(root, scene, version)
@@ -95,7 +95,7 @@ def convert_scene(
         odometry = list(differentiated(poses))
         skipped["can_bus"] = f"{scene} has no can_bus/{scene}_pose.json; /odom is differentiated from the poses"
 
-    # Of equal stamps, poses come first, so that a listener can place what follows.
+    # At equal stamps poses come first, so that a subscriber can transform the messages that follow.
     events: list[tuple[int, int, Callable[[BagWriter], None]]] = []
     for stamp, pose in poses.items():
         events.append((stamp, 0, _transform_event(stamp, pose)))
@@ -132,7 +132,7 @@ def convert_scene(
 
 
 def _boxes(folder: Path, scene: Scene) -> dict[str, list[Cube]]:
-    """Boxes of each keyframe by its token, in the global frame; empty where the version has none."""
+    """Boxes by keyframe token, in the global frame; empty if the version has none."""
     if not has_annotations(folder):
         return {}
     names = category_names(folder)
@@ -148,7 +148,7 @@ def _colour(category: str) -> tuple[float, float, float]:
 
 
 def _placed(records: Iterable[SensorRecord], poses: dict[int, np.ndarray]) -> list[SensorRecord]:
-    """One record of each keyframe whose stamp has a pose of its own: the first."""
+    """For each keyframe, its first record with a pose at its own stamp."""
     first: dict[str, SensorRecord] = {}
     for record in records:
         if record.keyframe and record.stamp in poses:
@@ -206,7 +206,7 @@ def _lidar_event(root: Path, record: SensorRecord) -> Callable[[BagWriter], None
 
 def _read_jpeg(path: Path) -> bytes:
     data = path.read_bytes()
-    # Inside the scan an 0xff is always escaped, so an end mark near the end is the real one.
+    # 0xff is always escaped within the scan data, so an end marker near the end is genuine.
     if data[:2] != b"\xff\xd8" or b"\xff\xd9" not in data[-64:]:
         what = "is no JPEG" if data[:2] != b"\xff\xd8" else "is truncated: the JPEG has no end mark"
         raise InvalidInput("sample_data", f"{path} {what} ({len(data)} bytes); extract its archive again")
@@ -214,7 +214,7 @@ def _read_jpeg(path: Path) -> bytes:
 
 
 def _check_files(root: Path, records: Iterable[SensorRecord], scene: Scene) -> None:
-    """Raise InvalidInput with the missing files and where they come from; before anything is written."""
+    """Raise InvalidInput listing the missing files and their archive, before anything is written."""
     records = list(records)
     missing = [r for r in records if not (root / r.filename).is_file()]
     if not missing:
@@ -239,7 +239,7 @@ def _check_files(root: Path, records: Iterable[SensorRecord], scene: Scene) -> N
 
 
 def _covering_poses(scene: Scene, records: Iterable[SensorRecord]) -> dict[int, np.ndarray]:
-    """Poses by stamp such that every sensor stamp lies inside their span (tf never extrapolates)."""
+    """Poses by stamp, extended to cover every sensor stamp (tf does not extrapolate)."""
     poses = dict(scene.poses)
     low, high = min(poses), max(poses)
     for record in records:

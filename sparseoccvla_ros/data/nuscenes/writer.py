@@ -1,7 +1,7 @@
-"""The synthetic world as a nuScenes data root: tables, images, lidar, Occ3D and OmniDrive files, CAN bus.
+"""Export of the synthetic world as a nuScenes data root: tables, images, lidar, Occ3D and OmniDrive files, CAN bus.
 
-Everything that reads nuScenes reads it, nuscenes-devkit included. Keyframes only, as the six cameras would take them.
-The format is nuScenes v1.0 (Caesar et al. 2020; docs/schema_nuscenes.md of the devkit).
+Format nuScenes v1.0 (Caesar et al. 2020; docs/schema_nuscenes.md of the devkit), keyframes only, each camera at its
+own time; readable by nuscenes-devkit.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from .tables import LIDAR
 
 VERSION = "v1.0-world"
 FIRST_KEYFRAME, KEYFRAME, CAN = 0.1, 0.5, 0.02
-"""Seconds: of the first keyframe's lidar stamp, between keyframes, between CAN bus messages."""
+"""Seconds: time of the first keyframe's lidar stamp, interval of keyframes, interval of CAN bus messages."""
 LEAD = 1.0
-"""Seconds of CAN bus before the first keyframe."""
+"""Seconds of CAN bus before the start of the drive."""
 CLOCK = 1_700_000_000_000_000
-"""Stamp of the start of scene 0, us; every scene begins 1000 s after the one before."""
+"""Stamp of the start of scene 0, us; each scene begins 1000 s after the previous one."""
 PLACE = geometry.planar(500.0, 900.0, 0.0)
-"""The world's map in global coordinates, which are positive in nuScenes."""
+"""map2global of the world; nuScenes coordinates are positive."""
 REACH = 60.0
-"""Metres from the car within which things are annotated."""
+"""Range of annotations around the car, m."""
 CATEGORIES = {
     "barrier": "movable_object.barrier",
     "bicycle": "vehicle.bicycle",
@@ -58,7 +58,7 @@ CATEGORIES = {
 _LIDAR2EGO = geometry.planar(0.94, 0.0, -np.pi / 2)
 _LIDAR2EGO[2, 3] = 1.84
 _SHARE_VAL = 5
-"""Every fifth scene is held out, the last one in any case."""
+"""Every fifth scene is in the validation split, and so is the last one unless it is the only one."""
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -71,10 +71,10 @@ def write_world_root(
     rig: str = "n015",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a data root of the world's drives of these seeds, `seconds` long each; returns it.
+    """Write a data root with the drives of these seeds, `seconds` long each; returns its path.
 
     height, width: of the images in px, 16:9 as the cars' cameras. The same arguments give the same files. Raises
-    InvalidInput for an `out` that exists, images of another shape, no seed or a drive without keyframe.
+    InvalidInput for an existing `out`, another aspect ratio, no or repeated seeds, and as Scene.generate does.
     """
     if out.exists():
         raise InvalidInput("out", f"{out} exists")
@@ -105,7 +105,7 @@ def write_world_root(
 
 
 class _SceneWriter:
-    """Writes one drive; tables are added to."""
+    """Writes one drive and appends its rows to `tables`."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class _SceneWriter:
         self._last: dict[str, dict[str, Any]] = {}
 
     def keyframe(self, time: float, split: str) -> None:
-        """One sample: six images, the lidar, boxes, occupancy and answers at `time` s of the drive."""
+        """Write one sample at `time` s of the drive: six images, lidar, boxes, occupancy and questions."""
         token = _token(self.name, "sample", len(self._samples))
         stamp = self._stamp(time)
         pose = self.scene.ego.at(time)[0]
@@ -157,7 +157,7 @@ class _SceneWriter:
         write_questions(self.out, split, token, questions(SceneView(self.scene, time, self._cameras)))
 
     def finish(self, description: str) -> None:
-        """Link the rows, and write the scene, its instances and its CAN bus."""
+        """Link the rows, add the scene and its instances to the tables, and write the CAN bus files."""
         _link(self._samples)
         self.tables["sample"] += self._samples
         for instance, found in self._seen.items():
@@ -202,7 +202,7 @@ class _SceneWriter:
         return self._start + round(time * 1e6)
 
     def _data(self, channel: str, sample: str, time: float, kind: str, content: bytes) -> None:
-        """A file with its rows in sample_data and ego_pose, which share a token as in nuScenes."""
+        """Write a sensor file and add its rows to sample_data and ego_pose, which share a token as in nuScenes."""
         stamp = self._stamp(time)
         token = _token(self.name, channel, stamp)
         name = f"samples/{channel}/{self.name}__{channel}__{stamp}.{kind}"
@@ -254,7 +254,7 @@ class _SceneWriter:
 
 
 def _fixed_tables(cameras: tuple[Camera, ...], rig: str, height: int, width: int) -> Rows:
-    """All thirteen tables; those that do not depend on a drive are filled."""
+    """All thirteen tables, with those filled in that do not depend on a drive."""
     attributes = ["vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider"]
     attributes += ["pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down"]
     mounted = [(c.name, "camera", c.camera2ego, c.scaled(height, width).tolist()) for c in cameras]
@@ -309,7 +309,7 @@ def _token(*parts: Any) -> str:
 
 
 def _link(rows: list[dict[str, Any]], ends: bool = True) -> None:
-    """Set prev and next of rows that follow one another."""
+    """Set prev and next of consecutive rows."""
     for before, after in itertools.pairwise(rows):
         before["next"], after["prev"] = after["token"], before["token"]
     if ends:

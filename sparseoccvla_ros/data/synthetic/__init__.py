@@ -1,1 +1,1 @@
-"""The synthetic world as a source: rendered scenes, drives, bags, questions."""
+"""Data from the synthetic world: rendered scenes, drives, bags and questions."""

@@ -1,4 +1,4 @@
-"""The synthetic world as a data set for training: samples from rendered scenes."""
+"""Training dataset of the synthetic world: samples from rendered scenes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..dataset import Sample
 from .scenes import WorldScene, WorldSettings, load_scene, scene_file
 
 SPLITS = {"train": range(80_000), "validation": range(80_000, 90_000), "test": range(90_000, 100_000)}
-"""Seeds of each split. The world accepts any other seed as well; those from RESERVED on are for whoever judges from
-outside, and nothing here trains, validates or reports on them."""
+"""Seeds of each split. The world accepts other seeds as well; those from RESERVED on are kept for external
+evaluation and are never used here for training, validation or reports."""
 RESERVED = 1_000_000
 
 
 def world_settings(split: str, height: int = 128, width: int = 352, frames: int = 2) -> WorldSettings:
-    """Settings of a split: the cameras are a nuScenes car's, except in training, where many rigs come up.
+    """Settings of a split: the rig is that of a nuScenes car, except in training, where it varies per seed.
 
-    A clip has one frame set more than the network looks at, so that each yields two samples with their whole history.
-    Raises InvalidInput for an unknown split or numbers that do not fit together.
+    A clip has one frame set more than `frames`, so it yields two samples with full history. Raises InvalidInput for an
+    unknown split or inconsistent numbers.
     """
     if split not in SPLITS:
         raise InvalidInput("split", f"{split!r} is none of {', '.join(SPLITS)}")
@@ -30,10 +30,10 @@ def world_settings(split: str, height: int = 128, width: int = 352, frames: int 
 
 
 class WorldSamples:
-    """Samples of scenes: every frame set that has its whole history in its clip is one.
+    """Samples of scenes: one per frame set with full history within its clip.
 
     seeds: of the scenes; frames: frames of a sample, the present one included; cached_only: leave out seeds that are
-    not in the cache (yet) instead of rendering them when they are asked for; `refresh` looks for them again.
+    not in the cache (yet) instead of rendering them on access; `refresh` checks the cache again.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class WorldSamples:
         return list(self._seeds)
 
     def refresh(self, state: list[int] | None = None) -> None:
-        """Take in scenes that were cached since, or use exactly the seeds of `state` (missing ones are rendered)."""
+        """Add newly cached scenes, or use exactly the seeds of `state` (missing ones are rendered)."""
         if state is not None:
             self._seeds = list(state)
         elif self._cached_only:
@@ -76,7 +76,7 @@ class WorldSamples:
 
 
 def world_sample(scene: WorldScene, present: int, frames: int) -> Sample:
-    """The sample whose present is set `present` of a scene, with the frames - 1 sets before it."""
+    """Build the sample whose present frame is set `present` of a scene, with the frames - 1 sets before it."""
     sets = range(present, present - frames, -1)
     pose = scene.pose[present]
     back = geometry.inverse(pose)
@@ -94,5 +94,5 @@ def world_sample(scene: WorldScene, present: int, frames: int) -> Sample:
 
 
 def _moved(scene: WorldScene, index: int, pose: np.ndarray) -> np.ndarray:
-    """ego2img [N, 4, 4] of an older set for points in the base_link at `pose`."""
+    """ego2img [N, 4, 4] of an earlier set for points in base_link at `pose`."""
     return scene.ego2img[index] @ geometry.inverse(scene.pose[index]) @ pose

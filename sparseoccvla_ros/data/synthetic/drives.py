@@ -1,7 +1,7 @@
-"""The ego's drives of world seeds: where it was and what the route asked for, without rendering anything.
+"""Ego trajectories and commands of world seeds, without rendering.
 
-A drive is cheap (a second of simulation, then a small file in the cache), so trajectories of many more seeds can be had
-than rendered scenes. Everything about a moment that an inference would know comes from records at or before it.
+A drive takes about a second to simulate and is cached in a small file, so trajectories are available for many more
+seeds than rendered scenes. Inputs of inference at a given time use only records at or before it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from ..processes import end_with_parent
 from .scenes import WORLD_VERSION
 
 STEP = 0.05
-"""Seconds between the records of a drive; between them everything is linear, which is off by a millimetre at most."""
+"""Seconds between the records of a drive; the error of linear interpolation is at most a millimetre."""
 RECORDED = 0.2
-"""Seconds between the poses that an ego history is fed with, about as often as frame sets come on line."""
+"""Seconds between the poses added to an ego history, about the period of online frame sets."""
 START = 1_700_000_000 * NANOSECONDS
 """Stamp of the start of every drive, ns."""
 FIXED_FRAME = "map"
@@ -54,11 +54,11 @@ class Drive:
 
     @property
     def last(self) -> float:
-        """The last moment, in s, that has a whole future."""
+        """The last time, in s, with a complete future."""
         return float(self.time[-1]) - FUTURE_SECONDS[-1]
 
     def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """(ego2map float64 [4, 4], twist float64 [6] in base_link). Raises InvalidInput outside the drive."""
+        """Returns (ego2map float64 [4, 4], twist float64 [6] in base_link). Raises InvalidInput outside the drive."""
         if not self.time[0] <= time <= self.time[-1]:
             raise InvalidInput("time", f"{time} s is outside the drive")
         x, y, yaw = (float(np.interp(time, self.time, column)) for column in self.pose.T)
@@ -67,7 +67,7 @@ class Drive:
         return geometry.planar(x, y, yaw), twist
 
     def features(self, time: float) -> np.ndarray:
-        """float32 [FEATURE_NAMES] of planning.ego_history, from poses at or before `time`."""
+        """Features float32 [FEATURE_NAMES] of planning.ego_history, from poses at or before `time`."""
         history = EgoHistory()
         for age in np.arange(round(2.4 / RECORDED), -1, -1) * RECORDED:
             if time - age >= self.time[0]:
@@ -75,17 +75,17 @@ class Drive:
         return history.features(round(time * NANOSECONDS))
 
     def waypoints(self, time: float) -> np.ndarray:
-        """float32 [6, 2] m: where base_link truly goes, in base_link at `time`."""
+        """float32 [6, 2] m: future positions of the ego at FUTURE_SECONDS, in base_link at `time`."""
         back = geometry.inverse(self.at(time)[0])
         return np.array([(back @ self.at(time + t)[0])[:2, 3] for t in FUTURE_SECONDS], np.float32)
 
     def commanded(self, time: float) -> int:
-        """What the route asks for, index into COMMANDS."""
+        """The command of the route at `time`, index into COMMANDS."""
         return int(self.command[np.searchsorted(self.time, time + 1e-9, side="right") - 1])
 
 
 def record(scene: Scene) -> Drive:
-    """The drive of a scene, and what its future needs after the end."""
+    """Record the drive of a scene, from LEAD_SECONDS before its start to FUTURE_SECONDS[-1] after its end."""
     time = np.arange(round(-LEAD_SECONDS / STEP), round((scene.duration + FUTURE_SECONDS[-1]) / STEP) + 1) * STEP
     states = [scene.ego.at(float(t)) for t in time]
     yaw = np.unwrap([geometry.yaw_of(p) for p, _ in states])
@@ -96,12 +96,12 @@ def record(scene: Scene) -> Drive:
 
 
 def drive_file(seed: int, seconds: float) -> Path:
-    """Where a drive is cached."""
+    """Path of a drive in the cache."""
     return cache_folder() / "drives" / f"{WORLD_VERSION}-{seconds:g}" / f"{seed:08d}.safetensors"
 
 
 def load_drive(seed: int, seconds: float = 20.0, scene: Scene | None = None) -> Drive:
-    """The drive of a seed from the cache; simulated (or taken from `scene`) and cached where it is missing."""
+    """Load the drive of a seed from the cache; if missing or damaged, simulate it (or use `scene`) and cache it."""
     path = drive_file(seed, seconds)
     if path.is_file():
         try:
@@ -138,7 +138,7 @@ def _prepare(seed: int, seconds: float) -> Drive:
 
 
 def trajectories(drives: Iterator[Drive], every: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Waypoints float32 [N, 6, 2] m and commands int64 [N] of drives at every `every` seconds."""
+    """Waypoints float32 [N, 6, 2] m and commands int64 [N] of drives, sampled every `every` seconds."""
     paths, commands = [], []
     for drive in drives:
         for time in np.arange(0.0, drive.last, every):

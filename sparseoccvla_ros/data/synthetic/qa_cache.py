@@ -1,4 +1,4 @@
-"""Questions about the rendered frame sets, made once per seed and cached; see world/qa/questions.py."""
+"""Cache of questions and answers about rendered frame sets, generated once per seed; see world/qa/questions.py."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Asked:
 
 FORMAT_VERSION = 2
 _SOURCES = ("questions.py", "questions.yaml", "balance.yaml", "counterfactuals.py", "scene_relations.py")
-"""Files beside world/qa that decide what is asked and answered."""
+"""Files in world/qa that determine the questions and answers; their content is part of the cache key."""
 
 
 def asked_rows(world: WorldSettings, split: str) -> tuple[int, ...]:
-    """Frame sets that are asked about: in training both of a clip that have their history, else the last one."""
+    """Frame sets that questions are about: the last of each clip, in training also the one before it."""
     last = world.sets - 1
     return tuple(
         clip * world.sets + place
@@ -45,7 +45,7 @@ def asked_rows(world: WorldSettings, split: str) -> tuple[int, ...]:
 
 
 class QuestionCache:
-    """Questions about the given frame sets (`rows`) of rendered scenes, as their own cameras show them."""
+    """Cached questions about the frame sets `rows` of rendered scenes, limited to what each scene's rig shows."""
 
     def __init__(self, world: WorldSettings, rows: Sequence[int]) -> None:
         self.world, self.rows = world, tuple(rows)
@@ -55,11 +55,11 @@ class QuestionCache:
         self._folder = cache_folder() / "questions" / digest.hexdigest()[:12]
 
     def file(self, seed: int) -> Path:
-        """Where a seed's questions lie."""
+        """Path of a seed's cached questions."""
         return self._folder / f"{seed:08d}.json"
 
     def prepare(self, seed: int, scene: Scene | None = None) -> None:
-        """Make and write what is missing of a seed, whose scene is rendered. scene: the seed's, if at hand."""
+        """Generate and cache a seed's questions unless cached; renders its clips if needed. scene: of the seed."""
         path = self.file(seed)
         if path.is_file():
             return
@@ -75,7 +75,7 @@ class QuestionCache:
         part.replace(path)
 
     def read(self, seed: int) -> dict[str, np.ndarray] | None:
-        """{"questions": objects [rows], a list of Asked each}, None where a seed's are not cached."""
+        """Returns {"questions": object array [rows], each a list of Asked}, or None if the seed is not cached."""
         path = self.file(seed)
         if not path.is_file():
             return None

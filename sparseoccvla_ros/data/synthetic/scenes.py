@@ -1,7 +1,7 @@
-"""Training data of the synthetic world: short clips of camera sets with occupancy truth, rendered once per seed.
+"""Training data of the synthetic world: short clips of frame sets with occupancy ground truth, rendered once per seed.
 
-One safetensors file per scene lies in the cache folder under a hash of the settings and of WORLD_VERSION. Images are
-what camera_sync delivers for a drive of that seed: same size, same crop, every camera at its own stamp.
+Each scene is one safetensors file in the cache folder, under a hash of the settings and WORLD_VERSION. Images match
+the output of camera_sync for a drive of that seed: same size and crop, every camera at its own stamp.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ from ..processes import end_with_parent
 log = logging.getLogger(__name__)
 
 WORLD_VERSION = 2
-"""Raise it when the world, its renderer or its labels change what a seed gives: cached scenes are then made anew."""
+"""Increment when the world, its renderer or its labels change the result of a seed; invalidates cached scenes."""
 RIGS = ("n015", "n008")
 _BLOCKS = ("jpeg", "labels", "visible")
 
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """What is taken from every scene.
+    """Settings of rendered scenes.
 
-    height, width: of the prepared images [px]; samples: rays along each side of a pixel; clips: pieces of the drive;
-    sets: frame sets of a clip; interval, interval_jitter: seconds between them, plus or minus; seconds: length of the
-    drive; mount_degrees, mount_metres: standard deviations by which every camera's mount differs from the car's;
-    other_rigs: share of seeds whose cameras are not those of a nuScenes car, or not all of them; cameras: the most that
-    a rig has. Fewer leave places empty, see WorldScene.usable.
+    height, width: of the prepared images [px]; samples: rays along each side of a pixel; clips: clips per drive; sets:
+    frame sets per clip; interval, interval_jitter: seconds between sets, and the largest deviation from it; seconds:
+    length of the drive; mount_degrees, mount_metres: standard deviation of every camera's mount from the nominal one;
+    other_rigs: share of seeds with another rig than a nuScenes car's, or with some of its cameras missing; cameras:
+    camera slots of a scene, of which a rig may use fewer, see WorldScene.usable.
     """
 
     height: int = 128
@@ -88,30 +88,30 @@ class WorldSettings:
 
     @property
     def clip_seconds(self) -> float:
-        """The longest a clip can last."""
+        """Longest possible duration of a clip, s."""
         return (self.sets - 1) * (self.interval + self.interval_jitter) + 0.1
 
     @property
     def key(self) -> str:
-        """Name of the cache folder these settings have."""
+        """Name of the cache folder of these settings."""
         text = json.dumps([WORLD_VERSION, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def folder(self) -> Path:
-        """Where the scenes of these settings are cached."""
+        """Cache folder of the scenes of these settings."""
         return cache_folder() / "world" / self.key
 
 
 @dataclass(frozen=True, eq=False)
 class WorldScene:
-    """The clips of one seed; S = clips x sets, clip by clip, each from old to new; N = settings.cameras.
+    """The clips of one seed; S = clips x sets, clip by clip, oldest set first; N = settings.cameras.
 
-    jpeg: S x N encoded images, empty where usable bool [N] says that the rig has no such camera (cameras come in the
-    order of core.classes.CAMERAS, others after them); ego2img float64 [S, N, 4, 4], base_link at the set's time to
-    prepared pixels of each camera, zero without one; pose float64 [S, 4, 4] ego2map; twist float64 [S, 6] m/s, rad/s in
-    base_link; time float64 [S] seconds of the drive (the front camera's exposure, or the first one's); future float64
-    [S, 6, 4, 4], ego2map at time + FUTURE_SECONDS; command uint8 [S], index into COMMANDS; labels, visible: S zlib
-    blocks, uint8 and packed bool [200, 200, 16].
+    jpeg: S x N encoded images, empty for cameras that the rig lacks; usable: bool [N], which cameras the rig has
+    (those of core.classes.CAMERAS in that order, then others); ego2img: float64 [S, N, 4, 4], base_link at the set's
+    time to prepared pixels of each camera, zero if missing; pose: float64 [S, 4, 4] ego2map; twist: float64 [S, 6] m/s,
+    rad/s in base_link; time: float64 [S] seconds of the drive (exposure of the front camera, or else of the first
+    one); future: float64 [S, 6, 4, 4], ego2map at time + FUTURE_SECONDS; command: uint8 [S], index into COMMANDS;
+    labels, visible: S zlib blocks, uint8 and packed bool [200, 200, 16].
     """
 
     seed: int
@@ -128,7 +128,7 @@ class WorldScene:
     visible: list[bytes]
 
     def images(self, index: int) -> np.ndarray:
-        """uint8 [N, H, W, 3] RGB of a set, black without a camera."""
+        """Images of a set, uint8 [N, H, W, 3] RGB, black for missing cameras."""
         n = len(self.usable)
         out = np.zeros((n, self.settings.height, self.settings.width, 3), np.uint8)
         for i, data in enumerate(self.jpeg[n * index : n * (index + 1)]):
@@ -141,15 +141,15 @@ class WorldScene:
         return np.frombuffer(zlib.decompress(self.labels[index]), np.uint8).reshape(OCC3D_GRID.shape)
 
     def mask(self, index: int) -> np.ndarray:
-        """bool [X, Y, Z]: the voxels that a camera of the set sees."""
+        """bool [X, Y, Z]: voxels visible to at least one camera of the set."""
         bits = np.unpackbits(np.frombuffer(zlib.decompress(self.visible[index]), np.uint8))
         return bits[: int(np.prod(OCC3D_GRID.shape))].astype(bool).reshape(OCC3D_GRID.shape)
 
 
 def rig_of(seed: int, settings: WorldSettings) -> tuple[Camera, ...]:
-    """The cameras of a seed: mostly one of the two cars, every mount a little off, else any rig or a car lacking some.
+    """The rig of a seed: a nuScenes car's, or for a share `other_rigs` a random rig or a car's with 1 to 3 missing.
 
-    They come in the order of core.classes.CAMERAS, then others.
+    Every mount is perturbed. Cameras are in the order of core.classes.CAMERAS, then others.
     """
     rng = np.random.default_rng([seed, 17])
     cameras = load_rig(RIGS[int(rng.integers(len(RIGS)))])
@@ -172,19 +172,19 @@ def rig_of(seed: int, settings: WorldSettings) -> tuple[Camera, ...]:
 
 
 def places(rig: Sequence[Camera], cameras: int) -> list[int]:
-    """Where each camera of a rig lies among `cameras` places: those of core.classes.CAMERAS, then others in order."""
+    """Slot of each camera of a rig among `cameras`: first those of core.classes.CAMERAS, then others in order."""
     spare = iter(range(len(CAMERAS), cameras))
     return [CAMERAS.index(c.name) if c.name in CAMERAS else next(spare) for c in rig]
 
 
 def prepared_size(camera: Camera, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the whole image, scaled to cover a prepared one (ImageConfig)."""
+    """Rows and columns of the whole image after scaling, before the crop to a prepared one (ImageConfig)."""
     scale = max(height / camera.height, width / camera.width)
     return max(height, round(camera.height * scale)), max(width, round(camera.width * scale))
 
 
 def prepared_intrinsics(camera: Camera, height: int, width: int) -> np.ndarray:
-    """K float64 [3, 3] of a prepared image: scaled to cover it, then bottom rows and middle columns (ImageConfig)."""
+    """K float64 [3, 3] of a prepared image: scaled, then cropped to bottom rows and middle columns (ImageConfig)."""
     rows, columns = prepared_size(camera, height, width)
     k = camera.scaled(rows, columns)
     k[:2, 2] -= ((columns - width) // 2, rows - height)
@@ -192,7 +192,7 @@ def prepared_intrinsics(camera: Camera, height: int, width: int) -> np.ndarray:
 
 
 def set_times(seed: int, settings: WorldSettings) -> np.ndarray:
-    """float64 [clips, sets]: when the lidar sweeps of the sets begin, seconds of the drive; one clip per equal part."""
+    """Start times of the sets' lidar sweeps, float64 [clips, sets] seconds of the drive; clips in equal parts of it."""
     rng = np.random.default_rng([seed, 19])
     part = settings.seconds / settings.clips
     begin = part * np.arange(settings.clips) + rng.uniform(0.0, part - settings.clip_seconds, settings.clips)
@@ -201,7 +201,7 @@ def set_times(seed: int, settings: WorldSettings) -> np.ndarray:
 
 
 def exposures(seed: int, settings: WorldSettings, rig: tuple[Camera, ...]) -> np.ndarray:
-    """float64 [S, len(rig)]: when each camera of each set takes its image, seconds of the drive, whole nanoseconds."""
+    """Exposure times of every set, float64 [S, len(rig)] seconds of the drive, rounded to nanoseconds."""
     rng = np.random.default_rng([seed, 13])
     begin = set_times(seed, settings).ravel()
     offsets = np.array([c.sweep_offset for c in rig])
@@ -210,7 +210,7 @@ def exposures(seed: int, settings: WorldSettings, rig: tuple[Camera, ...]) -> np
 
 
 def render_scene(seed: int, settings: WorldSettings) -> WorldScene:
-    """Everything that is taken from a seed. Raises InvalidInput for a negative seed."""
+    """Render and label the clips of a seed. Raises InvalidInput for a negative seed."""
     scene = Scene.generate(seed, settings.seconds)
     renderer = Renderer(scene)
     rig = rig_of(seed, settings)
@@ -218,7 +218,7 @@ def render_scene(seed: int, settings: WorldSettings) -> WorldScene:
     intrinsics = np.stack([prepared_intrinsics(c, settings.height, settings.width) for c in rig])
     out: dict[str, list] = {n: [] for n in ("jpeg", "ego2img", "pose", "twist", "time", "future", "labels", "visible")}
     commands = []
-    first = min(range(len(rig)), key=lambda i: where[i])  # the front camera where there is one
+    first = min(range(len(rig)), key=lambda i: where[i])  # the front camera if present
     for moments in exposures(seed, settings, rig):
         present = float(moments[first])
         pose, twist = scene.ego.at(present)
@@ -248,7 +248,7 @@ def render_scene(seed: int, settings: WorldSettings) -> WorldScene:
 
 
 def load_scene(seed: int, settings: WorldSettings, keep: bool = True) -> WorldScene:
-    """The scene of a seed from the cache; rendered, and with `keep` cached, where it is missing or damaged."""
+    """Load the scene of a seed from the cache; if missing or damaged, render it and, with `keep`, cache it."""
     path = scene_file(seed, settings)
     if path.is_file():
         try:
@@ -262,17 +262,17 @@ def load_scene(seed: int, settings: WorldSettings, keep: bool = True) -> WorldSc
 
 
 def scene_file(seed: int, settings: WorldSettings) -> Path:
-    """Where a scene is cached."""
+    """Path of a scene in the cache."""
     return settings.folder() / f"{seed:08d}.safetensors"
 
 
 def cached_seeds(settings: WorldSettings) -> list[int]:
-    """Seeds that lie in the cache, ascending."""
+    """Cached seeds, ascending."""
     return sorted(int(p.stem) for p in settings.folder().glob("*.safetensors") if p.stem.isdigit())
 
 
 def write_scene(scene: WorldScene, path: Path) -> None:
-    """Write a scene's file whole or not at all."""
+    """Write a scene's file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {n: getattr(scene, n) for n in ("usable", "ego2img", "pose", "twist", "time", "future", "command")}
     for name in _BLOCKS:
@@ -288,7 +288,7 @@ def write_scene(scene: WorldScene, path: Path) -> None:
 
 
 def read_scene(path: Path, settings: WorldSettings) -> WorldScene:
-    """A cached scene. Raises InvalidInput("world", ...) for a damaged file or one of other settings."""
+    """Read a cached scene. Raises InvalidInput("world") for a damaged file or one of other settings."""
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -307,7 +307,7 @@ def read_scene(path: Path, settings: WorldSettings) -> WorldScene:
 
 
 def prepare_scenes(seeds: Sequence[int], settings: WorldSettings, workers: int = 1) -> Iterator[int]:
-    """Render the seeds that are not cached yet, `workers` processes at a time; gives each seed when it is there."""
+    """Render the seeds that are not cached yet, `workers` processes at a time; yields each seed once it is cached."""
     missing = []
     for seed in seeds:
         if scene_file(seed, settings).is_file():

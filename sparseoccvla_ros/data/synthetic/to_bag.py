@@ -1,4 +1,4 @@
-"""Bags of the synthetic world: six cameras, calibration, motion and occupancy truth, as a nuScenes bag would hold them.
+"""Bags of the synthetic world: six cameras, calibration, motion and occupancy ground truth, laid out as a nuScenes bag.
 
 Topic names are those of the default input profile `nuscenes`.
 """
@@ -32,10 +32,10 @@ ODOMETRY_TOPIC = "/odom"
 COMMAND_TOPIC = "/sparseoccvla/planning/command"
 OCCUPANCY_TOPIC = "/world/occupancy"
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "u1")])
-"""A voxel of the truth: its centre in m, a colour for RViz, its Occ3D class."""
+"""Ground-truth voxel: centre in m, colour for RViz, Occ3D class."""
 TF_RATE, COMMAND_RATE, OCCUPANCY_RATE = 50.0, 2.0, 2.0
 TF_MARGIN = 0.5
-"""Seconds of transforms before and after the images, so that every image stamp lies between two of them."""
+"""Seconds of transforms before and after the images, so that tf can be interpolated at every image stamp."""
 BUNDLED = {
     "seed": 35, "seconds": 20.0, "rate": 6.0, "height": 198, "width": 352, "samples": 2, "jpeg_quality": 80,
 }  # fmt: skip
@@ -44,7 +44,7 @@ BUNDLED = {
 
 @dataclass(frozen=True)
 class View:
-    """One image to be taken: camera, seconds of the world from the start of the drive, stamp in ns."""
+    """One image to render: camera, world time in s from the start of the drive, stamp in ns."""
 
     camera: str
     time: float
@@ -52,7 +52,7 @@ class View:
 
 
 def schedule(rig: tuple[Camera, ...], seconds: float, rate: float, seed: int, pace: float = 1.0) -> list[View]:
-    """Every image of a drive in the order of stamps: the cameras fire one after another during each lidar sweep."""
+    """Every image of a drive, ordered by stamp; the cameras are triggered one after another in each lidar sweep."""
     rng = np.random.default_rng([seed, 13])
     views = []
     for k in range(int(seconds * rate + 1e-6)):
@@ -81,7 +81,7 @@ def _renderer(seed: int, seconds: float) -> Renderer:
 
 
 def _photograph(job: _Job) -> list[bytes]:
-    """JPEG files of a job's views; runs in a worker, which keeps its renderer from job to job."""
+    """JPEG files of a job's views; runs in a worker, which reuses its renderer between jobs."""
     renderer = _renderer(job.seed, job.seconds)
     cameras = {c.name: c for c in load_rig(job.rig)}
     out = []
@@ -108,7 +108,7 @@ def _photographs(jobs: list[_Job], workers: int) -> Generator[bytes, None, None]
         for result in pool.map(_photograph, jobs):
             yield from result
     finally:
-        # Also when the consumer stops half-way: what was not begun is not done.
+        # Also reached when the consumer stops early: pending jobs are cancelled.
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -127,14 +127,14 @@ def make_world_bag(
     force: bool = False,
     on_progress: Callable[[float], None] | None = None,
 ) -> Path:
-    """Drive through the world of a seed and write what the cameras see; returns the bag folder.
+    """Render a drive through the world of a seed into a bag; returns the bag folder.
 
     seconds, rate: length of the drive and images per second and camera; height, width: of the images (the field of
-    view is always that of the car's real 16:9 cameras); samples: rays along each side of a pixel; pace: seconds of the
-    world in a second of the bag, below 1 a slow vehicle among slow traffic; workers: processes that render;
-    on_progress: called with the share done, 0..1. On one machine the same arguments give the same bag, byte for byte.
+    view is always that of the car's real 16:9 cameras); samples: rays along each side of a pixel; pace: world seconds
+    per bag second, below 1 slows the vehicle and all traffic; workers: rendering processes; on_progress: called with
+    the fraction done, 0..1. On one machine the same arguments give a byte-identical bag.
 
-    Raises InvalidInput for an unknown rig, nonsensical numbers or an existing path without `force`.
+    Raises InvalidInput for an unknown rig, numbers out of range or an existing path without `force`.
     """
     if rate <= 0 or 1.0 / rate <= 2 * JITTER:
         raise InvalidInput("rate", f"{rate} images per second cannot be stamped in order")
@@ -156,7 +156,7 @@ def make_world_bag(
         intrinsics = {c.name: c.scaled(height, width) for c in cameras}
         mounts = [(EGO_FRAME, c.name, c.camera2ego) for c in cameras]
         with closing(_photographs(jobs, workers)) as files:
-            # The second number orders what happens at one instant: motion first, then what was seen from there.
+            # The second number orders events with equal stamps: motion first, then command, images and occupancy.
             events: list[tuple[int, int, Callable[[], None]]] = []
             for stamp in _ticks(-TF_MARGIN, seconds + TF_MARGIN, TF_RATE):
                 events.append((stamp, 0, partial(_write_motion, bag, scene, stamp, pace)))
@@ -176,7 +176,7 @@ def make_world_bag(
 
 
 def _ticks(start: float, end: float, rate: float) -> list[int]:
-    """Stamps in ns from start to end (both included, seconds of the drive)."""
+    """Stamps in ns from `start` to `end`, both inclusive and in seconds of the drive."""
     count = int((end - start) * rate + 1e-6)
     return [START + round((start + k / rate) * NANOSECONDS) for k in range(count + 1)]
 
@@ -204,7 +204,7 @@ def _write_view(
 
 
 def _keyframes(views: list[View], seconds: float, pace: float) -> list[View]:
-    """The front camera's views nearest to every half second: truth and images share these stamps."""
+    """The front camera's views nearest to every half second; ground truth uses the stamps of these images."""
     front = [v for v in views if v.camera == "CAM_FRONT"]
     times = np.array([v.time for v in front])
     wanted = pace * np.arange(0.0, seconds, 1.0 / OCCUPANCY_RATE)

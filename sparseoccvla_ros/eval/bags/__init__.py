@@ -1,1 +1,1 @@
-"""Plans in any recording against what was driven."""
+"""Open-loop evaluation of plans on recorded bags."""

@@ -1,4 +1,4 @@
-"""./run eval bag: the stack, or the plans that a recording holds, against what was driven."""
+"""./run eval bag: scores the stack, or recorded plans, against the recorded drive."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ COAST = "carry on at the present speed"
 
 @dataclass(frozen=True)
 class Request:
-    """What is judged: plans of `topic`, or where it is empty those of `preset` from the bag's images; seconds: at most
-    so much of the bag (0: all); boxes: MarkerArray of cubes, empty takes /markers/annotations where it is there;
-    map_file, map_origin: a Lanelet2 map, and latitude, longitude of the frame's origin where its points need them;
-    reference: topic of the plans whose progress is the measure, empty takes what was driven."""
+    """Evaluation request: plans of `topic` or, if empty, of `preset` run on the bag's images. seconds: maximum duration
+    (0: all); boxes: MarkerArray of cubes, empty uses /markers/annotations if present; map_file, map_origin: a Lanelet2
+    map, and latitude, longitude of the frame's origin if its points need them; reference: topic of the plans to which
+    progress is compared, empty uses the driven path."""
 
     bag: Path
     topic: str = ""
@@ -52,9 +52,9 @@ class Request:
 
 @dataclass
 class BagReport:
-    """rows: scores by who planned; plans: what was judged; refused: plans that cannot be scored, by reason; boxes: how
-    many were seen, and why they are of no use; missing: moments without a plan that could be scored, though 3 s of the
-    drive are known; failed: how many of them count 0 in a score, by its name; road: whether there is a map."""
+    """rows: scores by planner; plans: the scored plans; refused: plans that cannot be scored, by reason; boxes: number
+    of tracks; boxes_problem: why boxes are unusable; missing: moments without a usable plan although 3 s of the drive
+    follow; failed: how many of them count 0 in each score, by name; road: whether a map is available."""
 
     request: Request
     drive: Drive
@@ -69,15 +69,15 @@ class BagReport:
 
     @property
     def judged(self) -> str:
-        """Who planned, as in `rows`."""
+        """The evaluated planner, a key of `rows`."""
         return next(iter(self.rows))
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What a bag tells besides the plans. seen: int64 ns, when boxes were told, be there none; boxes_problem: why there
-    are none though they were told; road: None without a
-    map; references: plans by stamp whose progress is the measure."""
+    """Contents of a bag besides the plans. seen: int64 [S] ns, stamps of box messages, including empty ones;
+    boxes_problem: why recorded boxes are unusable; road: None without a map; references: plans by stamp to which
+    progress is compared."""
 
     drive: Drive
     motion: Motion
@@ -89,7 +89,7 @@ class Record:
     references: dict[int, Planned]
 
     def score(self, plan: Planned) -> PlanScores | None:
-        """Of a plan; None where plan or drive are over before the 3 s."""
+        """Scores a plan; None if plan or drive end within 3 s."""
         tracks = self.tracks if watched(self.seen, plan.stamp, SECONDS) else []
         scores = score_plan(plan, self.drive, tracks, NUSCENES_CAR)
         if scores is None or not self.whole(plan.stamp):
@@ -102,7 +102,7 @@ class Record:
         )  # fmt: skip
 
     def failed(self, stamp: int) -> list[str]:
-        """In which scores a moment without a plan counts 0; empty where the drive is not known either."""
+        """Returns the scores in which a moment without a plan counts 0; empty if the drive is unknown there."""
         if not np.isfinite(self.drive.at(np.array([stamp, stamp + round(SECONDS * NANOSECONDS)]))).all():
             return []
         if not_recorded(stamp, self.drive):
@@ -112,13 +112,13 @@ class Record:
         return [name for name in OUT_OF_ONE if known.get(name, self.whole(stamp))]
 
     def whole(self, stamp: int) -> bool:
-        """Whether PDMS and EPDMS can be had of a plan of that moment."""
+        """Whether PDMS and EPDMS can be computed for a plan at that stamp."""
         told = bool(self.tracks) and watched(self.seen, stamp, DT * (FUTURE - 1))
         return told and self.road is not None and known_for_driving(stamp, self.drive)
 
 
 def read_record(reader: BagReader, request: Request) -> Record:
-    """Drive, boxes and map of a bag. Raises InvalidInput where one of them cannot be read, or there is no drive."""
+    """Reads drive, boxes and map of a bag. Raises InvalidInput if one is unreadable, or the drive is missing."""
     chosen = profile(request.profile)
     drive = read_drive(reader, chosen)
     boxes = request.boxes or _annotations(reader)
@@ -133,10 +133,10 @@ def read_record(reader: BagReader, request: Request) -> Record:
 
 
 def evaluate_bag(request: Request, on_progress: Callable[[int], None] = lambda plans: None) -> BagReport:
-    """Score every plan after which 3 s of the drive are known; PDMS and EPDMS take 5 s.
+    """Scores every plan followed by 3 s of the drive (5 s for PDMS and EPDMS), and constant velocity as baseline.
 
     Raises:
-        InvalidInput: The bag cannot be read, tells no motion, or has neither plans nor images to plan from.
+        InvalidInput: The bag cannot be read, or has no ego motion, or neither plans nor images to plan from.
     """
     with BagReader(request.bag) as reader:
         record = read_record(reader, request)
@@ -163,7 +163,7 @@ def evaluate_bag(request: Request, on_progress: Callable[[int], None] = lambda p
         rows[COAST].append(coast)
     reasons = Counter(why for _, why in refused)
     told = [plan.stamp for plan in plans] + [stamp for stamp, _ in refused]
-    # The stack cannot plan before the first images; of other planners nobody knows what they waited for.
+    # The stack cannot plan before the first images; for other planners the start of the drive counts.
     first = int(drive.stamps[0]) if request.topic else min(told, default=int(drive.stamps[-1]))
     span = first, min(last, int(drive.stamps[-1]))
     failures = _failures(record, plans, [stamp for stamp, _ in refused], kept, span)
@@ -178,9 +178,9 @@ def _failures(
     record: Record, plans: Sequence[Planned], refused: Sequence[int], kept: Sequence[Planned],
     span: tuple[int, int],
 ) -> list[list[str]]:  # fmt: skip
-    """In which scores each moment without a plan counts 0, between two stamps."""
+    """Returns, for each moment without a plan between two stamps, the scores in which it counts 0."""
     silent = without_plan([plan.stamp for plan in plans], refused, *span)
-    # A follower is told to stop with the stamp of the plan before: that moment had a plan.
+    # An empty stop path may carry the stamp of the previous plan: that moment had a plan.
     moments = {stamp for stamp in (*refused, *silent) if stamp <= span[1]} - {plan.stamp for plan in kept}
     return [names for stamp in sorted(moments) if (names := record.failed(stamp))]
 
@@ -238,7 +238,7 @@ def _placed(start: np.ndarray, local: np.ndarray) -> np.ndarray:
 
 
 def _coasting(stamp: int, drive: Drive) -> Planned:
-    """Straight on at the present speed: what every plan has to beat."""
+    """Returns the constant-velocity baseline: straight on at the current speed."""
     start, times = drive.at(np.array([stamp]))[0], np.array(WAYPOINT_TIMES)
     speed = np.nan_to_num(drive.speed(stamp))
     local = np.column_stack([speed * times, np.zeros((len(times), 2))])
@@ -246,7 +246,7 @@ def _coasting(stamp: int, drive: Drive) -> Planned:
 
 
 def table(report: BagReport) -> Block:
-    """Means over plans."""
+    """Returns the table of mean scores over plans."""
     told = {n for n in NAMES if any(getattr(s, n) is not None for rows in report.rows.values() for s in rows)}
     names = [n for n in NAMES if n in told or report.failed[n]]
     lines = []
@@ -279,7 +279,7 @@ def _mean(rows: list[PlanScores], name: str, failed: int) -> str:
 
 
 def page(report: BagReport, command: str) -> str:
-    """A Markdown page."""
+    """Returns a Markdown page of the report."""
     drive = report.drive
     seconds = (drive.stamps[-1] - drive.stamps[0]) / NANOSECONDS
     way = float(np.hypot(*np.diff(drive.poses[:, :2], axis=0).T).sum())
@@ -298,9 +298,9 @@ def page(report: BagReport, command: str) -> str:
 
 
 def write_result_bag(report: BagReport, path: Path) -> None:
-    """A bag with each score as std_msgs/Float64 on /evaluation/NAME, and plan and driven way as nav_msgs/Path.
+    """Writes a bag with each score as std_msgs/Float64 on /evaluation/NAME, and planned and driven nav_msgs/Path.
 
-    Its times are those of the recording, so that both play side by side.
+    Its times are those of the recording, so both can be played together.
     """
     with BagWriter(path, force=True) as bag:
         for plan, scores in zip(report.plans, report.rows[report.judged], strict=True):

@@ -1,4 +1,4 @@
-"""A recorded drive and what the stack makes of it, as a short animated picture: cameras, path, occupancy."""
+"""Animated picture of a recorded drive with the stack's output: cameras, path, occupancy."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from ...view.ground_path import ground_height
 log = logging.getLogger(__name__)
 
 SIZE = 900
-"""Width of the picture, pixels; it is drawn at twice that."""
+"""Width of the picture in pixels; it is drawn at twice the size."""
 LOWER = 2 * 300
 EVERY = 0.4
-"""Seconds between two pictures."""
+"""Minimum time between two frames, s."""
 NANOSECONDS = 1_000_000_000
 
 
 def save_film(
     bag: Path, out: Path, preset: str, profile: str, seconds: float, quality: int, on_progress: Callable[[int], None]
 ) -> int:
-    """Write an animated WebP in real time; returns its number of pictures.
+    """Writes an animated WebP at real-time speed; returns its number of frames.
 
     Args:
         bag: rosbag2 folder or single file.
-        out: File to write; its folder is made.
-        preset: Whose networks see, reason and plan.
+        out: File to write; its folder is created.
+        preset: Preset to run.
         profile: Cameras and topics of the bag.
-        seconds: Only so much of the bag; 0 takes all.
-        quality: Of the WebP, 1 to 100.
+        seconds: Duration to use from the start of the bag; 0 for all.
+        quality: WebP quality, 1 to 100.
         on_progress: Called with the number of frame sets so far.
 
     Raises:
-        InvalidInput: The bag cannot be read or holds no frame set that the networks take, or the preset cannot be
+        InvalidInput: The bag cannot be read or has no frame set that the networks accept, or the preset cannot be
             loaded.
     """
     model = SparseOccVLA.from_preset(preset)
@@ -85,7 +85,7 @@ def save_film(
 
 
 def _picture(frames: CameraFrames, result: StepResult) -> Image.Image:
-    """The cameras with the path above, occupancy from above and from behind below."""
+    """Draws the cameras with the path on top; below, occupancy from above and from behind."""
     width = 2 * SIZE
     cameras = camera_mosaic(frames, result.plan, width)
     above = view_from_above(result.voxels, result.plan, LOWER)

@@ -1,4 +1,4 @@
-"""Lanelet2 maps as the surfaces of PDMS and EPDMS, read by simple-lanelet2."""
+"""Converts Lanelet2 maps to surfaces for PDMS and EPDMS, using simple-lanelet2."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ..metrics.driving.polygons import inside
 from ..metrics.driving.traffic_scene import Surface
 
 VEHICLE_LANES = ("road", "highway", "play_street", "emergency_lane", "bus_lane", "road_shoulder", "")
-"""Subtypes of lanelets that cars use."""
+"""Lanelet subtypes used by cars."""
 _PARKING = ("parking_lot", "parking_space")
 _EVERY = 1.0
-"""m between the places of the drive that say which lanelets the route uses."""
+"""Spacing (m) of the positions of the drive that select the lanelets of the route."""
 
 
 def read_lanelets(path: Path, origin: str, drive: Drive) -> list[tuple[Surface, np.ndarray, bool]]:
-    """(kind, polygon [V, 2] in the drive's frame, whether the route uses it) of every lanelet, junction and car park.
+    """Returns (kind, polygon [V, 2] in the drive's frame, on route) of every lanelet, junction and car park.
 
-    A lanelet with a `turn_direction` (Autoware) is a connector, others are lanes; all of them may be driven on.
-    Junctions are the polygons of type intersection_area, else the connectors. The route uses the lanelets that were
-    driven on, and those beside them in the same direction.
+    Lanelets with a `turn_direction` (Autoware) are connectors, the others lanes; all are drivable. Junctions are the
+    polygons of type intersection_area or, without any, the connectors. The route consists of the driven lanelets and
+    adjacent ones in the same direction.
 
     Args:
         path: .osm file.
-        origin: LAT,LON of the origin of the drive's frame; not needed where points carry local_x and local_y.
-        drive: Says what the route used.
+        origin: LAT,LON of the origin of the drive's frame; not needed if points have local_x and local_y.
+        drive: The drive that selects the lanelets of the route.
 
     Raises:
-        InvalidInput: simple-lanelet2 is not installed, the file cannot be read, or where it lies is not known.
+        InvalidInput: simple-lanelet2 is not installed, the file cannot be read, or its location is unknown.
     """
     try:
         from lanelet2 import io, projection  # type: ignore[import-not-found,unused-ignore]
@@ -83,7 +83,7 @@ def _tag(item: Any, name: str) -> str:
 
 
 def _points(line: Any, place: tuple[float, float] | None) -> np.ndarray:
-    """float64 [V, 2]."""
+    """Returns the points of a line, float64 [V, 2]."""
     if place is not None:
         return np.array([(point.x, point.y) for point in line])
     if any("local_x" not in point.attributes for point in line):
@@ -103,7 +103,7 @@ def _used(lanelets: list[Any], polygons: dict[int, np.ndarray], drive: Drive) ->
         held = inside(places[:, :2], polygons[item.id]) & (np.cos(places[:, 2] - along) > 0.3)
         if held.any():
             driven.add(item.id)
-    # Lanes that share a border lead the same way where it is one's left and the other's right.
+    # Lanes sharing a border have the same direction if it is the left of one and the right of the other.
     border = {item.id: (item.leftBound.id, item.rightBound.id) for item in lanelets}
     out = set(driven)
     grown = True

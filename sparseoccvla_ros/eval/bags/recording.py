@@ -1,4 +1,4 @@
-"""What a recording knows besides the drive: what was planned, who was around."""
+"""Reads plans and tracked boxes from a recording."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ MARKERS = "visualization_msgs/msg/MarkerArray"
 ANNOTATIONS = "/markers/annotations"
 AREAS, RED_LIGHTS = "/map/areas", "/map/red_lights"
 """MarkerArrays of outlines: surfaces by namespace (lane, lane_connector, roadblock, intersection, car_park, drivable;
-the text "route" for those that the route uses), and connectors of the route that are red until the next message."""
+text "route" on those used by the route), and route connectors that are red until the next message."""
 ROUTE = "/sparseoccvla/planning/route"
 ACCELERATION = "/acceleration"
 _CUBE, _ADD = 1, 0
 OLDEST_PLAN = 1.0
-"""s after which a vehicle no longer follows a plan, as the follower's max_age: from then on it has none."""
+"""Age (s) from which a plan no longer counts, as the follower's max_age."""
 QUICKEST = 0.01
-"""s between two plans at least, where their own period is to tell how many are missing."""
+"""Lower bound (s) of the estimated plan period, from which missing plans are counted."""
 WARM_UP = 2.0
-"""s of a drive that a planner may take until its first plan."""
+"""Time (s) from the start within which a planner must produce its first plan."""
 LONGEST_GAP = 1.5
-"""s between two sightings of a box that are bridged."""
+"""Longest gap (s) between two observations of a box that is interpolated."""
 FASTEST, HARDEST, INACCURATE = 70.0, 20.0, 2.0
-"""m/s, m/s^2 and m of a box between two sightings: beyond them its id belongs to another object."""
+"""Limits (m/s, m/s^2, m) of a box's motion between observations: beyond them its id belongs to another object."""
 MOST_CUTS = 0.1
-"""Share of sightings at which ids may pass to another object; above, they only number the boxes of a message."""
+"""Share of observations at which ids may pass to another object; above it, they only number a message's boxes."""
 UNTOLD = 0.5
-"""s at the ends of a plan of which boxes need not be told: the step of annotated data sets."""
+"""Time (s) at both ends of a plan for which boxes are not required: the step of annotated data sets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Planned:
     poses: np.ndarray
 
     def at(self, start: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Poses [M, 3] at times [M] s; start [3]: where the vehicle was at the stamp. NaN beyond the plan's end."""
+        """Interpolates poses [M, 3] at times [M] s; start [3]: vehicle pose at the stamp. NaN beyond the plan's end."""
         columns = np.concatenate([start[None], self.poses])
         columns[:, 2] = np.unwrap(columns[:, 2])
         own = np.concatenate([[0.0], self.times])
@@ -62,7 +62,7 @@ class Planned:
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """A box that was seen: stamps int64 [S] ns; states float64 [S, 3], x, y, yaw in the drive's frame; size length and
+    """An observed box: stamps int64 [S] ns; states float64 [S, 3], x, y, yaw in the drive's frame; size length and
     width m; kind: the namespace of its markers, "car" or "human.pedestrian.adult"."""
 
     stamps: np.ndarray
@@ -71,7 +71,7 @@ class Track:
     kind: str = ""
 
     def at(self, stamps: np.ndarray) -> np.ndarray:
-        """States [M, 3] at stamps [M]; NaN where it was not seen."""
+        """Interpolates states [M, 3] at stamps [M]; NaN where it was not observed."""
         if len(self.stamps) == 1:
             return np.where((np.abs(stamps - self.stamps[0]) < 0.05 * NANOSECONDS)[:, None], self.states[0], np.nan)
         own, wanted = (self.stamps - self.stamps[0]) / NANOSECONDS, (stamps - self.stamps[0]) / NANOSECONDS
@@ -84,10 +84,10 @@ class Track:
 
 
 def read_plans(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Planned], list[tuple[int, str]]]:
-    """The plans of a topic, and stamp and reason of those that cannot be scored.
+    """Reads the plans of a topic, and (stamp, reason) of those that cannot be scored.
 
     Raises:
-        InvalidInput: The topic holds no plans.
+        InvalidInput: The topic is missing or of another type.
     """
     known = reader.topics.get(topic)
     if known is None or known.type not in PLAN_TYPES:
@@ -104,17 +104,17 @@ def read_plans(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Planne
 
 
 def without_plan(planned: Sequence[int], refused: Sequence[int], first: int, last: int) -> list[int]:
-    """Moments, ns, between two stamps at which the vehicle had no plan, beside those of `refused` themselves.
+    """Returns stamps (ns) from `first` to `last` at which the vehicle had no plan, in addition to `refused`.
 
-    A planner that falls silent leaves no message that could be judged, and one that rejects many frame sets in a row
-    publishes one empty path. Its own period fills such gaps: after a refused plan at once, after a good one from
-    OLDEST_PLAN on, and up to the first one from WARM_UP on.
+    A planner that stops leaves no messages to score, and one that rejects many frame sets in a row publishes a single
+    empty path. Such gaps are filled at the planner's median period: immediately after a refused plan, from OLDEST_PLAN
+    on after a good one, and from WARM_UP on before the first.
 
     Args:
         planned: Stamps of plans.
-        refused: Stamps of empty and unusable ones.
-        first: Where the planner should have begun.
-        last: End of what is judged.
+        refused: Stamps of empty and unusable plans.
+        first: Stamp at which the planner should start.
+        last: End of the evaluated interval.
     """
     told = np.unique([stamp for stamp in (*planned, *refused) if first <= stamp <= last]).tolist()
     period = OLDEST_PLAN * NANOSECONDS
@@ -164,12 +164,12 @@ def _plan(message: Any, kind: str, drive: Drive) -> Planned:
 
 
 def times_by_speed(places: np.ndarray, speeds: np.ndarray, here: np.ndarray) -> list[float]:
-    """Autoware's planners leave the times 0: a point is reached by the speeds along the way from the vehicle.
+    """Computes times of trajectory points from their speeds, for Autoware planners that leave time_from_start 0.
 
     Args:
-        places: float64 [N, 2] m, N >= 2; some lie behind the vehicle, whose times are below 0.
+        places: float64 [N, 2] m, N >= 2; points behind the vehicle get negative times.
         speeds: [N] m/s.
-        here: [2] m, where the vehicle is.
+        here: Vehicle position [2] m.
     """
     step = np.diff(places, axis=0)
     length = np.hypot(*step.T)
@@ -182,7 +182,7 @@ def times_by_speed(places: np.ndarray, speeds: np.ndarray, here: np.ndarray) -> 
 
 
 def _moved(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
-    """Poses [K, 3] in the frame of a pose [3], in that pose's own frame."""
+    """Transforms poses [K, 3] relative to `start` [3] to the frame in which `start` is given."""
     c, s = np.cos(start[2]), np.sin(start[2])
     x, y, yaw = poses.T
     return np.stack([start[0] + c * x - s * y, start[1] + s * x + c * y, start[2] + yaw], -1)
@@ -199,18 +199,18 @@ def _seconds(duration: Any) -> float:
 
 
 def watched(seen: np.ndarray, stamp: int, seconds: float) -> bool:
-    """Whether boxes were told throughout the seconds after a stamp. seen: int64 [S] ns, increasing."""
+    """Whether boxes were recorded for `seconds` from a stamp, except UNTOLD at both ends; seen: sorted int64 [S] ns."""
     first, last = stamp + round(UNTOLD * NANOSECONDS), stamp + round((seconds - UNTOLD) * NANOSECONDS)
     begin, end = int(np.searchsorted(seen, first, side="right")) - 1, int(np.searchsorted(seen, last, side="left"))
     return begin >= 0 and end < len(seen) and bool((np.diff(seen[begin : end + 1]) <= LONGEST_GAP * NANOSECONDS).all())
 
 
 def read_tracks(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Track], np.ndarray, str]:
-    """Boxes of a MarkerArray of cubes, joined by namespace and id; when any or none were told, int64 [S] ns; and why
-    the boxes are of no use, where they are not.
+    """Reads cubes of a MarkerArray: (tracks by namespace and id, stamps int64 [S] ns of messages including empty ones,
+    why the boxes are unusable or "").
 
     Raises:
-        InvalidInput: The topic holds something else.
+        InvalidInput: The topic is missing, of another type, or in another frame.
     """
     known = reader.topics.get(topic)
     if known is None or known.type != MARKERS:
@@ -249,7 +249,7 @@ def read_tracks(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Track
 
 
 def _others(stamps: np.ndarray, states: np.ndarray) -> tuple[list[int], int]:
-    """(rows at which another object bears the id, as nothing moves so; steps that were looked at)."""
+    """Returns (rows at which the id passes to another object, by implausible motion; number of checked steps)."""
     begins, looked, velocity = [], 0, None
     seconds, steps = np.diff(stamps) / NANOSECONDS, np.diff(states[:, :2], axis=0)
     for row, (dt, step) in enumerate(zip(seconds, steps, strict=True), 1):

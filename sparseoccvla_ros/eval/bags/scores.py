@@ -1,4 +1,4 @@
-"""One plan against what was driven."""
+"""Scores of one plan against the recorded drive."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from .recording import Planned, Track
 from .surroundings import DRIVEN, FUTURE, Motion, Road, scene_at, state_at
 
 AHEAD = np.array([0.0, 0.3, 0.6, 0.9])
-"""s by which the ego is moved on at its speed for the time to collision, as NAVSIM does."""
+"""Times (s) by which the ego is projected ahead at its speed for the time to collision, as in NAVSIM."""
 LONGEST_GAP = 1.0
-"""s without a record of the motion that are bridged."""
+"""Longest gap (s) in the recorded motion that is interpolated."""
 SECONDS = 3.0
-"""Of a plan that are compared with what was driven."""
+"""Length of a plan that is compared with the drive, s."""
 LIMITS = {"acceleration": 4.05, "lateral": 4.89, "jerk": 8.37}
-"""Of NAVSIM's comfort, m/s^2 and m/s^3."""
+"""NAVSIM's comfort limits, m/s^2 and m/s^3."""
 
 
 @dataclass(frozen=True)
 class PlanScores:
-    """Scores of one plan; None where the recording does not tell.
+    """Scores of one plan; None if the recording lacks the data.
 
     Attributes:
-        ade_m: Mean distance to where the vehicle truly was over 3 s, every half second.
-        fde_1s_m, fde_2s_m, fde_3s_m: Distance then.
-        heading_deg: Error after 3 s.
-        acceleration, lateral, jerk: Largest of the plan, m/s^2 and m/s^3.
-        comfortable: 1 where all three are below LIMITS.
-        no_collision: 1 where the plan hits no recorded box.
-        ttc: 1 where it would not within 0.9 s at any step.
-        pdms, epdms: 0..1, EPDMS without EC, where boxes and a map are recorded and 5 s of the drive follow.
-        epdms_filtered: EPDMS, in which what the human driver failed wholly too is no failure of the plan.
+        ade_m: Mean distance to the driven positions over 3 s, every 0.5 s.
+        fde_1s_m, fde_2s_m, fde_3s_m: Distance after 1, 2 and 3 s.
+        heading_deg: Heading error after 3 s.
+        acceleration, lateral, jerk: Maxima of the plan, m/s^2 and m/s^3.
+        comfortable: 1 if all three are below LIMITS.
+        no_collision: 1 if the plan hits no recorded box.
+        ttc: 1 if it would hit none within 0.9 s at any step.
+        pdms, epdms: 0..1, EPDMS without EC; need boxes, a map and 5 s of the drive.
+        epdms_filtered: EPDMS with the human filter, the human being the recorded driver.
     """
 
     stamp: int
@@ -62,20 +62,20 @@ class PlanScores:
     epdms_filtered: float | None = None
 
     def plain(self) -> dict:
-        """For a JSON file."""
+        """Returns a dict for a JSON file."""
         return asdict(self)
 
 
 OUT_OF_ONE = ("comfortable", "no_collision", "ttc", "pdms", "epdms", "epdms_filtered")
-"""In which a moment without a plan counts 0."""
+"""Scores in which a moment without a plan counts 0."""
 NAMES = tuple(f.name for f in fields(PlanScores) if f.name != "stamp")
 
 
 def score_plan(plan: Planned, drive: Drive, tracks: Sequence[Track], body: Vehicle) -> PlanScores | None:
-    """Scores of a plan; None where the plan or the drive is over before the 3 s, or their motion was not recorded."""
+    """Scores a plan; None if the plan or the drive ends within 3 s, or their motion was not recorded."""
     start = drive.at(np.array([plan.stamp]))[0]
     times = np.asarray(WAYPOINT_TIMES, np.float64)
-    # A plan whose last pose rounds to a little less than 3 s has 3 s.
+    # A plan may end up to 0.02 s before 3 s (rounded times).
     planned = plan.at(start, np.minimum(times, np.where(times - plan.times[-1] < 0.02, plan.times[-1], times)))
     driven = drive.at(plan.stamp + np.round(times * NANOSECONDS).astype(np.int64))
     if not (np.isfinite(start).all() and np.isfinite(planned).all() and np.isfinite(driven).all()):
@@ -105,12 +105,12 @@ def score_plan(plan: Planned, drive: Drive, tracks: Sequence[Track], body: Vehic
 
 
 def not_recorded(stamp: int, drive: Drive, seconds: float = SECONDS) -> str:
-    """Why the drive tells nothing of the seconds after a stamp within it; "" where it does."""
+    """Returns why the drive is unknown in the seconds after a stamp, or "" if it is known."""
     return drive.broken(stamp, stamp + round(seconds * NANOSECONDS), LONGEST_GAP)
 
 
 def _in_frame(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
-    """Points [K, 2] of poses in the frame of a pose [3]."""
+    """Returns the positions [K, 2] of poses in the frame of a pose [3]."""
     back = geometry.inverse(geometry.planar(*start))
     return poses[:, :2] @ back[:2, :2].T + back[:2, 3]
 
@@ -118,7 +118,7 @@ def _in_frame(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
 def _safety(
     plan: Planned, start: np.ndarray, drive: Drive, tracks: Sequence[Track], body: Vehicle
 ) -> tuple[float, float]:
-    """(no collision, time to collision), 1 or 0 each; what overlaps the vehicle at the start is left out."""
+    """Returns (no collision, time to collision), 1 or 0 each; ignores objects that overlap the vehicle at the start."""
     outline = driving.Vehicle.of(body).corners
     times = DT * np.arange(int(min(plan.times[-1], WAYPOINT_TIMES[-1]) / DT + 1e-6) + 1)
     poses = plan.at(start, times)
@@ -143,7 +143,7 @@ def _safety(
 
 
 def known_for_driving(stamp: int, drive: Drive) -> bool:
-    """Whether the drive is known for as long as PDMS and EPDMS look ahead."""
+    """Whether the drive is known for the 5 s that PDMS and EPDMS need."""
     seconds = DT * (FUTURE - 1)
     last = stamp + round(seconds * NANOSECONDS)
     within = bool(drive.stamps[0] <= stamp and last <= drive.stamps[-1])
@@ -154,19 +154,19 @@ def driving_scores(
     plan: Planned, reference: Planned | None, drive: Drive, motion: Motion, tracks: Sequence[Track], road: Road,
     body: Vehicle,
 ) -> dict[str, float]:  # fmt: skip
-    """pdms, epdms and epdms_filtered of a plan at a stamp for which `known_for_driving` holds.
+    """Computes pdms, epdms and epdms_filtered of a plan at a stamp for which `known_for_driving` holds.
 
     Args:
-        plan: Held at its last pose up to 4 s.
-        reference: Whose progress is the measure; None takes what was driven.
-        drive: Of the recording; what was driven is the human of the filter.
-        motion: The same drive's speed, acceleration and steering.
+        plan: The plan; its last pose is held up to 4 s.
+        reference: Plan to which progress is compared; None uses the driven path.
+        drive: The recorded drive, also the human of the filter.
+        motion: The drive's speed, acceleration and steering.
         tracks: Boxes.
         road: Map and lights.
         body: The vehicle.
 
     Returns:
-        By their names in PlanScores.
+        Scores by their names in PlanScores.
     """
     vehicle = driving.Vehicle.of(body)
     scene = scene_at(plan.stamp, drive, motion, tracks, road, vehicle)
@@ -189,5 +189,5 @@ def driving_scores(
 
 
 def _held(plan: Planned, start: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Poses [T, 3] at times, the last one held."""
+    """Interpolates poses [T, 3] at times, the last one held."""
     return plan.at(start, np.minimum(times, plan.times[-1]))

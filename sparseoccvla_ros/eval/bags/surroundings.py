@@ -1,4 +1,4 @@
-"""What PDMS and EPDMS need of a recording: the ego's state, the map, red lights, everybody else."""
+"""Inputs of PDMS and EPDMS from a recording: ego state, map, red lights, other objects."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..metrics.driving.vehicle import DT, Vehicle
 from .recording import ACCELERATION, AREAS, MARKERS, PATH, RED_LIGHTS, ROUTE, Track
 
 FUTURE = 51
-"""Steps of DT for which everybody else must be known."""
+"""Steps of DT for which other objects must be known."""
 DRIVEN = 41
 AGES = (1.5, 1.0, 0.5, 0.0)
 _ACCELERATIONS = ("geometry_msgs/msg/AccelStamped", "geometry_msgs/msg/AccelWithCovarianceStamped")
 _ACCELERATION_TOPICS = (ACCELERATION, "/localization/acceleration")
 _LINE_STRIP, _ADD = 4, 0
 _STEERS_FROM = 0.1
-"""m/s from which yaw rate and speed tell the angle of the front wheels."""
+"""Speed (m/s) above which the front wheel angle is computed from yaw rate and speed."""
 _WORDS = {
     ObjectKind.PEDESTRIAN: ("pedestrian", "person", "human", "walker"),
     ObjectKind.BICYCLE: ("bicycle", "cyclist"),
@@ -35,32 +35,32 @@ _WORDS = {
     ObjectKind.CONSTRUCTION_SIGN: ("sign",),
     ObjectKind.VEHICLE: ("vehicle", "car", "truck", "bus", "trailer", "motorcycle", "van", "construction"),
 }
-"""In the order in which they are looked for: "vehicle.bicycle" is a bicycle."""
+"""Words by kind, in order of precedence: "vehicle.bicycle" is a bicycle."""
 
 
 def kind_of_label(label: str) -> ObjectKind:
-    """What the scores take a label of any data set for."""
+    """Returns the metrics' object kind for a label of any data set."""
     known = label.lower()
     return next((kind for kind, words in _WORDS.items() if any(w in known for w in words)), ObjectKind.GENERIC)
 
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """The ego's motion beside its place: stamps int64 [T] ns, increasing; values float64 [T, 4], speed m/s,
-    acceleration m/s^2, angle of the front wheels rad, yaw rate rad/s."""
+    """The ego's motion without its pose: stamps int64 [T] ns, increasing; values float64 [T, 4]: speed m/s,
+    acceleration m/s^2, front wheel angle rad, yaw rate rad/s."""
 
     stamps: np.ndarray
     values: np.ndarray
 
     def at(self, stamps: np.ndarray) -> np.ndarray:
-        """Values [..., 4], linear between the records, held beyond them."""
+        """Interpolates values [..., 4] linearly; held beyond the ends."""
         own, wanted = (self.stamps - self.stamps[0]) / NANOSECONDS, (stamps - self.stamps[0]) / NANOSECONDS
         return np.stack([np.interp(wanted, own, column) for column in self.values.T], -1)
 
 
 def read_motion(reader: BagReader, profile: Profile, drive: Drive, vehicle: Vehicle) -> Motion:
-    """From the twist of odometry where it is filled, else from differences of the drive's poses; acceleration from its
-    topic, else from differences of the speed."""
+    """Reads motion from the odometry twist if filled, otherwise from differences of the drive's poses; acceleration
+    from its topic, otherwise from differences of the speed."""
     kinds = {name: topic.type for name, topic in reader.topics.items() if topic.count}
     rows = []
     if kinds.get(profile.odometry_topic) == "nav_msgs/msg/Odometry":
@@ -68,7 +68,7 @@ def read_motion(reader: BagReader, profile: Profile, drive: Drive, vehicle: Vehi
             (stamp_ns(m.header.stamp), m.twist.twist.linear.x, m.twist.twist.angular.z)
             for _, m in decoded(reader, [profile.odometry_topic])
         ]
-    # All zeros: a recorder that fills no twist.
+    # All zeros: the recorder left the twist empty.
     if any(speed or rate for _, speed, rate in rows):
         stamps, first = np.unique(np.array([r[0] for r in rows], np.int64), return_index=True)
         speed, rate = (np.array([rows[i][column] for i in first]) for column in (1, 2))
@@ -100,8 +100,8 @@ def _acceleration(message: Any) -> tuple[int, float]:
 
 @dataclass(frozen=True, eq=False)
 class Road:
-    """The map around a drive, and which of `red` (connectors of the route) are red from stamps int64 [S] ns on: on,
-    bool [S, R]."""
+    """The map around a drive. red: connectors of the route; stamps: int64 [S] ns; on: bool [S, R], which connectors are
+    red from each stamp on."""
 
     map: RoadMap
     red: tuple[np.ndarray, ...] = ()
@@ -109,22 +109,22 @@ class Road:
     on: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
 
     def lights(self, stamps: np.ndarray) -> RedLights:
-        """Red or not at stamps [T]; before the first record nothing is."""
+        """Returns the red lights at stamps [T]; none before the first record."""
         row = np.searchsorted(self.stamps, stamps, side="right") - 1
         known = self.on[np.maximum(row, 0)] if len(self.on) else np.zeros((len(stamps), len(self.red)), bool)
         return RedLights(self.red, known & (row >= 0)[:, None])
 
 
 def read_road(reader: BagReader, drive: Drive, surfaces: list[tuple[Surface, np.ndarray, bool]] | None) -> Road | None:
-    """The map of a recording; None where it has none.
+    """Reads the map of a recording; None if it has none.
 
     Args:
-        reader: Of the bag: AREAS, RED_LIGHTS and ROUTE; without a route the way that was driven is the centreline.
-        drive: In whose frame the map is.
-        surfaces: Of a map from elsewhere, which replaces AREAS.
+        reader: Bag with AREAS, RED_LIGHTS and ROUTE; without a route the driven path is the centreline.
+        drive: The drive, in the same frame as the map.
+        surfaces: Surfaces of an external map, replacing AREAS.
 
     Raises:
-        InvalidInput: The map is in another frame, or has nothing to drive on.
+        InvalidInput: The map is invalid, in another frame, or has no drivable area.
     """
     if surfaces is None:
         surfaces = []
@@ -189,7 +189,7 @@ def _centreline(reader: BagReader, drive: Drive) -> np.ndarray:
 def scene_at(
     stamp: int, drive: Drive, motion: Motion, tracks: Sequence[Track], road: Road, vehicle: Vehicle
 ) -> TrafficScene:
-    """Everything around the ego from a stamp on, as the scores take it."""
+    """Builds the scoring scene around the ego from a stamp on."""
     stamps = stamp + np.round(DT * np.arange(FUTURE) * NANOSECONDS).astype(np.int64)
     states = [track.at(stamps) for track in tracks]
     rows = [k for k, s in enumerate(states) if np.isfinite(s).all(1).any()]
@@ -207,7 +207,7 @@ def scene_at(
 
 
 def state_at(stamp: int, drive: Drive, motion: Motion) -> np.ndarray:
-    """The ego's state [11] as the scores have it, held at the drive's ends."""
+    """Returns the ego's state [11] in the layout of metrics.driving, held at the drive's ends."""
     held = int(np.clip(stamp, drive.stamps[0], drive.stamps[-1]))
     speed, acceleration, steering, rate = motion.at(np.array(stamp))
     return np.array([*drive.at(np.array(held)), speed, 0.0, acceleration, 0.0, steering, 0.0, rate, 0.0])

@@ -1,5 +1,5 @@
-"""Closed loop in the synthetic world: who drives, what happens, and the field's scores of it.
+"""Closed-loop evaluation in the synthetic world: policies, drives and their published benchmark scores.
 
-road_map.py the world's surfaces as the scores name them, expert.py the privileged planner, policies.py who can drive,
-rollout.py one drive, scores.py its scores.
+road_map.py: map surfaces as the metrics need them; expert.py: the privileged planner; policies.py: the policies that
+can drive; rollout.py: one drive; scores.py: its scores.
 """

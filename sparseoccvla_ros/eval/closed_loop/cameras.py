@@ -1,4 +1,4 @@
-"""The six cameras of a simulated drive: one rig per seed, all exposed at one moment; images may arrive late."""
+"""The six cameras of a simulated drive: one rig per seed, all exposed simultaneously; images may arrive late."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from ...world.sim.simulator import Simulator
 
 
 class SimulatedCameras:
-    """Renders what the cameras see.
+    """Renders the images of all cameras at the simulator's current time.
 
-    Attributes: rig (Camera of each), intrinsics (float64 [3, 3] of each, in pixels of the images).
+    Attributes: rig (one Camera each), intrinsics (float64 [3, 3] each, in pixels of the returned images).
 
     Args:
-        simulator: Of the drive.
-        height, width: Of the images, px.
-        weather: One of weather.WORDS; the seed's where empty.
-        whole: The cameras' whole field of view, as a driver publishes it; otherwise scaled and cropped as camera_sync
-            prepares it.
+        simulator: The drive's simulator.
+        height, width: Image size, px.
+        weather: One of weather.WORDS; empty uses the seed's weather.
+        whole: Return the full field of view, as a camera driver publishes it; otherwise scaled and cropped as
+            camera_sync prepares it.
     """
 
     def __init__(self, simulator: Simulator, height: int, width: int, whole: bool = False, weather: str = "") -> None:
         self._simulator, self._height, self._width = simulator, height, width
         self.rig = rig_of(simulator.scene.seed, WorldSettings(other_rigs=0.0))
-        # The whole view is rendered in any case: a pixel that rounds otherwise leads the chain another way in the end.
+        # The full view is always rendered: one pixel that rounds differently eventually changes what the chain drives.
         self._sizes = [(height, width) if whole else prepared_size(c, height, width) for c in self.rig]
         self._rendered = [c.scaled(*size) for c, size in zip(self.rig, self._sizes, strict=True)]
         self.intrinsics = self._rendered if whole else [prepared_intrinsics(c, height, width) for c in self.rig]
         self._renderer = Renderer(simulator.scene, Weather.generate(simulator.scene.seed, weather))
 
     def images(self) -> np.ndarray:
-        """uint8 [C, H, W, 3] RGB of now."""
+        """Returns the current images, uint8 [C, H, W, 3] RGB."""
         simulator = self._simulator
         pose, _ = simulator.ego.at(simulator.time)
         out = np.empty((len(self.rig), self._height, self._width, 3), np.uint8)
@@ -47,17 +47,17 @@ class SimulatedCameras:
 
 
 class LateImages:
-    """Images uint8 [C, H, W, 3] between exposure and arrival, with their stamps in ns."""
+    """Queue of images (uint8 [C, H, W, 3], stamp in ns) between exposure and arrival."""
 
     def __init__(self) -> None:
         self._taken: deque[tuple[int, np.ndarray]] = deque()
 
     def add(self, stamp: int, images: np.ndarray) -> None:
-        """Images that were taken at `stamp`."""
+        """Adds the images taken at `stamp`."""
         self._taken.append((stamp, images))
 
     def newest(self, stamp: int) -> tuple[int, np.ndarray] | None:
-        """Stamp and images of the newest taken up to `stamp`, once; those before them are dropped."""
+        """Removes and returns the newest images taken up to `stamp`, with their stamp; drops older ones."""
         found = None
         while self._taken and self._taken[0][0] <= stamp:
             found = self._taken.popleft()

@@ -1,4 +1,4 @@
-"""Results of drives as they end, one JSON line each: a run that was killed goes on with the drive it was at."""
+"""Log of finished drives, one JSON line each: a run that was killed resumes at the interrupted drive."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class DriveLog:
-    """What was driven, by who drove (one of POLICIES), under what version, and where.
+    """Results by policy name, version, seed and scenario.
 
     Args:
-        file: JSON lines; made with its folder at the first result. None keeps nothing on disk.
+        file: JSON lines; created with its folder at the first result. None keeps results in memory only.
 
     Raises:
-        InvalidInput: A line that is not the last one is no result.
+        InvalidInput: A line other than the last is not a valid result.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -31,11 +31,11 @@ class DriveLog:
             self._read(file)
 
     def find(self, name: str, version: str, seed: int, scenario: str | None) -> DriveScores | None:
-        """A result that is there already; `version` tells apart what would drive otherwise."""
+        """Returns the logged result, or None; `version` identifies the world and weights (see version_of)."""
         return self._rows.get((name, version, seed, scenario))
 
     def add(self, name: str, version: str, scores: DriveScores, seconds: float) -> None:
-        """Keep a result and the wall clock seconds it took; it is on disk when this returns."""
+        """Adds a result and its wall-clock seconds; it is on disk when this returns."""
         self._keep(name, version, scores, seconds)
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ class DriveLog:
                 stream.write(json.dumps(line, allow_nan=False) + "\n")
 
     def seconds(self, name: str) -> float | None:
-        """Mean wall clock seconds of a drive, None while there was none."""
+        """Returns the mean wall-clock seconds of a policy's drives, or None before the first."""
         known = self._seconds.get(name)
         return sum(known) / len(known) if known else None
 
@@ -61,7 +61,7 @@ class DriveLog:
                 known = {f.name for f in fields(DriveScores)}
                 values = {**row["scores"], "infractions": tuple(row["scores"]["infractions"])}
                 if set(values) != known:
-                    continue  # of another version of this package: driven again
+                    continue  # from another version of this package: driven again
                 self._keep(row["name"], row["version"], DriveScores(**values), float(row["wall_seconds"]))
             except (ValueError, KeyError, TypeError) as error:
                 if number < len(lines):

@@ -1,4 +1,4 @@
-"""What a drive over the topics leaves behind: its summary, and what the vehicle did step by step."""
+"""Files recorded for a drive over the topics: its summary, the vehicle's state per step, and the plans."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ HEAD = "time,x,y,yaw,speed,acceleration,steering,why"
 
 
 class DriveRecord:
-    """Notes every step of an Episode.
+    """Records every step of an Episode.
 
-    Attributes: rows: one per step, (time s, x m, y m, yaw rad, speed m/s, acceleration m/s^2 and steering rad that were
-    asked for, why the vehicle was braked or ""); plans: (time s, the path or None where there was none to follow).
+    Attributes: rows: one per step, (time s, x m, y m, yaw rad, speed m/s, commanded acceleration m/s^2 and steering
+    rad, reason for braking the vehicle or ""); plans: (time s, path, or None if the plan had no path).
     """
 
     def __init__(self, episode: Episode) -> None:
@@ -32,26 +32,26 @@ class DriveRecord:
         self.plans: list[tuple[float, TimedPath | None]] = []
 
     def plan(self, path: TimedPath | None) -> None:
-        """What was planned at the present step."""
+        """Records the path planned at the current step."""
         self._episode.note(path)
         self.plans.append((self._episode.simulator.time, path))
 
     def step(self, action: Action, why: str) -> None:
-        """Before the world steps."""
+        """Records a step; call before the world steps."""
         simulator = self._episode.simulator
         s = simulator.state
         self.rows.append((simulator.time, s.x, s.y, s.yaw, s.speed, action.acceleration, action.steering, why))
 
     def rollout(self) -> Rollout:
-        """For the scores, once the drive has ended."""
+        """Returns the rollout for scoring, once the drive has ended."""
         return self._episode.finish()
 
     def summary(self) -> dict[str, Any]:
-        """As scores.summary."""
+        """Returns scores.summary of the rollout."""
         return summary(self.rollout())
 
     def write(self, folder: Path, summary: dict[str, Any]) -> None:
-        """log.csv, plans.csv and, last, summary.json, as `summary` gives it, in a folder."""
+        """Writes log.csv, plans.csv and, last, `summary` as summary.json to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         lines = [",".join(str(v).replace(",", ";") for v in row) for row in self.rows]
         (folder / LOG).write_text("\n".join([HEAD, *lines]) + "\n", encoding="utf-8")
@@ -64,9 +64,9 @@ class DriveRecord:
 
 
 def replay(folder: Path, seed: int, scenario: str | None) -> Rollout:
-    """The drive that a record wrote into a folder: the world steps again by its actions.
+    """Reconstructs a recorded drive by stepping the world again with its logged actions.
 
-    Raises InvalidInput where the files are none of such a drive, or the world went another way.
+    Raises InvalidInput("drive") if the files are not a drive record, or the world deviates from the log.
     """
     try:
         rows = [line.split(",", 7) for line in (folder / LOG).read_text("utf-8").splitlines()[1:]]

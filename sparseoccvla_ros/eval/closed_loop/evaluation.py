@@ -1,4 +1,4 @@
-"""Policies side by side on seeds of the world: every drive's scores, means with intervals, a page."""
+"""Compares policies on seeds of the world: scores per drive, means with intervals, and a report page."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from .scores import DriveScores, score
 logger = logging.getLogger(__name__)
 
 POLICIES = ("expert", "chain", *CHANGED, "ego", "lane", "coast")
-"""expert; chain of a preset, and deprived of language; ego-only MLP; blind lane keeping; constant velocity."""
+"""expert; chain of a preset, and its language ablations; ego-only MLP; blind lane keeping; constant velocity."""
 RULES = "3"
-"""Changes with the expert and the follower, which every result rests on."""
+"""Version of the expert and the trajectory follower, on which every result depends; raise it when they change."""
 Driver = Callable[[int, str | None], Rollout]
-"""Drives a seed, or a scenario family at it, to its end."""
+"""Drives a seed, or a scenario family on that seed, to its end."""
 EGO_SEEDS = tuple(SPLITS["train"][:24])
 COLUMNS = {
     "route completion %": "route_completion",
@@ -51,7 +51,7 @@ COLUMNS = {
 }
 _IN_PERCENT = ("success", "smoothness", "pdms", "epdms", "hd_score", "alpasim", "cls")
 _LOWEST = ("efficiency", "smoothness")
-"""Of a drive that is too short for them these are not defined; every other score of a failed drive is 0."""
+"""Undefined for drives that are too short, so None for a failed drive, whose other scores are 0."""
 
 
 def _model(preset: str) -> SparseOccVLA:
@@ -62,11 +62,11 @@ def _model(preset: str) -> SparseOccVLA:
 
 
 _shared_model = cache(_model)
-"""One for the chain and all disturbances: they drive one after another."""
+"""One model shared by the chain and all disturbances, which drive one after another."""
 
 
 def policy_of(name: str, preset: str) -> Policy:
-    """One of POLICIES or DISTURBED. Raises InvalidInput: "policies" for others, "preset" for one that cannot plan."""
+    """Creates one of POLICIES or DISTURBED. Raises InvalidInput: "policies" if unknown, "preset" if it cannot plan."""
     if name == "expert":
         return ExpertPolicy()
     if name == "coast":
@@ -76,7 +76,7 @@ def policy_of(name: str, preset: str) -> Policy:
     if name == "ego":
         return EgoOnly(EGO_SEEDS)
     if name in ("chain", *CHANGED):
-        # A model that is deprived of something is its own.
+        # An ablation modifies the model, so it gets its own.
         model = _model(preset) if name in CHANGED else _shared_model(preset)
         if name in CHANGED:
             change(model, name)
@@ -87,7 +87,7 @@ def policy_of(name: str, preset: str) -> Policy:
 
 
 def failed(policy: str, seed: int, scenario: str | None, why: str) -> DriveScores:
-    """A drive that broke off: it counts 0."""
+    """Returns the scores of a drive aborted by an error: 0, or None for those in _LOWEST."""
     values: dict[str, Any] = {f.name: 0.0 for f in fields(DriveScores)}
     values.update(
         policy=policy, seed=seed, scenario=scenario, maneuver="", end=f"failed: {why}", infractions=(), success=False
@@ -98,8 +98,8 @@ def failed(policy: str, seed: int, scenario: str | None, why: str) -> DriveScore
 
 @dataclass(frozen=True)
 class DriveProgress:
-    """How far an evaluation is: drives done of all, the one that just ended (None when it was known already or none
-    has), and the seconds left by the mean of the drives so far (None while a policy has not driven yet)."""
+    """Progress of an evaluation: drives done, drives in total, the scores of the drive that just ended (None if it came
+    from the log or none has ended), seconds left from mean durations (None until every pending policy has driven)."""
 
     done: int
     total: int
@@ -108,7 +108,7 @@ class DriveProgress:
 
 
 def version_of(name: str, preset: str) -> str:
-    """Changes with whatever makes a policy drive otherwise: the world, and for the chain its preset and weights."""
+    """Hash of what affects a policy's drives: world version, RULES; for the chain, preset (with sha256 of weights)."""
     parts = [str(WORLD_VERSION), RULES]
     if name in ("chain", "nodes", *CHANGED, *DISTURBED):
         parts.append((load_preset(preset).folder / "config.yaml").read_text(encoding="utf-8"))
@@ -125,11 +125,11 @@ def evaluate_drives(
     others: Mapping[str, Driver] | None = None,
     on_drive: Callable[[DriveScores, Rollout], None] = lambda scores, rollout: None,
 ) -> list[DriveScores]:
-    """Every policy on every seed; scores compare with the expert's drive, which is made where a drive needs it.
+    """Drives every policy on every seed; scores compare with the expert's drive, which is run only where needed.
 
-    families: scenario families that take turns over the seeds; none for the seeds' own traffic. log: takes every result
-    as it ends; what it knows already is not driven again. others: who drives besides POLICIES, by name. on_drive: told
-    of every new drive that did not break off. Raises InvalidInput for unknown policies or families and negative seeds.
+    families: scenario families, alternating over the seeds; empty for the seeds' own traffic. log: receives every
+    result as its drive ends; logged drives are not repeated. others: additional drivers by name. on_drive: called for
+    every new drive that was not aborted. Raises InvalidInput for unknown policies or families and negative seeds.
     """
     drivers: dict[str, tuple[str, Driver]] = {name: (name, other) for name, other in (others or {}).items()}
     if not seeds or not names:
@@ -198,7 +198,7 @@ def _attempt(
 
 
 def means(rows: Sequence[DriveScores]) -> dict[str, Estimate]:
-    """Mean of every column with its bootstrap interval over drives."""
+    """Returns the mean of every column with its bootstrap interval over drives."""
     out = {}
     for title, name in COLUMNS.items():
         values = [float(v) for r in rows if (v := getattr(r, name)) is not None]
@@ -207,7 +207,7 @@ def means(rows: Sequence[DriveScores]) -> dict[str, Estimate]:
 
 
 def table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of policies."""
+    """Returns header and rows of the table of policies."""
     head = ["policy", "drives", *COLUMNS, "collisions", "red lights", "outside %", "plans missing"]
     lines = []
     for policy in dict.fromkeys(r.policy for r in rows):
@@ -228,7 +228,7 @@ def table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
 
 
 def worth_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
-    """What the chain gains by language, drive by drive: its scores minus those of each of CHANGED."""
+    """Returns header and rows: the chain's scores minus those of each of CHANGED, paired by drive."""
     lines = []
     by_drive = {(r.policy.split()[0], r.seed, r.scenario): r for r in rows}
     titles = [t for t, name in COLUMNS.items() if name not in _LOWEST]
@@ -243,7 +243,7 @@ def worth_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]
         cells = []
         for title in titles:
             field, scale = COLUMNS[title], 100.0 if COLUMNS[title] in _IN_PERCENT else 1.0
-            # A drive of less than 5 s, or without a plan, has no PDMS.
+            # A drive shorter than 5 s, or without a plan, has no PDMS.
             told = [(x, y) for x, y in ((getattr(a, field), getattr(b, field)) for a, b in pairs) if None not in (x, y)]
             cells.append(mean_of([scale * (float(x) - float(y)) for x, y in told]).text(1.0))
         lines.append([f"chain minus {name}", str(len(pairs)), *cells])
@@ -251,7 +251,7 @@ def worth_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]
 
 
 def families_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
-    """Successes per scenario family and ability, a column per policy."""
+    """Returns header and rows: successes per scenario family with its ability, one column per policy."""
     policies = list(dict.fromkeys(r.policy for r in rows))
     lines = []
     for family in [f for f in FAMILIES if any(r.scenario == f for r in rows)]:
@@ -273,13 +273,13 @@ def families_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[st
 
 
 def film_of(row: DriveScores) -> str:
-    """Where the film of a drive is, beside the page."""
+    """Returns the path of a drive's film, relative to the page."""
     who = "".join(c if c.isalnum() else "_" for c in row.policy)
     return f"films/{who}-{row.seed}{'-' + row.scenario if row.scenario else ''}.webp"
 
 
 def films_table(rows: Sequence[DriveScores], folder: Path) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the worst and the best drive of each policy that have films in the page's folder."""
+    """Returns header and rows: per policy, the worst and the best drive that have a film in the page's folder."""
     lines = []
     for policy in dict.fromkeys(r.policy for r in rows):
         own = sorted((r for r in rows if r.policy == policy), key=lambda r: r.driving_score)
@@ -291,7 +291,7 @@ def films_table(rows: Sequence[DriveScores], folder: Path) -> tuple[list[str], l
 
 
 def page(rows: Sequence[DriveScores], command: str, folder: Path | None = None) -> str:
-    """A Markdown page: the table, films that are in its folder, every drive, and how the numbers were made."""
+    """Returns a Markdown page: tables, films found in `folder`, every drive, and how the numbers were computed."""
     head, lines = table(rows)
     parts = ["# Closed loop in the synthetic world", "", f"`{command}`", "", _markdown(head, lines), ""]
     parts += [

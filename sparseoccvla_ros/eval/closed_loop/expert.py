@@ -1,7 +1,7 @@
-"""A privileged planner: IDM along proposals of the route, the best one by EPDMS's own sub-scores.
+"""The expert, a privileged planner: IDM along several proposals of the route, ranked by EPDMS's sub-scores.
 
-The idea is that of PDM-Closed (Dauner et al., CoRL 2023, arXiv 2306.07962): it knows the map, the signals and where
-everybody wants to go, and can be asked from any state.
+It follows PDM-Closed (Dauner et al., CoRL 2023, arXiv 2306.07962): it has the true map, signals and intended paths of
+all actors, and can plan from any state.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from .forecast import Standing, expect, objects_of
 from .road_map import WorldMap, inside_junction
 
 ZOE = Vehicle.of(EGO)
-"""The ego as the scores see it."""
+"""The ego's dimensions in the form the scores use."""
 HORIZON = 4.0
 _LOOK = 7.0
-"""Seconds for which the others are foreseen."""
+"""Prediction horizon for other actors, s."""
 _PROPOSALS = ((0.0, 1.0), (0.0, 0.5), (0.0, 0.0), (1.0, 1.0), (-1.0, 1.0), (1.0, 0.5), (-1.0, 0.5))
-"""Metres beside the route, and share of the free-road speed; the first one is kept if it fails nothing."""
+"""Lateral offset from the route (m, left positive) and share of the free-road speed; the first is kept if it passes."""
 _HEADWAY, _GAP, _RATE, _BRAKE, _LATERAL = 1.3, 2.2, 1.5, 1.8, 2.0
 _HARD, _GENTLE = 5.0, 2.6
 _CELL, _AHEAD = 0.5, 110.0
 _STEER_OUT = 6.0
-"""Metres that are left, besides the usual gap, behind something that the ego means to go round."""
+"""Metres kept, in addition to the usual gap, behind an obstacle that the ego intends to pass."""
 _JERK = 5.0
 _BESIDE = 1.5
-"""Metres beside a lane from which on getting there is a change of lanes."""
+"""Lateral displacement (m) above which a manoeuvre counts as a lane change."""
 _CUT_IN, _ROOM = 25, 2.0
-"""Steps for which a lane must be free of who keeps their speed (later they can brake), and metres ahead and behind."""
+"""Steps for which a target lane must be free of predicted vehicles (later they can brake); margin at both ends, m."""
 
 
 def state_vector(simulator: Simulator) -> np.ndarray:
-    """The ego's state [11] as the scores have it."""
+    """Returns the ego's state [11] in the layout of metrics.driving."""
     state = simulator.state
     rate = state.yaw_rate
     return np.array(
@@ -51,7 +51,7 @@ def state_vector(simulator: Simulator) -> np.ndarray:
 
 
 def history(simulator: Simulator) -> np.ndarray:
-    """The ego's states [4, 11] at -1.5, -1, -0.5 and 0 s."""
+    """Returns the ego's states [4, 11] at -1.5, -1, -0.5 and 0 s."""
     out = np.zeros((4, 11))
     for row, age in enumerate((1.5, 1.0, 0.5, 0.0)):
         time = simulator.time - age
@@ -65,7 +65,7 @@ def history(simulator: Simulator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Way:
-    """A proposal's path from `start` m of the route on: poses [S, 3], free speed [S] every _CELL m."""
+    """Path of a proposal from arc length `start` (m) of the route: poses [S, 3] and free speed [S] every _CELL m."""
 
     start: float
     poses: np.ndarray
@@ -75,11 +75,11 @@ class _Way:
     def along(
         cls, route: Curve, start: float, lateral: float, offset: float, desired: float, slope: float = 0.0
     ) -> _Way:
-        """From where the ego is beside the route, moving away from it by `slope` per metre, over to an offset."""
+        """Creates the path that leads from `lateral` to `offset` m left of the route, with initial lateral `slope`."""
         s = np.arange(start - 6.0, start + _AHEAD, _CELL)
         base = route.at(s)
-        # Hermite's cubic: a plan goes on where the one before was turning to, so that every half second's new one does
-        # not begin to change lanes anew.
+        # Cubic Hermite: a plan continues in the direction of the previous one; otherwise every replan (at 2 Hz) would
+        # start the lane change anew.
         length = 8.0 + 4.0 * abs(offset - lateral)
         u = np.clip((s - start) / length, 0.0, 1.0)
         shift = lateral + (offset - lateral) * u * u * (3 - 2 * u) + slope * length * u * (1 - u) ** 2
@@ -104,8 +104,8 @@ class _Way:
 
 @dataclass(frozen=True)
 class _Corridor:
-    """Who is on a way when: near, far [N, T] m of the route that they cover (NaN while they are not on it), pace [N, T]
-    m/s along it, with [N, T]: they move along it; soft [N]: people and cyclists."""
+    """Occupation of a _Way over time: near, far [N, T] arc lengths (m) that an object covers (NaN while off the way),
+    pace [N, T] m/s along it, along bool [N, T] whether it moves along the way, soft [N]: pedestrians and cyclists."""
 
     near: np.ndarray
     far: np.ndarray
@@ -138,14 +138,14 @@ class _Corridor:
 
 
 class Expert:
-    """Plans for a simulator's ego; `plan` does not change the world."""
+    """Privileged planner for a simulator's ego; `plan` does not modify the world."""
 
     def __init__(self, simulator: Simulator, world: WorldMap) -> None:
         self._simulator, self._world = simulator, world
         self._standing = Standing.of(simulator)
 
     def scene(self, kinds: np.ndarray, plans: np.ndarray) -> TrafficScene:
-        """What the scores need, from tracks every STEP of at least 41 steps and what stands near."""
+        """Returns the scene for scoring, from actor tracks (every STEP, 41 steps or more) and nearby static objects."""
         simulator = self._simulator
         near = self._standing.near(simulator.state.x, simulator.state.y)
         return TrafficScene(
@@ -153,23 +153,23 @@ class Expert:
         )
 
     def history(self) -> np.ndarray:
-        """The ego's states [4, 11] at -1.5, -1, -0.5 and 0 s."""
+        """Returns the ego's states [4, 11] at -1.5, -1, -0.5 and 0 s."""
         return history(self._simulator)
 
     def red_lights(self) -> RedLights:
-        """The route's connectors over the next 4 s."""
+        """Returns the route's connectors and their red phases over the next 4 s."""
         stops = self._simulator.mover.stops
         times = self._simulator.time + STEP * np.arange(41)
         on = [bool(stops) and self._simulator.scene.signals.colour(stops[0][1], float(t)) == RED for t in times]
         return RedLights(self._world.red, np.repeat(np.array(on)[:, None], len(self._world.red), 1))
 
     def blind(self) -> np.ndarray:
-        """Poses [41, 3] along the route as if nobody and no signal were there."""
+        """Returns poses [41, 3] along the route, ignoring all actors, obstacles and signals."""
         nobody = np.zeros(0, np.int64), np.zeros((0, round(_LOOK / STEP) + 1, 5))
         return self._propose(0.0, 1.0, *nobody, blind=True)
 
     def plan(self) -> np.ndarray:
-        """The way for the next 4 s: poses [41, 3] in the map every 0.1 s, the first one the ego's."""
+        """Plans the next 4 s: poses [41, 3] in the map every 0.1 s, starting at the ego's pose."""
         simulator = self._simulator
         kinds, plans, _ = expect(simulator, _LOOK)
         scene = self.scene(kinds, plans[:, :51])
@@ -177,7 +177,7 @@ class Expert:
         clear: list[bool] = []
         lateral, blocked = self._lateral(), self._blocked()
         beside = abs(lateral) > _BESIDE
-        # Who has gone round something stays there while somebody passes on the own lane.
+        # After passing an obstacle, the ego may stay on the other lane while traffic passes on its own.
         around = [(offset, 0.7) for offset in self._parallel or ((lateral,) if beside else ()) if blocked or beside]
         room = _STEER_OUT if around and blocked else 0.0
         for tried, (offset, share) in enumerate([_PROPOSALS[0], *around, *_PROPOSALS[1:]]):
@@ -186,19 +186,19 @@ class Expert:
             rows.append((pdm_score.rate(drive, scene, Version.EPDMS), poses))
             clear.append(abs(offset - lateral) < _BESIDE or not self._cuts_in(offset, drive, kinds, plans))
             if tried == len(around):
-                # Who turns out from behind what blocks the lane heads for it at first: TTC may fail late there.
+                # Steering out from behind an obstacle first heads towards it: a late TTC failure is allowed there.
                 fine = [(row.TTC == 1.0 or (k and row.first_ttc_step >= 8)) for k, (row, _) in enumerate(rows)]
                 good = [
                     (row.progress, poses)
                     for ok, (row, poses) in zip(np.logical_and(fine, clear), rows, strict=True)
                     if ok and row.multiplier == 1.0
                 ]
-                if good:  # the own lane unless another one leads past what blocks it
+                if good:  # the own lane unless another one leads past the obstacle
                     return good[0][1] if not blocked else max(good, key=lambda found: found[0])[1]
         best: tuple[float, np.ndarray] | None = None
         compared = pdm_score.compare_progress([r for r, _ in rows])
         for free, row, (_, poses) in zip(clear, compared, rows, strict=True):
-            # Among equals the first: centred and fast. Failing is worse the earlier it happens.
+            # Ties go to the first: centred and fast. An earlier failure is worse.
             early = [t for t in (row.first_at_fault_step, row.first_ttc_step) if t >= 0]
             value = row.score + 1e-3 * min(early, default=50) + 0.05 * row.TTC - 1.0 * (not free)
             if best is None or value > best[0] + 1e-9:
@@ -207,10 +207,9 @@ class Expert:
         return best[1]
 
     def _cuts_in(self, offset: float, drive: np.ndarray, kinds: np.ndarray, plans: np.ndarray) -> bool:
-        """Whether a vehicle of tracks [N, T, 5] is, or soon comes, beside a drive [41, 11] on the lane it changes to.
+        """Whether any vehicle of tracks [N, T, 5] is or soon comes beside a drive [41, 11] on the lane it changes to.
 
-        The scores excuse who is hit from behind, or from the side within a lane, and so a change before or beside
-        somebody who is faster.
+        The scores cannot rule this out: an ego hit from behind, or from the side within a lane, is not at fault.
         """
         simulator = self._simulator
         vehicles = plans[(kinds == ObjectKind.VEHICLE) | (kinds == ObjectKind.BICYCLE)]
@@ -221,7 +220,7 @@ class Expert:
         return any(bool(overlap(vehicles[:, t], bodies[t]).any()) for t in range(0, _CUT_IN, 2))
 
     def _blocked(self) -> bool:
-        """Whether something stands for good on the ego's own lane, from 45 m ahead to beside it."""
+        """Whether a static object blocks the ego's own lane, from 4 m behind its rear to 45 m ahead of its front."""
         state = self._simulator.state
         still = self._standing.near(state.x, state.y)
         way = _Way.along(self._simulator.route, self._simulator.along, 0.0, 0.0, 10.0)
@@ -232,7 +231,7 @@ class Expert:
 
     @property
     def _parallel(self) -> tuple[float, ...]:
-        """Offsets of the other lanes of the ego's direction where it drives along a street of two."""
+        """Offsets (m, left positive) of the other lanes of the ego's direction; () off a multi-lane street."""
         streets = self._world.streets
         pose = self._simulator.route.at(self._simulator.along)
         if len(streets.main.lanes) < 2 or inside_junction(streets, pose[:2]):
@@ -252,9 +251,9 @@ class Expert:
         blind: bool = False,
         room: float = 0.0,
     ) -> np.ndarray:
-        """IDM along the route at an offset with a share of the free-road speed; 0 brakes to a stop.
+        """Simulates IDM along the route at an offset with a share of the free-road speed (0 brakes to a stop); [41, 3].
 
-        room: m that are left to what stands on the way, beyond the usual gap.
+        room: additional gap (m) to static objects on the way.
         """
         simulator = self._simulator
         mover, state = simulator.mover, simulator.state
@@ -286,7 +285,7 @@ class Expert:
         return np.stack(out)
 
     def _lateral(self) -> float:
-        """Metres by which the ego is left of its route."""
+        """Returns the ego's lateral offset from its route, m, left positive."""
         simulator = self._simulator
         here = simulator.route.at(simulator.along)
         dx, dy = simulator.state.pose[:2] - here[:2]
@@ -294,7 +293,7 @@ class Expert:
 
     @staticmethod
     def _leader(corridor: _Corridor, fixed: _Corridor, s: float, v: float, t: int, room: float) -> tuple[float, float]:
-        """Metres from the front bumper to the next thing on the way, and its m/s along it."""
+        """Returns the gap (m) from the front bumper to the next object on the way, and its speed (m/s) along it."""
         front, rear = s + ZOE.ahead, s - ZOE.behind
         gap, pace = np.inf, 0.0
         for i in np.flatnonzero(~np.isnan(fixed.near[:, 0])):
@@ -308,8 +307,8 @@ class Expert:
                 if corridor.far[i, t] > front and corridor.near[i, t] - front < gap:
                     gap, pace = float(corridor.near[i, t] - front), max(float(corridor.pace[i, t]), 0.0)
                 continue
-            # Somebody who crosses: their piece of the way is closed until they have left it, unless the ego is gone
-            # before they come.
+            # Crossing actor: the part of the way it covers is closed until it has left, unless the ego has passed
+            # before it arrives.
             steps = t + np.flatnonzero(on[t:] & ~corridor.along[i, t:])
             if not len(steps):
                 continue
@@ -327,7 +326,7 @@ class Expert:
         return gap, pace
 
     def _signal(self, gap: float, pace: float, s: float, v: float, time: float) -> tuple[float, float]:
-        """The same with the stop line while its light is not green."""
+        """Returns gap and speed, replaced by a nearer stop line whose light is not green if the ego can still stop."""
         for line, approach in self._simulator.mover.stops:
             room = line - s - ZOE.ahead
             colour = self._simulator.scene.signals.colour(approach, time)

@@ -1,4 +1,4 @@
-"""A drive from above as a short animated picture: road, everybody, the ego's way, what it planned, what went wrong."""
+"""Animated top view of a drive: road, actors, ego, route, current plan and infractions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .expert import ZOE
 from .rollout import Rollout
 
 SIZE, METRES = 240, 60.0
-"""Width and height in pixels, and the metres that they show; the ego is in the middle and drives upwards."""
+"""Image size in pixels and in metres; the ego is centred horizontally, below the middle, and drives upwards."""
 EVERY = 5
-"""Simulation steps between two pictures."""
+"""Simulation steps between two frames."""
 _GROUND, _ROAD, _LANE, _STANDS, _OTHERS, _EGO, _PLAN = (
     "#d8d8cc", "#8a8a8e", "#9b9ba0", "#5a5a5a", "#2d6cc0", "#d04020", "#ffe14a",
 )  # fmt: skip
 
 
 def save_film(rollout: Rollout, file: Path) -> None:
-    """Write an animated WebP at twice the speed of the world; its folder is made."""
+    """Writes an animated WebP at twice real-time speed; creates its folder."""
     frames = [_frame(rollout, step) for step in range(0, len(rollout.states), EVERY)]
     file.parent.mkdir(parents=True, exist_ok=True)
     duration = round(500 * EVERY * STEP)

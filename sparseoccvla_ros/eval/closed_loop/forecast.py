@@ -1,4 +1,4 @@
-"""What a privileged planner expects of the others: everyone keeps to their own path at their present speed."""
+"""Privileged motion prediction: actors follow their true paths, extrapolating their current speed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ...world.sim.simulator import Actor, Simulator
 from ..metrics.driving.traffic_scene import ObjectKind, Objects
 
 REACH = 75.0
-"""Metres around the ego within which objects are looked at."""
+"""Radius around the ego within which objects are considered, m."""
 _KINDS = {"pedestrian": ObjectKind.PEDESTRIAN, "cyclist": ObjectKind.BICYCLE, "bicycle": ObjectKind.BICYCLE,
           "traffic_cone": ObjectKind.TRAFFIC_CONE, "barrier": ObjectKind.BARRIER}  # fmt: skip
 _VEHICLES = ("car", "truck", "bus", "trailer", "motorcycle", "construction_vehicle")
 
 
 def kind_of(name: str) -> ObjectKind:
-    """What the scores take a shape of the world for."""
+    """Returns the metrics' object kind of a world shape."""
     if name in _VEHICLES:
         return ObjectKind.VEHICLE
     return _KINDS.get(name, ObjectKind.GENERIC)
@@ -26,14 +26,14 @@ def kind_of(name: str) -> ObjectKind:
 
 @dataclass(frozen=True)
 class Standing:
-    """What stands on or near the road: kind [S], ground plans [S, 5]."""
+    """Static objects on or near the road: kind [S], ground plans [S, 5]."""
 
     kind: np.ndarray
     rectangles: np.ndarray
 
     @classmethod
     def of(cls, simulator: Simulator) -> Standing:
-        """Everything of the scene that stands within half a metre of the road, buildings left out."""
+        """Collects the scene's static objects, except buildings, bushes and trees."""
         kinds, plans = [], []
         for placed in simulator.scene.standing:
             name = placed.shape.name
@@ -43,13 +43,13 @@ class Standing:
         return cls(np.array(kinds, np.int64), np.stack(plans))
 
     def near(self, x: float, y: float) -> Standing:
-        """Those within REACH of a point."""
+        """Returns the objects within REACH of a point."""
         close = np.hypot(self.rectangles[:, 0] - x, self.rectangles[:, 1] - y) < REACH
         return Standing(self.kind[close], self.rectangles[close])
 
 
 def expected_travel(simulator: Simulator, actor: Actor, times: np.ndarray) -> np.ndarray:
-    """Arc lengths [T] m of an actor on its path, `times` [T] s from now."""
+    """Predicts an actor's arc lengths [T] m on its path, `times` [T] s from now."""
     mover, k = actor.moving.mover, simulator.traffic.k
     here = float(mover.travelled[k])
     if actor.kind == "pedestrian":
@@ -59,7 +59,7 @@ def expected_travel(simulator: Simulator, actor: Actor, times: np.ndarray) -> np
                 ahead = np.minimum(ahead, crossing.kerb)
         return np.minimum(ahead, max(mover.path.length, here))
     speed, force = float(mover.speeds[k]), float(mover.forces[k - 1])
-    # Who brakes goes on braking for a second, who speeds up for two: a car that pulls out is slow only at first.
+    # Braking continues for one second, acceleration for two: a car that pulls out is slow only at first.
     if force < 0.0:
         later = np.maximum(speed + force * np.minimum(times, 1.0), 0.0)
     else:
@@ -74,7 +74,7 @@ def expected_travel(simulator: Simulator, actor: Actor, times: np.ndarray) -> np
 
 
 def expect(simulator: Simulator, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(kind [N], ground plans [N, T, 5], speeds [N]) of the actors near the ego every STEP from now on."""
+    """Predicts the actors near the ego: (kind [N], ground plans [N, T, 5] every STEP from now, current speeds [N])."""
     times = STEP * np.arange(round(seconds / STEP) + 1)
     kinds, plans, speeds = [], [], []
     k = simulator.traffic.k
@@ -94,7 +94,7 @@ def expect(simulator: Simulator, seconds: float) -> tuple[np.ndarray, np.ndarray
 
 
 def objects_of(kinds: np.ndarray, plans: np.ndarray, standing: Standing) -> Objects:
-    """Tracks for the scores from ground plans [N, T, 5] every STEP and what stands."""
+    """Returns tracks for the scores, from ground plans [N, T, 5] every STEP and static objects."""
     count = plans.shape[1]
     still = np.repeat(standing.rectangles[:, None], count, 1)
     every = np.concatenate([plans, still])

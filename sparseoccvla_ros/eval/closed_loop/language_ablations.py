@@ -1,4 +1,4 @@
-"""The chain with some of its language taken away, or its gate told to heed forecasts: what a drive owes to them."""
+"""Ablations of the chain: without parts of its language input, or with forecasts in its gate."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CHANGED = {
     "chain-shuffled": "token and anchor scores of moments of other scenes",
     "chain-gated": "candidates are checked against forecasts as well, whatever the preset says",
 }
-"""Policies by name, and what differs from the chain; nothing is trained anew."""
+"""Policies by name, and how they differ from the chain; nothing is retrained."""
 LISTENED = tuple(SPLITS["validation"][:4])
-"""Scenes whose reasonings `chain-shuffled` hears; nobody is judged on them."""
+"""Scenes whose reasonings `chain-shuffled` receives; not used for scoring."""
 
 
 def change(model: SparseOccVLA, name: str) -> None:
-    """Change of a model what one of CHANGED says. A model that cannot reason, or whose planner was trained without
-    reasoning, stays as it is."""
+    """Applies one of CHANGED to a model, in place. Language ablations have no effect on a model without reasoning, or
+    whose planner was trained without it."""
     assert model.planner is not None
     if name == "chain-deaf":
         model.planner.listens = False
@@ -39,7 +39,7 @@ def change(model: SparseOccVLA, name: str) -> None:
 
 
 def reasonings(model: SparseOccVLA, seeds: tuple[int, ...] = LISTENED) -> list[Reasoning]:
-    """What the model reasons at every moment of recorded scenes."""
+    """Returns the model's reasonings for every frame set of recorded scenes."""
     image, frames = model.preset.image, model.preset.occupancy.frames
     settings = world_settings("validation", image.height, image.width, frames)
     found = []
@@ -55,7 +55,7 @@ def reasonings(model: SparseOccVLA, seeds: tuple[int, ...] = LISTENED) -> list[R
 
 
 def swapped(said: list[Reasoning]) -> Callable[[Reasoning], Reasoning]:
-    """A reasoning with token and anchor scores of another one, which the stamp alone decides."""
+    """Returns a function that replaces token and anchor scores by those of one of `said`, chosen by the stamp."""
 
     def hear(own: Reasoning) -> Reasoning:
         other = said[int(np.random.default_rng(own.stamp % 2**63).integers(len(said)))]

@@ -1,4 +1,4 @@
-"""Who can drive: each plans a path every half second; the same follower and vehicle carry all of them out."""
+"""Driving policies: each plans a path every half second, executed by the same follower and vehicle."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _NANOSECONDS = 1_000_000_000
 
 
 class Policy(Protocol):
-    """Drives one simulator after another."""
+    """Plans for one simulator after another."""
 
     name: str
 
     def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
-        """A new drive; nothing of the last one is remembered."""
+        """Starts a new drive and discards all state of the previous one."""
         ...
 
     def plan(self) -> TimedPath | None:
-        """The path from now on in the map; None where there is no plan."""
+        """Returns the path in the map from now on, or None without a plan."""
         ...
 
 
 def expert_path(simulator: Simulator, poses: np.ndarray) -> TimedPath:
-    """Poses [T, 3] every STEP from now on as a path."""
+    """Converts poses [T, 3] every STEP from now on to a path."""
     return TimedPath(simulator.time, STEP * np.arange(len(poses)), poses[:, :2])
 
 
@@ -56,7 +56,7 @@ class ExpertPolicy:
 
 
 class ConstantVelocity:
-    """Straight on at the present speed."""
+    """Drives straight on at the current speed."""
 
     name = "constant velocity"
 
@@ -70,7 +70,7 @@ class ConstantVelocity:
 
 
 class BlindLaneKeeping:
-    """Along the route at a comfortable speed, blind to everybody and to signals."""
+    """Follows the route at a comfortable speed, ignoring other actors and signals."""
 
     name = "blind lane keeping"
 
@@ -82,7 +82,7 @@ class BlindLaneKeeping:
 
 
 def history_of(simulator: Simulator) -> tuple[EgoHistory, int]:
-    """The planner's memory of the ego at 10 Hz up to now, and the stamp (ns) of now."""
+    """Returns the planner's ego history at 10 Hz up to now, and the current stamp (ns)."""
     stamp = START + round(simulator.time * _NANOSECONDS)
     history = EgoHistory()
     step = round(STEP * _NANOSECONDS)
@@ -94,7 +94,7 @@ def history_of(simulator: Simulator) -> tuple[EgoHistory, int]:
 
 
 class EgoOnly:
-    """A network that sees nothing but the ego's own motion, fitted on recorded drives of training seeds."""
+    """MLP whose only input is the ego's motion, fitted to recorded drives of training seeds."""
 
     name = "ego-only MLP"
 
@@ -119,11 +119,11 @@ class EgoOnly:
 
 
 class ChainPolicy:
-    """Six rendered cameras through occupancy, reasoning and planning, as the nodes do it.
+    """The chain: six rendered cameras through occupancy, reasoning and planning, as in the ROS nodes.
 
     Args:
-        model: of a preset, at least occupancy and planning.
-        name: its row in the tables.
+        model: A preset's model with at least occupancy and planning.
+        name: Row name in the tables.
     """
 
     def __init__(self, model: SparseOccVLA, name: str = "chain") -> None:
@@ -134,11 +134,11 @@ class ChainPolicy:
     def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
         self._simulator = simulator
         self._epoch += 1
-        self._model.reset()  # policies may share a model, and count their drives each for itself
+        self._model.reset()  # policies may share a model, but count epochs separately
         self._cameras = SimulatedCameras(simulator, self._image.height, self._image.width)
 
     def frames(self) -> CameraFrames:
-        """What camera_sync would publish now, all cameras exposed at this moment."""
+        """Returns the frame set camera_sync would publish now, all cameras exposed at the current time."""
         simulator, cameras = self._simulator, self._cameras
         pose, twist = simulator.ego.at(simulator.time)
         projections = [
@@ -159,11 +159,11 @@ class ChainPolicy:
         )
 
     def plan(self) -> TimedPath | None:
-        # The ego's history is that of the frame sets, as the planning node has it.
+        # The ego history consists of the frame sets' ego states, as in the planning node.
         return self.path_of(self._model.step(self.frames(), self._simulator.command(), CommandSource.ROUTE).plan)
 
     def path_of(self, plan: Plan | None) -> TimedPath | None:
-        """A plan from now on in the map; None without waypoints."""
+        """Converts a plan to a path in the map from now on; None without waypoints."""
         if plan is None or not len(plan.waypoints):
             return None
         waypoints = plan.waypoints.astype(np.float64)

@@ -1,4 +1,4 @@
-"""The world's streets as the scores name them: lanes, connectors, roadblocks, the junction."""
+"""The world's streets as map surfaces of the metrics: lanes, connectors, roadblocks, the junction."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..metrics.driving.polygons import project
 from ..metrics.driving.traffic_scene import RoadMap, Surface
 
 _REACH = 260.0
-"""Metres from the junction up to which surfaces are listed."""
+"""Distance from the junction up to which surfaces are listed, m."""
 _STEP = 2.0
 _CHUNK = 40.0
-"""Metres of a roadblock polygon: short ones keep the boxes about them tight."""
+"""Length of a roadblock polygon, m: short polygons have tight bounding boxes."""
 
 
 def lane_width(street: Street) -> float:
-    """Metres between the lines of a driving lane."""
+    """Returns the width of a driving lane between its lines, m."""
     if len(street.lanes) > 1:
         return float(street.lanes[1] - street.lanes[0])
     inner = street.median + 0.45 if street.median else 0.12
@@ -26,7 +26,7 @@ def lane_width(street: Street) -> float:
 
 
 def strip(path: np.ndarray, half_width: float) -> np.ndarray:
-    """Polygon [2 N, 2] of the band about poses [N, 3]."""
+    """Returns the polygon [2 N, 2] of the band around poses [N, 3]."""
     normal = np.stack([-np.sin(path[:, 2]), np.cos(path[:, 2])], -1)
     return np.concatenate([path[:, :2] + half_width * normal, (path[:, :2] - half_width * normal)[::-1]])
 
@@ -34,13 +34,13 @@ def strip(path: np.ndarray, half_width: float) -> np.ndarray:
 def _street_strip(
     street: Street, low: float, high: float, inner: float, outer: float, chunk: float = _CHUNK
 ) -> list[np.ndarray]:
-    """Bands of a street between two offsets (left positive) and arc lengths, in chunks that touch."""
+    """Returns polygons of a street between two offsets (left positive) and arc lengths, in overlapping chunks."""
     low, high = max(low, street.pieces[0].s0, -_REACH), min(high, street.pieces[-1].s1, _REACH)
     out = []
     start = low
     while start < high - 1e-6:
         end = min(start + chunk, high)
-        # Chunks overlap by a decimetre: a box across their border lies on the road at every point.
+        # Chunks overlap by 0.1 m, so all corners of a box across their border lie on the road.
         s = np.linspace(start - 0.05, end + 0.05, max(int((end - start) / _STEP), 1) + 1)
         out.append(np.concatenate([street.pose(s, outer)[:, :2], street.pose(s, inner)[::-1, :2]]))
         start = end
@@ -48,7 +48,7 @@ def _street_strip(
 
 
 def junction(streets: Streets) -> np.ndarray:
-    """The surface on which the streets meet, with its round corners, as a polygon."""
+    """Returns the polygon where the streets meet, with its rounded corners."""
     a, b, r = streets.cross.half_width, streets.main.half_width, streets.corner
     points: list[np.ndarray] = []
     arms = set(streets.arms)
@@ -64,7 +64,7 @@ def junction(streets: Streets) -> np.ndarray:
 
 
 def connectors(streets: Streets) -> list[np.ndarray]:
-    """Every straight path over the junction as a strip."""
+    """Returns a polygon for every straight path across the junction."""
     out = []
     for street, other in ((streets.main, streets.cross), (streets.cross, streets.main)):
         if street is streets.cross and len(streets.arms) == 1:
@@ -78,7 +78,7 @@ def connectors(streets: Streets) -> list[np.ndarray]:
 
 
 def lanes(streets: Streets) -> list[tuple[np.ndarray, Street, float, float]]:
-    """(polygon, street, direction 1 or -1 along it, side of the junction 1 or -1) of every driving lane."""
+    """Returns (polygon, street, direction 1 or -1 along it, side of the junction 1 or -1) of every driving lane."""
     out = []
     for street, other in ((streets.main, streets.cross), (streets.cross, streets.main)):
         gap, half = other.half_width + STOP_LINE[0], 0.5 * lane_width(street)
@@ -89,14 +89,14 @@ def lanes(streets: Streets) -> list[tuple[np.ndarray, Street, float, float]]:
             for lane in street.lanes:
                 for way in (1.0, -1.0):
                     middle = -way * lane
-                    # One polygon each: a box that lies in two pieces of one lane would count as between lanes.
+                    # One polygon per lane: a box in two chunks of one lane would count as being in multiple lanes.
                     for polygon in _street_strip(street, low, high, middle - half, middle + half, 2 * _REACH):
                         out.append((polygon, street, way, side))
     return out
 
 
 def drivable(streets: Streets) -> list[np.ndarray]:
-    """All that may be driven on: both streets between their kerbs without the median."""
+    """Returns the drivable polygons: both streets between their kerbs, without the median."""
     out = []
     for street, other in ((streets.main, streets.cross), (streets.cross, streets.main)):
         inside = other.half_width + (MEDIAN_START if street.median else streets.corner)
@@ -104,7 +104,7 @@ def drivable(streets: Streets) -> list[np.ndarray]:
         for side in (1.0, -1.0):
             if street is streets.cross and side not in streets.arms:
                 continue
-            # Up to where the median begins the whole width; the junction's polygon covers the rest.
+            # Full width up to where the median begins; the junction's polygon covers the rest.
             near, far = (0.0, inside) if side > 0 else (-inside, 0.0)
             beyond = (inside, _REACH) if side > 0 else (-_REACH, -inside)
             out += _street_strip(street, near, far, -half, half)
@@ -123,7 +123,7 @@ def inside_junction(streets: Streets, points: np.ndarray) -> np.ndarray:
 
 
 def route_connector(streets: Streets, route: Curve) -> np.ndarray | None:
-    """The route's own path over the junction as a polygon; None where it does not cross it."""
+    """Returns the route's path across the junction as a polygon, or None if it does not cross it."""
     poses = route.at(np.arange(0.0, route.length, 0.5))
     rows = np.flatnonzero(inside_junction(streets, poses[:, :2]))
     if not len(rows):
@@ -135,12 +135,12 @@ def route_connector(streets: Streets, route: Curve) -> np.ndarray | None:
 class WorldMap:
     """The surfaces around a route.
 
-    Attributes: road (what the scores read), red (route connectors, red while the ego's own signal is), junction.
+    Attributes: road (RoadMap for the metrics), red (route connectors, red while the ego's signal is red), junction.
 
     Args:
-        streets: of the scene.
-        route: the ego's path of rear-axle poses.
-        begin, end: arc lengths of the route between which it is driven, m.
+        streets: The scene's streets.
+        route: The ego's path of rear-axle poses.
+        begin, end: Arc lengths of the driven part of the route, m.
     """
 
     def __init__(self, streets: Streets, route: Curve, begin: float, end: float) -> None:
@@ -170,7 +170,7 @@ class WorldMap:
 
     @staticmethod
     def _on_route(polygon: np.ndarray, street: Street, way: float, driven: np.ndarray) -> bool:
-        """Whether a lane belongs to a road piece that the route drives along: parallel lanes count too."""
+        """Whether a lane belongs to a stretch of road along the route; parallel lanes of that direction count too."""
         count = len(polygon) // 2
         middle = 0.5 * (polygon[:count] + polygon[count:][::-1])
         s, _ = street.at(float(middle[count // 2, 0]), float(middle[count // 2, 1]))
@@ -182,7 +182,7 @@ class WorldMap:
 
     @staticmethod
     def _with_route(polygon: np.ndarray, route: Curve, along: np.ndarray) -> bool:
-        """Whether a straight connector leads where a straight route leads."""
+        """Whether a straight connector is near a straight route and has its direction."""
         count = len(polygon) // 2
         middle = 0.5 * (polygon[count // 2] + polygon[-1 - count // 2])
         direction = polygon[count - 1] - polygon[0]
@@ -192,10 +192,10 @@ class WorldMap:
         return bool(distance < 9.0 and np.cos(yaw - heading) > 0.7)
 
     def lane_offset(self, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where box centres with headings [T, 3] are.
+        """Locates box centres with headings [T, 3] relative to the lanes.
 
-        Returns metres to the nearest centre of a driving or parking lane, the route's path counting inside the junction
-        [T], and whether that lane's traffic comes towards the ego, bool [T].
+        Returns the distance [T] (m) to the nearest centre line of a driving or parking lane, or of the route inside the
+        junction, and whether that lane's traffic is oncoming, bool [T].
         """
         distance, wrong = np.full(len(poses), np.inf), np.zeros(len(poses), bool)
         for street in (self.streets.main, self.streets.cross):

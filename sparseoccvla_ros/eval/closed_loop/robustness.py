@@ -1,4 +1,4 @@
-"""The chain with a lens lost, noise, wrong poses or late answers: how much of its driving score is left."""
+"""Robustness of the chain to a lost camera, image noise, pose errors and latency: loss of driving score."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from .road_map import WorldMap
 from .scores import DriveScores
 
 TURN_PER_METRE = np.radians(5.0)
-"""Standard deviation of the heading for a metre of the place's: localisation that is off turns as well."""
+"""Heading noise (rad) per metre of position noise: a localisation error affects both."""
 PLOT = "robustness.png"
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What makes a drive harder.
+    """Disturbance of a drive.
 
     Attributes:
-        lost: A camera that sends nothing.
-        noise: Standard deviation of the images' noise, of 255 grey levels, anew in every pixel.
-        pose: Standard deviation of the place that the networks are told, m, anew in every frame set; TURN_PER_METRE.
-        latency: s from the images to the path.
-        late_sets: Frame sets by which reasoning comes late; what is older than REASONING_MAX_AGE is not heard.
+        lost: Name of a camera that delivers no images.
+        noise: Standard deviation of image noise in grey levels (of 255), independent per pixel.
+        pose: Standard deviation of the networks' ego position, m, independent per frame set; heading: TURN_PER_METRE.
+        latency: Seconds from the images to the path.
+        late_sets: Delay of the reasoning in frame sets; reasoning older than REASONING_MAX_AGE is dropped.
     """
 
     lost: str = ""
@@ -48,7 +48,7 @@ class Disturbance:
     late_sets: int = 0
 
     def disturbed(self, frames: CameraFrames, rng: np.random.Generator) -> CameraFrames:
-        """The frame set as the networks get it."""
+        """Returns the disturbed frame set that the networks receive."""
         if self.lost in frames.names:
             row = frames.names.index(self.lost)
             images, valid = frames.images.copy(), frames.valid.copy()
@@ -78,7 +78,7 @@ DISTURBED = {f"chain+{group}:{name}": d for group, members in GROUPS.items() for
 
 
 class LateReasoning:
-    """Hears what was reasoned some frame sets ago."""
+    """Delays reasonings by a number of frame sets; returns None before the first, and when they are too old."""
 
     def __init__(self, sets: int) -> None:
         self._said: deque[Reasoning] = deque(maxlen=sets + 1)
@@ -91,12 +91,12 @@ class LateReasoning:
 
 
 class DisturbedChain(ChainPolicy):
-    """The chain under one of DISTURBED; the same seed is disturbed in the same way. Latency is the drive's (`drive`).
+    """The chain under one of DISTURBED, reproducible per seed. Latency is applied by `rollout.drive`.
 
     Args:
-        model: As for ChainPolicy; others may use it between drives.
-        name: Of its row.
-        disturbance: What it suffers.
+        model: As for ChainPolicy; other policies may use it between drives.
+        name: Row name in the tables.
+        disturbance: The disturbance to apply.
     """
 
     def __init__(self, model: SparseOccVLA, name: str, disturbance: Disturbance) -> None:
@@ -122,7 +122,7 @@ class DisturbedChain(ChainPolicy):
 
 
 def groups_of(words: Sequence[str]) -> tuple[str, ...]:
-    """Policies of groups of disturbances, or of all. Raises InvalidInput("vary") for others."""
+    """Returns the policies of the named groups, or of all for ["all"]. Raises InvalidInput("vary") for others."""
     chosen = list(GROUPS) if list(words) == ["all"] else words
     for word in (w for w in chosen if w not in GROUPS):
         raise InvalidInput("vary", f"{word!r} is none of {', '.join(GROUPS)}, and not all")
@@ -130,12 +130,12 @@ def groups_of(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]], list[Bar]]:
-    """Head, lines and bars: driving score and success of the chain undisturbed and disturbed, and what it loses drive
-    by drive against itself."""
+    """Returns header, rows and bars: driving score and success of the chain with and without disturbance, and the loss
+    paired by drive."""
     found: dict[str, list[DriveScores]] = {}
     for row in rows:
         name = row.policy.split()[0]
-        name = "chain" if name == "nodes" else name  # with --ros
+        name = "chain" if name == "nodes" else name  # driven with --ros
         if name in ("chain", *DISTURBED):
             found.setdefault(name, []).append(row)
     own = {(r.seed, r.scenario): r for r in found.get("chain", ())}
@@ -156,7 +156,7 @@ def table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]], list
 
 
 def section(rows: Sequence[DriveScores], folder: Path) -> str:
-    """Markdown of the table, and its plot in a folder; "" where nobody was disturbed."""
+    """Returns the Markdown of the table and saves its plot to a folder; "" without disturbed drives."""
     if not any(r.policy.split()[0] in DISTURBED for r in rows):
         return ""
     head, lines, bars = table(rows)

@@ -1,4 +1,4 @@
-"""One policy drives one seed; everything the scores need is written down."""
+"""Drives one policy on one seed and records everything the scores need."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .policies import Policy
 from .road_map import WorldMap, lane_width
 
 PLAN_EVERY = 5
-"""Simulation steps between two plans."""
+"""Simulation steps between plans."""
 SPEED_LIMIT = 50.0 / 3.6
-"""m/s: the world's streets are those of a town."""
+"""m/s; the world's streets are urban."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan on the way: step, its poses [41, 3] at 10 Hz in the map (held after its end), the expert's from the same
-    state [41, 3], the ego's state [11] and history [4, 11] then."""
+    """A recorded plan: step; poses [41, 3] at 10 Hz in the map, the last one held; reference: the expert's from the
+    same state [41, 3]; the ego's state [11] and history [4, 11] at that step."""
 
     step: int
     poses: np.ndarray
@@ -38,11 +38,11 @@ class Planned:
 
 @dataclass
 class Rollout:
-    """A drive of T steps.
+    """A recorded drive of T steps.
 
-    states: [T, 11] as the scores have them; actors: [T, N, 5] ground plans of everybody else, of kinds [N] and at
-    speeds [T, N] m/s; along: [T] m on the route; completion: [T] percent; infractions: (s, what); missing_plans: how
-    often the policy had none.
+    states: [T, 11] in the layout of metrics.driving; actors: [T, N, 5] ground plans of the other actors, with kinds
+    [N] and speeds [T, N] m/s; along: [T] m on the route; completion: [T] percent; infractions: (time s, kind);
+    missing_plans: number of planning steps without a plan.
     """
 
     policy: str
@@ -63,14 +63,14 @@ class Rollout:
     missing_plans: int = 0
 
     def near_route(self, metres: float) -> Standing:
-        """What stands within some metres of where the ego was."""
+        """Returns the static objects within a distance of the driven path (sampled every 10 steps)."""
         rectangles = self.standing.rectangles
         gap = np.hypot(*(rectangles[:, None, :2] - self.states[::10, :2]).transpose(2, 0, 1)).min(1)
         return Standing(self.standing.kind[gap < metres], rectangles[gap < metres])
 
 
 def poses_of(path: TimedPath, yaw: float) -> np.ndarray:
-    """A path as poses [41, 3] every 0.1 s, the last one held; headings along it."""
+    """Samples a path as poses [41, 3] every 0.1 s, the last one held; headings are tangential, starting at `yaw`."""
     times = STEP * np.arange(41)
     points = np.stack([np.interp(times, path.times, path.points[:, i]) for i in (0, 1)], -1)
     headings, last = [yaw], yaw
@@ -82,7 +82,7 @@ def poses_of(path: TimedPath, yaw: float) -> np.ndarray:
 
 
 class _Referee:
-    """Watches a drive by Bench2Drive's rules."""
+    """Detects infractions and the end of a drive by Bench2Drive's rules."""
 
     def __init__(self, simulator: Simulator, world: WorldMap, standing: Standing) -> None:
         self.simulator, self.standing = simulator, standing
@@ -98,7 +98,7 @@ class _Referee:
             self.lines.append((np.stack([middle + across, middle - across]), float(yaw), approach))
 
     def look(self, rectangles: np.ndarray) -> tuple[list[Infraction], End | None]:
-        """What happened in this step."""
+        """Returns this step's infractions and, if the drive ends, why."""
         simulator = self.simulator
         state, body, time = simulator.state, simulator.body, simulator.time
         found = []
@@ -123,16 +123,16 @@ class _Referee:
 
 
 class Episode:
-    """A drive that somebody steps: the world, what is asked for, and everything that happens, written down.
+    """A drive that its caller steps: the simulated world and a recorder of states, plans and infractions.
 
-    Attributes: simulator, world, expert, rollout; end (why it ended, None while it goes on).
+    Attributes: simulator, world, expert, rollout; end (why it ended, None while it is running).
 
     Args:
-        seed: Of the world.
+        seed: Seed of the world.
         scenario: A family of world.sim.scenarios, or None for the seed's own traffic.
-        policy: Name of who drives.
-        score_every: Steps between the plans that PDMS and EPDMS are to look at, a multiple of PLAN_EVERY; 0: none.
-        longest: Seconds after which it ends in any case.
+        policy: Name of the policy.
+        score_every: Steps between the plans recorded for PDMS and EPDMS, a multiple of PLAN_EVERY; 0: none.
+        longest: Time limit in seconds.
 
     Raises:
         InvalidInput: The seed is negative, or the scenario is unknown.
@@ -159,16 +159,16 @@ class Episode:
 
     @property
     def plan_due(self) -> bool:
-        """Whether a plan is made at the step that was observed last."""
+        """Whether to plan at the step observed last."""
         return (len(self._states) - 1) % PLAN_EVERY == 0
 
     @property
     def completion(self) -> float:
-        """Percent of the route that are driven."""
+        """Completed share of the route, percent."""
         return self._completion[-1] if self._completion else 0.0
 
     def observe(self) -> End | None:
-        """Write down the present step; returns why the drive ends with it, None where it goes on."""
+        """Records the current step; returns why the drive ends with it, or None."""
         simulator = self.simulator
         rectangles = simulator.rectangles()
         found, self.end = self._referee.look(rectangles)
@@ -183,7 +183,7 @@ class Episode:
         return self.end
 
     def note(self, path: TimedPath | None) -> None:
-        """Write down what was planned at the step that was observed last."""
+        """Records the path planned at the step observed last."""
         self.rollout.missing_plans += path is None
         step = len(self._states) - 1
         if path is None or not self._score_every or step % self._score_every:
@@ -194,7 +194,7 @@ class Episode:
         self.rollout.planned.append(Planned(step, poses, reference, state, self.expert.history()))
 
     def finish(self) -> Rollout:
-        """The drive up to the step that was observed last."""
+        """Returns the drive up to the step observed last."""
         out = self.rollout
         out.end = self.end or End.TIMEOUT
         out.states = _with_yaw_acceleration(np.stack(self._states))
@@ -207,9 +207,9 @@ def drive(
     policy: Policy, seed: int, scenario: str | None = None, score_every: int = 10, longest: float = LONGEST,
     latency: float = 0.0,
 ) -> Rollout:  # fmt: skip
-    """Let a policy drive a seed, or a scenario family at it, to its end.
+    """Drives a policy on a seed, or a scenario family on that seed, to its end.
 
-    latency: s after which a plan reaches the follower. Other arguments as for Episode.
+    latency: Delay of plans on their way to the follower, s. Other arguments as for Episode.
     """
     episode = Episode(seed, scenario, policy.name, score_every, longest)
     simulator, follower = episode.simulator, TrajectoryFollower()
@@ -220,7 +220,7 @@ def drive(
         if episode.plan_due:
             newest = policy.plan()
             episode.note(newest)
-            # Without a plan the last one is followed until it is too old.
+            # Without a new plan, the last one is followed until it is too old.
             if newest is not None:
                 coming.append((simulator.time + latency, newest))
         while coming and coming[0][0] <= simulator.time + 1e-6:

@@ -1,8 +1,8 @@
-"""The field's scores of a rollout, and tables of many.
+"""Published benchmark scores of a rollout.
 
-PDMS and EPDMS look at every plan that was written down: others as they truly moved afterwards (replay), progress
-against the expert's plan from the same state, no human filter, the world's own vehicle. AlpaSim and nuPlan compare with
-the expert's drive of the same seed.
+PDMS and EPDMS score every recorded plan: other actors as they moved afterwards (replay), progress relative to the
+expert's plan from the same state, no human filter, the world's own vehicle. AlpaSim, nuPlan and HUGSIM compare with the
+expert's drive of the same seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FUTURE = 51
 
 @dataclass(frozen=True)
 class DriveScores:
-    """One drive. Percent: route_completion, driving_score, efficiency; others 0..1, None where not defined."""
+    """Scores of one drive. route_completion, driving_score, efficiency in percent; others 0..1; None if undefined."""
 
     policy: str
     seed: int
@@ -51,12 +51,12 @@ class DriveScores:
     missing_plans: int
 
     def plain(self) -> dict:
-        """For a JSON file."""
+        """Returns a dict for a JSON file."""
         return asdict(self)
 
 
 def outside_share(rollout: Rollout) -> float:
-    """Share of the driven metres outside the route's lanes, by Bench2Drive's rule."""
+    """Returns the share of the driven distance outside the route's lanes, by Bench2Drive's rule."""
     centres = ZOE.centres(rollout.states[:, :3])
     placed = np.concatenate([centres, rollout.states[:, 2:3]], -1)
     distance, wrong = rollout.world.lane_offset(placed)
@@ -66,7 +66,7 @@ def outside_share(rollout: Rollout) -> float:
 
 
 def summary(rollout: Rollout) -> dict[str, Any]:
-    """What a drive came to by itself, for a JSON file: percents, infractions with their seconds."""
+    """Returns the scores that need no reference drive, for a JSON file; infractions with their time in s."""
     infractions = [i for _, i in rollout.infractions]
     outside, completion = outside_share(rollout), float(rollout.completion[-1])
     return {
@@ -84,7 +84,7 @@ def summary(rollout: Rollout) -> dict[str, Any]:
 
 
 def score(rollout: Rollout, recorded: Rollout) -> DriveScores:
-    """All scores of a drive; recorded: the expert's drive of the same seed."""
+    """Returns all scores of a drive; recorded: the expert's drive of the same seed."""
     vehicles = (rollout.kinds == ObjectKind.VEHICLE) | (rollout.kinds == ObjectKind.BICYCLE)
     pdms, epdms = planned_scores(rollout)
     return DriveScores(
@@ -104,7 +104,7 @@ def score(rollout: Rollout, recorded: Rollout) -> DriveScores:
 
 
 def planned_scores(rollout: Rollout) -> tuple[float | None, float | None]:
-    """Mean PDMS and EPDMS over the plans after which 5 s of the drive are known; EPDMS without EC."""
+    """Returns mean PDMS and EPDMS over the plans followed by 5 s of the drive, or (None, None); EPDMS without EC."""
     values: list[tuple[float, float]] = []
     for plan in rollout.planned:
         if plan.step + _FUTURE > len(rollout.states):
@@ -133,15 +133,15 @@ def _scene(rollout: Rollout, plan: Planned) -> TrafficScene:
 
 
 def hd_score(rollout: Rollout, recorded: Rollout) -> float:
-    """HUGSIM's HD-score of the plans that were written down.
+    """Returns HUGSIM's HD-score of the recorded plans.
 
-    background: what stands (buildings apart), as points every 0.1 m of its ground plan; ground: the road.
+    background: static objects (no buildings or plants), as points every 0.1 m of their ground plans; ground: the road.
     """
     background = _filled(rollout.near_route(40.0).rectangles)
     vehicles = rollout.kinds == ObjectKind.VEHICLE
     frames = []
     for plan in rollout.planned:
-        # Placed at the pose after the step, as officially; the box stands around the vehicle's middle.
+        # Placed at the pose after the step, as in the public code; the box is centred on the vehicle's centre.
         after = rollout.states[min(plan.step + 3, len(rollout.states) - 1), :3]
         moved = tracker.global_poses(after, _relative(plan.state[:3], plan.poses[:31:5]))
         moved = np.concatenate([ZOE.centres(moved), moved[:, 2:]], -1)
@@ -153,7 +153,7 @@ def hd_score(rollout: Rollout, recorded: Rollout) -> float:
 
 
 def _relative(origin: np.ndarray, poses: np.ndarray) -> np.ndarray:
-    """Poses [N, 3] in the frame of a pose [3]."""
+    """Transforms poses [N, 3] to the frame of a pose [3]."""
     dx, dy = (poses[:, :2] - origin[:2]).T
     c, s = np.cos(origin[2]), np.sin(origin[2])
     return np.stack([c * dx + s * dy, c * dy - s * dx, poses[:, 2] - origin[2]], -1)
@@ -170,14 +170,14 @@ def _filled(rectangles: np.ndarray, step: float = 0.1) -> np.ndarray:
 
 
 def _road_points(rollout: Rollout, poses: np.ndarray) -> np.ndarray:
-    """Points of the road inside the boxes at poses [N, 3], one per 0.25 m cell of each box."""
+    """Returns road points [M, 2] inside the boxes at poses [N, 3], one per 0.25 m cell of each box."""
     boxes = np.concatenate([poses, np.broadcast_to([hugsim.LENGTH, hugsim.WIDTH], (len(poses), 2))], -1)
     points = _filled(boxes, 0.25)
     return points[rollout.world.road.drivable.hold(points)]
 
 
 def alpasim_score(rollout: Rollout, recorded: Rollout) -> alpasim.SceneScore:
-    """AlpaSim's scene score; off-road: the box lies across the outer border of the drivable surface or beyond it."""
+    """Returns AlpaSim's scene score; off-road: a corner of the box is outside the drivable surface."""
     boxes = ZOE.corners(rollout.states[:, :3])
     offroad = ~rollout.world.road.drivable.hold(boxes).all(-1)
     others = [corners(row) for row in rollout.actors]
@@ -185,7 +185,7 @@ def alpasim_score(rollout: Rollout, recorded: Rollout) -> alpasim.SceneScore:
 
 
 def closed_loop_score(rollout: Rollout, recorded: Rollout) -> nuplan.ClosedLoopScore:
-    """nuPlan's CLS-R of a whole drive."""
+    """Returns nuPlan's CLS-R of a drive."""
     states, road = rollout.states, rollout.world.road
     boxes = ZOE.corners(states[:, :3])
     objects = _whole(rollout)
@@ -213,7 +213,7 @@ def _whole(rollout: Rollout) -> Objects:
 
 
 def connected(lanes: Areas) -> np.ndarray:
-    """Which lane polygons [P], made of two equal rows of vertices, meet end to end within 1.5 m: bool [P, P]."""
+    """Returns bool [P, P]: which lane polygons (two equal rows of vertices each) meet end to end within 1.5 m."""
     ends = []
     for polygon in lanes.polygons:
         n = len(polygon) // 2

@@ -1,4 +1,4 @@
-"""A drive through the world as a bag: motion, boxes, map, lights and plans, for ./run eval bag and for viewers."""
+"""Exports a simulated drive as a bag with motion, boxes, map, lights and plans, for ./run eval bag and viewers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .rollout import Rollout
 
 PLAN_TOPIC, REFERENCE_TOPIC = "/planning/path", "/expert/path"
 _BEFORE = 19
-"""Steps before the drive for which its motion is known."""
+"""Steps before the start of the drive for which the ego's motion is known."""
 _STANDING_EVERY = 10
 
 
 def write_drive(rollout: Rollout, path: Path, force: bool = False) -> None:
-    """Write what happened in a drive; ./run eval bag gives its plans the PDMS and EPDMS that the drive got.
+    """Writes a drive to a bag; ./run eval bag reproduces the PDMS and EPDMS of its plans.
 
     Args:
-        rollout: A drive that has ended.
+        rollout: A finished drive.
         path: Folder of the bag.
-        force: Replace a bag that is there already.
+        force: Replace an existing bag.
     """
     with BagWriter(path, force) as bag:
         road = rollout.world.road
@@ -75,7 +75,7 @@ def _red(rollout: Rollout, step: int) -> bool:
 
 
 def _cubes(rollout: Rollout, step: int) -> list[Cube]:
-    """Who moves, at every step, and what stands, every second and at the end."""
+    """Returns the actors of a step and, every second and at the last step, the static objects."""
     every = [
         (int(kind), i, plan) for i, (kind, plan) in enumerate(zip(rollout.kinds, rollout.actors[step], strict=True))
     ]
@@ -106,7 +106,7 @@ def _write_motion(bag: BagWriter, stamp: int, pose: np.ndarray, twist: np.ndarra
 
 
 def _write_path(bag: BagWriter, topic: str, stamp: int, poses: Sequence[np.ndarray] | np.ndarray) -> None:
-    """Poses [N, 3], one every STEP."""
+    """Writes poses [N, 3], one every STEP, as a Path."""
     stamped = [
         bag.construct(
             "geometry_msgs/msg/PoseStamped", pose=bag.pose(geometry.planar(*pose)),

@@ -1,1 +1,1 @@
-"""Measures, each by the public definition it names."""
+"""Metrics, each following the public definition it names."""

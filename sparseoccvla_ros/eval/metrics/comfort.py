@@ -1,4 +1,4 @@
-"""What no protocol asks: does the plan stay on the road, and could anyone sit in it?"""
+"""Open-loop measures beyond the protocols: staying on the road and ride comfort."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..protocols.grids import box_corners
 from ..tasks.planning_samples import ROAD_CELLS, ROAD_EXTENT
 
 MOVING = 0.5
-"""m of a step below which it has no direction of its own."""
+"""Length of a step (m) below which it defines no heading."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Comfort:
 
 
 def comfort(waypoints: np.ndarray, speed: float | None) -> Comfort:
-    """Finite differences of waypoints [6, 2] m in base_link; speed: present m/s along x, None = leave the start out.
+    """Computes comfort by finite differences of waypoints [6, 2] m in base_link; speed: current m/s along x or None.
 
-    Speeds are means over a step and hold at its middle, a quarter of a second after the stamp for the first.
+    Without a speed the start is ignored. Step speeds are means and apply at mid-step, first 0.25 s after the stamp.
     """
     points = _checked(waypoints)
     steps = np.diff(points, axis=0, prepend=np.zeros((1, 2)))
@@ -40,7 +40,7 @@ def comfort(waypoints: np.ndarray, speed: float | None) -> Comfort:
     for k, step in enumerate(steps):
         forward = step @ (np.cos(heading[k]), np.sin(heading[k])) >= 0
         signed[k] = length[k] if forward else -length[k]
-        # reversing does not turn the vehicle around
+        # reversing does not turn the vehicle
         direction = np.arctan2(*(step if forward else -step)[::-1])
         heading[k + 1] = direction if length[k] > MOVING else heading[k]
     speeds, seconds = signed / STEP_SECONDS, np.full(STEPS - 1, STEP_SECONDS)
@@ -49,7 +49,7 @@ def comfort(waypoints: np.ndarray, speed: float | None) -> Comfort:
     acceleration = np.diff(speeds) / seconds
     jerk = np.diff(acceleration) / ((seconds[1:] + seconds[:-1]) / 2)
     turn = (np.diff(heading) + np.pi) % (2 * np.pi) - np.pi
-    # the present heading is x itself and the first chord points half a turn away from it: only chords are compared
+    # the first chord differs from the current heading (x) by half a step's turn: only chords are compared
     turn, arc = turn[1:], (length[1:] + length[:-1]) / 2
     lateral = turn * arc / STEP_SECONDS**2
     curvature = np.where(arc > MOVING, turn / np.maximum(arc, MOVING), 0.0)
@@ -57,10 +57,10 @@ def comfort(waypoints: np.ndarray, speed: float | None) -> Comfort:
 
 
 def on_road(waypoints: np.ndarray, drivable: np.ndarray, ego: Vehicle) -> np.ndarray:
-    """bool [6]: all four corners of the vehicle stand on drivable ground at each waypoint [6, 2] m in base_link.
+    """bool [6]: whether all four corners of the vehicle are on drivable ground at each waypoint [6, 2] m in base_link.
 
-    drivable: bool [1000, 1000], row = y, column = x, from -50 m in 0.1 m cells. Corners off the raster are unknown and
-    hold against nobody. The heading is that of planning.trajectory.motion_of, smooth and at rest the last one.
+    drivable: bool [1000, 1000], row = y, column = x, from -50 m in 0.1 m cells. Corners off the raster count as on the
+    road. The heading is that of planning.trajectory.motion_of: smoothed, and held while at rest.
     """
     check_array("drivable", drivable, np.bool_, (ROAD_CELLS, ROAD_CELLS))
     points = _checked(waypoints)

@@ -1,8 +1,8 @@
-"""Occupancy forecasts: mIoU and IoU per horizon under two protocols, and the baselines a forecaster has to beat.
+"""Occupancy forecast metrics: mIoU and IoU per horizon under two protocols, and copy baselines.
 
 Both protocols compare whole grids, each in the ego frame of its own future time, without a visibility mask, and
-report the mean over 1, 2 and 3 s. They differ in steps and in what a class without truth scores, so their numbers do
-not compare: SparseWorld (4D occupancy, also PreWorld) and OccWorld (Zheng et al., ECCV 2024).
+report the mean over 1, 2 and 3 s. They differ in steps and in the score of classes absent from the truth, so their
+numbers are not comparable: SparseWorld (4D occupancy, also PreWorld) and OccWorld (Zheng et al., ECCV 2024).
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from .occupancy import IGNORE, AbsentRule, Labels, OccupancyMeter, OccupancyScor
 
 
 class Protocol(StrEnum):
-    """Whose counting rules a forecast is scored by."""
+    """Counting rules by which a forecast is scored."""
 
     SPARSEWORLD = "sparseworld"
-    """Present and 1, 2, 3 s; a class never true scores 0 if predicted, else is left out."""
+    """Present and 1, 2, 3 s; a class absent from the truth scores 0 if predicted, and is otherwise left out."""
     OCCWORLD = "occworld"
-    """0.5, 1, .. 3 s; a class never true scores 1."""
+    """0.5, 1, .. 3 s; a class absent from the truth scores 1."""
 
     @property
     def seconds(self) -> tuple[float, ...]:
-        """Horizons the protocol scores, seconds after the present."""
+        """Horizons of the protocol, seconds after the present."""
         return (0.0, *HORIZONS) if self is Protocol.SPARSEWORLD else (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 
     @property
     def rule(self) -> AbsentRule:
-        """What a class without truth scores."""
+        """Score of a class absent from the truth."""
         return AbsentRule.ZERO_IF_PREDICTED if self is Protocol.SPARSEWORLD else AbsentRule.ONE
 
 
 @dataclass(frozen=True, eq=False)
 class ForecastScores:
-    """Scores as fractions (0..1): at: per horizon (s); miou, iou: means of the horizons 1, 2 and 3 s."""
+    """Scores as fractions (0..1). at: per horizon (s); miou, iou: means over the horizons 1, 2 and 3 s."""
 
     at: dict[float, OccupancyScores]
     miou: float
@@ -51,11 +51,11 @@ class ForecastScores:
 
 
 class ForecastMeter:
-    """Streams forecasts into one confusion matrix per horizon. Pickles; `merge` adds other processes' counts."""
+    """Accumulates forecasts into one confusion matrix per horizon. Picklable; `merge` adds other processes' counts."""
 
     def __init__(self, protocol: Protocol, seconds: Sequence[float] = HORIZONS) -> None:
-        """seconds: horizons of the grids given to `update`; 1, 2 and 3 must be among them, the others are reported
-        but in no mean. `protocol.seconds` gives the protocol's own.
+        """seconds: horizons of the grids given to `update`; must include 1, 2 and 3. The others are reported but not
+        averaged. `protocol.seconds` are the protocol's own.
         """
         self.protocol = Protocol(protocol)
         self.seconds = tuple(float(s) for s in seconds)
@@ -64,7 +64,7 @@ class ForecastMeter:
         self.meters = {s: OccupancyMeter(self.protocol.rule) for s in self.seconds}
 
     def update(self, pred: Labels, semantics: Labels) -> None:
-        """Count one sequence.
+        """Counts one sequence.
 
         pred: uint8 [H, X, Y, Z], 0..17, in the order of `seconds`; semantics: the same, 255 is ignored; each grid in
         base_link of its own time. Raises InvalidInput.
@@ -76,14 +76,14 @@ class ForecastMeter:
             meter.update(guess, truth)
 
     def merge(self, other: ForecastMeter) -> None:
-        """Add the counts of another meter. Raises InvalidInput when protocol or horizons differ."""
+        """Adds the counts of another meter. Raises InvalidInput if protocol or horizons differ."""
         if (other.protocol, other.seconds) != (self.protocol, self.seconds):
             raise InvalidInput("other", f"{other.protocol} {other.seconds} is not {self.protocol} {self.seconds}")
         for seconds, meter in self.meters.items():
             meter.merge(other.meters[seconds])
 
     def result(self) -> ForecastScores:
-        """Scores of everything counted so far."""
+        """Returns the scores of everything counted so far."""
         at = {seconds: meter.result() for seconds, meter in self.meters.items()}
         scored = [at[seconds] for seconds in HORIZONS]
         return ForecastScores(at, float(np.mean([s.miou for s in scored])), float(np.mean([s.iou for s in scored])))
@@ -100,19 +100,19 @@ def copy_unmoved(semantics: Labels, count: int, grid: VoxelGrid = OCC3D_GRID) ->
 def copy_forward(
     semantics: Labels, ego2fixed: np.ndarray, future_ego2fixed: np.ndarray, grid: VoxelGrid = OCC3D_GRID
 ) -> torch.Tensor:
-    """Baseline: a world at rest seen from where the ego vehicle truly goes.
+    """Baseline: a static world, seen from the true future ego poses.
 
     semantics: uint8 [X, Y, Z], the present, 255 becomes free; ego2fixed: float64 [4, 4], the present pose;
     future_ego2fixed: float64 [H, 4, 4]. The centre of every future voxel is moved into the present grid and takes the
-    label of the voxel it falls into (nearest neighbour: labels have no average); what lay outside the present grid is
-    free. It knows the true future motion, which a forecaster has to predict. Returns uint8 [H, X, Y, Z] on the device
-    of the input. Raises InvalidInput.
+    label of the voxel it falls into (nearest neighbour); voxels from outside the present grid are free. Uses the true
+    future motion, which a forecaster has to predict. Returns uint8 [H, X, Y, Z] on the device of the input. Raises
+    InvalidInput.
     """
     labels = _present(semantics, grid)
     check_array("ego2fixed", ego2fixed, np.float64, (4, 4))
     check_array("future_ego2fixed", future_ego2fixed, np.float64, (None, 4, 4))
     future2now = torch.from_numpy(geometry.inverse(ego2fixed) @ future_ego2fixed).to(labels.device)
-    # Moving by whole voxels must be exact: in voxel units a centre is at one half, and rounding cannot cross a wall.
+    # Moving by whole voxels must be exact: in voxel units centres are at 0.5, so rounding cannot cross a boundary.
     lower = future2now.new_tensor(grid.lower)
     shape = torch.tensor(grid.shape, device=labels.device)
     axes = [torch.arange(n, dtype=torch.float64, device=labels.device) + 0.5 for n in grid.shape]
@@ -128,6 +128,6 @@ def copy_forward(
 
 
 def _present(semantics: Labels, grid: VoxelGrid) -> torch.Tensor:
-    """A present grid that can serve as a forecast: a forecast has no ignored voxels."""
+    """Returns the present grid as a forecast, with ignored voxels set to free."""
     labels = checked_labels("semantics", semantics, grid.shape, ignore=True)
     return labels.masked_fill(labels == IGNORE, FREE)

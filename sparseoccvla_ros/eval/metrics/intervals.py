@@ -1,6 +1,6 @@
-"""Bootstrap over scenes of numbers that are no means: IoU of counts that are summed over scenes first.
+"""Bootstrap over scenes for statistics that are not means, such as the IoU of counts summed over scenes.
 
-Draws are those of eval.report.planning_tables.scene_interval, the same for everything with the same scenes, so
+Draws are those of eval.report.planning_tables.scene_interval, identical for all rows of the same scenes, so that
 differences of two rows are paired.
 """
 
@@ -15,18 +15,18 @@ import numpy as np
 from ..report.planning_tables import LEVEL, RESAMPLES, SEED
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""From summed counts to the numbers float64 [K] that are reported."""
+"""Maps summed counts to the reported numbers, float64 [K]."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval, None below two scenes."""
+    """A number with its 95 % interval (None with fewer than two scenes)."""
 
     value: float
     interval: tuple[float, float] | None = None
 
     def text(self, scale: float = 100.0) -> str:
-        """As in the tables, in percent unless told otherwise."""
+        """Formats the number and interval times `scale` (default: percent) for the tables."""
         if not isfinite(self.value):
             return "-"
         span = f" [{scale * self.interval[0]:.2f}, {scale * self.interval[1]:.2f}]" if self.interval else ""
@@ -34,18 +34,18 @@ class Estimate:
 
 
 def resampled(counts: np.ndarray, statistic: Statistic) -> np.ndarray:
-    """float64 [RESAMPLES, K] of counts [S, ...] by scene; empty below two scenes."""
+    """Returns the bootstrap statistics float64 [RESAMPLES, K] of counts [S, ...] by scene; [0, K] below two scenes."""
     scenes = len(counts)
     if scenes < 2:
         return np.zeros((0, len(statistic(counts.sum(0)))))
     drawn = np.random.default_rng(SEED).multinomial(scenes, np.full(scenes, 1 / scenes), size=RESAMPLES)
-    # Few scenes are drawn the same way again and again.
+    # With few scenes, many draws are identical.
     distinct, where = np.unique(drawn, axis=0, return_inverse=True)
     return np.stack([statistic(np.tensordot(row, counts, 1)) for row in distinct])[where.reshape(-1)]
 
 
 def estimates(values: np.ndarray, draws: np.ndarray) -> list[Estimate]:
-    """Numbers [K] with the intervals of their resampled values [R, K]."""
+    """Returns estimates of numbers [K] with intervals from their resampled values [R, K]."""
     out: list[Estimate] = []
     for value, column in zip(values, draws.T, strict=True):
         known = column[~np.isnan(column)]
@@ -58,7 +58,7 @@ def estimates(values: np.ndarray, draws: np.ndarray) -> list[Estimate]:
 
 
 def mean_of(values: Sequence[float], scale: float = 1.0) -> Estimate:
-    """`scale` times the mean of one value per drive, or per scene; NaN of none."""
+    """Estimates `scale` times the mean of one value per drive or scene; NaN if empty."""
     if not len(values):
         return Estimate(float("nan"))
     counts = np.array([(float(value), 1.0) for value in values])
@@ -72,7 +72,7 @@ def mean_of(values: Sequence[float], scale: float = 1.0) -> Estimate:
 def compared(
     rows: dict[str, np.ndarray], statistic: Statistic, against: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, list[Estimate]], dict[tuple[str, str], list[Estimate]]]:
-    """Estimates of every row (counts [S, ...] of the same scenes) and of the differences first minus second."""
+    """Estimates every row (counts [S, ...] of the same scenes) and the paired differences, first minus second."""
     values = {name: statistic(counts.sum(0)) for name, counts in rows.items()}
     draws = {name: resampled(counts, statistic) for name, counts in rows.items()}
     return (

@@ -1,18 +1,18 @@
 """Language metrics of answers against references: BLEU-1..4, ROUGE-L, CIDEr and METEOR.
 
-Two recipes, named in every result because their numbers must not be compared:
+Two recipes, named in every result because their numbers are not comparable:
 
-- `hermes` (HERMES, ICCV 2025, and by all appearance OmniDrive, CVPR 2025): raw strings split on blanks, neither
+- `hermes` (HERMES, ICCV 2025, and by all appearance OmniDrive, CVPR 2025): raw strings split on spaces, neither
   lower-cased nor stripped of punctuation ("car." is not "car"); METEOR is nltk's (METEOR-nltk).
 - `ptb` (COCO captioning): every text through the PTB tokeniser first (lower case, punctuation dropped); METEOR is the
   Java program 1.5 (METEOR-1.5).
 
 BLEU, ROUGE-L and CIDEr are pycocoevalcap's: BLEU (Papineni et al., ACL 2002) from counts summed over the corpus with
 the closest reference length; ROUGE-L (Lin, ACL 2004) with beta 1.2; CIDEr (Vedantam et al., CVPR 2015) over 1..4-grams
-in the library's scale 0..10 (HERMES quotes it as it is, OmniDrive times 100).
+in the library's scale 0..10 (HERMES quotes it unscaled, OmniDrive times 100).
 
-CIDEr weighs words by how rare they are among the references of the evaluated set: the same answers score differently
-in another subset, and a set of one document always scores 0. Compare CIDEr only on the same documents.
+CIDEr weights words by their rarity among the references of the evaluated set: the same answers score differently in
+another subset, and a set of one document always scores 0. Compare CIDEr only on the same documents.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CIDER_NOTE = "CIDEr depends on the evaluated set: comparable only with results o
 
 @dataclass(frozen=True)
 class Document:
-    """One answer and what it is measured against; hypothesis None where the model gave none (scored as empty)."""
+    """One answer and its references; hypothesis is None if the model gave no answer (scored as empty)."""
 
     id: str
     hypothesis: str | None
@@ -45,10 +45,10 @@ class Document:
 
 @dataclass(frozen=True)
 class Score:
-    """value of the whole set; each document's own value [n]; 95 % interval over scenes of the mean of documents.
+    """value: of the whole set; per_document: [n]; interval: 95 %, over scenes, of the mean over documents.
 
-    The interval is None with fewer than two scenes, and for BLEU and METEOR-1.5, whose value is not a mean. That of
-    CIDEr keeps the document frequencies of the whole set.
+    The interval is None with fewer than two scenes, and for BLEU and METEOR-1.5, whose value is not a mean. CIDEr's
+    interval uses the document frequencies of the whole set.
     """
 
     value: float
@@ -58,7 +58,7 @@ class Score:
 
 @dataclass(frozen=True)
 class LanguageResult:
-    """Scores by metric name, and by name why a metric is absent; ids are the order of per_document."""
+    """Scores by metric name; absent: metric name to reason; ids: the order of per_document."""
 
     tokenisation: str
     selection: str
@@ -75,12 +75,12 @@ class LanguageResult:
 
 
 def evaluate(documents: Sequence[Document], tokenisation: str = "hermes", selection: str = "given") -> LanguageResult:
-    """All metrics of a recipe; what this machine lacks (Java, WordNet, a package) is named in `absent`, not guessed.
+    """Computes all metrics of a recipe; those that cannot run (no Java, WordNet or package) are listed in `absent`.
 
-    An empty or missing answer is a document like any other and scores 0. Deterministic; downloads nothing.
+    An empty or missing answer counts as a document and scores 0. Deterministic; downloads nothing.
 
     Raises InvalidInput("tokenisation" or "selection") for an unknown name, InvalidInput("documents") for an empty set,
-    an id that comes twice, and a document without reference or with an empty one.
+    a repeated id, and a document with no reference or an empty one.
     """
     if tokenisation not in TOKENISATIONS:
         raise InvalidInput("tokenisation", f"want one of {TOKENISATIONS}, got {tokenisation!r}")
@@ -120,8 +120,8 @@ def evaluate(documents: Sequence[Document], tokenisation: str = "hermes", select
 def scene_interval(
     values: np.ndarray, scenes: Sequence[str], draws: int = 1000, seed: int = 0
 ) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the mean of values [n], drawing whole scenes: documents of a scene are no
-    independent evidence. None with fewer than two scenes."""
+    """Returns the 95 % bootstrap interval of the mean of values [n], resampling whole scenes because documents of one
+    scene are not independent. None with fewer than two scenes."""
     names, place = np.unique(np.asarray(scenes), return_inverse=True)
     if len(names) < 2:
         return None
@@ -134,7 +134,7 @@ def scene_interval(
 def _scores(
     hypotheses: list[str], references: list[list[str]], tokenisation: str
 ) -> tuple[dict[str, Score], dict[str, str]]:
-    """Scores without intervals, and why others are absent."""
+    """Returns scores without intervals, and the reasons for absent ones."""
     names = (*BLEU, "ROUGE-L", "CIDEr")
     meteor = "METEOR-nltk" if tokenisation == "hermes" else "METEOR-1.5"
     scores: dict[str, Score] = {}
@@ -168,7 +168,7 @@ def _scores(
 
 
 def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
-    """BLEU-1..4, ROUGE-L and CIDEr of texts with blanks between words. Raises Unavailable without pycocoevalcap."""
+    """Computes BLEU-1..4, ROUGE-L and CIDEr of space-separated texts. Raises Unavailable without pycocoevalcap."""
     try:
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.cider.cider import Cider

@@ -1,21 +1,21 @@
-"""The two METEORs that papers on driving language quote, and the tokenisers that go with them.
+"""The two METEOR variants quoted in papers on driving language, with their tokenisers.
 
-They are different metrics under one name and must not be compared:
+They are different metrics under one name and not comparable:
 
-| name here | who quotes it | tokens | matching stages | corpus value |
+| name here | quoted by | tokens | matching stages | corpus value |
 |---|---|---|---|---|
 | METEOR-nltk | HERMES (ICCV 2025) | Punkt sentences, Treebank words, lower case | exact, stem, synonym | mean |
-| METEOR-nltk-no-synonyms | nobody: what is left without WordNet | the same | exact, stem | mean |
+| METEOR-nltk-no-synonyms | none: fallback without WordNet | the same | exact, stem | mean |
 | METEOR-1.5 | COCO captioning | PTB, lower case, no punctuation | exact, stem, synonym, paraphrase | summed counts |
 
-METEOR-nltk: Lavie and Agarwal, WMT 2007, as nltk writes it (alpha 0.9, beta 3, gamma 0.5): its synonym stage gets the
-stems that the stem stage left over, so only words that are their own stem have synonyms ("car" and "auto", not
-"automobile"). METEOR-1.5: Denkowski and Lavie, WMT 2014.
+METEOR-nltk: Lavie and Agarwal, WMT 2007, as in nltk (alpha 0.9, beta 3, gamma 0.5): its synonym stage gets the stems
+left over by the stem stage, so only words equal to their stem have synonyms ("car" and "auto", not "automobile").
+METEOR-1.5: Denkowski and Lavie, WMT 2014.
 
-Nothing is downloaded. The Java programs come inside pycocoevalcap and need a Java runtime. WordNet is looked for in the
-folder WNSEARCHDIR, in `wordnet` of the XDG data folders (`sudo apt install wordnet-base` puts WordNet 3.0 there) and in
-nltk's own data. nltk's trained Punkt model is not used: without it the full stop of an abbreviation inside a text
-("approx. two") is a word of its own.
+Nothing is downloaded. The Java programs are part of pycocoevalcap and need a Java runtime. WordNet is searched for in
+the folder WNSEARCHDIR, in `wordnet` of the XDG data folders (`sudo apt install wordnet-base` puts WordNet 3.0 there)
+and in nltk's own data. nltk's trained Punkt model is not used, so the full stop of an abbreviation inside a text
+("approx. two") becomes a separate token.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Unavailable(RuntimeError):
 
 
 def one_line(text: str) -> str:
-    """Text without line breaks of any kind or lone surrogates: both Java programs read UTF-8 line by line."""
+    """Removes line breaks and lone surrogates from a text, because both Java programs read UTF-8 line by line."""
     return " ".join(text.splitlines()).encode("utf-8", "replace").decode("utf-8")
 
 
 def nltk_tokens(text: str) -> list[str]:
-    """Words as in nltk's word_tokenize, with an untrained Punkt sentence splitter. Raises Unavailable without nltk."""
+    """Splits like nltk's word_tokenize, with an untrained Punkt sentence splitter. Raises Unavailable without nltk."""
     try:
         from nltk.tokenize import NLTKWordTokenizer
         from nltk.tokenize.punkt import PunktSentenceTokenizer
@@ -57,7 +57,7 @@ def nltk_tokens(text: str) -> list[str]:
 
 
 class _NoSynonyms:
-    """Stands in for WordNet where there is none."""
+    """Replaces WordNet where it is not used."""
 
     def synsets(self, word: str) -> list[Any]:
         return []
@@ -65,7 +65,7 @@ class _NoSynonyms:
 
 @lru_cache(maxsize=1)
 def wordnet() -> Any:
-    """nltk's reader on the WordNet that is found, or None where there is none. Raises Unavailable without nltk."""
+    """Returns nltk's reader for the WordNet found, or None if not found. Raises Unavailable without nltk."""
     try:
         import nltk
         from nltk.corpus import wordnet as own
@@ -74,8 +74,8 @@ def wordnet() -> Any:
         raise Unavailable(f"nltk is {INSTALL}") from error
 
     class Reader(WordNetCorpusReader):
-        """Does without what METEOR has no use for: lexicographers' file names, which Debian leaves out, and the map
-        to other languages, which wants a second WordNet."""
+        """Skips what METEOR does not need: lexicographer file names, which Debian omits, and the map to other
+        languages, which needs a second WordNet."""
 
         def open(self, file: str) -> Any:
             if file == "lexnames":
@@ -88,9 +88,9 @@ def wordnet() -> Any:
     shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
     for folder in [os.environ.get("WNSEARCHDIR", ""), *(f"{share}/wordnet" for share in shared.split(":"))]:
         if folder and Path(folder, "data.noun").is_file():
-            nltk.data.path.append(folder)  # nltk opens nothing outside the folders that its user has named
+            nltk.data.path.append(folder)  # nltk opens only files below its registered folders
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that there is no other language
+                warnings.simplefilter("ignore")  # about missing other languages
                 return Reader(folder, None)
     try:
         own.ensure_loaded()
@@ -102,9 +102,9 @@ def wordnet() -> Any:
 def meteor_nltk(
     hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], synonyms: bool = True
 ) -> np.ndarray:
-    """METEOR-nltk of each tokenised answer, the best over its references: [n] in 0..1.
+    """Computes METEOR-nltk of each tokenised answer, the best over its references: [n] in 0..1.
 
-    synonyms=False leaves the WordNet stage out. Raises Unavailable without nltk, and for synonyms=True without WordNet.
+    synonyms=False skips the WordNet stage. Raises Unavailable without nltk, and with synonyms=True without WordNet.
     """
     reader = wordnet() if synonyms else _NoSynonyms()
     if reader is None:
@@ -125,11 +125,11 @@ def _java() -> str:
 
 
 def ptb_tokens(texts: Sequence[str]) -> list[str]:
-    """Each text through the Stanford PTB tokeniser 3.4.1, lower-cased, without punctuation tokens, joined by blanks.
+    """Tokenises texts with the Stanford PTB tokeniser 3.4.1: lower case, no punctuation tokens, joined by spaces.
 
-    The recipe of pycocoevalcap, without its temporary file inside the package. The tokeniser reads all texts as one: a
-    full stop behind what looks like an abbreviation ("15 m.") stays or goes with the first word of the next text, so
-    the recipe wants one call for all references and one for all answers. Raises Unavailable without Java.
+    Same as pycocoevalcap, without its temporary file inside the package. The tokeniser reads all texts as one document:
+    whether a full stop after an apparent abbreviation ("15 m.") stays depends on the first word of the next text, so
+    pass all references in one call and all answers in another. Raises Unavailable without Java.
     """
     java = _java()
     try:
@@ -145,7 +145,7 @@ def ptb_tokens(texts: Sequence[str]) -> list[str]:
         check=False,
     )
     lines = done.stdout.decode("utf-8", "replace").removesuffix("\n").split("\n")
-    # It leaves out lines without a token at the very end.
+    # It omits trailing lines without a token.
     lines += [""] * sum(not any(map(str.isalnum, text)) for text in texts[len(lines) :])
     if done.returncode or len(lines) != len(texts):
         last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing on stderr"])[-1]
@@ -154,9 +154,9 @@ def ptb_tokens(texts: Sequence[str]) -> list[str]:
 
 
 def meteor_java(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, np.ndarray]:
-    """METEOR 1.5 of PTB-tokenised texts: (corpus value, [n] of each answer), in 0..1.
+    """Computes METEOR 1.5 of PTB-tokenised texts: (corpus value, values [n] per answer), in 0..1.
 
-    Loads its paraphrase table first, some ten seconds and up to 2 GB. Raises Unavailable without Java.
+    Loads its paraphrase table first: about ten seconds and up to 2 GB. Raises Unavailable without Java.
     """
     _java()
     try:

@@ -1,7 +1,7 @@
-"""Where moving things are and will be: flow of points inside boxes, and the voxels that forecast motion is judged on.
+"""Motion of dynamic objects: flow of points inside moving boxes, and the voxels on which forecast motion is scored.
 
-Most of a street stands still, so whole grids hardly tell a forecast from a copy. What is counted here are the columns
-that a moving box covers now or at the horizon: a copy leaves the box where it was, a forecast has to take it along.
+Most of a street is static, so scores over whole grids hardly distinguish a forecast from a copy. Only the columns
+covered by a moving box now or at the horizon are counted here: a copy leaves the box in place, a forecast must move it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ...reasoning.model.forecaster import placed
 from .occupancy import AbsentRule, iou_per_class, mean_of_known
 
 MARGIN = 0.8
-"""Metres about a moving box within which points of movable classes count as its own: predictions are a little off."""
+"""Margin (m) around a moving box within which points of movable classes belong to it, as predictions are imprecise."""
 MOVED = 0.5
-"""Metres from its place within 3 s from which on a box moves."""
+"""Displacement (m) at some horizon from which on a box counts as moving."""
 _EDGE = 0.4
-"""Metres about a box that are still judged."""
+"""Margin (m) around a box that is also scored."""
 _STEPS = [0, *(round(h / STEP_SECONDS) for h in HORIZONS)]
 
 
 def moving_plans(centres: np.ndarray, yaws: np.ndarray, present: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Ground plans float32 [7, N, 5] (x, y m, yaw rad, length, width m) of what moves, now and at six half-seconds.
+    """Returns ground plans float32 [7, N, 5] (x, y m, yaw rad, length, width m) of moving agents every 0.5 s.
 
-    centres [A, 7, 2], yaws [A, 7], present bool [A, 7], sizes [A, 2]: of all agents, in one frame.
+    centres [A, 7, 2], yaws [A, 7], present bool [A, 7], sizes [A, 2]: all agents, in one frame.
     """
     keep = present[:, _STEPS].all(1)
     keep &= np.linalg.norm(np.nan_to_num(centres - centres[:, :1]), axis=-1)[:, _STEPS].max(1, initial=0.0) >= MOVED
@@ -37,19 +37,19 @@ def moving_plans(centres: np.ndarray, yaws: np.ndarray, present: np.ndarray, siz
 
 
 def at_horizons(plans: np.ndarray) -> np.ndarray:
-    """Of `moving_plans`, those now and at HORIZONS: [4, N, 5]."""
+    """Selects the ground plans now and at HORIZONS from those of `moving_plans`: [4, N, 5]."""
     return plans[_STEPS]
 
 
 def at_constant_velocity(plans: np.ndarray) -> np.ndarray:
-    """As `at_horizons`, if everything went on as in its next half second, without turning."""
+    """As `at_horizons`, extrapolating the true motion of the next half second without turning."""
     out = np.repeat(plans[:1], len(_STEPS), 0)
     out[..., :2] += (plans[1] - plans[0])[None, :, :2] * np.array(_STEPS, np.float32)[:, None, None]
     return out
 
 
 def flow_of(points: np.ndarray, labels: np.ndarray, movers: np.ndarray) -> np.ndarray:
-    """float32 [3, Q, R, 3] m: where points go until HORIZONS. points [Q, R, 3]; labels [Q, R]; movers [4, N, 5]."""
+    """Returns the flow float32 [3, Q, R, 3] m of points [Q, R, 3] with labels [Q, R] to HORIZONS; movers [4, N, 5]."""
     out = np.zeros((len(HORIZONS), *points.shape), np.float32)
     rows, columns = np.nonzero(np.isin(labels, MOVABLE))
     if not len(rows) or not movers.shape[1]:
@@ -73,9 +73,9 @@ def flow_of(points: np.ndarray, labels: np.ndarray, movers: np.ndarray) -> np.nd
 
 
 def moved(voxels: SparseVoxels, movers: np.ndarray, future2now: np.ndarray, close: bool) -> list[SparseVoxels]:
-    """Voxels at HORIZONS, each in its own ego frame, if those of movable classes went where their boxes go.
+    """Returns voxels at HORIZONS, each in its own ego frame, with those of movable classes moved with their boxes.
 
-    movers [4, N, 5] in the frame of the voxels; future2now float64 [3, 4, 4]; close: as the forecaster's padding.
+    movers [4, N, 5] in the frame of the voxels; future2now float64 [3, 4, 4]; close: fill holes of one voxel.
     """
     now = voxels.centres()
     flow = flow_of(now[None], voxels.labels[None], movers)[:, 0]
@@ -83,7 +83,7 @@ def moved(voxels: SparseVoxels, movers: np.ndarray, future2now: np.ndarray, clos
 
 
 def judged(movers: np.ndarray, future2now: np.ndarray, grid: VoxelGrid = OCC3D_GRID) -> np.ndarray:
-    """bool [3, X, Y, Z] at HORIZONS, each in its own ego frame: the columns that a moving box covers now or then.
+    """bool [3, X, Y, Z] at HORIZONS, each in its own ego frame: columns that a moving box covers now or at the horizon.
 
     movers [4, N, 5] in the present frame; future2now float64 [3, 4, 4].
     """
@@ -103,7 +103,7 @@ def judged(movers: np.ndarray, future2now: np.ndarray, grid: VoxelGrid = OCC3D_G
 
 
 def moving_numbers(confusion: np.ndarray) -> tuple[float, float]:
-    """(mIoU of the movable classes, IoU of movable against everything else) of counts [18, 18] of judged voxels."""
+    """Returns (mIoU of movable classes, IoU of movable against the rest) from counts [18, 18] of scored voxels."""
     movable = list(MOVABLE)
     per_class = iou_per_class(confusion, AbsentRule.ZERO_IF_PREDICTED)[movable]
     true, said = confusion[movable].sum(), confusion[:, movable].sum()

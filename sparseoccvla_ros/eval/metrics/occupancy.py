@@ -1,8 +1,8 @@
-"""Voxel mIoU and IoU of dense semantic grids, as the Occ3D leader boards count them.
+"""Voxel mIoU and IoU of dense semantic grids, as counted by the Occ3D leader boards.
 
-One 18 x 18 confusion matrix is summed over all frames and scored once at the end; averaging scores of single frames
-gives other numbers. Sources: Occ3D (Tian et al., NeurIPS 2023) for classes and masks; the three protocols differ
-only in what a class without truth scores (`AbsentRule`).
+One 18 x 18 confusion matrix is summed over all frames and scored once at the end; averaging per-frame scores gives
+other numbers. Classes and masks: Occ3D (Tian et al., NeurIPS 2023). The three protocols differ only in the score of a
+class absent from the truth (`AbsentRule`).
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from ...core.classes import FREE, NUM_CLASSES
 from ...core.errors import InvalidInput
 
 IGNORE = 255
-"""Label of truth voxels that nobody annotated: they are left out of every count."""
+"""Label of unannotated truth voxels, which are excluded from all counts."""
 
 Labels = np.ndarray | torch.Tensor
 """uint8 class labels, numpy or torch, on any device."""
 
 
 class AbsentRule(StrEnum):
-    """IoU of a class that the truth never shows. Numbers under different rules do not compare."""
+    """IoU of a class absent from the truth. Numbers under different rules are not comparable."""
 
     LEFT_OUT = "left_out"
-    """NaN, left out of the mean, even where it was predicted (OPUS, SparseOcc)."""
+    """NaN and excluded from the mean, even if predicted (OPUS, SparseOcc)."""
     ZERO_IF_PREDICTED = "zero_if_predicted"
-    """0 where it was predicted, NaN otherwise (2023 occupancy challenge, SparseWorld)."""
+    """0 if predicted, otherwise NaN (2023 occupancy challenge, SparseWorld)."""
     ONE = "one"
-    """1, even where it was predicted (OccWorld)."""
+    """1, even if predicted (OccWorld)."""
 
 
 @dataclass(frozen=True, eq=False)
 class OccupancyScores:
-    """Scores as fractions (0..1); NaN where there is nothing to score.
+    """Scores as fractions (0..1); NaN if undefined.
 
     frames: grids counted; confusion: int64 [18, 18], row = truth, column = prediction; per_class: float64 [18], IoU
-    by label, 17 = free; miou: mean over the 17 occupied classes without NaN; iou: occupied against free, whatever
-    the class.
+    by label, 17 = free; miou: mean over the 17 occupied classes, ignoring NaN; iou: occupied against free,
+    regardless of class.
     """
 
     frames: int
@@ -57,9 +57,9 @@ class OccupancyScores:
 
 
 class OccupancyMeter:
-    """Streams grids into one confusion matrix.
+    """Accumulates grids into one confusion matrix.
 
-    Pickles, so that distributed processes can gather their meters and `merge` them; the result is that of one pass.
+    Picklable: distributed processes can gather and `merge` their meters, with the same result as a single pass.
     """
 
     def __init__(self, rule: AbsentRule = AbsentRule.LEFT_OUT) -> None:
@@ -68,18 +68,18 @@ class OccupancyMeter:
         self.confusion = np.zeros((NUM_CLASSES + 1, NUM_CLASSES + 1), np.int64)
 
     def update(self, pred: Labels, semantics: Labels, mask: Labels | None = None) -> None:
-        """Count grids.
+        """Counts grids.
 
         pred: uint8 [..., X, Y, Z], 0..17; semantics: the same shape, 0..17 or 255 (ignored); mask: bool or uint8 of
-        the same shape, voxels that count (Occ3D's mask_camera or mask_lidar), None = all. The work is done on the
-        device of `pred`. Raises InvalidInput on other dtypes, shapes and labels.
+        the same shape, voxels that count (Occ3D's mask_camera or mask_lidar), None = all. Runs on the device of
+        `pred`. Raises InvalidInput on other dtypes, shapes and labels.
         """
         pred = checked_labels("pred", pred)
         semantics = checked_labels("semantics", semantics, pred.shape, ignore=True).to(pred.device)
         counted = semantics != IGNORE
         if mask is not None:
             counted &= checked_mask(mask, pred.shape).to(pred.device)
-        # What does not count goes to a bin of its own: ten times faster than picking out what does.
+        # Excluded voxels go to a separate bin: ten times faster than selecting the others.
         cells = self.confusion.size
         pairs = semantics.to(torch.int16) * (NUM_CLASSES + 1) + pred
         counts = torch.bincount(pairs.masked_fill_(~counted, cells).flatten(), minlength=cells + 1)[:cells]
@@ -87,14 +87,14 @@ class OccupancyMeter:
         self.frames += prod(pred.shape[:-3])
 
     def merge(self, other: OccupancyMeter) -> None:
-        """Add the counts of another meter. Raises InvalidInput when it follows another rule."""
+        """Adds the counts of another meter. Raises InvalidInput if its rule differs."""
         if other.rule != self.rule:
             raise InvalidInput("rule", f"{other.rule} cannot be merged into {self.rule}")
         self.confusion += other.confusion
         self.frames += other.frames
 
     def result(self) -> OccupancyScores:
-        """Scores of everything counted so far."""
+        """Returns the scores of everything counted so far."""
         per_class = iou_per_class(self.confusion, self.rule)
         iou = iou_per_class(binary_confusion(self.confusion), self.rule)[0]
         return OccupancyScores(
@@ -121,7 +121,7 @@ def binary_confusion(confusion: np.ndarray) -> np.ndarray:
 
 
 def mean_of_known(values: np.ndarray) -> float:
-    """Mean without NaN; NaN when nothing is left (numpy warns there, which is no news during training)."""
+    """Returns the mean ignoring NaN; NaN if nothing is left, without numpy's warning."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else nan
 
@@ -129,10 +129,10 @@ def mean_of_known(values: np.ndarray) -> float:
 def checked_labels(
     field: str, labels: Labels, shape: tuple[int, ...] | None = None, ignore: bool = False
 ) -> torch.Tensor:
-    """Labels as a tensor on their own device.
+    """Returns labels as a tensor on their own device.
 
-    Raises InvalidInput naming `field` unless they are uint8 [..., X, Y, Z] of the given shape holding 0..17, or 255
-    where `ignore` allows it.
+    Raises InvalidInput naming `field` unless they are uint8 [..., X, Y, Z] of the given shape with values 0..17, or 255
+    if `ignore`.
     """
     tensor = _tensor(field, labels)
     if tensor.dtype != torch.uint8:
@@ -150,7 +150,7 @@ def checked_labels(
 
 
 def checked_mask(mask: Labels, shape: tuple[int, ...]) -> torch.Tensor:
-    """A mask as bool tensor of the given shape; raises InvalidInput unless it is bool or uint8."""
+    """Returns a mask as bool tensor. Raises InvalidInput("mask") unless it is bool or uint8 of the given shape."""
     tensor = _tensor("mask", mask)
     if tensor.dtype not in (torch.bool, torch.uint8):
         raise InvalidInput("mask", f"want bool or uint8, got {tensor.dtype}")
@@ -164,5 +164,5 @@ def _tensor(field: str, array: Labels) -> torch.Tensor:
         return array
     if not isinstance(array, np.ndarray):
         raise InvalidInput(field, f"want a numpy array or a tensor, got {type(array).__name__}")
-    # torch has no view of read-only or reversed arrays; nothing is written here, so only those pay for a copy.
+    # torch cannot view read-only or reversed arrays: only those are copied.
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))

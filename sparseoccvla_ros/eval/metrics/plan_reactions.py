@@ -1,7 +1,7 @@
-"""Whether a forecast knows that others react: the same scene under two plans of the ego.
+"""Whether forecasts model reactions of other actors: the same scene under two ego plans.
 
-The world says who does something else when the ego does (world.labels.reactions); a forecaster that was told the other
-plan should say so of the same voxels, and leave everybody else alone.
+The world simulates which actors behave differently under the other plan (world.labels.reactions); a forecaster given
+that plan should change its forecast for their voxels only.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ...reasoning.model.reasoner import Reasoner
 from .moving_voxels import flow_of
 
 IN_CONFLICT = 1.0
-"""Metres by which somebody is elsewhere after 3 s under the other plan, from which on they are in conflict with it."""
+"""Displacement (m) between both plans after 3 s above which an actor's voxels count as in conflict."""
 
 
 @dataclass(frozen=True, eq=False)
 class TwoPlans:
-    """Waypoints float32 [6, 2] m of the recorded and of the other plan, and ground plans [4, N, 5] of everybody under
-    each, now and at HORIZONS, all in base_link now."""
+    """Waypoints float32 [6, 2] m of the recorded and the other plan, and ground plans [4, N, 5] of the actors under
+    each, now and at HORIZONS, all in base_link at the present."""
 
     motion: np.ndarray
     other_motion: np.ndarray
@@ -36,8 +36,8 @@ class TwoPlans:
 def told_apart(
     reasoner: Reasoner, queries: SceneQueries, reasoning: Reasoning, voxels: SparseVoxels, plans: TwoPlans
 ) -> np.ndarray:
-    """float64 [5] sums over voxels that can move, at 3 s: (how many are in conflict, metres by which their forecasts
-    differ, shares of the true reaction that are forecast; how many are not, metres by which theirs differ)."""
+    """Returns float64 [5], sums over voxels of movable classes at 3 s: (number in conflict, difference of their
+    forecasts in m, forecast share of the true reaction; number not in conflict, difference of their forecasts in m)."""
     labels = np.isin(voxels.labels, MOVABLE)
     where, kind = voxels.centres()[labels], voxels.labels[labels]
     if not len(where) or not len(queries.centres):
@@ -63,7 +63,7 @@ def _moved(
     reasoner: Reasoner, queries: SceneQueries, reasoning: Reasoning, where: np.ndarray, owner: np.ndarray,
     motion: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """By how much voxels at `where` move until 3 s with their queries, float64 [V, 2] m."""
+    """Returns the forecast displacement at 3 s of voxels at `where` with their queries, float64 [V, 2] m."""
 
     def row(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(reasoner.anchors.device)[None]

@@ -1,7 +1,7 @@
 """Accuracy of answers to closed questions: yes or no, counts, directions, distances, and short texts.
 
-An answer is normalised (`normalise`), then the one thing its question asks for is read out of it (`read_answer`) and
-compared. The rules are fixed word lists: no model judges, so the same texts always give the same accuracy.
+An answer is normalised (`normalise`), the requested value is extracted (`read_answer`) and compared. The rules are
+fixed word lists without a judge model, so results are deterministic.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _METRES = re.compile(rf"({_NUMBER.pattern}|{'|'.join(_NUMBERS)}) ?(?:m|metres?|m
 
 @dataclass(frozen=True)
 class KindAccuracy:
-    """Answers of one kind: how many, how many right, and how many said nothing that the kind could read."""
+    """Answers of one kind: total, correct, and unreadable (no value of this kind found)."""
 
     n: int
     correct: int
@@ -45,7 +45,7 @@ class KindAccuracy:
 
 @dataclass(frozen=True)
 class AnswerAccuracy:
-    """accuracy over all answers, exact: share whose normalised text is the reference's; by kind; right or not by id."""
+    """accuracy: over all answers; exact: share with the normalised reference text; per_kind; correct: by id."""
 
     n: int
     accuracy: float
@@ -56,10 +56,10 @@ class AnswerAccuracy:
 
 
 def normalise(text: str) -> str:
-    """Lower-cased text in Unicode form NFKC: words and plain numbers with single blanks between, nothing else.
+    """Normalises text to lower-case NFKC: words and plain numbers, separated by single spaces.
 
-    Hyphens part words ("front-left"), other punctuation goes, thousands have no separator, articles are dropped, a
-    sign stays before a digit that does not follow a word, and a decimal point stays between digits.
+    Hyphens split words ("front-left"); other punctuation, thousands separators and articles are removed; a sign is kept
+    before a number that does not follow a word, and a decimal point between digits.
     """
     text = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
     text = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", text)
@@ -68,13 +68,13 @@ def normalise(text: str) -> str:
 
 
 def read_answer(text: str, kind: str) -> str | float | None:
-    """What an answer says, or None where it says nothing of its kind. Never raises on odd text.
+    """Extracts the value of an answer, or None if it has none of its kind. Never raises on odd text.
 
     | kind | reading |
     |---|---|
     | yes_no | "yes" or "no": the first word among yes, yeah, yep, true / no, nope, not, none, false |
     | count | the first whole number, in digits or as a word up to twenty; no, none, nothing, nobody are 0 |
-    | direction | front, back, left, right or a pair as "front left"; None if it names two opposite ones |
+    | direction | front, back, left, right or a pair such as "front left"; None for two opposite ones |
     | distance | metres: the first number before m, metre(s), meter(s), else the first number |
     | text | the normalised text |
 
@@ -110,13 +110,13 @@ def answer_accuracy(
     kinds: Mapping[str, str],
     distance_tolerance: tuple[float, float] = (1.0, 0.1),
 ) -> AnswerAccuracy:
-    """Share of right answers by id; predictions may be None (missing: wrong), never left out.
+    """Computes the accuracy of predictions by id; None counts as missing and wrong.
 
-    kinds: one of KINDS for each id. distance_tolerance: a distance is right within the larger of so many metres and so
-    large a share of the true one; everything else must be equal once read.
+    kinds: one of KINDS for each id. distance_tolerance: (metres, share of the true distance); a distance is right
+    within the larger of both, all other values must be equal.
 
-    Raises InvalidInput: "predictions" or "kinds" whose ids are not those of the references, "references" that are
-    empty or say nothing of their kind, "kind" that is unknown.
+    Raises InvalidInput: "predictions" or "kinds" if their ids differ from the references', "references" if empty or
+    without a value of their kind, "kind" if unknown.
     """
     if not references:
         raise InvalidInput("references", "is empty")
@@ -135,7 +135,7 @@ def answer_accuracy(
         got = read_answer(said, kinds[key])
         unreadable[key] = got is None
         if kinds[key] == "distance" and isinstance(got, float) and isinstance(want, float):
-            # The slack is for sums such as 10.0 + 0.1 * 10.0 that fall just beside the border.
+            # The slack covers rounding at the border, as in 10.0 + 0.1 * 10.0.
             correct[key] = abs(got - want) <= max(metres, share * abs(want)) + 1e-9
         else:
             correct[key] = got == want

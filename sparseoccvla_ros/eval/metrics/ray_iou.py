@@ -1,12 +1,12 @@
-"""RayIoU: occupancy judged along the rays of a virtual lidar (SparseOcc, Liu et al., ECCV 2024).
+"""RayIoU: occupancy scored along the rays of a virtual lidar (SparseOcc, Liu et al., ECCV 2024).
 
-Prediction and truth are cast alike: a ray ends in the first occupied voxel and reports its class and the distance
-at which the ray leaves that voxel. A ray is right when the class agrees and the distances differ by less than a
-threshold. A thick shell of voxels, which voxel mIoU under a mask rewards, therefore gains nothing here.
+Rays are cast through prediction and truth: a ray ends in the first occupied voxel and returns its class and the
+distance at which the ray leaves that voxel. A ray is right if the classes agree and the distances differ by less than
+a threshold. A thick shell of voxels, which voxel mIoU under a mask rewards, gains nothing here.
 
-The walk is that of Amanatides & Woo, "A Fast Voxel Traversal Algorithm" (1987), for all rays at once. The official
-caster is a CUDA operator whose float32 end points decide which of two neighbours a ray through an edge visits, so
-the same rounding is done here: numbers agree with published ones ray by ray.
+The traversal is that of Amanatides & Woo, "A Fast Voxel Traversal Algorithm" (1987), for all rays at once. The official
+caster is a CUDA operator whose float32 end points decide which of two neighbours a ray through an edge visits;
+this code rounds identically, so results agree with the official ones ray by ray.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from ...core.voxels import OCC3D_GRID, VoxelGrid
 from .occupancy import IGNORE, Labels, checked_labels, mean_of_known
 
 THRESHOLDS: tuple[float, ...] = (1.0, 2.0, 4.0)
-"""Metres by which predicted and true distance may differ."""
+"""Tolerances of the predicted distance, m."""
 AZIMUTHS = 360
 ORIGINS = 8
 ORIGIN_REACH = 39.0
-"""Origins further than this (m, along x or y) from the ego vehicle would look at the grid's rim from outside."""
+"""Maximum distance (m, along x or y) of origins from the ego: further ones would be at or beyond the grid's rim."""
 STEPS_TO_ENTER = 1000
-"""Voxels a ray from outside may walk before it must have met the grid (the official limit)."""
+"""Steps within which a ray from outside must enter the grid (the official limit)."""
 
 _BORDER = 254
 _CPU_BLOCK = 16_384
-"""Rays walked together on a CPU, so that their state stays in the cache of one core."""
+"""Rays processed together on a CPU; their state fits the cache of one core."""
 _COMPACT_BELOW = 0.75
-"""Finished rays are dropped once they are a quarter: dropping copies all state, carrying them costs a step each."""
+"""Finished rays are removed once they make up a quarter: removing copies all state, keeping them costs every step."""
 
 
 def ray_directions(azimuths: int = AZIMUTHS) -> np.ndarray:
-    """float32 [39 * azimuths, 3], unit vectors in base_link axes, pitch-major: 14,040 rays officially.
+    """Returns float32 [39 * azimuths, 3] unit vectors in base_link axes, pitch-major; 14,040 rays officially.
 
-    Downward pitches look at rings on the ground 1, 2, .. 10 sensor heights away, then the last step is repeated up to
-    about 12.5 degrees above the horizon. Fewer azimuths are for validation during training only: their RayIoU is not
+    Downward pitches hit the ground at 1, 2, .. 10 sensor heights distance; then the last step is repeated up to about
+    12.5 degrees above the horizon. Fewer azimuths are only for validation during training: their RayIoU is not
     comparable with published numbers.
     """
     if azimuths < 1:
@@ -62,11 +62,11 @@ def ray_directions(azimuths: int = AZIMUTHS) -> np.ndarray:
 def lidar_origins(
     ego2global: np.ndarray, lidar2ego: np.ndarray, reference: int, count: int = ORIGINS, reach: float = ORIGIN_REACH
 ) -> np.ndarray:
-    """float64 [O, 3] m, O <= count: where the rays of one keyframe start, in its base_link.
+    """Returns the ray origins of one keyframe in its base_link, float64 [O, 3] m, O <= count.
 
     ego2global, lidar2ego: float64 [F, 4, 4], every keyframe of the scene in time order, past and future; reference:
-    index of the keyframe under test. Lidar positions within `reach` are kept; of more than `count`, that many evenly
-    spread. A smaller `count` is faster and not comparable with published numbers.
+    index of the evaluated keyframe. Lidar positions within `reach` are kept, at most `count` of them, evenly spread.
+    A smaller `count` is faster but not comparable with published numbers.
     """
     check_array("ego2global", ego2global, np.float64, (None, 4, 4))
     check_array("lidar2ego", lidar2ego, np.float64, (len(ego2global), 4, 4))
@@ -82,7 +82,7 @@ def lidar_origins(
 
 @dataclass(frozen=True, eq=False)
 class Rays:
-    """N rays in voxel units of a grid, rounded to float32 as the official caster rounds them.
+    """N rays in voxel units of a grid, rounded to float32 as in the official caster.
 
     start, end: float32 [3, N]; `end` is one metre from `start`.
     """
@@ -91,17 +91,17 @@ class Rays:
     end: torch.Tensor
 
     def only(self, keep: torch.Tensor) -> Rays:
-        """The rays where bool [N] holds."""
+        """Selects rays by a mask, bool [N]."""
         return Rays(self.start[:, keep], self.end[:, keep])
 
 
 @dataclass(frozen=True, eq=False)
 class RayHits:
-    """What N rays met.
+    """Hits of N rays.
 
-    labels: uint8 [N], 17 where nothing was hit; distances: float32 [N] m from the origin to where the ray leaves the
-    hit voxel, or the grid. A ray that never meets the grid has -1 voxel edge and the label of voxel (0, 0, 0), as
-    officially.
+    labels: uint8 [N], 17 without a hit; distances: float32 [N] m from the origin to where the ray leaves the hit
+    voxel, or the grid. A ray that misses the grid has a distance of -1 voxel edge and the label of voxel (0, 0, 0), as
+    in the official code.
     """
 
     labels: torch.Tensor
@@ -111,10 +111,10 @@ class RayHits:
 def rays_from(
     origins: np.ndarray, directions: np.ndarray, grid: VoxelGrid = OCC3D_GRID, device: torch.device | str = "cpu"
 ) -> Rays:
-    """Every direction from every origin, origin-major (N = O * R).
+    """Combines every origin with every direction, origin-major (N = O * R).
 
-    origins: float [O, 3] m, base_link; directions: float [R, 3], unit vectors. Raises InvalidInput on other shapes
-    and on numbers that are not finite.
+    origins: float [O, 3] m, base_link; directions: float [R, 3], unit vectors. Raises InvalidInput for other shapes,
+    non-finite numbers and zero directions.
     """
     for name, array in (("origins", origins), ("directions", directions)):
         if array.ndim != 2 or array.shape[1] != 3:
@@ -123,7 +123,7 @@ def rays_from(
             raise InvalidInput(name, "holds a number that is not finite")
     if not directions.any(-1).all():
         raise InvalidInput("directions", "holds a vector of length 0")
-    # The official pipeline holds lower corner and edge in float32, adds and divides in float64, then rounds to float32.
+    # The official code stores lower corner and edge in float32, computes in float64, then rounds to float32.
     lower, size = (np.float64(np.float32(v)) for v in (grid.lower, grid.size))
     first = np.repeat(origins.astype(np.float64), len(directions), 0)
     last = first + np.tile(directions, (len(origins), 1))
@@ -132,14 +132,13 @@ def rays_from(
 
 
 def cast(semantics: Labels, rays: Rays, grid: VoxelGrid = OCC3D_GRID) -> RayHits:
-    """Walk every ray to the first occupied voxel.
+    """Casts every ray to the first occupied voxel.
 
-    semantics: uint8 [X, Y, Z]; labels 0..16 stop a ray, 17 and 255 let it pass. Everything is computed on the device
-    of `rays`, in float64.
+    semantics: uint8 [X, Y, Z]; labels 0..16 stop a ray, 17 and 255 are free. Runs on the device of `rays`, in float64.
     """
     labels = checked_labels("semantics", semantics, grid.shape, ignore=True).to(rays.start.device)
     labels = labels.masked_fill(labels == IGNORE, FREE)
-    # A rim around the grid makes leaving it a lookup like any other; the last cell is where finished rays rest.
+    # A border around the grid turns leaving it into a lookup; the last cell is a sink for finished rays.
     padded = torch.full([n + 2 for n in grid.shape], _BORDER, dtype=torch.uint8, device=labels.device)
     padded[1:-1, 1:-1, 1:-1] = labels
     table = torch.cat([padded.flatten(), padded.new_full((1,), FREE)])
@@ -153,7 +152,7 @@ def cast(semantics: Labels, rays: Rays, grid: VoxelGrid = OCC3D_GRID) -> RayHits
 
 
 def _walk(table: torch.Tensor, rays: Rays, grid: VoxelGrid) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels uint8 [N] and distances float32 [N] in voxel edges."""
+    """Returns labels uint8 [N] and distances float32 [N] in voxel edges."""
     strides = torch.tensor([(grid.shape[1] + 2) * (grid.shape[2] + 2), grid.shape[2] + 2, 1], device=table.device)
     out_distances = torch.full_like(rays.start[0], -1.0, dtype=torch.float64)
     out_labels = table[strides.sum()].repeat(len(out_distances))
@@ -185,11 +184,11 @@ def _walk(table: torch.Tensor, rays: Rays, grid: VoxelGrid) -> tuple[torch.Tenso
             for stride in (sx, sy, sz):
                 stride[ended] = 0
             alive -= len(ended)
-        # At a tie z goes before x and y, and y before x, as in the official walk.
+        # Ties: z before x and y, y before x, as in the official caster.
         along_z = tz <= nearer
         along_x = x_before_y & ~along_z
         at += torch.where(along_z, sz, torch.where(along_x, sx, sy))
-        # Distances are summed step by step, not multiplied out: the rounding decides later ties.
+        # Distances are accumulated, not multiplied: the rounding decides later ties.
         tx, ty, tz = (
             torch.where(along_x, tx + dx, tx),
             torch.where(along_x | along_z, ty, ty + dy),
@@ -200,12 +199,12 @@ def _walk(table: torch.Tensor, rays: Rays, grid: VoxelGrid) -> tuple[torch.Tenso
 
 
 def _prepare(rays: Rays) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """First voxel int64, step -1 or 1 int64, distance to the next wall and from wall to wall float64; each [3, N]."""
+    """Returns first voxel and step (-1 or 1), int64, distances to the next face and between faces, float64; [3, N]."""
     start = rays.start.double()
     along = rays.end.double() - start
     x, y, z = along
     along = along / (x * x + y * y + z * z).sqrt()
-    # Truncation, not floor: what lies up to one voxel before the grid counts as its first voxel, as officially.
+    # Truncation, not floor: up to one voxel before the grid counts as its first voxel, as in the official code.
     cell = rays.start.long()
     ahead = torch.where(along >= 0, 1, -1)
     parallel = along == 0
@@ -216,9 +215,9 @@ def _prepare(rays: Rays) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torc
 def _enter(
     cell: torch.Tensor, ahead: torch.Tensor, next_wall: torch.Tensor, per_cell: torch.Tensor, shape: torch.Tensor
 ) -> torch.Tensor:
-    """Walk rays that start outside, in place, to their first voxel in the grid; bool [N], False for those that miss.
+    """Advances rays that start outside, in place, to their first voxel in the grid; bool [N], False if they miss.
 
-    Origins lie inside the grid but for odd calibrations, so this one is simple rather than fast.
+    Simple rather than fast, because origins are normally inside the grid.
     """
     for _ in range(STEPS_TO_ENTER):
         outside = (cell < 0) | (cell >= shape)
@@ -237,8 +236,8 @@ def _enter(
 class RayScores:
     """Scores as fractions (0..1).
 
-    rays: rays counted, those whose truth is not free; per_class: float64 [thresholds, 17], NaN for a class that is
-    neither true nor predicted; at: RayIoU per threshold (m); ray_iou: mean over the whole table without NaN.
+    rays: number of rays with a true hit; per_class: float64 [thresholds, 17], NaN for a class neither true nor
+    predicted; at: RayIoU per threshold (m); ray_iou: mean over the whole table, ignoring NaN.
     """
 
     rays: int
@@ -248,7 +247,7 @@ class RayScores:
 
 
 class RayMeter:
-    """Streams frames into RayIoU counts. Pickles; `merge` adds the counts of other processes.
+    """Accumulates RayIoU counts over frames. Picklable; `merge` adds the counts of other processes.
 
     truth, predicted: int64 [18], rays by true and predicted label; right: int64 [thresholds, 18].
     """
@@ -259,7 +258,7 @@ class RayMeter:
         grid: VoxelGrid = OCC3D_GRID,
         thresholds: Sequence[float] = THRESHOLDS,
     ) -> None:
-        """directions: float32 [R, 3] unit vectors in base_link; None = the 14,040 official ones."""
+        """directions: float32 [R, 3] unit vectors in base_link; None: the 14,040 official ones."""
         self.directions = ray_directions() if directions is None else directions
         self.grid = grid
         self.thresholds = tuple(thresholds)
@@ -268,15 +267,15 @@ class RayMeter:
         self.right = np.zeros((len(self.thresholds), NUM_CLASSES + 1), np.int64)
 
     def update(self, pred: Labels, semantics: Labels, origins: np.ndarray) -> None:
-        """Count one frame.
+        """Counts one frame.
 
-        pred: uint8 [X, Y, Z], 0..17; semantics: the same, 255 is see-through; origins: float [O, 3] m, base_link
-        (`lidar_origins`). The work is done on the device of `pred`. Raises InvalidInput.
+        pred: uint8 [X, Y, Z], 0..17; semantics: the same, 255 counts as free; origins: float [O, 3] m, base_link
+        (`lidar_origins`). Runs on the device of `pred`. Raises InvalidInput.
         """
         pred = checked_labels("pred", pred, self.grid.shape)
         rays = rays_from(origins, self.directions, self.grid, pred.device)
         true = cast(semantics, rays, self.grid)
-        # Only rays with a true class are scored, so the others (the long ones) are never cast in the prediction.
+        # Only rays with a true hit are scored: the others (the longest) are not cast in the prediction.
         kept = true.labels != FREE
         labels, distances = true.labels[kept].long(), true.distances[kept]
         guess = cast(pred, rays.only(kept), self.grid)
@@ -287,7 +286,7 @@ class RayMeter:
             self.right[row] += _histogram(labels[same & (error < threshold)])
 
     def merge(self, other: RayMeter) -> None:
-        """Add the counts of another meter. Raises InvalidInput when its grid, rays or thresholds differ."""
+        """Adds the counts of another meter. Raises InvalidInput if its grid, rays or thresholds differ."""
         if (other.grid, other.thresholds) != (self.grid, self.thresholds):
             raise InvalidInput("other", "has another grid or other thresholds")
         if not np.array_equal(other.directions, self.directions):
@@ -297,7 +296,7 @@ class RayMeter:
         self.right += other.right
 
     def result(self) -> RayScores:
-        """Scores of everything counted so far."""
+        """Returns the scores of everything counted so far."""
         union = (self.truth + self.predicted - self.right)[:, :NUM_CLASSES]
         per_class = np.divide(self.right[:, :NUM_CLASSES], union, out=np.full(union.shape, nan), where=union > 0)
         at = {t: mean_of_known(row) for t, row in zip(self.thresholds, per_class, strict=True)}

@@ -1,5 +1,5 @@
-"""The whole chain on scenes of nuScenes, in the protocols that papers use.
+"""Evaluation of the whole chain on nuScenes scenes, by published protocols.
 
-drives.py a scene as the tasks ask for it, priors.py what the training split tells the baselines, evaluation.py what can
-be judged and all of it. The tasks themselves are in eval/tasks.
+drives.py: a scene as a Drive for the tasks; priors.py: statistics of the training split for the baselines;
+evaluation.py: available tasks and the evaluation. The tasks are in eval/tasks.
 """

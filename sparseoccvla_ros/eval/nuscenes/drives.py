@@ -1,8 +1,8 @@
-"""A scene of nuScenes as a vehicle meets it, keyframe by keyframe, and its truth (nuScenes, Caesar et al. 2020;
-Occ3D, Tian et al. 2023; OmniDrive, Wang et al. 2025).
+"""A nuScenes scene: on-line inputs per keyframe and ground truth (nuScenes, Caesar et al. 2020; Occ3D, Tian et al.
+2023; OmniDrive, Wang et al. 2025).
 
-The encoder remembers earlier keyframes, 0.5 s apart, as OPUS is tested; nothing later than a keyframe's lidar stamp is
-given to the chain.
+The encoder's memory holds earlier keyframes, 0.5 s apart, as in OPUS's evaluation; the chain receives nothing later
+than a keyframe's lidar stamp.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _AHEAD = [round(h / STEP_SECONDS) for h in HORIZONS]
 
 
 class PreparedHistory(EgoHistory):
-    """The planner's memory at one keyframe: what `./run data prepare` derived from records up to its stamp."""
+    """The planner's ego history at one keyframe, precomputed by `./run data prepare` from records up to its stamp."""
 
     def __init__(self, index: NuscenesIndex, row: int) -> None:
         super().__init__()
@@ -37,11 +37,11 @@ class PreparedHistory(EgoHistory):
         self.add(int(index.stamp[row]), index.pose[row], index.twist[row])
 
     def features(self, stamp_ns: int) -> np.ndarray:
-        """As EgoHistory's; InvalidInput("stamp") for any but the keyframe's."""
+        """As EgoHistory.features. Raises InvalidInput("stamp") unless it is the keyframe's."""
         return self._column("features", stamp_ns)
 
     def paper_features(self, stamp_ns: int, command: Command) -> np.ndarray:
-        """As EgoHistory's; InvalidInput("stamp") for any but the keyframe's."""
+        """As EgoHistory.paper_features. Raises InvalidInput("stamp") unless it is the keyframe's."""
         out = self._column("paper", stamp_ns)
         out[3 + COMMANDS.index(command)] = 1.0
         return out
@@ -53,10 +53,10 @@ class PreparedHistory(EgoHistory):
 
 
 class NuscenesDrive:
-    """One scene. Indices count its keyframes; all are judged, also the first ones, whose history is short.
+    """One scene. Indices count its keyframes; all are evaluated, including the first ones with a short history.
 
-    images: of the index; labels: Occ3D folder or None; split: folder name of OmniDrive's files; origins: places of the
-    scene that RayIoU's rays start from, at most; roads: of the map expansion, None without.
+    images: images of the index; labels: Occ3D folder or None; split: folder name of OmniDrive's files; origins: maximum
+    number of RayIoU ray origins; roads: of the map expansion, or None. Raises InvalidInput("scene").
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class NuscenesDrive:
 
     @property
     def clips(self) -> list[range]:
-        """The whole scene is one piece."""
+        """The whole scene is one clip."""
         return [range(self._count)]
 
     @property
@@ -91,25 +91,25 @@ class NuscenesDrive:
         return list(range(self._count))
 
     def token(self, index: int) -> str:
-        """The sample's."""
+        """Returns the sample token."""
         return str(self._index.token[self.first + index])
 
     def frames(self, index: int, epoch: int) -> CameraFrames:
-        """The keyframe's six images."""
+        """Returns the keyframe's six images as a frame set."""
         return self._images.frames(self.first + index, epoch)
 
     def history(self, index: int) -> EgoHistory:
-        """Prepared from records up to the keyframe."""
+        """Returns the history prepared from records up to the keyframe."""
         return PreparedHistory(self._index, self.first + index)
 
     def command(self, index: int) -> tuple[Command, CommandSource]:
-        """Of the baseline route where the CAN bus expansion has one, else the present motion carried on."""
+        """Returns the command of the CAN bus expansion's baseline route, or else of the extrapolated present motion."""
         row = self.first + index
         source = COMMAND_SOURCES[int(self._index.command_source[row])]
         return COMMANDS[int(self._index.command[row])], CommandSource(source)
 
     def semantics(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Occ3D's labels and camera mask."""
+        """Returns Occ3D's labels and camera mask, or None without labels."""
         if self._labels is None:
             return None
         file = self._labels / occ3d_file(self.name, self.token(index))
@@ -119,39 +119,39 @@ class NuscenesDrive:
         return found.semantics, found.camera
 
     def ray_origins(self, index: int) -> np.ndarray:
-        """Lidar places of all keyframes of the scene, at most as many as asked for."""
+        """Returns lidar positions of the scene's keyframes in base_link, at most `origins` of them."""
         poses = self._index.pose[self.first : self.first + self._count]
         return lidar_origins(poses, self._lidar2ego, index, self._origins)
 
     def future(self, index: int) -> np.ndarray:
-        """At the next six keyframes; past the scene's end the last pose is repeated."""
+        """Returns the poses at the next six keyframes; the last pose is repeated past the end of the scene."""
         return self._index.future[self.first + index]
 
     def future_semantics(self, index: int) -> np.ndarray | None:
-        """Labels of the keyframes 2, 4 and 6 further on."""
+        """Returns the labels 2, 4 and 6 keyframes later, or None if one is missing."""
         if index + max(_AHEAD) >= self._count:
             return None
         found = [self.semantics(index + ahead) for ahead in _AHEAD]
         return None if any(f is None for f in found) else np.stack([f[0] for f in found if f is not None])
 
     def two_plans(self, index: int) -> None:
-        """A recording holds one future."""
+        """Returns None: a recording has only one future."""
         return
 
     def in_window(self, index: int) -> bool:
-        """Five keyframes before it, and eight up to the end."""
+        """Whether 5 keyframes precede it and at least 8, itself included, remain in the scene."""
         return SPARSEWORLD_PAST <= index <= self._count - SPARSEWORLD_MARGIN
 
     def questions(self, index: int) -> list[Question]:
-        """Those of OmniDrive's files, or the world's own."""
+        """Returns the questions of OmniDrive's files, or the world's own."""
         return read_questions(self._images.root, self._split, self.token(index))
 
     def surroundings(self, index: int) -> None:
-        """Boxes alone say neither lights nor junctions."""
+        """Returns None: annotated boxes include neither lights nor junctions."""
         return
 
     def sample(self, index: int) -> Sample:
-        """Truth, agents and road; the mask says where the scene has ended."""
+        """Returns truth, agents and road for the planning evaluation; the mask is False past the end of the scene."""
         row, data = self.first + index, self._index
         here, centres, yaws, present = data.tracks(row)
         command, source = self.command(index)

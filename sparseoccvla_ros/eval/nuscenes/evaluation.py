@@ -1,7 +1,7 @@
-"""A preset on scenes of nuScenes: what can be judged, by how many processes, and the report.
+"""Evaluates a preset on nuScenes scenes: available tasks, distribution over processes, report.
 
-Every process judges every n-th scene; parts are put together in the order of the scenes, so the numbers do not depend
-on how many processes there are.
+Each of n processes evaluates every n-th scene; parts are merged in scene order, so the numbers do not depend on the
+number of processes.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .priors import known
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate. preset: name or folder; root: nuScenes folder; index: its prepared index, in the cache if not
-    given; scenes: at most this many of the split, evenly spread; untrained: also run stages without weights; origins:
-    places that RayIoU's rays start from, 8 as published; device: cpu or cuda. Raises InvalidInput."""
+    """Evaluation request. preset: name or folder; root: nuScenes folder; index: its prepared index, default in the
+    cache; scenes: maximum number of scenes of the split, evenly spread; untrained: also run stages without weights;
+    origins: maximum number of RayIoU ray origins, 8 as published; device: cpu or cuda. Raises InvalidInput."""
 
     preset: str
     root: Path
@@ -55,8 +55,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Available:
-    """What of a request can be done. scenes: rows of the index's scene arrays; tasks; dropped: by task why it is not
-    judged; missing: what else is missing, by name, as counts; labels: Occ3D folder; maps: vector map by location."""
+    """The feasible part of a request. scenes: rows of the index's scene arrays; tasks; dropped: omitted tasks with
+    reasons; missing: counts of other missing data by name; labels: Occ3D folder; maps: vector map by location."""
 
     scenes: tuple[int, ...]
     tasks: tuple[str, ...]
@@ -67,7 +67,7 @@ class Available:
 
 
 def available(request: Request, index: NuscenesIndex) -> Available:
-    """What the root has for a request. Raises InvalidInput where no scene has its images or no task its truth."""
+    """Checks what the root has for a request. Raises InvalidInput if no scene has its images or no task its truth."""
     root, split = request.root, request.split
     scenes = np.unique(index.scene[index.rows(split)])
     whole = [s for s in scenes.tolist() if not missing_files(root, _images(index, s))]
@@ -115,11 +115,10 @@ def evaluate_nuscenes(
     gather: Gather[Any] = list,
     on_start: Callable[[], None] = lambda: None,
 ) -> EvaluationReport | None:
-    """Evaluate a preset on a split; as many threads as torch is set to.
+    """Evaluates a preset on a split, with torch's configured number of threads; returns None except in process 0.
 
-    share: number of this process among how many; gather: puts lists of all processes one behind the other; None in
-    every process but number 0. on_start: called once the request is found to be good. Raises InvalidInput naming the
-    field.
+    share: (rank, number of processes); gather: concatenates the lists of all processes; on_start: called once the
+    request is validated. Raises InvalidInput naming the field.
     """
     preset = load_preset(request.preset)
     index = open_index(request.root, request.version, request.index)
@@ -177,5 +176,5 @@ def _images(index: NuscenesIndex, scene: int) -> list[str]:
 
 
 def _warnings(request: Request) -> list[str]:
-    """Why numbers must not be quoted as results."""
+    """Returns why numbers must not be quoted as results."""
     return ["the training split was judged"] if request.split == "train" else []

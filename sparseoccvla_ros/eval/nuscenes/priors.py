@@ -1,4 +1,4 @@
-"""What the training split of nuScenes tells without a camera."""
+"""Statistics of the nuScenes training split for baselines without a camera."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..tasks.captions import captions_of
 from ..tasks.priors import TrainingPriors
 
 READ = 200
-"""Samples of the training split, evenly spread, whose labels and answers are read."""
+"""Number of training samples, evenly spread, from which labels and answers are read."""
 _VELOCITY = FEATURE_NAMES.index("has_velocity")
 
 
@@ -30,7 +30,7 @@ def known(
     labels: Path | None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingPriors | None:
-    """What the split "train" tells; None where the version has none. labels: Occ3D folder or None."""
+    """Returns the statistics of the split "train", or None if the version has none. labels: Occ3D folder or None."""
     try:
         rows = index.rows("train")
     except InvalidInput:

@@ -1,1 +1,1 @@
-"""The open-loop planning protocols of published papers: planning.py the metrics, grids.py their pixel arithmetic."""
+"""Open-loop planning protocols of published papers: planning.py the metrics, grids.py their grid arithmetic."""

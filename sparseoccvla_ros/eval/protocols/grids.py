@@ -1,7 +1,7 @@
-"""Pixel arithmetic of the collision metrics: filled boxes, footprint cells and how waypoints move them.
+"""Grid arithmetic of the collision metrics: filled boxes, and ego footprint cells at waypoints.
 
-Float types and the order of operations are those of the public code: waypoints on a cell border fall on the same
-side only then. Grids span -50..50 m; a cell's centre is -50 + (index + 0.5) * resolution.
+Float types and order of operations follow the public code, so waypoints on a cell border fall on the same side.
+Grids span -50..50 m; a cell's centre is -50 + (index + 0.5) * resolution.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from ...core.vehicle import NUSCENES_CAR
 
 HALF_EXTENT = 50.0
 EGO_LENGTH, EGO_WIDTH = NUSCENES_CAR.length_m, NUSCENES_CAR.width_m
-"""m, the vehicle of every protocol."""
+"""Size of the vehicle in all protocols, m."""
 LIDAR_AHEAD = 0.985793
-"""m from base_link forward to the origin of the lidar frame (nuScenes)."""
+"""Distance from base_link forward to the origin of the lidar frame (nuScenes), m."""
 CENTRE_AHEAD = 0.5
-"""m from the lidar frame's origin forward to the middle of the vehicle."""
+"""Distance from the lidar frame's origin forward to the centre of the vehicle, m."""
 
 
 def box_corners(centres: np.ndarray, yaws: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Corners float64 [..., 4, 2] m of boxes: centres [..., 2] m, yaws [...] rad, sizes [..., 2] m (length, width)."""
+    """Returns box corners float64 [..., 4, 2] m; centres [..., 2] m, yaws [...] rad, sizes [..., 2] m length, width."""
     signs = np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)]) / 2
     local = signs * sizes[..., None, :]
     cos, sin = np.cos(yaws)[..., None], np.sin(yaws)[..., None]
@@ -33,7 +33,7 @@ def box_corners(centres: np.ndarray, yaws: np.ndarray, sizes: np.ndarray) -> np.
 
 
 def fill(cells: int, polygons: Iterable[np.ndarray]) -> np.ndarray:
-    """bool [cells, cells] with polygons [4, 2] of whole pixels (column, row) filled, borders included."""
+    """bool [cells, cells]: polygons [4, 2] of whole pixels (column, row) filled, including their borders."""
     grid = np.zeros((cells, cells), np.uint8)
     for polygon in polygons:
         cv2.fillPoly(grid, [polygon.astype(np.int32)], 1)
@@ -52,7 +52,7 @@ def draw_lines(cells: int, resolution: float, lines: Iterable[np.ndarray]) -> np
 
 @lru_cache
 def footprint(resolution: float, ahead: float) -> np.ndarray:
-    """Cells int64 [C, 2] (forward, lateral) whose centre the vehicle covers at the origin, its middle `ahead` m on."""
+    """Returns cells int64 [C, 2] (forward, lateral) whose centres are in the vehicle box centred at (`ahead` m, 0)."""
     first = -HALF_EXTENT + resolution / 2
     ranges = []
     for middle, extent in ((ahead, EGO_LENGTH), (0.0, EGO_WIDTH)):
@@ -62,14 +62,14 @@ def footprint(resolution: float, ahead: float) -> np.ndarray:
 
 
 def shifted_cells(points: np.ndarray, resolution: float) -> np.ndarray:
-    """Footprint cells float64 [6, C, 2] (forward, lateral) at waypoints [6, 2] m; the vehicle never turns."""
+    """Returns footprint cells float64 [6, C, 2] (forward, lateral) at waypoints [6, 2] m, without rotation."""
     return (points / np.float32(resolution))[:, None] + footprint(resolution, CENTRE_AHEAD)
 
 
 def turned_cells(points: np.ndarray, resolution: float, cells: int, shortest: float) -> np.ndarray:
-    """Footprint cells float64 [6, C, 2] (x, y) at waypoints [6, 2] m in base_link, turned about base_link.
+    """Returns footprint cells float64 [6, C, 2] (x, y) at waypoints [6, 2] m in base_link, rotated about base_link.
 
-    The heading is the direction from the waypoint before (from the origin at first), 0 where that is < shortest m.
+    The heading is the direction from the previous waypoint (first: from the origin), or 0 for steps < shortest m.
     """
     heading = step_headings(points, shortest)
     origin = (cells - 1) / 2
@@ -82,7 +82,7 @@ def turned_cells(points: np.ndarray, resolution: float, cells: int, shortest: fl
 
 
 def step_headings(points: np.ndarray, shortest: float) -> np.ndarray:
-    """Direction [6] rad of each step of waypoints [6, 2], 0 where the step is shorter than `shortest` m."""
+    """Returns the direction [6] rad of each step of waypoints [6, 2], 0 for steps shorter than `shortest` m."""
     steps = np.diff(points, axis=0, prepend=np.zeros((1, 2), points.dtype))
     return np.where(
         np.linalg.norm(steps, axis=1) < shortest, points.dtype.type(0), np.arctan2(steps[:, 1], steps[:, 0])
@@ -90,9 +90,9 @@ def step_headings(points: np.ndarray, shortest: float) -> np.ndarray:
 
 
 def covered(grids: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """bool [6]: any of the cells float [6, C, 2] (row, column) is set in grids bool [6, N, N].
+    """bool [6]: whether any of the cells float [6, C, 2] (row, column) is set in grids bool [6, N, N].
 
-    Cells are truncated towards zero and clamped: a vehicle off the grid meets what lies on its border.
+    Cells are truncated towards zero and clamped: a vehicle off the grid collides with objects on its border.
     """
     index = np.clip(cells, 0, grids.shape[-1] - 1).astype(np.int32)
     step = np.arange(len(grids))[:, None]
@@ -100,9 +100,9 @@ def covered(grids: np.ndarray, cells: np.ndarray) -> np.ndarray:
 
 
 def centre_covered(grids: np.ndarray, points: np.ndarray, resolution: float) -> np.ndarray:
-    """bool [6]: the cell of each waypoint [6, 2] m (along rows, along columns) is set; off the grid all is free."""
+    """bool [6]: whether the cell of each waypoint [6, 2] m (along rows, columns) is set; free off the grid."""
     first = points.dtype.type(-HALF_EXTENT + resolution / 2)
-    # far numbers would overflow; the clip leaves what is off the grid off the grid
+    # large numbers would overflow; clipped waypoints stay off the grid
     index = np.clip((points - first) / np.float32(resolution), -2, grids.shape[-1]).astype(np.int64)
     inside = ((index >= 0) & (index < grids.shape[-1])).all(1)
     row, column = np.where(inside[:, None], index, 0).T
@@ -110,8 +110,7 @@ def centre_covered(grids: np.ndarray, points: np.ndarray, resolution: float) -> 
 
 
 def leaves(drivable: np.ndarray, polygon: np.ndarray) -> bool:
-    """Whether a filled polygon [4, 2] of whole pixels (column, row) covers a cell that is not set; off the grid is
-    ignored."""
+    """Whether a filled polygon [4, 2] of whole pixels (column, row) covers an unset cell on the grid."""
     low = polygon.min(0).astype(int)
     size = polygon.max(0).astype(int) - low + 1
     patch = np.zeros((size[1], size[0]), np.uint8)

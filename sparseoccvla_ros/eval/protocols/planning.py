@@ -1,10 +1,10 @@
-"""The five public open-loop protocols, each with its own frame, grid, boxes and averages.
+"""The public open-loop planning protocols, each with its own frame, grid, boxes and averages.
 
 UniAD (Hu et al., CVPR 2023), ST-P3 (Hu et al., ECCV 2022), VAD (Jiang et al., ICCV 2023), BEV-Planner (Li et al., CVPR
 2024) with OmniDrive's variant (Wang et al., CVPR 2025), and SparseDrive (Sun et al., arXiv 2405.19620), checked against
-what the official implementations returned (tests/parity/test_planning.py). All share: ego box 4.084 x 1.85 m; a
-predicted collision counts only where the truth's own box is free at that step; horizons are 1, 2 and 3 s and "avg" is
-the mean of the three.
+the official implementations (tests/parity/test_planning.py). Common to all: ego box 4.084 x 1.85 m; a predicted
+collision counts only if the ground-truth trajectory is free at that step; horizons are 1, 2 and 3 s, and "avg" is their
+mean.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from ..tasks.planning_samples import DETECTED_VEHICLES, EMERGENCY, PEOPLE, Agent
 from . import grids
 
 HORIZON_STEPS = np.array([2, 4, 6])
-"""Steps of 0.5 s up to 1, 2 and 3 s."""
+"""Number of 0.5 s steps up to 1, 2 and 3 s."""
 COARSE, COARSE_CELLS = 0.5, 200
 FINE, FINE_CELLS = 0.1, 1000
 SHORTEST_TURN = 1.0
-"""m of a step below which BEV-Planner and OmniDrive take the heading as straight ahead."""
+"""Length of a step (m) below which BEV-Planner and OmniDrive assume a heading straight ahead."""
 _DETECTED = frozenset(DETECTED_VEHICLES)
 _VEHICLES = _DETECTED | frozenset(EMERGENCY)
 _VEHICLES_AND_PEOPLE = _VEHICLES | frozenset(PEOPLE)
 
 
 class Reduction(StrEnum):
-    """How six steps become a value per horizon T."""
+    """Reduction of six steps to one value per horizon T."""
 
     AT = "at T"
     MEAN = "mean up to T"
     ANY = "any up to T"
 
     def __call__(self, steps: np.ndarray) -> np.ndarray:
-        """float64 [..., 3] of steps [..., 6]."""
+        """Reduces steps [..., 6] to float64 [..., 3]."""
         values = np.asarray(steps, np.float64)
         if self is Reduction.AT:
             return values[..., HORIZON_STEPS - 1]
@@ -51,8 +51,8 @@ class Reduction(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """What one trajectory meets, bool [6] each: box: its outline meets an obstacle; centre: its middle cell does, None
-    where the protocol has no such test; road: it meets a road edge, None without a map."""
+    """Collisions of one trajectory, bool [6] each. box: ego box with an obstacle; centre: its centre cell, None if the
+    protocol has no such test; road: counts as a road violation, None without a map or test."""
 
     box: np.ndarray
     centre: np.ndarray | None = None
@@ -60,14 +60,14 @@ class Hits:
 
 
 Tester = Callable[[np.ndarray], Hits]
-"""From waypoints float64 [6, 2] m in base_link to what they meet in one sample."""
+"""Maps waypoints float64 [6, 2] m in base_link to their collisions in one sample."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One protocol. prepare: rasterises a sample once and returns its tester; masked: every sample counts and steps
-    without truth are zero error (else only samples with six valid steps count); precision: float type of waypoints;
-    frame, grid, boxes, heading: its conventions in words, for the report; road: name of its road test, if it has one.
+    """A protocol. prepare: rasterises a sample once, returns its tester; masked: every sample counts, with zero error
+    for steps without truth (otherwise only samples with six valid steps count); precision: float type of waypoints;
+    frame, grid, boxes, heading: descriptions of its conventions for the report; road: name of its road test or None.
     """
 
     name: str
@@ -84,14 +84,14 @@ class Protocol:
     road_excuses_truth: bool = False
 
     def counts(self, sample: Sample) -> bool:
-        """Whether the protocol keeps the sample."""
+        """Whether the protocol scores the sample."""
         return self.masked or sample.complete
 
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """Per step [6]: l2 float64 m; hit: the prediction meets an obstacle; truth_hit: the truth does; collision: what is
-    counted, hit and not truth_hit; centre_collision: the same for the middle cell; road: counted road violation."""
+    """Per step [6]: l2 float64 m; hit: the prediction collides; truth_hit: the truth does; collision: hit and not
+    truth_hit, as counted; centre_collision: the same for the centre cell; road: counted road violation."""
 
     l2: np.ndarray
     hit: np.ndarray
@@ -102,7 +102,7 @@ class Score:
 
 
 class SampleScorer:
-    """Scores any number of predictions in one sample under one protocol; obstacles are rasterised once."""
+    """Scores predictions in one sample under one protocol; obstacles are rasterised once."""
 
     def __init__(self, protocol: Protocol, sample: Sample) -> None:
         if not protocol.counts(sample):
@@ -113,7 +113,7 @@ class SampleScorer:
         self._truth = self._test(sample.truth)
 
     def score(self, waypoints: np.ndarray) -> Score:
-        """waypoints: float [6, 2] m in base_link, finite."""
+        """Scores waypoints, float [6, 2] m in base_link. Raises InvalidInput unless finite."""
         protocol, sample, truth = self._protocol, self._sample, self._truth
         points = np.asarray(waypoints, np.float64)
         if points.shape != (STEPS, 2) or not np.isfinite(points).all():
@@ -135,7 +135,7 @@ class SampleScorer:
 
 
 def _lidar(agents: AgentBoxes) -> np.ndarray:
-    """Box corners [A, 7, 4, 2] m in the lidar frame (x right, y forward); its origin lies ahead of base_link."""
+    """Returns box corners [A, 7, 4, 2] m in the lidar frame (x right, y forward; origin ahead of base_link)."""
     ego = grids.box_corners(agents.centres, agents.yaws, agents.sizes[:, None])
     return np.stack([-ego[..., 1], ego[..., 0] - grids.LIDAR_AHEAD], -1)
 
@@ -145,17 +145,17 @@ def _base_link(agents: AgentBoxes) -> np.ndarray:
 
 
 def _of(agents: AgentBoxes, categories: frozenset[str]) -> np.ndarray:
-    """bool [A]."""
+    """bool [A]: which agents are of one of the categories."""
     return np.array([c in categories for c in agents.categories], bool)
 
 
 def _unbroken(agents: AgentBoxes) -> np.ndarray:
-    """bool [A, 7]: present now and in every step so far (futures stored as differences end where an agent vanishes)."""
+    """bool [A, 7]: present now and at every step so far (futures stored as offsets end when an agent disappears)."""
     return np.logical_and.accumulate(agents.present, axis=1)
 
 
 def _fill(cells: int, pixels: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """bool [6, N, N] of pixels [A, 7, 4, 2] (column, row) where drawn [A, 7], steps 1..6."""
+    """Fills boxes with corner pixels [A, 7, 4, 2] (column, row) where drawn [A, 7], steps 1..6: bool [6, N, N]."""
     return np.stack([grids.fill(cells, pixels[drawn[:, step], step]) for step in range(1, STEPS + 1)])
 
 
@@ -163,7 +163,7 @@ def _uniad(sample: Sample) -> Tester:
     agents = sample.agents
     drawn = agents.present & _of(agents, _DETECTED)[:, None]
     occupied = _fill(COARSE_CELLS, np.round((_lidar(agents) + 50) / COARSE), drawn)
-    # a step without a future frame is full: the truth collides there and excuses the prediction
+    # steps without a future frame are filled: the truth collides there, so the prediction's collision does not count
     occupied[~sample.mask] = True
 
     def test(waypoints: np.ndarray) -> Hits:
@@ -180,7 +180,7 @@ def _stp3(sample: Sample) -> Tester:
     agents = sample.agents
     seen = agents.present[:, :1] & (agents.visibility > 1)[:, None]
     drawn = agents.present & seen & _of(agents, _VEHICLES_AND_PEOPLE)[:, None]
-    # boxes stay in base_link while the footprint sits as in the lidar frame: the original's 0.986 m mismatch
+    # boxes are in base_link but the footprint is in the lidar frame: the 0.986 m mismatch of the original
     occupied = _fill(COARSE_CELLS, np.round((_base_link(agents) + 50) / COARSE)[..., ::-1], drawn)
 
     def test(waypoints: np.ndarray) -> Hits:
@@ -200,7 +200,7 @@ def _vad(sample: Sample) -> Tester:
 
     def test(waypoints: np.ndarray) -> Hits:
         cells = grids.shifted_cells((waypoints * (1, -1)).astype(np.float32), COARSE)
-        # picture convention: row 0 is far ahead, and truncation therefore falls on the other side
+        # image convention: row 0 is far ahead, so truncation acts in the other direction
         return Hits(grids.covered(occupied, np.stack([COARSE_CELLS - cells[..., 0], cells[..., 1]], -1)))
 
     return test
@@ -246,9 +246,9 @@ def _omnidrive(sample: Sample) -> Tester:
 
 
 def _off_road(drivable: np.ndarray, waypoints: np.ndarray) -> np.ndarray:
-    """bool [6]: the outline covers a cell that is not drivable; nothing counts where it does so at the start already.
+    """bool [6]: the ego box covers a non-drivable cell; all False if it already does so at the start.
 
-    The outline is 4.08 m long here, its middle lies ahead along x whatever the heading, and short steps turn it too.
+    The box is 4.08 m long here, its centre offset is along x regardless of heading, and short steps rotate it too.
     """
     ahead = np.array([grids.LIDAR_AHEAD + grids.CENTRE_AHEAD, 0.0])
     middles = np.concatenate([np.zeros((1, 2)), waypoints]) + ahead
@@ -276,7 +276,7 @@ def _sparsedrive(sample: Sample) -> Tester:
 
 
 def central_headings(points: np.ndarray) -> np.ndarray:
-    """Heading float64 [6] rad of waypoints [6, 2] (right, forward): central differences, the origin being step 0,
+    """Returns headings float64 [6] rad of waypoints [6, 2] (right, forward): central differences from the origin on,
     backward at the end; straight ahead (pi/2) throughout if first and last are less than 0.5 m apart."""
     if np.linalg.norm(points[-1] - points[0]) < 0.5:
         return np.full(len(points), np.pi / 2)

@@ -1,1 +1,1 @@
-"""What an evaluation found: tables for terminal and page, plots, pictures, and the page with everything."""
+"""Evaluation reports: tables for terminal and page, plots, pictures, and the Markdown page."""

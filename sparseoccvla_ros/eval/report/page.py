@@ -1,4 +1,4 @@
-"""The page of an evaluation: warnings, what was judged, every table, pictures."""
+"""The Markdown page of an evaluation: warnings, facts about the run, tables, plots and pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..tasks.evaluator import EvaluationReport, Evaluator
 
 
 def weight_files(preset: Preset) -> dict[str, dict[str, str]]:
-    """File name and sha256 of the weights by stage."""
+    """Returns file name and sha256 of the weights, by stage."""
     return {
         stage: {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for stage, path in preset.weights.items()
@@ -19,7 +19,7 @@ def weight_files(preset: Preset) -> dict[str, dict[str, str]]:
 
 
 def head_of(run: Evaluator) -> dict[str, Any]:
-    """What was run, as plain numbers and strings."""
+    """Returns what was run, as plain numbers and strings."""
     preset, wanted = run.preset, run.wanted
     return {
         "preset": preset.name, "tasks": list(wanted.tasks), "samples": wanted.samples, "captions": wanted.captions,
@@ -29,7 +29,7 @@ def head_of(run: Evaluator) -> dict[str, Any]:
 
 
 def facts_of(run: Evaluator) -> list[str]:
-    """The same as sentences."""
+    """Returns head_of as sentences."""
     head = head_of(run)
     weights = ", ".join(f"{stage} ({w['file']}, sha256 {w['sha256'][:12]})" for stage, w in head["weights"].items())
     facts = [f"Trained weights: {weights or 'none: everything is random'}."]
@@ -46,7 +46,7 @@ def to_markdown(
     pictures: Sequence[tuple[str, str]] = (),
     plots: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The page. command: that makes it again; pictures, plots: (title, file beside the page)."""
+    """Returns the page. command: reproduces it; pictures, plots: (title, file next to the page)."""
     parts = [f"# {report.title}"]
     parts += [f"> **WARNING: {warning}. Do not quote these numbers.**" for warning in report.warnings]
     parts.append("\n".join(f"- {fact}" for fact in (*report.facts, f"Made by `{command}`.")))

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: what the network says above what is true, seen from above, now and three seconds on."""
+"""Pictures of an evaluation: predictions in the upper row, truth in the lower, from above, now and up to 3 s ahead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GROUND, _TEXT, _DRIVEN = 24, (230, 230, 230), (255, 255, 255)
 
 
 def save_pictures(shown: Sequence[Visualization], folder: Path) -> list[tuple[str, str]]:
-    """Write a PNG per scene; (title, file name) of each."""
+    """Writes a PNG per scene; returns (title, file name) of each."""
     out = []
     for number, scene in enumerate(shown, 1):
         name = f"scene-{number}.png"
@@ -27,7 +27,7 @@ def save_pictures(shown: Sequence[Visualization], folder: Path) -> list[tuple[st
 
 
 def draw(scene: Visualization) -> np.ndarray:
-    """uint8 [2 * SIZE, .., 3] RGB: cameras, then the network above and the truth below, now and at each horizon."""
+    """Draws uint8 [2 * SIZE, .., 3] RGB: cameras, then predictions above the truth, now and at each horizon."""
     upper = [_present(scene)]
     lower = [_true_present(scene)]
     for k in range(3):
@@ -68,7 +68,7 @@ def _titled(image: np.ndarray, text: str) -> np.ndarray:
 
 
 def _cameras(scene: Visualization) -> np.ndarray:
-    """The six images in two columns: looking ahead on the left, looking back on the right, each from left to right."""
+    """Draws the six images in two columns: front cameras on the left, back cameras on the right, each left to right."""
     ahead, back = (np.concatenate(list(scene.images[order]), 0) for order in ([2, 0, 1], [4, 3, 5]))
     tiles = np.concatenate([ahead, back], 1)
     height = min(round(tiles.shape[0] * CAMERAS_WIDTH / tiles.shape[1]), 2 * SIZE - 30)

@@ -1,4 +1,4 @@
-"""Tables of an evaluation: protocols x methods with counts, scene-level intervals and where the commands came from."""
+"""Planning tables: protocols x methods with counts, scene-level intervals and command sources."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SEED = 0
 def scene_interval(
     values: np.ndarray, scenes: list[str], resamples: int = RESAMPLES, level: float = LEVEL, seed: int = SEED
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of the mean of values [S], NaN left out, None below two scenes.
+    """Returns the percentile bootstrap interval of the mean of values [S], ignoring NaN; None below two scenes.
 
-    Whole scenes are drawn: samples of one drive resemble each other and would feign certainty. Deterministic.
+    Resamples whole scenes because samples of one drive are correlated. Deterministic.
     """
     if len(values) != len(scenes):
         raise InvalidInput("scenes", f"want {len(values)}, one per value, got {len(scenes)}")
@@ -42,7 +42,7 @@ def scene_interval(
 
 @dataclass(frozen=True)
 class Value:
-    """A measure at 1, 2, 3 s and its mean over the three, with the interval of that mean."""
+    """A metric at 1, 2, 3 s and the mean of the three with its interval."""
 
     horizons: tuple[float, float, float]
     average: float
@@ -50,7 +50,7 @@ class Value:
 
     @classmethod
     def of(cls, per_sample: np.ndarray, scenes: list[str]) -> Value:
-        """From horizons [S, 3], NaN rows left out."""
+        """Averages values [S, 3] at the horizons, ignoring rows with NaN."""
         known = ~np.isnan(per_sample).any(1)
         if not known.any():
             return cls((nan, nan, nan), nan, None)
@@ -64,8 +64,8 @@ class Row:
     """One method under one protocol. l2 in metres, collision and road as shares 0..1.
 
     n: scored; missing: counted by the protocol but without a usable prediction; worst_l2, worst_collision: averages
-    with the missing ones scored as standing still and as colliding; truth_hits: share of samples in which the truth's
-    own box meets an obstacle within 3 s and excuses the prediction there.
+    with the missing ones scored as standing still and as colliding; truth_hits: share of samples in which the truth
+    itself collides within 3 s, where collisions of the prediction do not count.
     """
 
     protocol: str
@@ -86,8 +86,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Driving:
-    """What no protocol asks, per method: off_road share of samples with a map, its interval, and the 95th percentile
-    over samples of the largest acceleration, lateral acceleration (m/s^2), jerk (m/s^3) and curvature (1/m)."""
+    """Measures beyond the protocols, per method: off_road share of samples with a map, its interval, and the 95th
+    percentile over samples of the maximum acceleration, lateral acceleration (m/s^2), jerk (m/s^3), curvature (1/m)."""
 
     method: str
     oracle: bool
@@ -103,7 +103,7 @@ class Driving:
 
 @dataclass(frozen=True)
 class Report:
-    """The tables and what one needs to read them. subset: the tag they are restricted to, None = all samples."""
+    """The tables with their context. subset: the tag they are restricted to, None for all samples."""
 
     samples: int
     scenes: int
@@ -116,12 +116,12 @@ class Report:
 
     @property
     def self_test_passed(self) -> bool:
-        """The ground truth scores exactly 0 in L2 and collision under every protocol that counted a sample."""
+        """Whether the ground truth scores exactly 0 in L2 and collision under every protocol that scored a sample."""
         rows = [row for row in self.rows if row.self_test and row.n]
         return bool(rows) and all(row.l2.average == 0 and row.collision.average == 0 for row in rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts for json.dump; what is unknown is None."""
+        """Returns plain numbers, strings, lists and dicts for json.dump; unknown values are None."""
         content = {
             "samples": self.samples,
             "scenes": self.scenes,
@@ -137,7 +137,7 @@ class Report:
         return _plain(content)
 
     def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """(title, head, lines) of every table, for both kinds of output."""
+        """Returns (title, header, rows) of every table."""
         where = "all samples" if self.subset is None else f"subset {self.subset}"
         title = f"Open-loop planning, {where}: {self.samples} samples of {self.scenes} scenes"
         planning = [
@@ -184,7 +184,7 @@ class Report:
         ]
 
     def to_markdown(self) -> str:
-        """All tables and notes as Markdown."""
+        """Returns all tables and notes as Markdown."""
         parts = []
         for title, head, lines in self._tables():
             table = [head, ["---"] * len(head), *lines]
@@ -194,7 +194,7 @@ class Report:
 
 
 def report(evaluation: Evaluation, subset: str | None = None) -> Report:
-    """Tables of all samples, or of those that carry a tag. Raises InvalidInput where none does."""
+    """Returns the tables of all samples, or of those with a tag. Raises InvalidInput("subset") if none has it."""
     keep = np.array([subset is None or subset in tags for tags in evaluation.tags])
     if not keep.any():
         raise InvalidInput("subset", f"no sample is tagged {subset!r}")
@@ -217,11 +217,11 @@ def _row(evaluation: Evaluation, protocol: Protocol, method: Method, keep: np.nd
     counted, missing, scored = cell.counted[keep], cell.missing[keep], cell.scored[keep]
     l2 = protocol.l2(cell.l2[keep])
     collision = np.where(scored[:, None], protocol.collision(cell.collision[keep]), np.nan)
-    # a road violation counts once per horizon, whatever the protocol does with collisions
+    # a road violation counts once per horizon, whatever the protocol's rule for collisions
     road = np.maximum.accumulate(cell.road[keep], axis=1)[:, HORIZON_STEPS - 1]
     worst_l2 = np.where(missing[:, None], protocol.l2(evaluation.standing_l2[keep]), l2)[counted]
     worst_collision = np.where(missing[:, None], 1.0, collision)[counted]
-    # a step without a truth is excused as well, but nothing was hit there
+    # steps without truth are marked as hits (UniAD) but are not collisions
     hit = evaluation.cells[protocol.name, GROUND_TRUTH.name].truth_hit & evaluation.mask
     own = hit[keep][counted]
     told = Counter(
@@ -264,7 +264,7 @@ def _driving(evaluation: Evaluation, method: Method, keep: np.ndarray, scenes: l
 
 
 def _sources(told: Counter[str]) -> str:
-    """The one source of all commands, or each with its share; "none" for a method that takes no command."""
+    """Returns the source of all commands, or each with its share; "none" for a method without commands."""
     if len(told) <= 1:
         return next(iter(told), "none")
     total = sum(told.values())

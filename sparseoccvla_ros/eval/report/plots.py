@@ -1,4 +1,4 @@
-"""Plots of an evaluation: what a report's numbers look like beside each other, with their intervals."""
+"""Bar plots of a report's numbers with their intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (148, 103, 189), (140
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar. value: None is said to be absent; interval: its 95 % interval or None; series: decides the colour."""
+    """One bar. value: None is drawn as missing; interval: its 95 % interval or None; series: selects the colour."""
 
     label: str
     value: float | None
@@ -28,7 +28,7 @@ class Bar:
 
 
 def draw(title: str, bars: Sequence[Bar]) -> np.ndarray:
-    """uint8 [H, W, 3] RGB: horizontal bars from zero, values written behind them."""
+    """Draws horizontal bars from zero, followed by their values: uint8 [H, W, 3] RGB."""
     image = np.full((ROW * (len(bars) + 2), WIDTH, 3), _PAPER, np.uint8)
     _text(image, title, 8, 0, 0.5)
     largest = max((v for b in bars if b.value is not None for v in (b.value, *(b.interval or ()))), default=0.0)
@@ -57,7 +57,7 @@ def draw(title: str, bars: Sequence[Bar]) -> np.ndarray:
 
 
 def save_plots(numbers: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
-    """Write a PNG for every task of a report's plain numbers; (title, file name) of each."""
+    """Writes the PNGs for the tasks of a report's plain numbers; returns (title, file name) of each."""
     out = []
     for name, title, bars in _plots(numbers):
         file = f"plot-{name}.png"

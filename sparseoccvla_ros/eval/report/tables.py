@@ -1,4 +1,4 @@
-"""Tables that a page and a terminal show alike."""
+"""Tables for both page and terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Block:
-    """A table with its title and remarks below it; without rows only the remarks count."""
+    """A table with a title and notes below; without rows only the notes are shown."""
 
     title: str
     head: Sequence[str] = ()
@@ -16,7 +16,7 @@ class Block:
     notes: Sequence[str] = ()
 
     def to_markdown(self, level: int = 3) -> str:
-        """Title, table, remarks."""
+        """Returns title, table and notes as Markdown."""
         parts = [f"{'#' * level} {self.title}"]
         if self.rows:
             lines = [self.head, ["---"] * len(self.head), *self.rows]

@@ -1,8 +1,8 @@
-"""What an evaluation of drives consists of, whichever data set they come from.
+"""Evaluation tasks on drives of any data set.
 
-drive.py what is asked of a drive; occupancy.py, forecast.py, planning.py and language.py one task each (captions.py
-scores descriptions); priors.py what training drives tell the baselines; evaluator.py drives through the pipeline into
-the tasks, in any number of processes. Open-loop planning by itself: planning_samples.py what is evaluated,
-baselines.py and ego_mlp.py what to beat, ablations.py what the planner is deprived of, planning_loop.py the loop and
+drive.py: interface of a drive; occupancy.py, forecast.py, planning.py and language.py: one task each (captions.py
+scores descriptions); priors.py: training statistics for the baselines; evaluator.py: runs drives through the pipeline
+and the tasks, in any number of processes. Open-loop planning alone: planning_samples.py: its inputs and outputs;
+baselines.py and ego_mlp.py: baselines; ablations.py: ablations of the planner's inputs; planning_loop.py: the loop and
 its CSV file.
 """

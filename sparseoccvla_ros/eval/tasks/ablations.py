@@ -1,6 +1,6 @@
-"""What the planner is deprived of at test time, without retraining, to see what its numbers rest on.
+"""Test-time ablations of the planner's inputs, without retraining.
 
-An ablation is data: a name, a sentence for the report, and a change of the planner's inputs.
+An ablation is data: a name, a description for the report, and a change of the planner's inputs.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ...planning.planner import Planner
 from .planning_samples import Prediction, Sample
 
 SPEED_COLUMNS: dict[str, tuple[int, ...]] = {"none": (), "causal": (12, 13), "paper": (18, 19, 34, 35)}
-"""Where the ego vector holds vx and vy, by the planner's `ego` setting (planning.ego_history)."""
+"""Columns of vx and vy in the ego vector, by the planner's `ego` setting (planning.ego_history)."""
 _PAPER_COMMAND = slice(3, 6)
 
 
 @dataclass(frozen=True, eq=False)
 class PlannerInputs:
-    """What planning.Planner.forward reads for one sample, unbatched.
+    """Inputs of planning.Planner.forward for one sample, unbatched.
 
-    token: the sample's; features float32 [Q, C]; centres float32 [Q, 3] m in base_link; ego float32 [F], made as
-    ego_kind (none, causal, paper) says; reasoning: float32 [D] or None; anchor_scores: float32 [A] logits of the
-    language model or None; command and where it came from.
+    token: of the sample; features: float32 [Q, C]; centres: float32 [Q, 3] m in base_link; ego: float32 [F], of
+    ego_kind (none, causal, paper); reasoning: float32 [D] or None; anchor_scores: float32 [A] logits of the language
+    model or None; command and its source.
     """
 
     token: str
@@ -48,7 +48,7 @@ class PlannerInputs:
 
 @dataclass(frozen=True)
 class OtherCommands:
-    """Commands a sample could have had: shuffled, some other sample's; future, what the truth turns out to do."""
+    """Alternative commands of a sample: shuffled, that of another sample; future, derived from the true future."""
 
     shuffled: Command
     future: Command
@@ -56,7 +56,7 @@ class OtherCommands:
 
 @dataclass(frozen=True)
 class Ablation:
-    """name: short; about: what is changed, for the report; oracle: it hands the future to the planner."""
+    """A change of the planner's inputs. about: description for the report; oracle: the planner gets the future."""
 
     name: str
     about: str
@@ -65,7 +65,7 @@ class Ablation:
 
 
 def other_commands(samples: Sequence[Sample], seed: int = 0) -> dict[str, OtherCommands]:
-    """By token. Shuffling permutes the commands of the whole set, so their frequencies stay."""
+    """Returns alternative commands by token. Shuffling permutes the commands of the whole set, keeping frequencies."""
     order = np.random.default_rng(seed).permutation(len(samples))
     return {
         sample.token: OtherCommands(samples[other].command, sample.future_command)
@@ -136,7 +136,7 @@ ABLATIONS: tuple[Ablation, ...] = (
 
 @dataclass(frozen=True)
 class Swap:
-    """As Ablation, of a change that gives a moment what belongs to one of another scene."""
+    """Like Ablation, but replaces inputs by those of a moment of another scene."""
 
     name: str
     about: str
@@ -156,13 +156,13 @@ SWAPS: tuple[Swap, ...] = (
     ),
 )
 LANGUAGE = ("language score off", "reasoning token 0", NO_LANGUAGE, *(s.name for s in SWAPS))
-"""What is taken away of the language model's word alone."""
+"""Ablations and swaps that affect the language model's outputs only."""
 
 
 def partners(scenes: Sequence[str]) -> list[int] | None:
-    """For each moment one of another scene, the same number of times each where scenes are alike; None with one scene.
+    """Returns for each moment the index of one of another scene, or None with a single scene.
 
-    scenes: of the moments.
+    scenes: scene of each moment. With scenes of equal length every moment is used once.
     """
     count = len(scenes)
     if len(set(scenes)) < 2:
@@ -177,9 +177,9 @@ def partners(scenes: Sequence[str]) -> list[int] | None:
 
 @torch.inference_mode()
 def ungated(planner: Planner, inputs: PlannerInputs) -> tuple[Prediction, np.ndarray]:
-    """The planner's best-scored trajectory and all candidates float32 [K, 6, 2] m, without gate and memory.
+    """Returns the planner's best-scored trajectory and all candidates float32 [K, 6, 2] m, without gate and memory.
 
-    The gate knows the present speed and would hide what an ablation does.
+    The gate uses the current speed and would mask the effect of an ablation.
     """
 
     device = planner.anchor_waypoints.device
@@ -199,9 +199,9 @@ def ungated(planner: Planner, inputs: PlannerInputs) -> tuple[Prediction, np.nda
 
 @dataclass(frozen=True, eq=False)
 class Deprived:
-    """The answers to one sample: by name of each ablation but SHUFFLED, and told each command in turn.
+    """Predictions for one sample. answers: by name of each ablation except SHUFFLED; told: under each command.
 
-    inputs: what they were made of, features in half precision, for SWAPS: what another scene holds is known at the end.
+    inputs: the original inputs with features in half precision, for SWAPS, which need all scenes.
     """
 
     answers: dict[str, Prediction]
@@ -210,9 +210,9 @@ class Deprived:
 
 
 def deprived(planner: Planner, inputs: PlannerInputs, future: Command) -> Deprived:
-    """Every ablation of one sample. Which command shuffling gives it is known only at the end, so all are answered.
+    """Runs every ablation on one sample, under every command because the shuffled one is known only at the end.
 
-    future: what the truth turns out to do.
+    future: command derived from the true future.
     """
 
     def answer(ablation: Ablation, shuffled: Command) -> Prediction:
@@ -226,9 +226,9 @@ def deprived(planner: Planner, inputs: PlannerInputs, future: Command) -> Depriv
 
 
 def swapped(planner: Planner, kept: Sequence[tuple[str, PlannerInputs]]) -> dict[str, dict[str, Prediction]]:
-    """Answers by name of each of SWAPS and by token. kept: scene and inputs of the moments that have language.
+    """Returns predictions by name of each of SWAPS and token. kept: scene and inputs of the moments with language.
 
-    Empty where all are of one scene.
+    Empty if all are of one scene.
     """
     others = partners([scene for scene, _ in kept])
     out: dict[str, dict[str, Prediction]] = {}

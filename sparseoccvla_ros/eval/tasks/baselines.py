@@ -1,6 +1,6 @@
-"""What a planner has to beat, from the same samples: standing, coasting, and the anchors with the truth in hand.
+"""Planning baselines on the same samples: standing still, coasting, and oracles over anchors and candidates.
 
-Each gets the causal ego features of planning.ego_history and nothing else; one whose present velocity is unknown is
+The coasting ones use only the causal ego features of planning.ego_history; without a known velocity the prediction is
 missing.
 """
 
@@ -18,9 +18,9 @@ _KNOWN = FEATURE_NAMES.index("has_velocity")
 
 
 def coast(velocity: np.ndarray, yaw_rate: float) -> np.ndarray:
-    """Waypoints float64 [6, 2] m at a constant velocity [2] m/s in the turning vehicle's frame and yaw rate rad/s."""
+    """Returns waypoints float64 [6, 2] m at constant velocity [2] m/s in the vehicle's frame and yaw rate rad/s."""
     angle = yaw_rate * WAYPOINT_TIMES
-    # sin(a)/a and (1 - cos(a))/a stay smooth through a = 0
+    # sin(a)/a and (1 - cos(a))/a in forms that are smooth at a = 0
     along = WAYPOINT_TIMES * np.sinc(angle / np.pi)
     across = WAYPOINT_TIMES * np.sinc(angle / (2 * np.pi)) * np.sin(angle / 2)
     vx, vy = velocity
@@ -43,11 +43,11 @@ CONSTANT_TURN_RATE = Method(
     "constant turn rate", lambda sample: _coasting(sample, turning=True), about="present velocity and yaw rate"
 )
 BASELINES: tuple[Method, ...] = (STATIONARY, CONSTANT_VELOCITY, CONSTANT_TURN_RATE)
-"""The ego-only MLP (ego_mlp.py) joins them once it is fitted."""
+"""Without the ego-only MLP (ego_mlp.py), which needs fitting."""
 
 
 def closest(candidates: np.ndarray, sample: Sample) -> int:
-    """Index of the candidate [K, 6, 2] m with the least mean distance to the truth over valid steps. An oracle."""
+    """Returns the index of the candidate [K, 6, 2] m with the least mean distance to the truth over valid steps."""
     if candidates.ndim != 3 or candidates.shape[1:] != (STEPS, 2) or len(candidates) == 0:
         raise InvalidInput("candidates", f"want [1.., {STEPS}, 2], got {list(candidates.shape)}")
     error = np.linalg.norm(candidates - sample.truth, axis=-1) * sample.mask
@@ -55,7 +55,7 @@ def closest(candidates: np.ndarray, sample: Sample) -> int:
 
 
 def anchor_oracle(anchors: np.ndarray) -> Method:
-    """Always takes the anchor [K, 6, 2] m nearest to the truth: what the anchor set itself costs."""
+    """Returns an oracle that takes the anchor [K, 6, 2] m nearest to the truth: the error of the anchor set itself."""
 
     def predict(sample: Sample) -> Prediction:
         best = closest(anchors, sample)
@@ -65,7 +65,7 @@ def anchor_oracle(anchors: np.ndarray) -> Method:
 
 
 def best_of(name: str, candidates: dict[str, np.ndarray]) -> Method:
-    """Always takes a method's own best candidate, by token [K, 6, 2] m: what its scores cost."""
+    """Returns an oracle that takes a method's best candidate [K, 6, 2] m, by token: the error without its scoring."""
 
     def predict(sample: Sample) -> Prediction | None:
         found = candidates.get(sample.token)

@@ -1,4 +1,4 @@
-"""Descriptions and attention answers against references, in the recipes that papers use (eval.metrics.language)."""
+"""Scores descriptions and attention answers against references, by published recipes (eval.metrics.language)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = ("METEOR-nltk", "METEOR-nltk-no-synonyms", "METEOR-1.5", "ROUGE-L", "CID
 
 
 def captions_of(questions: list[Question]) -> tuple[Question, ...]:
-    """What OmniDrive scores of a sample: its description and what it says needs attention, the first of its vqa."""
+    """Returns what OmniDrive scores of a sample: its description and its attention answer, the first of its vqa."""
     description = next((q for q in questions if q.family == "desc"), None)
     attention = next((q for q in questions if q.family == "vqa" and q.key in ("vqa", "attention")), None)
     return tuple(q for q in (description, attention) if q is not None)
@@ -23,10 +23,10 @@ def captions_of(questions: list[Question]) -> tuple[Question, ...]:
 def scored_captions(
     texts: dict[str, Question], scenes: dict[str, str], answers: dict[str, dict[str, str | None]], tokens: int
 ) -> tuple[dict[str, Any], Block]:
-    """Plain numbers, and a table of them.
+    """Returns plain numbers and a table.
 
-    texts: what was asked, with the references, by id; scenes: by id; answers: by row and id, rows that lack a caption
-    are left out; tokens: at which answers were cut, for the report.
+    texts: questions with their references, by id; scenes: by id; answers: by row and id, rows that lack a caption are
+    omitted; tokens: limit at which answers were cut, for the report.
     """
     given = {SELF_TEST: {i: q.answer for i, q in texts.items()}}
     given |= {row: {i: found[i] for i in texts} for row, found in answers.items() if texts.keys() <= found.keys()}

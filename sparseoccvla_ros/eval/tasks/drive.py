@@ -1,4 +1,4 @@
-"""What an evaluation asks of a drive, be it a seed of the world or a scene of nuScenes."""
+"""The interface of a drive for evaluation, such as a seed of the world or a nuScenes scene."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from .planning_samples import Sample
 
 
 class Drive(Protocol):
-    """Frame sets in order of time by index, what is known up to each, and its truth.
+    """Frame sets in time order by index, the on-line inputs up to each, and the ground truth.
 
-    name: unique; clips: indices of pieces, from old to new, memories start anew with each; presents: indices that are
-    judged.
+    name: unique; clips: index ranges in time order, memories restart with each; presents: indices that are evaluated.
     """
 
     name: str
@@ -31,53 +30,53 @@ class Drive(Protocol):
     def presents(self) -> Sequence[int]: ...
 
     def token(self, index: int) -> str:
-        """Unique name of a set."""
+        """Returns a unique name of a set."""
         ...
 
     def frames(self, index: int, epoch: int) -> CameraFrames:
-        """A set as camera_sync publishes it."""
+        """Returns a set as camera_sync publishes it."""
         ...
 
     def history(self, index: int) -> EgoHistory:
-        """The planner's memory up to a set: it answers for the set's stamp."""
+        """Returns the planner's ego history up to a set, for use at its stamp."""
         ...
 
     def command(self, index: int) -> tuple[Command, CommandSource]:
-        """What the car is told, without a look ahead, and where that comes from."""
+        """Returns the command at a set, derived without the future, and its source."""
         ...
 
     def semantics(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Labels uint8 [X, Y, Z] (17 = free) and what a camera sees of them, bool [X, Y, Z]; None without labels."""
+        """Returns labels uint8 [X, Y, Z] (17 = free) and camera visibility bool [X, Y, Z]; None without labels."""
         ...
 
     def ray_origins(self, index: int) -> np.ndarray:
-        """float64 [O, 3] m in base_link: where RayIoU's rays start."""
+        """Returns the ray origins for RayIoU, float64 [O, 3] m in base_link."""
         ...
 
     def future(self, index: int) -> np.ndarray:
-        """float64 [6, 4, 4]: base_link at the next six half-seconds to present base_link."""
+        """Returns float64 [6, 4, 4]: base_link at 0.5, 1, .. 3 s to present base_link."""
         ...
 
     def future_semantics(self, index: int) -> np.ndarray | None:
-        """Labels uint8 [3, X, Y, Z] at HORIZONS, each in base_link of its own time; None where one is not known."""
+        """Returns labels uint8 [3, X, Y, Z] at HORIZONS, each in base_link of its own time; None if one is missing."""
         ...
 
     def two_plans(self, index: int) -> TwoPlans | None:
-        """A set under the recorded plan and another; None where nobody can say how others would react."""
+        """Returns a set under the recorded plan and another; None if reactions of other actors are unknown."""
         ...
 
     def in_window(self, index: int) -> bool:
-        """Whether SparseWorld's forecast protocol counts the set."""
+        """Whether SparseWorld's forecast protocol includes the set."""
         ...
 
     def questions(self, index: int) -> list[Question]:
-        """What can be asked about a set."""
+        """Returns the questions about a set."""
         ...
 
     def surroundings(self, index: int) -> Surroundings | None:
-        """What an answer's reason may name at a set; None where no scene graph is known."""
+        """Returns what the reason of an answer may name at a set; None without a scene graph."""
         ...
 
     def sample(self, index: int) -> Sample:
-        """A set for the planning evaluation."""
+        """Returns a set for the planning evaluation."""
         ...

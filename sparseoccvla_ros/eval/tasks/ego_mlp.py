@@ -1,6 +1,6 @@
-"""A network that sees nothing but the ego features: what a planner with cameras must beat (AD-MLP's point).
+"""MLP on ego features only: a baseline that a planner with cameras must beat, as argued by AD-MLP.
 
-Layer sizes as published (512, 512); inputs are our causal features without any command, so nothing leaks.
+Layer sizes as published (512, 512); inputs are the causal ego features without command, so nothing leaks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HIDDEN = 512
 
 
 class EgoMlp(nn.Module):
-    """Ego features float32 [B, FEATURE_NAMES] to waypoints [B, 6, 2] m. Equal data and seed give equal weights."""
+    """Maps ego features float32 [B, FEATURE_NAMES] to waypoints [B, 6, 2] m. Deterministic for given data and seed."""
 
     mean: Tensor
     spread: Tensor
@@ -39,7 +39,7 @@ class EgoMlp(nn.Module):
         self.register_buffer("step_scale", torch.ones(2))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Cumulative waypoints [B, 6, 2] m."""
+        """Returns waypoints [B, 6, 2] m, as the cumulative sum of predicted steps."""
         steps = self.layers((features - self.mean) / self.spread).unflatten(-1, (STEPS, 2))
         return (steps * self.step_scale).cumsum(-2)
 
@@ -52,9 +52,9 @@ class EgoMlp(nn.Module):
         batch: int = 256,
         rate: float = 1e-3,
     ) -> float:
-        """Train on ego features float32 [N, F], truth float64 [N, 6, 2] m and mask bool [N, 6]; L1 on valid waypoints.
+        """Trains on ego features float32 [N, F], truth float64 [N, 6, 2] m and mask bool [N, 6]; L1 on valid waypoints.
 
-        Returns the mean L1 error in metres of the last epoch. Use training scenes only: the report's are held out.
+        Returns the mean L1 error in metres over the last epoch. Use training scenes only, not the evaluated ones.
         """
         check_array("features", features, np.float32, (None, len(FEATURE_NAMES)))
         count = len(features)
@@ -66,7 +66,7 @@ class EgoMlp(nn.Module):
         wanted = torch.from_numpy(truth.astype(np.float32))
         steps = wanted.diff(dim=1, prepend=torch.zeros(count, 1, 2))
         self.mean.copy_(inputs.mean(0))
-        # a column that never varies carries nothing and must not be blown up when it varies later
+        # a constant column has no information and must not be amplified if it varies later
         spread = inputs.std(0, correction=0)
         self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
         self.step_scale.copy_((steps.square() * valid).sum((0, 1)).div(valid.sum()).sqrt().clamp_min(0.1))
@@ -91,12 +91,12 @@ class EgoMlp(nn.Module):
 
     @torch.inference_mode()
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Waypoints float64 [N, 6, 2] m of ego features float32 [N, F]."""
+        """Predicts waypoints float64 [N, 6, 2] m from ego features float32 [N, F]."""
         check_array("features", features, np.float32, (None, len(FEATURE_NAMES)))
         return self(torch.from_numpy(features)).double().numpy()
 
     def method(self) -> Method:
-        """The fitted network as a row of the report."""
+        """Returns the fitted network as a row of the report."""
 
         def predict(sample: Sample) -> Prediction:
             if sample.speed is None:

@@ -1,7 +1,6 @@
-"""Drives through the chain into every task, in one process or several, with the same numbers.
+"""Runs drives through the chain and all tasks, in one or several processes with identical numbers.
 
-Every drive is judged on its own into a `PartialResult`; parts are put together in the order of the drives, whoever made
-them.
+Each drive yields a `PartialResult`; they are merged in the order of the drives, whichever process made them.
 """
 
 from __future__ import annotations
@@ -39,28 +38,28 @@ from .priors import TrainingPriors
 
 TASKS = ("occupancy", "forecast", "planning", "language")
 PICTURED = 3
-"""Drives that get a picture."""
+"""Number of drives with a picture."""
 Progress = Callable[[str, int, int], None]
-"""What is being done, how much of it is done, and how much there is."""
+"""Called with (activity, done, total)."""
 T = TypeVar("T")
 Gather = Callable[[list[T]], list[T]]
-"""Every process's list, one behind the other, in every process."""
+"""Concatenates the lists of all processes, in every process."""
 _AHEAD = [round(h / STEP_SECONDS) - 1 for h in HORIZONS]
 
 BLACK = 1
-"""Grey level (of 255) of the images of a blind model: at 0 the encoder would take its cameras for broken."""
+"""Grey level (of 255) of images for the blind model: at 0 the encoder would treat the cameras as broken."""
 
 
 def blinded(frames: CameraFrames) -> CameraFrames:
-    """The same set with black images."""
+    """Returns the set with black images."""
     return replace(frames, images=np.full_like(frames.images, BLACK))
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What to judge. tasks: some of TASKS; samples: moments that are asked closed questions, spread over the drives;
-    captions: of these, moments that are asked for free texts too; caption_tokens: of one; csv: file for every plan;
-    rays_from: where RayIoU's rays start, in words. Raises InvalidInput naming the field."""
+    """Evaluation settings. tasks: some of TASKS; samples: moments with closed questions, spread over the drives;
+    captions: number of these moments that also get captions; caption_tokens: maximum per caption; csv: file for all
+    plans; rays_from: description of the RayIoU ray origins. Raises InvalidInput naming the field."""
 
     tasks: tuple[str, ...] = TASKS
     samples: int = 24
@@ -81,7 +80,7 @@ class EvalConfig:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that the tasks need."""
+        """The stages required by the tasks."""
         if {"forecast", "planning"} & set(self.tasks):
             return STAGES
         return STAGES[:2] if "language" in self.tasks else STAGES[:1]
@@ -89,10 +88,10 @@ class EvalConfig:
 
 @dataclass(frozen=True, eq=False)
 class Visualization:
-    """What one picture shows. images uint8 [6, H, W, 3] in order of CAMERAS; seen: uint8 [X, Y, Z], what a camera sees
-    of the truth (the rest free), None without labels; waypoints float64 [6, 2] m, driven; future: uint8 [3, X, Y, Z]
-    true labels at +1, +2, +3 s, or None; predicted, forecasts, plan: None without their stage. Forecasts lie in the
-    ego frames of their own times, as `future` does."""
+    """Content of one picture. images: uint8 [6, H, W, 3] in order of CAMERAS; seen: uint8 [X, Y, Z], true labels that a
+    camera sees (the rest free), None without labels; waypoints: float64 [6, 2] m, driven; future: uint8 [3, X, Y, Z]
+    true labels at +1, +2, +3 s, or None; predicted, forecasts, plan: None without their stage. Forecasts are in the
+    ego frames of their own times, like `future`."""
 
     name: str
     images: np.ndarray
@@ -106,7 +105,7 @@ class Visualization:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A task's part of the page: tables, ready Markdown behind them."""
+    """A task's section of the page: tables, followed by ready Markdown."""
 
     title: str
     blocks: list[Block]
@@ -115,8 +114,8 @@ class Section:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationReport:
-    """Everything an evaluation found. title, facts: what was judged, for the head of the page; numbers: plain, for
-    json.dump; warnings: what forbids to quote the numbers."""
+    """Result of an evaluation. title, facts: what was evaluated, for the head of the page; numbers: plain, for
+    json.dump; warnings: why the numbers must not be quoted; shown: pictures."""
 
     title: str
     facts: list[str]
@@ -128,9 +127,9 @@ class EvaluationReport:
 
 @dataclass(eq=False)
 class PartialResult:
-    """What one drive gave, or many put together: everything that is reported is made of it. Pickles.
+    """Result of one drive, or of several merged, from which everything reported is computed. Picklable.
 
-    seconds: wall clock of every sighted step by stage; windowed: forecasts of the moments that SparseWorld counts.
+    seconds: wall-clock time by stage of every step except blind ones; windowed: forecasts of SparseWorld's moments.
     """
 
     place: int = 0
@@ -144,7 +143,7 @@ class PartialResult:
 
 
 def together(parts: Iterable[PartialResult]) -> PartialResult:
-    """All parts in the order of their drives, whatever the order they come in."""
+    """Merges all parts in the order of their drives, independent of the order given."""
     whole = PartialResult()
     for part in sorted(parts, key=lambda p: p.place):
         for name in ("occupancy", "forecast", "windowed", "planning", "language"):
@@ -156,7 +155,7 @@ def together(parts: Iterable[PartialResult]) -> PartialResult:
 
 
 class Evaluator:
-    """The model of a preset, driven. known: what baselines learn from, None where there is nothing to learn from."""
+    """Evaluates the model of a preset on drives. known: training data of the baselines, or None without."""
 
     def __init__(
         self, preset: Preset, model: SparseOccVLA, wanted: EvalConfig, known: TrainingPriors | None, drives: int
@@ -167,7 +166,7 @@ class Evaluator:
         self._chain = None if model.encoder is None else model if driven else model.perception()
 
     def judge(self, place: int, drive: Drive) -> PartialResult:
-        """One drive through every task; place: its number among all drives."""
+        """Runs one drive through every task; place: its index among all drives."""
         part, presents = PartialResult(place), list(drive.presents)
         steps, blind = self._steps(drive, 2 * place * len(drive.clips), part)
         asked = self._spread(self.wanted.samples, place, presents) if "language" in self.wanted.tasks else []
@@ -180,18 +179,18 @@ class Evaluator:
         return part
 
     def _spread(self, count: int, place: int, among: Sequence[int]) -> list[int]:
-        """This drive's share of so many moments, evenly spread."""
+        """Returns this drive's share of `count` moments in total, evenly spread."""
         own = min(count // self._drives + (place < count % self._drives), len(among))
         return [among[int((k + 0.5) * len(among) / own)] for k in range(own)]
 
     def _steps(
         self, drive: Drive, epoch: int, part: PartialResult
     ) -> tuple[dict[int, StepResult], dict[int, StepResult]]:
-        """What the chain makes of every set, with sight and blind; empty without an encoder."""
+        """Runs the chain on every set, with its images and blind; empty without an encoder."""
         found: tuple[dict[int, StepResult], dict[int, StepResult]] = {}, {}
         if self._chain is None:
             return found
-        # Plans of the blind are judged; of everyone else who is blind, the queries are enough.
+        # The blind chain needs all stages only if its plans are evaluated; otherwise its queries suffice.
         blind = self._chain if "planning" in self.wanted.tasks else self.model.perception()
         for number, clip in enumerate(drive.clips):
             for steps, chain, seeing in zip(found, (self._chain, blind), (True, False), strict=True):
@@ -310,10 +309,10 @@ class Evaluator:
         share: tuple[int, int] = (0, 1),
         gather: Gather[Any] = list,
     ) -> tuple[dict[str, Any], list[Section], list[Visualization]] | None:
-        """Numbers, tables and pictures of what was collected.
+        """Computes numbers, tables and pictures; returns None except in process 0.
 
-        parts: of this process's drives; share: its number among how many; gather: puts the lists of all together.
-        None in every process but number 0.
+        parts: of this process's drives; share: (rank, number of processes); gather: concatenates the lists of all
+        processes.
         """
         whole = together(gather(parts))
         wanted, absent, number = self.wanted, self.model.absent, share[0]
@@ -362,7 +361,7 @@ def _absent(absent: dict[str, str], stage: str) -> list[Block]:
 
 
 def _latency(seconds: dict[str, list[float]]) -> tuple[dict[str, Any], Block]:
-    """Milliseconds per stage of the sighted chain; the first set of every clip refills the memories and counts too."""
+    """Returns milliseconds per stage of the chain (not blind), including the first set of every clip."""
     rows, numbers = [], {}
     total = np.array([sum(v) for v in zip(*seconds.values(), strict=True)]) if seconds else np.zeros(0)
     for stage, values in [*seconds.items(), ("together", total)] if seconds else []:
@@ -375,7 +374,7 @@ def _latency(seconds: dict[str, list[float]]) -> tuple[dict[str, Any], Block]:
 
 
 def plain(value: Any) -> Any:
-    """Numbers, strings, lists and dicts for json.dump; NaN becomes None."""
+    """Converts to numbers, strings, lists and dicts for json.dump; NaN and infinity become None."""
     if isinstance(value, Estimate):
         return plain({"value": value.value, "interval": value.interval})
     if isinstance(value, dict):

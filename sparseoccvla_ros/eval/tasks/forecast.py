@@ -1,7 +1,7 @@
-"""Occupancy at +1, +2, +3 s against copies of the present.
+"""Occupancy forecasts at +1, +2, +3 s, compared with copies of the present.
 
-Every grid lies in base_link of its own time, is counted whole (seen or not), and is placed by the true future motion,
-for copy-forward and the network alike. What differs is the motion that the forecaster is told.
+Every grid is in base_link of its own time, is counted whole (visible or not), and is placed by the true future motion,
+for copy-forward and the network alike. The rows differ in the motion given to the forecaster.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AGAINST = ((PLANNED, FORWARD), (CONSTANT, FORWARD), (NOT_CONTINUED, FORWARD), (P
 MOVING_AGAINST = ((PLANNED, FORWARD), (TRUE, FORWARD), (STEADY_FLOW, FORWARD), (TRUE_FLOW, FORWARD))
 RULE = Protocol.SPARSEWORLD.rule
 SPARSEWORLD_PAST, SPARSEWORLD_MARGIN = 5, 8
-"""Keyframes of a scene that SparseWorld's protocol leaves out at its start, and before its end."""
+"""SparseWorld scores keyframes with 5 before them and 8, themselves included, to the end of the scene."""
 
 
 def forecasts(
@@ -45,10 +45,10 @@ def forecasts(
     motions: dict[str, np.ndarray],
     future2now: np.ndarray,
 ) -> dict[str, tuple[SparseVoxels, ...]]:
-    """Forecasts at HORIZONS by row as the whole reasoner gives them, without another prefill: only the forecaster
-    hears of the motion. motions: [6, 2] m told to it, by row; future2now: float64 [3, 4, 4], where the grids lie.
+    """Returns forecasts at HORIZONS by row, as from the whole reasoner but without another prefill, because only the
+    forecaster uses the motion. motions: [6, 2] m by row; future2now: float64 [3, 4, 4], poses of the grids.
 
-    Where the reasoner continues the ground, NOT_CONTINUED is what it learnt alone."""
+    If the reasoner continues the ground, the row NOT_CONTINUED is the forecast without it."""
 
     def row(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(reasoner.anchors.device)[None]
@@ -65,27 +65,27 @@ def forecasts(
 
 
 def numbers_of(confusions: np.ndarray) -> np.ndarray:
-    """(mIoU at 1, 2, 3 s, mean, IoU at 1, 2, 3 s, mean, mean mIoU as OccWorld counts) of counts [3, 18, 18]."""
+    """Returns (mIoU at 1, 2, 3 s, mean, IoU at 1, 2, 3 s, mean, mean mIoU by OccWorld's rule) of counts [3, 18, 18]."""
     both = np.stack([voxel_numbers(c, RULE) for c in confusions], 1)
     other = np.mean([voxel_numbers(c, Protocol.OCCWORLD.rule)[0] for c in confusions])
     return np.append(np.concatenate([both, both.mean(1, keepdims=True)], 1), other)
 
 
 Meters = dict[str, dict[str, list[OccupancyMeter]]]
-"""By row and scene, one for each horizon."""
+"""Meters by row and scene, one per horizon."""
 
 
 def moving_of(confusions: np.ndarray) -> np.ndarray:
-    """(mIoU at 1, 2, 3 s, mean, IoU at 1, 2, 3 s, mean) of movable classes in counts [3, 18, 18] of judged voxels."""
+    """Returns (mIoU at 1, 2, 3 s, mean, IoU at 1, 2, 3 s, mean) of movable classes in counts [3, 18, 18]."""
     both = np.array([moving_numbers(c) for c in confusions]).T
     return np.concatenate([both, both.mean(1, keepdims=True)], 1).ravel()
 
 
 class ForecastTask:
-    """Counts per row and scene. Pickles; `merge` adds what other processes counted.
+    """Accumulates counts per row and scene. Picklable; `merge` adds the counts of other processes.
 
-    frames: moments counted; moving: those of them in which something moves; unlabelled: moments whose truth is not
-    known up to the last horizon.
+    frames: number of moments counted; moving: of these, with moving objects; unlabelled: moments without truth up to
+    the last horizon.
     """
 
     def __init__(self) -> None:
@@ -105,11 +105,11 @@ class ForecastTask:
         plans: np.ndarray | None = None,
         close: bool = True,
     ) -> None:
-        """Count a moment.
+        """Counts a moment.
 
         present: true labels uint8 [X, Y, Z]; future: float64 [3, 4, 4], base_link at HORIZONS to present base_link;
-        truth uint8 [3, X, Y, Z]; predicted: the present as the network sees it; told: its forecasts by row; plans:
-        [7, N, 5] of what moves (metrics.moving_voxels.moving_plans); close: as the forecaster's padding.
+        truth: uint8 [3, X, Y, Z]; predicted: predicted present; told: forecasts by row; plans: [7, N, 5] of moving
+        objects (metrics.moving_voxels.moving_plans); close: fill holes of one voxel (ReasoningConfig.padding).
         """
         count = len(HORIZONS)
         rows = {TRUE_UNMOVED: copy_unmoved(present, count), TRUE_FORWARD: copy_forward(present, np.eye(4), future)}
@@ -131,11 +131,11 @@ class ForecastTask:
         self.moving += where is not None
 
     def add_reactions(self, scene: str, sums: np.ndarray) -> None:
-        """Count a moment under two plans; sums: metrics.plan_reactions.told_apart."""
+        """Counts a moment under two plans; sums: from metrics.plan_reactions.told_apart."""
         self._reactions[scene] = self._reactions.get(scene, np.zeros(5)) + sums
 
     def merge(self, other: ForecastTask) -> None:
-        """Add the counts of other scenes."""
+        """Adds the counts of other scenes."""
         self.frames += other.frames
         self.moving += other.moving
         self.unlabelled += other.unlabelled
@@ -146,7 +146,7 @@ class ForecastTask:
                 own.setdefault(row, {}).update(scenes)
 
     def result(self, title: str = "Forecasts") -> tuple[dict[str, Any], list[Block]]:
-        """Plain numbers, and tables of them."""
+        """Returns plain numbers and tables."""
         counts = _counts(self._meters)
         found, gains = compared(counts, numbers_of, AGAINST)
         names = [f"{kind}_{at}" for kind in ("miou", "iou") for at in (*(f"{h:g}s" for h in HORIZONS), "mean")]
@@ -177,7 +177,7 @@ class ForecastTask:
         return numbers, blocks
 
     def _reaction_result(self, title: str) -> tuple[dict[str, Any], Block]:
-        """By how much forecasts differ with the plan: of those who react to it, and of everybody else."""
+        """Returns the difference of forecasts between both plans, for reacting actors and for all others."""
         counts = np.stack(list(self._reactions.values()))
 
         def means(sums: np.ndarray) -> np.ndarray:
@@ -204,7 +204,7 @@ class ForecastTask:
         return voxels | dict(zip(names, found, strict=True)), Block(title, head, [row], notes)
 
     def _moving_result(self, title: str) -> tuple[dict[str, Any], Block]:
-        """What counts when things move, and by what share each row is better than copy-forward."""
+        """Returns the scores of moving voxels, and by what share each row is better than copy-forward."""
         counts = _counts(self._moving)
         found, _ = compared(counts, moving_of, ())
         ends = ("1s", "2s", "3s", "mean")
@@ -222,7 +222,7 @@ class ForecastTask:
                         f(counts[a], moving_of) / f(counts[b], moving_of) - 1.0
                         for f in (lambda c, statistic: statistic(c.sum(0)), resampled)
                     )
-                # Where the copy has nothing right, no share says how much better anything is.
+                # If the copy scores 0, the relative improvement is undefined.
                 share = estimates(
                     np.where(np.isfinite(value), value, np.nan), np.where(np.isfinite(draws), draws, np.nan)
                 )
@@ -252,8 +252,8 @@ def _counts(meters: Meters) -> dict[str, np.ndarray]:
 
 
 def told_motions(motion: np.ndarray | None, twist: np.ndarray, future: np.ndarray) -> dict[str, np.ndarray]:
-    """What the forecaster is told, float32 [6, 2] m by row. motion: the plan carried over, constant velocity where
-    None, as on line; twist [6]; future [6, 4, 4]: base_link at six half-seconds to present base_link."""
+    """Returns the motions given to the forecaster, float32 [6, 2] m by row. motion: the previous plan carried over, or
+    None for constant velocity, as on line; twist [6]; future [6, 4, 4]: base_link at 0.5 .. 3 s to the present."""
     constant = constant_velocity(twist)
     true = future[:, :2, 3].astype(np.float32)
     return {PLANNED: constant if motion is None else motion, CONSTANT: constant, TRUE: true}

@@ -1,7 +1,7 @@
-"""Answers to closed questions about what the cameras show: with sight, without, and by guessing.
+"""Answers to closed questions about the camera images: with images, blind, and by guessing.
 
-Without sight means: from the queries of black images, and from those of another scene (so that the input looks as in
-training and only says something else). Answers are decoded greedily, all questions of a moment at once.
+Blind means queries of black images, or those of another scene (in-distribution input with other content). Answers are
+decoded greedily, all questions of a moment at once.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .priors import TrainingPriors
 
 SEEING, BLIND, SHUFFLED, GUESS = "seeing", "blind (black images)", "blind (another scene)", "usual answer"
 MAX_TOKENS, SECONDS = 24, 120.0
-"""Limits of an answer: the longest closed one has 8 words; an untrained model talks until it is cut off."""
+"""Token and time limits of an answer: the longest closed one has 8 words; an untrained model does not stop itself."""
 CAPTION_TOKENS = 320
-"""Of a caption, as OmniDrive allows."""
+"""Token limit of a caption, as in OmniDrive."""
 AGAINST = ((SEEING, BLIND), (SEEING, SHUFFLED), (SEEING, GUESS))
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A moment to ask about. queries, blind: what the network makes of it with and without sight, None if it takes no
-    part; questions: closed ones; captions: free texts that are scored word by word; driven: the plan that words have to
-    agree with, None without one."""
+    """A moment with questions. questions: closed ones; queries, blind: scene queries with images and blind, None if the
+    network is absent; captions: free-text questions scored by caption metrics; driven: the plan for the agreement
+    check, None without one."""
 
     scene: str
     token: str
@@ -48,24 +48,24 @@ class Asked:
 
     @property
     def ids(self) -> list[str]:
-        """Of the closed questions."""
+        """Ids of the closed questions."""
         return [f"{self.token}/{k}" for k in range(len(self.questions))]
 
     @property
     def caption_ids(self) -> list[str]:
-        """Of the captions."""
+        """Ids of the captions."""
         return [f"{self.token}/caption/{k}" for k in range(len(self.captions))]
 
 
 def closed(questions: list[Question]) -> tuple[Question, ...]:
-    """Those with one right answer."""
+    """Selects the questions with a single right answer."""
     return tuple(q for q in questions if q.kind in KINDS)
 
 
 class LanguageTask:
-    """Collects moments; the questions are asked at the end, when there is another scene to mistake for the own one.
+    """Collects moments; questions are asked at the end, when the queries of other scenes are available.
 
-    Pickles; `merge` adds other processes' moments, and each then asks about a share of all. answers: by row and id.
+    Picklable; `merge` adds other processes' moments, then each process asks about a share. answers: by row and id.
     """
 
     def __init__(self) -> None:
@@ -73,12 +73,12 @@ class LanguageTask:
         self.answers: dict[str, dict[str, str | None]] = {}
 
     def add(self, asked: Asked) -> None:
-        """A moment to ask about."""
+        """Adds a moment with questions."""
         if asked.questions or asked.captions:
             self.asked.append(asked)
 
     def merge(self, other: LanguageTask) -> None:
-        """Add moments."""
+        """Adds the moments of another task."""
         self.asked += other.asked
 
     def ask(
@@ -88,7 +88,7 @@ class LanguageTask:
         caption_tokens: int = CAPTION_TOKENS,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> dict[str, dict[str, str | None]]:
-        """Answers by row and id to what is asked of the moments at the indices of `share`."""
+        """Asks about the moments with indices in `share`; returns the answers by row and id."""
         found: dict[str, dict[str, str | None]] = {}
         for done, index in enumerate(share):
             on_progress(done, len(share))
@@ -101,7 +101,7 @@ class LanguageTask:
                     limit = min(SECONDS, reasoner.config.time_limit_limit)
                     for kind, text in plan_agreement.ask(reasoner, asked.driven, limit).items():
                         found.setdefault(kind, {})[asked.token] = text
-                # Another scene's caption is as good as that of black images, and costs as much as all the rest.
+                # A caption of another scene tells no more than one of black images, and costs as much as all the rest.
                 if row != SHUFFLED:
                     said = _ask(reasoner, queries, asked.captions, caption_tokens)
                     found[row].update(zip(asked.caption_ids, said, strict=True))
@@ -109,14 +109,14 @@ class LanguageTask:
         return found
 
     def take(self, answers: dict[str, dict[str, str | None]]) -> None:
-        """Answers that `ask` gave, here or in another process."""
+        """Adds answers returned by `ask`, here or in another process."""
         for row, found in answers.items():
             self.answers.setdefault(row, {}).update(found)
 
     def result(
         self, known: TrainingPriors | None, caption_tokens: int = CAPTION_TOKENS
     ) -> tuple[dict[str, Any], list[Block]]:
-        """Plain numbers, and tables of them. known: whose usual answers are the guess."""
+        """Returns plain numbers and tables. known: source of the most frequent answers, the guess."""
         questions = {i: q for asked in self.asked for i, q in zip(asked.ids, asked.questions, strict=True)}
         scenes = {i: asked.scene for asked in self.asked for i in (*asked.ids, *asked.caption_ids)}
         texts = {i: q for asked in self.asked for i, q in zip(asked.caption_ids, asked.captions, strict=True)}
@@ -145,7 +145,7 @@ class LanguageTask:
             return {}
         found = {SEEING: asked.queries, BLIND: asked.blind}
         others = [a for a in self.asked[index + 1 :] + self.asked[:index] if a.scene != asked.scene]
-        # Every moment gets one, or none does: rows are compared question by question.
+        # All moments get one or none does, because rows are compared question by question.
         if others and others[0].queries is not None:
             found[SHUFFLED] = others[0].queries
         return found
@@ -209,7 +209,7 @@ def _scored(
 
 
 def _groups(questions: list[Question]) -> dict[str, np.ndarray]:
-    """bool [N] by name: all, visual ones, each kind, family and template that occurs."""
+    """Returns masks bool [N] by name: all, visual, and each kind, family and template that occurs."""
     groups = {"all": np.ones(len(questions), bool), "visual": np.array([q.visual for q in questions])}
     for title, of in (("kind", lambda q: q.kind), ("family", lambda q: q.family), ("", lambda q: q.key.split("/")[0])):
         names = [of(q) for q in questions]

@@ -1,4 +1,4 @@
-"""Present occupancy: voxels that a camera sees, and rays; against a blind network and the training seeds' prior."""
+"""Present occupancy: visible voxels and rays, compared with a blind network and the training prior."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ AGAINST = ((MODEL, PRIOR), (MODEL, BLIND))
 
 
 def voxel_numbers(confusion: np.ndarray, rule: AbsentRule = AbsentRule.LEFT_OUT) -> np.ndarray:
-    """(mIoU, IoU) of counts [18, 18]."""
+    """Returns (mIoU, IoU) of counts [18, 18]."""
     per_class = iou_per_class(confusion, rule)[:NUM_CLASSES]
     return np.array([mean_of_known(per_class), iou_per_class(binary_confusion(confusion), rule)[0]])
 
 
 def all_voxel_numbers(confusion: np.ndarray) -> np.ndarray:
-    """(mIoU and IoU as OPUS and SparseOcc count, mIoU as the 2023 challenge does) of counts [18, 18]."""
+    """Returns (mIoU and IoU by the rule of OPUS and SparseOcc, mIoU by the 2023 challenge's) of counts [18, 18]."""
     return np.append(voxel_numbers(confusion), voxel_numbers(confusion, AbsentRule.ZERO_IF_PREDICTED)[0])
 
 
 def ray_numbers(counts: np.ndarray) -> np.ndarray:
-    """(RayIoU, RayIoU at each threshold) of counts [2 + thresholds, 18]: true, predicted, right rays."""
+    """Returns (RayIoU, RayIoU at each threshold) of counts [2 + thresholds, 18]: true, predicted, right rays."""
     right = counts[2:, :NUM_CLASSES]
     union = counts[0, :NUM_CLASSES] + counts[1, :NUM_CLASSES] - right
     iou = np.divide(right, union, out=np.full(right.shape, np.nan), where=union > 0)
@@ -36,9 +36,9 @@ def ray_numbers(counts: np.ndarray) -> np.ndarray:
 
 
 class OccupancyTask:
-    """Counts per row and scene. Pickles; `merge` adds what other processes counted.
+    """Accumulates counts per row and scene. Picklable; `merge` adds the counts of other processes.
 
-    unlabelled: moments without truth.
+    unlabelled: number of moments without truth.
     """
 
     def __init__(self) -> None:
@@ -49,20 +49,20 @@ class OccupancyTask:
     def add(
         self, row: str, scene: str, predicted: np.ndarray, truth: np.ndarray, visible: np.ndarray, origins: np.ndarray
     ) -> None:
-        """Count a grid uint8 [X, Y, Z] of a row against the truth and what is visible of it; origins: float64 [O, 3] m
-        in base_link, where the rays start."""
+        """Counts a predicted grid uint8 [X, Y, Z] of a row against truth (same shape) where visible (bool, same shape);
+        origins: ray origins float64 [O, 3] m in base_link."""
         self._voxels.setdefault(row, {}).setdefault(scene, OccupancyMeter()).update(predicted, truth, visible)
         self._rays.setdefault(row, {}).setdefault(scene, RayMeter()).update(predicted, truth, origins)
 
     def merge(self, other: OccupancyTask) -> None:
-        """Add the counts of other scenes."""
+        """Adds the counts of other scenes."""
         self.unlabelled += other.unlabelled
         for row, scenes in other._voxels.items():
             self._voxels.setdefault(row, {}).update(scenes)
             self._rays.setdefault(row, {}).update(other._rays[row])
 
     def result(self, rays_from: str) -> tuple[dict[str, Any], list[Block]]:
-        """Plain numbers, and tables of them; rays_from: where rays start, in words."""
+        """Returns plain numbers and tables; rays_from: description of the ray origins."""
         counts = {r: np.stack([m.confusion for m in s.values()]) for r, s in self._voxels.items()}
         rays = {
             r: np.stack([np.concatenate([m.truth[None], m.predicted[None], m.right]) for m in s.values()])

@@ -1,7 +1,7 @@
-"""Whether words and path agree: what is answered about the next action, against the plan that is driven.
+"""Agreement between the answer about the next action and the driven plan.
 
-The question is asked as on line, with the plan in its context, and once more without: only the first has to agree, the
-second says how far the language model would have come by itself. Reasons are held against the scene graph.
+The question is asked as on line, with the plan in its context, and again without: only the first should agree, the
+second measures the language model alone. Reasons in the answers are checked against the scene graph.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ MAX_TOKENS = 32
 
 @dataclass(frozen=True)
 class Driven:
-    """A moment's plan in words (planning.plan_words), and what a reason may name; None where that is not known."""
+    """The plan of a moment in words (planning.plan_words), and what a reason may name (None if unknown)."""
 
     action: str
     there: Surroundings | None
 
 
 def ask(reasoner: Reasoner, driven: Driven, seconds: float) -> dict[str, str | None]:
-    """Answers by row about the scene that the reasoner reasoned about last."""
+    """Returns the answers by row about the scene last passed to the reasoner; None after a time-out."""
     heard = {
         TOLD: with_action(ACTION_QUESTION, driven.action) if reasoner.hears_plan else ACTION_QUESTION,
         UNTOLD: ACTION_QUESTION,
@@ -49,7 +49,7 @@ def ask(reasoner: Reasoner, driven: Driven, seconds: float) -> dict[str, str | N
 def result(
     driven: Mapping[str, Driven], scenes: Mapping[str, str], answers: Mapping[str, Mapping[str, str | None]]
 ) -> tuple[dict[str, Any], Block]:
-    """Numbers and a table. driven, scenes: by id; answers: by row and id. An answer without an action disagrees."""
+    """Returns numbers and a table. driven, scenes: by id; answers: by row and id; one without an action disagrees."""
     numbers: dict[str, Any] = {"actions": dict(Counter(d.action for d in driven.values()))}
     rows = []
     for row in (r for r in ROWS if r in answers):

@@ -1,4 +1,4 @@
-"""Plans of the chain in every public protocol, beside what has to be beaten, what is taken away, and obedience."""
+"""Plans of the chain under every protocol, with baselines, ablations and obedience to commands."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _ABOUT = {
 
 
 def turned(waypoints: np.ndarray) -> Command:
-    """What a trajectory [6, 2] m does: TURN_OFFSET or more to a side after 3 s is a turn."""
+    """Classifies a trajectory [6, 2] m: a lateral offset of TURN_OFFSET or more after 3 s is a turn."""
     lateral = float(waypoints[-1, 1])
     if lateral >= TURN_OFFSET:
         return Command.LEFT
@@ -54,8 +54,8 @@ def turned(waypoints: np.ndarray) -> Command:
 def planner_inputs(
     token: str, step: StepResult, history: EgoHistory, planner: Planner, command: Command, source: CommandSource
 ) -> PlannerInputs:
-    """What the planner read of a step, for ablations; no language where its weights know none. The rest: as it was
-    given to the chain."""
+    """Returns the planner's inputs of a step, for ablations; without language if the planner does not use it. Other
+    arguments: as given to the chain."""
     kind, stamp = planner.config.ego, step.queries.stamp
     if kind == "none":
         features = np.zeros(0, np.float32)
@@ -71,7 +71,7 @@ def planner_inputs(
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """A sample with its drivable raster packed to an eighth."""
+    """A sample with its drivable raster packed to bits."""
 
     sample: Sample
     road: np.ndarray | None
@@ -88,7 +88,7 @@ class _Kept:
 
 
 class PlanningTask:
-    """Collects samples and what the chain answered. Pickles; `merge` adds what other processes collected."""
+    """Collects samples and the chain's plans. Picklable; `merge` adds those of other processes."""
 
     def __init__(self) -> None:
         self._samples: list[_Kept] = []
@@ -100,11 +100,11 @@ class PlanningTask:
         self._reasons: dict[str, Counter[str]] = {}
 
     def add(self, sample: Sample) -> None:
-        """A moment to plan from."""
+        """Adds a sample."""
         self._samples.append(_Kept.of(sample))
 
     def answer(self, row: str, token: str, step: StepResult) -> None:
-        """The plan of a row's chain for a moment."""
+        """Adds the plan of a row's chain for a sample."""
         if step.plan is None:
             return
         self._answers.setdefault(row, {})[token] = Prediction.of_plan(step.plan)
@@ -114,11 +114,11 @@ class PlanningTask:
             self._candidates[token] = step.plan.candidates
 
     def deprive(self, token: str, answers: Deprived) -> None:
-        """What the planner answers to the moment once something is taken from it."""
+        """Adds the planner's predictions under ablation for a sample."""
         self._deprived[token] = answers
 
     def swap(self, planner: Planner) -> None:
-        """Answer every moment with the language of another scene, when all scenes are together."""
+        """Plans every sample with the language of another scene; call after merging all scenes."""
         scenes = {kept.sample.token: kept.sample.scene for kept in self._samples}
         self._swapped = swapped(
             planner,
@@ -126,7 +126,7 @@ class PlanningTask:
         )
 
     def merge(self, other: PlanningTask) -> None:
-        """Add other samples and their answers."""
+        """Adds the samples and predictions of another task."""
         self._samples += other._samples
         self._candidates |= other._candidates
         self._deprived |= other._deprived
@@ -138,9 +138,9 @@ class PlanningTask:
     def result(
         self, known: TrainingPriors | None, anchors: np.ndarray | None, csv: Path | None = None
     ) -> tuple[dict[str, Any], list[Block], list[str]]:
-        """Plain numbers, tables of subsets and obedience, and ready Markdown of the protocols.
+        """Returns plain numbers, tables of subsets and obedience, and ready Markdown of the protocols.
 
-        known: what the ego-only network learns from; anchors: float32 [18, 6, 2] m or None; csv: file of all samples.
+        known: training data of the ego-only MLP; anchors: float32 [18, 6, 2] m or None; csv: file for all samples.
         """
         numbers: dict[str, Any] = {}
         methods = list(BASELINES)
@@ -193,7 +193,7 @@ class PlanningTask:
         return out + [Method.stored(name, found, about=about[name]) for name, found in self._swapped.items()]
 
     def _verdicts(self, numbers: dict[str, Any]) -> Block:
-        """How far the planner itself trusts its plans; a braking plan is judged like any other."""
+        """Returns the planner's status counts; braking plans are scored like all others."""
         numbers["status"] = {
             row: {"status": dict(count), "reasons": dict(self._reasons[row])} for row, count in self._status.items()
         }
@@ -205,7 +205,7 @@ class PlanningTask:
         return Block("Status of plans", ["", *(s.value for s in PlanStatus), "most frequent reasons"], rows)
 
     def _obedience(self, evaluation: Evaluation, numbers: dict[str, Any]) -> Block:
-        """Of the moments at which the route asks for a turn: who turns; the expert often has to wait first."""
+        """Returns how often each method follows the command, also where the expert does not turn within 3 s."""
         samples = [kept.sample for kept in self._samples]
         told = np.array([s.command is not Command.STRAIGHT for s in samples])
         turns = np.array([s.future_command is s.command for s in samples])
@@ -221,7 +221,7 @@ class PlanningTask:
                 for k in np.flatnonzero(keep):
                     answer = evaluation.answers[method.name][k]
                     usable = answer is not None and answer.usable and answer.waypoints is not None
-                    # No plan obeys nothing.
+                    # A missing plan counts as disobedience.
                     obeys.append(float(usable and turned(answer.waypoints) is samples[k].command))
                     scenes.append(samples[k].scene)
                 values = np.array(obeys, np.float64)
@@ -238,7 +238,7 @@ class PlanningTask:
         )
 
     def _counterfactual(self, numbers: dict[str, Any]) -> Block:
-        """The same moments under every command."""
+        """Returns the manoeuvres of all samples under every command."""
         rows, out = [], {}
         for command in Command:
             changed = [found.told[command] for found in self._deprived.values()]
@@ -255,7 +255,7 @@ class PlanningTask:
 
 
 def _worth(evaluation: Evaluation, numbers: dict[str, Any]) -> Block:
-    """By how much L2 and collisions rise without (some of) the language, moment by moment."""
+    """Returns how much L2 and collisions increase without (parts of) language, paired by moment."""
 
     def errors(name: str) -> tuple[np.ndarray, np.ndarray]:
         cell = evaluation.cells[OMNIDRIVE.name, name]
@@ -285,7 +285,7 @@ def _worth(evaluation: Evaluation, numbers: dict[str, Any]) -> Block:
 
 
 def _subsets(subsets: dict[str, Report]) -> Block:
-    """L2 and collisions of every method in every subset, in one protocol."""
+    """Returns L2 and collisions of every method in every subset, by OmniDrive's protocol."""
     rows = []
     for tag, found in subsets.items():
         for row in found.rows:

@@ -1,4 +1,4 @@
-"""The loop over samples, methods and protocols, and the file with one line per sample."""
+"""The loop over samples, methods and protocols, and the CSV file with their scores."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..protocols.planning import PROTOCOLS, Protocol, SampleScorer, Score
 from .planning_samples import GROUND_TRUTH, Method, Prediction, Sample
 
 STANDING = 0.5
-"""m/s below which a vehicle stands."""
+"""Speed below which a vehicle counts as standing, m/s."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One method under one protocol, over all S samples.
 
-    counted: bool [S], the protocol keeps the sample; missing: bool [S], counted but without a usable prediction; l2:
+    counted: bool [S], the protocol scores the sample; missing: bool [S], counted but without a usable prediction; l2:
     float64 [S, 6] m, NaN where not scored; collision, truth_hit: bool [S, 6]; road: float64 [S, 6], 1 for a counted
     road violation, NaN where not scored or without a map.
     """
@@ -37,24 +37,24 @@ class Cell:
 
     @classmethod
     def empty(cls, samples: int) -> Cell:
-        """Nothing counted yet."""
+        """Creates a cell with nothing counted."""
         steps = (samples, STEPS)
         flags = (np.zeros(samples, bool), np.zeros(samples, bool))
         return cls(*flags, np.full(steps, np.nan), np.zeros(steps, bool), np.zeros(steps, bool), np.full(steps, np.nan))
 
     @property
     def scored(self) -> np.ndarray:
-        """bool [S], counted and not missing."""
+        """bool [S]: counted and not missing."""
         return self.counted & ~self.missing
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Everything the report is made of; per-sample lists are in the order of the samples.
+    """Input of the report; per-sample lists are in the order of the samples.
 
-    mask: bool [S, 6], steps with a truth; standing_l2: float64 [S, 6] m, error of standing still, which is what a
-    vehicle without a plan does; off_road: by method float64 [S], 1 where some corner leaves the drivable ground, NaN
-    without map or plan; comfort: by method.
+    mask: bool [S, 6], steps with a truth; standing_l2: float64 [S, 6] m, error of standing still, assumed for missing
+    plans; off_road: by method float64 [S], 1 if any corner leaves the drivable area, NaN without map or plan; comfort:
+    by method.
     """
 
     tokens: list[str]
@@ -71,7 +71,7 @@ class Evaluation:
     comfort: dict[str, list[Comfort | None]]
 
     def oracle(self, method: Method) -> bool:
-        """The method uses the future, by its own word or because a command came from there."""
+        """Whether the method uses the future, as declared or because a command was derived from it."""
         return method.oracle or any(
             a is not None and a.source is CommandSource.ORACLE for a in self.answers[method.name]
         )
@@ -80,10 +80,10 @@ class Evaluation:
 def evaluate(
     samples: Iterable[Sample], methods: Sequence[Method], protocols: Sequence[Protocol] = PROTOCOLS
 ) -> Evaluation:
-    """Score every method on every sample; the ground truth joins them as a self-test.
+    """Scores every method on every sample, and the ground truth as a self-test.
 
-    Samples are read once and not kept, so a generator will do. An exception in a method ends the evaluation: a sample
-    that is skipped in silence would flatter it. Raises InvalidInput for no samples and for names that repeat.
+    Samples are read once and not kept, so a generator works. An exception in a method ends the evaluation, because
+    silently skipped samples would improve its score. Raises InvalidInput for no samples and repeated names or tokens.
     """
     methods = (GROUND_TRUTH, *methods)
     _refuse_repeats("methods", [m.name for m in methods])
@@ -107,7 +107,7 @@ def evaluate(
             answer = method.predict(sample)
             answers[method.name].append(answer)
             path = paths[method.name] = answer.waypoints if answer is not None and answer.usable else None
-            # the truth beyond the end of a recording means nothing and must not be felt
+            # the truth past the end of a recording is meaningless and has no comfort
             driven = path if method is not GROUND_TRUTH or sample.complete else None
             felt[method.name].append(None if driven is None else comfort(driven, sample.speed))
             if driven is None or sample.drivable is None:
@@ -142,7 +142,7 @@ def _cell(column: list[tuple[bool, Score | None]]) -> Cell:
 
 
 def situations(sample: Sample) -> frozenset[str]:
-    """Subsets that follow from the truth: turning (2 m or more to a side at the end), starting, stopping."""
+    """Returns subset tags from the truth: turning (2 m or more to a side at the end), starting, stopping."""
     found = set()
     if sample.future_command is not Command.STRAIGHT:
         found.add("turning")
@@ -156,9 +156,9 @@ def situations(sample: Sample) -> frozenset[str]:
 
 
 def write_csv(evaluation: Evaluation, path: Path | str) -> None:
-    """One line per sample, method and protocol: what was answered and what each step scored.
+    """Writes one line per sample, protocol and method, with the prediction's metadata and scores.
 
-    Columns l2, collision, truth_hit and road are given per step; empty where nothing was scored.
+    Columns l2, collision, truth_hit and road are per step; empty if not scored.
     """
     times = [f"{t:.1f}s" for t in WAYPOINT_TIMES]
     columns = ["l2", "collision", "truth_hit", "road"]

@@ -1,7 +1,7 @@
-"""What is evaluated: one scene instant with its truth, and what a method answers to it.
+"""Data of the planning evaluation: samples (moments with ground truth), predictions and methods.
 
 Everything is in base_link at the stamp (x forward, y left, origin under the rear axle); the protocols convert to
-their own frames themselves. Step t is 0.5 s * t after the stamp; waypoints are steps 1..6, boxes steps 0..6.
+their own frames. Step t is 0.5 s * t after the stamp; waypoints are steps 1..6, boxes steps 0..6.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ OTHERS: tuple[str, ...] = (
     "static_object.bicycle_rack",
 )
 CATEGORIES: frozenset[str] = frozenset((*PEOPLE, *EMERGENCY, *DETECTED_VEHICLES, *OTHERS))
-"""The 23 nuScenes category names. Protocols match by name: indices differ between releases of the data set."""
+"""The 23 nuScenes category names. Protocols match by name because indices differ between releases of the data set."""
 ROAD_EXTENT = 50.0
-"""m from base_link to each side of the drivable raster."""
+"""Distance from base_link to each side of the drivable raster, m."""
 ROAD_CELLS = 1000
-"""Cells along each side of the drivable raster (0.1 m)."""
+"""Cells (0.1 m) per side of the drivable raster."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class AgentBoxes:
     centres: float64 [A, 7, 2] m; yaws: float64 [A, 7] rad, of the long side, counter-clockwise from x; present: bool
     [A, 7], annotated at that step (elsewhere centre and yaw may be NaN); sizes: float64 [A, 2] m, length along the yaw
     and width; categories: nuScenes names [A]; visibility: int8 [A], nuScenes token 1 (least) .. 4. Source: annotations
-    of the present and future keyframes; the truth of the evaluation, never an input of a planner.
+    of the present and future keyframes; ground truth only, never an input of a planner.
     """
 
     centres: np.ndarray
@@ -84,7 +84,7 @@ class AgentBoxes:
 
     @classmethod
     def none(cls) -> AgentBoxes:
-        """An empty street."""
+        """Returns no agents."""
         steps = STEPS + 1
         return cls(
             np.zeros((0, steps, 2)), np.zeros((0, steps)), np.zeros((0, steps), bool), np.zeros((0, 2)), (),
@@ -94,15 +94,14 @@ class AgentBoxes:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One instant to plan from, and what truly happened.
+    """A moment to plan from, with its ground truth.
 
-    token: unique name; scene: the drive it belongs to (the unit of the bootstrap); truth: float64 [6, 2] m, where
-    base_link went; mask: bool [6], False where the recording had ended (truth is finite there too, its value means
-    nothing); ego_features: float32 [FEATURE_NAMES] of planning.ego_history.EgoHistory.features at the stamp; command
-    and source: what the loader would tell a planner; drivable: bool [1000, 1000], row = y, column = x, both from -50 m,
-    0.1 m cells, None when there is no map; boundaries: road edges, float32 [P, 2] m each, None when there is no map;
-    tags: subsets it belongs to (night, rain, a city); ego: the
-    car of the recording (the drivable-area measure alone uses it: each protocol prescribes a car of its own).
+    token: unique name; scene: its drive (the unit of the bootstrap); truth: float64 [6, 2] m, driven positions of
+    base_link; mask: bool [6], False past the end of the recording (truth is finite but meaningless there);
+    ego_features: float32 [FEATURE_NAMES], planning.ego_history.EgoHistory.features at the stamp; command and
+    command_source: input of planners; drivable: bool [1000, 1000], row = y, column = x, both from -50 m, 0.1 m cells,
+    None without a map; boundaries: road edges, float32 [P, 2] m each, None without a map; tags: subsets it belongs to
+    (night, rain, a city); ego: the recording car, used only by the drivable-area measure (each protocol has its own).
     """
 
     token: str
@@ -132,18 +131,18 @@ class Sample:
 
     @property
     def complete(self) -> bool:
-        """All six steps have a truth; most protocols leave other samples out."""
+        """Whether all six steps have a truth; most protocols skip other samples."""
         return bool(self.mask.all())
 
     @property
     def speed(self) -> float | None:
-        """Present m/s along x, None where the history does not know it."""
+        """Current speed along x, m/s; None if the history does not have it."""
         known = self.ego_features[FEATURE_NAMES.index("has_velocity")] > 0
         return float(self.ego_features[FEATURE_NAMES.index("vx")]) if known else None
 
     @property
     def future_command(self) -> Command:
-        """What the truth turns out to do: 2 m or more to a side at its last valid step. Looks ahead: oracle only."""
+        """Command derived from the truth: a turn if 2 m or more to a side at its last valid step. Oracle only."""
         valid = np.flatnonzero(self.mask)
         lateral = self.truth[valid[-1], 1] if len(valid) else 0.0
         if lateral >= TURN_OFFSET:
@@ -153,10 +152,10 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a method answers: waypoints float [6, 2] m, or None with the reason (no plan, unparsable text).
+    """Output of a method: waypoints float [6, 2] m, or None with the reason (no plan, unparsable text).
 
-    Waypoints that are not finite count as missing too. command, source: what the method was told, None if it takes no
-    command; chosen: index of the anchor or candidate, -1 if there is none.
+    Non-finite waypoints count as missing. command, source: the command given to the method, None if it takes none;
+    chosen: index of the anchor or candidate, -1 if none.
     """
 
     waypoints: np.ndarray | None
@@ -171,19 +170,19 @@ class Prediction:
 
     @property
     def usable(self) -> bool:
-        """There are six finite waypoints."""
+        """Whether it has six finite waypoints."""
         return self.waypoints is not None and bool(np.isfinite(self.waypoints).all())
 
     @classmethod
     def of_plan(cls, plan: Plan) -> Prediction:
-        """The planner's answer with everything the gate did to it; a rejected plan has no waypoints."""
+        """Converts a plan as changed by the gate; a rejected plan has no waypoints."""
         waypoints = plan.waypoints if len(plan.waypoints) else None
         return cls(waypoints, plan.command, plan.command_source, plan.chosen, ",".join(plan.reasons))
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the report. predict: from a sample to its answer, None = missing; oracle: it uses the future; about:
+    """A row of the report. predict: maps a sample to its prediction, None if missing; oracle: uses the future; about:
     one line for the report's legend."""
 
     name: str
@@ -193,7 +192,7 @@ class Method:
 
     @classmethod
     def stored(cls, name: str, predictions: Mapping[str, Prediction], oracle: bool = False, about: str = "") -> Method:
-        """A method whose answers were computed before, by token."""
+        """Creates a method with precomputed predictions, by token."""
         return cls(name, lambda sample: predictions.get(sample.token), oracle, about)
 
 

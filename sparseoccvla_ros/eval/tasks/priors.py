@@ -1,4 +1,4 @@
-"""What training drives tell without a camera: the baselines that a network has to beat are made of it."""
+"""Statistics of training drives, from which the baselines without a camera are built."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class TrainingPriors:
-    """source: where it comes from, in words; prior: uint8 [X, Y, Z], most frequent label of each voxel, 17 = free, None
-    without labels; features float32 [N, F] and truth float64 [N, 6, 2] m: causal ego features and where the car went;
-    answers: how often each answer was given, by question key."""
+    """source: description of the origin; prior: uint8 [X, Y, Z], most frequent label of each voxel, 17 = free, None
+    without labels; features float32 [N, F], truth float64 [N, 6, 2] m: causal ego features and driven waypoints;
+    answers: counts of answers by question key."""
 
     source: str
     prior: np.ndarray | None
@@ -21,7 +21,7 @@ class TrainingPriors:
     answers: dict[str, Counter[str]]
 
     def answer(self, key: str) -> str:
-        """The usual answer to a question, of its template where the question itself never came up; "" if neither."""
+        """Returns the most frequent answer to a question, falling back to its template; "" if both are unknown."""
         if key in self.answers:
             return self.answers[key].most_common(1)[0][0]
         alike: Counter[str] = Counter()

@@ -1,5 +1,5 @@
-"""The whole chain on drives of the synthetic world that nothing was trained on.
+"""Open-loop evaluation of the whole chain on held-out drives of the synthetic world.
 
-drives.py truth and on-line inputs of a seed, priors.py what training seeds tell the baselines, seeds.py which seeds may
-be judged, evaluation.py all of it. The tasks themselves are in eval/tasks.
+drives.py: inputs and ground truth of a seed; priors.py: statistics of training seeds for the baselines; seeds.py:
+checks of the evaluated seeds; evaluation.py: the evaluation. The tasks are in eval/tasks.
 """

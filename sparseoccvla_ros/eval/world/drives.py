@@ -1,4 +1,4 @@
-"""A seed of the world as a vehicle meets it (frame sets in order of time, what is known up to them) and its truth."""
+"""One seed of the world: on-line inputs (frame sets in time order, history up to each) and ground truth."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ..protocols.grids import LIDAR_AHEAD
 from ..tasks.planning_samples import ROAD_CELLS, ROAD_EXTENT, AgentBoxes, Sample
 
 HISTORY_STEP = NANOSECONDS // 10
-"""ns between the poses that the ego history holds: those of a planning node that gets ten frame sets a second."""
+"""Period of the poses in the ego history, ns: as in a planning node that receives frame sets at 10 Hz."""
 AGENT_REACH = 70.0
-"""Metres from the vehicle within which agents are listed; no protocol looks further than 50 m along an axis."""
+"""Radius around the vehicle within which agents are listed, m; no protocol uses more than 50 m along an axis."""
 LIDAR = np.array([[LIDAR_AHEAD, 0.0, 1.84]])
-"""Where rays start: the lidar of the nuScenes cars, m in base_link, at the moment itself only."""
+"""Ray origin: the lidar position of the nuScenes cars, m in base_link, at the present only."""
 _CATEGORIES = {
     "barrier": "movable_object.barrier", "bicycle": "vehicle.bicycle", "bus": "vehicle.bus.rigid",
     "car": "vehicle.car", "construction_vehicle": "vehicle.construction", "motorcycle": "vehicle.motorcycle",
@@ -40,7 +40,7 @@ _CATEGORIES = {
 
 
 def history_before(ego: EgoMotion, stamp: int) -> EgoHistory:
-    """The planner's history at a stamp (ns): a pose every HISTORY_STEP over its whole memory, none later than it."""
+    """Returns the planner's history at a stamp (ns): a pose every HISTORY_STEP over its window, up to the stamp."""
     history = EgoHistory()
     for age in range(WINDOW_NS // HISTORY_STEP, -1, -1):
         at = stamp - age * HISTORY_STEP
@@ -50,13 +50,13 @@ def history_before(ego: EgoMotion, stamp: int) -> EgoHistory:
 
 
 def command_at(ego: EgoMotion, stamp: int) -> Command:
-    """What the route asks for at a stamp (ns), from the pose and speed then: the command that the network learns by."""
+    """Returns the route command at a stamp (ns), from pose and speed at that time, as used in training."""
     return ego.command((stamp - START) / NANOSECONDS)
 
 
 def agents_of(now: Boxes, future: tuple[Boxes, ...]) -> AgentBoxes:
-    """Agents at steps 0..6 from boxes in one frame; `future` holds every instance of `now`. Visibility counts as full:
-    what is hidden can be hit as well."""
+    """Returns agents at steps 0..6 from boxes in one frame; `future` has every instance of `now`. Visibility is set to
+    full, because hidden agents can be hit as well."""
     rows = np.searchsorted(future[0].instance, now.instance)
     boxes = [now, *(f[rows] for f in future)]
     return AgentBoxes(
@@ -70,11 +70,11 @@ def agents_of(now: Boxes, future: tuple[Boxes, ...]) -> AgentBoxes:
 
 
 class Drive:
-    """One seed: what is rendered of it and, from the same seed, everything that is true of it.
+    """One seed: its rendered frame sets and, from the same seed, the ground truth.
 
-    Indices are those of the rendered sets. A clip is a piece of the drive; memories start anew with each. `presents`
-    are the sets that have `frames` - 1 others before them in their clip: those that are judged. Raises InvalidInput
-    where a clip is shorter than that.
+    Indices are those of the rendered sets. A clip is a section of the drive; memories restart with each. `presents`
+    are the evaluated sets: those with `frames` - 1 predecessors in their clip. Raises InvalidInput("frames") if a clip
+    is shorter than `frames`.
     """
 
     def __init__(self, rendered: WorldScene, frames: int) -> None:
@@ -95,25 +95,25 @@ class Drive:
 
     @property
     def clips(self) -> list[range]:
-        """Indices of each clip, from old to new."""
+        """Indices of each clip, in time order."""
         sets = self.settings.sets
         return [range(c * sets, (c + 1) * sets) for c in range(self.settings.clips)]
 
     @property
     def presents(self) -> list[int]:
-        """Indices of the sets that are judged."""
+        """Indices of the evaluated sets."""
         return [i for clip in self.clips for i in clip[self._frames - 1 :]]
 
     def stamp(self, index: int) -> int:
-        """ns of a set: its front camera's exposure."""
+        """Returns the stamp of a set, ns: the exposure of its front camera."""
         return int(self._stamps[index, self._front])
 
     def token(self, index: int) -> str:
-        """Unique name of a set."""
+        """Returns a unique name of a set."""
         return f"{self.name} at {self.rendered.time[index]:.2f} s"
 
     def frames(self, index: int, epoch: int) -> CameraFrames:
-        """A set as camera_sync publishes it."""
+        """Returns a set as camera_sync publishes it."""
         scene, names = self.rendered, tuple(c.name for c in self.rig)
         return CameraFrames(
             stamp=self.stamp(index),
@@ -127,57 +127,57 @@ class Drive:
         )
 
     def history(self, index: int) -> EgoHistory:
-        """Poses up to a set."""
+        """Returns the ego history up to a set."""
         return history_before(self.world.ego, self.stamp(index))
 
     def command(self, index: int) -> tuple[Command, CommandSource]:
-        """The route's command at a set."""
+        """Returns the route command at a set."""
         return command_at(self.world.ego, self.stamp(index)), CommandSource.ROUTE
 
     def semantics(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Labels uint8 [X, Y, Z] (17 = free) and what a camera sees of them, bool [X, Y, Z]."""
+        """Returns labels uint8 [X, Y, Z] (17 = free) and the camera visibility mask, bool [X, Y, Z]."""
         return self.rendered.dense(index), self.rendered.mask(index)
 
     def ray_origins(self, index: int) -> np.ndarray:
-        """The lidar of the nuScenes cars at the moment itself."""
+        """Returns the lidar position of the nuScenes cars, at the present only."""
         return LIDAR
 
     def future(self, index: int) -> np.ndarray:
-        """float64 [6, 4, 4]: base_link at the next six half-seconds to present base_link."""
+        """Returns float64 [6, 4, 4]: base_link at 0.5, 1, .. 3 s to present base_link."""
         return geometry.inverse(self.rendered.pose[index]) @ self.rendered.future[index]
 
     def two_plans(self, index: int) -> TwoPlans:
-        """Braking where the expert drives, setting off where it waits."""
+        """Returns a set under the recorded plan and another: braking if the expert drives, starting if it waits."""
         time = float(self.rendered.time[index])
         motion, movers = reactions(self.world, time, None)
         other_motion, other_movers = reactions(self.world, time, otherwise(self.world, time))
         return TwoPlans(motion, other_motion, movers, other_movers)
 
     def in_window(self, index: int) -> bool:
-        """The protocol is one of nuScenes."""
+        """Returns False: SparseWorld's protocol applies to nuScenes only."""
         return False
 
     def future_semantics(self, index: int) -> np.ndarray:
-        """Labels uint8 [3, X, Y, Z] at HORIZONS, each in base_link of its own time, seen or not."""
+        """Returns labels uint8 [3, X, Y, Z] at HORIZONS, each in base_link of its own time, visible or not."""
         steps = [round(h / STEP_SECONDS) for h in HORIZONS]
         return annotations.future_occupancy(self.world, float(self.rendered.time[index]), steps=steps)
 
     def questions(self, index: int) -> list[Question]:
-        """What can be asked about a set."""
+        """Returns the questions about a set."""
         return questions(self._view(index))
 
     def surroundings(self, index: int) -> Surroundings:
-        """What the cameras show at a set."""
+        """Returns what the cameras show at a set."""
         return Surroundings.of(self._view(index))
 
     def _view(self, index: int) -> SceneView:
         if index not in self._views:
-            # One at a time: a view is asked for twice in a row.
+            # Only the latest is cached: a view is requested twice in a row.
             self._views = {index: SceneView(self.world, float(self.rendered.time[index]), self.rig)}
         return self._views[index]
 
     def sample(self, index: int) -> Sample:
-        """A set for the planning evaluation: truth, agents and road from the world, inputs from before it."""
+        """Returns a set for the planning evaluation: truth, agents and road of the world, inputs up to its stamp."""
         time, pose = float(self.rendered.time[index]), self.rendered.pose[index]
         command, source = self.command(index)
         side = (-ROAD_EXTENT, -ROAD_EXTENT), (ROAD_EXTENT, ROAD_EXTENT)

@@ -1,4 +1,4 @@
-"""A preset on seeds of the world: render, drive, report."""
+"""Evaluates a preset on seeds of the world: rendering, inference, report."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .priors import SEEDS, known
 from .seeds import warnings_about
 
 SCENES = 24
-"""Scenes of a split that are judged unless seeds are given: with 48 questioned moments they take about a quarter of an
-hour on two idle cores, the first time included."""
+"""Default number of evaluated scenes of a split: with 48 moments for questions about 15 minutes on two idle cores,
+including the first rendering."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate. preset: name or folder; seeds: of the world; untrained: also run stages that have no weights.
+    """Evaluation request. preset: name or folder; seeds: of the world; untrained: also run stages without weights.
     Raises InvalidInput."""
 
     preset: str
@@ -39,9 +39,9 @@ class Request:
 
 
 def evaluate_world(request: Request, on_progress: Progress = lambda what, done, total: None) -> EvaluationReport:
-    """Evaluate a preset on seeds of the world; missing scenes are rendered by another process meanwhile.
+    """Evaluates a preset on seeds of the world; other processes render missing scenes meanwhile.
 
-    Uses the CPU with as many threads as torch is set to. Raises InvalidInput naming the field.
+    Runs on the CPU with torch's configured number of threads. Raises InvalidInput naming the field.
     """
     preset, seeds, wanted = load_preset(request.preset), request.seeds, request.wanted
     warnings = warnings_about(preset, seeds, SEEDS)
@@ -70,7 +70,7 @@ def evaluate_world(request: Request, on_progress: Progress = lambda what, done, 
 
 
 def _drives(seeds: Sequence[int], settings: WorldSettings, frames: int) -> Iterator[Drive]:
-    """Every seed in order as soon as it is there; rendering runs ahead in a process of its own."""
+    """Yields the seeds in order, each as soon as it is rendered; rendering runs ahead in other processes."""
     there: set[int] = set()
     with closing(prepare_scenes(seeds, settings, workers=max(1, (os.cpu_count() or 2) - 1))) as ready:
         for seed in seeds:

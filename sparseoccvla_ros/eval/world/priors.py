@@ -1,7 +1,7 @@
-"""What training seeds of the world tell without a camera.
+"""Statistics of the world's training seeds for baselines without a camera.
 
-Most frequent label per voxel, ego motion with what became of it, usual answers. No image is rendered. The result is
-cached under a hash of the seeds and of the world's version.
+Most frequent label per voxel, ego motion with its future, frequent answers. No image is rendered. The result is cached
+under a hash of the seeds and the world's version.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from ..tasks.priors import TrainingPriors
 from .drives import history_before
 
 VERSION = 1
-"""Of what is kept; raise it when that changes."""
+"""Version of the cached content; raise it when that changes."""
 SEEDS = tuple(SPLITS["train"][:64])
 LABELLED, ASKED, DRIVEN = 3, 2, 40
-"""Moments of each seed for labels, questions and ego motion."""
+"""Number of moments per seed for labels, questions and ego motion."""
 SECONDS = 20.0
 
 
 def known(
     seeds: Sequence[int] = SEEDS, on_progress: Callable[[int, int], None] = lambda done, all_: None
 ) -> TrainingPriors:
-    """What the seeds tell, from the cache or, in 2 to 3 s of one core each, from the world.
+    """Returns the statistics of seeds, from the cache or computed from the world (2 to 3 s per seed on one core).
 
-    Raises InvalidInput("seeds") for none and for one that is no training seed.
+    Raises InvalidInput("seeds") if empty or not all are training seeds.
     """
     foreign = [s for s in seeds if s not in SPLITS["train"]]
     if foreign or not seeds:
@@ -58,7 +58,7 @@ def known(
         try:
             return _read(path)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-            path.unlink(missing_ok=True)  # damaged: made again
+            path.unlink(missing_ok=True)  # damaged: recomputed
     found = _observe(tuple(seeds), on_progress)
     _write(tuple(seeds), found, path)
     return found
@@ -75,7 +75,7 @@ def _questions_key() -> str:
 
 
 def _moments(seed: int, count: int, stream: int) -> np.ndarray:
-    """float64 [count] seconds, spread over the drive and different for every seed."""
+    """Returns times float64 [count] s, evenly spread over the drive with an offset per seed."""
     offset = np.random.default_rng([seed, stream]).random()
     return np.round((np.arange(count) + offset) / count * SECONDS, 2)
 
@@ -109,7 +109,7 @@ def _source(seeds: tuple[int, ...]) -> str:
 
 
 def _write(seeds: tuple[int, ...], found: TrainingPriors, path: Path) -> None:
-    """Whole or not at all."""
+    """Writes the cache file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:

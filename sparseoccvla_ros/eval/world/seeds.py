@@ -1,4 +1,4 @@
-"""Which seeds weights were trained on, and what that means for seeds to be judged."""
+"""Seeds that weights were trained on, and warnings about evaluated seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...runtime.presets import Preset
 
 
 def seed_range(text: str) -> range:
-    """A:B as range(A, B). Raises InvalidInput("seeds")."""
+    """Parses A:B as range(A, B). Raises InvalidInput("seeds")."""
     first, separator, last = text.partition(":")
     if not (separator and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise InvalidInput("seeds", f"want A:B with A below B, for example 90000:90024, got {text!r}")
@@ -20,7 +20,7 @@ def seed_range(text: str) -> range:
 
 
 def trained_on(preset: Preset) -> dict[str, range]:
-    """Training seeds by stage that has weights: `train_seeds` (A:B) in the file's metadata, else the whole split."""
+    """Returns the training seeds per stage with weights: `train_seeds` (A:B) of the file, or the whole split."""
     out = {}
     for stage, path in preset.weights.items():
         with safe_open(path, framework="numpy") as file:
@@ -30,9 +30,9 @@ def trained_on(preset: Preset) -> dict[str, range]:
 
 
 def warnings_about(preset: Preset, seeds: Sequence[int], known: Sequence[int]) -> list[str]:
-    """Why numbers on these seeds must not be quoted as results; empty for seeds that nothing has seen.
+    """Returns why numbers on these seeds must not be quoted as results; empty for held-out seeds.
 
-    known: training seeds that the baselines are made of.
+    known: training seeds used by the baselines.
     """
     found = []
     for stage, trained in trained_on(preset).items():

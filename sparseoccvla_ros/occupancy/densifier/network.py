@@ -1,8 +1,8 @@
-"""The densifier of OPUS-V2: from points with features to a surface of classified voxels (jbwang1997/OPUS, 2026).
+"""Densifier of OPUS-V2: points with features to a dense surface of classified voxels (jbwang1997/OPUS, 2026).
 
-A query's points lie where something is, but not densely. The densifier pools the points of every voxel (a PointPillars
-feature network; Lang et al., CVPR 2019), grows the set of voxels by one in every direction, and classifies each from
-its neighbourhood by two sparse convolutions. It classifies voxels, so points need no class of their own.
+Predicted points cover surfaces only sparsely. The densifier pools the points of every voxel (a PointPillars feature
+network; Lang et al., CVPR 2019), dilates the set of voxels by one in every direction and classifies each with two
+sparse convolutions. Points need no class of their own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .sparse_conv import SparseConv3d, SparseSites
 
 @dataclass(frozen=True, eq=False)
 class DensifiedVoxels:
-    """Active voxels of a batch.
+    """Active voxels of a batch with class logits.
 
-    indices: int64 [M, 4] (sample, x, y, z), ascending; logits: float32 [M, 17], independent sigmoids, free where all
-    are low; point_rows: int64 [B, Q, R], row of the voxel that each point lies in.
+    indices: int64 [M, 4] (sample, x, y, z), ascending; logits: float32 [M, 17], independent sigmoids, free if all are
+    low; point_rows: int64 [B, Q, R], row of the voxel that contains each point.
     """
 
     indices: Tensor
@@ -32,7 +32,7 @@ class DensifiedVoxels:
     point_rows: Tensor
 
     def occupied(self, sample: int, threshold: float, grid: VoxelGrid) -> SparseVoxels:
-        """Voxels of one sample whose most likely class has a probability above `threshold`."""
+        """Returns the voxels of one sample whose most likely class has a probability above `threshold`."""
         best, labels = self.logits.detach().max(1)
         keep = (best.sigmoid() > threshold) & (self.indices[:, 0] == sample)
         return SparseVoxels(
@@ -44,7 +44,7 @@ class DensifiedVoxels:
 
 
 class PointLayer(nn.Module):
-    """Linear, batch norm, ReLU of points, and the maximum over each voxel's points."""
+    """Linear layer, batch norm and ReLU on points, followed by the maximum over each voxel's points."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -52,18 +52,18 @@ class PointLayer(nn.Module):
         self.norm = nn.BatchNorm1d(channels_out, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor, row: Tensor, voxels: int) -> tuple[Tensor, Tensor]:
-        """Points [N, C_in], their voxels' rows int64 [N] to [N, C_out] and per voxel [voxels, C_out]."""
+        """Points [N, C_in] and the rows of their voxels, int64 [N], to [N, C_out] and per voxel [voxels, C_out]."""
         x = F.relu(self.norm(self.linear(x)))
-        # From zero: nothing is below it behind a ReLU.
+        # The maximum may start from zero, because x is not negative after the ReLU.
         best = x.new_zeros(voxels, x.shape[1]).scatter_reduce(0, row[:, None].expand_as(x), x, "amax")
         return x, best
 
 
 class Densifier(nn.Module):
-    """Points with features of one decoder layer to logits of the voxels in and around them.
+    """Network from the points and features of one decoder layer to logits of the voxels in and around them.
 
     Args:
-        grid: voxels; points outside count into its border.
+        grid: voxel grid; points outside are assigned to its border voxels.
         point_features: channels of a point's features.
         width: channels of the pooled points and of the hidden voxels.
     """
@@ -77,21 +77,21 @@ class Densifier(nn.Module):
         self.shape = grid.shape
         self.pfn_layers = nn.ModuleList([PointLayer(6 + point_features, width // 2), PointLayer(width, width)])
         self.cls_branch = nn.ModuleList([SparseConv3d(width, width), nn.ReLU(), SparseConv3d(width, NUM_CLASSES)])
-        nn.init.constant_(self.cls_branch[2].bias, -math.log(99.0))  # every class starts from a probability of 0.01
+        nn.init.constant_(self.cls_branch[2].bias, -math.log(99.0))  # initial probability 0.01 of every class
         lower, upper = torch.tensor(grid.lower), torch.tensor(grid.upper)
         self.register_buffer("lower", lower, persistent=False)
         self.register_buffer("extent", upper - lower, persistent=False)
         self.register_buffer("counts", torch.tensor(grid.shape), persistent=False)
 
     def forward(self, points: Tensor, features: Tensor) -> DensifiedVoxels:
-        """Classifies the voxels in and around a layer's points.
+        """Classify the voxels in and around a layer's points.
 
         Args:
             points: float32 [B, Q, R, 3], normalised to the grid, not clamped.
             features: float32 [B, Q, R, point_features].
 
         Returns:
-            Logits of the voxels of the points and of all their neighbours in the grid.
+            Logits of the voxels that contain points and of all their neighbours in the grid.
         """
         sites, row, pooled = self.pool(points, features)
         grown = sites.dilated()
@@ -101,7 +101,7 @@ class Densifier(nn.Module):
         return DensifiedVoxels(grown.indices(), logits, own)
 
     def pool(self, points: Tensor, features: Tensor) -> tuple[SparseSites, Tensor, Tensor]:
-        """Voxels that hold a point, each point's row among them int64 [B * Q * R], and [voxels, width] features."""
+        """Returns the voxels that contain points, each point's row int64 [B * Q * R], and features [voxels, width]."""
         b, q, r, _ = points.shape
         metres = points * self.extent + self.lower
         with torch.no_grad():

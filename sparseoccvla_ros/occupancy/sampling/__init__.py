@@ -1,1 +1,1 @@
-"""Sampling of image features at 3-D points, in three implementations of one definition."""
+"""Sampling of image features at 3-D points, in three equivalent implementations (see `views`)."""

@@ -1,4 +1,4 @@
-"""Loops of `cell_views` over points: compiled, on a CPU they take a fraction of what gathers take."""
+"""Compiled CPU loops of `cell_views` over points; they take a fraction of the time of tensor gathers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...core.kernels import kernel
 
 @kernel
 def _pixel(m: np.ndarray, x: float, y: float, z: float) -> tuple[float, float, float]:
-    """Pixels u, v from the corner of the image, and depth, at least 0.1 m, of a point. m: float32 [3, 4]."""
+    """Project a point: pixels u, v from the image's corner, and depth clamped to 0.1 m. m: float32 [3, 4]."""
     depth = max(m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3], 0.1)
     u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / depth + 0.5
     v = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / depth + 0.5
@@ -22,7 +22,7 @@ def _pixel(m: np.ndarray, x: float, y: float, z: float) -> tuple[float, float, f
 def choose(
     points: np.ndarray, matrix: np.ndarray, usable: np.ndarray, height: int, width: int, out: np.ndarray
 ) -> None:
-    """As CellViews.choose: points float32 [P, 3], matrix float32 [N, 3, 4], usable bool [N], out int64 [P]."""
+    """Compute CellViews.choose: points float32 [P, 3], matrix float32 [N, 3, 4], usable bool [N], out int64 [P]."""
     for p in range(len(points)):
         x, y, z = points[p]
         best, camera = 0.0, -1
@@ -47,7 +47,7 @@ def nearest(
     depths: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """As CellViews.nearest. depth_scale: nearest depth [m] and steps per unit of its logarithm; out float32 [P, 24]."""
+    """Compute CellViews.nearest. depth_scale: first bin's depth [m] and bins per unit of ln; out float32 [P, 24]."""
     (h, w), bins, count = size, len(depths) // len(classes), classes.shape[1]
     out[:] = 0
     for p in range(len(points)):
@@ -80,7 +80,7 @@ def read(
     depths: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """As CellViews.read; depth_scale as in `nearest`, out float32 [K, 8, 24]."""
+    """Compute CellViews.read; depth_scale as in `nearest`, out float32 [K, 8, 24]."""
     (h, w), bins, count = size, len(depths) // len(classes), classes.shape[1]
     out[:] = 0
     for k in range(len(blocks)):

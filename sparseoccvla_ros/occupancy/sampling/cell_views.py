@@ -1,6 +1,6 @@
-"""What image cells say of points in space: the reading half of the voxel head.
+"""Features of image cells at 3-D points, the input of the voxel head.
 
-On a CPU the loops of `cell_kernels` read; elsewhere gathers over whole arrays do, and both say the same.
+CPU tensors use the compiled loops of `cell_kernels`, other devices equivalent tensor gathers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from . import cell_kernels
 from .views import SceneViews
 
 FRAMES = 2
-"""Frames whose cells are read: the present one and the one before."""
+"""Frames whose cells are read: the present and the previous one."""
 WINDOWS = (0.35, 0.8, 2.0)
-"""Standard deviations, in steps of a 32-bin depth, of the windows through which a depth distribution is read."""
+"""Standard deviations of the Gaussian windows over a depth distribution, in bins of a 32-bin depth."""
 
 
 def depth_windows(bins: int) -> Tensor:
-    """What turns a depth distribution into `WINDOWS` around each bin, and what lies nearer and further: float32
-    [bins, bins * 5]."""
+    """Returns the matrix, float32 [bins, bins * 5], from a depth distribution to five shares at each bin: in the
+    `WINDOWS` around it, nearer and further."""
     step = torch.arange(bins, dtype=torch.float32)
-    apart = (step[None] - step[:, None]) * (31 / (bins - 1))  # [of the bin, at the bin], in steps of 32 bins
+    apart = (step[None] - step[:, None]) * (31 / (bins - 1))  # [source bin, target bin], in bins of a 32-bin depth
     windows = [torch.exp(-0.5 * (apart / s) ** 2) for s in WINDOWS]
     windows += [(apart > 1.0).float(), (apart < -1.0).float()]
     return torch.stack(windows, -1).flatten(1)
@@ -37,11 +37,11 @@ def depth_windows(bins: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class CellViews:
-    """What the image cells of the present and the previous frame say, ready to be read at points of space.
+    """Image cells of the present and the previous frame, prepared for reading at 3-D points.
 
-    classes: per frame float32 [N * h * w, 18], shares; depths: per frame float32 [N * h * w * bins, 5], the depth
-    distribution seen through `WINDOWS` around each bin, and what lies nearer and further; matrix float32
-    [FRAMES, N, 4, 4], present base_link to pixels; usable bool [FRAMES, N]; size: cells (h, w); image: pixels (H, W).
+    classes: per frame float32 [N * h * w, 18], probabilities; depths: per frame float32 [N * h * w * bins, 5], shares
+    of the depth distribution in `WINDOWS` around each bin, nearer and further; matrix float32 [FRAMES, N, 4, 4],
+    present base_link to pixels; usable bool [FRAMES, N]; size: cells (h, w); image: pixels (H, W).
     """
 
     classes: list[Tensor]
@@ -54,8 +54,8 @@ class CellViews:
 
     @classmethod
     def of(cls, scene: SceneViews, cells: ViewProposals, smooth: Tensor, item: int) -> CellViews:
-        """From the features of batch element `item`; smooth float32 [bins, bins * 5]. A scene of one frame is its own
-        past."""
+        """Build from the features of batch element `item`; smooth: float32 [bins, bins * 5], see depth_windows. A
+        single frame is also used as the previous one."""
         (h, w), (frames, n) = scene.sizes[0], scene.ego2img.shape[1:3]
         ages = [min(f, frames - 1) for f in range(FRAMES)]
         classes, depths = [], []
@@ -68,7 +68,7 @@ class CellViews:
         return cls(classes, depths, matrix, usable, (h, w), scene.image_size, len(smooth))
 
     def choose(self, frame: int, points: Tensor) -> Tensor:
-        """The camera that shows each of points float32 [P, 3] nearest its middle, int64 [P]; -1 where none does."""
+        """Returns the camera with each of points float32 [P, 3] nearest to its middle column, int64 [P], -1 if none."""
         if not points.is_cpu:
             return self._choose(frame, points)
         out = torch.empty(len(points), dtype=torch.int64)
@@ -76,8 +76,8 @@ class CellViews:
         return out
 
     def nearest(self, frame: int, points: Tensor, camera: Tensor) -> Tensor:
-        """Nearest cell and bin at points float32 [P, 3] in `camera` int64 [P] (-1: zeros): class shares, depth windows
-        and whether a camera sees it, float32 [P, 24]."""
+        """Read the nearest cell and bin at points float32 [P, 3] in `camera` int64 [P] (-1: zeros): class shares, depth
+        windows and a visibility flag, float32 [P, 24]."""
         if not points.is_cpu:
             return self._nearest(frame, points, camera)
         out = torch.empty(len(points), self._width)
@@ -85,8 +85,8 @@ class CellViews:
         return out
 
     def read(self, frame: int, blocks: Tensor, offsets: Tensor, camera: Tensor) -> Tensor:
-        """Bilinear in the image and linear in depth, at points blocks float32 [K, 3] + offsets [8, 3] in the camera of
-        each block int64 [K] (-1: zeros): float32 [K, 8, 24] as `nearest` gives."""
+        """Interpolate, bilinear in the image and linear in depth, at blocks float32 [K, 3] + offsets [8, 3] in each
+        block's camera int64 [K] (-1: zeros): float32 [K, 8, 24] with the channels of `nearest`."""
         if not blocks.is_cpu:
             return self._read(frame, blocks, offsets, camera)
         out = torch.empty(len(blocks), len(offsets), self._width)
@@ -109,7 +109,7 @@ class CellViews:
         rows = torch.cat([points, torch.ones_like(points[:, :1])], 1).T
         u, v, depth = (self.matrix[frame, :, :3] @ rows).unbind(1)  # [N, P] each
         seen = (depth > 0.3) & self.usable[frame, :, None]
-        # Compared before dividing: 0 < u / depth < W.
+        # Compare before dividing: 0 < u / depth < W.
         width, height = self.image[1] * depth, self.image[0] * depth
         u, v = u + 0.5 * depth, v + 0.5 * depth
         seen &= (u > 0) & (u < width) & (v > 0) & (v < height)
@@ -143,7 +143,7 @@ class CellViews:
         return torch.cat([classes, depths, hit[:, None].float()], 1).view(len(blocks), len(offsets), -1)
 
     def _project(self, frame: int, points: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Fractions u, v of the image and depth (at least 0.1 m) of points in the given cameras, -1 read as 0."""
+        """Project points to image fractions u, v and depth (clamped to 0.1 m) in their cameras; -1 becomes 0."""
         camera = camera.clamp(min=0)
         matrix = self.matrix[frame, :, :3].flatten(1)[camera]  # [P, 12]
         x, y, z = points.unbind(1)

@@ -1,8 +1,8 @@
-"""The sampling sum as one weighted gather: the fast path on a CPU.
+"""Feature sampling as one weighted gather: the fast path on a CPU.
 
-Every output vector is a sum of 4 corners x L levels of feature vectors. `embedding_bag` computes such sums straight
-from the table, so nothing is copied into maps or atlases and no intermediate of the size of the output is written per
-level. It is differentiable in the table and in the weights, and through the weights in the points.
+Every output vector is a weighted sum of 4 corners x L levels of feature vectors. `embedding_bag` computes these sums
+directly from the table, without copying it into maps and without an output-sized intermediate per level. Gradients
+reach the table and the weights, and through the weights the points.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from .views import SamplingRules, SceneViews, choose_view, locate, project
 
 
 def sample_bag(scene: SceneViews, points: Tensor, weights: Tensor, rules: SamplingRules) -> Tensor:
-    """As `sampling.sample_plain`: points [B, Q, G, P, 3], weights [B, T, G, Q, P, L] to [B, Q, G, T * P, C / G]."""
+    """Compute `views.sample_plain`: points [B, Q, G, P, 3], weights [B, T, G, Q, P, L] to [B, Q, G, T * P, C / G]."""
     b, q, g, p, _ = points.shape
     t = scene.ego2img.shape[1]
     c, device = scene.table.shape[-1], points.device
     u, v, visible = project(points.reshape(b, q * g * p, 3), scene.ego2img, scene.image_size, rules)
     chosen = choose_view(u, v, visible, scene.usable, rules.leak)
-    # From here on everything is laid out as the result is, with the levels behind: [B, Q, G, T, P, L].
+    # From here on the layout is that of the result with the levels last: [B, Q, G, T, P, L].
     view, u, v, reads = (a.view(b, t, q, g, p).permute(0, 2, 3, 1, 4)[..., None] for a in chosen)
     height, width, first_row = scene.level_table.unbind(-1)
     x, y = locate(u, width, rules), locate(v, height, rules)

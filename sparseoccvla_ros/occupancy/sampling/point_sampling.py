@@ -1,4 +1,4 @@
-"""The module that samples each query's points, by whichever implementation suits the device."""
+"""Module that samples image features at each query's points with the implementation for the device."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PATHS = ("auto", "plain", "bag", "triton")
 
 
 class PointSampling(nn.Module):
-    """Samples each query's own points from all frames, cameras and levels (SparseBEV, OPUS).
+    """Samples image features of all frames and levels at points generated per query (SparseBEV, OPUS).
 
-    A sampled point lies at the query's centre + spread * offset, or with prototypes (OPUS-V2) at centre + spread *
-    prototype + offset: the offset then counts metres. Rows of `sampling_prototype`: (group, point); of
+    A sampling point lies at the query's centre + spread * offset, or with prototypes (OPUS-V2) at centre + spread *
+    prototype + offset, where the offset is in metres. Rows of `sampling_prototype`: (group, point); of
     `sampling_offset`: (group, point, xyz); of `scale_weights`: (group, point, level). path: one of PATHS; auto
-    takes the Triton kernel on CUDA where Triton is installed, the weighted gather on a CPU, and the plain path
-    elsewhere and in an export.
+    selects the Triton kernel on CUDA if Triton is installed, the weighted gather on a CPU, and the plain path
+    elsewhere and during export.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class PointSampling(nn.Module):
         return sample_plain(scene, points, weights, self.rules)
 
     def level_weights(self, query: Tensor, frames: int) -> Tensor:
-        """Softmax weights [B, T, G, Q, P, L] of the levels, frames in order of age.
+        """Returns softmax weights [B, T, G, Q, P, L] of the levels, frames in order of age.
 
-        In the compatible order the weights laid out (group, frame) meet features laid out (frame, group): frame t,
-        group g uses those of group (t * G + g) // T (SparseBEV issue 24). Public weights were trained that way.
+        With `compatible`, weights laid out (group, frame) are applied to features laid out (frame, group): frame t,
+        group g uses the weights of group (t * G + g) // T (SparseBEV issue 24), as public weights were trained.
         """
         b, q, _ = query.shape
         g, t = self.groups, frames
@@ -82,7 +82,7 @@ class PointSampling(nn.Module):
 
 
 def pick_path(path: str, device: torch.device) -> str:
-    """plain, bag or triton for a wish of PATHS."""
+    """Resolve one of PATHS to plain, bag or triton."""
     if path != "auto":
         return path
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
@@ -94,5 +94,5 @@ def pick_path(path: str, device: torch.device) -> str:
 
 @cache
 def _has_triton() -> bool:
-    """Looked up once: every decoder layer asks at every step."""
+    """Returns True if Triton is installed; cached because every decoder layer calls it at every step."""
     return importlib.util.find_spec("triton") is not None

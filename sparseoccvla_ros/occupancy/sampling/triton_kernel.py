@@ -1,10 +1,9 @@
-"""The sampling sum as one fused kernel: the fast path on CUDA, forward and backward.
+"""Feature sampling as one fused kernel: the fast path on CUDA, forward and backward.
 
 One program handles the P points of one (batch element, frame, query, group): it projects them into the frame's
-cameras, takes the first that sees each, and adds 4 corners x L levels of feature vectors in registers. Nothing but the
-result is written, so the time is bounded by reading the feature vectors. The backward pass recomputes the geometry.
-
-Without a GPU the same code runs in Triton's interpreter (TRITON_INTERPRET=1), which is how it is tested there.
+cameras, selects the first camera in which each is visible, and sums 4 corners x L levels of feature vectors in
+registers. Only the result is written, so the time is bounded by reading features. The backward pass recomputes the
+geometry. Tests without a GPU run the same code in Triton's interpreter (TRITON_INTERPRET=1).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def _pick_camera(
     points, ego2img, usable, b, t, row, p, lanes, height, width,
     T: tl.constexpr, N: tl.constexpr, LEAK: tl.constexpr, HALF: tl.constexpr, NEAREST: tl.constexpr,
 ):  # fmt: skip
-    """Camera, image fractions u and v, whether to read, pixel numerators a and c, depth, and 3 x 3 matrix rows."""
+    """Returns camera, image fractions u and v, whether to read, pixel numerators a and c, depth, and 3 x 3 matrix."""
     x = tl.load(points + row * 3, mask=lanes, other=0.0)
     y = tl.load(points + row * 3 + 1, mask=lanes, other=0.0)
     z = tl.load(points + row * 3 + 2, mask=lanes, other=0.0)
@@ -48,7 +47,7 @@ def _pick_camera(
         seen = (dn > NEAREST) & (un > 0.0) & (un < 1.0) & (vn > 0.0) & (vn < 1.0) & use & lanes
         take = seen & (found == 0)
         if n == 0:
-            # What a point that no camera sees falls back on.
+            # Fallback for points outside every image.
             take = lanes
             if LEAK:
                 reads = lanes & use
@@ -64,11 +63,11 @@ def _pick_camera(
 
 @triton.jit
 def _locate(fraction, size, CORNERS: tl.constexpr):
-    """Feature coordinate, its derivative by the image fraction."""
+    """Returns the feature coordinate and its derivative with respect to the image fraction."""
     scale = size.to(tl.float32)
     if CORNERS:
         x = fraction * (scale - 1.0)
-        # Beyond one pixel off the map everything reads zero; the bounds keep the conversion to integers defined.
+        # More than one pixel outside the map reads zero; the clamp keeps the conversion to integers defined.
         return tl.minimum(tl.maximum(x, -2.0), scale + 1.0), x * 0.0 + (scale - 1.0)
     raw = fraction * scale - 0.5
     inside = (raw >= 0.0) & (raw <= scale - 1.0)
@@ -77,7 +76,7 @@ def _locate(fraction, size, CORNERS: tl.constexpr):
 
 @triton.jit
 def _corner(x, y, view, reads, h, w, start, CORNER: tl.constexpr):
-    """One of the four feature pixels around (x, y): table row, whether it exists, its bilinear weights."""
+    """Returns table row, validity and bilinear weights of one of the four feature pixels around (x, y)."""
     left, top = tl.floor(x), tl.floor(y)
     column, line = left.to(tl.int32) + CORNER % 2, top.to(tl.int32) + CORNER // 2
     across = x - left if CORNER % 2 else 1.0 - (x - left)
@@ -224,7 +223,7 @@ def _constants(points: Tensor, weights: Tensor, ego2img: Tensor, channels: int, 
 
 
 def sample_triton(scene: SceneViews, points: Tensor, weights: Tensor, rules: SamplingRules) -> Tensor:
-    """As `sampling.sample_plain`: points [B, Q, G, P, 3], weights [B, T, G, Q, P, L] to [B, Q, G, T * P, C / G].
+    """Compute `views.sample_plain`: points [B, Q, G, P, 3], weights [B, T, G, Q, P, L] to [B, Q, G, T * P, C / G].
 
     The table may be float32, bfloat16 or float16; sums are float32. Gradients reach table, points and weights.
     """

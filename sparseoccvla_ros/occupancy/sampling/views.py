@@ -1,14 +1,14 @@
-"""Sampling of image features at the 3-D points of queries: projection, choice of a camera, bilinear reading.
+"""Sampling of image features at the 3-D points of queries: projection, camera selection, bilinear interpolation.
 
-Geometry is float32 on purpose: half precision moves a projected point by pixels. Three paths compute the same sum,
+Geometry is float32 because half precision moves projected points by pixels. Three paths compute the same sum,
 
     out[q, g, (t, p)] = sum over levels l of weight[t, g, q, p, l] * bilinear(map[t, l, camera], pixel of (q, g, p)),
 
-- `sample_plain` (this file) is the truth: plain PyTorch on any device, with gradients, and it exports to ONNX;
-- `embedding_bag.sample_bag` reads all levels and corners in one weighted gather: the fast path on a CPU;
-- `triton_kernel.sample_triton` fuses everything into one kernel: the fast path on CUDA.
+- `sample_plain` (this file), the reference: plain PyTorch on any device, differentiable, exports to ONNX;
+- `embedding_bag.sample_bag`, the fast path on a CPU: one weighted gather over all levels and corners;
+- `triton_kernel.sample_triton`, the fast path on CUDA: one fused kernel.
 
-`PointSampling` picks the path; the tests hold each against the first.
+`PointSampling` selects the path; tests compare the other two with the reference.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NEAR = 1e-5
-"""Metres in front of a camera below which a point is not visible."""
+"""Minimum depth [m] of a visible point in front of the camera."""
 
 
 @dataclass(frozen=True)
 class SamplingRules:
-    """How points are read from a camera; False everywhere is the clean way, True that of public OPUS weights.
+    """Sampling conventions: False is geometrically exact, True reproduces those of public OPUS weights.
 
-    leak: a point that no camera sees reads the first one with zero padding (up to one feature pixel outside its border
-    leaks in) instead of nothing. corners: image coordinates 0..W are laid on the feature columns 0..W_l - 1, which
-    pulls features up to half a feature pixel towards the image's middle, instead of each on the pixels it covers.
+    leak: a point outside every image samples the first camera with zero padding (features leak up to one feature pixel
+    beyond its border) instead of zeros. corners: image coordinates 0..W map to feature columns 0..W_l - 1, which shifts
+    features by up to half a feature pixel towards the image's middle, instead of to the cells that cover them.
     """
 
     leak: bool = False
@@ -40,13 +40,13 @@ class SamplingRules:
 
 @dataclass(frozen=True, eq=False)
 class SceneViews:
-    """What the decoder samples from: T frames of N cameras.
+    """Image features and projections of T frames of N cameras, the decoder's input.
 
-    table: float [B, T, rows, C], the feature vectors of a frame's cameras, all levels behind one another; inside a
-    level the rows run over (camera, y, x). sizes: (H_l, W_l) per level. ego2img float32 [B, T, N, 4, 4], present
-    base_link to pixels of the (padded) image, ordered by age, the present frame first; usable bool [B, T, N], False
-    where a camera must not be read. image_size: (H, W) of the padded image in pixels. slots: int64 [T], where in
-    `table` the frame of each age lies (a memory keeps them in a ring); in order when None.
+    table: float [B, T, rows, C], feature vectors of a frame's cameras, levels concatenated; within a level the rows run
+    over (camera, y, x). sizes: (H_l, W_l) per level. ego2img: float32 [B, T, N, 4, 4], present base_link to pixels of
+    the (padded) image, in order of age, the present frame first; usable: bool [B, T, N], False for cameras that must
+    not be sampled. image_size: (H, W) of the padded image in pixels. slots: int64 [T], index in `table` of the frame
+    of each age (FrameMemory is a ring buffer); None if in order.
     """
 
     table: Tensor
@@ -58,7 +58,7 @@ class SceneViews:
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """First row of every level, and the number of rows behind the last."""
+        """First row of every level, followed by the total number of rows."""
         return level_starts(self.sizes, self.ego2img.shape[2])
 
     @cached_property
@@ -69,8 +69,8 @@ class SceneViews:
 
     @cached_property
     def tall_maps(self) -> list[Tensor]:
-        """Per level [B * T, C, N * (H_l + 1), W_l], frames in order of age: all cameras of a frame on top of each
-        other, with a row of zeros below each, for `sample_plain`. Made once for all decoder layers."""
+        """Per level [B * T, C, N * (H_l + 1), W_l], frames in order of age: the cameras of a frame stacked
+        vertically with a row of zeros below each, for `sample_plain`. Cached for all decoder layers."""
         table = self.table if self.slots is None else self.table.index_select(1, self.slots)
         b, t, n = self.ego2img.shape[:3]
         maps = []
@@ -83,7 +83,7 @@ class SceneViews:
     def of_levels(
         cls, levels: list[Tensor], ego2img: Tensor, usable: Tensor, image_size: tuple[int, int]
     ) -> SceneViews:
-        """From feature maps, per level [B * T * N, C, H_l, W_l] in that order."""
+        """Build from feature maps, per level [B * T * N, C, H_l, W_l], in the order (batch, frame, camera)."""
         b, t = ego2img.shape[:2]
         rows = [level.permute(0, 2, 3, 1).reshape(b, t, -1, level.shape[1]) for level in levels]
         sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
@@ -91,19 +91,19 @@ class SceneViews:
 
 
 def level_starts(sizes: tuple[tuple[int, int], ...], cameras: int) -> tuple[int, ...]:
-    """First row of every level in a SceneViews table, and the number of rows behind the last."""
+    """Returns the first row of every level in a SceneViews table, followed by the total number of rows."""
     return tuple(itertools.accumulate((cameras * h * w for h, w in sizes), initial=0))
 
 
 def project(
     points: Tensor, ego2img: Tensor, image_size: tuple[int, int], rules: SamplingRules
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Image coordinates of points in every frame and camera.
+    """Project points into every frame and camera.
 
     points float32 [B, S, 3] m in the present base_link, ego2img float32 [B, T, N, 4, 4]; returns u and v float32
     [B, T, N, S] as fractions of the image width and height, and visible bool [B, T, N, S]: in front of the camera and
     strictly inside the image. Pixel (0, 0) of ego2img is a pixel's centre, so fractions count from half a pixel before
-    it; OPUS (`rules.corners`) counts from the centre itself.
+    it; OPUS (`rules.corners`) counts from the centre.
     """
     x, y, z = (axis[:, None, None] for axis in points.unbind(-1))
 
@@ -123,15 +123,14 @@ def project(
 def choose_view(
     u: Tensor, v: Tensor, visible: Tensor, usable: Tensor, leak: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The first camera, in their order, that sees each point.
+    """Select the first usable camera in which each point is visible.
 
-    u, v, visible [B, T, N, S]; usable bool [B, T, N]. Returns camera index int64, u, v, and whether anything is read
-    there, each [B, T, S]. A point that no camera sees gets the first camera; it is read only if `leak` and that camera
-    is usable.
+    u, v, visible [B, T, N, S]; usable bool [B, T, N]. Returns camera index int64, u, v, and whether to read, each
+    [B, T, S]. A point that is visible in none gets the first camera, which is read only if it is usable and `leak`.
     """
     n = u.shape[2]
     seen = visible & usable[..., None]
-    # Strictly falling ranks: the order of equal maxima is not defined on every runtime.
+    # Strictly decreasing ranks, because not every runtime defines which of equal maxima wins.
     rank = torch.arange(n, 0, -1, dtype=torch.float32, device=u.device)[:, None]
     best, view = (seen * rank).max(dim=2)
     u, v = (axis.gather(2, view[:, :, None])[:, :, 0] for axis in (u, v))
@@ -142,7 +141,7 @@ def choose_view(
 
 
 def locate(fraction: Tensor, size: int | Tensor, rules: SamplingRules) -> Tensor:
-    """Coordinates on a feature axis of `size` pixels (integers are their centres) of fractions of the image."""
+    """Convert image fractions to coordinates on a feature axis of `size` pixels (integers are pixel centres)."""
     if rules.corners:
         return fraction * (size - 1)
     top = size - 1 if isinstance(size, int) else (size - 1).to(fraction.dtype)
@@ -150,16 +149,16 @@ def locate(fraction: Tensor, size: int | Tensor, rules: SamplingRules) -> Tensor
 
 
 def read_map(tall: Tensor, cameras: int, view: Tensor, x: Tensor, y: Tensor, reads: Tensor) -> Tensor:
-    """Bilinear features with zero padding.
+    """Interpolate features bilinearly with zero padding.
 
     tall [M, C, cameras * (H + 1), W], see `SceneViews.tall_maps`; view int64, x and y feature pixels, reads bool, each
-    [M, S]; returns [M, C, S], zero where not `reads`. One 4-D grid_sample reads every point from its own camera: that
-    exports to ONNX, and TensorRT knows GridSample for 4-D inputs only.
+    [M, S]; returns [M, C, S], zero where not `reads`. A single 4-D grid_sample reads every point from its own camera,
+    because it exports to ONNX and TensorRT supports GridSample for 4-D inputs only.
     """
     rows, w = tall.shape[-2:]
     h = rows // cameras - 1
-    # From one pixel off the border on a camera reads zeros. Moving such points well away, rather than clamping them
-    # to that distance, keeps rounding from picking up a trace of the next camera.
+    # One pixel or more outside the border a camera reads zeros. Moving these points far away instead of clamping them
+    # to that distance prevents rounding from blending in the next camera.
     outside = ~reads | (x <= -1) | (x >= w) | (y <= -1) | (y >= h)
     x = torch.where(outside, -4.0, x)
     y = torch.where(outside, 0.0, y) + view * (h + 1)
@@ -168,7 +167,7 @@ def read_map(tall: Tensor, cameras: int, view: Tensor, x: Tensor, y: Tensor, rea
 
 
 def sample_plain(scene: SceneViews, points: Tensor, weights: Tensor, rules: SamplingRules) -> Tensor:
-    """The truth: features at points, summed over levels.
+    """Sample features at points and sum them over levels (reference implementation).
 
     points float32 [B, Q, G, P, 3] m in the present base_link; weights float32 [B, T, G, Q, P, L]; returns
     [B, Q, G, T * P, C / G], frames in order of age.
@@ -178,7 +177,7 @@ def sample_plain(scene: SceneViews, points: Tensor, weights: Tensor, rules: Samp
     u, v, visible = project(points.reshape(b, q * g * p, 3), scene.ego2img, scene.image_size, rules)
 
     def per_group(value: Tensor) -> Tensor:
-        """[B, T, Q * G * P] to [B * T * G, Q * P]."""
+        """Reshape [B, T, Q * G * P] to [B * T * G, Q * P]."""
         return value.view(b, t, q, g, p).transpose(2, 3).reshape(b * t * g, q * p)
 
     view, u, v, reads = (per_group(a) for a in choose_view(u, v, visible, scene.usable, rules.leak))

@@ -1,1 +1,1 @@
-"""The planner's torch modules."""
+"""PyTorch modules of the planner."""

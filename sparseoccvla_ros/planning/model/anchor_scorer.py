@@ -1,4 +1,4 @@
-"""Scores trajectory anchors from the reasoning token, the ego status and the scene (SparseOccVLA, arXiv 2601.06474)."""
+"""Anchor scoring from reasoning token, ego status and scene (SparseOccVLA, arXiv 2601.06474)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .layers import FREQUENCIES, Attention, SceneCondition, mlp, sine_embedding
 
 
 class AnchorScorer(nn.Module):
-    """One logit per anchor. Each anchor is a token that pools the scene by attention: what stands in its way differs
-    from anchor to anchor. Trained 18-way with BCE, the anchor nearest to the truth being 1."""
+    """Predicts one logit per anchor. Each anchor is a token that pools the scene by attention, as relevant obstacles
+    differ between anchors. Trained with BCE; the positive is the command's anchor nearest to the ground truth."""
 
     def __init__(self, config: PlanningConfig) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class AnchorScorer(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(width), mlp(width, width, 1))
 
     def forward(self, anchors: Tensor, features: Tensor, centres: Tensor, ego: Tensor, token: Tensor | None) -> Tensor:
-        """anchors [A, 6, 2] m, cumulative; the rest as SceneCondition. Returns logits [B, A]."""
+        """anchors [A, 6, 2] m, cumulative; other arguments as in SceneCondition. Returns logits [B, A]."""
         memory, condition = self.condition(features, centres, ego, token)
         tokens = self.anchor(sine_embedding(anchors.flatten(-2))).expand(len(features), -1, -1)
         tokens = self.pool(tokens + condition[:, None], memory)
@@ -31,5 +31,5 @@ class AnchorScorer(nn.Module):
 
 
 def command_mask(logits: Tensor, group: Tensor) -> Tensor:
-    """Logits with every anchor outside the command's group (bool [A]) at minus infinity."""
+    """Set the logits of anchors outside the command's group (bool [A]) to minus infinity."""
     return torch.where(group, logits, torch.full_like(logits, -torch.inf))

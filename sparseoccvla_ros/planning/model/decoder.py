@@ -1,4 +1,4 @@
-"""The diffusion decoder network: from noisy anchors to clean trajectories (DiffusionDrive, arXiv 2411.15139)."""
+"""Diffusion decoder: noisy anchors to clean trajectories (DiffusionDrive, arXiv 2411.15139)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .layers import FREQUENCIES, Attention, SceneCondition, mlp, sine_embedding,
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention over the K trajectories, cross-attention to the scene memory, FFN, FiLM on time and condition,
-    and a zero-initialised head that adds to the trajectory."""
+    """Decoder layer: self-attention over the K trajectories, cross-attention to the scene memory, FFN, FiLM on time
+    and condition, and a zero-initialised head that predicts a residual of the trajectory."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class DecoderLayer(nn.Module):
 class TrajectoryDecoder(nn.Module):
     """Predicts the clean per-step deltas x0 of noisy anchors.
 
-    x0 is the clean anchor plus a residual whose heads start at zero, so an untrained decoder returns the anchors
-    whatever the noise (DiffusionDrive's nuScenes branch predicts deltas outright and starts from nothing).
+    x0 is the clean anchor plus residuals of zero-initialised heads, so an untrained decoder returns the anchors for any
+    noise (DiffusionDrive's nuScenes branch predicts the deltas directly).
     """
 
     def __init__(self, config: PlanningConfig, normaliser: DeltaNormaliser) -> None:
@@ -59,7 +59,7 @@ class TrajectoryDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(width, config.heads) for _ in range(config.layers))
 
     def encode(self, features: Tensor, centres: Tensor, ego: Tensor, token: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Memory and condition of a scene; the same for every denoising step. Shapes as SceneCondition."""
+        """Compute memory and condition of a scene, shared by all denoising steps. Shapes as in SceneCondition."""
         return self.condition(features, centres, ego, token)
 
     def forward(

@@ -1,8 +1,8 @@
 """Truncated anchored diffusion: DDIM schedule, delta normaliser and the short denoising loop.
 
 Source: DiffusionDrive (Liao et al., CVPR 2025, arXiv 2411.15139), section 3 and its public code. The network predicts
-the clean sample x0. The numbers equal diffusers' DDIMScheduler (scaled-linear betas, eta 0, final alpha 1): x0 is
-clipped inside a step while the noise it implies is taken from the unclipped x0.
+the clean sample x0. Numerically equivalent to diffusers' DDIMScheduler (scaled-linear betas, eta 0, final alpha 1): a
+step clips x0 but derives the noise from the unclipped x0.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def _alphas_cumprod() -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class DiffusionSchedule:
-    """DDIM times and steps.
+    """DDIM schedule: evaluation times and deterministic steps.
 
-    timesteps: falling times of the network evaluations; spaced: False steps t -> t - 1 after each evaluation (the
-    public code), True steps to the next evaluation time. alphas_cumprod: float32 [1000].
+    timesteps: decreasing times of the network evaluations; spaced: False steps t -> t - 1 after each evaluation (as in
+    the public code), True steps to the next evaluation time; alphas_cumprod: float32 [1000].
     """
 
     timesteps: Sequence[int] = (10, 0)
@@ -42,19 +42,19 @@ class DiffusionSchedule:
             raise InvalidInput("timesteps", f"want times in 0..{TRAIN_STEPS - 1}, got {list(self.timesteps)}")
 
     def add_noise(self, clean: Tensor, noise: Tensor, time: int | Tensor) -> Tensor:
-        """sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) noise; `time` one integer or one per row of `clean`."""
+        """Returns sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) noise; `time`: one integer, or one per row of `clean`."""
         alpha = self.alphas_cumprod.to(clean.device)[time]
         alpha = alpha.reshape(alpha.shape + (1,) * (clean.dim() - alpha.dim()))
         return alpha.sqrt() * clean + (1.0 - alpha).sqrt() * noise
 
     def previous(self, index: int) -> int:
-        """Time a step from evaluation `index` leads to; -1 is the clean end."""
+        """Returns the time after the step of evaluation `index`; -1 is the clean end."""
         if not self.spaced:
             return self.timesteps[index] - 1
         return self.timesteps[index + 1] if index + 1 < len(self.timesteps) else -1
 
     def step(self, x0: Tensor, time: int, sample: Tensor, previous: int) -> Tensor:
-        """One deterministic DDIM update of `sample` from `time` to `previous` (< 0: alpha 1), given predicted x0."""
+        """Apply one deterministic DDIM update to `sample` from `time` to `previous` (< 0: alpha 1), given x0."""
         alpha = self.alphas_cumprod[time]
         alpha_previous = self.alphas_cumprod[previous] if previous >= 0 else torch.ones(())
         noise = (sample - alpha.sqrt() * x0) / (1.0 - alpha).sqrt()
@@ -63,23 +63,23 @@ class DiffusionSchedule:
 
 @dataclass(frozen=True)
 class DeltaNormaliser:
-    """Metres per 0.5 s step to -1..1 and back; both ranges are (lowest, highest), values beyond are clamped."""
+    """Normaliser of metres per 0.5 s step to -1..1; ranges are (lowest, highest), values beyond are clamped."""
 
     forward_range: tuple[float, float] = (-0.5, 10.5)
     lateral_range: tuple[float, float] = (-5.0, 5.0)
 
     def normalise(self, deltas: Tensor) -> Tensor:
-        """[..., 2] metres per step (forward, left) to -1..1."""
+        """Convert [..., 2] metres per step (forward, left) to -1..1."""
         low, span = self._range(deltas)
         return (2.0 * (deltas - low) / span - 1.0).clamp(-1.0, 1.0)
 
     def metres(self, normalised: Tensor) -> Tensor:
-        """Inverse of `normalise` inside the range."""
+        """Invert `normalise` (exact inside the range)."""
         low, span = self._range(normalised)
         return (normalised + 1.0) * 0.5 * span + low
 
     def clipped(self, deltas: Tensor) -> Tensor:
-        """bool [...], True where a delta does not survive the round trip."""
+        """Returns bool [...], True where a delta is out of range, so that normalising would clamp it."""
         low, span = self._range(deltas)
         return ((deltas < low) | (deltas > low + span)).any(-1)
 
@@ -89,25 +89,25 @@ class DeltaNormaliser:
 
 
 def deltas_of(waypoints: Tensor) -> Tensor:
-    """Per-step deltas [..., 6, 2] of cumulative waypoints; the first delta is the first waypoint."""
+    """Returns the per-step deltas [..., 6, 2] of cumulative waypoints; the first delta is the first waypoint."""
     return torch.diff(waypoints, dim=-2, prepend=torch.zeros_like(waypoints[..., :1, :]))
 
 
 def start_noise(shape: Sequence[int], seed: int) -> Tensor:
-    """float32 Gaussian noise that depends on the seed and shape only."""
+    """Returns float32 Gaussian noise that depends on seed and shape only."""
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
 Denoiser = Callable[[Tensor, int], Tensor]
-"""Clamped normalised sample [B, K, 6, 2] and time to normalised x0 of the same shape."""
+"""Function from a clamped normalised sample [B, K, 6, 2] and time to normalised x0 of the same shape."""
 
 
 def denoise(schedule: DiffusionSchedule, clean: Tensor, noise: Tensor, noise_step: int, network: Denoiser) -> Tensor:
-    """Noise the anchors and denoise them again.
+    """Add noise to the anchors and denoise them.
 
-    clean, noise: [B, K, 6, 2], normalised anchors and unit Gaussian; noise_step: the (small) time they are noised at.
-    The network sees the sample clamped to -1..1, the step starts from the unclamped one. Returns normalised [B, K, 6,
-    2]; the last step ends at alpha 1 when the last time is 0, so the result is the network's last x0.
+    clean, noise: [B, K, 6, 2], normalised anchors and unit Gaussian; noise_step: the (small) time of the added noise.
+    The network's input is clamped to -1..1, the step starts from the unclamped sample. Returns normalised [B, K, 6, 2],
+    the network's last x0 clamped to -1..1 if the last step ends at alpha 1 (spaced, or last time 0).
     """
     sample = schedule.add_noise(clean, noise, noise_step)
     for index, time in enumerate(schedule.timesteps):

@@ -1,4 +1,4 @@
-"""Building blocks that scorer and decoder share: sine embeddings, attention, and the encoding of scene and ego."""
+"""Building blocks shared by scorer and decoder: sine embeddings, attention, and the encoding of scene and ego."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FEATURE_SCALE = {"x": 0.1, "y": 0.1, "vx": 0.1, "vy": 0.1, "ax": 0.25, "ay": 0.
 
 
 def sine_embedding(values: Tensor, shortest: float = 1.0, longest: float = 200.0) -> Tensor:
-    """Sines and cosines [..., N * 32] of metric values [..., N]; wavelengths from `shortest` to `longest` metres."""
+    """Returns sines and cosines [..., N * 32] of metric values [..., N]; wavelengths `shortest` to `longest` metres."""
     exponent = torch.linspace(0.0, 1.0, FREQUENCIES, dtype=values.dtype, device=values.device)
     frequency = 2 * math.pi / shortest * (shortest / longest) ** exponent
     phase = values[..., None] * frequency
@@ -25,7 +25,7 @@ def sine_embedding(values: Tensor, shortest: float = 1.0, longest: float = 200.0
 
 
 def time_embedding(time: Tensor, width: int) -> Tensor:
-    """The usual diffusion time embedding: [B] integer times to float [B, width]."""
+    """Returns the usual sinusoidal diffusion time embedding: integer times [B] to float [B, width]."""
     half = width // 2
     frequency = torch.exp(-math.log(10000.0) * torch.arange(half, device=time.device) / half)
     phase = time[:, None].float() * frequency
@@ -33,12 +33,12 @@ def time_embedding(time: Tensor, width: int) -> Tensor:
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Linear, LayerNorm, GELU, Linear."""
+    """Build Linear, LayerNorm, GELU, Linear."""
     return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
 class Attention(nn.Module):
-    """Pre-norm multi-head attention of tokens [B, N, W] to a memory [B, M, W], added to the tokens."""
+    """Pre-norm multi-head attention of tokens [B, N, W] to a memory [B, M, W], with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, memory: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
-        """memory: None attends among the tokens themselves; offset: [B, N, W] added before the query projection."""
+        """memory: None for self-attention; offset: [B, N, W], added before the query projection."""
         normed = self.norm(tokens)
         source = normed if memory is None else memory
         if offset is not None:
@@ -64,10 +64,10 @@ class Attention(nn.Module):
 
 
 class SceneCondition(nn.Module):
-    """Turns queries, ego features and the reasoning token into a memory to attend to and one condition vector.
+    """Encodes queries, ego features and the reasoning token as an attention memory and one condition vector.
 
     The memory holds Q query tokens with their 3D position, then one ego and one reasoning token, so trajectory tokens
-    attend to all three. Where the reasoning is missing a learned null token stands in.
+    attend to all three. A learned null token replaces missing reasoning.
     """
 
     ego_scale: Tensor
@@ -86,7 +86,7 @@ class SceneCondition(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor, centres: Tensor, ego: Tensor, token: Tensor | None) -> tuple[Tensor, Tensor]:
-        """features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D] or None; rows of NaN are missing ones.
+        """features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D] or None, with NaN rows where missing.
 
         Returns memory [B, Q + 2, W] and condition [B, W].
         """
@@ -103,7 +103,7 @@ class SceneCondition(nn.Module):
 
 
 def _ego_scale(mode: str) -> Tensor:
-    """Factors that bring the ego features to about -1..1."""
+    """Returns factors that scale the ego features to about -1..1."""
     if mode == "causal":
         return torch.tensor([_FEATURE_SCALE.get(name.split("(")[0], 1.0) for name in FEATURE_NAMES])
     if mode == "paper":

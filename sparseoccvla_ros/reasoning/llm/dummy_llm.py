@@ -1,4 +1,4 @@
-"""A small random Llama with its own tokenizer: the whole language path in milliseconds, without any download."""
+"""Randomly initialised Llamas with their own tokenizer, for tests and timing without any download."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from . import internvl
 
 NAME = "random-tiny"
 LARGE = "random-internlm2-1.8b"
-"""The paper's language model with random weights: for timing and memory, where the real one is not at hand."""
+"""The paper's language model with random weights, to measure time and memory without the real weights."""
 REDUCED = "random-internlm2-reduced"
-"""The same layers, two of them and an eighth as wide: the way through the code, on any machine."""
+"""The same architecture with two layers at an eighth of the width, to run the code path on any machine."""
 NAMES = (NAME, LARGE, REDUCED)
 VOCABULARY = 768
 CHAT_TEMPLATE = (
@@ -22,12 +22,12 @@ CHAT_TEMPLATE = (
 
 
 def build(name: str = NAME, seed: int = 0, dtype: Any = None) -> tuple[Any, Any]:
-    """(LlamaForCausalLM, fast tokenizer) of one of NAMES: random weights, ChatML template, byte-level BPE.
+    """Builds (LlamaForCausalLM, fast tokenizer) for one of NAMES: random weights, ChatML template, byte-level BPE.
 
-    random-tiny has 2 layers of 64 channels, the others InternLM2's. dtype: float32 if not given.
+    random-tiny has 2 layers of 64 channels, the others follow InternLM2. dtype: float32 if None.
 
-    The same seed gives the same weights, whatever the state of torch's generator, which is left as it was. The
-    tokenizer learns its merges from the prompt templates, so prompts are about as long as under a real tokenizer.
+    The weights depend on the seed only; the state of torch's global generator is neither used nor changed. The
+    tokenizer's merges are trained on the prompt templates, so prompts are about as long as with a real tokenizer.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -67,7 +67,7 @@ def build(name: str = NAME, seed: int = 0, dtype: Any = None) -> tuple[Any, Any]
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
-        # Tied or small weights make a random model repeat its last token for ever.
+        # With tied or small weights a random model repeats its last token forever.
         tie_word_embeddings=False,
         initializer_range=0.2,
     )

@@ -1,4 +1,4 @@
-"""InternLM2's tokenizer out of its sentencepiece file, as a native fast tokenizer: its own class is remote code."""
+"""InternLM2's tokenizer as a fast tokenizer built from its sentencepiece file: its own class would be remote code."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ CHAT_TEMPLATE = (
     "{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""For folders that bring none."""
+"""Default for folders without a chat template."""
 _NORMAL, _USER_DEFINED = 1, 4
-"""Kinds of sentencepiece pieces that text is made of."""
+"""Types of sentencepiece pieces that occur in text."""
 
 
 def load(folder: Path) -> Any:
-    """The tokenizer of an InternLM2 folder (tokenizer.model and tokenizer_config.json, or tokenizer.json).
+    """Loads the tokenizer of an InternLM2 folder (tokenizer.model and tokenizer_config.json, or tokenizer.json).
 
-    Added tokens keep the ids of tokenizer_config.json (or added_tokens.json): InternLM2 gives the last unused pieces
-    of its vocabulary new names, and InternVL appends its own. Raises InvalidInput("language_model") when a file is
-    missing or cannot be read.
+    Added tokens keep the ids of tokenizer_config.json (or added_tokens.json): InternLM2 renames the last unused pieces
+    of its vocabulary, and InternVL appends its own. Raises InvalidInput("language_model") when tokenizer.model is
+    missing or a file cannot be read.
     """
     from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
@@ -46,7 +46,7 @@ def load(folder: Path) -> Any:
         **{key: names[key] or default for key, default in defaults.items()},
         additional_special_tokens=special,
         add_prefix_space=prefix,
-        # With it a text starts with a blank after every special token, as sentencepiece has it.
+        # Text after a special token starts with a space, as in sentencepiece.
         legacy=True,
     )
     template = folder / "chat_template.jinja"
@@ -56,7 +56,7 @@ def load(folder: Path) -> Any:
 
 
 def _pieces(file: Path) -> tuple[list[tuple[str, int]], bool]:
-    """((text, kind) of each piece in the order of ids, whether texts get a blank in front)."""
+    """Returns ((text, type) of each piece in order of ids, whether text is prefixed with a space)."""
     from google.protobuf.message import DecodeError
     from transformers.convert_slow_tokenizer import import_protobuf
 
@@ -71,9 +71,9 @@ def _pieces(file: Path) -> tuple[list[tuple[str, int]], bool]:
 
 
 def _merges(pieces: list[tuple[str, int]]) -> list[tuple[str, str]]:
-    """Pairs of pieces that make a piece; what comes earlier in the vocabulary merges first.
+    """Returns the merges: pairs of pieces that concatenate to a piece, by the id of the resulting piece.
 
-    Sentencepiece's byte-pair training lists pieces in the order of its merges, so ids rank them.
+    Sentencepiece's BPE training lists pieces in merge order, so ids are ranks.
     """
     rank = {text: i for i, (text, kind) in enumerate(pieces) if kind in (_NORMAL, _USER_DEFINED)}
     merges = []

@@ -1,9 +1,9 @@
-"""Language models out of InternVL and InternLM2 checkpoints, as native transformers classes, without remote code.
+"""Language models from InternVL and InternLM2 checkpoints, as native transformers classes, without remote code.
 
-InternVL2-2B, the paper's, holds InternLM2-1.8B (Cai et al., 2024). That is a Llama with other names and one fused
-projection (per key/value group: its query heads, then key, then value). Its dynamic rotary scaling (x2) sets in beyond
-max_position_embeddings (32768), far behind any prompt here; transformers' "dynamic" type is the same formula.
-InternVL2-1B and InternVL3 hold Qwen2, whose tensors only lose their prefix.
+InternVL2-2B, used in the paper, contains InternLM2-1.8B (Cai et al., 2024): a Llama with other tensor names and one
+fused projection (per key/value group: query heads, then key, then value). Its dynamic rotary scaling (x2) applies
+beyond max_position_embeddings (32768), longer than any prompt here; transformers' "dynamic" type uses the same formula.
+InternVL2-1B and InternVL3 contain Qwen2, whose tensors only lose their prefix.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ INTERNLM2_1_8B = {
     "rope_theta": 1e6,
     "rope_scaling": {"type": "dynamic", "factor": 2.0},
 }
-"""Published configuration of InternVL2-2B's language half (its config.json, llm_config)."""
+"""Published configuration of InternVL2-2B's language model (llm_config in its config.json)."""
 MODEL_TYPES = ("internlm2", "internvl_chat", "internvl")
-"""`model_type` of config.json that `load` reads."""
+"""Values of `model_type` in config.json that `load` supports."""
 _PREFIXES = ("language_model.model.", "model.language_model.")
-"""How InternVL repositories and transformers' own InternVL class name the decoder inside the whole model."""
+"""Prefixes of the decoder's tensors in InternVL repositories and in transformers' InternVL class."""
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _NAMES = {
     "attention.wo": "self_attn.o_proj",
@@ -45,18 +45,18 @@ _NAMES = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-"""InternLM2's names inside a layer, and Llama's."""
+"""InternLM2's module names inside a layer to Llama's."""
 _TOP = {"model.tok_embeddings.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
 _SPELLED_ANEW = ("auto_map", "attn_implementation", "_attn_implementation", "torch_dtype", "dtype", "_name_or_path")
-"""Entries of a configuration that are about its own code or how it was saved."""
+"""Configuration entries to drop: they describe remote code or how the model was saved."""
 
 
 def load(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
-    """The causal language model of an InternVL or InternLM2 folder, in eval mode on the CPU.
+    """Loads the causal language model of an InternVL or InternLM2 folder, in eval mode on the CPU.
 
-    config: content of its config.json. Tensors come from *.safetensors, or else from *.bin, *.pt, *.pth read with
-    `weights_only`; those of the vision half are never read. Raises InvalidInput("language_model") naming the file or
-    the tensor that is missing, broken or of another shape.
+    config: content of its config.json. Tensors are read from *.safetensors, else from *.bin, *.pt and *.pth with
+    `weights_only`; those of the vision encoder are skipped. Raises InvalidInput("language_model") naming the file or
+    tensor that is missing, unknown, broken or of another shape.
     """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -87,7 +87,7 @@ def load(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
 
 
 def llama_config(config: dict[str, Any]) -> Any:
-    """LlamaConfig of an InternLM2 configuration."""
+    """Returns the LlamaConfig equivalent to an InternLM2 configuration."""
     from transformers import LlamaConfig
 
     scaling = dict(config.get("rope_scaling") or {"type": "default"})
@@ -117,9 +117,9 @@ def llama_config(config: dict[str, Any]) -> Any:
 
 
 def llama_state(state: dict[str, torch.Tensor], heads: int, kv_heads: int) -> dict[str, torch.Tensor]:
-    """InternLM2's tensors under Llama's names. Raises InvalidInput("language_model") naming a tensor of another size.
+    """Returns InternLM2's tensors under Llama's names; raises InvalidInput("language_model") if `wqkv` cannot be split.
 
-    `wqkv` [(heads + 2 kv_heads) d, hidden] (or its bias) holds, for each key-value group, the group's query heads,
+    `wqkv` [(heads + 2 kv_heads) d, hidden] (or its bias) contains, per key/value group, the group's query heads,
     then its key, then its value.
     """
     out: dict[str, torch.Tensor] = {}
@@ -152,7 +152,7 @@ def _native_config(config: dict[str, Any]) -> Any:
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name inside the language model, tensor) of everything in the folder's weight files that belongs to it."""
+    """Yields (name inside the language model, tensor) for its tensors in the folder's weight files."""
     from safetensors import SafetensorError, safe_open
 
     files = sorted(folder.glob("*.safetensors"))
@@ -175,7 +175,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _inner_name(name: str) -> str | None:
-    """The tensor's name inside the language model; None when it belongs to the vision half."""
+    """Returns the tensor's name inside the language model, or None if it does not belong to it."""
     for prefix in _PREFIXES:
         if name.startswith(prefix):
             return "model." + name.removeprefix(prefix)

@@ -1,18 +1,18 @@
-"""Loading a causal language model, and the few operations that the bridge needs from it.
+"""Loading a causal language model, and the operations on it that the bridge needs.
 
-Any causal model of the transformers library works. Nothing is ever fetched: weights come from an installed package or
-a local folder, as safetensors only (or pickles that hold plain tensors), and code inside a model folder is never run.
+Any causal model of the transformers library works. Nothing is downloaded: weights come from an installed package or a
+local folder, as safetensors (for InternVL and InternLM2 also pickles of plain tensors); a folder's code is never run.
 
-Measured with SmolLM2-135M on one thread of an EPYC (prefill of the tiny preset, token of an answer; CPU time), and how
-the reasoning token and the ranking of 18 anchors compare with float32 over 12 random scenes with an untrained bridge:
+Measured with SmolLM2-135M on one thread of an EPYC (CPU time of a prefill of the tiny preset and of an answer's token),
+with the reasoning token and the ranking of 18 anchors against float32 over 12 random scenes with an untrained bridge:
 
     float32                    402 ms, 67 ms
     bfloat16                   251 ms, 64 ms     cosine 0.95, rank correlation 0.97, first anchor kept in 83 %
     int8 dynamic               168 ms, 39 ms     cosine 0.06, rank correlation 0.68, first anchor kept in 25 %
     int8 dynamic, per channel  174 ms, 38 ms     cosine 0.35, rank correlation 0.80, first anchor kept in 58 %
 
-So dynamic int8 is faster and is not used: it does not keep the ranking. torch.compile is not used either: it takes
-45 to 60 s for each length on this CPU, which a node would spend at its start.
+Dynamic int8 is faster but not used, because it changes the ranking. torch.compile is not used either: it takes 45 to
+60 s per sequence length on this CPU, at every start of a node.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import json
 import os
 import threading
 
-# Read by huggingface_hub when it is imported: nothing below may reach for the network.
+# Read by huggingface_hub on import: disables all network access.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
@@ -41,7 +41,7 @@ from .llama_file import LlamaFile
 from .onednn_llama import PackedLlama
 
 CacheLayers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
-"""Keys and values [B, heads, T, d] of each layer; never written to, so any number of continuations may share them."""
+"""Keys and values [B, heads, T, d] of each layer; never modified, so several continuations can share them."""
 
 _SCENE = "\u241fscene\u241f"
 _QUESTION = "\u241fquestion\u241f"
@@ -52,8 +52,8 @@ _ANSWER = "\u241fanswer\u241f"
 class LanguageModel:
     """A causal language model with its tokenizer.
 
-    model: transformers causal model in eval mode (or a peft model around one), or its weights alone; tokenizer: its
-    fast tokenizer; name: as it was asked for; packed: what computes inference instead of the model's own decoder, see
+    model: transformers causal model in eval mode (or a peft model around one), or a `LlamaFile`; tokenizer: its fast
+    tokenizer; name: as passed to `load_language_model`; packed: replaces the model's own decoder in inference, see
     `for_inference`.
     """
 
@@ -61,12 +61,12 @@ class LanguageModel:
     tokenizer: Any
     name: str
     packed: PackedLlama | None = None
-    # A fast tokenizer keeps its settings in itself: two threads at once get "Already borrowed" or each other's.
+    # Fast tokenizers are not thread-safe: concurrent calls raise "Already borrowed" or mix up their settings.
     _tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def decoder(self) -> torch.nn.Module:
-        """The transformer without its vocabulary head: prefill needs hidden states only."""
+        """The transformer without its vocabulary head: a prefill needs hidden states only."""
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         return model.get_decoder()
 
@@ -84,7 +84,7 @@ class LanguageModel:
 
     @property
     def context(self) -> int:
-        """Longest sequence the positions reach."""
+        """Maximum sequence length."""
         return int(self.config.max_position_embeddings)
 
     @property
@@ -102,7 +102,7 @@ class LanguageModel:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Ids of the tokens that end an answer: the model's ending ones, and every control token of its template."""
+        """Ids of the tokens that end an answer: the end-of-sequence tokens and every special token."""
         found: set[int] = set(self.tokenizer.all_special_ids)
         for holder in (getattr(self.model, "generation_config", None), self.config, self.tokenizer):
             ids = getattr(holder, "eos_token_id", None)
@@ -110,19 +110,19 @@ class LanguageModel:
         return frozenset(int(i) for i in found)
 
     def to(self, device: torch.device | str) -> LanguageModel:
-        """The same model on another device; RuntimeError where only its weights were read."""
+        """Returns the model on another device; raises RuntimeError if it was loaded with weights_only."""
         if isinstance(self.model, LlamaFile):
             raise RuntimeError(f"{self.name} was read for inference on this CPU; build it on the other device")
         return replace(self, model=self.model.to(device), packed=None)
 
     def for_inference(self) -> LanguageModel:
-        """The same model with its weights packed for this CPU, where that can be done; they must not change then."""
+        """Returns the model with its weights packed for this CPU if supported; they must not change afterwards."""
         if isinstance(self.model, LlamaFile):
             return self if self.packed is not None else replace(self, packed=self.model.packed())
         return self if PackedLlama.why_not(self.model) else replace(self, packed=PackedLlama(self.model))
 
     def embed(self, ids: list[int] | torch.Tensor) -> torch.Tensor:
-        """Embeddings [B, T, D] of token ids: a list or [T] is one row, [B, T] are many."""
+        """Returns embeddings [B, T, D] of token ids; a list or tensor [T] is a batch of one."""
         tensor = torch.as_tensor(ids, dtype=torch.long, device=self.device)
         return self.model.get_input_embeddings()(tensor if tensor.ndim == 2 else tensor[None])
 
@@ -133,12 +133,12 @@ class LanguageModel:
         mask: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, CacheLayers]:
-        """Run embeddings [B, T, D] behind `past`.
+        """Run the decoder on embeddings [B, T, D] that follow `past`.
 
-        mask: bool [B, past + T], False where rows of different lengths are padded (then positions, int64 [B, T], say
-        where each token stands). Returns the last hidden states [B, T, D] (after the final norm) and keys and values
-        of past + T tokens. `past` is only read: the model's cache appends by making new tensors. Differentiable, also
-        through `past`, unless only its weights were read: RuntimeError.
+        mask: bool [B, past + T], False at the padding of rows of different lengths (requires positions, int64 [B, T],
+        of the tokens). Returns the last hidden states [B, T, D] (after the final norm) and keys and values of past + T
+        tokens. `past` is not modified: the cache appends by creating new tensors. Differentiable, also through `past`;
+        raises RuntimeError for a model loaded with weights_only if it is not packed or gradients are enabled.
         """
         if self.packed is not None and not torch.is_grad_enabled():
             return self.packed.forward(embeddings, past, mask, positions)
@@ -147,7 +147,7 @@ class LanguageModel:
         from transformers import DynamicCache
 
         cache: Any = DynamicCache(past, config=self.config) if past else DynamicCache(config=self.config)
-        # Only adapters have another number format than the rest (adapters.with_lora).
+        # Only adapters have another dtype than the rest (lora.with_lora).
         mixed = self.dtype != torch.float32 and hasattr(self.model, "peft_config")
         with torch.autocast(self.device.type, self.dtype, enabled=mixed):
             out = self.decoder(
@@ -160,28 +160,28 @@ class LanguageModel:
         return out.last_hidden_state, tuple((layer.keys, layer.values) for layer in cache.layers)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Vocabulary logits [..., vocabulary] of last hidden states [..., D]."""
+        """Returns vocabulary logits [..., vocabulary] of last hidden states [..., D]."""
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         return model.get_output_embeddings()(hidden)
 
     def tokens(self, text: str) -> list[int]:
-        """Ids of plain text; control tokens written in the text are split into ordinary ones (no prompt injection)."""
+        """Returns ids of plain text; special tokens spelled in the text become ordinary ones (no prompt injection)."""
         with self._tokenizing:
             ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         special = set(self.tokenizer.all_special_ids)
         return [i for i in ids if i not in special]
 
     def text(self, ids: list[int]) -> str:
-        """Text of ids, without control tokens; bytes that make no character become U+FFFD."""
+        """Returns the text of ids without special tokens; bytes that form no character become U+FFFD."""
         with self._tokenizing:
             return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def prompt_parts(self, system: str, scene: str) -> tuple[list[int], list[int]]:
-        """Ids around a user turn in the model's own chat template.
+        """Returns the ids before and after a user's question in the model's chat template.
 
-        Returns (from the start of the conversation to where the scene tokens go, from the end of the question to
-        where the answer starts). A template that refuses a system turn gets it at the head of the user turn; a model
-        without a template gets a plain one.
+        The first list runs from the start of the conversation to the scene tokens, the second from the end of the
+        question to the start of the answer. If the template rejects a system message, it is prepended to the user
+        message; a model without a template gets a plain one.
         """
         user = f"{scene}{_SCENE}{_QUESTION}"
         with_system = [{"role": "system", "content": system}, {"role": "user", "content": user}]
@@ -203,7 +203,7 @@ class LanguageModel:
         return parts[0], parts[1]
 
     def answer_end(self) -> int:
-        """Id of the token that ends an answer in the model's own chat template (where it has none: end of text)."""
+        """Returns the id of the token that ends an answer in the model's chat template (default: end of sequence)."""
         after = ""
         if getattr(self.tokenizer, "chat_template", None):
             turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
@@ -220,14 +220,14 @@ class LanguageModel:
 
 
 def cropped(layers: CacheLayers, length: int) -> CacheLayers:
-    """The first `length` tokens of cached keys and values, as copies: the rest can be freed."""
+    """Returns copies of the cached keys and values of the first `length` tokens, so the rest can be freed."""
     return tuple((k[..., :length, :].clone(), v[..., :length, :].clone()) for k, v in layers)
 
 
 def pick_dtype(name: str, device: torch.device | str = "cpu") -> torch.dtype:
-    """The number format: "auto" is bfloat16 on GPUs and on CPUs that multiply it in hardware, else float32.
+    """Returns the dtype of a name; "auto" is bfloat16 on GPUs and on CPUs with native bfloat16, else float32.
 
-    Elsewhere a CPU emulates bfloat16, which is slower than float32. Raises InvalidInput("dtype").
+    Other CPUs emulate bfloat16, which is slower than float32. Raises InvalidInput("dtype").
     """
     if name not in DTYPES:
         raise InvalidInput("dtype", f"want one of {list(DTYPES)}, got {name!r}")
@@ -245,18 +245,18 @@ def load_language_model(
     device: torch.device | str = "cpu",
     weights_only: bool = False,
 ) -> LanguageModel:
-    """A language model ready for inference.
+    """Loads a language model in eval mode, with frozen weights.
 
-    name_or_path: "smollm2-135m-instruct", one of random_model.NAMES, or a local folder: of any transformers causal
-    model with safetensors, of InternLM2, or of InternVL, whose vision half is left out; or the name of a fetched one.
-    cache_dir: where converted models live (default `cache_folder()`). dtype: see `pick_dtype`. progress: called with
-    one line per slow step. weights_only: read no more than `for_inference` needs where that computes the model, which
-    takes seconds less; nothing else works with it then, so nobody can train it or move it.
-    Raises InvalidInput("language_model") when there is no such model, or it cannot be read.
+    name_or_path: "smollm2-135m-instruct", one of dummy_llm.NAMES, a local folder (of any transformers causal model
+    with safetensors, InternLM2, or InternVL, without its vision encoder), or the name of a fetched model. cache_dir:
+    folder of converted models (default `cache_folder()`). dtype: see `pick_dtype`. progress: called with one line per
+    slow step. weights_only: where `for_inference` supports the model, read only what it needs, which saves seconds;
+    the model can then be neither trained nor moved to another device.
+    Raises InvalidInput("language_model") when the model is missing or cannot be read.
     """
     kind = pick_dtype(dtype, device)
     if name_or_path in dummy_llm.NAMES:
-        # The small one is rounded from float32, so that it is the same model in every number format.
+        # The small model is generated in float32 and then cast, to be the same model in every dtype.
         small = name_or_path == dummy_llm.NAME
         model, tokenizer = dummy_llm.build(name_or_path, dtype=None if small else kind)
         model = model.to(kind)
@@ -280,7 +280,7 @@ def load_language_model(
 
 
 def model_folder(name_or_path: str) -> Path:
-    """The folder a language model's name means: that path, or where ./run models fetch puts what has this name."""
+    """Returns the folder of a language model: the given path, or the one `./run models fetch` created for the name."""
     path = Path(name_or_path).expanduser()
     fetched = cache_folder() / "models" / name_or_path
     return path if path.is_dir() or len(path.parts) > 1 or not fetched.is_dir() else fetched
@@ -313,7 +313,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, weights_only: bool) -> tuple[
 
 
 def _fast_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder that needs no class of its own, or None; AutoTokenizer would look at model classes."""
+    """Loads a folder's generic fast tokenizer, or returns None; avoids AutoTokenizer, which imports model classes."""
     from transformers import PreTrainedTokenizerFast
 
     try:
@@ -327,7 +327,7 @@ def _fast_tokenizer(folder: Path) -> Any:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Nodes log lines; the library's terminal bars would garble them."""
+    """Disable transformers' progress bars, which would garble the nodes' logs."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

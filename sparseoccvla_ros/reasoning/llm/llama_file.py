@@ -1,7 +1,7 @@
-"""Weights of a Llama or Qwen2 model straight from its safetensors file, for inference alone.
+"""Weights of a Llama or Qwen2 model read directly from its safetensors file, for inference only.
 
-A model class of transformers computes the same, but importing one takes longer than everything else that a node does
-at its start (torch's compiler and distributed tensors come with it). onednn_llama.py needs neither.
+Importing the equivalent transformers class takes longer than the rest of a node's start, because it pulls in torch's
+compiler and distributed tensors. onednn_llama.py needs neither.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ FILE = "model.safetensors"
 
 
 class LlamaFile:
-    """What LanguageModel and PackedLlama need of a causal model: configuration, vocabulary and the layers' weights.
+    """The parts of a causal model that LanguageModel and PackedLlama need: configuration, vocabulary, layer weights.
 
-    config: as in config.json; generation_config: as in generation_config.json; weights: by transformers' names, those
-    of the vocabulary aside, in the number format that was asked for.
+    config: as in config.json; generation_config: as in generation_config.json; weights: by transformers' names, in the
+    requested dtype, without embeddings and vocabulary head.
     """
 
     def __init__(self, config: SimpleNamespace, generation: SimpleNamespace, weights: dict[str, torch.Tensor]) -> None:
@@ -37,9 +37,9 @@ class LlamaFile:
 
     @classmethod
     def open(cls, folder: Path, dtype: torch.dtype) -> LlamaFile | None:
-        """The model in a folder, or None where it is not whole or not one that PackedLlama computes on this machine.
+        """Loads the model in a folder; returns None if it is incomplete or PackedLlama does not support it here.
 
-        Whoever gets None asks transformers, which computes more and says what is wrong with the rest.
+        On None, callers fall back to transformers, which supports more models and reports what is wrong.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -50,7 +50,7 @@ class LlamaFile:
                 weights = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
             generation = folder / "generation_config.json"
             rest = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
-            # What stands in no file has a default, which only transformers knows.
+            # Defaults for missing entries are defined in transformers only.
             if not (_whole(content, weights) and {"rms_norm_eps", "max_position_embeddings"} <= set(content)):
                 return None
             model = cls(config, SimpleNamespace(**rest), weights)
@@ -59,25 +59,25 @@ class LlamaFile:
             return None
 
     def get_input_embeddings(self) -> nn.Module:
-        """Embeddings of token ids."""
+        """Returns the module that embeds token ids."""
         return self._embeddings
 
     def get_output_embeddings(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Vocabulary logits of hidden states."""
+        """Returns the function from hidden states to vocabulary logits."""
         return self._head
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Weights of the layers by transformers' names."""
+        """Returns the layers' weights by transformers' names."""
         return self.weights
 
     def packed(self) -> PackedLlama:
-        """What computes the model; the layers' weights are let go."""
+        """Returns the packed decoder; releases the unpacked layer weights."""
         decoder, self.weights = PackedLlama(self), {}
         return decoder
 
 
 def _whole(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> bool:
-    """Whether exactly the weights of the configuration are there, in its sizes."""
+    """Whether the weights are exactly those that the configuration implies, in the right shapes."""
     wide, inner = config["hidden_size"], config["intermediate_size"]
     head = config.get("head_dim") or wide // config["num_attention_heads"]
     queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]

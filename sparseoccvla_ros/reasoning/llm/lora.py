@@ -1,7 +1,7 @@
-"""Low-rank adapters on the language model (Hu et al., 2022): made for training, kept in a file of their own, merged.
+"""Low-rank adapters for the language model (Hu et al., 2022): creating, saving, loading and merging them.
 
-The file is safetensors and holds the adapters alone, never the base model or its vocabulary; its metadata say which
-rank and scale they were trained with and on which model.
+Adapter files are safetensors and contain the adapters only, never the base model or its vocabulary; their metadata
+record the rank, the scale, the adapted layers and the base model.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _MARK = "lora_"
 
 
 def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> LanguageModel:
-    """The model with trainable low-rank adapters in its decoder; its base stays frozen.
+    """Returns the model with trainable low-rank adapters in its decoder; the base stays frozen.
 
-    They start as no change at all. lora_r 0 returns the model unchanged. The base model object is changed in place
-    (peft does that). Raises InvalidInput("language_model") when peft is not installed or the model has adapters.
+    Initially the output is unchanged. lora_r 0 returns the model as is. peft modifies the base model in place. Raises
+    InvalidInput("language_model") when peft is missing, the model has adapters or it was loaded for inference only.
     """
     if config.lora_r == 0:
         return language_model
@@ -51,27 +51,27 @@ def with_lora(language_model: LanguageModel, config: ReasoningConfig) -> Languag
     )
     model = get_peft_model(language_model.model, settings)
     for layer in model.modules():
-        # The adapters are float32 and would pull the whole stream of a bfloat16 model up and down again; autocast
-        # (LanguageModel.forward) rounds their small matrices instead.
+        # The adapters are float32; peft would cast a bfloat16 model's activations to float32 and back. Autocast
+        # (LanguageModel.forward) casts the small adapter matrices instead.
         if hasattr(layer, "cast_input_dtype_enabled"):
             layer.cast_input_dtype_enabled = False
     return replace(language_model, model=model.eval(), packed=None)
 
 
 def has_adapter(language_model: LanguageModel) -> bool:
-    """Whether the model carries adapters that are not merged."""
+    """Whether the model has unmerged adapters."""
     return hasattr(language_model.model, "merge_and_unload")
 
 
 def set_training(language_model: LanguageModel, mode: bool) -> None:
-    """Dropout of the adapters and the attention that trains fastest, or neither. The model has adapters."""
+    """Enable or disable the adapters' dropout and the attention kernel for training. The model must have adapters."""
     language_model.model.train(mode)
     switch = use_grouped_attention if mode else use_own_attention
     switch(language_model.model.get_base_model())
 
 
 def merge(language_model: LanguageModel) -> LanguageModel:
-    """The model with its adapters folded into the weights; unchanged where it has none."""
+    """Returns the model with its adapters merged into the weights; unchanged if it has none."""
     if not has_adapter(language_model):
         return language_model
     merged = language_model.model.merge_and_unload().eval().requires_grad_(False)
@@ -80,10 +80,10 @@ def merge(language_model: LanguageModel) -> LanguageModel:
 
 
 def adapter_parameters(language_model: LanguageModel) -> Iterator[tuple[str, nn.Parameter]]:
-    """(name in the adapter file, parameter) of each adapter weight; nothing where there is no adapter."""
+    """Yields (name in the adapter file, parameter) for each adapter weight; nothing if the model has no adapters."""
     for name, parameter in language_model.model.named_parameters() if has_adapter(language_model) else ():
         if _MARK in name:
-            # "model.layers.0.self_attn.q_proj.lora_A.weight": no trace of peft's wrapping.
+            # "model.layers.0.self_attn.q_proj.lora_A.weight": without peft's prefixes.
             yield name.removeprefix("base_model.model.").replace(".default.", "."), parameter
 
 
@@ -97,7 +97,7 @@ def save_adapter(language_model: LanguageModel, config: ReasoningConfig, path: P
 
 
 def load_adapter(language_model: LanguageModel, config: ReasoningConfig, path: Path) -> LanguageModel:
-    """The model with the adapters of `path`; `merge` folds them in for inference.
+    """Returns the model with the adapters of `path` added; `merge` merges them for inference.
 
     The model must have none yet. Raises InvalidInput("adapter") naming the file when it is missing, truncated, trained
     with another rank, scale or base model, or when a tensor is missing, unknown or of another shape.
@@ -117,9 +117,9 @@ def load_adapter(language_model: LanguageModel, config: ReasoningConfig, path: P
 
 
 def load_merged(language_model: LanguageModel, config: ReasoningConfig, path: Path) -> LanguageModel:
-    """The model with the adapters of `path` in its weights; the same and raises the same as merge(load_adapter(...)).
+    """Returns the model with the adapters of `path` merged; equivalent to merge(load_adapter(...)), same errors.
 
-    Where only the weights were read, peft cannot help and is not needed.
+    A model loaded with weights_only is merged here, without peft.
     """
     file = language_model.model
     if not isinstance(file, LlamaFile):
@@ -135,19 +135,19 @@ def load_merged(language_model: LanguageModel, config: ReasoningConfig, path: Pa
     for name in adapted:
         weight = file.weights[name]
         wide, narrow = tensors[_lora(name, "B")].float(), tensors[_lora(name, "A")].float()
-        # Summed in float32 and rounded once.
+        # Added in float32 and rounded once.
         merged = torch.addmm(weight.float(), wide, narrow, alpha=config.lora_alpha / config.lora_r)
         file.weights[name] = merged.to(weight.dtype)
     return language_model
 
 
 def _lora(weight: str, half: str) -> str:
-    """Name of half of a weight's adapter: A, which narrows, or B, which widens."""
+    """Returns the name of a weight's adapter matrix: "A" (down projection) or "B" (up projection)."""
     return f"{weight.removesuffix('weight')}lora_{half}.weight"
 
 
 def _read(language_model: LanguageModel, config: ReasoningConfig, path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of an adapter file that was trained on this model with these settings."""
+    """Reads the tensors of an adapter file; raises InvalidInput("adapter") unless its metadata match."""
     if config.lora_r == 0:
         raise InvalidInput("adapter", f"{path.name} was given, but reasoning.lora_r is 0")
     if not path.is_file():
@@ -176,7 +176,7 @@ def _check(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, Sequence[in
 
 
 def _facts(language_model: LanguageModel, config: ReasoningConfig) -> dict[str, str]:
-    """What must agree between an adapter file and a model."""
+    """Returns the metadata of an adapter file, which must match when it is loaded."""
     settings = language_model.config
     return {
         "format_version": FORMAT_VERSION,

@@ -1,8 +1,8 @@
-"""The decoder of Llama and Qwen2 models on a CPU, with its weights laid out for the processor once.
+"""Decoder of Llama and Qwen2 models for CPU inference, with weights prepacked for oneDNN.
 
-The same arithmetic as transformers' classes, which stay the reference and serve training, adapters, GPUs and every
-other architecture. Two things are different: projections that share their input are one
-matrix, and oneDNN gets each matrix in the blocks that it multiplies in, instead of sorting it anew at every call.
+The arithmetic is that of transformers' classes, which remain the reference and are used for training, adapters, GPUs
+and other architectures. Two things differ: projections with the same input are fused into one matrix, and each matrix
+is stored in oneDNN's blocked layout instead of being reordered at every call.
 With SmolLM2-135M in bfloat16 on one thread a token takes about half the time; `./run bench end_to_end` has the rates.
 """
 
@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from .grouped_attention import attend
 
 ARCHITECTURES = ("llama", "qwen2")
-"""`model_type` of configurations whose layers are computed here."""
+"""Supported values of `model_type`."""
 _ROWS = 128
-"""Rows of input that matrices are laid out for: a prefill. One row is multiplied as fast as with a layout for one."""
+"""Input rows that the layout is optimised for: a prefill. A single row is as fast as with a layout for one row."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Matrix:
-    """One or several projections of the same input. packed: oneDNN's layout; bias: [out] or None."""
+    """One or more fused projections of the same input. packed: weight in oneDNN's layout; bias: [out] or None."""
 
     packed: torch.Tensor
     bias: torch.Tensor | None
@@ -55,10 +55,10 @@ class _Layer:
 
 
 class PackedLlama:
-    """Hidden states of a causal model in inference mode; keeps no state between calls.
+    """Computes the hidden states of a causal model in inference mode; stateless between calls.
 
-    model: as `why_not` accepts it. The packed matrices are a second copy of its weights (212 MB for SmolLM2-135M in
-    bfloat16); a model whose weights change afterwards (training) needs a new one.
+    model: one that `why_not` accepts. The packed matrices are a second copy of its weights (212 MB for SmolLM2-135M in
+    bfloat16) and do not follow later changes of the model (training).
     """
 
     def __init__(self, model: Any) -> None:
@@ -71,13 +71,13 @@ class PackedLlama:
         channels = torch.arange(0, self._width, 2, dtype=torch.int64).float()
         inverse = 1.0 / _rotary(config).get("rope_theta", 10000.0) ** (channels / self._width)
         angles = torch.arange(config.max_position_embeddings)[:, None] * torch.cat([inverse, inverse])
-        # Rounded to the model's number format here, as transformers does it at every call.
+        # Rounded to the model's dtype here; transformers does so at every call.
         self._cos, self._sin = angles.cos().to(self._norm.dtype), angles.sin().to(self._norm.dtype)
         self._sin[:, : self._width // 2] *= -1
 
     @staticmethod
     def why_not(model: Any) -> str | None:
-        """Why a model cannot be computed here, or None when it can."""
+        """Returns the reason why a model is not supported, or None if it is."""
         config = getattr(model, "config", None)
         kind = getattr(config, "model_type", type(model).__name__)
         if hasattr(model, "peft_config"):
@@ -108,9 +108,9 @@ class PackedLlama:
         mask: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, tuple[tuple[torch.Tensor, torch.Tensor], ...]]:
-        """Last hidden states [B, T, D] after the final norm, and keys and values [B, heads, past + T, d] per layer.
+        """Returns hidden states [B, T, D] after the final norm, and keys and values [B, heads, past + T, d] per layer.
 
-        embeddings: [B, T, D]; past: of P tokens, only read; mask, positions: as in LanguageModel.forward.
+        embeddings: [B, T, D]; past: not modified; mask, positions: as in LanguageModel.forward.
         """
         batch, length, _ = embeddings.shape
         start = 0 if past is None else past[0][0].shape[-2]
@@ -119,7 +119,7 @@ class PackedLlama:
         kind = embeddings.dtype
         added = _added(length, start, mask, kind)
         turned = self._heads + self._kv_heads
-        # The sums along the layers stay in float32: normalising them is cheaper then, and they lose nothing.
+        # The residual stream stays in float32: its normalisation is cheaper and nothing is rounded away.
         x, layers = embeddings.to(torch.float32, copy=True), []
         for i, layer in enumerate(self._layers):
             y = layer.qkv(self._normalised(x, layer.before_attention).to(kind))
@@ -145,7 +145,7 @@ class PackedLlama:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self._eps) * weight
 
     def _attend_from_one(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Attention [B, heads, 1, d] of one token; in float32, which is four times as fast here as the kernel is."""
+        """Returns attention [B, heads, 1, d] of one token; in float32, four times as fast here as torch's kernel."""
         rows = q.float().reshape(len(q), self._kv_heads, -1, self._width) * self._width**-0.5
         weights = (rows @ k.float().transpose(-1, -2)).softmax(-1)
         return (weights @ v.float()).reshape(q.shape).to(q.dtype)
@@ -164,16 +164,16 @@ def _layer(weights: Mapping[str, torch.Tensor], at: str) -> _Layer:
 
 
 def _rotary(config: Any) -> dict[str, Any]:
-    """Settings of the rotary position embedding; older configurations keep the base beside them."""
+    """Returns the settings of the rotary embedding; older configurations store `rope_theta` at the top level."""
     found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     base = getattr(config, "rope_theta", None)
     return dict(found) if base is None else {"rope_theta": base, **found}
 
 
 def _added(length: int, start: int, mask: torch.Tensor | None, kind: torch.dtype) -> torch.Tensor | None:
-    """What attention weights get added: nothing to what lies before a token, the lowest number to what is hidden.
+    """Returns the additive attention mask: zero for visible tokens, the dtype's lowest number for masked ones.
 
-    [T, past + T], or [B, 1, T, past + T] with a mask. Padding sees nothing; minus infinity would make it NaN.
+    [T, past + T], or [B, 1, T, past + T] with a mask. Rows of padding are fully masked; with -inf they would be NaN.
     """
     if mask is None and length == 1:
         return None

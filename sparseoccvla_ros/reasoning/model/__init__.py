@@ -1,1 +1,1 @@
-"""The torch modules around the language model."""
+"""The trainable torch modules around the language model."""

@@ -8,11 +8,11 @@ from torch import nn
 from ..config import ReasoningConfig
 
 METRES = 10.0
-"""Anchors are divided by this before the MLP, so that its inputs are about one."""
+"""m; anchors are divided by this to bring the MLP's inputs to the order of one."""
 
 
 class AnchorHead(nn.Module):
-    """One logit per trajectory anchor: MLP(anchor) modulated by MLP(T_r), then an MLP to a number."""
+    """One logit per trajectory anchor: MLP(anchor), scaled and shifted by a projection of T_r, then a scalar MLP."""
 
     def __init__(self, config: ReasoningConfig, dims: int) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class AnchorHead(nn.Module):
         self.score = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
 
     def forward(self, token: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
-        """Logits float32 [B, A] of anchors [A, 6, 2] m for reasoning tokens [B, D]."""
+        """Returns logits float32 [B, A] of anchors [A, 6, 2] m for reasoning tokens [B, D]."""
         scale, shift = self.token(token.float()).unsqueeze(1).chunk(2, dim=-1)
         shape = self.anchor(anchors.float().flatten(1) / METRES)
         return self.score(shape * (1 + scale) + shift).squeeze(-1)

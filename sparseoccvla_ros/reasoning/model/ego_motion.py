@@ -8,14 +8,14 @@ from ...core.errors import InvalidInput
 from ...core.types import STEPS, WAYPOINT_TIMES
 
 SOURCES = ("planned", "constant_velocity", "oracle")
-"""Where a future motion came from; "oracle" is the true future, for evaluation only."""
+"""Sources of a future motion; "oracle" is the true future, for evaluation only."""
 
 
 def constant_velocity(twist: np.ndarray) -> np.ndarray:
-    """Waypoints float32 [6, 2] m at 0.5 .. 3.0 s in base_link at the stamp, for a twist that does not change.
+    """Returns waypoints float32 [6, 2] m at 0.5 .. 3.0 s in base_link at the stamp, for a constant twist.
 
-    twist: [6] = vx, vy, vz (m/s), wx, wy, wz (rad/s); velocity is constant in the turning body frame, so the path is
-    an arc (exact integral, stable for turn rates near zero).
+    twist: [6] = vx, vy, vz (m/s), wx, wy, wz (rad/s); the velocity is constant in the rotating body frame, so the path
+    is an arc (exact integral, numerically stable for yaw rates near zero).
     """
     vx, vy, rate = float(twist[0]), float(twist[1]), float(twist[5])
     half = rate * WAYPOINT_TIMES / 2
@@ -25,7 +25,7 @@ def constant_velocity(twist: np.ndarray) -> np.ndarray:
 
 
 def check_motion(motion: np.ndarray) -> np.ndarray:
-    """The future motion as float32 [6, 2]; raises InvalidInput("future_motion") unless finite and of that shape."""
+    """Returns the motion as float32 [6, 2]; raises InvalidInput("future_motion") unless finite and of that shape."""
     motion = np.asarray(motion)
     if motion.shape != (STEPS, 2) or motion.dtype.kind not in "fiu":
         raise InvalidInput("future_motion", f"want numbers [{STEPS}, 2], got {motion.dtype} {list(motion.shape)}")

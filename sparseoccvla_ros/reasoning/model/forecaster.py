@@ -1,8 +1,8 @@
 """Occupancy at +1, +2 and +3 s: one network for all horizons (paper, figure: "Shared Forecaster").
 
-The network is told the ego's future path: the planned one on line, else constant velocity, or the true one (labelled
-"oracle", evaluation only). What it says is in the current ego frame; `forecast_voxels` turns it into voxels there (what
-nodes publish and the planner's gate reads) or in the future ego frames (what Occ3D's forecasts are compared in).
+The network is conditioned on the ego's future path: the planned one when online, else constant velocity, or the true
+path (labelled "oracle", evaluation only). Its output is in the current ego frame; `forecast_voxels` converts it to
+voxels in that frame (for publishing and the planner's gate) or in the future ego frames (for Occ3D forecast metrics).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from ..config import ReasoningConfig
 from .positional_encoding import encode_positions
 
 METRES = 10.0
-"""Scale of waypoints at the network's input."""
+"""m; waypoints are divided by this at the network's input."""
 MAX_TURN_RATE = 1.0
-"""rad/s; bounds how fast the forecaster may turn a query's points about their centre."""
+"""rad/s; upper bound on the rotation of a query's points about the query's centre."""
 RELABEL_MARGIN = 4.0
-"""Log-odds by which another class trails a point's class before the forecaster has its say."""
+"""Log-odds by which another class's change must exceed that of a point's own class to relabel the point."""
 _AT_HORIZON = tuple(int(np.flatnonzero(h == WAYPOINT_TIMES)[0]) for h in HORIZONS)
 
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """What happens to each query until each horizon, in base_link at the stamp (the CURRENT ego frame).
+    """Change of each query up to each horizon, in base_link at the stamp (the CURRENT ego frame).
 
     shift: [B, H, Q, 3] m; turn: [B, H, Q] rad about the query's centre, counter-clockwise; class_change:
-    [B, H, Q, 17], added to the log-odds of the classes. All zero means: the scene stays as it is.
+    [B, H, Q, 17], added to the log-odds of the classes. All zeros: a static scene.
     """
 
     shift: torch.Tensor
@@ -58,9 +58,9 @@ class _Block(nn.Module):
 
 
 class Forecaster(nn.Module):
-    """Shared weights over horizons, told apart by a horizon embedding and the ego's own future path.
+    """Transformer with weights shared across horizons, conditioned on a horizon embedding and the ego's future path.
 
-    The last layer starts at zero: untrained, the forecast is the present scene, which is the baseline to beat.
+    The last layer is zero-initialised: the untrained forecast is the present scene, which is the baseline to beat.
     """
 
     seconds: torch.Tensor
@@ -109,15 +109,15 @@ def apply_forecast(
     turn: np.ndarray,
     class_change: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points [Q, R, 3] m, labels uint8 [Q, R] and scores [Q, R] at one horizon, in the frame of the input points.
+    """Returns points [Q, R, 3] m, labels uint8 [Q, R] and scores [Q, R] at one horizon, in the input points' frame.
 
-    shift [Q, 3], turn [Q] and class_change [Q, 17] as in `Forecast`. A point keeps its label unless the change of
-    another class outweighs its own by RELABEL_MARGIN; its score moves by the change in log-odds. Zeros change no bit.
+    shift [Q, 3], turn [Q] and class_change [Q, 17] as in `Forecast`. A point keeps its label unless another class's
+    change exceeds its own by RELABEL_MARGIN; its score moves by the change in log-odds. Zeros return the input exactly.
     """
     cos1, sin = np.cos(turn)[:, None] - 1, np.sin(turn)[:, None]
     offset = points - centres[:, None]
     x, y = offset[..., 0], offset[..., 1]
-    # Written as an addition to the points, so that no turn and no shift returns them exactly.
+    # Added to the points as an offset: zero turn and shift return them exactly.
     moved = points + shift[:, None]
     moved[..., 0] += cos1 * x - sin * y
     moved[..., 1] += sin * x + cos1 * y
@@ -126,7 +126,7 @@ def apply_forecast(
     own_change = np.take_along_axis(class_change, labels.astype(np.int64), axis=1)
     rival_change = np.take_along_axis(class_change, rival, axis=1) - RELABEL_MARGIN
     switch = (rival_change > own_change) & (rival != labels)
-    # At 15 the float32 sum below still differs from zero.
+    # Within +-15 the float32 denominator below stays above zero.
     change = np.clip(np.where(switch, rival_change, own_change), -15.0, 15.0)
     # sigmoid(logit(s) + change) without the round trip through the logit.
     growth = np.expm1(change)
@@ -138,11 +138,11 @@ def apply_forecast(
 def continued(
     points: np.ndarray, centres: np.ndarray, labels: np.ndarray, grid: VoxelGrid
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(points [Q, R, 3] m, bool [Q, R] which of them count) where the ground goes on as it was.
+    """Continues the ground ahead of the vehicle; returns (points [Q, R, 3] m, bool [Q, R], True for points to keep).
 
-    A street looks ahead as it does behind: what comes into range at the front of the grid, which no camera has seen
-    yet, is taken to be what leaves it at the back. Queries whose centres [Q, 3] m lie behind the grid are put as far
-    ahead as the grid is long; of their points only ground counts. All in the frame of the grid; labels uint8 [Q, R].
+    The area that enters the grid at the front has not been observed yet; it is assumed to look like the area that
+    leaves at the back. Queries with centres [Q, 3] m behind the grid move forward by the grid's length, and only their
+    ground points are kept. All in the frame of the grid; labels uint8 [Q, R].
     """
     behind = centres[:, 0] < grid.lower[0]
     ahead = points.copy()
@@ -157,13 +157,13 @@ def forecast_voxels(
     grid: VoxelGrid,
     future2now: np.ndarray | None = None,
 ) -> tuple[SparseVoxels, ...]:
-    """Voxels at each horizon of the batch's first sample.
+    """Returns the voxels at each horizon for the batch's first sample.
 
     future2now: None leaves them in base_link at the stamp (the CURRENT ego frame); float64 [H, 4, 4], the pose of
-    base_link at each horizon in base_link at the stamp, puts each horizon into its own FUTURE ego frame. Points move
-    before they become voxels, so nothing is resampled. With config.continue_ground the ground that a future frame has
-    left behind lies ahead in it (`continued`). Where the encoder has a voxel head, its voxels are what moves: those of
-    classes that can move go with the nearest query, all others stay where they are.
+    base_link at each horizon in base_link at the stamp, puts each horizon into its own FUTURE ego frame. Points are
+    moved before voxelisation, so nothing is resampled. config.continue_ground repeats the ground behind a future frame
+    ahead of it (`continued`). If the encoder has a voxel head, its voxels are moved instead of the points: those of
+    movable classes follow the nearest query within config.max_point_distance, all others stay in place.
     """
     if queries.voxels is not None:
         return _moved_voxels(queries, queries.voxels, forecast, config, grid, future2now)
@@ -196,7 +196,7 @@ def _moved_voxels(
     grid: VoxelGrid,
     future2now: np.ndarray | None,
 ) -> tuple[SparseVoxels, ...]:
-    """`forecast_voxels` of an encoder with a voxel head."""
+    """`forecast_voxels` for an encoder with a voxel head."""
     now = voxels.centres()
     distance, owner = KDTree(queries.centres).query(now)
     follows = np.isin(voxels.labels, MOVABLE) & (distance < config.max_point_distance)
@@ -211,7 +211,7 @@ def _moved_voxels(
         points[follows, 0] = queries.centres[mine, 0] + shift[mine, 0] + cos * offset[:, 0] - sin * offset[:, 1]
         points[follows, 1] = queries.centres[mine, 1] + shift[mine, 1] + sin * offset[:, 0] + cos * offset[:, 1]
         points[follows, 2] += shift[mine, 2]
-        # Turning the grid opens holes in surfaces; where nothing was turned there are none to close.
+        # Rotating into another frame opens holes in surfaces; without a change of frame none need closing.
         close, pose = config.padding and future2now is not None, None if future2now is None else future2now[i]
         out.append(placed(points, voxels, close, pose, config.continue_ground, grid))
     return tuple(out)
@@ -225,15 +225,15 @@ def placed(
     continue_ground: bool = False,
     grid: VoxelGrid = OCC3D_GRID,
 ) -> SparseVoxels:
-    """Voxels whose centres have come to points [V, 3] m: in the same frame, or in the future one of a pose [4, 4].
+    """Returns the voxels with their centres moved to points [V, 3] m, in that frame or in the one of pose future2now.
 
-    close: holes of one voxel; continue_ground: in a future frame, see `continued`.
+    future2now: [4, 4]; close: fill holes of one voxel; continue_ground: in a future frame only, see `continued`.
     """
     keep = np.ones(len(points), bool)
     if future2now is not None:
         points = geometry.apply(geometry.inverse(future2now), points)
         if continue_ground:
-            # Every voxel is its own query here: those that lie behind the grid go ahead of it.
+            # Each voxel acts as its own query: those behind the grid move ahead.
             ahead, stays = continued(points[:, None], points, voxels.labels[:, None], grid)
             points, keep = ahead[:, 0], stays[:, 0]
     moved = voxelise(points[keep], voxels.labels[keep], voxels.scores[keep], grid)

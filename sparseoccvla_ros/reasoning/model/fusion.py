@@ -7,9 +7,9 @@ from torch import nn
 
 
 class ResidualFusion(nn.Module):
-    """F = Q + tanh(gate) * MLP(LayerNorm(T_o')), with a gate per channel that starts at zero.
+    """F = Q + tanh(gate) * MLP(LayerNorm(T_o')), with a zero-initialised gate per channel.
 
-    So at the start of training the occupancy path equals the encoder-only path, bit for bit.
+    At the start of training the fused features therefore equal the encoder's, bit for bit.
     """
 
     def __init__(self, query_dims: int, dims: int) -> None:
@@ -20,10 +20,10 @@ class ResidualFusion(nn.Module):
         self.gate = nn.Parameter(torch.zeros(query_dims))
 
     def forward(self, features: torch.Tensor, tokens: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Fused features [B, Q, C].
+        """Returns fused features [B, Q, C].
 
         features: [B, Q, C]; tokens: [B, K, D], hidden states at the occupancy tokens; chosen: int64 [B, K], the query
-        of each token. Queries that were no token keep their own features.
+        of each token. Queries without a token keep their features.
         """
         update = torch.tanh(self.gate) * self.mlp(tokens.float())
         return features.scatter_add(1, chosen[..., None].expand(-1, -1, features.shape[-1]), update)

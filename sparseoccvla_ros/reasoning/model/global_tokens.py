@@ -16,7 +16,7 @@ class GlobalTokens(nn.Module):
         super().__init__()
         width = config.query_dims
         self.queries = nn.Parameter(torch.randn(config.global_tokens, width))
-        # Always in the key list: attention stays defined with no view and no query.
+        # Always among the keys: attention stays defined without views and queries.
         self.nothing = nn.Parameter(torch.randn(1, width) * 0.02)
         self.view_norm = nn.LayerNorm(width)
         self.query_norm = nn.LayerNorm(width)
@@ -28,9 +28,9 @@ class GlobalTokens(nn.Module):
         nn.init.constant_(self.out_norm.weight, scale)
 
     def forward(self, view_features: torch.Tensor, features: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-        """Tokens [B, G, D] from view features [B, V, C], query features [B, Q, C] and centres [B, Q, 3] m.
+        """Returns tokens [B, G, D] from view features [B, V, C], query features [B, Q, C] and centres [B, Q, 3] m.
 
-        The order of the queries has no effect; views are told apart by their place in the list.
+        The order of the queries has no effect; views are distinguished by their index.
         """
         batch, views, width = view_features.shape
         keys = torch.cat(

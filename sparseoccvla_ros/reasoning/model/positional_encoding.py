@@ -1,4 +1,4 @@
-"""Sinusoidal encodings of metric positions and of places in a list."""
+"""Sinusoidal encodings of metric positions and of list indices."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 import torch
 
 SHORTEST, LONGEST = 1.0, 200.0
-"""Metres: a voxel diagonal is about the shortest wavelength worth telling apart, the grid's diagonal the longest."""
+"""m; range of wavelengths: about a voxel's diagonal to the grid's diagonal."""
 
 
 def encode_positions(positions: torch.Tensor, dims: int) -> torch.Tensor:
-    """Sine and cosine features [..., dims] of positions [..., n] in metres; wavelengths 1 to 200 m, geometric.
+    """Returns sine and cosine features [..., dims] of positions [..., n] in metres.
 
-    Where 2 n does not divide dims, the highest frequencies of the last axis are left out.
+    Wavelengths: 200 to 1 m, geometric. If 2 n does not divide dims, the last axis lacks its highest-frequency cosines.
     """
     axes = positions.shape[-1]
     count = math.ceil(dims / (2 * axes))
@@ -25,5 +25,5 @@ def encode_positions(positions: torch.Tensor, dims: int) -> torch.Tensor:
 
 
 def encode_places(count: int, dims: int, device: torch.device) -> torch.Tensor:
-    """Features [count, dims] that tell list places apart (camera 0, 1, 2 ...), for any count."""
+    """Returns features [count, dims] of the list indices 0, 1, 2 ... (of the cameras), for any count."""
     return encode_positions(torch.arange(count, device=device, dtype=torch.float32)[:, None], dims)

@@ -1,11 +1,11 @@
-"""The reading token: what the scene tokens say to one question, as a token of its own behind it.
+"""The reading token: scene tokens pooled for one question, inserted as an extra token after the question.
 
-The paper leaves it to the language model to find among the scene's tokens what a question is about. A model of 135 M
-parameters does not learn that in half an hour on a CPU: 400 steps of 32 questions left its answers the same with
-another scene's tokens. So the question itself points at the scene tokens first, as in instruction-aware querying
-(InstructBLIP, Dai et al., NeurIPS 2023), and the language model gets what was found as a hint behind the question,
-where the bare model already copies from (as the last token before the answer it does not). Occupancy queries stay the
-only bridge: the token is made of scene tokens and the question, and of nothing else.
+In the paper the language model itself has to find the scene tokens that a question is about. A model of 135 M
+parameters does not learn that in half an hour on a CPU: after 400 steps of 32 questions its answers were the same with
+another scene's tokens. Here the question first attends to the scene tokens, as in instruction-aware querying
+(InstructBLIP, Dai et al., NeurIPS 2023), and the result is passed to the language model as a hint after the question, a
+position that the pretrained model already copies from (it does not copy from the last token before the answer). The
+bridge stays the only input from vision: the reading token depends on scene tokens and the question alone.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from torch import Tensor, nn
 
 HEADS, HEAD_DIMS = 4, 64
 HINT, HINT_END = " Hint:", "."
-"""Text around the reading token."""
+"""Text before and after the reading token."""
 POOLED_TOKEN = -1
-"""In lists of token ids: the place of the reading token."""
+"""Placeholder id of the reading token in lists of token ids."""
 
 
 class QuestionPooling(nn.Module):
-    """A question's words choose scene tokens, and channels of their mean.
+    """Attention pooling of scene tokens by a question, with a gain per channel computed from the question.
 
-    dims: D of the language model; width: of the question's encoder; tokens: scene tokens at most; scale: root mean
-    square of the language model's token embeddings, which the words are divided by and the token is brought to;
-    counts: how many sums over the scene tokens each question forms beside the mean, which is the same of one car and of
-    five.
+    dims: D of the language model; width: of the question encoder; tokens: maximum number of scene tokens; scale: root
+    mean square of the language model's token embeddings, which word embeddings are divided by and the reading token is
+    normalised to; counts: number of sums over the scene tokens beside the mean, which cannot tell one car from five.
     """
 
     def __init__(self, dims: int, width: int, tokens: int, scale: float, counts: int = 0) -> None:
@@ -42,25 +41,25 @@ class QuestionPooling(nn.Module):
         nn.init.ones_(self.gain.bias)
         if counts:
             self.sought, self.found = nn.Linear(2 * width, counts * HEAD_DIMS), nn.Linear(dims, HEAD_DIMS)
-            # At the start a token counts a twentieth, so that hundreds of them are no flood.
+            # Each token initially counts about 1/20: the sum over hundreds of tokens stays small.
             self.rarity = nn.Parameter(torch.full((counts,), -3.0))
         self.out = nn.Sequential(nn.Linear(dims + self.code, dims), nn.GELU(), nn.Linear(dims, dims))
         self.out_norm = nn.RMSNorm(dims, eps=1e-6)
         nn.init.constant_(self.out_norm.weight, scale)
 
     def forward(self, words: list[Tensor], tokens: Tensor, scene: Tensor) -> Tensor:
-        """Reading tokens [N, D] of N questions; arguments as in `read`."""
+        """Returns reading tokens [N, D] of N questions; arguments as in `read`."""
         return self.token_embedding(*self.read(words, tokens, scene))
 
     def token_embedding(self, read: Tensor, asked: Tensor) -> Tensor:
-        """What was read as a token [N, D] of the language model; both as `read` gives them."""
+        """Returns reading tokens [N, D] on the language model's scale, from the two outputs of `read`."""
         return self.out_norm(self.out(torch.cat([nn.functional.rms_norm(read, read.shape[-1:]), asked], dim=-1)))
 
     def read(self, words: list[Tensor], tokens: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
-        """(what is read, float32 [N, D] of any size, the questions' own code and what they count [N, code]).
+        """Returns (pooled scene tokens, float32 [N, D], not normalised; question encodings and counts [N, code]).
 
-        words: N times the embeddings [L, D] of a question's tokens; tokens: [B, T, D], scene tokens; scene: int64 [N],
-        the place of each question's scene in the batch.
+        words: token embeddings [L, D] of each of N questions; tokens: [B, T, D], scene tokens; scene: int64 [N],
+        the batch index of each question's scene.
         """
         lengths = torch.tensor([len(row) for row in words])
         rows = nn.utils.rnn.pad_sequence([row.float() / self.scale for row in words], batch_first=True)
@@ -70,12 +69,12 @@ class QuestionPooling(nn.Module):
         key = self.key(self.norm(tokens)) + self.place[: tokens.shape[1]]
         key = key.unflatten(-1, (HEADS, HEAD_DIMS)).transpose(1, 2)[scene]
         weight = (query @ key.transpose(-1, -2) * HEAD_DIMS**-0.5).softmax(-1)
-        # The heads have one value in common: the tokens themselves.
+        # All heads share one value, the unprojected tokens; their weights are averaged.
         read = (weight.mean(1) @ tokens[scene])[:, 0] * self.gain(asked)
         return read, torch.cat([asked, self._count(asked, tokens, scene)], dim=-1) if self.counts else asked
 
     def _count(self, asked: Tensor, tokens: Tensor, scene: Tensor) -> Tensor:
-        """How many scene tokens are what each question counts, [N, counts]."""
+        """Returns soft counts [N, counts] of the scene tokens that match each question."""
         sought = self.sought(asked).unflatten(-1, (self.counts, HEAD_DIMS))
         match = sought @ self.found(self.norm(tokens)).transpose(-1, -2)[scene] * HEAD_DIMS**-0.5
         return (match + self.rarity[:, None]).sigmoid().sum(-1)

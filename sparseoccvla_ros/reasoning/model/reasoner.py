@@ -1,4 +1,4 @@
-"""The language half for one frame: one prefill, three read-outs, and answers beside it."""
+"""The reasoning stage for one frame: one prefill, its read-outs, and answers to questions about the scene."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from .question_pooling import HINT, HINT_END, POOLED_TOKEN, QuestionPooling
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """Everything one prefill gives, with gradients where they are enabled.
+    """Outputs of one prefill, with gradients where enabled.
 
-    token: float32 [B, D], T_r; anchor_logits: float32 [B, A]; occupancy: float32 [B, K, D], the occupancy tokens
-    behind the language model (T_o'); fused: float32 [B, Q, C]; forecast: see `Forecast`; scene: [B, G + K, D], the
-    tokens as they went in, global ones first; chosen: int64 [B, K], the query of each occupancy token.
+    token: float32 [B, D], T_r; anchor_logits: float32 [B, A]; occupancy: float32 [B, K, D], hidden states at the
+    occupancy tokens (T_o'); fused: float32 [B, Q, C]; forecast: see `Forecast`; scene: [B, G + K, D], the input
+    tokens, global ones first; chosen: int64 [B, K], the query of each occupancy token.
     """
 
     token: torch.Tensor
@@ -52,9 +52,9 @@ class Readout:
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """What questions continue from; never changed, so an answer keeps its scene while newer ones arrive.
+    """Prefilled scene that answers continue from; immutable, so running answers keep theirs when a newer one arrives.
 
-    tokens: [1, T, D], the scene tokens as they went in.
+    layers: keys and values up to the last scene token; tokens: [1, T, D], the scene tokens at the model's input.
     """
 
     stamp: int
@@ -68,11 +68,11 @@ class Reasoner(nn.Module):
     """Connector, global tokens, language model, anchor head, residual fusion and forecaster.
 
     Sequence: [template prefix, T_g, T_o, scoring prompt, reasoning token]; T_r is the last hidden state at the
-    reasoning token, T_o' the last hidden states at T_o. The reasoning token is a row of this module and not of the
-    vocabulary, so weights and adapters stay small. `state_dict()` holds the bridge only, never the language model.
+    reasoning token, T_o' the last hidden states at T_o. The reasoning token's embedding is a parameter of this module
+    and not part of the vocabulary, so weights and adapters stay small. `state_dict()` excludes the language model.
 
     config: parameters; language_model: from `load_language_model`; anchors: float32 [A, 6, 2] m, base_link;
-    grid: where forecasts are voxelised. `trained`: set by whoever loads trained weights; it goes into every output.
+    grid: where forecasts are voxelised. `trained`: set when trained weights are loaded; copied into every output.
     `reason` and `ask` may run in different threads. Raises InvalidInput when the prompt exceeds max_prefill_tokens.
     """
 
@@ -91,8 +91,8 @@ class Reasoner(nn.Module):
         self.grid = grid
         self.trained = False
         self.hears_plan = False
-        """Whether questions were learnt with the plan in their context (planning.plan_words.with_action)."""
-        # A dataclass, not a module: its weights belong to its own files.
+        """Whether answering was trained with the planned action before the question (plan_words.with_action)."""
+        # A dataclass, not an nn.Module: its weights are stored in separate files.
         self.language_model = language_model
         weight = language_model.embedding_weight.detach().float()
         scale = float(weight.pow(2).mean().sqrt())
@@ -111,7 +111,7 @@ class Reasoner(nn.Module):
 
         self._prefix_ids, self._turn_end_ids = language_model.prompt_parts(config.system_prompt, config.scene_prompt)
         self._scoring_ids = language_model.tokens("\n" + config.scoring_prompt) + self._turn_end_ids
-        # Starts as the mean of its own prompt: close to words the model knows in this place.
+        # Initialised with the mean embedding of the scoring prompt.
         mean = weight[self._scoring_ids].mean(0)
         self.reasoning_token = nn.Parameter(mean * (scale / mean.pow(2).mean().sqrt().clamp_min(1e-8)))
         length = len(self._prefix_ids) + config.global_tokens + config.occupancy_tokens + len(self._scoring_ids) + 1
@@ -123,14 +123,14 @@ class Reasoner(nn.Module):
         self._prefix: CacheLayers | None = None
         self._scene: _Scene | None = None
         self.prefill_seconds = 0.0
-        """Wall time of the newest prefill, without the wait for its turn."""
+        """Wall time of the newest prefill, without the wait for the lock."""
 
     def reset(self) -> None:
-        """Drop the newest scene (after a time jump, or when the node stops); running answers keep theirs."""
+        """Drop the newest scene (after a time jump or when the node stops); running answers keep theirs."""
         self._scene = None
 
     def use(self, language_model: LanguageModel) -> None:
-        """Continue with another state of the same language model (adapters added or merged, another device)."""
+        """Replace the language model (adapters added or merged, another device); drops the cached prefix and scene."""
         with self._turns.urgent():
             self.language_model = language_model
             self._scene = None
@@ -139,15 +139,15 @@ class Reasoner(nn.Module):
     # --- adapters
 
     def add_adapter(self) -> None:
-        """Put trainable low-rank adapters into the language model, as the config says; they start as no change."""
+        """Add trainable low-rank adapters to the language model as configured; initially they change nothing."""
         self.use(lora.with_lora(self.language_model, self.config))
 
     def save_adapter(self, path: Path) -> None:
-        """Write the adapters to a safetensors file of their own; InvalidInput("adapter") when there are none."""
+        """Write the adapters to a separate safetensors file; raises InvalidInput("adapter") when there are none."""
         lora.save_adapter(self.language_model, self.config, path)
 
     def load_adapter(self, path: Path, merge: bool = True) -> None:
-        """Take the adapters of a file: merged into the weights for inference, or (merge False) to train them on.
+        """Load adapters from a file: merged into the weights for inference, or (merge False) trainable.
 
         Raises InvalidInput("adapter") naming what is missing, truncated or does not fit; the model is then unchanged.
         """
@@ -155,14 +155,14 @@ class Reasoner(nn.Module):
         self.use(load(self.language_model, self.config, path))
 
     def train(self, mode: bool = True) -> Reasoner:
-        """Training mode of the bridge and, for their dropout, of the adapters."""
+        """Set the training mode of the bridge and of the adapters (their dropout)."""
         super().train(mode)
         if lora.has_adapter(self.language_model):
             lora.set_training(self.language_model, mode)
         return self
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Reasoner:
-        # `to(device)` moves the bridge; the language model follows it, but keeps its own number format.
+        # `to(device)` moves the bridge and the language model, which keeps its own dtype.
         super()._apply(fn, recurse)
         if self.language_model.device != self.anchors.device:
             self.use(self.language_model.to(self.anchors.device))
@@ -171,10 +171,10 @@ class Reasoner(nn.Module):
     def scene_tokens(
         self, features: torch.Tensor, centres: torch.Tensor, scores: torch.Tensor, view_features: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """([B, G + K, D] tokens T_g and T_o, int64 [B, K] the query of each T_o).
+        """Returns ([B, G + K, D] tokens T_g and T_o, int64 [B, K] the query of each T_o).
 
-        features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] of the queries' points, as `ranking_scores` gives
-        them; view_features [B, V, C].
+        features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] of the queries' points, from `ranking_scores`;
+        view_features [B, V, C].
         """
         per_query = query_scores(scores, self.config.token_score)
         chosen = choose_queries(centres, per_query, self.config.occupancy_tokens)
@@ -193,7 +193,7 @@ class Reasoner(nn.Module):
         view_features: torch.Tensor,
         motion: torch.Tensor,
     ) -> Readout:
-        """The read-outs of a batch from a fresh prefill, differentiable (`reason` reuses the prefix).
+        """Returns the read-outs of a batch from a full prefill, differentiable (`reason` reuses the cached prefix).
 
         Arguments as in `scene_tokens`; motion: [B, 6, 2] m, the ego's future waypoints.
         """
@@ -207,7 +207,7 @@ class Reasoner(nn.Module):
         view_features: torch.Tensor,
         motion: torch.Tensor,
     ) -> tuple[Readout, CacheLayers]:
-        """As `forward`, with the keys and values up to the last scene token, which questions continue from."""
+        """As `forward`, but also returns the keys and values up to the last scene token, where questions continue."""
         scene, chosen = self.scene_tokens(features, centres, scores, view_features)
         prefix = self.language_model.embed(self._prefix_ids).expand(len(scene), -1, -1)
         hidden, layers = self.language_model.forward(torch.cat([prefix, self._sequence(scene)], dim=1))
@@ -217,7 +217,7 @@ class Reasoner(nn.Module):
         return self._read(hidden[:, start:], features, centres, motion, scene, chosen), kept
 
     def question_ids(self, question: str) -> list[int]:
-        """Ids of a question's tokens behind the scene, up to where the answer starts.
+        """Returns the token ids between the scene and the answer: question, hint, end of turn.
 
         Raises InvalidInput("question") unless it has 1..max_question_chars printable characters.
         """
@@ -226,16 +226,16 @@ class Reasoner(nn.Module):
         return self.language_model.tokens("\n" + text) + hint + self._turn_end_ids
 
     def read(self, questions: Sequence[str], tokens: torch.Tensor, scene: torch.Tensor) -> torch.Tensor | None:
-        """Reading tokens float32 [N, D] of N questions, for POOLED_TOKEN among their ids; None without a `reading`.
+        """Returns reading tokens float32 [N, D] of N questions, the embeddings of POOLED_TOKEN; None without `reading`.
 
-        tokens: [B, T, D], scene tokens; scene: int64 [N], the place of each question's scene in the batch.
+        tokens: [B, T, D], scene tokens; scene: int64 [N], the batch index of each question's scene.
         """
         if self.reading is None:
             return None
         return self.reading([self.words(question) for question in questions], tokens, scene)
 
     def words(self, question: str) -> torch.Tensor:
-        """Embeddings [L, D] of a question's tokens, without a gradient."""
+        """Returns the embeddings [L, D] of a question's tokens, without gradients."""
         return self.language_model.embedding_weight.detach()[self.language_model.tokens(question)]
 
     @torch.inference_mode()
@@ -245,11 +245,11 @@ class Reasoner(nn.Module):
         future_motion: np.ndarray | None = None,
         motion_source: str = "planned",
     ) -> Reasoning:
-        """Reasoning token, anchor scores, fused features and forecasts of one frame.
+        """Returns the reasoning token, anchor scores, fused features and forecasts of one frame.
 
-        future_motion: [6, 2] m, waypoints in base_link at the stamp; None takes constant velocity from the twist.
-        motion_source: what `future_motion` is, "planned" or "oracle". Forecasts are in base_link at the stamp (the
-        current ego frame). Raises InvalidInput for queries of another width or numbers that do not fit.
+        future_motion: [6, 2] m, waypoints in base_link at the stamp; None assumes constant velocity from the twist.
+        motion_source: origin of `future_motion`, "planned" or "oracle". Forecasts are in base_link at the stamp (the
+        current ego frame). Raises InvalidInput for queries of another width or with invalid values.
         """
         features, centres, scores, views, path, motion_source = self._inputs(queries, future_motion, motion_source)
         trained = self.trained and queries.trained
@@ -284,10 +284,10 @@ class Reasoner(nn.Module):
         max_tokens: int | None = None,
         time_limit: float | None = None,
     ) -> Answer:
-        """Answer a question about the newest reasoned scene; blocks the calling thread, streams into `on_text`.
+        """Answer a question about the newest reasoned scene; blocks the calling thread and streams to `on_text`.
 
-        question: 1..max_question_chars printable characters; on_text: called with each piece of valid text, the
-        pieces together are the answer; cancel: set it to end early; max_tokens, time_limit (s): default to the config.
+        question: 1..max_question_chars printable characters; on_text: called with each piece of valid text (joined,
+        they are the answer); cancel: set it to stop early; max_tokens, time_limit (s): default to the config.
         Raises InvalidInput("question" | "max_tokens" | "time_limit"), and InvalidInput("scene") before the first
         `reason`.
         """
@@ -317,11 +317,11 @@ class Reasoner(nn.Module):
         max_tokens: int | None = None,
         time_limit: float | None = None,
     ) -> list[Answer]:
-        """Answer several questions about the newest reasoned scene at once, each as `ask` would (evaluation).
+        """Answer several questions about the newest reasoned scene in one batch, each as `ask` would (evaluation).
 
-        In bfloat16 sums are rounded in another order than for one row, so that close calls between words may differ.
+        In bfloat16 the summation order differs from a single row's, which can flip the choice between close tokens.
 
-        Arguments and errors as in `ask`; limits hold for each question, time for all together.
+        Arguments and errors as in `ask`; max_tokens holds per question, time_limit for the whole batch.
         """
         began = time.monotonic()
         if not questions:
@@ -353,7 +353,7 @@ class Reasoner(nn.Module):
     def _asked(
         self, questions: Sequence[str], max_tokens: int | None, time_limit: float | None
     ) -> tuple[_Scene, list[list[int]], int, float]:
-        """(scene, ids of each question, limits) of questions that can be answered; InvalidInput for others."""
+        """Returns (scene, ids of each question, limits); raises InvalidInput if a question cannot be answered."""
         config = self.config
         max_tokens = config.max_tokens if max_tokens is None else max_tokens
         time_limit = config.time_limit if time_limit is None else time_limit
@@ -370,7 +370,7 @@ class Reasoner(nn.Module):
     def _inputs(
         self, queries: SceneQueries, future_motion: np.ndarray | None, source: str
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, str]:
-        """(features, centres, scores, view features, motion as batches of one, where the motion came from)."""
+        """Returns (features, centres, scores, view features, motion as batches of one, source of the motion)."""
         if queries.features.shape[1] != self.config.query_dims:
             raise InvalidInput("features", f"want {self.config.query_dims} channels, got {queries.features.shape[1]}")
         if queries.points.shape[1] == 0:
@@ -390,7 +390,7 @@ class Reasoner(nn.Module):
         return features, centres, ranking_scores(scores, labels, self.config.ground_score), views, path, source
 
     def _sequence(self, scene: torch.Tensor) -> torch.Tensor:
-        """What follows the prefix, [B, T, D] in the language model's number format."""
+        """Returns the embeddings after the prefix, [B, T, D] in the language model's dtype."""
         kind = self.language_model.dtype
         prompt = self.language_model.embed(self._scoring_ids).expand(len(scene), -1, -1)
         token = self.reasoning_token.expand(len(scene), 1, -1)
@@ -408,7 +408,7 @@ class Reasoner(nn.Module):
         scene: torch.Tensor,
         chosen: torch.Tensor,
     ) -> Readout:
-        """Read-outs from the hidden states [B, T, D] behind the prefix."""
+        """Returns the read-outs from the hidden states [B, T, D] after the prefix."""
         token = hidden[:, -1].float()
         occupancy = hidden[:, self.config.global_tokens : scene.shape[1]].float()
         fused = self.fusion(features, occupancy, chosen)

@@ -1,1 +1,1 @@
-"""Answers beside running frames."""
+"""Question answering that runs concurrently with frame processing."""

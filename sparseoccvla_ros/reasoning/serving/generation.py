@@ -1,4 +1,4 @@
-"""Greedy decoding of answers, token by token, beside planning: one that streams, or several at once."""
+"""Greedy decoding of answers, concurrent with planning: one answer as a stream, or a batch."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .text_stream import TextStream, check_question
 __all__ = ["Answer", "check_limits", "check_question", "decode", "decode_batch"]
 
 QUESTION_CHUNK = 16
-"""Question tokens per model call: about as long as one decoding step, so a prefill never waits longer than that."""
+"""Question tokens per model call; takes about as long as one decoding step, the longest a prefill has to wait."""
 
 Reason = Literal["complete", "token_limit", "time_limit", "cancelled"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and how it ended.
+    """An answer and why it ended.
 
     text: at most max_answer_chars characters, control characters escaped; reason: "complete" (the model ended it),
-    "token_limit" (tokens or characters ran out), "time_limit" or "cancelled"; tokens: generated, without the ending
-    one; seconds: wall clock from the call on; stamp: ns of the scene that was asked about; trained: False while the
-    bridge from scene to language is random, so that the words are the bare language model's; epoch: the scene's.
+    "token_limit" (of tokens or characters), "time_limit" or "cancelled"; tokens: number generated, without the end
+    token; seconds: wall time of the call; stamp: ns, of the scene; trained: False while the bridge has random weights,
+    when the text comes from the pretrained language model alone; epoch: of the scene.
     """
 
     text: str
@@ -53,7 +53,7 @@ def check_limits(max_tokens: int, time_limit: float, most_tokens: int, most_seco
 
 
 def embedded(language_model: LanguageModel, ids: torch.Tensor, readings: torch.Tensor | None) -> torch.Tensor:
-    """Embeddings [N, L, D] of ids int64 [N, L], where POOLED_TOKEN stands for the row of `readings`, [N, D] or [D]."""
+    """Returns embeddings [N, L, D] of ids int64 [N, L]; POOLED_TOKEN is replaced by `readings`, [N, D] or [D]."""
     embeddings = language_model.embed(ids.clamp_min(0))
     if readings is None:
         return embeddings
@@ -76,10 +76,10 @@ def decode(
 ) -> tuple[Reason, int]:
     """Continue `past` with the question's `ids`, then answer greedily; returns (reason, tokens).
 
-    reading: [D], the embedding of POOLED_TOKEN among the ids, if it is there.
+    reading: [D], the embedding of POOLED_TOKEN if it is among the ids.
 
-    Runs in the caller's thread. The model is held for one chunk of the question or one token at a time (`turns`);
-    `on_text` is called in between, never while it is held. deadline: on time.monotonic(). `past` is only read.
+    Runs in the caller's thread. The lock `turns` is held for one chunk of the question or one token at a time;
+    `on_text` is called while it is released. deadline: in time.monotonic() seconds. `past` is not modified.
     """
 
     def ended() -> Reason | None:
@@ -133,10 +133,10 @@ def decode_batch(
     deadline: float,
     readings: torch.Tensor | None = None,
 ) -> list[tuple[Reason, int]]:
-    """As `decode` for several questions about one scene; (reason, tokens) of each. readings: [N, D], as there.
+    """As `decode` for several questions about one scene; returns (reason, tokens) of each. readings: [N, D].
 
-    Shorter questions are padded on the left of their tokens, behind the scene; the padding is masked and takes no
-    position, so each row runs as it would alone. The model is held for one token of all rows at a time.
+    Shorter questions are padded between the scene and their first token; the padding is masked and takes no position,
+    so each row runs as it would alone. The lock is held for the questions, then for one token of all rows at a time.
     """
     rows, scene, longest = len(ids), past[0][0].shape[-2], max(map(len, ids))
     device = language_model.device

@@ -1,4 +1,4 @@
-"""Turns at the language model: planning goes first, answers fill the gaps."""
+"""Lock around the language model that gives frames priority over answers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 
 class PriorityLock:
-    """A lock with two classes of callers.
+    """A lock with two priorities.
 
-    A plain lock would starve the prefill: an answer that releases it after a token takes it again at once. Here an
-    answer steps back as long as an urgent caller waits, so a prefill waits for one short model call at most.
+    A plain lock would starve the prefill: an answer releases it after each token and reacquires it immediately. Here
+    patient callers wait while an urgent one is waiting, so a prefill waits for at most one short model call.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class PriorityLock:
 
     @contextmanager
     def urgent(self) -> Iterator[None]:
-        """Hold the turn; goes before every `patient` caller."""
+        """Hold the lock, with priority over every `patient` caller."""
         with self._state:
             self._urgent += 1
             try:
@@ -36,7 +36,7 @@ class PriorityLock:
 
     @contextmanager
     def patient(self) -> Iterator[None]:
-        """Hold the turn once nobody urgent wants it."""
+        """Hold the lock once no urgent caller is waiting."""
         with self._state:
             self._state.wait_for(lambda: not self._held and not self._urgent)
             self._held = True

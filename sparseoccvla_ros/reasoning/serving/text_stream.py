@@ -1,4 +1,4 @@
-"""Text at the borders of the language model: which questions are accepted and what an answer may contain."""
+"""Validation of questions, and conversion of generated tokens to safe text."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ...core.errors import InvalidInput
 _REFUSED = frozenset({"Cc", "Cs", "Cn", "Co", "Zl", "Zp"})
 """Unicode categories: control, surrogate, unassigned, private use, line and paragraph separators."""
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks that reorder the text around them: a terminal or RViz would show something other than what was said."""
+"""Bidirectional control characters: they reorder the text that a terminal or RViz displays."""
 REPLACEMENT = "\ufffd"
 
 
 def check_question(question: str, max_chars: int = 500) -> str:
-    """The question without blanks around it.
+    """Returns the question without surrounding whitespace.
 
     Raises InvalidInput("question") unless it has 1..max_chars characters, all of them printable.
     """
@@ -33,7 +33,7 @@ def check_question(question: str, max_chars: int = 500) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Text with control characters written out (`\x1b`, `\u202e`); line feeds and tabs stay."""
+    r"""Returns the text with control characters escaped (`\x1b`, `\u202e`), except line feeds and tabs."""
     return "".join(
         char
         if char in "\n\t" or not (unicodedata.category(char) in _REFUSED or char in _DIRECTION)
@@ -43,11 +43,11 @@ def escape(text: str) -> str:
 
 
 class TextStream:
-    """Tokens in, pieces of final text out.
+    """Converts a stream of tokens to pieces of final text.
 
-    A byte-level tokenizer may split a character over tokens; such a character comes out once it is whole, so every
-    piece is valid text and the pieces together are `text`. Control characters are escaped; `full` once `max_chars`
-    is reached, where the text is cut. decode: from all ids so far to their text.
+    A byte-level tokenizer may split a character over several tokens; it is emitted once complete, so every piece is
+    valid text and the pieces joined are `text`. Control characters are escaped. The text is cut at `max_chars`; `full`
+    is then True. decode: maps all ids so far to their text.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], max_chars: int) -> None:
@@ -59,14 +59,14 @@ class TextStream:
         self._length = 0
 
     def push(self, token: int) -> str:
-        """The text that this token completes; may be empty."""
+        """Add a token; returns the text that it completes, possibly empty."""
         self._ids.append(token)
         text = self._decode()
-        # Only the very last replacement mark can still grow into a character.
+        # A trailing replacement character may be completed by the next token.
         return self._emit(text[:-1] if text.endswith(REPLACEMENT) else text)
 
     def finish(self) -> str:
-        """The rest, where the answer ended inside a character: a replacement mark."""
+        """Returns the remaining text: a replacement character if the answer ended inside a character."""
         return self._emit(self._decode())
 
     @property

@@ -1,1 +1,1 @@
-"""Between the stack and what stands beside it: Autoware, trackers, pages."""
+"""Adapters between the stack and other software: Autoware, Nav2, trackers, web pages."""

@@ -1,4 +1,4 @@
-"""The plan for Autoware: trajectories in the map with speeds along the path, and turn indicators."""
+"""Conversion of plans for Autoware: trajectories in the fixed frame with speeds along the path, turn indicators."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sparseoccvla_ros.planning.trajectory import Motion, motion_of
 from ..messages import duration_msg, header, pose_to_msg, time_msg
 
 GENERATOR = "sparseoccvla_ros"
-"""Who made the candidates, and the seed of the id that Autoware's selectors know them by."""
+"""Name of the candidates' generator, and seed of the generator id for Autoware's selectors."""
 
 
 def trajectory_to_msg(plan: Plan, ego: EgoState) -> Trajectory:
-    """The present pose and the waypoints, in the ego pose's fixed frame; a plan without waypoints is a standstill.
+    """Return the ego pose and the waypoints in the fixed frame of the ego pose; a standstill without waypoints.
 
-    ego: at the plan's stamp.
+    ego: state at the plan's stamp.
     """
     if not len(plan.waypoints):
         return standstill_to_msg(plan.stamp, ego)
@@ -29,9 +29,9 @@ def trajectory_to_msg(plan: Plan, ego: EgoState) -> Trajectory:
 
 
 def candidates_to_msg(plan: Plan, ego: EgoState) -> Any:
-    """autoware_internal_planning_msgs/CandidateTrajectories: the chosen one first, then by score.
+    """Return autoware_internal_planning_msgs/CandidateTrajectories: the chosen one first, then by score.
 
-    Raises ImportError where autoware_internal_planning_msgs is not installed.
+    Raises ImportError if autoware_internal_planning_msgs is not installed.
     """
     from autoware_internal_planning_msgs.msg import CandidateTrajectories, CandidateTrajectory, GeneratorInfo
     from std_msgs.msg import String
@@ -49,9 +49,9 @@ def candidates_to_msg(plan: Plan, ego: EgoState) -> Any:
 
 
 def turn_indicators_to_msg(plan: Plan) -> Any:
-    """autoware_vehicle_msgs/TurnIndicatorsCommand by the command; straight on switches them off.
+    """Return the autoware_vehicle_msgs/TurnIndicatorsCommand for the command; straight switches them off.
 
-    Raises ImportError where autoware_vehicle_msgs is not installed.
+    Raises ImportError if autoware_vehicle_msgs is not installed.
     """
     from autoware_vehicle_msgs.msg import TurnIndicatorsCommand as Indicators
 
@@ -60,7 +60,7 @@ def turn_indicators_to_msg(plan: Plan) -> Any:
 
 
 def _points(motion: Motion | Plan, ego: EgoState) -> list[TrajectoryPoint]:
-    """The ego pose and the six waypoints."""
+    """Return trajectory points of the ego pose and the six waypoints."""
     times = np.concatenate([[0.0], WAYPOINT_TIMES])
     heading = np.unwrap(np.concatenate([[0.0], motion.heading.astype(np.float64)]))
     speed = np.concatenate([[ego.speed], motion.speed])
@@ -75,7 +75,7 @@ def _points(motion: Motion | Plan, ego: EgoState) -> list[TrajectoryPoint]:
 
 
 def standstill_to_msg(stamp: int, ego: EgoState) -> Trajectory:
-    """Speed 0 at the ego pose: Autoware follows the last trajectory that it got, so an empty one would not stop it."""
+    """Return speed 0 at the ego pose: an empty trajectory does not stop Autoware, which follows the last one it got."""
     points = [_point(t, ego.pose, 0.0, 0.0, 0.0) for t in (0.0, 0.5)]
     return Trajectory(header=header(stamp, ego.fixed_frame), points=points)
 

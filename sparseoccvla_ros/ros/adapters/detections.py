@@ -26,9 +26,9 @@ def _pose(box: ObjectBox) -> Pose:
 
 
 def detections_to_msg(boxes: Sequence[ObjectBox], stamp: int, frame: str = BASE_FRAME) -> Any:
-    """vision_msgs/Detection3DArray in the vehicle frame at the stamp; ids are those of the array, nothing is tracked.
+    """Return a vision_msgs/Detection3DArray in the vehicle frame at the stamp; ids are array indices, not tracks.
 
-    Raises ImportError where vision_msgs is not installed.
+    Raises ImportError if vision_msgs is not installed.
     """
     from vision_msgs.msg import BoundingBox3D, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 
@@ -45,7 +45,7 @@ def detections_to_msg(boxes: Sequence[ObjectBox], stamp: int, frame: str = BASE_
 
 
 def detection_markers(boxes: Sequence[ObjectBox], stamp: int, palette: str, frame: str = BASE_FRAME) -> MarkerArray:
-    """Translucent boxes, and an arrow of one second's way for what moves; what was shown before goes."""
+    """Return translucent boxes, with an arrow of one second's travel for moving ones; deletes earlier markers."""
     out = MarkerArray(markers=[Marker(header=header(stamp, frame), action=Marker.DELETEALL)])
     for number, box in enumerate(boxes):
         red, green, blue = (float(c) / 255 for c in PALETTES[palette][box.label])

@@ -1,9 +1,9 @@
-"""nav2_follow_path node: lets Nav2 follow the planned path, as a client of its action FollowPath.
+"""nav2_follow_path node: makes Nav2 follow the planned path, as a client of its FollowPath action.
 
     ros2 launch sparseoccvla_ros nav2.launch.py fixed_frame:=odom
 
-Every path is moved from base_link at its stamp into the fixed frame and sent as a goal, which replaces the last one.
-An empty path, an old path and silence all cancel the goal: Nav2 then stops the vehicle. Needs a ROS 2 install
+Every path is transformed from base_link at its stamp to the fixed frame and sent as a goal, which replaces the last
+one. An empty path, an old path and a missing path cancel the goal: Nav2 then stops the vehicle. Needs a ROS 2 install
 with nav2_msgs and tf2_ros (sudo apt install ros-$ROS_DISTRO-nav2-msgs).
 """
 
@@ -33,7 +33,7 @@ except ImportError as error:
 
 
 def moved(path: Path, base2fixed: np.ndarray, fixed_frame: str) -> Path:
-    """The path in another frame; base2fixed: float64 [4, 4], its frame at its stamp to `fixed_frame`."""
+    """Return a path in `fixed_frame`, modifying its poses; base2fixed: float64 [4, 4], path frame to fixed frame."""
     out = Path()
     out.header.stamp, out.header.frame_id = path.header.stamp, fixed_frame
     for pose in path.poses:
@@ -47,7 +47,7 @@ def moved(path: Path, base2fixed: np.ndarray, fixed_frame: str) -> Path:
 
 
 class FollowPlannedPath(Node):
-    """Sends every planned path to Nav2 and cancels when there is none to follow."""
+    """Sends every planned path to Nav2, and cancels the goal if there is none to follow."""
 
     def __init__(self) -> None:
         super().__init__("nav2_follow_path", namespace=NAMESPACE)
@@ -84,7 +84,7 @@ class FollowPlannedPath(Node):
     def _on_answer(self, number: int, future: Any) -> None:
         handle = future.result()
         if handle.accepted and number <= self._withdrawn:
-            handle.cancel_goal_async()  # stopped before Nav2 had answered
+            handle.cancel_goal_async()  # stopped before Nav2 accepted it
         elif handle.accepted:
             self._goal = handle
         else:

@@ -1,4 +1,4 @@
-"""Occupancy labels of a bag, which are clouds so that RViz and others can draw them, as voxels."""
+"""Conversion of occupancy labels of a bag, which are point clouds for RViz and other viewers, to voxels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 
 
 def voxels_from_cloud(message: PointCloud2) -> SparseVoxels:
-    """Voxels of a cloud of their centres with the fields x y z (float32, m) and label (uint8), on the Occ3D grid.
+    """Convert a cloud of voxel centres, fields x y z (float32, m) and label (uint8), to voxels on the Occ3D grid.
 
-    Raises InvalidInput where it is no such cloud; points outside the grid are left out.
+    Raises InvalidInput for any other cloud; points outside the grid or without an occupied class are skipped.
     """
     found = {f.name: (f.datatype, f.offset) for f in message.fields}
     wanted = {"x": "<f4", "y": "<f4", "z": "<f4", "label": "u1"}

@@ -1,4 +1,4 @@
-"""Collects the messages of one stamp, which arrive one after another, into a scene."""
+"""Collects the messages of one stamp, which arrive at different times, into a scene."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ KEPT = 24
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What belongs to one plan; reasoning: the newest up to the stamp, None where it is older than
-    REASONING_MAX_AGE, of another drive, or there is none.
+    """Everything that belongs to one plan. reasoning: the newest up to the stamp; None if missing, older than
+    REASONING_MAX_AGE, or of another epoch.
 
-    delays: seconds of wall time from the arrival of the frames, by what arrived.
+    delays: wall time from the arrival of the frames to that of other messages, seconds.
     """
 
     frames: CameraFrames
@@ -41,12 +41,12 @@ class Scene:
 
     @property
     def forecasts(self) -> tuple[SparseVoxels, ...]:
-        """At core.types.HORIZONS; empty where there are none."""
+        """Forecast voxels at core.types.HORIZONS; may be empty."""
         return self.reasoning.forecasts if self.reasoning is not None else ()
 
 
 class SceneCollector:
-    """Keeps serialised messages by stamp and decodes those of a stamp only when asked. Thread safe."""
+    """Stores serialised messages by stamp and decodes those of a stamp only on request. Thread-safe."""
 
     def __init__(self, config: OccupancyConfig) -> None:
         self._config = config
@@ -54,7 +54,7 @@ class SceneCollector:
         self._lock = threading.Lock()
 
     def keep(self, name: str, stamp: int, raw: bytes) -> None:
-        """Remember a serialised message of one of STAMPED."""
+        """Store a serialised message of a topic in STAMPED."""
         with self._lock:
             kept = self._raw[name]
             kept[stamp] = (raw, time.monotonic())
@@ -62,7 +62,7 @@ class SceneCollector:
                 kept.popitem(last=False)
 
     def collect(self, stamp: int) -> Scene | None:
-        """The scene of a stamp, or None when frames, queries or plan of it were missed."""
+        """Return the scene of a stamp, or None if its frames, queries or plan are missing."""
         with self._lock:
             found = {name: kept.get(stamp) for name, kept in self._raw.items()}
             states = self._raw["reasoning/state"]

@@ -1,4 +1,4 @@
-"""What a page may do: switch nodes; in simulation kill them, cover lenses, delay images, begin another drive."""
+"""Control of the stack by a web page: switch nodes; in simulation kill them, cover lenses, delay images, reset."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SIMULATOR = "simulator"
 
 
 class StackControl:
-    """Calls services of the other nodes and waits for their answers; not from the thread that spins the node.
+    """Calls services of the other nodes and waits for the responses; must not be used in the node's spinning thread.
 
-    switched: nodes of the namespace that may be switched. Each method raises InvalidInput with what was answered.
+    switched: nodes of the namespace that may be switched. Each method raises InvalidInput when it fails.
     """
 
     def __init__(self, node: Node, switched: tuple[str, ...]) -> None:
@@ -42,7 +42,7 @@ class StackControl:
 
     @property
     def simulated(self) -> bool:
-        """Whether there is a simulator."""
+        """Whether a simulator is running."""
         return bool(self._reset.service_is_ready())
 
     def switch(self, name: str, on: bool) -> None:
@@ -56,15 +56,15 @@ class StackControl:
             raise InvalidInput("node", f"{name} refused to be switched {'on' if on else 'off'}")
 
     def kill(self, name: str) -> None:
-        """Kill the process of a node, as a crash would; whoever started it may start it again.
+        """Kill the process of a node, as a crash would; its launch may restart it.
 
-        Only one that was started together with this one is ever touched: a child of the same launch.
+        Only processes started together with this one, children of the same launch, are ever killed.
         """
         if name not in self._transitions:
             raise InvalidInput("node", f"{name!r} is none of {', '.join(self._transitions)}")
         if not self.simulated:
             raise InvalidInput("simulator", "there is none")
-        if os.getppid() != self._launcher:  # it ended, and whoever adopted us has children of other launches
+        if os.getppid() != self._launcher:  # the launch ended; the adopting process has children of other launches
             raise InvalidInput("node", f"whoever started {name} has ended")
         found = [p for p in psutil.Process(os.getppid()).children() if _runs(p, name)]
         if not found:
@@ -73,7 +73,7 @@ class StackControl:
             process.kill()
 
     def cover(self, camera: str, on: bool) -> list[str]:
-        """Cover or uncover a lens of the simulated vehicle; returns those that are covered."""
+        """Cover or uncover a camera of the simulated vehicle; returns the covered ones."""
         with self._lock:
             covered = (self._covered | {camera}) if on else (self._covered - {camera})
             self._set(covered=" ".join(sorted(covered)))
@@ -81,11 +81,11 @@ class StackControl:
             return sorted(covered)
 
     def delay(self, seconds: float) -> None:
-        """Let images of the simulated vehicle arrive this much of the world's time late."""
+        """Delay the images of the simulated vehicle by this much simulated time."""
         self._set(image_delay=float(seconds))
 
     def begin(self, scenario: str, weather: str, seed: int) -> None:
-        """A new drive."""
+        """Start a new drive."""
         self._set(scenario=scenario, weather=weather, seed=seed)
         self._call(self._reset, Trigger.Request(), SIMULATOR)
 
@@ -112,7 +112,7 @@ class StackControl:
 
 
 def _runs(process: psutil.Process, name: str) -> bool:
-    """Whether it is python -m sparseoccvla_ros.nodes.NAME, or python PREFIX/lib/sparseoccvla_ros/NAME."""
+    """Whether a process is python -m sparseoccvla_ros.nodes.NAME, or python PREFIX/lib/sparseoccvla_ros/NAME."""
     try:
         words = process.cmdline()
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""What a compiled runtime is to the rest: it builds an engine from an ONNX file, loads it, and runs it on tensors."""
+"""Interface of a compiled runtime: builds an engine from an ONNX file, loads it, and runs it on tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from .cache import Progress
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
-"""Largest allowed `difference` from torch in float32; bfloat16 keeps 8 bits of every number on the way."""
+"""Largest allowed `difference` from torch in float32; bfloat16 keeps 8 bits of every intermediate value."""
 
 
 class CannotBuild(RuntimeError):
@@ -21,13 +21,13 @@ class CannotBuild(RuntimeError):
 
 
 class Engine(Protocol):
-    """A built graph. Takes tensors by input name and returns tensors by output name, which stay valid."""
+    """A built graph. Takes tensors by input name, returns tensors by output name that later calls do not overwrite."""
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
 class Backend(Protocol):
-    """One runtime. suffix: of engine files, "" where the ONNX file itself is loaded."""
+    """One runtime. suffix: of engine files, "" if the ONNX file itself is loaded."""
 
     name: str
     suffix: str
@@ -41,15 +41,15 @@ class Backend(Protocol):
         ...
 
     def binding(self) -> str:
-        """Version, and the hardware an engine is bound to."""
+        """Runtime version and the hardware that an engine is bound to."""
         ...
 
     def precision(self, wanted: str) -> str:
-        """The precision used where `wanted` (float32, bfloat16) is asked for."""
+        """Precision that the engine uses when `wanted` (float32, bfloat16) is requested."""
         ...
 
     def graph_precision(self, wanted: str) -> str:
-        """The precision that has to be in the ONNX graph itself."""
+        """Precision that the ONNX graph itself must have."""
         ...
 
     def build(self, onnx: Path, target: Path, precision: str, progress: Progress) -> None:
@@ -62,7 +62,7 @@ class Backend(Protocol):
 
 
 def absent(*modules: str) -> str:
-    """A sentence on the first module that is not installed, "" if all are."""
+    """Returns a message about the first module that is not installed, "" if all are."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
             return f"{module} is not installed (./run export installs it)"
@@ -79,7 +79,7 @@ def cpu_name() -> str:
 
 
 def difference(ours: Tensor, truth: Tensor) -> float:
-    """Largest absolute difference over the largest absolute value of `truth`; infinite where a number is not finite."""
+    """Largest |ours - truth| over the largest |truth|; infinite if shapes differ or a value of `ours` is not finite."""
     if ours.shape != truth.shape or not bool(ours.isfinite().all()):
         return float("inf")
     return float((ours.double() - truth.double()).abs().max() / truth.double().abs().max().clamp(min=1e-12))

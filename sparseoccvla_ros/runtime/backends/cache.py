@@ -1,4 +1,4 @@
-"""Files of exported graphs and built engines: found by key, written whole or not at all, believed only with a record.
+"""Cache of exported graphs and built engines: found by key, written atomically, trusted only with a record.
 
 In <cache>/engines/<preset>: <graph>-<key>.onnx and <graph>-<key>-<runtime>-<binding>.<suffix>, each with a .json beside
 it that is written last, after parity was verified, and holds the file's length and sha256.
@@ -19,22 +19,22 @@ from typing import Any
 from ...core.paths import cache_folder
 
 Progress = Callable[[str, float], None]
-"""What is being done, and the share of the present step that is done, 0..1."""
+"""Callback with the current step as text and the completed share of it, 0..1."""
 
 
 def silent(text: str, share: float) -> None:
-    """Progress nobody watches."""
+    """Progress callback that does nothing."""
 
 
 def engine_folder(preset: str) -> Path:
-    """Where the engines of a preset lie, made if need be."""
+    """Returns the folder of a preset's engines; creates it if it is missing."""
     folder = cache_folder() / "engines" / (re.sub(r"[^A-Za-z0-9_.-]", "_", preset) or "preset")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def short(text: str) -> str:
-    """8 hexadecimal digits of a text."""
+    """First 8 hexadecimal digits of a text's sha256."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -46,7 +46,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def building(folder: Path, progress: Progress = silent) -> Iterator[None]:
-    """Hold the folder's lock; leftovers of builders that were killed are removed (nobody else builds now)."""
+    """Hold the folder's lock while building; first removes partial files of builders that were killed."""
     with (folder / ".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,7 +60,7 @@ def building(folder: Path, progress: Progress = silent) -> Iterator[None]:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A place to write to; it becomes `path` in one step when the block ends well, and vanishes otherwise."""
+    """Yield a temporary path that atomically replaces `path` when the block succeeds, and is removed otherwise."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -80,12 +80,12 @@ def vouch(path: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_path(path: Path) -> Path:
-    """The record of a file."""
+    """Returns the path of a file's record."""
     return path.with_name(path.name + ".json")
 
 
 def vouched(path: Path) -> dict[str, Any] | None:
-    """The record of a file that is there as it was verified; None where it is missing, cut short or changed."""
+    """Returns the record of a file that is as it was verified; None if the file is missing, truncated or changed."""
     try:
         record = json.loads(record_path(path).read_text())
         whole = path.stat().st_size == record["size"] and file_sha256(path) == record["sha256"]

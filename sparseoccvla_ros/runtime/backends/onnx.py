@@ -13,7 +13,7 @@ from .cache import Progress
 
 
 class OnnxBackend:
-    """Computes in float32: its CPU kernels know no bfloat16."""
+    """ONNX Runtime in float32: its CPU kernels do not support bfloat16."""
 
     name = "onnx"
     suffix = ""
@@ -23,33 +23,33 @@ class OnnxBackend:
         return absent("onnxruntime")
 
     def cannot_run(self, device: torch.device) -> str:
-        """It runs beside a model on the CPU only."""
+        """Why it cannot run beside a model on `device`, "" if it can: on the CPU only."""
         return self.missing() or ("" if device.type == "cpu" else f"ONNX Runtime runs on the CPU here, not {device}")
 
     def binding(self) -> str:
-        """Its version; an ONNX file is bound to no hardware."""
+        """Runtime version; an ONNX file is not bound to hardware."""
         import onnxruntime
 
         return f"onnxruntime {onnxruntime.__version__}"
 
     def precision(self, wanted: str) -> str:
-        """float32, whatever is wanted."""
+        """Always float32."""
         return "float32"
 
     def graph_precision(self, wanted: str) -> str:
-        """float32."""
+        """Always float32."""
         return "float32"
 
     def build(self, onnx: Path, target: Path, precision: str, progress: Progress) -> None:
-        """Nothing to build."""
+        """Does nothing: the ONNX file itself is loaded."""
 
     def load(self, path: Path, precision: str, threads: int) -> OnnxEngine:
-        """A session on the CPU. Raises CannotBuild."""
+        """Create a session on the CPU. Raises CannotBuild."""
         return OnnxEngine(path, threads)
 
 
 class OnnxEngine:
-    """One session; inputs are read in place, outputs are new."""
+    """An inference session; inputs are read in place, outputs are new arrays."""
 
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime

@@ -1,4 +1,4 @@
-"""OpenVINO on a CPU: the fastest one here, above all in bfloat16 where the processor has it."""
+"""OpenVINO on a CPU: the fastest runtime here, above all in bfloat16 on processors that support it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _HINT = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVinoBackend:
-    """The precision is a hint at compile time. It must always be given: on a CPU with bfloat16 units the default is
-    bfloat16, which moves projected points by pixels."""
+    """OpenVINO on the CPU. Its precision is a compile-time hint that must always be given: on a CPU with bfloat16 units
+    the default is bfloat16, which moves projected points by pixels."""
 
     name = "openvino"
     suffix = ".blob"
@@ -27,21 +27,21 @@ class OpenVinoBackend:
         return absent("openvino")
 
     def cannot_run(self, device: torch.device) -> str:
-        """It runs beside a model on the CPU only."""
+        """Why it cannot run beside a model on `device`, "" if it can: on the CPU only."""
         return self.missing() or ("" if device.type == "cpu" else f"OpenVINO runs on the CPU here, not {device}")
 
     def binding(self) -> str:
-        """Version and processor."""
+        """Runtime version and processor."""
         import openvino
 
         return f"openvino {openvino.__version__} on {cpu_name()}"
 
     def precision(self, wanted: str) -> str:
-        """What is wanted."""
+        """Always `wanted`."""
         return wanted
 
     def graph_precision(self, wanted: str) -> str:
-        """float32; the hint does the rest."""
+        """Always float32; the hint sets the engine's precision."""
         return "float32"
 
     def build(self, onnx: Path, target: Path, precision: str, progress: Progress) -> None:
@@ -61,7 +61,7 @@ class OpenVinoBackend:
 
 
 class OpenVinoEngine:
-    """One request; inputs are read in place, outputs are copied out of it."""
+    """An inference request; inputs are read in place, outputs are copied."""
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         import openvino
@@ -77,7 +77,7 @@ class OpenVinoEngine:
         """Run on CPU tensors."""
         feeds = {name: value.contiguous().numpy() for name, value in inputs.items()}
         results = self._request.infer(feeds, share_inputs=True)
-        # Without share_outputs each result is an array of its own, which the next run leaves alone.
+        # Without share_outputs each result is a separate array, which the next run does not overwrite.
         return {name: torch.from_numpy(results[index]) for index, name in enumerate(self._outputs)}
 
 

@@ -1,4 +1,4 @@
-"""Which compiled runtimes there are."""
+"""Registry of the compiled runtimes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RUNTIMES = ("torch", "compiled", *ENGINES)
 
 
 def backend(name: str) -> Backend:
-    """The runtime of this name; InvalidInput("runtime", ...) for an unknown one. Imports nothing heavy."""
+    """Returns the runtime of a name. Raises InvalidInput("runtime", ...) for an unknown one. Imports nothing heavy."""
     if name == "onnx":
         from .onnx import OnnxBackend
 

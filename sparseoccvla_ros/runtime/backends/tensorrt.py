@@ -1,8 +1,8 @@
-"""TensorRT: classic `tensorrt` where it is installed, else TensorRT-RTX, which builds engines without a GPU.
+"""TensorRT: classic `tensorrt` if it is installed, else TensorRT-RTX, which builds engines without a GPU.
 
-Networks are strongly typed, so the precision stands in the ONNX file. Parsing and building run in the tests. Loading
-and running (`TensorRtEngine`) need an NVIDIA GPU: written to the documented API, NOT RUN ON HARDWARE yet. A build
-without a GPU does not prove that the engine runs: it is verified against torch where it is loaded (`accelerate`).
+Networks are strongly typed: the precision is that of the ONNX file. The tests parse and build. Loading and running
+(`TensorRtEngine`) need an NVIDIA GPU: written to the documented API, NOT RUN ON HARDWARE yet. A build without a GPU
+does not prove that the engine runs: it is verified against torch where it is loaded (`backend_swap.use_runtime`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BINDINGS = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 
 
 def bindings() -> tuple[ModuleType | None, str]:
-    """The first module that can be imported; or None and why each cannot."""
+    """Returns the first module that can be imported and "", or None and why each cannot be imported."""
     problems = []
     for name in BINDINGS:
         if importlib.util.find_spec(name) is None:
@@ -50,12 +50,12 @@ _loggers: dict[str, Any] = {}
 
 
 def _logger(trt: Any) -> Any:
-    """One logger per process: TensorRT keeps the first it sees."""
+    """Returns the process's one logger: TensorRT keeps the first it gets."""
     return _loggers.setdefault(trt.__name__, trt.Logger(trt.Logger.Severity.INTERNAL_ERROR))
 
 
 class TensorRtBackend:
-    """Builds for the GPU of this machine, or ahead of time (RTX only) where there is none."""
+    """Builds engines for the GPU of this machine or, without a GPU, ahead of time (RTX only)."""
 
     name = "tensorrt"
     suffix = ".plan"
@@ -70,7 +70,7 @@ class TensorRtBackend:
         return ""
 
     def cannot_run(self, device: torch.device) -> str:
-        """Engines run on CUDA only."""
+        """Why engines cannot run beside a model on `device`, "" if they can: on CUDA only."""
         if not torch.cuda.is_available():
             return "TensorRT engines need an NVIDIA GPU, and there is none here"
         return self.missing() or (
@@ -78,7 +78,7 @@ class TensorRtBackend:
         )
 
     def binding(self) -> str:
-        """Version, and the GPU an engine is bound to."""
+        """Runtime version and the GPU that an engine is bound to."""
         trt = _required()
         gpu = "ahead of time, no GPU"
         if torch.cuda.is_available():
@@ -87,11 +87,11 @@ class TensorRtBackend:
         return f"{trt.__name__.removesuffix('_bindings')} {trt.__version__} on {gpu}"
 
     def precision(self, wanted: str) -> str:
-        """What is wanted."""
+        """Always `wanted`."""
         return wanted
 
     def graph_precision(self, wanted: str) -> str:
-        """The same: strongly typed networks take it from the graph."""
+        """Always `wanted`: strongly typed networks take their precision from the graph."""
         return wanted
 
     def build(self, onnx: Path, target: Path, precision: str, progress: Progress) -> None:
@@ -103,7 +103,7 @@ class TensorRtBackend:
         logger = _logger(trt)
         builder = trt.Builder(logger)
         flags = 0
-        # Version 10 asks for it, later ones know nothing else.
+        # Version 10 needs the flag; in later versions every network is strongly typed.
         with contextlib.suppress(AttributeError):
             flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(flags)
@@ -124,7 +124,7 @@ class TensorRtBackend:
 
 
 def unsupported(onnx: Path) -> list[str]:
-    """Operators of an ONNX file that TensorRT's parser does not know, and GridSample on anything but 4-D maps."""
+    """Operators of an ONNX file that TensorRT's parser does not support, and GridSample on other than 4-D inputs."""
     import onnx as onnx_package
 
     trt = _required()
@@ -133,7 +133,7 @@ def unsupported(onnx: Path) -> list[str]:
     parser = trt.OnnxParser(builder.create_network(0), logger)
     graph = onnx_package.load(str(onnx), load_external_data=False).graph
     known = {op: parser.supports_operator(op) for op in sorted({node.op_type for node in graph.node})}
-    # Engines with a 5-D one have been built, but the documentation knows 4-D only.
+    # Engines with a 5-D GridSample have been built, but only 4-D is documented.
     ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in (*graph.value_info, *graph.input)}
     odd = {f"{n.op_type} on {ranks[n.input[0]]}-D" for n in graph.node if n.op_type == "GridSample"
            if ranks.get(n.input[0], 4) != 4}  # fmt: skip
@@ -146,7 +146,7 @@ def _errors(parser: Any) -> list[str]:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    """TensorRT's progress, told in shares of its outermost phase; an interrupt ends the build at its next step."""
+    """Returns a monitor that reports shares of the outermost phase; an interrupt ends the build at its next step."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -207,7 +207,7 @@ class TensorRtEngine:
                 self._outputs.append((name, shape, dtype))
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run on CUDA tensors, in the order of the current stream; nothing is copied to or from the host."""
+        """Run on CUDA tensors in the current stream; nothing is copied to or from the host."""
         held = []
         for name, (shape, dtype) in self._inputs.items():
             value = inputs[name].to(device="cuda", dtype=dtype).contiguous()

@@ -1,1 +1,1 @@
-"""Frozen networks run once over a dataset; what they give is cached for the later stages."""
+"""Cached outputs of frozen networks over a dataset, and cached labels, for the later training stages."""

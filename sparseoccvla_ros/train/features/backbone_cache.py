@@ -1,10 +1,10 @@
-"""What the frozen first blocks of the backbone see in cached world scenes, kept in eight bits.
+"""Cached output of the frozen first blocks of the backbone on world scenes, quantised to eight bits.
 
-Stem and first blocks keep the weights that they have from ImageNet and are 60 % of the backbone's forward pass. Their
-output is smaller than the images (28 kB of a 128 x 352 image, whose PNG has 40 to 90 kB), so a training step that
-starts from it saves reading, augmenting and most of the convolutions. What augmentation draws is drawn here,
-`variants` times for every frame set: half of the variants are mirror images, each is photographed anew. Truth lies
-beside it: class and depth of the image cells (perspective_head.py) and the voxels that a camera sees.
+Stem and first blocks keep their ImageNet weights and account for 60 % of the backbone's forward pass. Their output is
+smaller than the images (28 kB for a 128 x 352 image, 40 to 90 kB as PNG), so training from it saves reading,
+augmentation and most of the convolutions. Augmentation is applied before caching, `variants` times per frame set:
+every second variant is mirrored, and most have photometric augmentation. Labels are cached too: class and depth of the
+image cells (perspective_head.py) and the voxels visible to a camera.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _LEVELS = 255
 
 @dataclass(frozen=True)
 class Variants:
-    """What is kept of a frame set: count draws of augmentation from `seed`, every second one mirrored.
+    """Augmentation of cached frame sets: `count` variants drawn from `seed`, every second one mirrored.
 
-    photograph: share of them that are photographed anew. count 0 is for validation: one, as it is.
+    photograph: probability of photometric augmentation. count 0, for validation: one variant without augmentation.
     """
 
     count: int = 2
@@ -47,7 +47,7 @@ class Variants:
     seed: int = 1
 
     def draw(self, clip: Sequence[Sample], seed: int, number: int, variant: int) -> list[Sample]:
-        """The frame sets of one clip (number `number` of scene `seed`) as one variant has them; one draw for all."""
+        """Returns one variant of the frame sets of a clip (number `number` of scene `seed`), augmented alike."""
         if not self.count:
             return list(clip)
         rng = np.random.default_rng([self.seed, seed, number, variant])
@@ -60,10 +60,10 @@ class Variants:
 
 @dataclass(frozen=True)
 class BackboneCache:
-    """Where the kept features of an encoder's first `blocks` blocks lie, and how they are made.
+    """Cache of the features after an encoder's first `blocks` blocks.
 
-    Files are named by seed, in a folder that is named by all that they depend on: the frozen weights and their
-    arithmetic, the world's settings, and the draws of augmentation.
+    Files are named by seed, in a folder named by a hash of everything they depend on: the frozen weights, the dtype
+    and normalisation, the world's settings, and the augmentation.
     """
 
     encoder: OccupancyEncoder
@@ -86,25 +86,25 @@ class BackboneCache:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def file(self, seed: int) -> Path:
-        """Where the features of a scene lie."""
+        """Returns the feature file of a scene."""
         return cache_folder() / "backbone" / self.key / f"{seed:08d}.safetensors"
 
     def make(self, seed: int) -> None:
-        """Write the features of a scene, which is rendered where it is not cached."""
+        """Write the features of a scene; renders it if it is not cached."""
         write_arrays(self.file(seed), self.arrays(load_scene(seed, self.world)), {"seed": str(seed)})
 
     def prepare(self, seeds: Sequence[int], workers: int = 1) -> Iterator[int]:
-        """Make what is missing of the seeds; gives each seed when its features are there."""
+        """Compute missing features of the seeds; yields each seed when its features are cached."""
         return share(self, seeds, workers)
 
     def arrays(self, scene: WorldScene) -> dict[str, np.ndarray]:
-        """Arrays of a scene. First axes V variants and S frame sets, clip by clip from old to new; N cameras.
+        """Computes the arrays of a scene: V variants, S frame sets (clip by clip, oldest first), N cameras.
 
-        part{i}: uint8 [V, S, N, h, w, C], i-th part of EfficientNetLite.early; low{i}, step{i}: float32 [V, S, N, C],
-        of which a number of it is low + step * part. cell_class: uint8, cell_depth: float16 m, both [V, S, N, h, w].
-        ego2img: float64 [V, S, N, 4, 4], base_link at the set's time to pixels; pose: float64 [V, S, 4, 4] ego2map (a
-        mirror image is of another map). voxel: int32, label: uint8, end: int64 [S]: the occupied voxels that a camera
-        sees, as flat indices of the grid, set behind set, not mirrored.
+        part{i}: uint8 [V, S, N, h, w, C], i-th part of EfficientNetLite.early, dequantised as low + step * part with
+        low{i}, step{i}: float32 [V, S, N, C]. cell_class: uint8, cell_depth: float16 m, both [V, S, N, h, w].
+        ego2img: float64 [V, S, N, 4, 4], base_link at the set's time to pixels; pose: float64 [V, S, 4, 4] ego2map (of
+        a mirrored map in mirrored variants). voxel: int32 flat grid indices of the occupied visible voxels, label:
+        uint8, both concatenated over the sets and not mirrored; end: int64 [S], the end of each set in them.
         """
         settings, out = scene.settings, {}
         rows: list[dict[str, np.ndarray]] = []
@@ -148,7 +148,7 @@ _MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])
 
 
 def pack(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eight bits, scaled per image and channel: float32 [M, C, h, w] to uint8 [M, h, w, C], low and step [M, C]."""
+    """Quantise per image and channel to 8 bits: float32 [M, C, h, w] to uint8 [M, h, w, C], low and step [M, C]."""
     low, high = part.amin((2, 3), keepdim=True), part.amax((2, 3), keepdim=True)
     step = (high - low).clamp(min=1e-6) / _LEVELS
     bits = ((part - low) / step).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
@@ -156,6 +156,6 @@ def pack(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def unpack(bits: Tensor, low: Tensor, step: Tensor) -> Tensor:
-    """float32 [M, C, h, w], channels last, of what `pack` gave."""
+    """Dequantise the output of `pack` to float32 [M, C, h, w], channels last."""
     values = torch.addcmul(low[:, None, None], bits.float(), step[:, None, None])
     return values.permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
-"""What a frozen encoder sees in recorded drives, with what the vehicle then did: the samples of stages 2 and 3 of bags.
+"""Cached encoder features of recorded drives with the vehicle's own motion as label: samples of stages 2 and 3.
 
-Odometry (or tf) is the label. Nothing of a moment looks ahead but `future`; ego features come from frame sets at or
-before it, and the command from the recorded route, or from the present motion where none was recorded.
+The label is odometry (or tf). Only `future` looks ahead of a frame set; ego features use it and earlier ones, and the
+command is from the recorded route, or derived from the present motion if none was recorded.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from .synthetic import HALF, QUERY_FIELDS, file_digest, read_arrays, write_array
 
 FORMAT_VERSION = 2
 LONGEST_GAP = 0.5
-"""s without a record of the motion across which no future is learnt."""
+"""s; futures across a longer gap in the recorded motion are not used."""
 HELD_OUT = 0.25
-"""Share of each drive, its end, that validates where no other bag is given."""
+"""Share at the end of each drive that is held out for validation if no other bag is given."""
 _FUTURE = np.concatenate([[0.0], WAYPOINT_TIMES])
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A bag and how it is read: name or file of a profile, and a calibration file or ""."""
+    """A bag with the name or file of its profile, and a calibration file or ""."""
 
     bag: Path
     profile: str = ""
@@ -52,7 +52,7 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class BagFeatures:
-    """Where the features of an encoder lie; scenes are the recordings, by number.
+    """Feature cache of an encoder for bags; scenes are the recordings, by index.
 
     image: size of the prepared images; weights: sha256 (hex) of the encoder's file; config: its configuration as JSON.
     """
@@ -66,31 +66,31 @@ class BagFeatures:
     def of(
         cls, encoder: OccupancyEncoder, weights: Path, image: ImageConfig, recordings: Sequence[Recording]
     ) -> BagFeatures:
-        """The cache of an encoder that was loaded from a file of weights."""
+        """Returns the cache of an encoder that was loaded from the file `weights`."""
         return cls(
             tuple(recordings), image, file_digest(weights), json.dumps(asdict(encoder.config), sort_keys=True)
         )  # fmt: skip
 
     @property
     def key(self) -> str:
-        """Names what belongs to these recordings and this encoder."""
+        """Hash of the recordings and the encoder."""
         return hashlib.sha256("".join(self._key(r) for r in self.recordings).encode()).hexdigest()[:12]
 
     def folder(self) -> Path:
-        """Folder of the features."""
+        """Returns the folder of the features."""
         return cache_folder() / "features" / "bags"
 
     def file(self, scene: int) -> Path:
-        """Where the features of a recording lie."""
+        """Returns the feature file of a recording."""
         return self.folder() / f"{self._key(self.recordings[scene])}.safetensors"
 
     def name(self, scene: int) -> str:
-        """For logs and pictures."""
+        """Returns the bag's name, for logs and pictures."""
         return self.recordings[scene].bag.name
 
     def rows(self, scene: int, last: bool | None = None) -> list[int]:
-        """Frame sets of a recording, all of which have a whole future; last: those held out at its end, or those
-        before, whose futures do not reach into what is held out."""
+        """Returns the cached frame sets of a recording, all with a complete future. last: None for all, True for those
+        held out at the end, False for those before whose futures do not reach into the held-out part."""
         times = read_arrays(self.file(scene), ("time",))["time"]
         border = times[0] + (1.0 - HELD_OUT) * (times[-1] - times[0])
         chosen = np.ones(len(times), bool) if last is None else times >= border
@@ -99,10 +99,10 @@ class BagFeatures:
         return np.flatnonzero(chosen).tolist()
 
     def prepare(self, encoder: OccupancyEncoder, scenes: Sequence[int]) -> Iterator[int]:
-        """Encode the recordings that are missing, frame set by frame set as on line; gives each when it is there.
+        """Encode the missing recordings, frame set by frame set as online; yields each scene when it is cached.
 
         Raises:
-            InvalidInput: A bag cannot be read, tells no motion, or has no frame set with 3 s of drive behind it.
+            InvalidInput: A bag cannot be read, has no motion, or no frame set is followed by 3 s of drive.
         """
         for scene in scenes:
             if not self.file(scene).is_file():
@@ -110,7 +110,7 @@ class BagFeatures:
             yield scene
 
     def _key(self, recording: Recording) -> str:
-        """Of a recording: changes with its files, profile and calibration, and with the encoder."""
+        """Returns the cache key of a recording: a hash of its files, profile, calibration and the encoder."""
         path = recording.bag.resolve()
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         seen = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.is_file()]
@@ -160,7 +160,7 @@ class BagFeatures:
 
 
 def future_of(drive: Drive, stamp: int) -> tuple[np.ndarray | None, str]:
-    """(float64 [6, 4, 4], base_link at WAYPOINT_TIMES to present base_link, ""), or None and why it is not known."""
+    """Returns (float64 [6, 4, 4], base_link at WAYPOINT_TIMES to present base_link, ""), or (None, reason)."""
     stamps = stamp + np.round(_FUTURE * NANOSECONDS).astype(np.int64)
     poses = drive.at(stamps)
     if not np.isfinite(poses).all():
@@ -172,7 +172,7 @@ def future_of(drive: Drive, stamp: int) -> tuple[np.ndarray | None, str]:
 
 
 def missing_of(recording: Recording) -> list[str]:
-    """What a bag lacks for learning, and what is done instead: one line each. Raises InvalidInput for no bag."""
+    """Returns what a bag lacks for training and the fallback, a line each. Raises InvalidInput if it is no bag."""
     chosen, name = profile(recording.profile), recording.bag.name
     with BagReader(recording.bag) as reader:
         kinds = {topic: known.type for topic, known in reader.topics.items() if known.count}
@@ -190,16 +190,16 @@ def missing_of(recording: Recording) -> list[str]:
 
 
 class BagQuestions:
-    """What the drive itself answers: the next action in words, which odometry knows."""
+    """Questions about a drive that odometry answers: the next driving action."""
 
     QUESTION = "Name the next driving action in a few words."
-    """As the world asks (world/qa/questions.yaml), so that the words mean the same."""
+    """Worded as in the synthetic world (world/qa/questions.yaml)."""
 
     def __init__(self, features: BagFeatures, rows: Callable[[int], Sequence[int]]) -> None:
         self.features, self.rows = features, rows
 
     def read(self, scene: int) -> dict[str, np.ndarray]:
-        """{"questions": objects, a list of Asked each} of the rows."""
+        """Returns {"questions": object array, a list of Asked per row}."""
         arrays = read_arrays(self.features.file(scene), ("twist", "future", "command"))
         rows = self.rows(scene)
         out = np.empty(len(rows), object)
@@ -213,10 +213,10 @@ class BagQuestions:
 
 
 def trajectories(recordings: Sequence[Recording], every: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Waypoints float32 [N, 6, 2] m and commands int64 [N], indices into COMMANDS, of drives every so many seconds.
+    """Returns waypoints float32 [N, 6, 2] m and commands int64 [N], indices into COMMANDS, every `every` seconds.
 
-    No image is read. A command is that of the recorded route, or of the motion then. Raises InvalidInput for a bag that
-    tells no motion.
+    No image is read. Commands are from the recorded route, else from the motion at that time. Raises InvalidInput for a
+    bag without motion.
     """
     paths, words = [], []
     for recording in recordings:

@@ -1,4 +1,4 @@
-"""The frame sets of a BackboneCache as a data set: one by one for the image cells, clip by clip for the decoder."""
+"""Frame sets of a BackboneCache as a dataset: singly for the image cells, by clip for the decoder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .backbone_cache import BackboneCache, unpack
 
 @dataclass(frozen=True)
 class FrameSlice:
-    """Where frame sets start .. stop - 1 of a scene lie, in one of `variants` variants.
+    """Reference to the cached frame sets start .. stop - 1 of a scene, in one of `variants` variants.
 
-    drive_start: the first of them also counts as a sample of its own, without history, as at the start of a drive.
+    drive_start: the first one is also used as a sample without history, as at the start of a drive.
     """
 
     file: Path
@@ -32,16 +32,16 @@ class FrameSlice:
     drive_start: bool = False
 
     def drawn(self, rng: np.random.Generator, drive_start: float) -> FrameSlice:
-        """One of the variants; drive_start: probability of it."""
+        """Draw one of the variants; drive_start: probability of setting that flag."""
         variant, starts = int(rng.integers(max(1, self.variants))), rng.random() < drive_start
         return replace(self, variant=variant, drive_start=bool(starts))
 
 
 @dataclass(frozen=True, eq=False)
 class FrameBatch:
-    """F frame sets of N cameras each.
+    """Batch of F frame sets of N cameras each.
 
-    parts: (bits, low, step) of F * N images, as `backbone_cache.pack` gives them; classes uint8, depths float32 m
+    parts: (bits, low, step) of F * N images, from `backbone_cache.pack`; classes uint8, depths float32 m
     [F * N, h, w]; ego2img float64 [F, N, 4, 4]; pose float64 [F, 4, 4]; targets: F of them.
     """
 
@@ -53,7 +53,7 @@ class FrameBatch:
     targets: list[OccupancyTargets]
 
     def to(self, device: torch.device) -> FrameBatch:
-        """The same on another device; matrices stay where they are."""
+        """Returns the batch on another device; matrices stay on the CPU."""
         parts = [tuple(v.to(device, non_blocking=True) for v in part) for part in self.parts]
         return replace(
             self, parts=parts, classes=self.classes.to(device), depths=self.depths.to(device),
@@ -61,12 +61,12 @@ class FrameBatch:
         )  # fmt: skip
 
     def early(self) -> list[Tensor]:
-        """The parts as `OccupancyEncoder.late_features` takes them."""
+        """Returns the unpacked parts, the input of `OccupancyEncoder.late_features`."""
         return [unpack(*part) for part in self.parts]
 
 
 class CachedFrames:
-    """Frame sets of the seeds whose features are cached; `refresh` looks for more.
+    """Dataset of the frame sets of cached seeds; `refresh` adds newly cached ones.
 
     clips: an item is a whole clip, else one frame set.
     """
@@ -90,11 +90,11 @@ class CachedFrames:
         )  # fmt: skip
 
     def state(self) -> list[int]:
-        """The seeds in use."""
+        """Returns the seeds in use."""
         return list(self._seeds)
 
     def refresh(self, state: list[int] | None = None) -> None:
-        """Take in what was cached since, or exactly the seeds of `state`. Raises InvalidInput where one is gone."""
+        """Add seeds cached in the meantime, or use exactly those of `state`; raises InvalidInput if one is missing."""
         there = [s for s in (self._wanted if state is None else state) if self.cache.file(s).is_file()]
         if state is not None and there != state:
             raise InvalidInput("cache", f"{len(state) - len(there)} scenes of this run are gone from {self.cache.key}")
@@ -102,9 +102,9 @@ class CachedFrames:
 
 
 def read_frames(slices: Sequence[FrameSlice], truth: bool = True) -> FrameBatch:
-    """The frame sets of all slices behind one another; truth: with the voxels.
+    """Reads and concatenates the frame sets of all slices; truth: include the voxels.
 
-    Raises InvalidInput("cache") where a file is missing or damaged.
+    Raises InvalidInput("cache") if a file is missing or damaged.
     """
     found = [_read(s, truth) for s in slices]
     names = [n for n in found[0] if n.startswith("part")]

@@ -1,4 +1,4 @@
-"""Cached features as a data set for the later stages of training; see synthetic.py."""
+"""Cached features as a dataset for the later training stages; see synthetic.py."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .synthetic import STATE_FIELDS, read_arrays
 
 @dataclass(frozen=True, eq=False)
 class FeatureSample:
-    """One instant as the later stages see it, and its truth.
+    """One instant with cached features and its ground truth.
 
-    seed, time: of the drive (nuScenes: number of the scene), s; drive: its name; ego: float32 [F], causal
+    seed: of the drive (nuScenes: number of the scene); time: s in the drive; drive: its name; ego: float32 [F], causal
     (planning.ego_history); twist: float32 [6]; command: index into COMMANDS; future: float32 [6, 4, 4], base_link at
-    FUTURE_SECONDS to present base_link; arrays: what else was asked for: QUERY_FIELDS as SceneQueries has them
-    (float32, labels uint8), and what `extra` gave.
+    FUTURE_SECONDS to present base_link; arrays: the requested QUERY_FIELDS as in SceneQueries (float32, labels uint8)
+    and the arrays of `extra`.
     """
 
     seed: int
@@ -38,32 +38,32 @@ class FeatureSample:
 
     @property
     def waypoints(self) -> np.ndarray:
-        """float32 [6, 2] m: where base_link truly goes."""
+        """True waypoints float32 [6, 2] m in present base_link."""
         return self.future[:, :2, 3]
 
 
 class Cache(Protocol):
-    """Where the features of scenes lie, by number (world: seed), one file of arrays each."""
+    """Feature cache with one file of arrays per scene, by number (world: seed)."""
 
     def folder(self) -> Path:
-        """Folder of the features."""
+        """Returns the folder of the features."""
         ...
 
     def file(self, seed: int) -> Path:
-        """Where the features of a scene lie."""
+        """Returns the feature file of a scene."""
         ...
 
     def name(self, seed: int) -> str:
-        """Of the scene."""
+        """Returns the name of a scene."""
         ...
 
 
 class FeatureSamples:
-    """Every frame set of the scenes whose features are cached.
+    """Dataset of the frame sets of cached scenes.
 
-    seeds: of the scenes; fields: QUERY_FIELDS to load; rows: frame sets of a scene to use, the same of every scene or
-    by its number, all where None; extra: further arrays of a seed, their first axis those rows (reasoning tokens,
-    future labels), or None where they are not cached: the scene is then left out.
+    seeds: of the scenes; fields: QUERY_FIELDS to load; rows: frame sets to use, the same for every scene or a function
+    of its number, all if None; extra: further arrays of a seed with these rows as first axis (reasoning tokens, future
+    labels), or None if they are not cached, in which case the scene is skipped.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class FeatureSamples:
         )  # fmt: skip
 
     def state(self) -> list[int]:
-        """The seeds in use."""
+        """Returns the seeds in use."""
         return list(self._seeds)
 
     def refresh(self, state: list[int] | None = None) -> None:
-        """Take in scenes whose features were cached since, or use exactly the seeds of `state`."""
+        """Add scenes cached in the meantime, or use exactly the seeds of `state`; InvalidInput if one is missing."""
         if state is None:
             self._seeds = [s for s in self._wanted if self.cache.file(s).is_file() and self._scene(s, missing=True)]
         else:
@@ -113,7 +113,7 @@ class FeatureSamples:
         self._seeds = list(state)
 
     def _scene(self, seed: int, missing: bool = False) -> dict[str, np.ndarray]:
-        """A scene's arrays, kept in memory; with `missing`, empty where its extra arrays are not cached."""
+        """Returns a scene's arrays, kept in memory; with `missing`, empty if its extra arrays are not cached."""
         found = self._scenes.get(seed)
         if found is None:
             extra = self._extra(seed) if self._extra else {}

@@ -1,6 +1,6 @@
-"""What becomes of a world scene: labels and moving boxes 1, 2 and 3 s later, simulated once per seed and cached.
+"""Future labels of world scenes: occupancy and moving boxes 1, 2 and 3 s later, simulated once per seed and cached.
 
-No rendering is needed, so they do not depend on cameras or weights; only the frame sets that are asked for are made.
+They need no rendering and do not depend on cameras or weights.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .synthetic import read_arrays, write_arrays
 
 FORMAT_VERSION = 2
 OTHER_EVERY = 2
-"""Of so many frame sets one also has the future under another plan: to simulate it takes as long as ten labels."""
+"""One frame set in so many also has the future under another plan, whose simulation costs as much as ten labels."""
 _STEPS = tuple(round(h / STEP_SECONDS) for h in HORIZONS)
 
 
 class FutureLabels:
-    """Future truth of the last frame set of every clip.
+    """Future ground truth of the last frame set of every clip.
 
-    world: settings of the rendered scenes, which say when the sets are; present: labels lie in base_link at the set's
-    time, as a forecast in the current ego frame does; else each lies in base_link of its own time.
+    world: settings of the rendered scenes, which determine the times of the sets; present: labels are in base_link at
+    the set's time, like a forecast in the current ego frame; else each is in base_link at its own time.
     """
 
     def __init__(self, world: WorldSettings, present: bool) -> None:
@@ -37,13 +37,13 @@ class FutureLabels:
         self.rows = tuple(clip * world.sets + world.sets - 1 for clip in range(world.clips))
 
     def file(self, seed: int) -> Path:
-        """Where a seed's lie."""
+        """Returns the label file of a seed."""
         frame = "present" if self.present else "future"
         name = f"{FORMAT_VERSION}-{WORLD_VERSION}-{self.world.key}-{frame}"
         return cache_folder() / "futures" / name / f"{seed:08d}.safetensors"
 
     def prepare(self, seed: int, scene: Scene | None = None) -> None:
-        """Simulate and write what is missing of a seed, whose scene is rendered. scene: the seed's, if at hand."""
+        """Simulate and write a seed's labels if missing. scene: the seed's scene, if the caller has it already."""
         if not self.file(seed).is_file():
             times = load_scene(seed, self.world).time[list(self.rows)]
             scene = scene or Scene.generate(seed, self.world.seconds)
@@ -72,11 +72,11 @@ class FutureLabels:
         }
 
     def read(self, seed: int) -> dict[str, np.ndarray] | None:
-        """Arrays of a seed, None where they are not cached. First axis: the frame sets of `rows`.
+        """Reads the arrays of a seed; returns None if they are not cached. First axis: the frame sets of `rows`.
 
-        movers: float32 [., 4, N, 5], x, y m, yaw rad, length, width m of everything that moves, now and at HORIZONS,
-        in present base_link; other_motion [., 6, 2], other_movers: where the ego goes under another plan, and everybody
-        with it, NaN where that was not simulated; future_labels: objects [.], for `unpack`.
+        movers: float32 [., 4, N, 5], x, y m, yaw rad, length, width m of all moving boxes, now and at HORIZONS, in
+        present base_link; other_motion [., 6, 2] m, other_movers: the ego's waypoints and the boxes under another plan,
+        NaN if not simulated; future_labels: object array [.], for `unpack`.
         """
         if not self.file(seed).is_file():
             return None
@@ -89,5 +89,5 @@ class FutureLabels:
 
 
 def unpack(block: bytes) -> np.ndarray:
-    """uint8 [3, X, Y, Z] labels at HORIZONS, 17 = free."""
+    """Returns the labels uint8 [3, X, Y, Z] at HORIZONS, 17 = free."""
     return np.frombuffer(zlib.decompress(block), np.uint8).reshape(len(HORIZONS), *OCC3D_GRID.shape)

@@ -1,7 +1,7 @@
-"""What a frozen encoder sees in nuScenes scenes, with what becomes of each and what is asked about it: the samples of
-stages 2 and 3, as synthetic.py, future_labels.py and data/synthetic/qa_cache.py make them of the world.
+"""Encoder features, future labels and questions of nuScenes scenes: the samples of stages 2 and 3.
 
-Features and future labels are cached, one safetensors file per scene under a hash of everything they depend on.
+The counterpart of synthetic.py, future_labels.py and data/synthetic/qa_cache.py for the synthetic world. Features and
+future labels are cached, one safetensors file per scene in a folder named by a hash of everything they depend on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _AHEAD = [round(h / STEP_SECONDS) for h in HORIZONS]
 
 @dataclass(frozen=True, eq=False)
 class NuscenesFeatures:
-    """Where the features of an encoder lie; scenes are rows of the index's scene arrays.
+    """Feature cache of an encoder for nuScenes; scenes are indices into the index's scene arrays.
 
     images: of the index; weights: sha256 (hex) of the encoder's file; config: its configuration as JSON.
     """
@@ -43,7 +43,7 @@ class NuscenesFeatures:
 
     @classmethod
     def of(cls, encoder: OccupancyEncoder, weights: Path, images: NuscenesImages) -> NuscenesFeatures:
-        """The cache of an encoder that was loaded from a file of weights."""
+        """Returns the cache of an encoder that was loaded from the file `weights`."""
         return cls(images, file_digest(weights), json.dumps(asdict(encoder.config), sort_keys=True))
 
     @property
@@ -55,27 +55,27 @@ class NuscenesFeatures:
         return f"nuscenes-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def folder(self) -> Path:
-        """Folder of the features."""
+        """Returns the folder of the features."""
         return cache_folder() / "features" / self.key
 
     def file(self, scene: int) -> Path:
-        """Where the features of a scene lie."""
+        """Returns the feature file of a scene."""
         return self.folder() / f"{scene:08d}.safetensors"
 
     def name(self, scene: int) -> str:
-        """For logs and pictures."""
+        """Returns the scene's name, for logs and pictures."""
         return str(self.images.index.scene_name[scene])
 
     def rows(self, scene: int) -> np.ndarray:
-        """int64: keyframes of a scene, as rows of the index."""
+        """Returns the keyframes of a scene as rows of the index, int64."""
         return np.flatnonzero(self.images.index.scene == scene)
 
     def complete(self, scene: int) -> list[int]:
-        """Places in the scene whose next six keyframes are there: only those are learnt from."""
+        """Returns the positions in the scene of keyframes with six following ones; only these are used."""
         return np.flatnonzero(self.images.index.future_mask[self.rows(scene)].all(1)).tolist()
 
     def prepare(self, encoder: OccupancyEncoder, scenes: Sequence[int]) -> Iterator[int]:
-        """Encode the scenes that are missing, keyframe by keyframe as on line; gives each when it is there."""
+        """Encode the missing scenes, keyframe by keyframe as online; yields each scene when it is cached."""
         for scene in scenes:
             if not self.file(scene).is_file():
                 write_arrays(self.file(scene), self._encoded(encoder, scene), {"weights": self.weights})
@@ -101,17 +101,17 @@ class NuscenesFeatures:
 
 
 class NuscenesFutures:
-    """What becomes of the complete keyframes of a scene: Occ3D labels and annotated boxes at HORIZONS.
+    """Future labels of the complete keyframes of a scene: Occ3D labels and annotated boxes at HORIZONS.
 
-    labels: Occ3D folder; present: labels are moved into the present base_link, where a forecast lies (nearest voxel,
-    255 beyond the future grid); else each lies in base_link of its own time. A keyframe without labels is all 255.
+    labels: Occ3D folder; present: labels are transformed to present base_link, the frame of forecasts (nearest voxel,
+    255 outside the future grid); else each is in base_link at its own time. A keyframe without labels is all 255.
     """
 
     def __init__(self, features: NuscenesFeatures, labels: Path, present: bool) -> None:
         self.features, self.labels, self.present = features, labels, present
 
     def file(self, scene: int) -> Path:
-        """Where the labels of a scene lie."""
+        """Returns the label file of a scene."""
         index = self.features.images.index
         root = str(self.features.images.root.resolve())
         text = json.dumps([FORMAT_VERSION, root, index.version, index.tables, index.digest, self.present])
@@ -119,7 +119,7 @@ class NuscenesFutures:
         return cache_folder() / "futures" / folder / f"{scene:08d}.safetensors"
 
     def prepare(self, scene: int) -> None:
-        """Move and write what is missing of a scene."""
+        """Compute and write a scene's labels if they are missing."""
         if self.file(scene).is_file():
             return
         index, rows = self.features.images.index, self.features.rows(scene)
@@ -139,9 +139,9 @@ class NuscenesFutures:
         write_arrays(self.file(scene), arrays, {})
 
     def read(self, scene: int) -> dict[str, np.ndarray] | None:
-        """movers, future_labels as future_labels.FutureLabels has them, of the complete keyframes; None if not cached.
+        """Reads movers and future_labels of the complete keyframes as in FutureLabels; returns None if not cached.
 
-        Movers are the boxes that are annotated at all four times; their number differs by keyframe.
+        Movers are the boxes annotated at all four times; their number varies per keyframe.
         """
         if not self.file(scene).is_file():
             return None
@@ -168,10 +168,10 @@ class NuscenesFutures:
 
 
 def seen_from_now(grid: np.ndarray, future: np.ndarray) -> np.ndarray:
-    """Labels uint8 [X, Y, Z] of a future base_link, laid into the present one; 255 where the future grid ends.
+    """Resamples labels uint8 [X, Y, Z] from a future base_link to the present one; 255 outside the future grid.
 
-    future: float64 [4, 4], future base_link to present base_link. Every present voxel takes the label of the voxel
-    that its centre falls into.
+    future: float64 [4, 4], future base_link to present base_link. Each present voxel takes the label of the future
+    voxel that contains its centre.
     """
     axes = [np.arange(n) for n in OCC3D_GRID.shape]
     centres = OCC3D_GRID.centre_of(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)).astype(np.float64)
@@ -185,17 +185,17 @@ def seen_from_now(grid: np.ndarray, future: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class NuscenesQuestions:
-    """What OmniDrive's files ask about the complete keyframes of a scene. split: folder name of the files."""
+    """OmniDrive questions about the complete keyframes of a scene. split: folder name of the files."""
 
     features: NuscenesFeatures
     split: str
 
     def asked(self, scene: int) -> list[int]:
-        """Places in the scene, of the complete ones, that have a question."""
+        """Returns the positions in the scene of complete keyframes with questions."""
         return [place for place in self.features.complete(scene) if self._of(scene, place)]
 
     def read(self, scene: int) -> dict[str, np.ndarray]:
-        """{"questions": objects, a list of Asked each} of the places that `asked` names."""
+        """Returns {"questions": object array, a list of Asked each} for the keyframes of `asked`."""
         sets = [self._of(scene, place) for place in self.asked(scene)]
         out = np.empty(len(sets), object)
         out[:] = sets

@@ -1,4 +1,4 @@
-"""What a frozen reasoner makes of cached queries, one prefill a set: its token, anchor scores and occupancy tokens."""
+"""Cached reasoning features: a frozen reasoner's token, anchor scores and occupancy tokens for cached queries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .nuscenes import NuscenesFeatures
 from .rollouts import RolloutFeatures
 from .synthetic import FeatureCache, file_digest, read_arrays, write_arrays
 
-if TYPE_CHECKING:  # a training server has no library that reads bags
+if TYPE_CHECKING:  # a training server lacks the bag library
     from .bags import BagFeatures
 
 FORMAT_VERSION = 2
@@ -28,7 +28,7 @@ _INPUTS = ("features", "centres", "scores", "view_features")
 
 
 class ReasoningFeatures:
-    """The cache of a reasoner's readings of an encoder's features. weights: files of the reasoner, adapter included."""
+    """Cache of a reasoner's output on an encoder's features. weights: files of the reasoner, adapter included."""
 
     def __init__(
         self, features: FeatureCache | RolloutFeatures | NuscenesFeatures | BagFeatures, weights: Sequence[Path]
@@ -38,16 +38,15 @@ class ReasoningFeatures:
         self._folder = cache_folder() / "readings" / hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def file(self, seed: int) -> Path:
-        """Where the readings of a scene lie."""
+        """Returns the file of a scene."""
         return self._folder / f"{seed:08d}.safetensors"
 
     @torch.inference_mode()
     def prepare(self, reasoner: Reasoner, seed: int, rows: Sequence[int] | None = None) -> None:
-        """Read a scene whose features are cached.
+        """Run the reasoner on a scene whose features are cached, one prefill per frame set, and write its output.
 
         token float16 [S, D]; anchor_scores float32 [S, A]; occupancy float16 [S, K, D]; chosen int16 [S, K]. rows: the
-        frame sets that anybody will ask for, all where None; of the others the token is NaN, as of one that is not
-        heard, and the rest 0.
+        frame sets to process, all if None; for the others the token is NaN (missing reasoning) and the rest 0.
         """
         if self.file(seed).is_file():
             return
@@ -55,7 +54,7 @@ class ReasoningFeatures:
         device = reasoner.anchors.device
         wanted = list(range(len(arrays["twist"]))) if rows is None else list(rows)
         inputs = {name: torch.from_numpy(arrays[name][wanted].astype(np.float32)).to(device) for name in _INPUTS}
-        # As on line: without this, other queries become tokens than the language model has learnt to hear.
+        # Ranked as online and in stage 2; otherwise other queries would become tokens.
         labels = torch.from_numpy(arrays["labels"][wanted]).to(device)
         inputs["scores"] = ranking_scores(inputs["scores"], labels, reasoner.config.ground_score)
         motion = torch.from_numpy(np.stack([constant_velocity(t) for t in arrays["twist"][wanted]])).to(device)
@@ -73,7 +72,7 @@ class ReasoningFeatures:
         write_arrays(self.file(seed), whole, {"seed": str(seed)})
 
     def read(self, seed: int, fields: Sequence[str], rows: Sequence[int] | None = None) -> dict[str, np.ndarray] | None:
-        """Some FIELDS of a scene, of all its frame sets or of `rows`; None where they are not cached."""
+        """Reads some FIELDS of a scene, for all frame sets or `rows`; returns None if they are not cached."""
         if not self.file(seed).is_file():
             return None
         arrays = read_arrays(self.file(seed), fields)

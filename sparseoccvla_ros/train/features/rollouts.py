@@ -1,4 +1,4 @@
-"""Features of drives of the chain itself, beside those of the world's recorded drives."""
+"""Features of roll-outs (closed-loop drives of the stack), in addition to those of the world's recorded drives."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ...core.errors import InvalidInput
 from .synthetic import FeatureCache, write_arrays
 
 FIRST = 1_000_000_000
-"""Numbers of roll-outs begin here; the world's seeds lie below."""
+"""First number of roll-outs, above all seeds of the world."""
 
 
 @dataclass(frozen=True, eq=False)
 class RolloutFeatures:
-    """The features of a split, and those of roll-outs, which keep their number in whatever order they are given.
+    """Feature cache of a split plus roll-outs, whose numbers do not depend on the order of their folders.
 
-    base: of the split; files: by number.
+    base: cache of the split; files: roll-outs by number.
     """
 
     base: FeatureCache
@@ -29,10 +29,10 @@ class RolloutFeatures:
 
     @classmethod
     def of(cls, base: FeatureCache, folders: Sequence[Path]) -> RolloutFeatures:
-        """Beside a split, the roll-outs in folders of `./run train rollouts`.
+        """Returns the cache of a split plus the roll-outs in folders written by `./run train rollouts`.
 
         Raises:
-            InvalidInput: A folder holds none, or they are of another encoder.
+            InvalidInput: A folder contains none, or they were made with another encoder.
         """
         files = {}
         for folder in folders:
@@ -48,25 +48,25 @@ class RolloutFeatures:
 
     @property
     def key(self) -> str:
-        """As the split's: what is read of its scenes stays, and a roll-out's number is its own."""
+        """Key of the split: cached reasoning features stay valid, and a roll-out's number identifies its content."""
         return self.base.key
 
     def folder(self) -> Path:
-        """Folder of the split's features."""
+        """Returns the folder of the split's features."""
         return self.base.folder()
 
     def file(self, seed: int) -> Path:
-        """Where the features of a scene or a roll-out lie."""
+        """Returns the feature file of a scene or a roll-out."""
         return self.files[seed] if seed >= FIRST else self.base.file(seed)
 
     def name(self, seed: int) -> str:
-        """For logs and pictures."""
+        """Returns the name of a scene or roll-out, for logs and pictures."""
         return f"roll-out {self.files[seed].stem}" if seed >= FIRST else self.base.name(seed)
 
 
 def write_rollout(file: Path, arrays: dict[str, np.ndarray], told: dict[str, str]) -> None:
-    """Keep a roll-out. told: what it came from, which with its arrays gives it its number, under which readings are
-    cached; "encoder": digest of its weights."""
+    """Write a roll-out file. told: its metadata, with the digest of the encoder's weights as "encoder"; metadata and
+    arrays are hashed to the number under which its reasoning features are cached."""
     digest = hashlib.sha256("\n".join(f"{name}={told[name]}" for name in sorted(told)).encode())
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())

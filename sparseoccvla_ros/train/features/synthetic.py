@@ -1,8 +1,8 @@
-"""What a frozen encoder sees in cached world scenes, kept so that later stages train without running it again.
+"""Cached encoder features of world scenes: later stages train without running the encoder again.
 
-One safetensors file per scene under a hash of the encoder's weights, its configuration and the world's settings: other
-weights are another folder. Frame sets go through the on-line path in order of time, memory included; a clip's first set
-is the start of a drive.
+One safetensors file per scene, in a folder named by a hash of the encoder's weights, its configuration and the world's
+settings. Frame sets pass through the online path in temporal order, including the encoder's memory; each clip starts a
+new drive.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FORMAT_VERSION = 2
 QUERY_FIELDS = ("features", "centres", "points", "labels", "scores", "view_features")
 STATE_FIELDS = ("time", "pose", "twist", "ego", "command", "future")
 HALF = ("features", "points", "scores", "view_features")
-"""Of QUERY_FIELDS, those that are kept as float16."""
+"""Fields of QUERY_FIELDS that are stored as float16."""
 _NS = 1_000_000_000
 _CLIP_GAP = 3600
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Where the features of an encoder lie. weights: sha256 (hex) of its file; config: its configuration as JSON."""
+    """Feature cache of an encoder. weights: sha256 (hex) of its file; config: its configuration as JSON."""
 
     world: WorldSettings
     weights: str
@@ -47,7 +47,7 @@ class FeatureCache:
 
     @classmethod
     def of(cls, encoder: OccupancyEncoder, weights: Path, world: WorldSettings) -> FeatureCache:
-        """The cache of an encoder that was loaded from a file of weights."""
+        """Returns the cache of an encoder that was loaded from the file `weights`."""
         return cls(world, file_digest(weights), json.dumps(asdict(encoder.config), sort_keys=True))
 
     @property
@@ -57,20 +57,20 @@ class FeatureCache:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def folder(self) -> Path:
-        """Folder of the features."""
+        """Returns the folder of the features."""
         return cache_folder() / "features" / self.key
 
     def file(self, seed: int) -> Path:
-        """Where the features of a scene lie."""
+        """Returns the feature file of a scene."""
         return self.folder() / f"{seed:08d}.safetensors"
 
     def name(self, seed: int) -> str:
-        """For logs and pictures."""
+        """Returns the scene's name, for logs and pictures."""
         return f"world {seed}"
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, hex. Raises InvalidInput("weights") where it cannot be read."""
+    """Returns the sha256 of a file, hex. Raises InvalidInput("weights") if it cannot be read."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -79,7 +79,7 @@ def file_digest(path: Path) -> str:
 
 
 def frame_set(scene: WorldScene, index: int) -> CameraFrames:
-    """A cached frame set as camera_sync would deliver it; clips lie an hour apart and in epochs of their own."""
+    """Returns a cached frame set as camera_sync publishes it; clips are an hour apart and have their own epochs."""
     clip = index // scene.settings.sets
     stamp = round(float(scene.time[index]) * _NS) + clip * _CLIP_GAP * _NS
     count = scene.ego2img.shape[1]
@@ -90,7 +90,7 @@ def frame_set(scene: WorldScene, index: int) -> CameraFrames:
 
 
 def encode_scene(encoder: OccupancyEncoder, scene: WorldScene) -> list[SceneQueries]:
-    """The queries of every frame set of a scene, in order, as on line."""
+    """Returns the queries of every frame set of a scene, in order, as online."""
     encoder.reset()
     queries = [encoder.encode(frame_set(scene, i)) for i in range(len(scene.time))]
     encoder.reset()
@@ -98,12 +98,12 @@ def encode_scene(encoder: OccupancyEncoder, scene: WorldScene) -> list[SceneQuer
 
 
 def make_features(encoder: OccupancyEncoder, scene: WorldScene) -> dict[str, np.ndarray]:
-    """Arrays of a scene, first axis its S frame sets: QUERY_FIELDS as in SceneQueries (float16 but for the centres),
+    """Computes a scene's arrays, with its S frame sets as first axis.
 
-    time float64 [S] s; pose float64 [S, 4, 4] ego2map; twist float32 [S, 6]; ego float32 [S, F], causal features of
-    planning.ego_history; command uint8 [S]; future float32 [S, 6, 4, 4], base_link at FUTURE_SECONDS to present
-    base_link. Where the encoder has a voxel head: voxels int16 [V, 4], places of all sets' voxels that can move and
-    their labels, set by set; voxel_ends int64 [S], where each set's end.
+    QUERY_FIELDS as in SceneQueries (those of HALF as float16); time float64 [S] s; pose float64 [S, 4, 4] ego2map;
+    twist float32 [S, 6]; ego float32 [S, F], causal features of planning.ego_history; command uint8 [S]; future float32
+    [S, 6, 4, 4], base_link at FUTURE_SECONDS to present base_link. With a voxel head also: voxels int16 [V, 4], indices
+    and labels of the movable voxels of all sets, concatenated; voxel_ends int64 [S], the end of each set in them.
     """
     queries = encode_scene(encoder, scene)
     out = _movable(queries)
@@ -132,7 +132,7 @@ def _movable(queries: Sequence[SceneQueries]) -> dict[str, np.ndarray]:
 
 
 def movable_voxels(path: Path, rows: Sequence[int]) -> dict[str, np.ndarray]:
-    """{"voxels": objects [rows], an int16 [V, 4] each} of a cached file, as `make_features` has them; {} without."""
+    """Reads {"voxels": object array [rows] of int16 [V, 4]} as in `make_features` from a cached file; {} without."""
     with safe_open(path, framework="numpy") as file:
         if "voxel_ends" not in file.keys():  # noqa: SIM118
             return {}
@@ -145,10 +145,10 @@ def movable_voxels(path: Path, rows: Sequence[int]) -> dict[str, np.ndarray]:
 def prepare_features(
     encoder: OccupancyEncoder, cache: FeatureCache, seeds: Sequence[int], workers: int = 1
 ) -> Iterator[int]:
-    """Encode the seeds whose features are missing; gives each seed when its features are there.
+    """Encode the seeds whose features are missing; yields each seed when its features are cached.
 
-    Their scenes must be in the world's cache, or are rendered. workers: processes of one thread each, which encode half
-    as much again as one process of as many threads; 1 works in this process, on the encoder's device.
+    Scenes that are not in the world's cache are rendered. workers: single-threaded processes, with 1.5 times the
+    throughput of one process with as many threads; 1 encodes in this process, on the encoder's device.
     """
     return share(_Encoding(encoder, cache), seeds, workers)
 
@@ -167,7 +167,7 @@ class _Encoding:
 
 
 def read_arrays(path: Path, fields: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Arrays of a cached file, all of them or some. Raises InvalidInput("cache") where it is missing or damaged."""
+    """Reads all or some arrays of a cached file. Raises InvalidInput("cache") if it is missing or damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in (file.keys() if fields is None else fields)}
@@ -176,7 +176,7 @@ def read_arrays(path: Path, fields: Iterable[str] | None = None) -> dict[str, np
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write arrays whole or not at all."""
+    """Write arrays to a safetensors file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -1,4 +1,4 @@
-"""From a recipe's run to a preset folder, and from there into the preset."""
+"""Export of a recipe run to a preset folder, and installation of that folder into the preset."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ANCHORS = "anchors.npz"
 
 
 def trained_preset(context: Context) -> Preset:
-    """The recipe's preset with its new anchors."""
+    """Returns the recipe's preset with the newly fitted anchors, if any."""
     preset = context.recipe.preset
     return dataclasses.replace(preset, anchors=context.result("anchors", ANCHORS) or preset.anchors)
 
 
 def export_preset(context: Context) -> dict[str, Any]:
-    """A preset folder with everything that was trained."""
+    """Write a preset folder with all trained weights."""
     recipe, folder = context.recipe, context.folder / "preset"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -49,9 +49,9 @@ def export_preset(context: Context) -> dict[str, Any]:
 
 
 def install(recipe: Recipe, out: Path) -> list[str]:
-    """Put the exported preset's files into the preset itself; returns their names, config.yaml last.
+    """Copy the exported preset's files into the preset itself; returns their names, config.yaml last.
 
-    Raises InvalidInput("export") where the run has exported nothing.
+    Raises InvalidInput("export") if the run has not exported yet.
     """
     source = recipe.folder(out, "export")
     if not (source / DONE).is_file():
@@ -63,7 +63,7 @@ def install(recipe: Recipe, out: Path) -> list[str]:
 
 
 def changed(text: str, changes: dict[str, dict[str, Any]]) -> str:
-    """config.yaml without weights and with the recipe's changes, comments kept."""
+    """Returns the text of config.yaml without its weights and with the recipe's changes; comments are kept."""
     lines: list[str] = []
     section = ""
     for line in text.splitlines():

@@ -1,4 +1,4 @@
-"""A recipe: the steps that make a preset's weights, from models/<preset>/recipe.yaml, and what each depends on."""
+"""Recipes: the steps that produce a preset's weights, from models/<preset>/recipe.yaml, and their dependencies."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "validation": ("export",),
     "report": ("cells", "whole", "language", "planning", "forecast", "export", "validation"),
 }
-"""Every step that a recipe can have, in the order in which they run, and the steps whose results it uses."""
+"""All steps a recipe can have, in execution order, with the steps whose results each uses."""
 _VERSIONS = {"features": 2, "reasoning_features": 2}
-"""Of steps that make other things from the same options than they did: what an older version made is not taken."""
+"""Version of steps whose output for the same options has changed; results of older versions are not reused."""
 _LATER = ("language", "reasoning_features", "planning", "forecast", "export")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step. hours: its budget; minutes: where it must end by, None without --minutes; options: by step, see
+    """A step. hours: its budget; minutes: its time limit, None without --minutes; options: specific to the step, see
     steps.py."""
 
     name: str
@@ -51,9 +51,9 @@ class Step:
 class Recipe:
     """A loaded recipe.
 
-    preset: what is trained, with the changes of its configuration that the recipe asks for, and without weights;
-    changes: those, by section; seed: of weights, order and augmentation; scenes, validation: how many seeds of the
-    world are learnt from and validated on; steps: in the order in which they run.
+    preset: preset to train, without weights and with `changes` applied; changes: configuration values by section;
+    seed: of initial weights, sample order and augmentation; scenes, validation: number of world seeds for training and
+    validation; steps: in execution order.
     """
 
     preset: Preset
@@ -64,21 +64,21 @@ class Recipe:
     steps: tuple[Step, ...]
 
     def step(self, name: str) -> Step:
-        """A step by name. Raises InvalidInput("step", ...) where the recipe has none."""
+        """Returns a step by name; raises InvalidInput("step", ...) if the recipe does not have it."""
         for step in self.steps:
             if step.name == name:
                 return step
         raise InvalidInput("step", f"{name!r} is none of {', '.join(s.name for s in self.steps)}")
 
     def needs(self, name: str) -> tuple[str, ...]:
-        """The steps of this recipe whose results a step uses; of what the recipe leaves out, nothing is used."""
+        """Returns the steps of this recipe whose results a step uses; steps missing from the recipe are skipped."""
         there = {step.name for step in self.steps}
         return tuple(need for need in NEEDS[name] if need in there)
 
     def key(self, name: str) -> str:
-        """Hash of all that a step's result depends on: options, data, configuration, and the steps before it.
+        """Returns a hash of everything a step's result depends on: options, data, configuration, and prior steps.
 
-        The budget is no part of it, but for `minutes`: a step that had to end early is another one.
+        The budget in hours is excluded; `minutes` is included, because a time limit changes the result.
         """
         step = self.step(name)
         configs = [dataclasses.asdict(c) for c in (self.preset.image, self.preset.occupancy) if c is not None]
@@ -91,11 +91,11 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def folder(self, out: Path, name: str) -> Path:
-        """Where a step keeps what it made."""
+        """Returns the output folder of a step."""
         return out / f"{name}-{self.key(name)}"
 
     def within(self, minutes: float, names: tuple[str, ...]) -> Recipe:
-        """The same in `minutes`, shared among the named steps in the proportion of their budgets."""
+        """Returns the recipe limited to `minutes`, divided among the named steps in proportion to their budgets."""
         total = sum(s.hours for s in self.steps if s.name in names)
         if not total > 0:
             raise InvalidInput("minutes", "the steps to run have no budget in hours")
@@ -106,7 +106,7 @@ class Recipe:
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of a preset, by name or folder. Raises InvalidInput naming what is wrong."""
+    """Loads the recipe of a preset, by name or folder. Raises InvalidInput naming what is wrong."""
     preset = load_preset(name)
     file = preset.folder / "recipe.yaml"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""What a recipe's run leaves to read: curves of every training step and the numbers of its validations, as one page."""
+"""Report of a recipe run as one page: loss curves, validation curves and validation results of its steps."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _WIDTH, _HEIGHT, _LEFT, _TOP = 860, 260, 70, 30
 _PAPER, _INK, _FAINT = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 _COLOURS = ((180, 119, 31), (14, 127, 255), (44, 160, 44))
 SCORES = ("both", "miou", "iou", "l2_avg", "l2_deaf_avg", "iou_2s", "accuracy")
-"""Numbers of validations that get a curve, where a stage has them."""
+"""Validation numbers that are plotted for stages that have them."""
 
 
 def read_log(file: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Lines of a log.jsonl by kind and step; of a step that was done again after a kill, the last line counts."""
+    """Reads a log.jsonl by kind and step; if a step was repeated after an interruption, the last line counts."""
     out: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "validation": {}}
     if not file.is_file():
         return out
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             found = json.loads(line)
-        except ValueError:  # cut by a kill
+        except ValueError:  # truncated line of a killed process
             continue
         out.setdefault(found["kind"], {})[int(found["step"])] = found
     return out
 
 
 def curve(title: str, lines: dict[str, list[tuple[float, float]]]) -> np.ndarray:
-    """uint8 [H, W, 3] BGR: lines of (step, value) with their range written at the axis."""
+    """Plots lines of (step, value), with axis labels for their range: uint8 [H, W, 3] BGR."""
     image = np.full((_HEIGHT, _WIDTH, 3), _PAPER, np.uint8)
     points = np.array([p for line in lines.values() for p in line], float).reshape(-1, 2)
     _write(image, title, 8, 18)
@@ -59,7 +59,7 @@ def curve(title: str, lines: dict[str, list[tuple[float, float]]]) -> np.ndarray
 
 
 def write_report(recipe: Recipe, out: Path, folder: Path) -> Path:
-    """Write folder/report.html and curves.png from what the steps left in `out`; returns the page."""
+    """Write folder/report.html and curves.png from the steps' files in `out`; returns the page."""
     panels: list[np.ndarray] = []
     rows: list[str] = []
     for step in recipe.steps:
@@ -93,7 +93,7 @@ def write_report(recipe: Recipe, out: Path, folder: Path) -> Path:
 
 
 def _smooth(lines: dict[int, dict[str, Any]], most: int = 400) -> list[tuple[float, float]]:
-    """Means of the loss over at most `most` equal pieces."""
+    """Returns means of the loss over at most `most` equal segments."""
     found = np.array([(s, v["loss"]) for s, v in sorted(lines.items()) if v.get("loss") is not None], float)
     return [tuple(part.mean(0)) for part in np.array_split(found, min(most, len(found))) if len(part)]
 

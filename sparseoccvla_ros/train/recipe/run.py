@@ -1,4 +1,4 @@
-"""Runs a recipe: what is done stays, what was interrupted goes on, what depends on something else now is done anew."""
+"""Running a recipe: finished steps are kept, interrupted ones resumed, and those with changed inputs redone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SAY_SECONDS = 30.0
 
 @dataclass
 class Follower:
-    """Tells how far a run is: a line every half minute through `say`, and OUT/status.json."""
+    """Reports a run's progress every half minute: a line through `say`, and OUT/status.json."""
 
     recipe: Recipe
     out: Path
@@ -30,11 +30,11 @@ class Follower:
     _step: str = ""
 
     def begin(self, step: str) -> None:
-        """A step begins or goes on."""
+        """Start (or resume) a step."""
         self._step, self._began, self._said = step, time.monotonic(), float("-inf")
 
     def report(self, share: float, note: str = "", left: float | None = None) -> None:
-        """share: 0..1 of the step that is done; left: its seconds that are left, from the time spent if None."""
+        """Report progress. share: done fraction of the step, 0..1; left: its remaining seconds, estimated if None."""
         now = time.monotonic()
         if now - self._said < _SAY_SECONDS and share < 1.0:
             return
@@ -56,9 +56,9 @@ class Follower:
 
 @dataclass(frozen=True)
 class Context:
-    """What a step works with.
+    """Environment of a step.
 
-    folder: its own; device: cpu or cuda; workers: processes that render and encode; follower: of progress.
+    folder: the step's output folder; device: cpu or cuda; workers: number of processes that render and encode.
     """
 
     recipe: Recipe
@@ -70,7 +70,7 @@ class Context:
     follower: Follower
 
     def result(self, step: str, file: str) -> Path | None:
-        """A file that an earlier step made, None where the recipe has no such step or it made none."""
+        """Returns a file written by an earlier step; None if the recipe lacks the step or the file is missing."""
         if all(step != s.name for s in self.recipe.steps):
             return None
         path = self.recipe.folder(self.out, step) / file
@@ -81,10 +81,10 @@ def run_recipe(
     recipe: Recipe, works: Mapping[str, Callable[[Context], dict[str, Any]]], out: Path, only: Sequence[str] = (),
     device: str = "cpu", workers: int = 1, minutes: float | None = None, say: Callable[[str], None] = print,
 ) -> Recipe:  # fmt: skip
-    """Do the steps that are not done, or those named by `only`; returns the recipe as it was run.
+    """Run the steps that are not done, of all or of those named by `only`; returns the recipe as it was run.
 
-    works: what does each step (steps.STEPS); minutes: for all of them together, each gets its share by its budget.
-    Raises InvalidInput where a step that is needed is not done.
+    works: function of each step (steps.STEPS); minutes: total time limit, divided in proportion to the budgets.
+    Raises InvalidInput if a required step is not done.
     """
     names = tuple(only) or tuple(step.name for step in recipe.steps)
     for name in names:
@@ -124,7 +124,7 @@ def _spent(folder: Path) -> float:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole or not at all."""
+    """Write a JSON file atomically."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(part, path)

@@ -1,7 +1,7 @@
-"""The steps of a recipe. Each takes a Context, leaves its files in context.folder and returns what done.json says.
+"""The steps of a recipe. Each takes a Context, writes its files to context.folder and returns the content of done.json.
 
-Every step can be killed anywhere: data lie in the common cache file by file, training goes on from its checkpoint, the
-rest is done again. Its random numbers depend on the recipe's seed and on the step's number alone.
+Every step can be interrupted at any point: data are in the shared cache file by file, training resumes from its
+checkpoint, everything else is redone. All random numbers come from fixed seeds.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _TRAINING = {f.name for f in dataclasses.fields(TrainSettings)} - {"seed", "minu
 
 
 def render(context: Context) -> dict[str, Any]:
-    """Scenes of the world into the common cache."""
+    """Render world scenes into the shared cache."""
     made = {}
     for split in ("validation", "train"):
         seeds = _seeds(context, split)
@@ -64,7 +64,7 @@ def render(context: Context) -> dict[str, Any]:
 
 
 def cache(context: Context) -> dict[str, Any]:
-    """What the frozen first blocks of the backbone see. Options: blocks, variants."""
+    """Cache the output of the frozen first blocks of the backbone. Options: blocks, variants."""
     made = {}
     for split in ("validation", "train"):
         seeds, kept = _seeds(context, split), _cache(context, split)
@@ -73,7 +73,7 @@ def cache(context: Context) -> dict[str, Any]:
 
 
 def cells(context: Context) -> dict[str, Any]:
-    """First phase of stage 1: the image cells. Options: those of TrainSettings."""
+    """Train the first phase of stage 1, the image cells. Options: those of TrainSettings."""
     encoder = _encoder(context)
     stage = CellStage(encoder, _blocks(context), depthwise=context.device != "cpu")
     data = [CachedFrames(_cache(context, split), _seeds(context, split), clips=False) for split in _SPLITS]
@@ -81,7 +81,7 @@ def cells(context: Context) -> dict[str, Any]:
 
 
 def whole(context: Context) -> dict[str, Any]:
-    """Second phase of stage 1: the whole encoder, from what `cells` left. Options: those of TrainSettings."""
+    """Train the second phase of stage 1, the whole encoder, from the result of `cells`. Options: TrainSettings."""
     encoder = _encoder(context)
     start = context.result("cells", BEST)
     if start is not None:
@@ -97,7 +97,7 @@ def whole(context: Context) -> dict[str, Any]:
 
 
 def voxel_head(context: Context) -> dict[str, Any]:
-    """The voxel head, on the frozen encoder and on scenes it has not seen. Options: scenes, VoxelHeadSettings."""
+    """Fit the voxel head to the frozen encoder, on other scenes than its own. Options: scenes, VoxelHeadSettings."""
     recipe, options = context.recipe, dict(context.step.options)
     count, frames = int(options.pop("scenes")), recipe.preset.occupancy.frames
     settings = VoxelHeadSettings(**options)
@@ -120,7 +120,7 @@ def voxel_head(context: Context) -> dict[str, Any]:
 
 
 def anchors(context: Context) -> dict[str, Any]:
-    """The planner's anchors, from drives of the training seeds. Options: drives."""
+    """Fit the planner's anchors to drives of the training seeds. Options: drives."""
     planning = context.recipe.preset.planning
     if planning is None:
         raise InvalidInput("steps.anchors", f"preset {context.recipe.preset.name} plans nothing")
@@ -134,7 +134,7 @@ def anchors(context: Context) -> dict[str, Any]:
 
 
 def features(context: Context) -> dict[str, Any]:
-    """What the frozen encoder sees, and what questions and forecasts learn from."""
+    """Cache the frozen encoder's features, and the labels for questions and forecasts."""
     network, weights = _frozen(context)
     for split in ("validation", "train"):
         seeds, place = _later_seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
@@ -147,13 +147,13 @@ def features(context: Context) -> dict[str, Any]:
 
 
 def reasoning_features(context: Context) -> dict[str, Any]:
-    """What the trained language model makes of the features: the planner learns to listen to it, the forecaster too."""
+    """Cache the trained reasoner's output on the features, as input of planner and forecaster."""
     network, weights = _frozen(context)
     reasoner, files = build.frozen_reasoner(trained_preset(context), context.result("language", BEST), context.device)
     for split in ("validation", "train"):
         seeds, place = _later_seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
         made, own = ReasoningFeatures(place, files), SPLITS["train"][: _language_scenes(context)]
-        # The planner hears nothing of the scenes that language learnt from; the forecaster reads those with a future.
+        # On the language stage's scenes only the forecaster uses reasoning, for frame sets with a future.
         ahead = FutureLabels(place.world, present=split == "train").rows
         work = (made.prepare(reasoner, seed, ahead if seed in own else None) for seed in seeds)
         _follow(context, f"reasoning of {split}", work, len(seeds))
@@ -161,9 +161,9 @@ def reasoning_features(context: Context) -> dict[str, Any]:
 
 
 def later(context: Context, part: str) -> dict[str, Any]:
-    """A part of stages 2 and 3 on the features. Options: those of TrainSettings, and of language its scenes.
+    """Train a part of stages 2 and 3 on the features. Options: those of TrainSettings; for language also scenes.
 
-    The planner hears the language half on the other scenes alone, those of the voxel head included.
+    The planner gets reasoning only on scenes that language was not trained on, including those of the voxel head.
     """
     recipe, preset = context.recipe, trained_preset(context)
     network, weights = _frozen(context)
@@ -176,7 +176,7 @@ def later(context: Context, part: str) -> dict[str, Any]:
 
 
 def validation(context: Context) -> dict[str, Any]:
-    """The exported preset on validation seeds, as ./run eval judges it. Options: scenes, tasks."""
+    """Evaluate the exported preset on validation seeds, as ./run eval does. Options: scenes, tasks."""
     options = context.step.options
     folder = context.recipe.folder(context.out, "export") / "preset"
     seeds = tuple(_seeds(context, "validation")[: int(options.get("scenes", 10))])
@@ -190,7 +190,7 @@ def validation(context: Context) -> dict[str, Any]:
 
 
 def report(context: Context) -> dict[str, Any]:
-    """Curves and numbers of all steps as one page."""
+    """Write curves and numbers of all steps to one page."""
     return {"page": str(write_report(context.recipe, context.out, context.folder))}
 
 
@@ -227,7 +227,7 @@ def _train(
 
 
 def _follow(context: Context, what: str, work: Iterable[Any], total: int) -> int:
-    """Do the work until the step's time is over; returns how much of it was done."""
+    """Consume `work` until it or the step's time is exhausted; returns the number of items done."""
     deadline, done = time.monotonic() + 60.0 * (context.step.minutes or float("inf")), 0
     for _ in work:
         done += 1
@@ -243,7 +243,7 @@ def _seeds(context: Context, split: str) -> list[int]:
 
 
 def _truths(labels: FutureLabels, asked: QuestionCache, seeds: list[int], workers: int) -> Iterator[int]:
-    """Make futures and questions of the seeds, `workers` processes at a time."""
+    """Cache futures and questions of the seeds in `workers` processes; yields each seed when done."""
     missing = [s for s in seeds if not (labels.file(s).is_file() and asked.file(s).is_file())]
     yield from (s for s in seeds if s not in set(missing))
     if workers < 2 or len(missing) < 2:
@@ -264,14 +264,14 @@ def _truth(seed: int, labels: FutureLabels, asked: QuestionCache) -> int:
 
 
 def _later_seeds(context: Context, split: str) -> list[int]:
-    """Scenes of the stages behind the encoder: its own, and those that the voxel head was fitted on."""
+    """Returns the seeds for the stages after the encoder: the encoder's own and those of the voxel head."""
     steps = {step.name: step for step in context.recipe.steps}
     more = int(steps["voxel_head"].options.get("scenes", 0)) if split == "train" and "voxel_head" in steps else 0
     return list(SPLITS[split][: len(_seeds(context, split)) + more])
 
 
 def _language_scenes(context: Context) -> int:
-    """How many scenes the language half is trained on."""
+    """Returns the number of scenes that the language part is trained on."""
     steps = {step.name: step for step in context.recipe.steps}
     most = context.recipe.scenes
     return min(most, int(steps["language"].options.get("scenes", most))) if "language" in steps else 0
@@ -293,7 +293,7 @@ def _cache(context: Context, split: str) -> BackboneCache:
 
 
 def _encoder(context: Context) -> OccupancyEncoder:
-    """The untrained encoder, always from the same start."""
+    """Returns the untrained encoder, initialised from the recipe's seed."""
     torch.manual_seed(context.recipe.seed)
     precision = build.fast_precision(context.device)
     return OccupancyEncoder(context.recipe.preset.occupancy.replace(backbone_dtype=precision))

@@ -1,1 +1,1 @@
-"""One file per training stage: what is trained, its loss and its validation."""
+"""Training stages, with the loss and the validation of each, and pretraining of the connector."""

@@ -1,7 +1,7 @@
-"""Stage 1, first phase: the image cells learn what they show and how far away it is, without the decoder.
+"""Stage 1, first phase: trains class and depth prediction per image cell, without the decoder.
 
-What the decoder's image queries start from, and most of what an occupancy head needs, is said by the cells of the
-finest feature level. They learn from dense truth; a step without decoder and set losses costs a part of a whole one.
+The cells of the finest feature level initialise the decoder's image queries and provide most of the occupancy head's
+input. They have dense labels, and a step without decoder and set losses costs a fraction of a full one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..task import Stage, Validation
 from .occupancy import freeze_backbone, parameter_groups
 
 NEAR_METRES, NEAR_SHARE = 0.4, 0.05
-"""A depth counts as found when it is off by no more than a voxel, or by a twentieth of it."""
+"""Tolerance of a correct depth: a voxel (m), or a twentieth of the depth if that is more."""
 
 
 class CellStage(Stage[FrameBatch]):
-    """Trains the later blocks of the backbone, the finest level of the neck, and the head of the image queries.
+    """Trains the backbone after the frozen blocks, the finest level of the neck, and the image queries' head.
 
-    frozen: blocks of the backbone whose output is cached; depthwise: as in OccupancyStageSettings. Raises
-    InvalidInput("image_queries", ...) for an encoder without them.
+    frozen: number of backbone blocks whose output is cached; depthwise: as in OccupancyStageSettings. Raises
+    InvalidInput("image_queries", ...) for an encoder without image queries.
     """
 
     name = "cells"
@@ -49,19 +49,19 @@ class CellStage(Stage[FrameBatch]):
         freeze_backbone(encoder.backbone, frozen, depthwise)
 
     def augment(self, sample: FrameSlice, rng: np.random.Generator) -> FrameSlice:
-        """One of the cached variants."""
+        """Draw one of the cached variants."""
         return sample.drawn(rng, 0.0)
 
     def collate(self, samples: Sequence[FrameSlice]) -> FrameBatch:  # type: ignore[override]
-        """Reads the frame sets; their voxels are not needed."""
+        """Read the frame sets, without their voxels."""
         return read_frames(samples, truth=False)
 
     def move(self, batch: FrameBatch, device: torch.device) -> FrameBatch:
-        """The batch on a device."""
+        """Returns the batch on a device."""
         return batch.to(device)
 
     def cells(self, batch: FrameBatch) -> Tensor:
-        """Logits float32 [F * N, h * w, 18 + bins] of class and depth of all cells."""
+        """Returns class and depth logits float32 [F * N, h * w, 18 + bins] of all cells."""
         level = self.encoder.late_features(batch.early(), self.frozen)[0]
         return self.head.out(F.relu(self.head.hidden(level.flatten(2).transpose(1, 2))))
 
@@ -69,11 +69,11 @@ class CellStage(Stage[FrameBatch]):
         return cell_losses(self.cells(batch), batch.classes, batch.depths)
 
     def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
-        """The backbone learns slowly; norms and biases do not decay."""
+        """Lower learning rate for the backbone; no weight decay for norms and biases."""
         return parameter_groups(self, rate, slow)
 
     def validate(self, batches: Iterable[FrameBatch]) -> Validation:
-        """Share of cells of each class that have their class, their depth, and both; score: the mean of the last."""
+        """Percentage of cells with correct class, depth, and both, averaged over classes; score: the last of these."""
         known, right, near, both = np.zeros((4, NUM_CLASSES))
         losses = []
         with torch.inference_mode():
@@ -96,5 +96,5 @@ class CellStage(Stage[FrameBatch]):
         return Validation(numbers["both"], numbers)
 
     def export(self, path: Path) -> None:
-        """The encoder's weights; its decoder has learnt nothing yet."""
+        """Write the encoder's weights; its decoder is still untrained."""
         checkpoints.save(self.encoder, path)

@@ -1,7 +1,7 @@
-"""Stage 1, second phase: the whole encoder, from cached early features and clip by clip.
+"""Stage 1, second phase: trains the whole encoder on cached early features, clip by clip.
 
-Every frame set of a clip is encoded once, with gradient: it is the present of one sample and the past of later ones, of
-which, as everywhere in stage 1 without `history_gradient`, only the values are used.
+Every frame set of a clip is encoded once, with gradient. It is the present of one sample and the past of later ones;
+past features carry no gradient, as in stage 1 without `history_gradient`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ DRIVE_STARTS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class ClipBatch:
-    """B samples of the frame sets in `frames`.
+    """Batch of B samples built from the frame sets in `frames`.
 
-    index: int64 [B, T], which of them each sample sees, the present one first; ego2img: float32 [B, T, N, 4, 4], as in
-    Sample; targets: B of them; cells: as in OccupancyBatch; image_size: (H, W) of the padded images that were cached.
+    index: int64 [B, T], each sample's frame sets, the present one first; ego2img: float32 [B, T, N, 4, 4], as in
+    Sample; targets: B of them; cells: as in OccupancyBatch; image_size: (H, W) of the padded images before caching.
     """
 
     frames: FrameBatch
@@ -42,7 +42,7 @@ class ClipBatch:
 
 
 class ClipStage(OccupancyStage):
-    """OccupancyStage on FrameSlices of whole clips; it validates on samples with images, as OccupancyStage does."""
+    """OccupancyStage trained on FrameSlices of whole clips; validation uses samples with images, as there."""
 
     def __init__(
         self,
@@ -50,18 +50,18 @@ class ClipStage(OccupancyStage):
         settings: OccupancyStageSettings | None = None,
         weights: LossWeights | None = None,
     ) -> None:
-        """Raises InvalidInput("truth", ...) for settings with another truth than the cache has."""
+        """Raises InvalidInput("truth", ...) unless the settings' truth is "visible", the only one in the cache."""
         super().__init__(encoder, settings, weights)
         if self.settings.truth != "visible":
             raise InvalidInput("truth", "the cache holds the voxels that a camera sees, no others")
 
     def augment(self, sample: FrameSlice, rng: np.random.Generator) -> FrameSlice:
-        """One of the cached variants; now and then its first frame set is a sample too, without history."""
+        """Draw one of the cached variants, sometimes with its first frame set as a sample without history."""
         whole = sample.stop - sample.start - self.encoder.config.frames + 1
         return sample.drawn(rng, min(1.0, whole * DRIVE_STARTS / (1.0 - DRIVE_STARTS)))
 
     def collate(self, samples: Sequence[Any]) -> ClipBatch | OccupancyBatch:  # type: ignore[override]
-        """Reads the clips and pairs each frame set with those before it."""
+        """Read the clips and combine each frame set with its history."""
         if isinstance(samples[0], Sample):
             return super().collate(samples)
         frames, depth = read_frames(samples), self.encoder.config.frames
@@ -79,7 +79,7 @@ class ClipStage(OccupancyStage):
         targets = [frames.targets[row[0]] for row in index]
         for target in targets:
             if len(target):
-                _ = target.neighbours  # built here, beside the network's work
+                _ = target.neighbours  # cached here, in a loader thread
         matrices = torch.from_numpy(np.array(ego2img, np.float32))
         present, cameras = torch.tensor(index)[:, 0], matrices.shape[2]
         cells = tuple(v.view(-1, cameras, *v.shape[1:])[present].flatten(0, 1) for v in (frames.classes, frames.depths))
@@ -88,7 +88,7 @@ class ClipStage(OccupancyStage):
         return ClipBatch(replace(frames, targets=[]), torch.tensor(index), matrices, targets, cells, size)
 
     def move(self, batch: Any, device: torch.device) -> Any:
-        """The batch on a device."""
+        """Returns the batch on a device."""
         if isinstance(batch, OccupancyBatch) or device.type == "cpu":
             return super().move(batch, device) if isinstance(batch, OccupancyBatch) else batch
         return replace(
@@ -97,7 +97,7 @@ class ClipStage(OccupancyStage):
         )  # fmt: skip
 
     def levels(self, batch: Any) -> list[Tensor]:
-        """Feature levels [B * T * N, C, h, w] of the samples; of past frames without gradient."""
+        """Returns feature levels [B * T * N, C, h, w] of the samples; those of past frames carry no gradient."""
         n, out = batch.ego2img.shape[2], []
         for level in self.encoder.late_features(batch.frames.early(), self.settings.frozen):
             frames = level.view(-1, n, *level.shape[1:])

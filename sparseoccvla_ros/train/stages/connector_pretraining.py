@@ -1,9 +1,9 @@
-"""A start for the connector: its tokens say, in the language model's own word embeddings, what a query is and where.
+"""Pretraining of the connector: its tokens approximate word embeddings for a query's class, direction and distance.
 
-Stage 2 has to teach two things at once: what a token means, and how to answer from it. The first needs no language
-model: what a query shows and where it lies is known, and so are the embeddings of the words for it. The connector is
-therefore drawn towards the mean of its query's words before the first step ("car", "front left", "10 m"), at hundreds
-of queries a millisecond instead of a few answers a second. What the model makes of such tokens is learnt afterwards.
+Stage 2 teaches two things at once: the meaning of a token, and answering from it. The first needs no forward pass of
+the language model, because each query's class and position are known, and so are the embeddings of the words for them.
+Before stage 2 the connector is therefore regressed to the mean embedding of its query's words ("car", "front left",
+"10 m"), at hundreds of queries per millisecond instead of a few answers per second.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from ...reasoning.model.connector import Connector
 from ..features.dataset import FeatureSample
 
 DIRECTIONS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
-"""Sectors of 45 degrees around straight ahead, as the questions name them."""
+"""45-degree sectors, the first centred straight ahead; names as in the questions."""
 METRES = (5, 10, 15, 20, 25, 30, 40)
 _MOST, _BATCH, _RATE, _GROUND = 100_000, 1024, 1e-3, 0.3
 
 
 def words_of(labels: np.ndarray, scores: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """What each query is and where: int64 [..., 3], index into CLASSES, DIRECTIONS and METRES.
+    """Returns each query's class, direction and distance: int64 [..., 3], indices into CLASSES, DIRECTIONS, METRES.
 
-    labels uint8 [..., R] and scores float32 [..., R] of a query's points: the class with the largest sum of scores;
-    centres float32 [..., 3] m, base_link.
+    labels uint8 [..., R], scores float32 [..., R] of a query's points, whose class with the largest summed score is
+    the query's; centres float32 [..., 3] m, base_link.
     """
     votes = np.stack([np.where(labels == c, scores, 0.0).sum(-1) for c in range(NUM_CLASSES)], -1)
     sector = np.round(np.arctan2(centres[..., 1], centres[..., 0]) / (np.pi / 4)).astype(np.int64) % len(DIRECTIONS)
@@ -39,7 +39,7 @@ def words_of(labels: np.ndarray, scores: np.ndarray, centres: np.ndarray) -> np.
 
 
 class WordTable:
-    """Target tokens: the mean of the words' embeddings, brought to the size that the connector's tokens have."""
+    """Target tokens: mean word embeddings, normalised to the scale of the connector's tokens."""
 
     def __init__(self, model: LanguageModel) -> None:
         def mean(texts: Iterator[str]) -> Tensor:
@@ -52,7 +52,7 @@ class WordTable:
         self._size = float(model.embedding_weight.detach().float().pow(2).mean().sqrt())
 
     def tokens(self, words: Tensor) -> Tensor:
-        """float32 [..., D] of words int64 [..., 3] as `words_of` gives them."""
+        """Returns target tokens float32 [..., D] of words int64 [..., 3] from `words_of`."""
         total = torch.stack([table[words[..., k]] for k, table in enumerate(self._tables)]).sum(0)
         return total * (self._size / total.pow(2).mean(-1, keepdim=True).sqrt().clamp_min(1e-8))
 
@@ -60,10 +60,10 @@ class WordTable:
 def pretrain_connector(
     connector: Connector, model: LanguageModel, data: Sequence[FeatureSample], seed: int, steps: int = 400
 ) -> float:
-    """Draw a connector's tokens towards their queries' words; returns the mean cosine between the two at the end.
+    """Regress a connector's tokens to their queries' words; returns their mean cosine similarity at the end.
 
-    data: samples with features, centres, labels and scores. The learning rate falls linearly to 0; ground, of which
-    most queries are, counts less than things. Raises InvalidInput("steps") below 1.
+    data: samples with features, centres, labels and scores. The learning rate falls linearly to 0; ground queries, the
+    majority, have a lower weight. Raises InvalidInput("steps") below 1.
     """
     if steps < 1:
         raise InvalidInput("steps", f"want at least 1, got {steps}")

@@ -1,14 +1,13 @@
-"""Stage 3, forecast: residual fusion and forecaster learn what becomes of the points that a frozen encoder sees.
+"""Stage 3, forecast: trains residual fusion and forecaster on the cached points of a frozen encoder.
 
-Three targets. Motion: points of movable classes that lie in a moving box go where the box goes, all others stay
-(scene flow from boxes, as rigid motion of instances). Place: once moved, points are drawn to the nearest voxel of their
-class, since what the encoder sees is half a metre off where it is. Score: the log-odds that a point, once moved, lies
-in a voxel of its class, against the labels of that time. All in the current ego frame, which
-reasoning/model/forecaster.py speaks in.
+Three targets. Motion: points of movable classes inside a moving box follow the box, all others stay (scene flow from
+boxes, rigid per instance). Place: moved points are pulled to the nearest voxel of their class, since the encoder's
+points are about half a metre off. Score: the log-odds that a moved point lies in a voxel of its class, against the
+labels of that time. All in the current ego frame, as in reasoning/model/forecaster.py.
 
-The encoder's scores are no calibrated probabilities, and its threshold stays the forecast's. A voxel raises the IoU if
-the probability of a hit exceeds IoU / (1 + IoU) (the ratio of what it adds above to what it adds below), so log-odds
-are counted from there: the threshold is where a hit has the probability `worth`.
+The encoder's scores are not calibrated probabilities, and the forecast uses the encoder's threshold. A voxel raises the
+IoU if its probability p of a hit exceeds IoU / (1 + IoU) (it adds p to the intersection and 1 - p to the union).
+Log-odds are therefore measured from the threshold, at which a hit has the probability `worth`.
 """
 
 from __future__ import annotations
@@ -44,23 +43,21 @@ from ..features.future_labels import unpack
 from ..task import Stage, Validation
 
 SEEN = 0.05
-"""Points below this score teach nothing: nobody will show them."""
+"""Points below this score are ignored in training: they are never output."""
 REACH = (3, 3, 1)
-"""Voxels along x, y and z within which a point looks for its class."""
+"""Search radius in voxels along x, y and z for the nearest voxel of a point's class."""
 _AHEAD = [1, 3, 5]
 _MOVING, _REACTS = 0.2, 0.5
 
 
 @dataclass(frozen=True)
 class ForecastStageSettings:
-    """moving, still, place, score: weights of the losses; points: of a query, drawn for place; worth: probability of a
-    hit from which on a voxel is worth showing;
-    voxels: weight of the mean distance by which the encoder's movable voxels miss their place, every one counted alike;
-    drawn: of them, per sample;
-    small: weight of the mean square of what changes scores; mislabelled_fraction: share of samples that are told
-    constant velocity instead of (blurred) true motion, as when there is no plan yet; others: share of the samples with
-    a future under another plan that are told that plan and learn that future; reacts: how much more the voxels count
-    that go elsewhere with it."""
+    """Settings of stage 3, forecast. moving, still, place, score: weights of the losses; points: number drawn per query
+    for the place loss; worth: probability of a hit at the score threshold; voxels: weight of the mean position error of
+    the encoder's movable voxels; drawn: number of these per sample; small: weight of the mean squared score change;
+    mislabelled_fraction: share of samples conditioned on constant velocity instead of the (noisy) true motion, as
+    before the first plan; others: share of samples, among those with a simulated future under another plan, that are
+    conditioned on that plan and trained on that future; reacts: weight of voxels whose motion depends on the plan."""
 
     moving: float = 4.0
     still: float = 0.3
@@ -78,8 +75,8 @@ class ForecastStageSettings:
 
 @dataclass(frozen=True, eq=False)
 class Followers:
-    """Voxels that go with their nearest query (reasoning.model.forecaster): centres [B, V, 3] m; owner int64 [B, V],
-    the query; flow [B, 3, V, 3] m, where they go; counts [B, V], 0 where there are fewer."""
+    """Voxels that follow their nearest query (reasoning.model.forecaster). centres [B, V, 3] m; owner int64 [B, V], the
+    query; flow [B, 3, V, 3] m, true displacement at HORIZONS; counts [B, V], loss weight, 0 for padding."""
 
     centres: Tensor
     owner: Tensor
@@ -87,16 +84,16 @@ class Followers:
     counts: Tensor
 
     def to(self, device: torch.device) -> Followers:
-        """The same on another device."""
+        """Returns the tensors on another device."""
         return Followers(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
 class ForecastBatch:
-    """features [B, Q, C]; centres [B, Q, 3] m; points [B, Q, R, 3] m; labels int64 [B, Q, R]; scores [B, Q, R];
-    motion [B, 6, 2] m, true; steady [B, 6, 2] m, constant velocity; flow [B, 3, Q, R, 3] m, where points go; known
-    int64 [B, 3, X, Y, Z] (uint8) labels, or None in validation; occupancy [B, K, D] and chosen [B, K] of the language
-    model, or None; samples: for validation."""
+    """Batch of stage 3, forecast. features [B, Q, C]; centres [B, Q, 3] m; points [B, Q, R, 3] m; labels uint8
+    [B, Q, R]; scores [B, Q, R]; motion [B, 6, 2] m, true; steady [B, 6, 2] m, constant velocity; flow [B, 3, Q, R, 3]
+    m, true displacement of points; known uint8 [B, 3, X, Y, Z], future labels; occupancy [B, K, D] and chosen [B, K] of
+    the language model, or None; voxels: with a voxel head, or None; samples: for validation."""
 
     features: Tensor
     centres: Tensor
@@ -114,9 +111,9 @@ class ForecastBatch:
 
 
 class ForecastStage(Stage[ForecastBatch]):
-    """Trains fusion and forecaster of a Reasoner; everything else of it stays as it is.
+    """Trains fusion and forecaster of a Reasoner; the rest of it is frozen.
 
-    config: of the encoder, whose post-processing makes the present voxels that copy-forward moves.
+    config: of the encoder; its post-processing yields the present voxels for the copy-forward baseline.
     """
 
     name = "forecast"
@@ -135,16 +132,16 @@ class ForecastStage(Stage[ForecastBatch]):
         self.config, self.settings = config, settings or ForecastStageSettings()
         self._parts = sorted({*parts, "forecast"})
         self.steepness = nn.Parameter(torch.zeros(len(HORIZONS)))
-        """Log of what the encoder's log-odds are multiplied by to be those of a hit, at each horizon."""
+        """Log of the factor per horizon that scales the encoder's log-odds to those of a hit."""
 
     def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
-        """The sample as it was, or (`other` among its arrays) as it would have been under another plan."""
+        """Draw whether the sample uses its recorded future or the one under another plan (array `other`)."""
         known = np.isfinite(sample.arrays.get("other_motion", np.nan)).all()
         other = bool(known and rng.random() < self.settings.others)
         return replace(sample, arrays=sample.arrays | {"other": other})
 
     def collate(self, samples: Sequence[FeatureSample]) -> ForecastBatch:
-        """Stacks samples and works out where their points go."""
+        """Stack samples and compute the true displacement of their points."""
 
         def stack(name: str) -> Tensor | None:
             if name not in samples[0].arrays:
@@ -157,7 +154,7 @@ class ForecastStage(Stage[ForecastBatch]):
         motion = [s.arrays["other_motion"] if o else s.waypoints for s, o in zip(samples, other, strict=True)]
         flow = [flow_of(s.arrays["points"], s.arrays["labels"], m) for s, m in zip(samples, movers, strict=True)]
         known = np.stack([unpack(s.arrays["future_labels"]) for s in samples])
-        # Nobody labelled what did not happen: only motion is learnt of it.
+        # No labels exist for a future that did not happen: only its motion is trained.
         known[other] = UNKNOWN
         steady = [m if o else constant_velocity(s.twist) for s, m, o in zip(samples, motion, other, strict=True)]
         return ForecastBatch(
@@ -170,19 +167,19 @@ class ForecastStage(Stage[ForecastBatch]):
         )  # fmt: skip
 
     def move(self, batch: ForecastBatch, device: torch.device) -> ForecastBatch:
-        """Samples stay where they are."""
+        """Move the tensors; samples stay on the CPU."""
         values = {f.name: getattr(batch, f.name) for f in fields(batch)}
         return ForecastBatch(**{k: v.to(device) if isinstance(v, Tensor | Followers) else v for k, v in values.items()})
 
     def forecast(self, batch: ForecastBatch, motion: Tensor) -> Forecast:
-        """The forecaster's answer for the ego motion [B, 6, 2] it is told."""
+        """Returns the forecast conditioned on the ego motion [B, 6, 2] m."""
         fused = batch.features
         if batch.occupancy is not None and batch.chosen is not None:
             fused = self.reasoner.fusion(fused, batch.occupancy, batch.chosen.long())
         return self.reasoner.forecaster(fused, batch.centres, motion)
 
     def forward(self, batch: ForecastBatch) -> dict[str, Tensor]:
-        """Loss terms. The told motion is the true one, blurred as a plan is, or constant velocity."""
+        """Returns the loss terms, conditioned on the true motion with a plan's errors or on constant velocity."""
         count = len(batch.motion)
         scale = 1.0 + 0.08 * torch.randn(count, 1, 2, device=batch.motion.device)
         wrong = torch.rand(count, 1, 1, device=batch.motion.device) < self.settings.mislabelled_fraction
@@ -192,10 +189,10 @@ class ForecastStage(Stage[ForecastBatch]):
         length = torch.linalg.vector_norm(batch.flow, dim=-1)
         error = torch.linalg.vector_norm(moved - batch.flow, dim=-1)
         terms = {}
-        # Metres per second of horizon, so that three seconds do not outweigh one.
+        # Metres per second of horizon, to balance the horizons.
         per_second = error / self.reasoner.forecaster.seconds[None, :, None, None]
         for name, which in (("moving", length > _MOVING), ("still", length <= _MOVING)):
-            # Of all points: most stand still, and a query that moves them costs more than one that misses a car.
+            # Normalised by all points: most are static, and moving them wrongly costs more than missing a car.
             share = (per_second * seen * which).sum() / seen.sum().clamp(min=1.0)
             terms[name] = getattr(self.settings, name) * share
         if batch.voxels is not None:
@@ -207,7 +204,7 @@ class ForecastStage(Stage[ForecastBatch]):
         }
 
     def _voxel_loss(self, found: Forecast, batch: ForecastBatch, voxels: Followers) -> Tensor:
-        """Metres per second of horizon by which voxels miss where they go, with the query that takes them along."""
+        """Returns the mean position error of voxels moved with their query, in metres per second of horizon."""
         rows = torch.arange(len(voxels.owner), device=voxels.owner.device)[:, None]
         offset = (voxels.centres - batch.centres[rows, voxels.owner])[:, None]
         owner = voxels.owner[:, None].expand(-1, len(HORIZONS), -1)
@@ -218,7 +215,7 @@ class ForecastStage(Stage[ForecastBatch]):
         return (error.mean(1) * voxels.counts).sum() / voxels.counts.sum().clamp(min=1.0)
 
     def _place_loss(self, moved: Tensor, batch: ForecastBatch) -> Tensor:
-        """Mean distance in metres by which some points of each query miss the nearest voxel of their class."""
+        """Returns the mean L1 distance (m) of drawn points to the nearest voxel of their class, 0 inside it."""
         drawn = torch.randperm(moved.shape[3], device=moved.device)[: self.settings.points]
         at = batch.points[:, None, :, drawn] + moved[..., drawn, :]
         label = batch.labels.long()[:, None, :, drawn].expand(at.shape[:-1])
@@ -248,7 +245,7 @@ class ForecastStage(Stage[ForecastBatch]):
         return ((loss + self.settings.small * change.square()) * weight).sum() / weight.sum().clamp(min=1)
 
     def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
-        """Norms, biases and gates do not decay."""
+        """No weight decay for norms, biases and gates."""
         found = [p for p in self.parameters() if p.requires_grad]
         return [
             {"params": [p for p in found if p.ndim > 1], "lr": rate},
@@ -256,14 +253,14 @@ class ForecastStage(Stage[ForecastBatch]):
         ]
 
     def validate(self, batches: Iterable[ForecastBatch]) -> Validation:
-        """IoU and mIoU at 1, 2, 3 s by SparseWorld's protocol, told constant velocity, against copy-forward of what
-        the encoder sees now, at the encoder's threshold. score: by how much mean IoU and mIoU together are better.
+        """IoU and mIoU at 1, 2, 3 s by SparseWorld's protocol, conditioned on constant velocity, and of copy-forward of
+        the present voxels; both at the encoder's threshold. score: gain in mean IoU plus gain in mean mIoU.
 
-        With a voxel head, only what can move is in these grids (the rest stays), and numbers `moving_` are of the
-        columns that a moving box covers (eval.metrics.moving_voxels)."""
+        With a voxel head, these grids contain movable classes only (the rest is static). Numbers `moving_` cover the
+        columns under a moving box (eval.metrics.moving_voxels)."""
         meters = {name: ForecastMeter(Protocol.SPARSEWORLD) for name in ("told", "copy")}
         moving = {name: [OccupancyMeter() for _ in HORIZONS] for name in meters}
-        # What was learnt alone: how the ground goes on is a rule.
+        # Without continue_ground, which is a rule and not learnt.
         config = replace(self.reasoner.config, score_threshold=self.config.score_threshold, continue_ground=False)
         with torch.inference_mode():
             for batch in batches:
@@ -297,18 +294,18 @@ class ForecastStage(Stage[ForecastBatch]):
         return Validation(gain, numbers)
 
     def export(self, path: Path) -> None:
-        """Files for the preset's reasoning: everything of it, trained here or before."""
+        """Write the files for the preset's reasoning, with all parts, trained here or before."""
         save_reasoner(self.reasoner, path, self._parts)
 
 
 def displacement(found: Forecast, points: Tensor, centres: Tensor) -> Tensor:
-    """[B, 3, Q, R, 3] m by which a forecast moves points [B, Q, R, 3] of queries at centres [B, Q, 3]."""
+    """Returns the displacement [B, 3, Q, R, 3] m of points [B, Q, R, 3] of queries at centres [B, Q, 3]."""
     offset = (points - centres[:, :, None])[:, None]
     return found.shift[:, :, :, None] + turned(offset, found.turn[..., None])
 
 
 def turned(offset: Tensor, angle: Tensor) -> Tensor:
-    """By how much offsets [..., 3] m from a centre change when they turn about it by angles [...] rad."""
+    """Returns the change of offsets [..., 3] m from a centre when rotated about z by angles [...] rad."""
     cos, sin = angle.cos(), angle.sin()
     x, y = offset[..., 0], offset[..., 1]
     return torch.stack([(cos - 1) * x - sin * y, sin * x + (cos - 1) * y, torch.zeros_like(x * cos)], -1)
@@ -317,8 +314,8 @@ def turned(offset: Tensor, angle: Tensor) -> Tensor:
 def followers(
     samples: Sequence[FeatureSample], movers: Sequence[np.ndarray], config: ReasoningConfig, drawn: int, reacts: float
 ) -> Followers | None:
-    """At most `drawn` movable voxels of each sample that a query takes along, those in moving boxes first; None where
-    the samples have none. movers: of each sample, [4, N, 5]; reacts: weight of those whose way depends on the plan."""
+    """Returns up to `drawn` movable voxels per sample that follow a query, those in moving boxes first; None if none
+    are cached. movers: [4, N, 5] of each sample; reacts: weight of voxels whose motion depends on the plan."""
     if "voxels" not in samples[0].arrays:
         return None
     shape = (len(samples), drawn)
@@ -335,7 +332,7 @@ def followers(
             ]
             weight[np.linalg.norm(ways[0] - ways[1], axis=-1) > _REACTS] = reacts
         distance, nearest = KDTree(sample.arrays["centres"]).query(where)
-        # A draw that depends on the sample alone, so that a resumed run makes the same.
+        # Seeded by the sample alone, so a resumed run draws the same.
         draw = np.random.default_rng([round(1000 * sample.time), sample.seed]).random(len(voxels))
         order = np.argsort(draw - (np.abs(goes[-1]).sum(-1) > _MOVING), kind="stable")
         rows = order[distance[order] < config.max_point_distance][:drawn]
@@ -346,8 +343,8 @@ def followers(
 
 
 def nearest_of_class(points: Tensor, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """The voxel of its class that is nearest to each point's: (centres [B, H, Q, R, 3] m, bool [B, H, Q, R] whether
-    there is one within REACH). points [B, H, Q, R, 3] m; labels int64 [B, H, Q, R]; known uint8 [B, H, X, Y, Z]."""
+    """Returns the nearest voxel of each point's class: (centres [B, H, Q, R, 3] m, bool [B, H, Q, R], True if found
+    within REACH). points [B, H, Q, R, 3] m; labels int64 [B, H, Q, R]; known uint8 [B, H, X, Y, Z]."""
     grid = OCC3D_GRID
     axes = [torch.arange(-r, r + 1, device=points.device) for r in REACH]
     near = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2)
@@ -365,7 +362,7 @@ def nearest_of_class(points: Tensor, labels: Tensor, known: Tensor) -> tuple[Ten
 
 
 def queries_of(sample: FeatureSample) -> SceneQueries:
-    """The cached queries of a sample, with what can move of their voxels where those are cached."""
+    """Returns the cached queries of a sample, with their movable voxels if these are cached."""
     arrays = {k: np.ascontiguousarray(sample.arrays[k]) for k in ("features", "centres", "points", "labels", "scores")}
     views = sample.arrays.get("view_features", np.zeros((1, arrays["features"].shape[1]), np.float32))
     ego = EgoState(np.eye(4), sample.twist.astype(np.float64), "map")

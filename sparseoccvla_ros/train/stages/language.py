@@ -1,7 +1,7 @@
-"""Stage 2: connector, global tokens, reasoning token, anchor head and adapters learn to speak about cached queries.
+"""Stage 2: trains connector, global tokens, reasoning token, anchor head and adapters on cached queries.
 
-Cross-entropy on answer tokens alone, and the reasoning token learns by scoring anchors (SparseOccVLA's scoring prompt,
-arXiv 2601.06474). The base language model and the encoder stay as they are. Learning rate of the adapters: HERMES.
+Losses: cross-entropy on answer tokens only, and anchor scores from the reasoning token (SparseOccVLA's scoring prompt,
+arXiv 2601.06474). The base language model and the encoder are frozen. The adapters' learning rate follows HERMES.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from .question_pretraining import pretrain_on_questions
 log = logging.getLogger(__name__)
 
 SHORT = 120
-"""Characters of question and answer together up to which a pair is short."""
+"""Maximum number of characters of question and answer in a short pair."""
 
 
 def is_long(asked: Asked) -> bool:
-    """Whether a pair is one of the long ones."""
+    """Whether question and answer together exceed SHORT characters."""
     return len(asked.question) + len(asked.answer) > SHORT
 
 
 @dataclass(frozen=True)
 class LanguageStageSettings:
-    """pairs: short questions per scene and step; long_pairs: long ones (descriptions, trajectories in words), of which
-    alone one batch in long_every consists: all pairs of a batch are padded to the longest; anchors: weight of the
-    anchor scores' loss; with_plan: share of questions that are told what
-    the car is about to do; bridge: factor of the learning rate of everything but the adapters; asked: closed questions
-    per sample in validation; max_tokens: of their answers; connector_steps, question_steps: steps of
-    connector_pretraining.py and then of question_pretraining.py before the first step, 0 for none."""
+    """Settings of stage 2. pairs: short questions per scene and step; long_pairs: long ones (descriptions, trajectories
+    in words); long_every: one batch in so many consists of long pairs only, since all pairs of a batch are padded to
+    the longest; anchors: weight of the anchor loss; bridge: factor on the learning rate of everything but the adapters;
+    with_plan: share of questions preceded by the car's next action; asked: closed questions per sample in validation;
+    max_tokens: limit of their answers; connector_steps, question_steps: steps of connector_pretraining.py and then
+    question_pretraining.py before the first step, 0 to skip."""
 
     pairs: int = 8
     long_pairs: int = 2
@@ -69,8 +69,8 @@ class LanguageStageSettings:
 
 @dataclass(frozen=True, eq=False)
 class LanguageBatch:
-    """features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] for ranking; views [B, V, C]; motion [B, 6, 2] m,
-    constant velocity; command int64 [B]; truth [B, 6, 2] m; text: the pairs; samples: for validation."""
+    """Batch of stage 2. features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] for ranking; views [B, V, C]; motion
+    [B, 6, 2] m, constant velocity; command int64 [B]; truth [B, 6, 2] m; text: the pairs; samples: for validation."""
 
     features: Tensor
     centres: Tensor
@@ -84,9 +84,9 @@ class LanguageBatch:
 
 
 class LanguageStage(Stage[LanguageBatch]):
-    """Trains the bridge of a Reasoner but for fusion and forecaster, and adapters in its language model.
+    """Trains a Reasoner except its fusion and forecaster, and adapters in its language model.
 
-    parts: what of the reasoner is trained already, to be said again in what is exported.
+    parts: parts of the reasoner that are trained already; they are listed in the exported file as well.
     """
 
     name = "language"
@@ -103,12 +103,12 @@ class LanguageStage(Stage[LanguageBatch]):
             part.requires_grad_(False)
         if not list(adapter_parameters(reasoner.language_model)):
             reasoner.add_adapter()
-        # The language model is no module of the reasoner; its adapters are registered here, so that they are saved.
+        # The language model is not a submodule of the reasoner; its adapters are registered here to be saved.
         for name, parameter in adapter_parameters(reasoner.language_model):
             self.register_parameter(f"adapter/{name}".replace(".", "/"), parameter)
 
     def begin(self, data: Any, seed: int) -> None:
-        """Let the tokens say what is there, unless they have learnt to already."""
+        """Pretrain the scene tokens, unless the language part is trained already."""
         reasoner, settings = self.reasoner, self.settings
         if settings.connector_steps and self._fresh:
             close = pretrain_connector(
@@ -119,7 +119,7 @@ class LanguageStage(Stage[LanguageBatch]):
             pretrain_on_questions(reasoner, data, seed, settings.question_steps, self._told)
 
     def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
-        """Some of the sample's questions, other ones each time."""
+        """Draw some of the sample's questions."""
         asked: list[Asked] = sample.arrays["questions"]
         order = [asked[i] for i in rng.permutation(len(asked))]
         short = [q for q in order if not is_long(q)][: self.settings.pairs]
@@ -127,12 +127,12 @@ class LanguageStage(Stage[LanguageBatch]):
         return replace(sample, arrays=sample.arrays | {"questions": [*short, *long]})
 
     def collate(self, samples: Sequence[FeatureSample]) -> LanguageBatch:
-        """Stacks samples and tokenises their questions."""
+        """Stack samples and tokenise their questions."""
 
         def stack(name: str) -> Tensor:
             return torch.from_numpy(np.stack([s.arrays[name] for s in samples]))
 
-        # A draw that depends on the batch alone, so that a resumed run makes the same.
+        # Seeded by the batch alone, so a resumed run draws the same.
         draw = np.random.default_rng([round(1000 * s.time) + s.seed for s in samples])
         long = bool(draw.integers(self.settings.long_every) == 0)
         pairs = [
@@ -149,7 +149,7 @@ class LanguageStage(Stage[LanguageBatch]):
         )  # fmt: skip
 
     def _told(self, question: str, sample: FeatureSample, draw: np.random.Generator) -> str:
-        """The question, mostly with the expert's next action before it: on line it is the plan's."""
+        """Returns the question, preceded with probability with_plan by the expert's action (online: the plan's)."""
         if draw.random() >= self.settings.with_plan:
             return question
         speed = float(sample.twist[0])
@@ -158,12 +158,12 @@ class LanguageStage(Stage[LanguageBatch]):
         return with_action(question, driving_action(speed, done.speed, float(done.heading[-1]), turns))
 
     def move(self, batch: LanguageBatch, device: torch.device) -> LanguageBatch:
-        """Samples stay where they are."""
+        """Move the tensors; samples stay on the CPU."""
         values = {f.name: getattr(batch, f.name) for f in fields(batch)}
         return LanguageBatch(**{k: v.to(device) if isinstance(v, Tensor | TextBatch) else v for k, v in values.items()})
 
     def forward(self, batch: LanguageBatch) -> dict[str, Tensor]:
-        """Loss terms."""
+        """Returns the loss terms."""
         out = training_forward(
             self.reasoner, batch.features, batch.centres, batch.scores, batch.views, batch.motion, batch.text
         )
@@ -176,13 +176,13 @@ class LanguageStage(Stage[LanguageBatch]):
         }
 
     def train(self, mode: bool = True) -> LanguageStage:
-        """Training mode of bridge and adapters."""
+        """Set the training mode of bridge and adapters."""
         super().train(mode)
         self.reasoner.train(mode)
         return self
 
     def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
-        """Adapters at the rate, the bridge faster; norms, biases and learned tokens do not decay."""
+        """Adapters at `rate`, the bridge at settings.bridge times that; no weight decay for vectors of the bridge."""
         found = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
 
         def of(adapter: bool, matrix: bool) -> list[nn.Parameter]:
@@ -196,9 +196,9 @@ class LanguageStage(Stage[LanguageBatch]):
         ]
 
     def validate(self, batches: Iterable[LanguageBatch]) -> Validation:
-        """Accuracy of greedy answers to closed questions, by kind, and of the same with another sample's queries."""
+        """Accuracy of greedy answers to closed questions, by kind; also with the queries of another sample."""
         samples = [s for batch in batches for s in batch.samples]
-        # The prefix that the reasoner keeps was read with other weights.
+        # Drops the cached prefix, which was computed with other weights.
         self.reasoner.use(self.reasoner.language_model)
         said: dict[str, dict[str, str | None]] = {"": {}, "_shuffled": {}}
         references, kinds = {}, {}
@@ -224,5 +224,5 @@ class LanguageStage(Stage[LanguageBatch]):
         return Validation(numbers["accuracy"], numbers)
 
     def export(self, path: Path) -> None:
-        """A file for the preset's `weights.reasoning`, and beside it the adapters for `weights.adapter`."""
+        """Write a file for the preset's `weights.reasoning`, and beside it the adapters for `weights.adapter`."""
         save_reasoner(self.reasoner, path, self._parts)

@@ -1,4 +1,4 @@
-"""Stage 1: the occupancy encoder learns to see (paper stage "occupancy pretraining")."""
+"""Stage 1: training of the occupancy encoder (paper stage "occupancy pretraining")."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from ..task import Stage, Validation
 from ..visualize import occupancy_picture
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-"""Score thresholds that a validation tries; the best one belongs into the preset's config."""
+"""Score thresholds tried in validation; the best one should be set in the preset's config."""
 _CLUSTERED_SAMPLES, _PICTURED = 60, 3
 _NOWHERE = EgoState(np.eye(4), np.zeros(6), "map")
 
 
 @dataclass(frozen=True)
 class OccupancyStageSettings:
-    """Choices of stage 1.
+    """Settings of stage 1.
 
-    truth: "visible" trains on the voxels that a camera sees, "all" on every occupied voxel, as OPUS does. A preset
-    with few points needs "visible": hidden voxels outnumber seen ones by five to one and would take most points.
-    frozen: blocks of the backbone, counted from the images, that keep their weights (-1: all). Batch norm always
-    runs on stored statistics. history_gradient: also learn from the image features of past frames; without, they cost
-    a third and teach through the present frame alone. initial_points: "data" starts the queries at the centres of
-    clusters of seen voxels (k-means), "random" leaves the network's own start. depthwise: whether the backbone's
-    depthwise kernels train; left as they are, a step on a CPU takes half the time (see occupancy/depthwise_grad.py).
+    truth: "visible" trains on voxels visible to a camera, "all" on every occupied voxel, as OPUS does. A preset with
+    few points needs "visible": hidden voxels outnumber visible ones by five to one and would take most points. frozen:
+    number of backbone blocks frozen along with the stem (-1: whole backbone, 0: nothing). Batch norm always uses stored
+    statistics. history_gradient: backpropagate into the image features of past frames; without it these take a third of
+    the time and only present features are trained. initial_points: "data" initialises the queries at k-means centres of
+    the voxels to learn, "random" keeps the network's initialisation. depthwise: train the backbone's depthwise kernels;
+    with them frozen, a step on a CPU takes half the time (see occupancy/depthwise_grad.py).
     perspective: weight of the dense loss on image features (train/perspective_head.py), 0 for none.
     """
 
@@ -67,9 +67,9 @@ class OccupancyStageSettings:
 
 @dataclass(frozen=True, eq=False)
 class OccupancyBatch:
-    """images uint8 [B, T, N, H, W, 3]; ego2img float32 [B, T, N, 4, 4]; targets: B of them; cells: class
-    uint8 and depth float32 [B * N, h, w] of the finest feature cells of the present images (train/perspective_head.py);
-    samples: for validation.
+    """Batch of stage 1. images uint8 [B, T, N, H, W, 3]; ego2img float32 [B, T, N, 4, 4]; targets: B of them; cells:
+    class uint8 and depth float32 m [B * N, h, w] of the finest feature cells of the present images
+    (train/perspective_head.py); samples: for validation.
     """
 
     images: Tensor
@@ -110,11 +110,11 @@ class OccupancyStage(Stage[OccupancyBatch]):
         freeze_backbone(encoder.backbone, self.settings.frozen, self.settings.depthwise)
 
     def begin(self, data: DrivingSamples, seed: int) -> None:
-        """Put the initial points where voxels are: centres of clusters, which needs no gradient step."""
+        """Initialise the queries' points at k-means centres of the voxels to learn."""
         if self.settings.initial_points == "random":
             return
         rng = np.random.default_rng([seed, 23])
-        # Image queries find what stands; the learned ones are left with the ground.
+        # Image queries cover standing objects; the learned queries cover the ground.
         wanted = FLAT if self.encoder.decoder.proposals is not None else range(FREE)
         grid, weight = self.encoder.grid, self.encoder.decoder.init_points.weight
         parts = []
@@ -131,26 +131,26 @@ class OccupancyStage(Stage[OccupancyBatch]):
             weight.copy_(torch.from_numpy((clusters - lower) / extent))
 
     def _truth(self, sample: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Centres [V, 3] m and labels [V] of the voxels to learn, of every moment that an item of the data holds."""
+        """Returns centres [V, 3] m and labels [V] of the voxels to learn, per instant in an item of the data."""
         learned = self._learned(sample)
         index = np.argwhere(learned < FREE)
         return [(self.encoder.grid.centre_of(index), learned[tuple(index.T)])]
 
     def _learned(self, sample: Sample) -> np.ndarray:
-        """Labels uint8 [X, Y, Z] to learn, 255 where nothing is."""
+        """Returns the labels uint8 [X, Y, Z] to learn, 255 where ignored."""
         if self.settings.truth == "all":
             return sample.semantics
         return np.where(sample.visible, sample.semantics, IGNORED).astype(np.uint8)
 
     def collate(self, samples: Sequence[Sample]) -> OccupancyBatch:
-        """Stacks images and finds the voxels to learn."""
+        """Stack images and collect the voxels to learn."""
         grid = self.encoder.grid
         targets, cells = [], []
         stride = self.encoder.config.strides[0]
         for sample in samples:
             target = OccupancyTargets.from_dense(self._learned(sample), sample.visible, grid)
             if len(target):
-                _ = target.neighbours  # built here, beside the network's work
+                _ = target.neighbours  # cached here, in a loader thread
             targets.append(target)
             seen = target.visible.numpy()
             size = tuple(s // stride for s in padded_size(sample.images.shape[2:4]))
@@ -166,7 +166,7 @@ class OccupancyStage(Stage[OccupancyBatch]):
         return OccupancyBatch(images, ego2img, targets, (classes, depths), tuple(samples))
 
     def move(self, batch: OccupancyBatch, device: torch.device) -> OccupancyBatch:
-        """Samples stay where they are: only validation looks at them."""
+        """Move the tensors; samples stay on the CPU, they are for validation only."""
         if device.type == "cpu":
             return batch
         targets = [t.to(device) for t in batch.targets]
@@ -179,8 +179,8 @@ class OccupancyStage(Stage[OccupancyBatch]):
         )
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Feature levels [B * T * N, C, h, w] of uint8 [B, T, N, H, W, 3]; of past frames without gradient unless the
-        settings ask for it."""
+        """Returns feature levels [B * T * N, C, h, w] of images uint8 [B, T, N, H, W, 3]; those of past frames carry no
+        gradient unless settings.history_gradient."""
         b, t, n = images.shape[:3]
         if t != self.encoder.config.frames:
             raise InvalidInput("images", f"want {self.encoder.config.frames} frames, got {t}")
@@ -195,12 +195,12 @@ class OccupancyStage(Stage[OccupancyBatch]):
         ]
 
     def scene(self, levels: list[Tensor], batch: OccupancyBatch) -> SceneViews:
-        """The decoder's input from the features of a batch's images; cameras without a matrix are not usable."""
+        """Returns the decoder's input from a batch's image features; cameras with a zero ego2img are unusable."""
         usable = (batch.ego2img != 0).flatten(3).any(3)
         return SceneViews.of_levels(levels, batch.ego2img, usable, batch.image_size)
 
     def levels(self, batch: OccupancyBatch) -> list[Tensor]:
-        """Feature levels [B * T * N, C, h, w] of a batch that trains."""
+        """Returns feature levels [B * T * N, C, h, w] of a training batch."""
         return self.features(batch.images)
 
     def forward(self, batch: OccupancyBatch) -> dict[str, Tensor]:
@@ -216,7 +216,7 @@ class OccupancyStage(Stage[OccupancyBatch]):
     def losses(
         self, levels: list[Tensor], batch: OccupancyBatch
     ) -> tuple[dict[str, Tensor], list[LayerOutput], Tensor | None]:
-        """Loss terms of the decoder for a batch, every layer's output, and what its proposals say of the cells."""
+        """Returns the decoder's loss terms, every layer's output, and the proposals' cell logits or None."""
         decoder, scene = self.encoder.decoder, self.scene(levels, batch)
         with torch.autocast(scene.ego2img.device.type, enabled=False):
             points, query, proposals = decoder.start(scene)
@@ -228,11 +228,11 @@ class OccupancyStage(Stage[OccupancyBatch]):
         return terms, outputs, None if proposals is None else proposals.cells
 
     def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
-        """The backbone and the sampling offsets learn slowly; norms, biases and the initial points do not decay."""
+        """Lower learning rate for backbone and sampling offsets; no weight decay for vectors and initial points."""
         return parameter_groups(self, rate, slow)
 
     def validate(self, batches: Iterable[OccupancyBatch]) -> Validation:
-        """Voxel mIoU and IoU where a camera sees, with the post-processing that the node runs."""
+        """Voxel mIoU and IoU in visible voxels, with the node's post-processing, at the best of THRESHOLDS."""
         meters = {t: OccupancyMeter() for t in THRESHOLDS}
         losses: list[float] = []
         first: list[tuple[Sample, LayerOutput]] = []
@@ -256,7 +256,7 @@ class OccupancyStage(Stage[OccupancyBatch]):
         return Validation(scores.miou, numbers, occupancy_picture(shown))
 
     def voxels(self, last: LayerOutput, threshold: float | None = None) -> list[SparseVoxels]:
-        """What the node would show for each batch element, from the last layer's output; threshold: the preset's."""
+        """Returns the node's output voxels per batch element, from the last layer; threshold: the preset's if None."""
         config = self.encoder.config if threshold is None else self.encoder.config.replace(score_threshold=threshold)
         if last.logits is None:
             dense = self.encoder.densify(last)
@@ -272,12 +272,12 @@ class OccupancyStage(Stage[OccupancyBatch]):
         return out
 
     def export(self, path: Path) -> None:
-        """A file for the preset's `weights.occupancy`."""
+        """Write a file for the preset's `weights.occupancy`."""
         checkpoints.save(self.encoder, path)
 
 
 def parameter_groups(stage: nn.Module, rate: float, slow: float) -> list[dict[str, Any]]:
-    """Optimizer groups of what trains of a stage's `encoder`, see OccupancyStage.parameter_groups."""
+    """Returns optimizer groups of a stage's trainable parameters, see OccupancyStage.parameter_groups."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in stage.named_parameters():
         if parameter.requires_grad:
@@ -291,7 +291,7 @@ def parameter_groups(stage: nn.Module, rate: float, slow: float) -> list[dict[st
 
 
 def freeze_backbone(backbone: EfficientNetLite | ResNet50, blocks: int, depthwise: bool) -> None:
-    """Let stem and first blocks keep their weights, and without `depthwise` all depthwise kernels."""
+    """Freeze the stem and the first blocks, and unless `depthwise` all depthwise kernels."""
     for part in _first_parts(backbone, blocks):
         part.requires_grad_(False)
     if depthwise:
@@ -300,13 +300,13 @@ def freeze_backbone(backbone: EfficientNetLite | ResNet50, blocks: int, depthwis
         if isinstance(part, nn.Conv2d) and part.groups > 1:
             part.requires_grad_(False)
     for name, parameter in backbone.named_parameters():
-        # The scale of a norm is folded into the kernel before it.
+        # The norm's scale is folded into the kernel before it.
         if name.endswith("depthwise_norm.weight"):
             parameter.requires_grad_(False)
 
 
 def _first_parts(backbone: EfficientNetLite | ResNet50, count: int) -> list[nn.Module]:
-    """Stem and the first `count` blocks of a backbone, nothing for 0, all of it for -1."""
+    """Returns the stem and the first `count` blocks of a backbone; nothing for 0, the whole backbone for -1."""
     if count == 0:
         return []
     if count == -1:

@@ -1,8 +1,8 @@
-"""Stage 3, planning: anchor scorer and diffusion decoder learn on the cached queries of a frozen encoder.
+"""Stage 3, planning: trains anchor scorer and diffusion decoder on the cached queries of a frozen encoder.
 
 Sources: positives, L1 on the deltas of the positive anchor, one noise time per sample below 40 of 1000 and the sum over
-decoder layers are DiffusionDrive's nuScenes branch; BCE over the anchors is SparseOccVLA's (arXiv 2601.06474). The
-positive is the nearest anchor of the commanded group, because only that group is chosen from on line.
+decoder layers follow DiffusionDrive's nuScenes branch; BCE over the anchors is from SparseOccVLA (arXiv 2601.06474).
+The positive is the nearest anchor of the commanded group, because the planner selects from that group only.
 """
 
 from __future__ import annotations
@@ -30,26 +30,25 @@ from ..task import Stage, Validation
 from ..visualize import plans_picture
 
 NOISE_TIMES = 40
-"""Noise times of training are 0 .. NOISE_TIMES - 1 (DiffusionDrive, nuScenes)."""
+"""Noise times in training are 0 .. NOISE_TIMES - 1 (DiffusionDrive, nuScenes)."""
 SCORED_AT = {"1s": 1, "2s": 3, "3s": 5}
 HEARD = ("token", "anchor_scores")
-"""What a sample holds of the language model; with `_before` behind, that of the frame set before where it is there."""
+"""A sample's cached reasoning; with the suffix `_before`, that of the previous frame set (its own if too long ago)."""
 _MASKS = 3 * len(PAST_SECONDS) + 5
 _PICTURED = 6
 _NOISE = {"x": 0.05, "y": 0.03, "yaw": 0.005, "vx": 0.1, "vy": 0.03, "yaw_rate": 0.01, "ax": 0.15, "ay": 0.1}
-"""Standard deviations by which training blurs the ego features (m, rad, m/s, rad/s, m/s^2): the world's are exact."""
+"""Standard deviations of the noise on ego features (m, rad, m/s, rad/s, m/s^2): the synthetic ones are exact."""
 
 
 @dataclass(frozen=True)
 class PlanningStageSettings:
-    """Choices of stage 3, planning.
+    """Settings of stage 3, planning.
 
-    score, score_all, trajectory: weights of the losses: which anchor of the commanded group, which of all, and metres
-    of the positive's trajectory. no_reasoning: share of samples without the reasoning token, as when it comes too late;
-    no_scores: share of those that have it whose anchor scores of the language model are left out, without which a
-    planner deprived of them is judged on what it has never met; late: share that hears the frame set before, as behind
-    a slow language model.
-    no_history: share of samples whose ego history is cut, as at the start of a drive.
+    score, score_all, trajectory: weights of the losses: anchor scores within the commanded group, over all anchors, and
+    the L1 of the positive anchor's trajectory (m). no_reasoning: share of samples without reasoning, as when it is too
+    late; no_scores: share of the others without the language model's anchor scores, for ablations that omit them; late:
+    share with the reasoning of the previous frame set, as with a slow language model; no_history: share with truncated
+    ego history, as at the start of a drive.
     """
 
     score: float = 1.0
@@ -68,9 +67,9 @@ class PlanningStageSettings:
 
 @dataclass(frozen=True, eq=False)
 class PlanningBatch:
-    """features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; command int64 [B]; truth [B, 6, 2] m; token [B, D] and
-    anchor_scores [B, A], or None where no reasoning is cached; of a sample that hears nothing the token is NaN and the
-    scores are 0; samples: for validation."""
+    """Batch of stage 3, planning. features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; command int64 [B]; truth
+    [B, 6, 2] m; token [B, D] and anchor_scores [B, A], or None if no reasoning is cached (NaN and 0 for a sample
+    without reasoning); samples: for validation."""
 
     features: Tensor
     centres: Tensor
@@ -83,7 +82,7 @@ class PlanningBatch:
 
 
 class PlanningStage(Stage[PlanningBatch]):
-    """Trains a Planner. listens: reasoning tokens are cached, so the planner learns to use (and to miss) them."""
+    """Trains a Planner. listens: reasoning is cached, so the planner learns to plan with and without it."""
 
     name = "planning"
 
@@ -96,7 +95,7 @@ class PlanningStage(Stage[PlanningBatch]):
         self.register_buffer("sigma", sigma, persistent=False)
 
     def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
-        """The sample as it is heard: in time, late, in part or not at all."""
+        """Draw whether the sample's reasoning is in time, late, partial or missing."""
         arrays, chosen = sample.arrays, self.settings
         if "token" not in arrays:
             return sample
@@ -109,7 +108,7 @@ class PlanningStage(Stage[PlanningBatch]):
         return replace(sample, arrays=arrays | dict(zip(HEARD, (token, scores), strict=True)))
 
     def collate(self, samples: Sequence[FeatureSample]) -> PlanningBatch:
-        """Stacks samples."""
+        """Stack samples."""
 
         def stack(name: str) -> Tensor | None:
             if name not in samples[0].arrays:
@@ -127,12 +126,12 @@ class PlanningStage(Stage[PlanningBatch]):
         )  # fmt: skip
 
     def move(self, batch: PlanningBatch, device: torch.device) -> PlanningBatch:
-        """Samples stay where they are."""
+        """Move the tensors; samples stay on the CPU."""
         tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
         return PlanningBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in tensors.items()})
 
     def forward(self, batch: PlanningBatch) -> dict[str, Tensor]:
-        """Loss terms; noise comes from torch's random state."""
+        """Returns the loss terms; noise is drawn from torch's global generator."""
         planner, chosen = self.planner, self.settings
         ego, token = self.blurred(batch.ego), batch.token
         logits = planner.scorer(planner.anchor_waypoints, batch.features, batch.centres, ego, token)
@@ -155,7 +154,7 @@ class PlanningStage(Stage[PlanningBatch]):
         }
 
     def blurred(self, ego: Tensor) -> Tensor:
-        """Ego features [B, F] as a real vehicle measures them: noisy, and some without (all of) their past."""
+        """Returns ego features [B, F] with measurement noise, and in some rows with truncated history."""
         ego = ego + torch.randn_like(ego) * self.sigma
         cut = torch.rand(len(ego), device=ego.device) < self.settings.no_history
         known = torch.randint(0, len(PAST_SECONDS), (len(ego),), device=ego.device)
@@ -169,7 +168,7 @@ class PlanningStage(Stage[PlanningBatch]):
         return torch.where(drop, torch.zeros_like(ego), ego)
 
     def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
-        """Norms, biases and single vectors do not decay."""
+        """No weight decay for norms, biases and other vectors."""
         found = [p for p in self.parameters() if p.requires_grad]
         return [
             {"params": [p for p in found if p.ndim > 1], "lr": rate},
@@ -177,7 +176,7 @@ class PlanningStage(Stage[PlanningBatch]):
         ]
 
     def _told_otherwise(self, batch: PlanningBatch) -> dict[str, np.ndarray]:
-        """Chosen paths [B, 6, 2] without language, and with that of another moment; empty where none is cached."""
+        """Returns chosen paths [B, 6, 2] m without reasoning, and with another sample's; empty if none is cached."""
         if batch.token is None or batch.anchor_scores is None:
             return {}
         half = max(1, len(batch.token) // 2)
@@ -192,15 +191,15 @@ class PlanningStage(Stage[PlanningBatch]):
         return out
 
     def plans(self, batch: PlanningBatch, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(logits [B, A], waypoints [B, A, 6, 2]) as on line, optionally with other queries' features."""
+        """Returns (logits [B, A], waypoints [B, A, 6, 2] m) as online, optionally with other query features."""
         given = batch.features if features is None else features
         return self.planner(given, batch.centres, batch.ego, batch.token, batch.anchor_scores)
 
     def validate(self, batches: Iterable[PlanningBatch]) -> Validation:
-        """L2 of the chosen plan at 1, 2 and 3 s (metres, mean over samples), against coasting.
+        """L2 of the chosen plan at 1, 2 and 3 s (m, mean over samples), with constant motion as baselines.
 
-        score: minus the mean L2 of the three. l2_swapped: with the features of another sample, the share that sight
-        has in the plan; drivable: share of chosen plans that pass the gate's kinematic limits.
+        score: minus the mean of the three. l2_swapped: L2 with the features of another sample, to show how much the
+        plan depends on them; drivable: share of chosen plans within the gate's kinematic limits.
         """
         rows: dict[str, list[np.ndarray]] = {}
         shown: list[tuple[FeatureSample, np.ndarray, np.ndarray, int]] = []
@@ -238,7 +237,7 @@ class PlanningStage(Stage[PlanningBatch]):
         return Validation(*_summary({k: np.concatenate(v) for k, v in rows.items()}), plans_picture(shown))
 
     def export(self, path: Path) -> None:
-        """A file for the preset's `weights.planning`; it belongs to the anchors whose digest it carries."""
+        """Write a file for the preset's `weights.planning`; it is valid only for the anchors whose digest it stores."""
         state = {k: v.detach().cpu().contiguous() for k, v in self.planner.state_dict().items()}
         listens = "yes" if self.listens else "no"
         facts = {"anchors": self.planner.anchors.sha256, "listens": listens}

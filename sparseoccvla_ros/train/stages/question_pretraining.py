@@ -1,9 +1,9 @@
-"""A start for all scene tokens: the questions are read from them, in the language model's own words.
+"""Pretraining of all scene tokens: answers are predicted from them as word embeddings, without the language model.
 
-connector_pretraining.py tells each query's token what the query is. What is true of the scene as a whole (the weather,
-how many cars, whether the lane is free) is no word of one query; the questions say it. Before the language model is
-asked, connector, global tokens and reading token (reasoning/model/question_pooling.py) learn to find the answer, as the
-answer's own word embedding. A step takes a quarter of a second where one through the language model takes seconds.
+connector_pretraining.py teaches each token its own query. Properties of the scene as a whole (the weather, how many
+cars, whether the lane is free) belong to no single query; questions supervise them. Before stage 2, connector, global
+tokens and reading token (reasoning/model/question_pooling.py) learn to produce the embedding of the answer's words. A
+step takes a quarter of a second; one through the language model takes seconds.
 """
 
 from __future__ import annotations
@@ -32,50 +32,49 @@ from ..features.dataset import FeatureSample
 log = logging.getLogger(__name__)
 _WIDTH, _SCENES, _PAIRS, _RATE, _DECAY, _SMOOTHING, _CLIP = 128, 16, 10, 1e-3, 0.05, 0.05, 1.0
 LEAST = 5
-"""Times an answer must occur: rarer ones are left to the language model."""
+"""Minimum number of occurrences of an answer; rarer answers are left to stage 2."""
 Told = Callable[[str, FeatureSample, np.random.Generator], str]
-"""A question about a sample as it will be heard, with the plan before it or not."""
+"""Function that returns a sample's question as it is asked: with or without the planned action before it."""
 
 
 class AnswerHead(nn.Module):
-    """Compares what was read with the words of the answers. answers: float32 [N, D], their embeddings."""
+    """Classifies pooled tokens by similarity to the answers' embeddings, float32 [N, D]; code: QuestionPooling.code."""
 
     answers: Tensor
     words: Tensor
 
     def __init__(self, answers: Tensor, code: int) -> None:
         super().__init__()
-        # What all answers have in common tells none from another.
+        # The component shared by all answers does not discriminate.
         self.register_buffer("answers", F.normalize(answers - answers.mean(0), dim=-1))
         self.register_buffer("words", answers)
         self.usual = nn.Linear(code, len(answers))
         self.scale = nn.Parameter(torch.tensor(20.0))
 
     def forward(self, read: Tensor, asked: Tensor) -> Tensor:
-        """Logits [n, N] of what was read [n, D] and the questions' own code [n, code], as QuestionPooling.read gives
-        them."""
+        """Returns logits [n, N] from the outputs of QuestionPooling.read: pooled tokens [n, D], codes [n, code]."""
         return self.scale * F.normalize(read, dim=-1) @ self.answers.T + self.usual(asked)
 
     def off(self, token_embedding: Tensor, answer: Tensor) -> Tensor:
-        """How far reading tokens [n, D] are from the words of their answers, int64 [n], and from all other words."""
+        """Returns the loss that aligns reading tokens [n, D] with their answers, int64 [n], against all others."""
         cosine = F.normalize(token_embedding, dim=-1) @ F.normalize(self.words, dim=-1).T
         return F.cross_entropy(self.scale * cosine, answer) + 1.0 - cosine.gather(1, answer[:, None]).mean()
 
 
 def common_answers(data: Sequence[FeatureSample]) -> list[str]:
-    """Answers to closed questions that occur LEAST times or more, the most frequent first."""
+    """Returns the answers to closed questions that occur at least LEAST times, most frequent first."""
     found = Counter(q.answer for s in data for q in s.arrays["questions"] if q.kind in KINDS)
     return [answer for answer, times in found.most_common() if times >= LEAST]
 
 
 class _Questions:
-    """Word embeddings of questions and answers; what is kept of a question are its tokens, made once."""
+    """Word embeddings of questions and answers; caches the token ids of each text."""
 
     def __init__(self, model: LanguageModel, answers: Sequence[str]) -> None:
         self._model = model
         self.place = {answer: i for i, answer in enumerate(answers)}
         self._known: dict[str, list[int]] = {}
-        # As the model will have to write them, without the full stop that all share.
+        # As the model has to write them, without the full stop that all share.
         self.answers = torch.stack([self._embedded(answer.rstrip(".") or answer).mean(0) for answer in answers])
 
     def _embedded(self, text: str) -> Tensor:
@@ -84,7 +83,7 @@ class _Questions:
         return self._model.embedding_weight.detach()[self._known[text]].float()
 
     def batch(self, asked: Sequence[Asked]) -> tuple[list[Tensor], Tensor]:
-        """(embeddings of each question's words [L, D], place of each answer [n])."""
+        """Returns (word embeddings [L, D] of each question, index of each answer [n])."""
         places = torch.tensor([self.place[q.answer] for q in asked], device=self.answers.device)
         return [self._embedded(q.question) for q in asked], places
 
@@ -96,19 +95,18 @@ def pretrain_on_questions(
     steps: int = 1200,
     told: Told = lambda question, sample, draw: question,
 ) -> float:
-    """Let connector, global tokens and reading token learn what the questions are about; returns the share of right
-    readings at the end, on the training data. A reasoner without a reading token gets a reader for the time being.
+    """Pretrain connector, global tokens and reading token on questions; returns the final accuracy on training data.
 
-    data: samples with QUERY_FIELDS and questions. Where hardly an answer occurs twice (captions) there is nothing to
-    read, and 0 is returned. told: of each question that is drawn; a reading token that has never heard the plan in a
-    question would read another question on line. Where the reasoning token reads, what it reads also learns to score
-    the anchors, at hundreds of times the steps that the language model has for it.
+    A reasoner without a reading token gets a temporary QuestionPooling. data: samples with QUERY_FIELDS and questions.
+    Returns 0 if fewer than two answers occur LEAST times (captions). told: applied to every drawn question, because
+    online questions contain the plan, which the reading token must have been trained with. With config.token_reads the
+    anchor head is trained too, on the reading token of ACTION, for hundreds of times more steps than in stage 2.
 
     Raises InvalidInput("steps") below 1.
     """
     if steps < 1:
         raise InvalidInput("steps", f"want at least 1, got {steps}")
-    # By number: a dataset need not be iterable.
+    # By index: a dataset need not be iterable.
     found = [data[i] for i in range(len(data))]
     answers = common_answers(found)
     if len(answers) < 2:
@@ -157,7 +155,7 @@ def pretrain_on_questions(
 
 
 def _plan_loss(reasoner: Reasoner, read: Tensor, samples: Sequence[FeatureSample]) -> Tensor:
-    """How badly what was read scores the anchors of the commanded group."""
+    """Returns the anchor loss, within the commanded group, of reading tokens `read`."""
     device = reasoner.anchors.device
     truth = torch.from_numpy(np.stack([s.waypoints for s in samples])).to(device)
     command = torch.tensor([s.command for s in samples], device=device)
@@ -167,7 +165,7 @@ def _plan_loss(reasoner: Reasoner, read: Tensor, samples: Sequence[FeatureSample
 
 
 def _tokens(reasoner: Reasoner, samples: Sequence[FeatureSample], device: torch.device) -> Tensor:
-    """Scene tokens [B, T, D] of samples."""
+    """Returns the scene tokens [B, T, D] of samples."""
 
     def stack(name: str) -> Tensor:
         return torch.from_numpy(np.stack([s.arrays[name] for s in samples])).to(device)

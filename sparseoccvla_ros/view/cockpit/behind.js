@@ -29,7 +29,7 @@ const SKY = [0.086, 0.106, 0.133], PATH_ABOVE = 0.45, LIFTED = 0.35; // m
 const START = { yaw: 0, pitch: 0.42, distance: 24 };
 
 class Behind {
-  /** Draws on a canvas; `absent` where the browser has no WebGL 2. */
+  /** Draws on a canvas; `absent` is true if the browser lacks WebGL 2. */
   constructor(canvas) {
     this.canvas = canvas;
     this.seat = { ...START };
@@ -69,7 +69,7 @@ class Behind {
     return { made, at: (name) => gl.getUniformLocation(made, name) };
   }
 
-  /** Drag turns, the wheel goes nearer, a double click goes back behind the vehicle. */
+  /** Dragging rotates, the wheel zooms, a double click resets the view. */
   listen() {
     const turn = (yaw, pitch, factor = 1) => {
       this.seat.yaw += yaw;
@@ -141,7 +141,7 @@ class Behind {
 
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255);
 
-/** Twelve triangles. */
+/** Returns the twelve triangles of a box. */
 function box(rear, front, width, height) {
   const at = (i) => [i & 1 ? front : rear, (i & 2 ? 0.5 : -0.5) * width, LIFTED + (i & 4 ? height : 0)];
   const faces = [[0, 1, 3, 2], [4, 5, 7, 6], [0, 1, 5, 4], [2, 3, 7, 6], [0, 2, 6, 4], [1, 3, 7, 5]];

@@ -2,11 +2,11 @@
 // The page of view/cockpit_server.py: draws what /events sends, and sends commands, goals and questions.
 
 const $ = (id) => document.getElementById(id);
-const NEAR = 0.3; // m; nearer to a camera's plane nothing is drawn
+const NEAR = 0.3; // m; nothing closer to the camera plane is drawn
 let scene = null;
-let goal = null; // m, base_link of the scene it was set in, moved on with none: it fades when the next command comes
-let shown = 0; // ms of the page's clock, when the scene came
-let lenses = []; // names of those that are covered
+let goal = null; // m, base_link of the scene it was set in; not moved with the ego, drawn until the next goal
+let shown = 0; // performance.now() when the scene arrived, ms
+let lenses = []; // names of the covered cameras
 let layers = []; // decoded: { seconds, above: picture, voxels: Uint16Array }
 const behind = new Behind($("behind"));
 $("behind").hidden = behind.absent;
@@ -22,7 +22,7 @@ events.addEventListener("covered", (e) => covered(JSON.parse(e.data)));
 events.addEventListener("delayed", (e) => { $("delay").value = JSON.parse(e.data); });
 events.addEventListener("says", (e) => says(JSON.parse(e.data)));
 
-const OLD = 3; // s without a new scene after which the page says so: what it shows is no longer so
+const OLD = 3; // s without a new scene after which the page is marked as stale
 setInterval(() => {
   const age = (performance.now() - shown) / 1000, level = $("link").dataset.level;
   if (!scene || level === "error") return;
@@ -192,7 +192,7 @@ function project(m, x, y) {
 function states(nodes) {
   const body = document.querySelector("#states tbody"), rows = Object.fromEntries([...body.rows].map((r) => [r.dataset.name, r]));
   const whole = (text) => (text === undefined ? "" : Number(text).toFixed(0));
-  // Rows stay, so that a button is still there when the finger is lifted.
+  // Rows are reused, so a button pressed during an update still gets its click.
   body.replaceChildren(...nodes.map((node) => {
     const row = rows[node.name] || nodeRow(node.name), [name, state, p50, p95, rate, end] = row.cells;
     row.dataset.level = node.silent ? "stale" : node.level;
@@ -262,7 +262,7 @@ function note(text) {
   note.timer = setTimeout(() => { $("note").hidden = true; }, 5000);
 }
 
-let commanded = Promise.resolve(); // one after the other: requests of a page may overtake each other
+let commanded = Promise.resolve(); // sequential, because concurrent requests may overtake each other
 const command = (value) => { commanded = commanded.then(() => post("command", { command: value })); };
 
 function held(value) {
@@ -293,7 +293,7 @@ function say(text, kind) {
   return item;
 }
 
-let asking = 0; // answers to the page's own questions also come as "says"
+let asking = 0; // own questions in progress; their answers also arrive as "says" events
 function says(text) {
   if (!asking && text !== $("talk").lastChild?.textContent) say(text, "itself");
 }

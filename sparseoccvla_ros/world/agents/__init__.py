@@ -1,1 +1,1 @@
-"""What moves."""
+"""Moving agents: vehicles, cyclists and pedestrians."""

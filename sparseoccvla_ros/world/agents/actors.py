@@ -1,4 +1,4 @@
-"""Who takes part in a scene: the ego's outline, shapes that move, and the check that nobody touches anybody."""
+"""Actors of a scene: the ego's size, moving shapes, and the removal of those that would collide."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ..shapes.objects import Shape
 from .traffic import Mover, overlap
 
 EGO = Vehicle(length_m=4.08, width_m=1.73, rear_overhang_m=0.65)
-"""The nuScenes cars (Renault Zoe) as every seed of the world was made with."""
+"""Size of the nuScenes cars (Renault Zoe) that all seeds of the world are generated with."""
 LEAD_SECONDS = 2.0
-"""Motion is known this long before the drive starts."""
+"""Seconds of motion available before the drive starts."""
 TAIL_SECONDS = 6.0
-"""and this long after it ends, so that every stamp has a future."""
+"""Seconds of motion available after the drive ends, because every stamp needs a future."""
 
 
 @dataclass(frozen=True)
 class Moving:
-    """A shape that moves."""
+    """A moving shape."""
 
     shape: Shape
     mover: Mover
 
 
 def without_collisions(ego: Mover, moving: list[Moving], standing: Sequence[Placed], seconds: float) -> list[Moving]:
-    """The movers that never come near the ego, a standing thing or a mover kept before them."""
+    """Return the movers that never come near the ego, a standing object or a mover kept earlier."""
     times = np.arange(-LEAD_SECONDS, seconds + TAIL_SECONDS, 0.1)
     fixed = np.stack([p.rectangle for p in standing])
     kept: list[Moving] = []

@@ -1,7 +1,7 @@
-"""People who cross the road, and who waits for whom.
+"""Pedestrians who cross the road, and the right of way between them and vehicles.
 
-A person walks up to the kerb, waits there until the light (where there is one) and the traffic allow it, crosses at
-constant speed and walks on. Drivers whose way leads over the crossing wait for everyone who is on it.
+A pedestrian walks up to the kerb, waits there until the signal (if any) and the traffic allow it, crosses at constant
+speed and walks on. Vehicles whose path leads over the crossing wait for every pedestrian on it.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from ..roads.curves import Curve
 from .traffic import STEP, Mover
 
 BODY = 0.3
-"""Radius of a person, metres."""
+"""Radius of a pedestrian, m."""
 ROOM = 0.6
-"""Metres that drivers leave beside a person."""
+"""Lateral clearance of vehicles to a pedestrian, m."""
 _CELL = 0.5
 _EXPECTED = 2.2
-"""m/s^2 of braking that a person expects of a driver before stepping on the road,"""
+"""Braking in m/s^2 that a pedestrian expects of a driver before stepping onto the road."""
 _REACTION = 0.9
-"""and the seconds it takes to begin it."""
+"""Reaction time in s that a pedestrian expects of a driver."""
 
 
 @dataclass(eq=False)
 class Crossing:
-    """One person who crosses.
+    """One pedestrian crossing the road.
 
     mover: path over the sidewalk, straight across the road and on, with the walking speed as `desired`; kerb, beyond:
-    arc lengths of both kerbs on it; wish: second at which the person is at the kerb at the earliest; windows: seconds
-    between which the light lets people set out, None where there is no light.
+    arc lengths of the near and far kerb on it; wish: earliest time at the kerb, s; windows: intervals in s during
+    which the signal permits starting to cross, None without a signal.
     """
 
     mover: Mover
@@ -42,21 +42,21 @@ class Crossing:
     windows: tuple[tuple[float, float], ...] | None = None
 
     def may_start(self, time: float) -> bool:
-        """Whether wish and light let the person step on the road at a time."""
+        """Return whether `wish` and the signal allow stepping onto the road at `time`."""
         if time < self.wish:
             return False
         return self.windows is None or any(start <= time < end for start, end in self.windows)
 
     @property
     def ends(self) -> np.ndarray:
-        """Both ends of the way across, float64 [2, 2]."""
+        """Both ends of the crossing, float64 [2, 2] m."""
         return self.mover.path.at(np.array([self.kerb, self.beyond]))[:, :2]
 
 
 def crossing(
     points: np.ndarray, speed: float, wish: float, windows: tuple[tuple[float, float], ...] | None = None
 ) -> Crossing:
-    """Who walks at `speed` m/s along points [4, 2] m: a place on the sidewalk, kerb, other kerb, a place beyond."""
+    """Create a pedestrian who walks at `speed` m/s along points [4, 2] m: sidewalk, near kerb, far kerb, sidewalk."""
     pieces, lengths = [], []
     for a, b in pairwise(points):
         length = float(np.linalg.norm(b - a))
@@ -64,7 +64,7 @@ def crossing(
         yaw = np.full(len(share), np.arctan2(*(b - a)[::-1]))
         pieces.append((a + share * (b - a), yaw))
         lengths.append(length)
-    # Each piece leaves out its last point, so that corners are turned within one step.
+    # Each piece omits its last point, which makes the heading change within one step at corners.
     path = Curve(
         np.concatenate([*(p[:-1] for p, _ in pieces), pieces[-1][0][-1:]]),
         np.concatenate([*(y[:-1] for _, y in pieces), pieces[-1][1][-1:]]),
@@ -74,13 +74,13 @@ def crossing(
 
 
 class People:
-    """Everyone who crosses, for traffic.simulate; afterwards each mover holds its motion."""
+    """All crossing pedestrians, for traffic.simulate; afterwards each mover holds its motion."""
 
     def __init__(self, crossings: Sequence[Crossing]) -> None:
         self.crossings = tuple(crossings)
 
     def prepare(self, movers: list[Mover], times: np.ndarray) -> None:
-        """Find where whose ways meet: per vehicle and person the arc lengths at which either is in the other's way."""
+        """Compute per vehicle and pedestrian the arc lengths at which each is in the other's path."""
         self._times = times
         self._position = np.array([c.mover.start for c in self.crossings])
         self._speed = np.array([c.mover.desired for c in self.crossings])
@@ -103,7 +103,7 @@ class People:
                 hits = np.flatnonzero(near & (s > mover.start - 5.0))
                 if not len(hits):
                     continue
-                # The first time only: no street of this world leads over a crossing twice.
+                # Only the first pass counts: no path of this world leads over a crossing twice.
                 hits = hits[: int(np.flatnonzero(np.diff(hits, append=hits[-1] + 9) > 1)[0]) + 1]
                 self._first[i, p], self._last[i, p] = s[hits[0]], s[hits[-1]]
                 met = one.kerb + along[hits] * length
@@ -111,13 +111,13 @@ class People:
 
     @property
     def positions(self) -> np.ndarray:
-        """Arc lengths [P] m of everyone on their own path."""
+        """Arc length [P] m of each pedestrian on its own path."""
         return self._position
 
     def step(
         self, k: int, s: np.ndarray, v: np.ndarray, held: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See traffic.Crowd. held: bool [P], who stands still in this step."""
+        """Implement traffic.Crowd.step. held: bool [P], pedestrians who stand still in this step."""
         if not self.crossings:
             return np.full(len(s), np.inf), np.full(len(s), -1)
         room = self._first - (s + self._front)[:, None]
@@ -130,7 +130,7 @@ class People:
         stands = (speed < 0.3) & (room > 0.4)
         until = (self._enter - self._position) / self._speed
         passing = (self._last + 0.5 - (s + self._rear)[:, None]) / np.maximum(speed, 2.0)
-        # Whoever drives fast enough is gone before the person gets that far.
+        # A fast enough vehicle has passed before the pedestrian gets that far.
         passes = (passing + 2.5 < until) & (speed > 4.0)
         clear = (left | stops | stands | passes | ~np.isfinite(self._first)).all(0)
         moved = self._position + self._speed * STEP
@@ -138,7 +138,7 @@ class People:
             if crossing[p]:
                 continue
             if not at_kerb[p]:
-                # Walking up to the kerb so as to be there in time, and no further.
+                # Walk to the kerb to arrive there at `wish`, and no further.
                 starts = one.wish - (self._kerb[p] - self._position[p]) / self._speed[p] <= time
                 moved[p] = min(moved[p], self._kerb[p]) if starts else self._position[p]
             elif clear[p] and one.may_start(time):

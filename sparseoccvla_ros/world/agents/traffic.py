@@ -1,8 +1,8 @@
-"""Motion: traffic lights, cars that follow and stop, people who walk, the ego among them.
+"""Traffic simulation: signals, vehicles including the ego, and pedestrians on the sidewalk.
 
 Vehicles keep their lane and follow the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000)
-behind whatever is ahead of them on their own path, stop at red, slow down for bends, wait for people who cross the
-road, and brake and set off without a jerk.
+behind any vehicle ahead on their own path, stop at red, slow down for bends, yield to crossing pedestrians, and limit
+their jerk.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ GREEN, AMBER, RED = "green", "amber", "red"
 _HEADWAY, _GAP, _BRAKE, _HARD_BRAKE, _LATERAL = 1.3, 2.2, 1.8, 5.0, 2.0
 _SCAN, _SCAN_STEP = 45.0, 1.0
 _GENTLE = 2.6
-"""m/s^2: who would have to brake harder for an amber light drives on."""
+"""m/s^2; a vehicle that would have to brake harder than this for an amber light drives on."""
 _JERK_UP, _JERK_OFF, _JERK_DOWN, _JERK_ALARM = 4.0, 8.0, 7.0, 20.0
-"""m/s^3: how fast careful drivers press the pedal, let go of the brake, brake, and brake when they must."""
+"""m/s^3; jerk limits of accelerating, releasing the brake, braking, and emergency braking."""
 
 
 @dataclass(frozen=True)
 class Phases:
-    """Green times of both streets (first and last second of each), amber after each of them, red otherwise.
+    """Signal plan: green intervals of both streets (start and end, s), amber after each, red otherwise.
 
-    amber: seconds; held: approaches that stay red (traffic that would meet a turning ego).
+    amber: duration, s; held: approaches that stay red (traffic that would conflict with a turning ego).
     """
 
     main: tuple[tuple[float, float], ...]
@@ -39,7 +39,7 @@ class Phases:
     held: frozenset[str] = frozenset()
 
     def colour(self, approach: str, time: float) -> str:
-        """green, amber or red for main_east, main_west or cross at a time in seconds."""
+        """Return green, amber or red for approach main_east, main_west or cross at `time` in s."""
         if approach in self.held:
             return RED
         for start, end in self.cross if approach == "cross" else self.main:
@@ -50,13 +50,13 @@ class Phases:
 
 @dataclass(eq=False)
 class Mover:
-    """Something that moves along a path.
+    """A vehicle or pedestrian moving along a path.
 
-    path: of its reference point; length, width, centre: ground plan as in objects.Shape; start: arc length at the
+    path: of its reference point; length, width, centre: footprint as in objects.Shape; start: arc length at the
     first time; speed: m/s then; desired: m/s on a free straight road; acceleration: m/s^2; stops: (arc length of a
-    stop line, approach). After the simulation, times, travelled [T] m, speeds [T] m/s and forces [T] m/s^2 hold its
-    motion; yields [T] (int) says which of the people who cross holds it, -1 for none; held_by: these
-    people, for the ego only.
+    stop line, approach). After the simulation, times [T] s, travelled [T] m, speeds [T] m/s and forces [T] m/s^2
+    (accelerations) hold its motion; yields int [T] is the index of the crossing pedestrian it waits for, -1 for none;
+    held_by: the pedestrians that `yields` indexes, set for the ego only.
     """
 
     path: Curve
@@ -77,11 +77,11 @@ class Mover:
 
     @property
     def front(self) -> float:
-        """Metres from the reference point to the bumper."""
+        """Distance from the reference point to the front bumper, m."""
         return self.centre + 0.5 * self.length
 
     def motion(self, time: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Arc length and speed at times; between samples the acceleration is constant, as it was simulated."""
+        """Return arc length and speed at `time`; the acceleration is constant between samples, as simulated."""
         time = np.clip(time, self.times[0], self.times[-1])
         i = np.clip(np.searchsorted(self.times, time, side="right") - 1, 0, len(self.times) - 2)
         d = time - self.times[i]
@@ -89,20 +89,20 @@ class Mover:
         return self.travelled[i] + (self.speeds[i] + 0.5 * self.forces[i] * d) * d, speed
 
     def pose(self, time: float | np.ndarray) -> np.ndarray:
-        """x, y, yaw float64 [..., 3] of the reference point."""
+        """Return x, y, yaw float64 [..., 3] of the reference point at `time`."""
         return self.path.at(self.motion(time)[0])
 
     def rectangle(self, time: float | np.ndarray) -> np.ndarray:
-        """Ground plan at times: [..., 5] = centre x, centre y, yaw, length, width."""
+        """Return the footprint at `time`: [..., 5] = centre x, centre y, yaw, length, width."""
         return rectangle(self.pose(time), self.length, self.width, self.centre)
 
     def rectangle_at(self, s: float | np.ndarray) -> np.ndarray:
-        """Ground plan [..., 5] at arc lengths."""
+        """Return the footprint [..., 5] at arc lengths s."""
         return rectangle(self.path.at(s), self.length, self.width, self.centre)
 
 
 def rectangle(pose: np.ndarray, length: float, width: float, centre: float = 0.0) -> np.ndarray:
-    """Ground plan [..., 5] = centre x, centre y, yaw, length, width of something at x, y, yaw [..., 3]."""
+    """Return the footprint [..., 5] = centre x, centre y, yaw, length, width of an object at x, y, yaw [..., 3]."""
     pose = np.asarray(pose, np.float64)
     x = pose[..., 0] + centre * np.cos(pose[..., 2])
     y = pose[..., 1] + centre * np.sin(pose[..., 2])
@@ -111,8 +111,8 @@ def rectangle(pose: np.ndarray, length: float, width: float, centre: float = 0.0
 
 
 def overlap(a: np.ndarray, b: np.ndarray, margin: float = 0.0) -> np.ndarray:
-    """Whether rectangles [..., 5] and [..., 5] (broadcast) come closer than `margin` metres (separating axes)."""
-    # Most pairs are far apart, which needs no angles: nothing reaches further from its middle than half of both sides.
+    """Return whether rectangles [..., 5] and [..., 5] (broadcast) are closer than `margin` metres (separating axes)."""
+    # Most pairs are far apart and need no angles: half the sum of both sides bounds the reach from the centre.
     reach = 0.5 * (a[..., 3] + a[..., 4] + b[..., 3] + b[..., 4]) + 1.5 * max(margin, 0.0) + 1e-6
     near = np.asarray(~((b[..., 0] - a[..., 0]) ** 2 + (b[..., 1] - a[..., 1]) ** 2 > reach**2))
     if near.any():
@@ -137,10 +137,10 @@ def _overlap(a: np.ndarray, b: np.ndarray, margin: float) -> np.ndarray:
 
 
 def _comfortable(mover: Mover) -> np.ndarray:
-    """Highest speed [N] m/s at each sample of the path that keeps bends and the braking before them comfortable."""
+    """Return the highest speed [N] m/s per path sample that keeps bends and the braking before them comfortable."""
     path = mover.path
     limit = np.minimum(mover.desired, np.sqrt(_LATERAL / np.maximum(np.abs(path.curvature), 1e-4)))
-    # A plain list: an array hands out its numbers ten times slower.
+    # A plain list: element access of an array is ten times slower.
     speeds, gaps = limit.tolist(), np.diff(path.s).tolist()
     for i in range(len(speeds) - 2, -1, -1):
         speeds[i] = min(speeds[i], math.sqrt(speeds[i + 1] ** 2 + 2 * 1.3 * gaps[i]))
@@ -148,7 +148,7 @@ def _comfortable(mover: Mover) -> np.ndarray:
 
 
 class _Tracks:
-    """All movers' paths as one table sampled every half metre, so that one lookup serves everyone."""
+    """Paths of all movers as one table sampled every 0.5 m, for one vectorised lookup."""
 
     CELL = 0.5
 
@@ -160,7 +160,7 @@ class _Tracks:
         )
 
     def at(self, s: np.ndarray) -> np.ndarray:
-        """x, y, yaw, comfortable speed [N, ..., 4] at arc lengths [N, ...]."""
+        """Return x, y, yaw, comfortable speed [N, ..., 4] at arc lengths [N, ...]."""
         cell = np.clip(s / self.CELL, 0, self._table.shape[1] - 1.001)
         low = cell.astype(np.int64)
         share = (cell - low)[..., None]
@@ -169,7 +169,7 @@ class _Tracks:
 
 
 def walk(path: Curve, speed: float, start_time: float, start: float, end_time: float) -> Mover:
-    """A pedestrian at constant speed who stands before start_time and at the path's end; times 0 - 2 .. end_time."""
+    """Create a pedestrian at constant speed who stands before start_time and at the path's end; times -2..end_time."""
     mover = Mover(path, 0.6, 0.6, start, speed, speed)
     mover.times = np.arange(-2.0, end_time + STEP, STEP)
     mover.travelled = np.clip(start + speed * (mover.times - start_time), min(start, path.length), path.length)
@@ -179,25 +179,25 @@ def walk(path: Curve, speed: float, start_time: float, start: float, end_time: f
 
 
 class Crowd(Protocol):
-    """People who cross the road; see crossings.People."""
+    """Pedestrians who cross the road; see pedestrians.People."""
 
     def prepare(self, movers: list[Mover], times: np.ndarray) -> None:
         """Called once before the first step."""
         ...
 
     def step(self, k: int, s: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Move everyone at times[k], given arc lengths and speeds [N] of the vehicles; (room [N] m from each bumper to
-        where it has to wait, infinite for those who need not, and for whom int [N])."""
+        """Move the pedestrians at times[k], given arc lengths and speeds [N] of the vehicles. Returns the distance [N]
+        m from each bumper to where it has to wait (inf: no need) and the pedestrian's index int [N] (-1: none)."""
         ...
 
 
 def simulate(
     movers: list[Mover], signals: Phases, end_time: float, start_time: float = -2.0, people: Crowd | None = None
 ) -> None:
-    """Move all vehicles from start_time to end_time (s) and leave the motion in each mover.
+    """Simulate all vehicles from start_time to end_time (s) and store the motion in each mover.
 
-    people: those who cross the road; with them drivers are careful: they yield, pass an amber light rather than brake
-    hard, and change their acceleration smoothly.
+    people: crossing pedestrians. If given, vehicles also yield to them, pass an amber light rather than brake hard,
+    and limit their jerk.
     """
     count = len(movers)
     times = np.arange(start_time, end_time + STEP, STEP)
@@ -219,7 +219,7 @@ def simulate(
         middle = tracks.at(s + centre)
         wanted = tracks.at(s)[:, 3]
         ahead = tracks.at((s + centre)[:, None] + reach)
-        # Everyone's own path ahead against everyone else: the first point that comes near someone is the gap.
+        # Each vehicle's path ahead against every other vehicle: the path point nearest to it gives the gap.
         flat = ahead[..., :2].reshape(-1, 2)
         squared = (flat**2).sum(-1)[:, None] + (middle[:, :2] ** 2).sum(-1) - 2.0 * flat @ middle[:, :2].T
         squared = squared.reshape(count, len(reach), count)
@@ -264,10 +264,10 @@ def simulate(
 
 
 def _smooth(force: np.ndarray, before: np.ndarray, v: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """The model's acceleration [N] as a careful driver applies it; gap: to something that stands, NaN for the rest.
+    """Limit jerk and braking of the model's acceleration [N]; gap: m to a fixed obstacle, NaN without one.
 
-    The model brakes for what stands harder than it must, to win back its time gap; a driver who sees a line or a person
-    spreads the braking evenly.
+    The model brakes harder than necessary for a fixed obstacle, to restore its time gap; a driver who approaches a
+    stop line or a pedestrian spreads the braking evenly.
     """
     needed = 0.4 + 1.2 * v**2 / (2 * np.maximum(gap - _GAP + 0.2, 0.3))
     force = np.where(np.isnan(gap), force, np.maximum(force, -needed))

@@ -1,6 +1,6 @@
-"""Which primitive each ray sees first: every primitive is tried in the rectangle of rays that can meet it.
+"""Ray casting: finds the first primitive per ray by testing each primitive on the rays that can hit it.
 
-Primitives come front to back, so that most of the later ones are turned away by one comparison with what is there.
+Primitives are processed front to back, so one depth comparison rejects most of the later ones.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .materials import leafy
 from .solids import NO_HIT, enter
 
 NEAR = 0.1
-"""Metres in front of a camera below which nothing is drawn."""
+"""Near plane of a camera, m; nothing closer is drawn."""
 _NEAR = F(NEAR)
 
 
 class Solids(NamedTuple):
-    """P primitives as a ray sees them: order [P], front to back; base [P, 3]: where rays are counted from, in each
-    one's own frame; kind, half, taper, pattern as in shapes.Primitives; cosine, sine of the yaw; leaves bool [P];
-    rectangle [P, 4]: x0, y0, x1, y1 (exclusive) of the rays that can meet it; nearest [P]: its least ray parameter."""
+    """P primitives for ray casting. order: those in view, front to back; base [P, 3]: ray origin in each one's frame;
+    kind, half, taper, pattern as in shapes.solids.Primitives; cosine, sine of the yaw; leaves bool [P]; rectangle
+    [P, 4]: x0, y0, x1, y1 (exclusive) of the rays that can hit it; nearest [P]: lower bound of its ray parameter."""
 
     order: np.ndarray
     base: np.ndarray
@@ -39,7 +39,7 @@ class Solids(NamedTuple):
 
 @kernel
 def cast_pinhole(solids, directions, width, blocky, depth, row):
-    """Lower depth [N] and note row [N] where a primitive is met before; directions [N, 3], all rays from one point."""
+    """Update depth [N] and row [N] where a primitive is closer; directions [N, 3], all rays start at one point."""
     for p in solids.order:
         half, taper = solids.half[p], solids.taper[p]
         c, s, kind, nearest = solids.cosine[p], solids.sine[p], solids.kind[p], solids.nearest[p]
@@ -52,7 +52,7 @@ def cast_pinhole(solids, directions, width, blocky, depth, row):
                 fx, fy, dz = directions[i, 0], directions[i, 1], directions[i, 2]
                 dx, dy = c * fx + s * fy, c * fy - s * fx
                 t = enter(kind, ox, oy, oz, dx, dy, dz, half, taper)
-                # The lower row wins ties, whatever the order.
+                # The lower row wins ties, independent of the order.
                 if t < depth[i] or (t == depth[i] and t < F(NO_HIT) and p < row[i]):
                     if solids.leaves[p]:
                         x, y_, z = ox + t * dx, oy + t * dy, oz + t * dz
@@ -64,7 +64,7 @@ def cast_pinhole(solids, directions, width, blocky, depth, row):
 
 @kernel
 def cast_parallel(solids, axes, resolution, blocky, depth):
-    """Lower depth [V, U] where a primitive is met before; rays start on a grid along axes[0], axes[1] and run along
+    """Update depth [V, U] where a primitive is closer; rays start on a grid along axes[0], axes[1] and run along
     -axes[2]."""
     fx, fy, fz = -axes[2, 0], -axes[2, 1], -axes[2, 2]
     for p in solids.order:
@@ -94,7 +94,7 @@ def cast_parallel(solids, axes, resolution, blocky, depth):
 
 @kernel
 def _corner(k, centre, half, c, s):
-    """Corner k of 0..7 of a box; the bits of k are the signs along x, y and z."""
+    """Return corner k (0..7) of a box; the bits of k are the signs along x, y and z."""
     x = half[0] if k & 4 else -half[0]
     y = half[1] if k & 2 else -half[1]
     z = half[2] if k & 1 else -half[2]
@@ -103,7 +103,7 @@ def _corner(k, centre, half, c, s):
 
 @kernel
 def _grown(bounds, point, f, v0, skew):
-    """Bounds x0, y0, x1, y1 of pixels that also hold a point x, y, depth of the camera's frame; f: focal lengths."""
+    """Extend pixel bounds x0, y0, x1, y1 to include a camera-frame point x, y, depth; f: focal lengths."""
     over = F(1) / point[2]
     u, v = (point[0] * f[0] + point[1] * skew) * over + v0[0], point[1] * f[1] * over + v0[1]
     return min(bounds[0], u), min(bounds[1], v), max(bounds[2], u), max(bounds[3], v)
@@ -114,7 +114,7 @@ def pinhole_footprints(centre, half, cosine, sine, position, rotation, k, sample
     """Fill rectangle [P, 4] and nearest [P] of Solids for a camera at `position` (3).
 
     rotation [3, 3]: optical axes in the map, by columns; k [3, 3]: intrinsics; samples: rays along a pixel's side.
-    Rectangles are empty where a primitive cannot be seen.
+    The rectangle of a primitive out of view is empty.
     """
     f, v0 = (k[0, 0], k[1, 1]), (k[0, 2], k[1, 2])
     camera = np.empty((8, 3), F)
@@ -139,8 +139,8 @@ def pinhole_footprints(centre, half, cosine, sine, position, rotation, k, sample
                 bounds = _grown(bounds, (camera[a, 0], camera[a, 1], camera[a, 2]), f, v0, k[0, 1])
             for bit in (1, 2, 4):
                 b = a ^ bit
-                # An edge that crosses the near plane is cut there, so that boxes beside the camera get the rectangle
-                # they really cover.
+                # An edge that crosses the near plane is clipped there, which gives boxes beside the camera their true
+                # rectangle.
                 if (camera[a, 2] < _NEAR) != (camera[b, 2] < _NEAR) and a < b:
                     t = (_NEAR - camera[a, 2]) / (camera[b, 2] - camera[a, 2])
                     x = camera[a, 0] + (camera[b, 0] - camera[a, 0]) * t
@@ -154,7 +154,7 @@ def pinhole_footprints(centre, half, cosine, sine, position, rotation, k, sample
 
 @kernel
 def _cover(rectangle, bounds, samples, width, height):
-    """The rays of a width x height grid within bounds x0, y0, x1, y1 in pixels, `samples` rays a pixel."""
+    """Set `rectangle` to the rays of a width x height grid within pixel bounds; `samples` rays per pixel side."""
     x0, y0, x1, y1 = bounds
     edge = F(1e-3)
     rectangle[0] = max(int(np.ceil((max(x0, F(-9)) + F(0.5)) * samples - F(0.5) - edge)), 0)
@@ -165,7 +165,7 @@ def _cover(rectangle, bounds, samples, width, height):
 
 @kernel
 def parallel_footprints(centre, half, cosine, sine, axes, lower, resolution, above, width, height, rectangle, nearest):
-    """As pinhole_footprints for parallel rays; lower, resolution, above as in raster.ParallelRays."""
+    """As pinhole_footprints, for parallel rays; lower, resolution, above (height_above) as in raster.ParallelRays."""
     for p in range(len(centre)):
         x0, y0, x1, y1, top = F(1e6), F(1e6), F(-1e6), F(-1e6), F(-1e6)
         for corner in range(8):

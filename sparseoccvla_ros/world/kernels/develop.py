@@ -1,4 +1,4 @@
-"""From what falls on the sensor to the numbers of a picture."""
+"""Camera post-processing of rendered images: vignetting, noise, colour, quantisation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .materials import clip
 
 
 class Film(NamedTuple):
-    """How a camera develops; see optics.Optics. level: of noise on white; row, column: where its pattern begins;
-    fx, fy, cx, cy: of the picture's pinhole."""
+    """Parameters of `develop`, see render.optics.Optics. level: of noise on white; row, column: start of the noise
+    pattern; fx, fy, cx, cy: intrinsics of the image."""
 
     saturation: np.floating
     contrast: np.floating
@@ -30,7 +30,7 @@ class Film(NamedTuple):
 
 @kernel
 def develop(shown, film, noise, out):
-    """Pictures uint8 [H, W, 3] of sRGB 0..1 float32 [H, W, 3]; noise [S, S, 3]: normal numbers, repeated endlessly."""
+    """Convert sRGB 0..1 float32 [H, W, 3] to uint8 [H, W, 3] `out`; noise [S, S, 3]: standard normal, tiled."""
     height, width, _ = shown.shape
     size = len(noise)
     for v in range(height):
@@ -41,7 +41,7 @@ def develop(shown, film, noise, out):
             grain = noise[(film.row + v) % size, (film.column + u) % size]
             r, g, b = shown[v, u, 0] * dimmed, shown[v, u, 1] * dimmed, shown[v, u, 2] * dimmed
             if film.level > 0:
-                # Most noise is that of counted photons, which grows with the root of the light; some is always there.
+                # Mostly photon noise, which grows with the square root of the light, plus a constant floor.
                 r += film.level * (F(0.3) + F(0.7) * np.sqrt(r)) * grain[0]
                 g += film.level * (F(0.3) + F(0.7) * np.sqrt(g)) * grain[1]
                 b += film.level * (F(0.3) + F(0.7) * np.sqrt(b)) * grain[2]

@@ -1,4 +1,4 @@
-"""The ground as a closed form of x and y: which street is near, how far its edge is, what is painted there."""
+"""Closed-form ground model in x and y: nearest street, distance to the road's edge, class and markings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.kernels import kernel
 from . import F
 
 FAR = 1e4
-"""Lateral distance (m) of a point that lies beside no piece of a street."""
+"""Lateral offset in m of a point that is beside no piece of a street."""
 SIDEWALK = 3.4
 CROSSWALK = (1.0, 4.0)
 STOP_LINE = (5.0, 5.4)
@@ -25,8 +25,8 @@ _STOP, _STOP_HALF = F(0.5 * sum(STOP_LINE)), F(STOP_LINE[1] - 0.5 * sum(STOP_LIN
 
 
 class StreetTable(NamedTuple):
-    """A street as kernels take it. pieces: [P, 8] = s0, s1, x, y, cosine and sine of the heading, radius (0: straight),
-    sign of the curvature; the rest as in streets.Street, all of one float type."""
+    """A street for kernels. pieces: [P, 8] = s0, s1, x, y, cosine and sine of the heading, radius (0: straight), sign
+    of the curvature; the rest as in streets.Street, all of one float type."""
 
     pieces: np.ndarray
     half_width: np.floating
@@ -38,7 +38,7 @@ class StreetTable(NamedTuple):
 
 
 class GroundTable(NamedTuple):
-    """Both streets. arm: the only side on which the cross street leaves, 0 for both; the rest as in streets.Streets."""
+    """Both streets for kernels. arm: the cross street's only side, 0 for both; the rest as in streets.Streets."""
 
     main: StreetTable
     cross: StreetTable
@@ -54,7 +54,7 @@ class GroundTable(NamedTuple):
 
 @kernel
 def locate(pieces, x, y):
-    """Arc length and lateral offset (left positive) of a point beside a street, offset FAR beside no piece."""
+    """Return arc length and lateral offset (left positive) of a point along a street; offset FAR beside no piece."""
     best_s, best = pieces[0, 0] * 0, pieces[0, 0] * 0 + _FAR
     for p in range(len(pieces)):
         s0, s1, px, py, tx, ty, radius, sign = pieces[p]
@@ -76,9 +76,9 @@ def locate(pieces, x, y):
 
 @kernel
 def edge_of(ground, main, s_cross, cross):
-    """Signed metres to the edge of the paved road, negative on it: union of two strips with rounded corners."""
+    """Return signed metres to the edge of the paved road (two strips with rounded corners), negative on it."""
     a, b = abs(main) - ground.main.half_width, abs(cross) - ground.cross.half_width
-    if s_cross * ground.arm < 0:  # opposite a lone arm the main street's kerb runs on
+    if s_cross * ground.arm < 0:  # opposite a single arm the main street's kerb is continuous
         b = b * 0 + _FAR
     if a < 0 or b < 0:
         return min(a, b)
@@ -88,7 +88,7 @@ def edge_of(ground, main, s_cross, cross):
 
 @kernel
 def island_of(ground, main, cross):
-    """Metres to the raised median, negative on it; its nose is round. FAR where there is none."""
+    """Return signed metres to the raised median (with a round nose), negative on it; FAR without a median."""
     median = ground.main.median
     if median == 0:
         return main * 0 + _FAR
@@ -98,7 +98,7 @@ def island_of(ground, main, cross):
 
 @kernel
 def label_of(edge, island):
-    """Occ3D class of the ground."""
+    """Return the Occ3D class of the ground."""
     if edge < 0:
         return _ISLAND if island < 0 else _ROAD
     return _PAVEMENT if edge < F(SIDEWALK) else _LAND
@@ -106,7 +106,7 @@ def label_of(edge, island):
 
 @kernel
 def band(distance, half, blur):
-    """Coverage 0..1 of a stripe |distance| < half seen with pixels `blur` metres wide (box filter)."""
+    """Return the coverage 0..1 of a stripe |distance| < half in a pixel `blur` metres wide (box filter)."""
     upper = min(abs(distance) + F(0.5) * blur, half)
     lower = max(abs(distance) - F(0.5) * blur, -half)
     return min(max((upper - lower) / blur, F(0)), F(1))
@@ -114,13 +114,13 @@ def band(distance, half, blur):
 
 @kernel
 def _repeat(value, period):
-    """Signed distance to the nearest multiple of `period`."""
+    """Return the signed distance to the nearest multiple of `period`."""
     return value - period * np.rint(value / period)
 
 
 @kernel
 def _paint(street, along, across, gap, edge, blur):
-    """White and yellow 0..1 that a street's own marks leave; gap: metres from the other street's edge."""
+    """Return white and yellow paint 0..1 of a street's own markings; gap: metres from the other street's edge."""
     beside = abs(across)
     white, yellow = F(0), F(0)
     if gap > F(STOP_LINE[1]):
@@ -136,7 +136,7 @@ def _paint(street, along, across, gap, edge, blur):
     if beside < street.half_width - F(0.4):
         zebra = band(_repeat(across - F(0.5), F(1.1)), F(0.28), blur)
         white = max(white, zebra * band(gap - _CROSSING, _CROSSING_HALF, blur))
-    # Traffic keeps right: it approaches the junction on the side where along and across have one sign.
+    # Traffic keeps right: it approaches the junction on the side where along and across have the same sign.
     incoming = along * across > 0 and beside > street.median and beside < street.half_width - F(0.3)
     if incoming and (street.parking == 0 or beside < street.solid[0]):
         white = max(white, band(gap - _STOP, _STOP_HALF, blur))
@@ -145,7 +145,7 @@ def _paint(street, along, across, gap, edge, blur):
 
 @kernel
 def _to_lane(across, lanes):
-    """Metres from the middle of the nearest of one or two lanes a side, up to its sign."""
+    """Return the distance in m, up to sign, to the centre of the nearest lane; one or two lanes per side."""
     if len(lanes) == 1:
         return abs(across) - lanes[0]
     middle, half = F(0.5) * (lanes[0] + lanes[-1]), F(0.5) * (lanes[-1] - lanes[0])
@@ -154,8 +154,8 @@ def _to_lane(across, lanes):
 
 @kernel
 def surface(ground, x, y, blur):
-    """What the ground is at a point: class, metres to the road's edge (negative on it), white and yellow paint 0..1,
-    arc length along the nearer street, whether that is the main one, metres to the middle of its nearest lane."""
+    """Return the ground at a point: class, metres to the road's edge (negative on it), white and yellow paint 0..1,
+    arc length along the nearer street, whether that is the main one, metres to the centre of its nearest lane."""
     blur = max(blur, F(1e-3))
     s_main, main = locate(ground.main.pieces, x, y)
     s_cross, cross = locate(ground.cross.pieces, x, y)
@@ -178,7 +178,7 @@ def surface(ground, x, y, blur):
 
 @kernel
 def edges(ground, points, out):
-    """edge_of for points [N, 2]."""
+    """Compute edge_of for points [N, 2]; out [N]."""
     for i in range(len(points)):
         _, main = locate(ground.main.pieces, points[i, 0], points[i, 1])
         s_cross, cross = locate(ground.cross.pieces, points[i, 0], points[i, 1])
@@ -187,7 +187,7 @@ def edges(ground, points, out):
 
 @kernel
 def labels(ground, points, out):
-    """label_of for points [N, 2]."""
+    """Compute label_of for points [N, 2]; out [N]."""
     for i in range(len(points)):
         _, main = locate(ground.main.pieces, points[i, 0], points[i, 1])
         s_cross, cross = locate(ground.cross.pieces, points[i, 0], points[i, 1])
@@ -196,6 +196,6 @@ def labels(ground, points, out):
 
 @kernel
 def offsets(pieces, points, out):
-    """`locate` for points [N, 2]; out [N, 2]."""
+    """Compute `locate` for points [N, 2]; out [N, 2]."""
     for i in range(len(points)):
         out[i, 0], out[i, 1] = locate(pieces, points[i, 0], points[i, 1])

@@ -1,4 +1,4 @@
-"""Look-ups in the noise tables of `textures`."""
+"""Look-ups in the noise tables of render.textures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from . import F
 SIZE = 64
 """Cells along each side of the blocky table."""
 PLANE = 512
-"""and of the smooth one."""
+"""Cells along each side of the smooth table."""
 
 
 @kernel
 def grain(x, y, z, blocky):
-    """Blocky noise 0..1 at a point, one cell per unit, blobs about three cells wide; blocky: [SIZE ** 3]."""
+    """Return blocky noise 0..1 at a point, one cell per unit, blobs about three cells wide; blocky: [SIZE ** 3]."""
     i = int(np.floor(x)) & (SIZE - 1)
     j = int(np.floor(y)) & (SIZE - 1)
     k = int(np.floor(z)) & (SIZE - 1)
@@ -24,7 +24,7 @@ def grain(x, y, z, blocky):
 
 @kernel
 def clouds(x, y, smooth):
-    """Smooth noise 0..1; features span about 3 to 30 units and repeat every PLANE; smooth: [PLANE ** 2]."""
+    """Return smooth noise 0..1 with features of about 3 to 30 units, period PLANE; smooth: [PLANE ** 2]."""
     x0, y0 = np.floor(x), np.floor(y)
     fx, fy = x - x0, y - y0
     i, j = int(x0) & (PLANE - 1), int(y0) & (PLANE - 1)

@@ -1,4 +1,4 @@
-"""The colour of every ray: what it met, in the light of sun and sky, through the air between."""
+"""Shading of rays: surface colour lit by sun, sky and lamps, seen through haze."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .solids import NO_HIT, normal, unit
 
 _TREES = (F(0.35 * 0.05), F(0.35 * 0.09), F(0.35 * 0.06))
 _BIAS = F(0.12)
-"""Metres by which something must stand nearer to the sun than a point to shade it."""
+"""Shadow bias, m: an occluder must be closer to the sun than the shaded point by more than this."""
 _STEPS = 4096
 _GAMMA = (np.linspace(0.0, 1.0, _STEPS + 1) ** (2 / 2.2)).astype(F)
-"""The power law of evenly spaced square roots."""
+"""Encoded values (power 1 / 2.2) of linear light, tabulated at evenly spaced square roots of the light."""
 
 
 class Air(NamedTuple):
-    """Light and air, as weather.Weather; colours are tuples of three.
+    """Light and air for kernels, as in render.weather.Weather; colours are tuples of three.
 
-    veil: noise above which there is cloud; exposure: factor per channel, white balance included; glare: share of
-    sunlight that the lens scatters over the picture; lamp: light of lamps and lit windows, black where they are off.
+    veil: noise threshold above which clouds appear; exposure: factor per channel, white balance included; glare: share
+    of sunlight that the lens scatters over the image; lamp: light of lamps and lit windows, black when off.
     """
 
     sun: tuple
@@ -46,8 +46,8 @@ class Air(NamedTuple):
 
 
 class HeightMap(NamedTuple):
-    """depth [V, U]: metres from a plane of parallel rays to the first thing; axes [3, 3], lower [2], resolution and
-    height_above as in raster.ParallelRays."""
+    """Depth map of parallel rays. depth [V, U]: metres from their plane to the first hit; axes [3, 3], lower [2],
+    resolution and height_above as in raster.ParallelRays."""
 
     depth: np.ndarray
     axes: np.ndarray
@@ -57,8 +57,8 @@ class HeightMap(NamedTuple):
 
 
 class Lamps(NamedTuple):
-    """Light of lamps on the ground. street [V, U]: that of street lamps, on a grid of cells of `cell` metres whose
-    corner lies at `lower` [2] of the map; x, y, cosine, sine: where the ego's headlights are and point."""
+    """Lamp light on the ground. street [V, U]: light of street lamps on a grid with cells of `cell` metres and its
+    corner at `lower` [2] in the map; x, y, cosine, sine: position and direction of the ego's headlights."""
 
     street: np.ndarray
     lower: np.ndarray
@@ -70,14 +70,14 @@ class Lamps(NamedTuple):
 
 
 class Textures(NamedTuple):
-    """Noise tables, see noise."""
+    """Noise tables, see kernels.noise."""
 
     blocky: np.ndarray
     smooth: np.ndarray
 
 
 class Surfaces(NamedTuple):
-    """What shading needs of P primitives, as in shapes.Primitives."""
+    """Attributes of P primitives used in shading, as in shapes.solids.Primitives."""
 
     kind: np.ndarray
     centre: np.ndarray
@@ -103,7 +103,7 @@ def _plus(a, b):
 
 @kernel
 def sky(direction, air, detail, smooth):
-    """Light of the sky along a unit direction; detail adds clouds and a far line of trees."""
+    """Return the sky's light along a unit direction; detail adds clouds and a distant line of trees."""
     up = max(direction[2], F(0))
     fade = (F(1) - up) * (F(1) - up) * (F(1) - up)
     colour = mixed(air.zenith, air.horizon, fade)
@@ -128,7 +128,7 @@ def sky(direction, air, detail, smooth):
 
 @kernel
 def _on_map(heights, point):
-    """Map coordinates of a point in cells (integers are cell centres) and its metres from the map's plane."""
+    """Return a point's map coordinates in cells (integers are cell centres) and its distance from the plane, m."""
     axes = heights.axes
     u = axes[0, 0] * point[0] + axes[0, 1] * point[1] + axes[0, 2] * point[2]
     v = axes[1, 0] * point[0] + axes[1, 1] * point[1] + axes[1, 2] * point[2]
@@ -140,7 +140,7 @@ def _on_map(heights, point):
 
 @kernel
 def sunlit(heights, point):
-    """Share 0..1 of sunlight that reaches a point; beyond the map everything is lit."""
+    """Return the share 0..1 of sunlight that reaches a point; 1 outside the map."""
     rows, columns = heights.depth.shape
     u, v, travelled = _on_map(heights, point)
     if not (u >= 0 and v >= 0 and u < columns and v < rows):
@@ -163,7 +163,7 @@ def sunlit(heights, point):
 
 @kernel
 def _open(height):
-    """Share of the sky's light that things `height` metres above leave."""
+    """Return the share of skylight left below an object `height` metres above."""
     if height > F(9):  # nothing above, or so high that the exponential is 0
         return F(1)
     share = height / F(0.9)
@@ -172,7 +172,7 @@ def _open(height):
 
 @kernel
 def skylit(heights, point):
-    """Factor 0..1 of ambient light on a ground point: low things above take most of it away."""
+    """Return the factor 0..1 of ambient light on a ground point; low objects above it block most of the light."""
     rows, columns = heights.depth.shape
     u, v, _ = _on_map(heights, point)
     if not (u >= 0 and v >= 0 and u < columns and v < rows):
@@ -189,7 +189,7 @@ def skylit(heights, point):
 
 @kernel
 def _lamplight(lamps, point):
-    """Strength of the light of street lamps and headlights at a point."""
+    """Return the strength of street lamps and headlights at a point."""
     rows, columns = lamps.street.shape
     u, v = (point[0] - lamps.lower[0]) / lamps.cell, (point[1] - lamps.lower[1]) / lamps.cell
     light = F(0)
@@ -206,13 +206,13 @@ def _lamplight(lamps, point):
 
 @kernel
 def _lit(albedo, mirror, glow, point, facing, view, air, sun_map, lamps, smooth):
-    """Light that a thing's surface sends back; facing: its unit normal, view: unit direction of the ray."""
+    """Return the light reflected and emitted by a surface; facing: its unit normal, view: unit ray direction."""
     towards = max(_dot(facing, air.sun), F(0))
     visible = F(0)
     if towards > 0:
         visible = sunlit(sun_map, _plus(point, scaled(facing, F(0.06))))
     up = F(0.5) + F(0.5) * facing[2]
-    # Near the ground half of what a surface sees is ground in shade.
+    # Near the ground, shaded ground takes up half of a surface's surroundings.
     open_air = F(0.72) + F(0.28) * clip(point[2] / F(1.2))
     ambient = scaled(_plus(scaled(air.ambient, up), scaled(air.bounce, F(1) - up)), open_air)
     light = _plus(scaled(air.sunlight, visible * towards), ambient)
@@ -233,7 +233,7 @@ def _lit(albedo, mirror, glow, point, facing, view, air, sun_map, lamps, smooth)
 
 @kernel
 def _thing(p, solids, point, view, blur, air, sun_map, lamps, textures):
-    """Colour of a point on primitive p."""
+    """Return the colour of a point on primitive p."""
     c, s = solids.cosine[p], solids.sine[p]
     dx, dy, z = point[0] - solids.centre[p, 0], point[1] - solids.centre[p, 1], point[2] - solids.centre[p, 2]
     x, y = c * dx + s * dy, c * dy - s * dx
@@ -249,7 +249,7 @@ def _thing(p, solids, point, view, blur, air, sun_map, lamps, textures):
 
 @kernel
 def _ground(streets, point, view, blur, air, sun_map, shade_map, lamps, textures):
-    """Class and colour of a point on the ground."""
+    """Return class and colour of a point on the ground."""
     seen = surface(streets, point[0], point[1], blur)
     albedo = ground(seen, point[0], point[1], blur, streets, textures.smooth)
     sunlight = sunlit(sun_map, point) * max(air.sun[2], F(0))
@@ -258,7 +258,7 @@ def _ground(streets, point, view, blur, air, sun_map, shade_map, lamps, textures
         light = _plus(light, scaled(air.lamp, _lamplight(lamps, point)))
     colour = albedo[0] * light[0], albedo[1] * light[1], albedo[2] * light[2]
     if air.wet > 0 and seen[1] < F(3.4):
-        # Water darkens what it fills and mirrors the sky at low angles, most where it stands.
+        # Water darkens the surface and mirrors the sky at low angles, most in puddles.
         puddle = clouds(point[0] * F(0.9), point[1] * F(0.9), textures.smooth)
         film = air.wet * clip(F(0.35) + F(1.3) * (puddle - F(0.35)))
         grazing = F(1) - max(-view[2], F(0))
@@ -272,10 +272,10 @@ def _ground(streets, point, view, blur, air, sun_map, shade_map, lamps, textures
 
 @kernel
 def _encoded(value, exposure):
-    """Displayable sRGB 0..1 of linear light: filmic tone curve (Narkowicz' fit of ACES), then the 2.2 power law."""
+    """Encode linear light as sRGB 0..1: filmic tone curve (Narkowicz' fit of ACES), then the 2.2 power law."""
     c = value * exposure
     mapped = (c * (F(2.51) * c + F(0.03))) / (c * (F(2.43) * c + F(0.59)) + F(0.14))
-    # Square roots are spread evenly enough for straight lines between the table's values.
+    # Even spacing in the square root is accurate enough for linear interpolation.
     place = np.sqrt(clip(mapped)) * F(_STEPS)
     i = min(int(place), _STEPS - 1)
     return _GAMMA[i] + (_GAMMA[i + 1] - _GAMMA[i]) * (place - F(i))
@@ -285,10 +285,10 @@ def _encoded(value, exposure):
 def shade(
     position, directions, pixel, depth, row, solids, streets, air, sun_map, shade_map, lamps, textures, rgb, label
 ):
-    """Colours (sRGB 0..1) float32 [N, 3] and Occ3D classes [N] of rays.
+    """Compute colour rgb float32 [N, 3] (sRGB 0..1) and Occ3D class label [N] of each ray.
 
-    directions [N, 3] from position (3); depth, row: the first primitive of each, row -1: the ground where depth is
-    below NO_HIT, else the sky; pixel: width of a ray's pixel in metres at 1 m.
+    directions [N, 3] from position (3); depth, row: first hit of each ray, row -1: the ground if depth is below
+    NO_HIT, else the sky; pixel: width of a ray's pixel in metres at 1 m.
     """
     for i in range(len(row)):
         direction = directions[i, 0], directions[i, 1], directions[i, 2]
@@ -300,7 +300,7 @@ def shade(
                 label[i] = solids.label[row[i]]
                 colour = _thing(row[i], solids, point, view, d * pixel, air, sun_map, lamps, textures)
             else:
-                # The pixel's print on the ground is long and narrow; its geometric mean is a fair width for round
+                # A pixel's footprint on the ground is long and narrow; its geometric mean width suits the isotropic
                 # filters.
                 blur = d * pixel / np.sqrt(max(-view[2], F(0.02)))
                 label[i], colour = _ground(streets, point, view, blur, air, sun_map, shade_map, lamps, textures)

@@ -1,6 +1,6 @@
-"""Where a ray enters a solid, and which way the solid's surface faces there.
+"""Ray intersection with primitive solids, and their surface normals.
 
-Everything is in the solid's own frame (centre at the origin); kinds are those of shapes.Kind.
+All coordinates are in the solid's own frame (centre at the origin); kinds are those of shapes.solids.Kind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from . import F
 
 BOX, WEDGE, CONE, ELLIPSOID, WHEEL = range(5)
 NO_HIT = 1e9
-"""Ray parameter of a ray that meets nothing."""
+"""Ray parameter of a ray that hits nothing."""
 _MISS = F(NO_HIT)
 _TINY = F(1e-9)
 
@@ -59,9 +59,9 @@ def _wedge(ox, oy, oz, dx, dy, dz, half, taper):
 
 @kernel
 def _cone(ox, oy, oz, dx, dy, dz, radius, height, lost):
-    """An upright cone or cylinder; lost: share of the radius that is gone at the top."""
+    """Intersect an upright cone or cylinder; lost: share of the radius lost at the top."""
     slope = radius * lost / (F(2) * height)
-    here = radius - slope * (oz + height)  # radius of the mantle at the height of the ray's origin
+    here = radius - slope * (oz + height)  # radius of the cone at the height of the ray's origin
     a = dx * dx + dy * dy - (slope * dz) * (slope * dz)
     b = ox * dx + oy * dy + slope * dz * here
     c = ox * ox + oy * oy - here * here
@@ -71,7 +71,7 @@ def _cone(ox, oy, oz, dx, dy, dz, radius, height, lost):
         t = (-b - np.sqrt(disc)) / max(a, F(1e-12))
         if t > 0 and abs(oz + t * dz) <= height:
             out = t
-    # Entering through an end: the upper one when looking down, the lower one when looking up.
+    # Entry through an end cap: the upper one for a descending ray, the lower one for a rising ray.
     level = -height if dz > 0 else (height if dz < 0 else F(0))
     t = (level - oz) / _nonzero(dz)
     reach = radius * (F(1) - lost) if level > 0 else radius
@@ -98,7 +98,7 @@ def _ellipsoid(ox, oy, oz, dx, dy, dz, half):
 
 @kernel
 def enter(kind, ox, oy, oz, dx, dy, dz, half, taper):
-    """Ray parameter t > 0 at which a ray from o along d enters a solid, NO_HIT where it misses. half, taper: [3]."""
+    """Return t > 0 at which a ray from o along d enters a solid, NO_HIT if it misses. half, taper: [3]."""
     if kind == BOX:
         return _box(ox, oy, oz, dx, dy, dz, half)
     if kind == WEDGE:
@@ -117,14 +117,14 @@ def _sign(value):
 
 @kernel
 def unit(x, y, z):
-    """A vector scaled to length 1."""
+    """Scale a vector to length 1."""
     length = max(np.sqrt(x * x + y * y + z * z), F(1e-12))
     return x / length, y / length, z / length
 
 
 @kernel
 def normal(kind, x, y, z, half, taper):
-    """Outward unit normal at a surface point."""
+    """Return the outward unit normal at a surface point."""
     if kind <= WEDGE:
         lean_x, lean_y = F(0), F(0)
         if kind == WEDGE:

@@ -1,4 +1,4 @@
-"""Loops over voxels: which lie in which primitive, and which a camera observes."""
+"""Kernels over voxels: labels from primitives, and visibility from a camera."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .solids import ELLIPSOID, WEDGE, WHEEL
 
 @kernel
 def _inside(kind, x, y, z, half, taper, grow, size):
-    """Whether a point lies in a primitive, of which parts thinner than a voxel count as one voxel thick."""
+    """Return whether a point lies in a primitive; extents thinner than a voxel count as one voxel."""
     half_z = max(half[2], F(0.5) * size)
     if abs(z) > half_z:
         return False
@@ -31,8 +31,8 @@ def _inside(kind, x, y, z, half, taper, grow, size):
 
 @kernel
 def fill(kind, centre, half, taper, yaw, label, rank, first, last, lower, size, hollow, shell, free, keys):
-    """Raise keys int32 [X, Y, Z] = rank << 8 | label to that of every primitive [P] whose inside holds the voxel's
-    centre; first, last [P, 3]: the voxels to look at; hollow bool [P]: free deeper than `shell` metres inside."""
+    """Raise keys int32 [X, Y, Z] = rank << 8 | label to the maximum over the primitives [P] that contain the voxel's
+    centre; first, last [P, 3]: range of voxels to test; hollow bool [P]: free deeper than `shell` metres inside."""
     for p in range(len(kind)):
         c, s = np.cos(yaw[p]), np.sin(yaw[p])
         grow = F(0.5) * size * (abs(c) + abs(s))
@@ -53,7 +53,7 @@ def fill(kind, centre, half, taper, yaw, label, rank, first, last, lower, size, 
 
 @kernel
 def _reached(u, v, depth, reach):
-    """Whether a point with these homogeneous pixel coordinates is no further than the depth image allows."""
+    """Return whether a point in homogeneous pixel coordinates is in the image and no further than `reach` there."""
     if not depth > F(0.1):
         return False
     over = F(1) / depth
@@ -69,8 +69,8 @@ def _reached(u, v, depth, reach):
 def observe(projection, eye, reach, x, y, z, half, seen):
     """Mark in seen bool [X, Y, Z] the voxels that one camera observes.
 
-    projection [3, 4]: base_link to homogeneous pixels; eye [3]: the camera's place; reach [H - 1, W - 1]: furthest
-    depth of the four pixels around, margin included; x, y, z: voxel centres; half: half a voxel's edge.
+    projection [3, 4]: base_link to homogeneous pixels; eye [3]: camera position; reach [H - 1, W - 1]: furthest depth
+    of the four surrounding pixels, margin included; x, y, z: voxel centres; half: half a voxel's edge.
     """
     m = projection
     height, width = reach.shape
@@ -80,7 +80,7 @@ def observe(projection, eye, reach, x, y, z, half, seen):
             u0 = m[0, 0] * x[i] + m[0, 1] * y[j] + m[0, 3]
             v0 = m[1, 0] * x[i] + m[1, 1] * y[j] + m[1, 3]
             d0 = m[2, 0] * x[i] + m[2, 1] * y[j] + m[2, 3]
-            # A column that lies wholly beside or behind the image is left out by its ends.
+            # Skip a column that lies entirely outside the view, judged by its ends.
             if not _column_in_view(m, u0, v0, d0, z[0] - half, z[-1] + half, half, F(width + 1), F(height + 1)):
                 continue
             side_y = half * np.sign(eye[1] - y[j])
@@ -99,7 +99,7 @@ def observe(projection, eye, reach, x, y, z, half, seen):
 
 @kernel
 def _plane(a, b, c, m, u0, v0, d0, low, high, half):
-    """Whether some of a column lies on the inner side of the plane a u + b v + c d = 0 of the view."""
+    """Return whether part of a column lies on the inner side of the view plane a u + b v + c d = 0."""
     slope_z = a * m[0, 2] + b * m[1, 2] + c * m[2, 2]
     spread = abs(a * m[0, 0] + b * m[1, 0] + c * m[2, 0]) + abs(a * m[0, 1] + b * m[1, 1] + c * m[2, 1])
     return a * u0 + b * v0 + c * d0 + max(low * slope_z, high * slope_z) + half * spread > 0

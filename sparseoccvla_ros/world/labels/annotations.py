@@ -1,7 +1,7 @@
-"""What a person would have annotated: boxes, drivable area, the driven trajectory and the occupancy to come.
+"""Ground-truth annotations: boxes, drivable area, the driven trajectory and future occupancy.
 
-Everything follows from the scene in closed form, so the future is as exact as the present. The frame is base_link at
-the asked time unless a function says otherwise; headings and velocities are those over ground (nuScenes' convention).
+Everything is computed from the scene in closed form, so the future is as exact as the present. The frame is base_link
+at the given time unless stated otherwise; headings and velocities are over ground (nuScenes' convention).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .occupancy import dense_labels
 ANNOTATED = (LABEL["barrier"], *MOVABLE)
 """Labels that get boxes: those of the nuScenes detection classes."""
 UNKNOWN = 255
-"""Label of a resampled voxel that lies outside the grid it comes from."""
+"""Label of a resampled voxel that lies outside the source grid."""
 MOVING_SPEED = 0.2
-"""m/s from which on something counts as moving (OmniDrive, Wang et al., CVPR 2025, prints velocities above this)."""
+"""m/s above which an object counts as moving (OmniDrive, Wang et al., CVPR 2025, prints velocities above this)."""
 COMFORT = {"accelerate": 2.40, "brake": 4.05, "lateral": 4.89}
 """Highest comfortable accelerations in m/s^2 (nuPlan's comfort metric, Caesar et al. 2021)."""
 
@@ -36,8 +36,8 @@ COMFORT = {"accelerate": 2.40, "brake": 4.05, "lateral": 4.89}
 @dataclass(frozen=True, eq=False)
 class Boxes:
     """N oriented boxes; centre float32 [N, 3] m, size float32 [N, 3] = length, width, height m, yaw float32 [N] rad,
-    velocity float32 [N, 2] m/s along the frame's axes, label uint8 [N] (Occ3D), instance int64 [N] (the same number at
-    all times of a scene), attributes: N nuScenes attribute names, empty where nuScenes has none."""
+    velocity float32 [N, 2] m/s along the frame's axes, label uint8 [N] (Occ3D), instance int64 [N] (constant over a
+    scene), attributes: N nuScenes attribute names, empty where nuScenes has none."""
 
     centre: np.ndarray
     size: np.ndarray
@@ -57,11 +57,11 @@ class Boxes:
 
     @property
     def plans(self) -> np.ndarray:
-        """Ground plans float64 [N, 5] = centre x, centre y, yaw, length, width, as traffic.overlap takes them."""
+        """Footprints float64 [N, 5] = centre x, centre y, yaw, length, width, as for traffic.overlap."""
         return np.concatenate([self.centre[:, :2], self.yaw[:, None], self.size[:, :2]], 1).astype(np.float64)
 
     def distance(self) -> np.ndarray:
-        """Metres float64 [N] from the frame's origin to the nearest point of each ground plan."""
+        """Return the distance float64 [N] m from the frame's origin to the nearest point of each footprint."""
         plans = self.plans
         c, s = np.cos(plans[:, 2]), np.sin(plans[:, 2])
         along, across = -plans[:, 0] * c - plans[:, 1] * s, plans[:, 0] * s - plans[:, 1] * c
@@ -75,7 +75,7 @@ def _label_of(shape: Shape) -> int:
 
 
 def _extent(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest x, y, z of a shape's parts in its own frame; shapes are symmetric about y = 0."""
+    """Return lowest and highest x, y, z of a shape's parts in its own frame, the y range symmetric about 0."""
     centre, half = (np.array([getattr(p, name) for p in shape.parts]) for name in ("centre", "half"))
     yaw = np.array([p.yaw for p in shape.parts])
     c, s = np.abs(np.cos(yaw)), np.abs(np.sin(yaw))
@@ -98,10 +98,10 @@ def _attribute(shape: Shape, speed: float, standing: bool) -> str:
 
 
 def boxes(scene: Scene, time: float, ego2map: np.ndarray | None = None, reach: float = np.inf) -> Boxes:
-    """Boxes of everything that moves or can be moved, with their state at `time` s of the drive.
+    """Return boxes of all moving and ANNOTATED standing objects with their state at `time` s of the drive.
 
-    ego2map: frame of the boxes, the ego's at `time` where None; reach: metres from its origin within which a box's
-    centre lies. Instances are owners of the scene's primitives (Primitives.owner). Sorted by instance.
+    ego2map: frame of the boxes, default the ego's at `time`; reach: largest distance of a box centre from its origin,
+    m. Instances are owners of the scene's primitives (Primitives.owner). Sorted by instance.
     """
     frame = scene.ego.at(time)[0] if ego2map is None else ego2map
     things: list[tuple[int, Shape, np.ndarray, float, bool]] = []
@@ -111,7 +111,7 @@ def boxes(scene: Scene, time: float, ego2map: np.ndarray | None = None, reach: f
     for i, moving in enumerate(scene.moving, len(scene.standing)):
         speed = float(moving.mover.motion(time)[1])
         things.append((i, moving.shape, moving.mover.pose(time), speed, False))
-    # Tight boxes, as annotators draw them; the ground plans that traffic uses may be a little larger or smaller.
+    # Tight boxes, as annotators draw them; the footprints used by the traffic may be slightly larger or smaller.
     extents = np.array([_extent(t[1]) for t in things]).reshape(-1, 2, 3)
     middle, size = extents.mean(1), extents[:, 1] - extents[:, 0]
     poses = np.array([t[2] for t in things]).reshape(-1, 3)
@@ -133,7 +133,7 @@ def boxes(scene: Scene, time: float, ego2map: np.ndarray | None = None, reach: f
 
 
 def future_boxes(scene: Scene, time: float) -> tuple[Boxes, ...]:
-    """Boxes at the next six half-seconds in base_link at `time`; all hold the same instances in the same order."""
+    """Return boxes at WAYPOINT_TIMES in base_link at `time`; all have the same instances in the same order."""
     frame = scene.ego.at(time)[0]
     return tuple(boxes(scene, time + dt, frame) for dt in WAYPOINT_TIMES)
 
@@ -145,10 +145,10 @@ def drivable_area(
     upper: tuple[float, float] = (40.0, 40.0),
     size: float = 0.2,
 ) -> np.ndarray:
-    """Paved road bool [X, Y] around a vehicle: x forward, y left, cell (i, j) at lower + (i + 0.5, j + 0.5) * size.
+    """Return paved road bool [X, Y], x forward, y left, cell (i, j) centred at lower + (i + 0.5, j + 0.5) * size.
 
-    Sidewalks, the raised median and land are not drivable; a lane that a building site closes is. InvalidInput for an
-    empty raster.
+    Sidewalks, the raised median and land are not drivable; a lane closed by a construction site is. Raises
+    InvalidInput("raster") if empty.
     """
     counts = [round((u - lo) / size) if size > 0 else 0 for lo, u in zip(lower, upper, strict=True)]
     if min(counts) < 1:
@@ -159,18 +159,18 @@ def drivable_area(
 
 
 def on_road(scene: Scene, points: np.ndarray) -> np.ndarray:
-    """Whether points [..., 2] of the map lie on paved road, bool [...]."""
+    """Return whether map points [..., 2] lie on paved road, bool [...]."""
     label = scene.streets.label(np.asarray(points, np.float64).reshape(-1, 2))
     return (label == LABEL["driveable_surface"]).reshape(points.shape[:-1])
 
 
 def ego_plan(poses: np.ndarray) -> np.ndarray:
-    """Ground plans [..., 5] of the ego's body with base_link at poses x, y, yaw [..., 3]."""
+    """Return footprints [..., 5] of the ego with base_link at poses x, y, yaw [..., 3]."""
     return rectangle(poses, EGO.length_m, EGO.width_m, EGO.centre_m)
 
 
 def in_frame(frame2map: np.ndarray, poses2map: Sequence[np.ndarray]) -> np.ndarray:
-    """x, y, yaw float64 [T, 3] of transforms [4, 4] to the map, seen from a frame."""
+    """Convert poses [4, 4] in the map to x, y, yaw float64 [T, 3] in a frame."""
     back = geometry.inverse(frame2map)
     local = [back @ p for p in poses2map]
     return np.array([(p[0, 3], p[1, 3], geometry.yaw_of(p)) for p in local])
@@ -178,12 +178,12 @@ def in_frame(frame2map: np.ndarray, poses2map: Sequence[np.ndarray]) -> np.ndarr
 
 @dataclass(frozen=True, eq=False)
 class Expert:
-    """What the ego does next; six half-seconds, in base_link at the asked time.
+    """The ego's driven trajectory over the next six half-seconds, in base_link at the given time.
 
     waypoints float32 [6, 2] m, heading float32 [6] rad, speed float32 [6] m/s, acceleration float32 [6] m/s^2 along
     the path; poses float64 [6, 4, 4], future base_link to present base_link; sweep float64 [30, 3]: x, y, yaw at
-    planning.trajectory.SWEEP_TIMES; comfortable: within COMFORT all along; contact: the first contact of the sweep,
-    None for a drive without collision.
+    planning.trajectory.SWEEP_TIMES; comfortable: within COMFORT throughout; contact: the first contact of the sweep,
+    None without collision.
     """
 
     waypoints: np.ndarray
@@ -198,16 +198,16 @@ class Expert:
 
 @dataclass(frozen=True)
 class Contact:
-    """When and what a swept body touches first: seconds after the asked time, and the instance (a scene's owner)."""
+    """First contact of a swept body: seconds after the given time, and the touched instance (Primitives.owner)."""
 
     seconds: float
     instance: int
 
 
 def first_contact(scene: Scene, time: float, sweep: np.ndarray, margin: float = 0.0) -> Contact | None:
-    """The first thing the ego's body would touch on poses x, y, yaw [30, 3] in base_link at SWEEP_TIMES after `time`.
+    """Return the ego's first contact on poses x, y, yaw [30, 3] in base_link at SWEEP_TIMES after `time`, else None.
 
-    Everything else moves as it does in the scene, unmoved by what the ego does. margin: metres that count as contact.
+    All others move as in the scene, without reaction to the ego. margin: distance that counts as contact, m.
     """
     if sweep.shape != (len(SWEEP_TIMES), 3):
         raise InvalidInput("sweep", f"want [{len(SWEEP_TIMES)}, 3], got {list(sweep.shape)}")
@@ -232,7 +232,7 @@ def first_contact(scene: Scene, time: float, sweep: np.ndarray, margin: float = 
 
 
 def expert(scene: Scene, time: float) -> Expert:
-    """The trajectory the ego drives in the scene; InvalidInput where 3 s from `time` lie outside the drive."""
+    """Return the ego's trajectory in the scene. Raises InvalidInput("time") if its motion does not cover the 3 s."""
     frame = scene.ego.at(time)[0]
     futures = [scene.ego.at(time + dt)[0] for dt in WAYPOINT_TIMES]
     local = in_frame(frame, futures)
@@ -272,10 +272,10 @@ def future_occupancy(
     present: bool = False,
     steps: Sequence[int] = tuple(range(1, STEPS + 1)),
 ) -> np.ndarray:
-    """Labels uint8 [len(steps), X, Y, Z] at `time` + 0.5 s * step, 17 = free, everything labelled, seen or not.
+    """Return labels uint8 [len(steps), X, Y, Z] at `time` + 0.5 s * step, 17 = free, unobserved voxels included.
 
-    Each lies in base_link of the ego at that time, as Occ3D's later frames do; with `present` all lie in base_link at
-    `time`, labelled there afresh and not resampled.
+    Each is in base_link at its own time, like later frames of Occ3D; with `present` all are in base_link at `time`,
+    computed there directly and not resampled.
     """
     times = [time + STEP_SECONDS * k for k in steps]
     frame = scene.ego.at(time)[0]

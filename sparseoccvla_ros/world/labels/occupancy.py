@@ -1,7 +1,7 @@
-"""Occupancy truth of the synthetic world, from the same primitives that the renderer draws.
+"""Ground-truth occupancy of the synthetic world, from the same primitives that the renderer draws.
 
-The layout is Occ3D's (Tian et al., NeurIPS 2023). One thing is deliberately different from the nuScenes files: the
-ground lies where it is, in the voxel that contains z = 0 (index 2), not two voxels lower.
+The layout is Occ3D's (Tian et al., NeurIPS 2023), with one deliberate difference from the nuScenes files: the ground
+is in the voxel that contains z = 0 (index 2), not two voxels lower.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..scene import Scene
 from ..shapes.solids import Primitives
 
 SHELL = 0.45
-"""Metres of a building's walls that are occupied; its inside is free, floors included, as no sensor ever sees it."""
+"""Thickness of a building's occupied walls, m; the inside, floors included, is free because no sensor sees it."""
 _PRIORITY = (
     (LABEL["pedestrian"], LABEL["bicycle"], LABEL["motorcycle"], LABEL["traffic_cone"]),
     (LABEL["car"], LABEL["truck"], LABEL["bus"], LABEL["trailer"], LABEL["construction_vehicle"], LABEL["barrier"]),
@@ -24,7 +24,7 @@ _PRIORITY = (
     (LABEL["vegetation"],),
     (FREE,),
 )
-"""Which label keeps a voxel that several primitives share, first wins; the ground comes after all."""
+"""Labels by priority for a voxel that several primitives share, highest first; the ground ranks below all."""
 
 
 def _rank() -> np.ndarray:
@@ -35,9 +35,9 @@ def _rank() -> np.ndarray:
 
 
 def dense_labels(scene: Scene, time: float, ego2map: np.ndarray, grid: VoxelGrid = OCC3D_GRID) -> np.ndarray:
-    """Semantic occupancy uint8 [X, Y, Z] (17 = free) in base_link of a vehicle at ego2map, at `time` s of the drive.
+    """Return occupancy labels uint8 [X, Y, Z] (17 = free) in base_link at ego2map, at `time` s of the drive.
 
-    A voxel takes the class of the primitive its centre lies in. Everything in the grid is labelled, seen or not.
+    A voxel takes the class of the primitive that contains its centre. Unobserved voxels are labelled as well.
     """
     state = scene.at(time)
     table = Primitives.concatenate([state.fixed, state.moving])
@@ -51,7 +51,7 @@ def dense_labels(scene: Scene, time: float, ego2map: np.ndarray, grid: VoxelGrid
     first = np.floor((centre - reach - lower) / size).astype(np.int64).clip(0, shape)
     last = np.ceil((centre + reach - lower) / size).astype(np.int64).clip(0, shape)
 
-    # Rank above, label below: the maximum per voxel is the winner, whatever the order. The ground's rank is 0.
+    # Rank in the high bits, label in the low: the maximum per voxel wins in any order. The ground's rank is 0.
     keys = np.full(grid.shape, FREE, np.int32)
     level = int(np.floor((0.0 - grid.lower[2]) / size))
     if 0 <= level < grid.shape[2]:
@@ -70,5 +70,5 @@ def dense_labels(scene: Scene, time: float, ego2map: np.ndarray, grid: VoxelGrid
 
 
 def sparse_labels(scene: Scene, time: float, grid: VoxelGrid = OCC3D_GRID) -> SparseVoxels:
-    """The occupied voxels around the ego at a time of its drive, scores 1."""
+    """Return the occupied voxels around the ego at `time` s of its drive, with scores of 1."""
     return SparseVoxels.from_dense(dense_labels(scene, time, scene.ego.at(time)[0], grid), grid)

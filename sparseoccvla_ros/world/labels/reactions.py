@@ -1,8 +1,8 @@
-"""What the others would do if the ego drove otherwise: the traffic, stepped from a moment of a recorded drive.
+"""Counterfactual traffic: reactions of the other actors if the ego departs from its recorded drive.
 
-A recording holds one future, in which nobody can see what depends on the ego. Here the ego brakes or sets off instead,
-along its own path, and everybody else goes on by the rules of world.sim.traffic: who follows brakes behind it, who
-waited for it goes, who would have gone yields.
+A recording contains one future, which does not show what depends on the ego. Here the ego brakes or sets off instead,
+along its own path, and all others continue by the rules of world.sim.traffic: followers brake behind it, actors that
+waited for it go, and actors that would have gone yield.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from ..sim.vehicle import EgoVehicleState
 from .annotations import boxes
 
 BRAKE, GO = -4.0, 2.0
-"""m/s^2 of the ego that stops where it drove, and of the one that sets off where it stood or slowed down."""
+"""Acceleration in m/s^2 of an ego that brakes instead of driving, and that sets off instead of standing or slowing."""
 DRIVES = 2.0
-"""m/s, mean over the next 3 s, from which on the recorded ego drives."""
+"""m/s; the recorded ego counts as driving if its mean speed over the next 3 s is above this."""
 
 
 def otherwise(scene: Scene, time: float) -> float:
-    """The acceleration (m/s^2) of an ego that does not do what the recorded one does from `time` on."""
+    """Return the ego acceleration (BRAKE or GO, m/s^2) that contrasts with the recorded drive from `time` on."""
     here, there = (float(scene.ego.mover.motion(t)[0]) for t in (time, time + HORIZONS[-1]))
     return BRAKE if there - here > DRIVES * HORIZONS[-1] else GO
 
 
 def reactions(scene: Scene, time: float, acceleration: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """(ego's waypoints float32 [6, 2] m, ground plans float32 [4, N, 5] of scene.moving now and at HORIZONS).
+    """Return ego waypoints float32 [6, 2] m and footprints float32 [4, N, 5] of scene.moving, now and at HORIZONS.
 
-    Both in base_link at `time`; acceleration: of the ego from then on, up to the speed it would like to have, None for
-    the recorded drive. The scene stays as it is.
+    Both in base_link at `time`; acceleration: the ego's from then on, up to its desired speed, None for the recorded
+    drive. The scene is not modified.
     """
     ego = scene.ego.mover
     known = {id(m.mover): copy.copy(m.mover) for m in scene.moving}
@@ -63,7 +63,7 @@ def reactions(scene: Scene, time: float, acceleration: float | None) -> tuple[np
         later = max(speed + force * STEP, 0.0)
         along, speed = along + 0.5 * (speed + later) * STEP, later
         driven.append(along)
-    # From the step before `time` on; what happens until then is the same in both futures.
+    # `driven` starts at the step before `time`; the recorded distance between the two is added.
     frame, back = scene.ego.at(time)[0], geometry.inverse(scene.ego.at(time)[0])
     at = float(ego.motion(time)[0]) - driven[0]
     reached = np.interp(WAYPOINT_TIMES, STEP * np.arange(steps + 1), driven)

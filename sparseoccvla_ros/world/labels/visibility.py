@@ -1,8 +1,8 @@
-"""Which voxels the cameras observe, from their depth images: the world's counterpart of Occ3D's `mask_camera`.
+"""Voxel visibility from depth images: the world's counterpart of Occ3D's `mask_camera`.
 
-Occ3D (Tian et al., NeurIPS 2023) walks the rays of all pixels through the voxels up to the first occupied one; what a
-ray passes is observed free, where it ends observed occupied, all else unobserved. Here every voxel asks the depth
-images instead, which costs a few operations per voxel whatever the image size.
+Occ3D (Tian et al., NeurIPS 2023) traces the rays of all pixels through the voxels up to the first occupied one: voxels
+passed are observed free, the last one observed occupied, all others unobserved. Here each voxel is projected into the
+depth images instead, which costs a few operations per voxel regardless of the image size.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ...core.voxels import OCC3D_GRID, VoxelGrid
 from ..kernels.voxels import observe
 
 MARGIN = 0.5
-"""Default margin in voxel edges. A voxel takes the class its centre lies in, so the surface may lie half an edge before
-the face; against a walk of 16 rays per pixel half an edge observes 94 % of what the walk does at 96 % precision
-(occupied voxels), and a half diagonal, 0.87, buys 1 % more for 4 % of precision."""
+"""Default margin in voxel edges. A voxel is labelled at its centre, so the surface may lie half an edge in front of its
+face. Compared with tracing 16 rays per pixel (occupied voxels), half an edge has 94 % recall at 96 % precision; half a
+diagonal, 0.87, adds 1 % of recall and costs 4 % of precision."""
 
 
 def _matrices(values: np.ndarray, shape: tuple[int, ...], field: str) -> np.ndarray:
@@ -36,18 +36,18 @@ def camera_visibility(
     grid: VoxelGrid = OCC3D_GRID,
     margin: float | None = None,
 ) -> np.ndarray:
-    """Which voxels some camera observes, free or occupied: bool [X, Y, Z].
+    """Return the voxels that at least one camera observes, free or occupied: bool [X, Y, Z].
 
-    depths: float [N, H, W], metres along the optical axis, inf for the sky (NaN: pixel without a measurement, sees
-    nothing). intrinsics: [N, 3, 3], pixels of these images (integer coordinates are pixel centres; a crop is a shifted
-    principal point). camera2ego: [N, 4, 4], optical frame (z forward, x right, y down) to base_link at the frame's
-    stamp. margin: metres a voxel may lie behind the depth that hides it, MARGIN voxel edges where None.
+    depths: float [N, H, W], metres along the optical axis, inf for the sky, NaN for a pixel without measurement (it
+    observes nothing). intrinsics: [N, 3, 3], pixels of these images (integer coordinates are pixel centres; a crop
+    shifts the principal point). camera2ego: [N, 4, 4], optical frame (z forward, x right, y down) to base_link at the
+    frame's stamp. margin: metres a voxel may lie behind the measured depth, default MARGIN voxel edges.
 
-    A voxel is observed when its centre, or the centre of one of its three faces that look towards the camera, projects
-    inside an image and is no further than the depth there plus the margin. The centre alone would lose walls that are
-    seen at a grazing angle: the ray to the centre meets the wall metres earlier, while the voxel's face lies free
-    before it. For the ground's sake the depth at a projection is the furthest of the four pixels around it: at 40 m
-    one row of a small image spans 4 m of road, but no pixel is wider than half a voxel.
+    A voxel is observed if its centre, or the centre of one of its three faces towards the camera, projects inside an
+    image and is no further than the depth there plus the margin. The centre alone would miss walls at a grazing angle:
+    the ray to the centre hits the wall metres earlier, although the voxel's face is visible. The depth at a projection
+    is the furthest of the four surrounding pixels because of the ground: at 40 m one row of a small image spans 4 m of
+    road, but no pixel is wider than half a voxel.
 
     Raises InvalidInput naming the field for wrong shapes, matrices that are not finite or a negative margin.
     """

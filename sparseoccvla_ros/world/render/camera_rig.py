@@ -1,4 +1,4 @@
-"""Camera rigs: where the cameras of a vehicle sit and how they see."""
+"""Camera rigs: poses and intrinsics of a vehicle's cameras."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...core.geometry import transform
 
 RIGS_FILE = Path(__file__).with_name("rigs.yaml")
 SWEEP, JITTER = 0.05, 0.001
-"""Seconds that a lidar sweep takes, and by which the moment of an exposure varies to both sides."""
+"""Duration of a lidar sweep, and largest deviation of an exposure time in either direction, s."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Camera:
     sweep_offset: float
 
     def scaled(self, height: int, width: int) -> np.ndarray:
-        """K float64 [3, 3] for images of another size that cover the same field of view."""
+        """Return K float64 [3, 3] for images of another size with the same field of view."""
         if height < 1 or width < 1:
             raise InvalidInput("image size", f"{height} x {width} is no image")
         return np.diag([width / self.width, height / self.height, 1.0]) @ self.intrinsics
@@ -45,7 +45,7 @@ class Camera:
 
 @cache
 def load_rig(name: str = "n015") -> tuple[Camera, ...]:
-    """The six cameras of a car in the order of core.classes.CAMERAS; InvalidInput for an unknown car."""
+    """Load the six cameras of a car in the order of core.classes.CAMERAS. Raises InvalidInput("rig") if unknown."""
     table = yaml.safe_load(RIGS_FILE.read_text(encoding="utf-8"))
     if name not in table["rigs"]:
         raise InvalidInput("rig", f"{name!r} is none of {sorted(table['rigs'])}")
@@ -63,13 +63,13 @@ def load_rig(name: str = "n015") -> tuple[Camera, ...]:
 
 _DIRECTIONS = {"CAM_FRONT": 0.0, "CAM_FRONT_RIGHT": -55.0, "CAM_FRONT_LEFT": 55.0, "CAM_BACK": 180.0,
                "CAM_BACK_LEFT": 110.0, "CAM_BACK_RIGHT": -110.0}  # fmt: skip
-"""Degrees, left positive, in which the cameras of the nuScenes cars look."""
+"""Viewing directions of the nuScenes cars' cameras, degrees, left positive."""
 
 
 def random_rig(rng: np.random.Generator, most: int = len(CAMERAS)) -> tuple[Camera, ...]:
-    """A vehicle of 1 to `most` cameras that look ahead, around or back, at any height and with any lens.
+    """Draw a rig of 1 to `most` cameras with random viewing directions, mounting height and field of view.
 
-    They are named after what they look at, in the order of core.classes.CAMERAS; those beyond that are called CAM_6 on.
+    They are named by viewing direction, in the order of core.classes.CAMERAS; surplus cameras are named from CAM_6 on.
     """
     count = min(int(rng.choice([1, 2, 3, 4, 5, 6, 7, 8], p=[0.06, 0.06, 0.14, 0.20, 0.20, 0.24, 0.05, 0.05])), most)
     apart = 360.0 / count if count > 3 else float(rng.uniform(45.0, 75.0))
@@ -82,7 +82,7 @@ def random_rig(rng: np.random.Generator, most: int = len(CAMERAS)) -> tuple[Came
     for name, heading in zip(names, headings, strict=True):
         turn = Rotation.from_euler("ZYX", [heading, rng.normal(0.0, 3.0), rng.normal(0.0, 1.2)], degrees=True)
         pose = np.eye(4)
-        # Optical axes: z ahead, x to the right, y down.
+        # Optical axes: z forward, x right, y down.
         pose[:3, :3] = turn.as_matrix() @ np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
         place = turn.apply([reach, 0.0, 0.0])
         pose[:3, 3] = (0.9 + place[0], place[1], height + rng.normal(0.0, 0.05))
@@ -94,7 +94,7 @@ def random_rig(rng: np.random.Generator, most: int = len(CAMERAS)) -> tuple[Came
 
 
 def _names(headings: np.ndarray) -> list[str]:
-    """The name of each camera: that of the nuScenes camera which looks its way, no name twice."""
+    """Return a unique name per camera, that of the nuScenes camera closest in direction."""
     ways = np.array([_DIRECTIONS[c] for c in CAMERAS])
     off = np.abs((headings[:, None] - ways + 180.0) % 360.0 - 180.0)
     rows, columns = linear_sum_assignment(off)

@@ -1,4 +1,4 @@
-"""What the cameras of a vehicle make of the light that reaches them: lens, sensor and image processing."""
+"""Camera model of a vehicle: lens, sensor and image processing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Rgb = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Optics:
-    """One vehicle's cameras, from neutral ones to what cheap or badly set ones give.
+    """Optics of one vehicle's cameras, from neutral to cheap or badly adjusted.
 
-    balance: factors on red, green and blue light; exposure: factor on all; saturation: 1 as seen, 0 grey; contrast,
-    lift: of the shown values about mid-grey; vignetting: share of light lost at 45 degrees from the optical axis;
-    blur: standard deviation of the lens's spot in radians; noise: added to the weather's, on white as a share of white;
-    quality: of the JPEG files, 1..100.
+    balance: factors on red, green and blue light; exposure: factor on all; saturation: 1 unchanged, 0 grey; contrast,
+    lift: gain and offset of display values about mid-grey; vignetting: share of light lost at 45 degrees from the
+    optical axis; blur: standard deviation of the lens's point spread, rad; noise: on white as a share of white, added
+    in quadrature to the weather's; quality: of the JPEG files, 1..100.
     """
 
     balance: Rgb = (1.0, 1.0, 1.0)
@@ -35,7 +35,7 @@ class Optics:
 
     @classmethod
     def generate(cls, seed: int) -> Optics:
-        """Those of a seed: about what dashboard and research cameras differ by."""
+        """Draw the optics of a seed, in about the range of dashboard and research cameras."""
         rng = np.random.default_rng([seed, 43])
         warm, green = rng.normal(0.0, 0.07), rng.normal(0.0, 0.03)
         return cls(
@@ -51,10 +51,10 @@ class Optics:
         )
 
     def picture(self, shown: np.ndarray, intrinsics: np.ndarray, noise: float, start: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] of sRGB 0..1 float32 [H, W, 3].
+        """Convert sRGB 0..1 float32 [H, W, 3] to a camera image uint8 [H, W, 3].
 
-        intrinsics [3, 3] of the picture; noise: of the weather; start [2]: where the noise pattern begins at the
-        principal point, so that a picture cut out of a larger one has the larger one's noise.
+        intrinsics [3, 3] of the image; noise: the weather's; start [2]: start of the noise pattern at the principal
+        point, which gives a crop the same noise as the full image.
         """
         k = intrinsics.astype(np.float32)
         spot = self.blur * float(k[0, 0])

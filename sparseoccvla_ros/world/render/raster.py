@@ -1,4 +1,4 @@
-"""Which primitive each ray sees first, for the pinhole rays of a camera and the parallel rays of the sun."""
+"""Ray casting of primitives, for the pinhole rays of a camera and the parallel rays of the sun."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class PinholeRays:
         return (camera.reshape(-1, 3) @ self.camera2map[:3, :3].T).astype(np.float32)
 
     def footprints(self, table: Primitives, c: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rectangles int64 [P, 4] of the rays that can see primitives with yaw cosines c and sines s, and the
-        primitives' least depths float32 [P]."""
+        """Return rectangles int64 [P, 4] of the rays that can hit primitives with yaw cosines c and sines s, and lower
+        bounds of the primitives' ray parameters float32 [P]."""
         rectangles, nearest = np.empty((len(table), 4), np.int64), np.empty(len(table), np.float32)
         rotation, k = self.camera2map[:3, :3].astype(np.float32), self.intrinsics.astype(np.float32)
         pinhole_footprints(
@@ -101,7 +101,7 @@ class ParallelRays:
 
 
 def solids_of(primitives: Primitives, rays: PinholeRays | ParallelRays) -> Solids:
-    """The primitives that rays can meet, as kernels take them."""
+    """Return the primitives for kernels, with the order of those that rays can hit."""
     c, s = np.cos(primitives.yaw), np.sin(primitives.yaw)
     rectangles, nearest = rays.footprints(primitives, c, s)
     order = np.flatnonzero((rectangles[:, 2] > rectangles[:, 0]) & (rectangles[:, 3] > rectangles[:, 1]))
@@ -115,10 +115,10 @@ def solids_of(primitives: Primitives, rays: PinholeRays | ParallelRays) -> Solid
 
 
 def cast(primitives: Primitives, rays: PinholeRays, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The first primitive along every ray of a camera.
+    """Find the first primitive along every ray of a camera.
 
-    before: float32 [height * width], depths beyond which nothing is looked for. Returns (ray parameter float32 [height
-    * width], NO_HIT or `before` where nothing is met; row int64, -1 there).
+    before: float32 [height * width], depth limits, updated in place. Returns (depth float32 [height * width], NO_HIT
+    or `before` without a hit; row int64, -1 there).
     """
     count = rays.width * rays.height
     depth = np.full(count, NO_HIT, np.float32) if before is None else before
@@ -128,7 +128,7 @@ def cast(primitives: Primitives, rays: PinholeRays, before: np.ndarray | None = 
 
 
 def cast_down(primitives: Primitives, rays: ParallelRays, depth: np.ndarray) -> np.ndarray:
-    """Lower `depth` float32 [height, width] (metres from the plane) where a primitive is met before.
+    """Update `depth` float32 [height, width] (metres from the plane) in place where a primitive is closer.
 
     Returns the rectangles int64 [R, 4] = u0, v0, u1, v1 that may have changed.
     """

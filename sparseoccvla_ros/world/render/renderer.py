@@ -1,4 +1,4 @@
-"""Pictures of a scene from any pinhole camera: colour, Occ3D class and depth."""
+"""Rendering of a scene from any pinhole camera: colour, Occ3D class and depth."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .textures import tables
 from .weather import Weather
 
 SHADOW_MARGIN = 75.0
-"""Metres around the driven path within which things cast shadows."""
+"""Distance in m from the driven path within which objects cast shadows."""
 GROUND_REACH = 900.0
 LAMP_HEIGHT, LAMP_REACH, LAMP_CELL = 7.0, 22.0, 0.5
-"""Street lamps: metres above the ground, metres they light, and of the grid their light is kept on."""
+"""Street lamps: height above the ground, lit radius, and cell size of their light map, m."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One camera's view.
+    """Rendered view of one camera.
 
     rgb uint8 [H, W, 3]; label uint8 [H, W], Occ3D class, 17 for the sky; depth float32 [H, W], metres along the optical
     axis, inf for the sky. Label and depth are those of one ray near the pixel's centre, colour the mean of all.
@@ -39,9 +39,9 @@ class Picture:
 
 
 class Renderer:
-    """Renders one scene; shadow maps of everything that stands still are made once, on construction.
+    """Renderer of one scene; shadow maps of fixed objects are computed once, on construction.
 
-    weather, optics: by the scene's seed where None.
+    weather, optics: drawn from the scene's seed if None.
     """
 
     def __init__(self, scene: Scene, weather: Weather | None = None, optics: Optics | None = None) -> None:
@@ -68,7 +68,7 @@ class Renderer:
         time: float,
         samples: int = 2,
     ) -> Picture:
-        """The view at `time` seconds of the drive.
+        """Render the view at `time` s of the drive.
 
         intrinsics [3, 3] in pixels of a height x width image (integer coordinates are pixel centres); camera2map
         [4, 4]: optical frame to map; samples: rays along each side of a pixel. Raises InvalidInput for an empty image.
@@ -90,7 +90,7 @@ class Renderer:
         return Picture(rgb, label.copy(), depth.copy())
 
     def _noise_start(self, camera2map: np.ndarray, time: float) -> np.ndarray:
-        """Where the noise pattern begins: always the same for one camera pose and time."""
+        """Return the start of the noise pattern, a function of seed, camera pose and time."""
         place = np.round(camera2map[:3] * 1e3).astype(np.int64)
         key = zlib.crc32(place.tobytes() + round(time * 1e6).to_bytes(8, "little", signed=True))
         return np.random.default_rng([self.scene.seed, key]).integers(0, 1 << 20, 2)
@@ -112,7 +112,7 @@ class Renderer:
 
 
 def _street_light(scene: Scene, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Light float32 [V, U] of the scene's street lamps on the ground, 1 below a lamp, on cells of LAMP_CELL metres."""
+    """Return the street lamps' light on the ground float32 [V, U], 1 below a lamp, in cells of LAMP_CELL metres."""
     columns, rows = (int(n) for n in np.ceil((upper - lower) / LAMP_CELL))
     out = np.zeros((rows, columns), np.float32)
     reach = round(LAMP_REACH / LAMP_CELL)
@@ -139,7 +139,7 @@ def _triple(values: np.ndarray) -> tuple[np.float32, ...]:
 
 
 def _floor(rays: PinholeRays) -> np.ndarray:
-    """Depth float32 [N] at which each ray meets the ground, NO_HIT where it does not or too far away."""
+    """Return the depth float32 [N] at which each ray hits the ground, NO_HIT if not within GROUND_REACH."""
     down = rays.directions[:, 2]
     depth = np.full(len(down), NO_HIT, np.float32)
     below = down < -rays.position[2] / GROUND_REACH

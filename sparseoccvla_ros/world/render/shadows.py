@@ -1,4 +1,4 @@
-"""Sun shadows and the dimness under things, as height maps looked up by the shading."""
+"""Sun shadows and ambient occlusion under objects, as depth maps used by the shading kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .weather import Weather
 SUN_CELL = 0.14
 SHADE_CELL = 0.25
 _REACH = 60.0
-"""Metres around the camera within which moving things cast shadows."""
+"""Distance in m from the camera within which moving objects cast shadows."""
 
 
 def _grid(axes: np.ndarray, corners: np.ndarray, cell: float, height_above: float) -> ParallelRays:
@@ -26,7 +26,7 @@ def _grid(axes: np.ndarray, corners: np.ndarray, cell: float, height_above: floa
 
 
 class _Map:
-    """Metres from a plane of parallel rays to the first thing; fixed things are cast once, moving ones per state."""
+    """Depth map of parallel rays; fixed objects are cast once, moving ones for each state."""
 
     def __init__(self, rays: ParallelRays, fixed: Primitives) -> None:
         self.rays = rays
@@ -36,24 +36,24 @@ class _Map:
         self._changed = np.zeros((0, 4), np.int64)
 
     def update(self, moving: Primitives) -> None:
-        """Put moving things where they are now; only what the last ones covered is restored before."""
+        """Cast the moving objects anew, after restoring only the cells that the previous ones covered."""
         for u0, v0, u1, v1 in self._changed:
             self._now[v0:v1, u0:u1] = self._fixed[v0:v1, u0:u1]
         self._changed = cast_down(moving, self.rays, self._now)
 
     @property
     def table(self) -> HeightMap:
-        """As kernels take it."""
+        """The map for kernels."""
         rays = self.rays
         lower = np.array(rays.lower, np.float32)
         return HeightMap(self._now, rays.axes, lower, np.float32(rays.resolution), np.float32(rays.height_above))
 
 
 class Shadows:
-    """Shadow maps of one scene; `update` before shading a view, then `sun` and `shade` are up to date."""
+    """Shadow maps of one scene; call `update` before shading a view, then read `sun` and `shade`."""
 
     def __init__(self, weather: Weather, fixed: Primitives, lower: np.ndarray, upper: np.ndarray) -> None:
-        """lower, upper: [2], the part of the map that gets shadows; beyond it everything is lit."""
+        """lower, upper: [2], corners of the map area with shadows; outside it everything is lit."""
         z = np.array(weather.sun, np.float32)
         u = np.cross(np.array([0.0, 0.0, 1.0], np.float32), z)
         u /= np.linalg.norm(u)
@@ -63,23 +63,23 @@ class Shadows:
             _grid(np.stack([u, np.cross(z.astype(np.float64), u).astype(np.float32), z]), ground, SUN_CELL, 400.0),
             fixed,
         )
-        # Looking up from just below the ground: how high the first thing above it is.
+        # Rays run upwards from just below the ground: depth is the height of the first object above it.
         down = np.diag(np.array([1.0, 1.0, -1.0], np.float32))
         solid = fixed[fixed.material != int(Material.FOLIAGE)]
         self._below = _Map(_grid(down, ground, SHADE_CELL, 0.05), solid)
 
     def update(self, moving: Primitives, centre: np.ndarray) -> None:
-        """Put moving things (and the ego's body) where they are now; centre [3]: the camera."""
+        """Update the maps for moving objects (and the ego's body); centre [3]: camera position."""
         near = moving[np.abs(moving.centre - centre)[:, :2].max(1) < _REACH]
         self._sun.update(near)
         self._below.update(near)
 
     @property
     def sun(self) -> HeightMap:
-        """How far sunlight gets."""
+        """Depth map along the sun's rays."""
         return self._sun.table
 
     @property
     def shade(self) -> HeightMap:
-        """How high the first thing above the ground is."""
+        """Height of the first object above the ground."""
         return self._below.table

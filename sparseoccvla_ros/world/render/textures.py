@@ -1,4 +1,4 @@
-"""Noise tables: every irregular surface looks its colour up here, the same on every machine."""
+"""Noise tables for the colours of irregular surfaces, identical on every machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..kernels.shading import Textures
 
 
 def _levelled(field: np.ndarray) -> np.ndarray:
-    """The field's values replaced by their rank, so that they are spread evenly over 0..1."""
+    """Replace the field's values by their ranks, spread evenly over 0..1."""
     rank = np.empty(field.size, np.float32)
     rank[np.argsort(field, axis=None, kind="stable")] = np.linspace(0.0, 1.0, field.size, dtype=np.float32)
     return rank
@@ -20,7 +20,7 @@ def _levelled(field: np.ndarray) -> np.ndarray:
 
 @cache
 def tables() -> Textures:
-    """The blocky and the smooth noise table."""
+    """Create the blocky and the smooth noise table."""
     rng = np.random.default_rng(20250101)
     solid = rng.standard_normal((SIZE,) * 3)
     solid = 0.5 * solid + 6.0 * gaussian_filter(solid, 1.6, mode="wrap")
@@ -32,5 +32,5 @@ def tables() -> Textures:
 
 @cache
 def sensor_noise() -> np.ndarray:
-    """Standard normal numbers float32 [997, 997, 3], a pattern to be repeated."""
+    """Create standard normal numbers float32 [997, 997, 3], a pattern to be tiled."""
     return np.random.default_rng(20250102).standard_normal((997, 997, 3), np.float32)

@@ -1,4 +1,4 @@
-"""Light and air: where the sun stands, what the sky looks like, how far one sees."""
+"""Weather and light: sun, sky, haze, wetness and street lamps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..kernels.shading import Air
 
 Rgb = tuple[float, float, float]
 FOG = 1 / 120
-"""1/m of haze from which on it is fog."""
+"""Haze in 1/m above which weather is foggy."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Weather:
     """All colours are linear RGB.
 
     sun: unit vector towards it (at night the moon), map frame; sunlight: its colour and strength on a surface that
-    faces it; zenith, horizon: sky colours; ambient: light from above; bounce: light from below; haze: 1/m, how fast
-    things fade into the horizon's colour; cover: share of clouds 0..1; exposure: factor before tone mapping; noise: of
-    the camera, standard deviation on white as a share of white; word: what it is called; wet: how much water stands on
-    the ground 0..1; lamp: light of street lamps, black where they are off; glare: share of sunlight that a lens
-    scatters over the picture.
+    faces it; zenith, horizon: sky colours; ambient: light from above; bounce: light from below; haze: 1/m, rate at
+    which objects fade into the horizon's colour; cover: share of clouds 0..1; exposure: factor before tone mapping;
+    noise: of the camera, standard deviation on white as a share of white; word: name of the weather; wet: amount of
+    water on the ground 0..1; lamp: light of street lamps, black when off; glare: share of sunlight that a lens
+    scatters over the image.
     """
 
     sun: Rgb
@@ -42,7 +42,7 @@ class Weather:
 
     @classmethod
     def generate(cls, seed: int, word: str = "") -> Weather:
-        """At some time of day, all in wide ranges; word: one of WORDS, by the seed where empty."""
+        """Draw weather and time of day, all in wide ranges; word: one of WORDS, drawn if empty."""
         return _draw(np.random.default_rng([seed, 11]), word)
 
     @property
@@ -52,11 +52,11 @@ class Weather:
 
     @property
     def foggy(self) -> bool:
-        """So dense that nothing far away is seen, not even the clouds."""
+        """Whether the haze hides everything far away, including the clouds."""
         return self.haze > FOG
 
     def table(self, exposure: Rgb = (1.0, 1.0, 1.0)) -> Air:
-        """As kernels take it; exposure: factors that a camera adds to this one's."""
+        """Return the weather for kernels; exposure: camera factors per channel, multiplied with the weather's."""
         names = ("sun", "sunlight", "zenith", "horizon", "ambient", "bounce")
         colours = [getattr(self, n) for n in names]
         colours += [tuple(self.exposure * e for e in exposure), self.lamp]
@@ -65,20 +65,20 @@ class Weather:
 
 
 WORDS = {"clear": 0.25, "hazy": 0.10, "overcast": 0.20, "dusk": 0.15, "foggy": 0.13, "night": 0.17}
-"""What the weather is called, and how often it is."""
+"""Names of the weather and their probabilities."""
 _WET = {"clear": 0.05, "hazy": 0.10, "overcast": 0.35, "dusk": 0.20, "foggy": 0.25, "night": 0.30}
-"""How often the road is wet then."""
+"""Probability of a wet road by weather."""
 _SIGHT = {"clear": (260, 620), "hazy": (125, 210), "overcast": (150, 320), "dusk": (140, 380), "foggy": (45, 90),
           "night": (140, 420)}  # fmt: skip
-"""Metres after which haze has taken most of a thing."""
+"""Range of the distance at which haze hides most of an object, m."""
 _EXPOSURE = {"clear": 0.62, "hazy": 0.64, "overcast": 0.68, "dusk": 0.95, "foggy": 0.62, "night": 5.5}
 _LAMPS = ((1.0, 0.60, 0.26), (1.0, 0.82, 0.58), (0.85, 0.93, 1.0))
-"""Colours of street lamps: sodium vapour, warm and cold diodes."""
+"""Colours of street lamps: sodium vapour, warm and cold LEDs."""
 
 
 def _colours(kind: str, elevation: float) -> tuple[Rgb, ...]:
-    """Sunlight, zenith, horizon, ambient and bounce of a kind of weather; elevation: of the sun in degrees."""
-    low = (elevation - 4) / 9  # of dusk: 0 when the sun is about to set
+    """Return sunlight, zenith, horizon, ambient and bounce of a kind of weather; elevation: of the sun, degrees."""
+    low = (elevation - 4) / 9  # for dusk: 0 just before sunset
     table: dict[str, tuple[Rgb, ...]] = {
         "clear": ((2.75, 2.52, 2.15), (0.10, 0.24, 0.62), (0.60, 0.72, 0.88), (0.50, 0.62, 0.84), (0.17, 0.16, 0.14)),
         "hazy": ((2.1, 1.9, 1.55), (0.24, 0.36, 0.58), (0.78, 0.79, 0.80), (0.66, 0.70, 0.78), (0.18, 0.17, 0.15)),

@@ -1,1 +1,1 @@
-"""Streets and what stands along them."""
+"""Streets and the static objects along them."""

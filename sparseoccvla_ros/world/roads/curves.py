@@ -1,4 +1,4 @@
-"""Planar curves: streets are pieces of constant curvature, driven paths are densely sampled."""
+"""Planar curves: street centrelines of constant-curvature pieces, and densely sampled driven paths."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Piece:
     curvature: float
 
     def pose(self, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """x, y, yaw at arc lengths s, which may lie outside s0..s1."""
+        """Return x, y, yaw at arc lengths s, which may lie outside s0..s1."""
         d = np.asarray(s, np.float64) - self.s0
         yaw = self.yaw + self.curvature * d
-        # sinc form: exact for arcs, and for the straight line without a division by zero.
+        # The sinc form is exact for arcs and avoids a division by zero for straight lines.
         half = 0.5 * self.curvature * d
         chord = d * np.sinc(half / np.pi)
         return self.x + chord * np.cos(self.yaw + half), self.y + chord * np.sin(self.yaw + half), yaw
 
 
 def chain(curvatures: list[tuple[float, float]], x: float, y: float, yaw: float, s0: float = 0.0) -> list[Piece]:
-    """Tangent-continuous pieces from (length, curvature) pairs, starting at a pose."""
+    """Create tangent-continuous pieces from (length, curvature) pairs, starting at a pose."""
     pieces = []
     for length, curvature in curvatures:
         piece = Piece(s0, s0 + length, x, y, yaw, curvature)
@@ -44,8 +44,8 @@ def chain(curvatures: list[tuple[float, float]], x: float, y: float, yaw: float,
 class Curve:
     """A driven path sampled about every 0.1 to 0.25 m.
 
-    points: float64 [N, 2] m; yaw: float64 [N] rad, unwrapped; s: float64 [N] m from 0. Past its ends the path goes
-    straight on.
+    points: float64 [N, 2] m; yaw: float64 [N] rad, unwrapped; s: float64 [N] m from 0. Beyond its ends the path
+    continues straight.
     """
 
     def __init__(self, points: np.ndarray, yaw: np.ndarray) -> None:
@@ -58,11 +58,11 @@ class Curve:
 
     @property
     def length(self) -> float:
-        """Metres."""
+        """Arc length of the whole path, m."""
         return float(self.s[-1])
 
     def at(self, s: np.ndarray | float) -> np.ndarray:
-        """x, y, yaw float64 [..., 3] at arc lengths s."""
+        """Return x, y, yaw float64 [..., 3] at arc lengths s."""
         s = np.asarray(s, np.float64)
         inside = np.clip(s, 0.0, self.length)
         yaw = np.interp(inside, self.s, self.yaw)
@@ -72,27 +72,27 @@ class Curve:
         return np.stack([x, y, yaw], -1)
 
     def curvature_at(self, s: np.ndarray | float) -> np.ndarray:
-        """1/m, left positive; 0 past the ends."""
+        """Return the curvature in 1/m at arc lengths s, left positive; 0 beyond the ends."""
         return np.interp(s, self.s, self.curvature, left=0.0, right=0.0)
 
     def nearest(self, x: float, y: float) -> tuple[float, float]:
-        """Arc length of the sample nearest to a point, and the distance to it in metres."""
+        """Return the arc length of the sample nearest to a point, and the distance to it in metres."""
         d = np.hypot(self.points[:, 0] - x, self.points[:, 1] - y)
         i = int(d.argmin())
         return float(self.s[i]), float(d[i])
 
 
 def join(curves: list[Curve]) -> Curve:
-    """One path of several that touch end to start."""
+    """Join several paths that touch end to start."""
     points = [curves[0].points] + [c.points[1:] for c in curves[1:]]
     yaw = [curves[0].yaw] + [c.yaw[1:] for c in curves[1:]]
     return Curve(np.concatenate(points), np.concatenate(yaw))
 
 
 def turn(start: np.ndarray, end: np.ndarray, step: float = 0.1) -> Curve:
-    """A quintic Bezier from pose to pose (x, y, yaw) whose curvature is 0 at both ends, as a driver's steering is.
+    """Create a quintic Bezier from pose to pose (x, y, yaw) with zero curvature, as for zero steering, at both ends.
 
-    Quintic with three collinear control points at each end, spaced so that a right-angle turn is close to an arc.
+    It has three collinear control points at each end, spaced to make a right-angle turn close to an arc.
     """
     p, q = start[:2], end[:2]
     reach = 0.45 * float(np.linalg.norm(q - p))

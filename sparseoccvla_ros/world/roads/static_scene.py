@@ -1,4 +1,4 @@
-"""Where the things that stand still are: buildings, trees, poles, parked vehicles, a building site."""
+"""Placement of static objects: buildings, trees, poles, parked vehicles, a construction site."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..shapes.objects import Shape
 from .streets import SIDEWALK, Street, Streets
 
 REACH = 150.0
-"""Metres of a street to which numbers of signs, bins and bushes refer, on either side of its middle."""
+"""Half the street length in m to which the counts of signs, bins and bushes in `Layout._along` refer."""
 
 
 @dataclass(frozen=True)
 class Furnishing:
-    """How the land beside the streets is filled.
+    """Parameters of the static objects beside the streets.
 
-    site: arc length on the main street where a building site begins and the side of its centreline (1 left, -1 right),
-    None for none; parked: share of the parking bays that are taken; trees: share of places for trees that have one;
-    spacing: metres between street lamps; floors: fewest and most floors of the houses at the street; park: share of
-    lots that hold trees and bushes instead of a house; hedges: share of the land's edge that a hedge lines.
+    site: arc length on the main street where a construction site begins and the side of its centreline (1 left, -1
+    right), None for none; parked: share of occupied parking bays; trees: share of tree positions with a tree; spacing:
+    metres between street lamps; floors: fewest and most floors of the houses at the street; park: share of lots with
+    trees and bushes instead of a house; hedges: share of the land's edge with a hedge.
     """
 
     site: tuple[float, float] | None
@@ -36,19 +36,19 @@ class Furnishing:
 
 @dataclass(frozen=True)
 class Placed:
-    """A shape that stands at x, y, yaw in the map."""
+    """A static shape at pose x, y, yaw in the map."""
 
     shape: Shape
     pose: tuple[float, float, float]
 
     @property
     def rectangle(self) -> np.ndarray:
-        """Ground plan [5], as traffic.rectangle."""
+        """Footprint [5], as traffic.rectangle."""
         return rectangle(np.array(self.pose), self.shape.length, self.shape.width, self.shape.centre)
 
 
 class Layout:
-    """Fills the land beside the streets; every thing it places keeps clear of what is there already."""
+    """Builder of the static scene beside the streets; each object keeps clear of those already placed."""
 
     def __init__(self, streets: Streets, rng: np.random.Generator, furnishing: Furnishing) -> None:
         self.streets = streets
@@ -58,11 +58,11 @@ class Layout:
         self._taken = np.zeros((0, 5))
 
     def edge(self, points: np.ndarray) -> np.ndarray:
-        """Metres [N] from the road's edge of points [N, 2]."""
+        """Return signed metres [N] from the road's edge to points [N, 2], negative on the road."""
         return self.streets.edge(points)
 
     def put(self, shape: Shape, pose: np.ndarray, margin: float = 0.2, clear: float | None = None) -> bool:
-        """Place a shape unless it would touch another, or come within `clear` metres of the road's edge."""
+        """Place a shape unless it touches another or is within `clear` metres of the road's edge; True if placed."""
         plan = rectangle(pose, shape.length, shape.width, shape.centre)
         if len(self._taken) and overlap(self._taken, plan, margin).any():
             return False
@@ -73,7 +73,7 @@ class Layout:
         return True
 
     def build(self) -> list[Placed]:
-        """Everything, in an order that lets important things claim their place first."""
+        """Place everything, important objects first, and return it."""
         self._signals()
         self._site()
         for street in (self.streets.cross, self.streets.main):
@@ -93,7 +93,7 @@ class Layout:
         main, cross = self.streets.main.half_width, self.streets.cross.half_width
         arms = self.streets.arms
         far_x = cross + 4.6
-        # Drivers from a lone arm look at a signal beyond the main street's far kerb.
+        # The signal of a single arm stands beyond the main street's far kerb.
         far_y = {side: main + (4.6 if side in arms else 0.7) for side in (1.0, -1.0)}
         places = [(far_x, -main - 0.7, 0.0), (-far_x, main + 0.7, np.pi)]
         if -1.0 in arms:
@@ -104,7 +104,7 @@ class Layout:
             self.put(objects.signal(self.rng), np.array([x, y, yaw]))
 
     def _site(self) -> None:
-        """A closed outer lane (or parking lane of a street with one lane): cones, barriers, a wheel loader."""
+        """Close the outer lane (or parking lane of a one-lane street) with cones, barriers and a wheel loader."""
         if self.furnishing.site is None:
             return
         street, (start, side) = self.streets.main, self.furnishing.site
@@ -152,7 +152,7 @@ class Layout:
                 along += width + (float(rng.uniform(0.4, 1.0)) if rng.random() < 0.7 else float(rng.uniform(3, 8)))
 
     def _park(self, pose: np.ndarray, width: float, depth: float) -> None:
-        """Trees and bushes on a lot of width x depth metres."""
+        """Place trees and bushes on a lot of width x depth metres."""
         rng, (c, s) = self.rng, (np.cos(pose[2]), np.sin(pose[2]))
         for _ in range(int(width * depth / 22.0)):
             x, y = rng.uniform(-0.5, 0.5, 2) * (width, depth)
@@ -160,7 +160,7 @@ class Layout:
             self.put(objects.tree(rng) if rng.random() < 0.6 else objects.bush(rng), spot, 0.4, clear=SIDEWALK + 0.5)
 
     def _hedge(self, street: Street, side: int) -> None:
-        """Bushes in a row where the land begins, with gaps."""
+        """Place rows of bushes, with gaps, along the edge of the land."""
         rng, along = self.rng, street.built[0]
         while along < street.built[1]:
             end = along + float(rng.uniform(6, 25))
@@ -171,7 +171,7 @@ class Layout:
             along = end + float(rng.uniform(2, 10))
 
     def _along(self, street: Street, side: int) -> None:
-        """Trees, lamps, signs, bins and cycles along one side."""
+        """Place lamps, trees, signs, bins, bicycles and bushes along one side."""
         rng, furnishing = self.rng, self.furnishing
         low, high = street.built
         share = (high - low) / (2 * REACH)
@@ -208,7 +208,7 @@ class Layout:
 
 
 def _outline(plan: np.ndarray, steps: int = 5) -> np.ndarray:
-    """Points [4 * steps, 2] on the border of a rectangle [5]."""
+    """Return points [4 * steps, 2] on the border of a rectangle [5]."""
     t = np.linspace(-0.5, 0.5, steps)
     edge = np.full(steps, 0.5)
     x = np.concatenate([t, t, edge, -edge]) * plan[3]

@@ -1,1 +1,1 @@
-"""Solids and the objects made of them."""
+"""Primitive solids and the objects composed of them."""

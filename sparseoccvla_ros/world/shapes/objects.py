@@ -1,4 +1,4 @@
-"""Parts lists of everything that stands or moves in the world; sizes are those of real things, in metres."""
+"""Objects as lists of parts: people, two-wheelers, street furniture, plants, buildings; real sizes in metres."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEEL: Colour = (0.36, 0.38, 0.40)
 
 @dataclass(frozen=True)
 class Shape:
-    """An object: its parts and its ground plan, a rectangle of `length` x `width` about (centre, 0) in its frame."""
+    """An object: its parts and its footprint, a rectangle of `length` x `width` about (centre, 0) in its frame."""
 
     name: str
     parts: list[Part]
@@ -42,7 +42,7 @@ class Shape:
 
 
 def pick(rng: np.random.Generator, colours: tuple[Colour, ...], spread: float = 0.02) -> Colour:
-    """One of the colours, slightly varied."""
+    """Return one of the colours at random, slightly varied."""
     base = np.asarray(colours[int(rng.integers(len(colours)))])
     r, g, b = np.clip(base + rng.uniform(-spread, spread, 3), 0.0, 1.0)
     return float(r), float(g), float(b)
@@ -51,7 +51,7 @@ def pick(rng: np.random.Generator, colours: tuple[Colour, ...], spread: float = 
 def wheels(
     label: int, positions: tuple[float, ...], track: float, radius: float, half_width: float, rims: bool = True
 ) -> list[Part]:
-    """Pairs of wheels at distances `positions` ahead of the object's origin."""
+    """Return pairs of wheels at distances `positions` ahead of the object's origin."""
     parts = []
     for x in positions:
         for side in (-1, 1):
@@ -67,7 +67,7 @@ def wheels(
 
 
 def bicycle(rng: np.random.Generator, rider: bool = False) -> Shape:
-    """Bicycle, with its rider where asked (nuScenes counts both as bicycle)."""
+    """Bicycle, optionally with a rider (nuScenes labels both as bicycle)."""
     label, paint = LABEL["bicycle"], pick(rng, CAR_COLOURS)
     parts = [
         *wheels(label, (-0.52, 0.52), 0.03, 0.34, 0.03, rims=False)[::2],
@@ -108,7 +108,7 @@ def motorcycle(rng: np.random.Generator) -> Shape:
 
 
 def pedestrian(rng: np.random.Generator) -> Shape:
-    """A person of 1.55 to 1.9 m, mid-stride."""
+    """Pedestrian of 1.6 to 1.93 m, mid-stride."""
     label = LABEL["pedestrian"]
     scale = float(rng.uniform(0.90, 1.08))
     shirt, trousers, skin = pick(rng, CLOTHES), pick(rng, CLOTHES), pick(rng, SKIN)
@@ -172,7 +172,7 @@ def barrier(rng: np.random.Generator) -> Shape:
 
 
 def tree(rng: np.random.Generator) -> Shape:
-    """Street tree, 4 to 11 m."""
+    """Street tree, 3.4 to 11.2 m."""
     label = LABEL["vegetation"]
     trunk, crown = float(rng.uniform(1.8, 3.8)), float(rng.choice([rng.uniform(1.0, 2.0), rng.uniform(1.8, 3.2)]))
     green = leaves(rng)
@@ -198,7 +198,7 @@ def tree(rng: np.random.Generator) -> Shape:
 
 
 def leaves(rng: np.random.Generator) -> np.ndarray:
-    """A colour of leaves: from grey olive to fresh green, some of autumn."""
+    """Return a random leaf colour, from grey olive to fresh green; 8 % are autumnal."""
     if rng.random() < 0.08:
         return np.array([rng.uniform(0.38, 0.52), rng.uniform(0.28, 0.40), rng.uniform(0.10, 0.20)])
     red, green, blue = rng.uniform(0.16, 0.36), rng.uniform(0.26, 0.45), rng.uniform(0.11, 0.22)
@@ -207,7 +207,7 @@ def leaves(rng: np.random.Generator) -> np.ndarray:
 
 
 def bush(rng: np.random.Generator) -> Shape:
-    """Hedge piece."""
+    """Bush, also used as a piece of a hedge."""
     red, green, blue = (float(v) for v in leaves(rng))
     size = float(rng.uniform(0.45, 0.9))
     parts = [
@@ -219,7 +219,7 @@ def bush(rng: np.random.Generator) -> Shape:
 
 
 def lamp_post(rng: np.random.Generator) -> Shape:
-    """Street lamp; its arm reaches along +x."""
+    """Street lamp; its arm extends along +x."""
     parts = [
         Part(Kind.CONE, (0, 0, 3.6), (0.10, 0.10, 3.6), STEEL, Material.METAL, (0.45, 0, 0)),
         Part(Kind.CONE, (0, 0, 0.3), (0.16, 0.16, 0.3), STEEL, Material.METAL),
@@ -230,7 +230,7 @@ def lamp_post(rng: np.random.Generator) -> Shape:
 
 
 def sign(rng: np.random.Generator) -> Shape:
-    """Sign on a pole; its face looks along -x."""
+    """Traffic sign on a pole, facing -x."""
     colour = pick(rng, ((0.10, 0.28, 0.60), (0.72, 0.08, 0.08), (0.9, 0.9, 0.9)))
     parts = [
         Part(Kind.CONE, (0, 0, 1.25), (0.04, 0.04, 1.25), STEEL, Material.METAL),
@@ -241,9 +241,9 @@ def sign(rng: np.random.Generator) -> Shape:
 
 
 def signal(rng: np.random.Generator) -> Shape:
-    """Traffic light with a near head and one over the road; drivers see its -x side, its arm reaches along +y.
+    """Traffic light with one head on the pole and one over the road; it faces -x, its arm extends along +y.
 
-    Parts named by SIGNAL_LAMPS are red, amber and green of both heads; the scene lights them.
+    SIGNAL_LAMPS lists the red, amber and green lamps of both heads; Scene.at switches them.
     """
     parts = [
         Part(Kind.CONE, (0, 0, 2.9), (0.10, 0.10, 2.9), DARK, Material.METAL, (0.3, 0, 0)),
@@ -273,7 +273,7 @@ def bin_(rng: np.random.Generator) -> Shape:
 
 
 def building(rng: np.random.Generator, width: float, depth: float, height: float) -> Shape:
-    """House block with its front along x; width along x, depth along y."""
+    """Building with its front along x; width along x, depth along y."""
     wall = pick(
         rng,
         ((0.66, 0.46, 0.36), (0.74, 0.68, 0.58), (0.58, 0.56, 0.54), (0.80, 0.76, 0.68), (0.52, 0.38, 0.32),

@@ -1,7 +1,7 @@
-"""The solids every object is made of, and the table that holds a whole world of them.
+"""Primitive solids that objects are composed of, and the table that holds all primitives of a world.
 
-Five analytic kinds are enough for a street: plain boxes, wedges (boxes whose sides lean inwards towards the top),
-upright cones (cylinders with a taper), ellipsoids and wheels (cylinders that lie across). All turn about z only.
+There are five analytic kinds: boxes, wedges (boxes whose sides lean inwards towards the top), upright cones (tapered
+cylinders), ellipsoids and wheels (cylinders lying across). All rotate about z only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Kind(IntEnum):
 
     BOX = 0
     WEDGE = 1
-    """taper: metres the front, the back and both sides lean inwards per metre of height."""
+    """taper: inward lean of the front, the back and both sides, metres per metre of height."""
     CONE = 2
     """half x: radius at the foot; taper[0]: share of the radius lost at the top."""
     ELLIPSOID = 3
@@ -28,7 +28,7 @@ class Kind(IntEnum):
 
 
 class Material(IntEnum):
-    """How a surface is shaded."""
+    """Shading model of a surface."""
 
     PLAIN = 0
     PAINT = 1
@@ -64,8 +64,8 @@ class Primitives:
     """A table of P primitives.
 
     kind int64 [P]; centre, half, taper, colour float32 [P, 3] (metres; colour linear RGB); yaw float32 [P] rad;
-    material int64 [P]; label uint8 [P], Occ3D; owner int64 [P], the object it belongs to; pattern float32 [P], a
-    random number 0..1 per object for textures.
+    material int64 [P]; label uint8 [P], Occ3D; owner int64 [P], index of the object; pattern float32 [P], a random
+    number 0..1 per object that varies its texture.
     """
 
     kind: np.ndarray
@@ -87,12 +87,12 @@ class Primitives:
 
     @classmethod
     def concatenate(cls, tables: list[Primitives]) -> Primitives:
-        """One table of several."""
+        """Concatenate several tables."""
         return cls(*(np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(cls)))
 
     @classmethod
     def of(cls, parts: list[Part], owner: int, pattern: float) -> Primitives:
-        """The parts of one object, in its own frame."""
+        """Create the table of one object's parts, in the object's frame."""
         floats = {
             name: np.array([getattr(p, name) for p in parts], np.float32).reshape(len(parts), -1)
             for name in ("centre", "half", "taper", "yaw", "colour")
@@ -111,7 +111,7 @@ class Primitives:
         )
 
     def posed(self, poses: np.ndarray) -> Primitives:
-        """Primitives moved from their objects' frames to the map; poses float [P, 3]: x, y, yaw of each one's owner."""
+        """Transform primitives from object frames to the map; poses float [P, 3]: x, y, yaw of each one's owner."""
         c, s = np.cos(poses[:, 2]), np.sin(poses[:, 2])
         x = poses[:, 0] + c * self.centre[:, 0] - s * self.centre[:, 1]
         y = poses[:, 1] + s * self.centre[:, 0] + c * self.centre[:, 1]
@@ -119,7 +119,7 @@ class Primitives:
         return replace(self, centre=centre, yaw=(self.yaw + poses[:, 2]).astype(np.float32))
 
     def corners(self) -> np.ndarray:
-        """float32 [P, 8, 3]: corners of each primitive's oriented bounding box in the map frame."""
+        """Return float32 [P, 8, 3], corners of each primitive's oriented bounding box in the map frame."""
         signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
         local = self.half[:, None] * signs
         c, s = np.cos(self.yaw)[:, None], np.sin(self.yaw)[:, None]
@@ -130,5 +130,5 @@ class Primitives:
 
 
 def linear(colour: np.ndarray) -> np.ndarray:
-    """sRGB 0..1 to linear light (power-law approximation; the renderer's encoder is its inverse)."""
+    """Convert sRGB 0..1 to linear light (power-law approximation, inverse of the renderer's encoding)."""
     return np.maximum(colour, 0.0) ** np.float32(2.2)

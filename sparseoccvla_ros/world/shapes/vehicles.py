@@ -1,4 +1,4 @@
-"""Parts lists of cars, trucks, buses, trailers and building machines; sizes are those of real ones, in metres."""
+"""Cars, trucks, buses, trailers and construction vehicles as lists of parts; real sizes in metres."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .solids import Kind, Material, Part
 
 
 def car(rng: np.random.Generator) -> Shape:
-    """Saloon, hatchback, sport utility vehicle or van."""
+    """Saloon, hatchback, SUV or van."""
     label = LABEL["car"]
     # length, width, height, belt line, cabin centre, cabin half length (shares of the length), screen and rear lean
     body = [

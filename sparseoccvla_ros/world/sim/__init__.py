@@ -1,5 +1,5 @@
-"""The world as a simulator: 10 Hz steps in which everybody reacts to where the ego really is.
+"""Closed-loop simulator of the world: 10 Hz steps in which all actors react to the ego's actual pose.
 
-vehicle.py the ego's kinematic bicycle, traffic.py everyone else, simulator.py one drive. Equal actions give equal
-worlds, bit for bit.
+vehicle.py: the ego's kinematic bicycle model; traffic.py: all other actors; simulator.py: one drive. Equal actions
+give bit-identical worlds.
 """

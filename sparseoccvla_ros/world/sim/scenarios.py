@@ -1,7 +1,7 @@
-"""Traffic situations by name, each from a seed: what Bench2Drive's abilities ask for, in streets of the world.
+"""Named traffic scenarios, each generated from a seed, that cover the abilities of Bench2Drive.
 
-A family chooses a place that suits it, clears the ego's way there and adds actors; the rest of the scene is the seed's.
-Extra actors are laid out in coordinates of the ego's route: metres ahead of its first pose and metres to its left.
+A family selects a suitable place, clears the ego's path there and adds actors; the rest of the scene is the seed's.
+Added actors are positioned along the ego's route: metres ahead of its first pose and metres to its left.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ..shapes import objects, vehicles
 from ..shapes.objects import Shape
 
 _SPACING = 1000
-"""Seeds between the places that a family tries."""
+"""Seed increment between the places that a family tries."""
 _CLEAR = 4.5
-"""Metres beside the route within which other vehicles are taken away where a family needs the road."""
+"""Distance in m from the route within which other vehicles are removed if a family clears the road."""
 
 
 @dataclass(eq=False)
 class Script:
-    """What an extra actor does besides following its path.
+    """Scripted behaviour of an added actor along its path.
 
-    It begins when the ego is `within` metres of `at` (both along the ego's route). Until then it stands where `holds`;
-    from then on it accelerates by `acceleration` m/s^2 for `seconds`, and drives or walks as everybody else afterwards.
+    The script starts when the ego is `within` metres of `at` (both along the ego's route). Before, the actor stands if
+    `holds`; then it accelerates by `acceleration` m/s^2 for `seconds` and afterwards follows the traffic model.
     """
 
     mover: Mover
@@ -46,13 +46,13 @@ class Script:
     begun: float | None = None
 
     def waits(self, along: float, time: float) -> bool:
-        """Whether it still stands, with the ego at `along` m of its route at a time."""
+        """Return whether the actor still stands, with the ego at `along` m of its route; starts the script if due."""
         if self.begun is None and self.at - along <= self.within:
             self.begun = time
         return self.holds and self.begun is None
 
     def force(self, along: float, time: float) -> float | None:
-        """Its acceleration where the script sets it, None where it drives as everybody else."""
+        """Return the scripted acceleration in m/s^2, None while the traffic model applies."""
         if self.waits(along, time):
             return -8.0
         if self.begun is not None and time < self.begun + self.seconds:
@@ -62,10 +62,10 @@ class Script:
 
 @dataclass
 class Stage:
-    """What a family changes of a scene.
+    """Changes that a family makes to a scene.
 
-    route, begin, speed: the ego's path, where it is on it at 0 s, and its m/s then; moving, standing, scripts: what is
-    added; signals: others than the scene's; clears: whether others are taken from the ego's way.
+    route, begin, speed: the ego's path, its arc length and speed (m/s) at 0 s; moving, standing, scripts: additions;
+    signals: replacement of the scene's, None to keep them; clears: whether other actors are removed from the ego's way.
     """
 
     plan: Plan
@@ -87,23 +87,23 @@ class Stage:
 
     @property
     def right(self) -> float:
-        """Offset of what parks on the right."""
+        """Offset from the ego's lane to vehicles parked on the right (negative), m."""
         main = self.plan.streets.main
         lane = main.lanes[self.plan.lane]
         return -((main.parking or main.half_width - 1.1) - lane)
 
     @property
     def beside(self) -> float:
-        """Offset of the next lane of the ego's direction (left positive)."""
+        """Offset from the ego's lane to the adjacent lane of the same direction, m, left positive."""
         lanes, lane = self.plan.streets.main.lanes, self.plan.lane
         other = lanes[lane - 1] if lane else lanes[lane + 1]
         return float(lanes[lane] - other)
 
     def path(self, ahead: np.ndarray, across: np.ndarray, backwards: bool = False) -> Curve:
-        """A path through points given along and across the route, rounded between them."""
+        """Return a smooth path through points given along and across the route."""
         s = np.arange(ahead[0], ahead[-1], 0.25)
         offset = np.interp(s, ahead, across)
-        for _ in range(2):  # two box filters of 6 m: no kinks
+        for _ in range(2):  # two box filters of 6 m remove kinks
             offset = np.convolve(np.pad(offset, 12, mode="edge"), np.ones(25) / 25, mode="valid")
         pose = self.route.at(self.begin + s)
         points = pose[:, :2] + offset[:, None] * np.stack([-np.sin(pose[:, 2]), np.cos(pose[:, 2])], -1)
@@ -113,7 +113,7 @@ class Stage:
         return Curve(points, np.arctan2(step[:, 1], step[:, 0]))
 
     def add(self, shape: Shape, path: Curve, start: float, speed: float, desired: float) -> Mover:
-        """An actor `start` m along its path at 0 s."""
+        """Add an actor that is `start` m along its path at 0 s."""
         mover = Mover(path, shape.length, shape.width, start, speed, desired, 1.6, shape.centre)
         times = -2.0 + STEP * np.arange(round((2.0 + NOMINAL) / STEP))
         mover.times, mover.travelled = times, start + speed * times
@@ -122,7 +122,7 @@ class Stage:
         return mover
 
     def place(self, shape: Shape, ahead: float, across: float) -> None:
-        """Something that stands."""
+        """Add a standing object at `ahead` m along and `across` m left of the route."""
         pose = self.route.at(self.begin + ahead)
         x, y = pose[:2] + across * np.array([-np.sin(pose[2]), np.cos(pose[2])])
         self.standing.append(Placed(shape, (float(x), float(y), float(pose[2]))))
@@ -160,7 +160,7 @@ def _jaywalker(stage: Stage) -> None:
 
 
 def _arrival(stage: Stage) -> float:
-    """Seconds after which the undisturbed ego is at its line."""
+    """Estimate the time in s at which the undisturbed ego reaches its stop line."""
     line = stage.scene.ego.mover.stops[0][0] - stage.scene.ego.mover.front
     return (line - stage.begin) / (0.92 * stage.desired)
 
@@ -200,7 +200,7 @@ def _blocked_lane(stage: Stage) -> None:
 
 
 def _oncoming(stage: Stage) -> None:
-    """Somebody overtakes towards the ego and is back in the own lane late."""
+    """An oncoming car overtakes in the ego's lane and returns to its own lane late."""
     across = 2.0 * stage.plan.streets.main.lanes[0]
     path = stage.path(np.array([-60.0, 50.0, 68.0, 170.0]), np.array([across, across, 0.0, 0.0]), backwards=True)
     speed = float(stage.rng.uniform(7.0, 9.0))
@@ -209,7 +209,7 @@ def _oncoming(stage: Stage) -> None:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of situation. ability: its group in the table; maneuver: of the ego; suits: whether a place will do."""
+    """Kind of scenario. ability: its group in the results; maneuver: the ego's, None for any; suits: place test."""
 
     ability: str
     maneuver: str | None
@@ -266,7 +266,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def place_of(name: str, seed: int) -> tuple[int, str | None]:
-    """(seed of the scene, maneuver) at which a family plays for a seed. Raises InvalidInput for unknown families."""
+    """Return (scene seed, maneuver) of a family for a seed. Raises InvalidInput("scenario") for unknown families."""
     if name not in FAMILIES:
         raise InvalidInput("scenario", f"{name!r} is none of {', '.join(FAMILIES)}")
     family = FAMILIES[name]
@@ -279,7 +279,7 @@ def place_of(name: str, seed: int) -> tuple[int, str | None]:
 
 
 def staged(name: str, seed: int) -> tuple[Scene, list[Script]]:
-    """The scene of a family and seed, and what its extra actors do."""
+    """Return the scene of a family and seed, and the scripts of its added actors."""
     at, maneuver = place_of(name, seed)
     family = FAMILIES[name]
     scene = Scene.generate(at, NOMINAL, maneuver)
@@ -298,7 +298,7 @@ def _assembled(stage: Stage) -> Scene:
     swept = [m.mover.rectangle_at(np.arange(0.0, min(m.mover.path.length, 60.0), 2.0)) for m in stage.moving]
     taken = np.concatenate([np.stack(extra), *swept]) if extra else np.zeros((0, 5))
     if stage.clears:
-        # People follow lights that may have changed; whoever drives near the ego or an extra actor would disturb.
+        # Pedestrians follow signals that may have changed; vehicles near the ego or an added actor would interfere.
         on_foot = {id(c.mover) for c in crossings}
         crossings = ()
         near = stage.route.at(stage.begin + np.arange(-35.0, 120.0, 2.0))[:, :2]

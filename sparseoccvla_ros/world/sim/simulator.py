@@ -1,4 +1,4 @@
-"""One drive of the world, stepped at 10 Hz by whoever drives the ego."""
+"""Simulation of one drive, stepped at 10 Hz with the actions of a policy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .traffic import Traffic, body_of
 from .vehicle import Action, EgoVehicleState
 
 LONGEST = 60.0
-"""Seconds after which a drive ends in any case: then the lights' plans end."""
+"""Largest duration of a drive, s; the signal plans end there."""
 _PACE = 0.8
-"""Of the free-road speed: how far a drive of NOMINAL seconds leads."""
+"""Share of the free-road speed from which the length of a drive of NOMINAL seconds is computed."""
 
 
 class SimulatedEgo:
-    """The ego's drive so far, as scene.EgoMotion for rendering.
+    """The ego's drive so far, with the interface of scene.EgoMotion for rendering.
 
-    Before 0 s it is the recorded one; for times to come it stands at points of the route, which tells a renderer where
+    Up to 0 s it is the recorded drive; future times also return recorded poses, from which a renderer computes where
     shadows will be needed.
     """
 
@@ -37,7 +37,7 @@ class SimulatedEgo:
         self.states: list[EgoVehicleState] = []
 
     def pose(self, time: float) -> np.ndarray:
-        """x, y, yaw at a time up to now."""
+        """Return x, y, yaw at a time up to now; the recorded pose for times beyond."""
         if time <= 0.0 or not self.states:
             return self.recorded.mover.pose(time)
         last = STEP * (len(self.states) - 1)
@@ -49,7 +49,7 @@ class SimulatedEgo:
         return now.pose + share * (after.pose - now.pose)
 
     def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """(ego2map float64 [4, 4], twist float64 [6] in base_link) at a time up to now."""
+        """Return ego2map float64 [4, 4] and twist float64 [6] in base_link at a time up to now."""
         if time <= 0.0 or not self.states:
             return self.recorded.at(time)
         x, y, yaw = (float(v) for v in self.pose(time))
@@ -61,7 +61,7 @@ class SimulatedEgo:
 
 @dataclass(frozen=True)
 class Actor:
-    """Somebody besides the ego: index in Scene.moving, what it is, and its path."""
+    """An actor other than the ego: index in Scene.moving, name of its shape, and its shape and motion."""
 
     index: int
     kind: str
@@ -69,12 +69,12 @@ class Actor:
 
 
 class Simulator:
-    """A drive of one seed, or of one of scenarios.FAMILIES at a place that the seed chooses.
+    """A drive of one seed, or of one of scenarios.FAMILIES at a place selected by the seed.
 
-    Attributes: scene, ego (SimulatedEgo), state (the ego now), route (Curve), begin, end (arc lengths of the route that
-    are driven), time (s), actors.
+    Attributes: scene, ego (SimulatedEgo), state (the ego now), route (Curve), begin, end (arc lengths between which
+    the route is driven), time (s), actors.
 
-    Raises InvalidInput as Scene.generate, and for an unknown scenario.
+    Raises InvalidInput as Scene.generate does, and for an unknown scenario.
     """
 
     def __init__(self, seed: int, scenario: str | None = None, longest: float = LONGEST) -> None:
@@ -111,26 +111,26 @@ class Simulator:
 
     @property
     def time(self) -> float:
-        """Seconds of the drive."""
+        """Time since the start of the drive, s."""
         return STEP * (len(self.ego.states) - 1)
 
     @property
     def along(self) -> float:
-        """Arc length of the route next to the ego, m; it never jumps by more than a few metres."""
+        """Arc length of the route point nearest to the ego, m; changes by -2 to 6 m per step."""
         return self._along
 
     @property
     def mover(self) -> Mover:
-        """The route's size, line and free-road speed, as the recorded ego had them."""
+        """The recorded ego's mover: path, size, stop lines and free-road speed."""
         return self.ego.recorded.mover
 
     @property
     def body(self) -> np.ndarray:
-        """Ground plan [5] of the ego now."""
+        """Footprint [5] of the ego now."""
         return body_of(self.state, EGO.length_m, EGO.width_m, EGO.centre_m)
 
     def step(self, action: Action) -> None:
-        """Everybody moves by STEP seconds; the ego as the action asks."""
+        """Advance all actors by STEP seconds, the ego by `action`."""
         self.traffic.step(self.state, self._along, self.body)
         self.ego.states.append(self.state.after(action))
         near = np.arange(self._along - 2.0, self._along + 6.0, 0.1)
@@ -138,7 +138,7 @@ class Simulator:
         self._along = float(near[np.hypot(*(points - self.state.pose[:2]).T).argmin()])
 
     def command(self) -> Command:
-        """What the route asks for next, as EgoMotion.command."""
+        """Return the next command of the route, as EgoMotion.command does."""
         here = self.route.at(self._along)
         there = self.route.at(self._along + max(self.state.speed, COMMAND_SPEED) * COMMAND_SECONDS)
         dx, dy = there[:2] - here[:2]
@@ -148,12 +148,12 @@ class Simulator:
         return Command.RIGHT if offset <= -COMMAND_OFFSET else Command.STRAIGHT
 
     def rectangles(self, time: float | None = None) -> np.ndarray:
-        """Ground plans [N, 5] of all actors now or at an earlier time."""
+        """Return footprints [N, 5] of all actors now or at an earlier time."""
         moment = self.time if time is None else time
         return np.stack([a.moving.mover.rectangle(moment) for a in self.actors]) if self.actors else np.zeros((0, 5))
 
     def velocities(self) -> np.ndarray:
-        """vx, vy [N, 2] m/s of all actors now."""
+        """Return vx, vy [N, 2] m/s of all actors now."""
         k = self.traffic.k
         out = []
         for actor in self.actors:

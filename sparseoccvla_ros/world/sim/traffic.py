@@ -1,8 +1,8 @@
-"""Everyone but the ego, one step at a time.
+"""Step-by-step simulation of all actors except the ego.
 
-Vehicles and cyclists follow the Intelligent Driver Model along their own path, behind whatever body is on it, the ego's
-included wherever it stands; they stop at red and wait for people who cross. People wait at the kerb as crossings.People
-has it and never walk into a car that stands in their way.
+Vehicles and cyclists follow the Intelligent Driver Model along their own path behind any vehicle on it, including the
+ego wherever it is; they stop at red and yield to crossing pedestrians. Pedestrians wait at the kerb as in
+pedestrians.People and stop if the ego blocks their way.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 _HEADWAY, _GAP, _BRAKE, _HARD_BRAKE, _GENTLE, _LATERAL = 1.3, 2.2, 1.8, 5.0, 2.6, 2.0
 _SCAN, _SCAN_STEP, _CELL = 45.0, 1.0, 0.5
 _BESIDE = 1.7
-"""Metres between a path and a body's middle line from which on the body is in the way."""
+"""Distance in m between a path and a vehicle's centre line below which the vehicle blocks the path."""
 _JERK_UP, _JERK_DOWN, _JERK_ALARM = 6.0, 7.0, 20.0
 _STANDING_ROOM = 0.7
-"""Metres that people leave to a car in their way."""
+"""Distance in m ahead of a pedestrian at which the ego blocks the way."""
 
 
 class Paths:
-    """Paths of movers as one table every half metre, so that one look-up serves everyone."""
+    """Paths of movers as one table sampled every 0.5 m, for one vectorised lookup."""
 
     def __init__(self, movers: Sequence[Mover]) -> None:
         longest = max((m.path.length for m in movers), default=0.0) + 2 * _SCAN
@@ -39,7 +39,7 @@ class Paths:
 
     @staticmethod
     def _comfortable(mover: Mover, s: np.ndarray) -> np.ndarray:
-        """Highest speed m/s at arc lengths that keeps bends, and braking before them, comfortable."""
+        """Return the highest speed m/s at arc lengths that keeps bends and the braking before them comfortable."""
         bend = np.maximum(np.abs(mover.path.curvature_at(s)), 1e-4)
         limit = np.minimum(mover.desired, np.sqrt(_LATERAL / bend))
         for i in range(len(limit) - 2, -1, -1):
@@ -47,7 +47,7 @@ class Paths:
         return limit
 
     def at(self, s: np.ndarray) -> np.ndarray:
-        """x, y, yaw, comfortable speed [N, ..., 4] at arc lengths [N, ...]."""
+        """Return x, y, yaw, comfortable speed [N, ..., 4] at arc lengths [N, ...]."""
         cell = np.clip(s / _CELL, 0, self._table.shape[1] - 1.001)
         low = cell.astype(np.int64)
         share = (cell - low)[..., None]
@@ -56,9 +56,9 @@ class Paths:
 
 
 class Traffic:
-    """Vehicles, cyclists, walkers and people who cross, from row `first` of their recorded motion on.
+    """Vehicles, cyclists, walkers and crossing pedestrians, simulated from row `first` of their recorded motion on.
 
-    Every mover's log (times, travelled, speeds, forces) is cut after that row and written on while the world steps.
+    Each mover's log (times, travelled, speeds, forces) is truncated after that row and extended by each step.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class Traffic:
         self._write()
 
     def step(self, ego: EgoVehicleState, along: float, body: np.ndarray) -> None:
-        """Move everyone by one step.
+        """Advance all actors by one step.
 
-        along: the ego's arc length on its route, m; body: its ground plan [5], as traffic.rectangle.
+        along: the ego's arc length on its route, m; body: its footprint [5], as traffic.rectangle.
         """
         blocked = self._blocked(body)
         s, v = np.concatenate([[along], self._s]), np.concatenate([[ego.speed], self._v])
@@ -138,7 +138,7 @@ class Traffic:
             mover.speeds[k - 1] = (s - mover.travelled[k - 1]) / STEP
 
     def _blocked(self, body: np.ndarray) -> np.ndarray:
-        """Which of the crossing people and then the walkers have the ego right before them: bool."""
+        """Return bool [crossing pedestrians + walkers]: whether the ego is directly in front of each."""
         movers = (*(c.mover for c in self.crossings), *self.walkers)
         if not movers:
             return np.zeros(0, bool)
@@ -154,7 +154,7 @@ class Traffic:
         return (inside[1] < 0.4) & (inside[1] < inside[0])
 
     def _forces(self, ego: EgoVehicleState, body: np.ndarray, room: np.ndarray) -> np.ndarray:
-        """Accelerations m/s^2 of all vehicles; room: metres to where each has to wait for people."""
+        """Return accelerations m/s^2 of all vehicles; room: metres to where each has to wait for pedestrians."""
         count = len(self.driven)
         if not count:
             return np.zeros(0)
@@ -162,8 +162,8 @@ class Traffic:
         wanted = self._paths.at(self._s)[:, 3]
         reach = np.arange(2.0, _SCAN, _SCAN_STEP)
         ahead = self._paths.at((self._s + self._centre)[:, None] + reach)
-        # Bodies as points on their middle line: the others' centres, and the ego from bumper to bumper, for it alone
-        # may stand across.
+        # Bodies as points on their centre line: the centre of each vehicle, and three points along the ego, because it
+        # alone may stand across a path.
         spots = body[:2] + 0.5 * body[3] * np.array([[-0.8], [0.0], [0.8]]) * [np.cos(body[2]), np.sin(body[2])]
         points = np.concatenate([middle[:, :2], spots])
         yaw = np.concatenate([middle[:, 2], np.full(3, body[2])])
@@ -183,7 +183,7 @@ class Traffic:
     def _gaps(
         self, ahead: np.ndarray, reach: np.ndarray, points: np.ndarray, half: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Metres to the next body on each path (inf without), and its index."""
+        """Return metres to the next body on each path (inf without one), and its index."""
         count = len(ahead)
         everyone = np.arange(count)
         squared = ((ahead[:, :, None, :2] - points) ** 2).sum(-1)
@@ -200,7 +200,7 @@ class Traffic:
     def _stops(
         self, gap: np.ndarray, closing: np.ndarray, room: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The same with stop lines and people, and which gap is to something fixed."""
+        """Return gaps and closing speeds with stop lines and pedestrians included, and which gaps are to those."""
         time = -2.0 + STEP * self.k
         fixed = np.zeros(len(gap), bool)
         for i, mover in enumerate(self.driven):
@@ -216,5 +216,5 @@ class Traffic:
 
 
 def body_of(state: EgoVehicleState, length: float, width: float, centre: float) -> np.ndarray:
-    """Ground plan [5] of the ego, as traffic.rectangle."""
+    """Return the ego's footprint [5], as traffic.rectangle does."""
     return rectangle(state.pose, length, width, centre)

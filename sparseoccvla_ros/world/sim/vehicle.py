@@ -1,4 +1,4 @@
-"""The ego: a kinematic bicycle about the rear axle with actuators that lag and have limits."""
+"""Ego dynamics: kinematic bicycle model about the rear axle, with actuator lag and limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SUBSTEPS = 5
 
 @dataclass(frozen=True)
 class Action:
-    """What a driver asks for: acceleration m/s^2 and angle of the front wheels rad, left positive."""
+    """Control input: acceleration m/s^2 and angle of the front wheels rad, left positive."""
 
     acceleration: float
     steering: float
@@ -28,7 +28,7 @@ class Action:
 
 @dataclass(frozen=True)
 class EgoVehicleState:
-    """Pose of the rear axle in the map and what moves it; SI units."""
+    """Pose of the rear axle in the map, speed, acceleration and steering; SI units."""
 
     x: float
     y: float
@@ -49,7 +49,7 @@ class EgoVehicleState:
         return float(self.speed * np.tan(self.steering) / WHEELBASE)
 
     def after(self, action: Action) -> EgoVehicleState:
-        """The state one simulation step later; the car does not drive backwards."""
+        """Return the state one simulation step later; the car does not reverse."""
         h = STEP / _SUBSTEPS
         wanted = float(np.clip(action.acceleration, BRAKE_LIMIT, ACCELERATION_LIMIT))
         target = float(np.clip(action.steering, -STEER_LIMIT, STEER_LIMIT))

@@ -1,4 +1,4 @@
-"""EPDMS over a set of scenes: one stage (later frames get EC) and two stages (navhard)."""
+"""EPDMS over a set of scenes: one stage (EC for the later frame of a pair) and two stages (navhard)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SIGMA = 0.2
 class Frame:
     """One scored frame.
 
-    scores: NC, DAC, DDC, TLC, EP, TTC, LK, HC; log: which recording; start: s; synthetic: whether it has no recorded
-    drive; motion: [41, 3] = heading, ax, ay of the tracked drive; endpoint: planned end pose (x, y) after 4 s;
-    start_point: where the frame begins (x, y).
+    scores: NC, DAC, DDC, TLC, EP, TTC, LK, HC; log: name of the recording; start: s; synthetic: whether it has no
+    recorded drive; motion: [41, 3] = heading, ax, ay of the tracked drive; endpoint: planned position (x, y) after
+    4 s; start_point: position (x, y) at which the frame begins.
     """
 
     token: str
@@ -35,7 +35,7 @@ class Frame:
     start_point: tuple[float, float] = (0.0, 0.0)
 
     def row(self, ec: float | None) -> dict[str, float | None]:
-        """All columns, with EPDMS."""
+        """Returns all columns, including EPDMS."""
         row: dict[str, float | None] = {**self.scores, "EC": ec}
         multiplier = np.prod([self.scores[name] for name in ("NC", "DAC", "DDC", "TLC")])
         row["EPDMS"] = float(multiplier * weighted_mean(row))
@@ -43,18 +43,18 @@ class Frame:
 
 
 def pairs(frames: Sequence[Frame]) -> dict[str, str]:
-    """Which frame follows which: token of the later -> token of the earlier, at most 0.55 s apart in one log."""
+    """Pairs consecutive frames: later token -> earlier token, at most 0.55 s apart in one log."""
     original = sorted((f for f in frames if not f.synthetic), key=lambda f: (f.log, f.start))
     return {b.token: a.token for a, b in pairwise(original) if a.log == b.log and b.start - a.start <= _PAIR_SECONDS}
 
 
 def ec_of(now: Frame, before: Frame) -> float:
-    """EC of two consecutive frames."""
+    """Returns EC of two consecutive frames."""
     return comfort.extended_comfort(now.motion, before.motion, now.start - before.start)
 
 
 def one_stage(frames: Sequence[Frame]) -> tuple[dict[str, dict[str, float | None]], dict[str, float]]:
-    """(row per token, mean per column): the later frame of each pair gets EC, others are scored without."""
+    """Returns (row per token, mean per column); only the later frame of each pair has EC."""
     named = {f.token: f for f in frames}
     earlier = pairs(frames)
     rows = {f.token: f.row(ec_of(f, named[earlier[f.token]]) if f.token in earlier else None) for f in frames}
@@ -70,7 +70,7 @@ def _means(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
 
 
 Group = tuple[tuple[str, str], Sequence[tuple[str, str]]]
-"""A pair of tokens (t, t - 0.5 s) and the pairs that follow it in stage two."""
+"""A pair of tokens (t, t - 0.5 s) and its follow-up pairs in stage two."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class TwoStages:
 
 
 def weights(frame: Frame, following: Sequence[Frame]) -> np.ndarray:
-    """Shares [J] of the follow-up scenes by how near each begins to where the plan of the frame ends."""
+    """Returns weights [J] of the follow-up scenes by the distance of their start from the end of the frame's plan."""
     squared = np.array([np.sum((np.array(frame.endpoint) - f.start_point) ** 2) for f in following])
     share = np.exp(-squared / _SIGMA)
     total = share.sum()
@@ -94,7 +94,7 @@ def weights(frame: Frame, following: Sequence[Frame]) -> np.ndarray:
 
 
 def two_stages(frames: Sequence[Frame], groups: Sequence[Group]) -> TwoStages:
-    """Both frames of a pair get its EC; stage two counts by where each plan of stage one ended."""
+    """Scores two stages: both frames of a pair get its EC; stage two is weighted by the end of each stage-one plan."""
     named = {f.token: f for f in frames}
     ec: dict[str, float] = {}
     for pair, followers in groups:

@@ -1,4 +1,4 @@
-"""AlpaSim's scene score (public code 3032e0c): progress of the recorded drive, 0 after a fault."""
+"""AlpaSim's scene score (public code 3032e0c): progress along the recorded drive, 0 after a fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SceneScore:
 
 
 def contact_kind(box: np.ndarray, others: np.ndarray) -> str:
-    """none, front, rear or lateral for an ego box [4, 2] among boxes [N, 4, 2]; of several the last one counts."""
+    """Returns none, front, rear or lateral for an ego box [4, 2] among boxes [N, 4, 2]; the last contact counts."""
     kind = "none"
     for other in others[hulls_touch(box, others)] if len(others) else []:
         if hulls_touch(box[[0, 3]], other):
@@ -37,7 +37,7 @@ def contact_kind(box: np.ndarray, others: np.ndarray) -> str:
 def is_offroad(box: np.ndarray, lanes: Areas, union_holds: bool, edges: np.ndarray) -> bool:
     """Whether a box [4, 2] lies neither in one lane polygon within 6 m nor in their union, and touches a road edge.
 
-    union_holds: whether the lanes together hold the box; edges: segments [E, 2, 2] of the road's border.
+    union_holds: whether the union of the lanes contains the box; edges: segments [E, 2, 2] of the road's border.
     """
     if union_holds:
         return False
@@ -52,10 +52,10 @@ def is_offroad(box: np.ndarray, lanes: Areas, union_holds: bool, edges: np.ndarr
 
 
 def scene_score(boxes: np.ndarray, others: list[np.ndarray], offroad: np.ndarray, recorded: np.ndarray) -> SceneScore:
-    """Score a drive from where its evaluation begins.
+    """Scores a drive from where its evaluation begins.
 
-    boxes: [T, 4, 2] of the ego; others: per step boxes [N, 4, 2]; offroad: bool [T]; recorded: [R, 2] the recorded
-    drive of the box's centre. Steps after the first contact of any kind or offroad are left out.
+    boxes: [T, 4, 2] of the ego; others: per step boxes [N, 4, 2]; offroad: bool [T]; recorded: [R, 2] box
+    centres of the recorded drive. Steps after the first contact of any kind or off-road are ignored.
     """
     contact, left, end = "none", False, len(boxes) - 1
     for step, box in enumerate(boxes):

@@ -1,4 +1,4 @@
-"""Bench2Drive: driving score, success, efficiency, smoothness and abilities (facts of version 0.0.4, own code).
+"""Bench2Drive: driving score, success, efficiency, smoothness and abilities (rules of version 0.0.4, own code).
 
 The world has no stop signs, emergency vehicles or scenario time-outs: their factors are always 1.
 """
@@ -16,7 +16,7 @@ from .polygons import hulls_touch
 
 
 class Infraction(Enum):
-    """What multiplies the score, each time it happens."""
+    """Events that each multiply the score by a factor."""
 
     COLLISION_PEDESTRIAN = "collision_pedestrian"
     COLLISION_VEHICLE = "collision_vehicle"
@@ -42,9 +42,9 @@ class End(Enum):
 
 
 def driving_score(completion: float, infractions: Sequence[Infraction], outside: float = 0.0) -> float:
-    """Score of one route in percent.
+    """Returns the score of one route in percent.
 
-    completion: percent; infractions: each occurrence; outside: share 0..1 of the driven metres outside route lanes.
+    completion: percent; infractions: each occurrence; outside: share 0..1 of the driven distance outside route lanes.
     """
     return completion * float(np.prod([FACTORS[i] for i in infractions])) * (1.0 - outside)
 
@@ -56,7 +56,7 @@ def success(end: End, infractions: Sequence[Infraction], outside: float = 0.0) -
 
 @dataclass
 class CollisionCounter:
-    """Which contacts count: not below 0.1 m/s, nor one actor again within 5 s, nor within 5 m of the last counted."""
+    """Filters contacts: none below 0.1 m/s, with the same actor within 5 s, or within 5 m of the last counted one."""
 
     last: dict[int, float] = field(default_factory=dict)
     place: np.ndarray | None = None
@@ -75,15 +75,15 @@ class CollisionCounter:
 
 @dataclass
 class RedLightCounter:
-    """Counts red lights that are passed, when the tail leaves the stop line."""
+    """Detects red-light violations, when the ego's tail crosses the stop line."""
 
     last: int = -1
 
     def counts(self, light: int, line: np.ndarray, direction: float, centre: np.ndarray, length: float) -> bool:
-        """Whether a light that is red now is being run.
+        """Whether the ego is running a light that is currently red.
 
         line: stop line [2, 2] of one lane; direction: heading of its traffic, rad; centre: x, y, heading of the ego's
-        box, length: its metres. Not twice in a row for one light.
+        box; length: of the box, m. The same light does not count twice in a row.
         """
         forward = np.array([np.cos(centre[2]), np.sin(centre[2])])
         near = np.hypot(*(line.mean(0) - centre[:2])) <= 15.0
@@ -99,7 +99,7 @@ class RedLightCounter:
 
 
 class RouteMonitor:
-    """Completion of a dense route [N, 2] (about 1 m apart) and the ends that it implies."""
+    """Tracks completion of a dense route [N, 2] (points about 1 m apart) and detects the end of the drive."""
 
     WINDOW = 2
     """Route points that may be passed per tick."""
@@ -117,11 +117,11 @@ class RouteMonitor:
 
     @property
     def completion(self) -> float:
-        """Percent of the route's metres, two decimals; 100 once done."""
+        """Completed share of the route length, percent with two decimals; 100 when done."""
         return round(100.0 * float(self.metres[self.index] / self.metres[-1]), 2)
 
     def update(self, time: float, position: np.ndarray, speed: float, limit: float) -> End | None:
-        """Take the ego's position [2] at a time (s), its speed and the speed limit (m/s); the end if this is one."""
+        """Takes the ego's position [2] (m), speed and speed limit (m/s) at `time` (s); returns the end or None."""
         before = self.index
         for _ in range(self.WINDOW):
             following = self.index + 1
@@ -149,10 +149,10 @@ class RouteMonitor:
 def outside_share(
     centres: np.ndarray, lane_distance: np.ndarray, lane_width: float, wrong_way: np.ndarray, junction: np.ndarray
 ) -> float:
-    """Share of the driven metres outside route lanes.
+    """Returns the share of the driven distance outside route lanes.
 
     centres: [T, 2] of the ego; lane_distance: [T] m to the nearest centre of a driving or parking lane; wrong_way: bool
-    [T], in a lane of opposite direction, ignored inside junctions (bool [T]).
+    [T], in a lane of opposite direction, ignored where junction (bool [T]) is set.
     """
     off = (lane_distance > 0.5 * lane_width + 0.5) | (wrong_way & ~junction)
     moved = np.hypot(*np.diff(centres, axis=0).T)
@@ -161,10 +161,10 @@ def outside_share(
 
 
 def efficiency(completion: np.ndarray, speed: np.ndarray, others: Sequence[np.ndarray]) -> float | None:
-    """Percent: the ego's mean speed against that of all background vehicles, over 20 equal parts of the route.
+    """Returns the ego's mean speed as a percentage of all background vehicles', averaged over 20 parts of the route.
 
-    completion: [T] percent, not falling; speed: [T] m/s; others: per step the speeds of the vehicles around. None where
-    no part counts (values above 1000 % are dropped).
+    completion: [T] percent, non-decreasing; speed: [T] m/s; others: per step, speeds of the surrounding vehicles. None
+    if no part counts (values above 1000 % are dropped).
     """
     values = []
     part = np.minimum((completion / 5.0).astype(int), 19)
@@ -183,10 +183,10 @@ def efficiency(completion: np.ndarray, speed: np.ndarray, others: Sequence[np.nd
 
 
 def smoothness(acceleration: np.ndarray, yaw_rate: np.ndarray) -> float | None:
-    """Share of 2 s pieces (20 samples at 10 Hz, the rest dropped) inside all six comfort bounds.
+    """Returns the share of 2 s segments (20 samples at 10 Hz, remainder dropped) within all six comfort bounds.
 
-    acceleration: [T, 2] longitudinal, lateral m/s^2; yaw_rate: [T] rad/s. As officially, the bound of the yaw
-    acceleration is asked of the smoothed yaw rate, and the rate is unwrapped as if it were an angle. None below 2 s.
+    acceleration: [T, 2] longitudinal, lateral m/s^2; yaw_rate: [T] rad/s. As in the official code, the yaw acceleration
+    bound is applied to the smoothed yaw rate, and the rate is unwrapped like an angle. None below 2 s.
     """
     good = []
     for start in range(0, len(acceleration) - 19, 20):
@@ -206,6 +206,6 @@ def smoothness(acceleration: np.ndarray, yaw_rate: np.ndarray) -> float | None:
 
 
 def abilities(successes: Mapping[str, Sequence[bool]]) -> dict[str, float]:
-    """Share of successes per ability, and their mean as "mean"."""
+    """Returns the success rate per ability, and their mean under "mean"."""
     shares = {name: float(np.mean(results)) for name, results in successes.items() if len(results)}
     return {**shares, "mean": float(np.mean(list(shares.values()))) if shares else float("nan")}

@@ -1,6 +1,6 @@
 """NAVSIM's no-at-fault-collision (NC) and time-to-collision (TTC).
 
-Behaviour of navsim `pdm_scorer` and `pdm_scorer_utils`; contact means that closed boxes share a point.
+Follows navsim `pdm_scorer` and `pdm_scorer_utils`; contact means that closed boxes share a point.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ AHEAD, BEHIND = np.deg2rad(30.0), np.deg2rad(150.0)
 
 
 class Contact(IntEnum):
-    """How the ego and an object met, in the order in which the rules ask."""
+    """Type of a contact, in the order in which the rules test it."""
 
     EGO_STOPPED, OBJECT_STOPPED, FRONT, REAR, LATERAL = range(5)
 
 
 @dataclass(frozen=True)
 class CollisionEvent:
-    """One contact: step, index of the object, how, and whether the ego is at fault."""
+    """One contact: step, index of the object, type, and whether the ego is at fault."""
 
     step: int
     object: int
@@ -37,12 +37,12 @@ class CollisionEvent:
 
 
 def speeds(states: np.ndarray) -> np.ndarray:
-    """Metres per second [T] of states [T, 11]."""
+    """Returns speeds [T] m/s of states [T, 11]."""
     return np.hypot(states[:, VX], states[:, VY])
 
 
 def relative_angle(pose: np.ndarray, point: np.ndarray) -> float:
-    """Angle at a pose [3] between its heading and the direction to a point [2]; NaN where they coincide."""
+    """Returns the angle (rad) between the heading of a pose [3] and the direction to a point [2]; NaN at the pose."""
     dx, dy = point - pose[:2]
     length = np.hypot(dx, dy)
     if length == 0.0:
@@ -51,7 +51,7 @@ def relative_angle(pose: np.ndarray, point: np.ndarray) -> float:
 
 
 def touching(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Whether ego boxes [S, 4, 2] touch object boxes [N, S, 4, 2]: bool [S, N]; only close pairs are looked at."""
+    """bool [S, N]: whether ego boxes [S, 4, 2] touch object boxes [N, S, 4, 2]; only close pairs are tested."""
     low, high = boxes.min(-2), boxes.max(-2)
     near = ((low <= others.max(-2)) & (others.min(-2) <= high)).all(-1)
     result = np.zeros(near.shape, bool)
@@ -62,7 +62,7 @@ def touching(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def collision_events(states: np.ndarray, areas: DriveAreas, objects: Objects) -> list[CollisionEvent]:
-    """Every contact of a drive [T, 11] in order of time; a contact that is not at fault excuses its object for good."""
+    """Returns the contacts of a drive [T, 11] in time order; after a no-fault contact its object is ignored."""
     count = len(states)
     touched = touching(areas.corners, objects.boxes[:, :count])
     speed = speeds(states)
@@ -91,16 +91,16 @@ def collision_events(states: np.ndarray, areas: DriveAreas, objects: Objects) ->
 
 
 def no_collision(events: list[CollisionEvent], objects: Objects) -> float:
-    """NC: 1, or 0.5 after a contact with something that stands by nature, or 0 after one with a road user."""
+    """NC: 1, or 0.5 after an at-fault contact with a static object, or 0 with a road user."""
     faults = [0.0 if objects.kind[e.object] <= LAST_ROAD_USER else 0.5 for e in events if e.at_fault]
     return min(faults, default=1.0)
 
 
 def first_ttc_step(states: np.ndarray, areas: DriveAreas, objects: Objects, last: int) -> int:
-    """The first step up to `last` from which constant speed and heading hit something within 0.9 s, -1 without.
+    """Returns the first step up to `last` at which constant speed and heading lead to a hit within 0.9 s, or -1.
 
-    The angle that decides is between the ego now and the object then; an object whose first such contact does not
-    count is left out from then on. Objects after their last step count as gone.
+    The relative angle is between the current ego pose and the future object; an object whose first such contact does
+    not count is ignored from then on. Objects are absent after their last step.
     """
     steps = np.arange(min(last + 1, len(states)))
     speed, heading = speeds(states)[steps], states[steps, HEADING]

@@ -1,6 +1,6 @@
 """Comfort of a drive: NAVSIM's C, HC and two-frame EC from Savitzky-Golay traces.
 
-Behaviour of navsim `pdm_comfort_metrics`, windows and the shift of HC's acceleration to the centre included.
+Follows navsim `pdm_comfort_metrics`, including its windows and the shift of HC's acceleration to the centre.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from .vehicle import AX, AY, DT, HEADING, PACIFICA, STEER_RATE, YAW_ACC, YAW_RAT
 LIMITS = np.array([[-4.05, 2.40], [-4.89, 4.89], [-8.37, 8.37], [-4.13, 4.13], [-1.93, 1.93], [-0.95, 0.95]])
 """Longitudinal and lateral acceleration m/s^2, jerk and longitudinal jerk m/s^3, yaw acceleration rad/s^2, yaw rate."""
 TWO_FRAME_LIMITS = np.array([0.7, 0.5, 0.1, 0.1])
-"""Root mean squares of the differences of acceleration, jerk, yaw rate and yaw acceleration."""
+"""Limits on the RMS differences of acceleration, jerk, yaw rate and yaw acceleration."""
 _INNER = 8
 
 
 def smooth(values: np.ndarray, window: int, order: int = 2, derivative: int = 0) -> np.ndarray:
-    """Savitzky-Golay along the last axis (0.1 s steps), edges by polynomial fit, 8 decimals; derivative per s^n."""
+    """Savitzky-Golay filter along the last axis (0.1 s steps), polynomial edges, 8 decimals; derivative per s^n."""
     window = min(window, values.shape[-1])
     return np.round(savgol_filter(values, window, order, deriv=derivative, delta=DT, mode="interp"), 8)
 
@@ -40,24 +40,24 @@ def _traces(states: np.ndarray, longitudinal: np.ndarray, window: int, jerk_wind
 
 
 def traces_v1(states: np.ndarray) -> np.ndarray:
-    """The six quantities of LIMITS [..., 6, T] of states [..., T, 11], as PDMS looks at them."""
+    """Computes the six quantities of LIMITS [..., 6, T] from states [..., T, 11], as in PDMS."""
     count = states.shape[-2]
     return _traces(states, states[..., AX], count, count)
 
 
 def traces_v2(states: np.ndarray, vehicle: Vehicle = PACIFICA) -> np.ndarray:
-    """The six quantities of LIMITS [..., 6, T] of states [..., T, 11] with history, as EPDMS looks at them."""
+    """Computes the six quantities of LIMITS [..., 6, T] from states [..., T, 11] with history, as in EPDMS."""
     longitudinal = states[..., AX] + vehicle.centre * (states[..., YAW_RATE] ** 2 + states[..., YAW_ACC])
     return _traces(states, longitudinal, 8, 15)
 
 
 def within(traces: np.ndarray) -> np.ndarray:
-    """Which of the six stay strictly inside LIMITS at every step: bool [..., 6]."""
+    """bool [..., 6]: which quantities stay strictly within LIMITS at every step."""
     return ((traces > LIMITS[:, :1]) & (traces < LIMITS[:, 1:])).all(-1)
 
 
 def history_to_10hz(states: np.ndarray) -> np.ndarray:
-    """States [4, 11] at -1.5, -1, -0.5 and 0 s as [14, 11] at -1.5 .. -0.2 s; the sample at -0.1 s is left out."""
+    """Interpolates states [4, 11] at -1.5, -1, -0.5 and 0 s to [14, 11] at -1.5 .. -0.2 s (without -0.1 s)."""
     times, wanted = np.arange(-3, 1) * 0.5, np.arange(-15, -1) * DT
     columns = [np.unwrap(c) if i == HEADING else c for i, c in enumerate(states.T)]
     out = np.stack([np.interp(wanted, times, c) for c in columns], -1)
@@ -67,15 +67,15 @@ def history_to_10hz(states: np.ndarray) -> np.ndarray:
 
 
 def two_frame_traces(heading: np.ndarray, ax: np.ndarray, ay: np.ndarray) -> np.ndarray:
-    """Acceleration, jerk, yaw rate, yaw acceleration [4, T] of one drive, each [T]."""
+    """Computes acceleration, jerk, yaw rate, yaw acceleration [4, T] of one drive from heading, ax, ay [T]."""
     heading, acceleration = np.unwrap(heading), smooth(np.hypot(ax, ay), 8)
     return np.stack([acceleration, smooth(acceleration, 15, 2, 1), smooth(heading, 5, 2, 1), smooth(heading, 5, 2, 2)])
 
 
 def two_frame(now: np.ndarray, before: np.ndarray, seconds: float = 0.5) -> np.ndarray:
-    """Root mean square [4] of the difference of two drives' traces over the time both cover.
+    """Computes the RMS differences [4] of two drives' traces over their common time.
 
-    now, before: [T, 3] = heading, ax, ay, where `now` begins `seconds` after `before`.
+    now, before: [T, 3] = heading, ax, ay; `now` begins `seconds` after `before`.
     """
     shift = round(seconds / DT)
     one = two_frame_traces(*now[: len(now) - shift].T)

@@ -1,4 +1,4 @@
-"""HUGSIM's HD-score: route completion times the mean score of every plan on the way (public code 62c690d)."""
+"""HUGSIM's HD-score: route completion times the mean plan score of the drive (public code 62c690d)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .vehicle import corners, wrap
 
 INTERVAL = 0.5
 LENGTH, WIDTH, HEIGHT = 3.0, 1.6, 1.5
-"""Metres of the ego box, which stands around the pose."""
+"""Size of the ego box, centred on the pose, m."""
 _BACKGROUND_POINTS = 100
 _ACCELERATION, _JERK, _YAW_RATE, _YAW_ACCELERATION = (-4.05, 2.40), 8.37, 0.95, 1.93
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """background: [M, 2] solid points between the ground and HEIGHT that are no road; ground: [G, 2] road points."""
+    """background: [M, 2] non-road points between the ground and HEIGHT; ground: [G, 2] road points."""
 
     background: np.ndarray
     ground: np.ndarray
@@ -35,7 +35,7 @@ class FrameScore:
 
     @property
     def score(self) -> float:
-        """Their sum as the HD-score takes it."""
+        """Plan score, as aggregated by the HD-score."""
         return self.NC * self.DAC * (5 * self.TTC + 2 * self.C) / 7
 
 
@@ -81,10 +81,10 @@ def _comfort(plan: np.ndarray) -> float:
 
 
 def rate_plan(plan: np.ndarray, cars: list[np.ndarray], around: Surroundings) -> FrameScore:
-    """Score one plan.
+    """Scores one plan.
 
-    plan: [N, 3] poses, the ego's after the step and then one every 0.5 s; cars: per plan point the boxes [K, 4, 2] of
-    the cars then, taken from the later frames of the same drive (the last known ones after its end).
+    plan: [N, 3] poses, first the ego's after the step, then one every 0.5 s; cars: boxes [K, 4, 2] of the cars at each
+    plan pose, taken from the later frames of the same drive (the last known ones after its end).
     """
     plan = np.array(plan, np.float64)
     if np.hypot(*np.diff(plan[:, :2], axis=0).T).sum() < 1.0:
@@ -104,11 +104,11 @@ def rate_plan(plan: np.ndarray, cars: list[np.ndarray], around: Surroundings) ->
 
 
 def route_completion(positions: np.ndarray, recorded: np.ndarray) -> float:
-    """How far along the recorded cameras [N, 2] the ego [T, 2] came, 0..1; 0.9 of the way is enough."""
+    """Returns min(1, share / 0.9) for the share of recorded camera positions [N, 2] that the ego [T, 2] reached."""
     nearest = np.hypot(*np.moveaxis(positions[:, None] - recorded, -1, 0)).argmin(1)
     return min(1.0, float(nearest.max() + 1) / (0.9 * len(recorded)))
 
 
 def hd_score(completion: float, frames: list[FrameScore]) -> float:
-    """HD-score 0..1; 0 without any plan."""
+    """Returns the HD-score, 0..1; 0 without plans."""
     return completion * float(np.mean([f.score for f in frames])) if frames else 0.0

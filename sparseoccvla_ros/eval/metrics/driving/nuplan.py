@@ -40,7 +40,7 @@ class ClosedLoopScore:
 
 
 def share_lane(corners: np.ndarray, lanes: Areas, connected: np.ndarray) -> np.ndarray:
-    """Whether the corners [T, 4, 2] lie in one lane or in directly connected ones: bool [T].
+    """bool [T]: whether the corners [T, 4, 2] lie in one lane or in two directly connected ones.
 
     connected: bool [P, P], whether lane q follows lane p.
     """
@@ -54,14 +54,14 @@ def share_lane(corners: np.ndarray, lanes: Areas, connected: np.ndarray) -> np.n
 
 @dataclass(frozen=True)
 class Situation:
-    """Per step of a drive, bool [T] each: the corners share a lane or connected lanes; inside an intersection."""
+    """Per step, bool [T] each: common_lane, all corners share a lane or connected lanes; intersection, inside one."""
 
     common_lane: np.ndarray
     intersection: np.ndarray
 
 
 def faults(states: np.ndarray, corners: np.ndarray, objects: Objects, situation: Situation) -> dict[int, bool]:
-    """Objects that were hit, by index, and whether the ego was at fault; each counts at its first contact only."""
+    """Returns the objects hit, by index, and whether the ego was at fault; only the first contact of each counts."""
     speed = speeds(states)
     hit: dict[int, bool] = {}
     for step, i in np.argwhere(touching(corners, objects.boxes[:, : len(states)])):
@@ -85,7 +85,7 @@ def faults(states: np.ndarray, corners: np.ndarray, objects: Objects, situation:
 
 
 def no_collision(hit: dict[int, bool], objects: Objects) -> float:
-    """NC: product over vulnerable road users and vehicles (none allowed) and objects (one allowed)."""
+    """NC: product over vulnerable road users, vehicles (no collision allowed) and other objects (0.5 after one)."""
     counts = {"vulnerable": 0, "vehicle": 0, "object": 0}
     for i, at_fault in hit.items():
         kind = ObjectKind(int(objects.kind[i]))
@@ -108,21 +108,21 @@ def drivable_area(corners: np.ndarray, areas: Areas) -> float:
 
 
 def driving_direction(progress: np.ndarray) -> float:
-    """DDC by the backward metres within a second; progress: [T - 1] m along the occupied lane's baseline per step."""
+    """DDC from the distance driven backwards in a second; progress: [T - 1] m per step along the lane's baseline."""
     backward = np.maximum(-progress, 0.0)
     most = float(np.convolve(backward, np.ones(round(1.0 / DT))).max())
     return 1.0 if most < 2.0 else 0.5 if most < 6.0 else 0.0
 
 
 def expert_progress(ego: float, expert: float) -> float:
-    """EP from metres along the expert's roadblocks."""
+    """EP from the progress (m) of ego and expert along the expert's roadblocks."""
     return 0.0 if ego < -_SHORT else min(1.0, max(ego, _SHORT) / max(expert, _SHORT))
 
 
 def time_to_collision(
     states: np.ndarray, corners: np.ndarray, objects: Objects, situation: Situation, hit: dict[int, bool]
 ) -> float:
-    """TTC: 1 if nothing is closer than 0.95 s at constant velocities at any step; 0 after a fault."""
+    """TTC: 1 if the time to collision at constant velocities is never below 0.95 s; 0 after an at-fault collision."""
     if any(hit.values()):
         return 0.0
     speed, heading, count = speeds(states), states[:, HEADING], len(states)
@@ -144,13 +144,13 @@ def time_to_collision(
 
 
 def speed_limit(speed: np.ndarray, limit: np.ndarray) -> float:
-    """SL from speeds and limits [T] m/s."""
+    """SL from speeds and limits, [T] m/s each."""
     over = np.maximum(speed - limit, 0.0).sum() * DT
     return max(0.0, 1.0 - float(over) / (_OVERSPEED * len(speed) * DT))
 
 
 def comfortable(states: np.ndarray, vehicle: Vehicle = PACIFICA) -> float:
-    """C of a whole drive [T, 11]."""
+    """C of a drive [T, 11]."""
     return float(comfort.within(comfort.traces_v2(states, vehicle)).all())
 
 

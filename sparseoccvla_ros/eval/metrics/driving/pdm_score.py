@@ -1,4 +1,4 @@
-"""PDMS and EPDMS: sub-scores of tracked drives, their human filter and their sums (NAVSIM v1.1 and v2).
+"""PDMS and EPDMS (NAVSIM v1.1 and v2): sub-scores of tracked drives, their aggregation and the human filter.
 
 A drive is [41, 11] at 10 Hz; make it with tracker.plan_to_10hz and tracker.track.
 """
@@ -24,7 +24,7 @@ class Version(Enum):
 
 _LAST_TTC_STEP = {Version.PDMS: 40, Version.EPDMS: 31}
 _SHORT = 5.0
-"""m: where nobody gets further, progress is not compared."""
+"""Progress (m) of the best drive up to which progress is not compared."""
 _OFF_CENTRE, _OFF_CENTRE_STEPS = 0.5, 20
 _ONCOMING_WINDOW = 10
 _WEIGHTS = {"EP": 5.0, "TTC": 5.0, "LK": 2.0, "HC": 2.0, "EC": 2.0}
@@ -35,8 +35,8 @@ _FILTERED = ("NC", "DAC", "DDC", "TLC", "TTC", "LK")
 class SubScores:
     """Sub-scores in 0..1, named as in the papers; `comfort` is C of PDMS or HC of EPDMS.
 
-    progress: m, raw; first_at_fault_step, first_ttc_step: -1 for never; EC: None where there is no previous frame;
-    TLC and LK are 1 in PDMS, which has neither.
+    progress: raw, m; first_at_fault_step, first_ttc_step: -1 if never; EC: None without a previous frame; TLC and LK
+    are 1 in PDMS, which has neither.
     """
 
     NC: float
@@ -55,13 +55,13 @@ class SubScores:
 
     @property
     def multiplier(self) -> float:
-        """Product of the sub-scores that multiply."""
+        """Product of the multiplicative sub-scores."""
         product = self.NC * self.DAC
         return product if self.version is Version.PDMS else product * self.DDC * self.TLC
 
     @property
     def score(self) -> float:
-        """PDMS, or EPDMS with EC where there is one."""
+        """PDMS, or EPDMS (with EC if available)."""
         if self.version is Version.PDMS:
             return self.multiplier * (5 * self.EP + 5 * self.TTC + 2 * self.comfort) / 12
         row = {"EP": self.EP, "TTC": self.TTC, "LK": self.LK, "HC": self.comfort, "EC": self.EC}
@@ -69,23 +69,23 @@ class SubScores:
 
 
 def weighted_mean(row: dict[str, float | None]) -> float:
-    """The additive part of EPDMS; without EC the others share its weight."""
+    """Returns the weighted-average part of EPDMS; without EC the weights of the others are renormalised."""
     parts = [(weight, row[name]) for name, weight in _WEIGHTS.items() if row[name] is not None]
     return sum(weight * float(value or 0.0) for weight, value in parts) / sum(weight for weight, _ in parts)
 
 
 def at_start(objects: Objects, corners: np.ndarray) -> np.ndarray:
-    """Which objects overlap the ego box [4, 2] at the first step, bool [N]: EPDMS's log replay deletes them."""
+    """bool [N]: objects that overlap the ego box [4, 2] at the first step; EPDMS's log replay removes them."""
     return collisions.touching(corners[None], objects.boxes[:, :1])[0]
 
 
 def drivable_area(areas: DriveAreas) -> float:
-    """DAC: 0 as soon as any corner is outside at any step."""
+    """DAC: 0 if any corner is outside the drivable area at any step."""
     return float(not areas.non_drivable.any())
 
 
 def driving_direction(areas: DriveAreas, version: Version) -> float:
-    """DDC by the metres driven off the route's lanes within a second (11 increments)."""
+    """DDC from the distance driven off the route's lanes within a second (11 increments)."""
     counted = areas.oncoming.copy()
     if version is Version.EPDMS:
         counted &= ~areas.centre_in_intersection
@@ -102,7 +102,7 @@ def traffic_lights(areas: DriveAreas, lights: RedLights) -> float:
 
 
 def lane_keeping(areas: DriveAreas) -> float:
-    """LK: 0 after 20 steps in a row off the centreline; steps inside an intersection neither count nor reset."""
+    """LK: 0 after 20 consecutive steps more than 0.5 m off the centreline; intersections neither count nor reset."""
     run = 0
     for off in areas.deviation[~areas.centre_in_intersection] > _OFF_CENTRE:
         run = run + 1 if off else 0
@@ -112,9 +112,9 @@ def lane_keeping(areas: DriveAreas) -> float:
 
 
 def rate(states: np.ndarray, scene: TrafficScene, version: Version, with_history: bool = True) -> SubScores:
-    """Sub-scores of one drive [41, 11] before progress is compared to anybody's (EP is 1).
+    """Returns the sub-scores of one drive [41, 11] before progress is compared with other drives (EP is 1).
 
-    with_history: False gives the 1 that HC officially is without a history.
+    with_history: False sets HC to 1, as the official code does without a history.
     """
     areas = DriveAreas(states[:, :3], scene.road, scene.vehicle)
     objects = scene.objects
@@ -145,7 +145,7 @@ def rate(states: np.ndarray, scene: TrafficScene, version: Version, with_history
 
 
 def compare_progress(rows: list[SubScores]) -> list[SubScores]:
-    """The same with EP against the best of them, which is to include the reference planner."""
+    """Returns the rows with EP relative to the best of them; they must include the reference planner."""
     norm = progress_norm(rows)
     out = []
     for row in rows:
@@ -158,17 +158,17 @@ def compare_progress(rows: list[SubScores]) -> list[SubScores]:
 
 
 def progress_norm(rows: list[SubScores]) -> float:
-    """Metres of the best row: raw progress times the sub-scores that multiply."""
+    """Returns the largest product (m) of raw progress and multiplicative sub-scores."""
     return max(row.progress * row.multiplier for row in rows)
 
 
 def score(states: np.ndarray, reference: np.ndarray, scene: TrafficScene, version: Version) -> SubScores:
-    """Sub-scores of a drive, its progress against that of the reference planner's drive (both [41, 11])."""
+    """Returns the sub-scores of a drive, with progress relative to the reference planner's drive (both [41, 11])."""
     rows = [rate(states, scene, version), rate(reference, scene, version)]
     return compare_progress(rows)[0]
 
 
 def filter_by_human(plan: SubScores, human: SubScores) -> SubScores:
-    """EPDMS's filter: what the recorded human fails wholly too is no failure of the plan; EC is never filtered."""
+    """Applies EPDMS's human filter: a sub-score that is 0 for the recorded human becomes 1; EC is never filtered."""
     excused = {name: 1.0 for name in _FILTERED if getattr(human, name) == 0.0}
     return replace(plan, **excused)

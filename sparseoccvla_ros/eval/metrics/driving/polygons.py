@@ -1,4 +1,4 @@
-"""Exact tests between closed polygons: they touch when they share a point; a point is inside when strictly so."""
+"""Exact tests between closed polygons: touching means sharing a point; inside means strictly inside."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def hulls_touch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Whether convex polygons (or segments) [..., A, 2] and [..., B, 2] share a point, broadcast; NaN never does.
+    """Whether convex polygons (or segments) [..., A, 2] and [..., B, 2] share a point, broadcast; False for NaN.
 
-    Two convex shapes are apart exactly when the normal of one of their edges separates them.
+    Separating axis theorem: convex shapes are disjoint exactly when the normal of some edge separates them.
     """
     touch = np.ones(np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), bool)
     for shape in (a, b):
@@ -20,7 +20,7 @@ def hulls_touch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         elif shape.shape[-2] == 2:
             edges = edges[..., :1, :]
         normals = np.stack([-edges[..., 1], edges[..., 0]], -1)
-        origin = shape[..., :1, :]  # differences keep the digits of coordinates of 1e6 m
+        origin = shape[..., :1, :]  # differences stay precise at coordinates of 1e6 m
         one = (a - origin) @ np.swapaxes(normals, -1, -2)
         two = (b - origin) @ np.swapaxes(normals, -1, -2)
         touch &= ((one.min(-2) <= two.max(-2)) & (two.min(-2) <= one.max(-2))).all(-1)
@@ -59,7 +59,7 @@ def touches(boxes: np.ndarray, polygon: np.ndarray) -> np.ndarray:
 
 
 class Areas:
-    """Simple polygons, each an array [V, 2], as one set."""
+    """A set of simple polygons, arrays [V, 2]."""
 
     def __init__(self, polygons: Iterable[np.ndarray]) -> None:
         self.polygons: Sequence[np.ndarray] = tuple(np.asarray(p, np.float64) for p in polygons)
@@ -68,12 +68,12 @@ class Areas:
         return len(self.polygons)
 
     def holders(self, points: np.ndarray) -> np.ndarray:
-        """Which polygon strictly holds which point: bool [P, ...] for points [..., 2]."""
+        """bool [P, ...]: which polygon strictly contains which of the points [..., 2]."""
         found = [inside(points, p) for p in self.polygons]
         return np.stack(found) if found else np.zeros((0, *points.shape[:-1]), bool)
 
     def hold(self, points: np.ndarray) -> np.ndarray:
-        """Whether any polygon strictly holds each point: bool [...] for points [..., 2]."""
+        """bool [...]: whether any polygon strictly contains each of the points [..., 2]."""
         result = np.zeros(points.shape[:-1], bool)
         for polygon in self.polygons:
             result |= inside(points, polygon)
@@ -81,7 +81,7 @@ class Areas:
 
 
 def project(points: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(arc length [...], distance [...]) of the nearest point of a polyline [C, 2] for points [..., 2], metres."""
+    """Projects points [..., 2] to a polyline [C, 2]: (arc length [...], distance [...]) of the nearest point, m."""
     start, step = line[:-1], np.diff(line, axis=0)
     length = np.hypot(step[:, 0], step[:, 1])
     delta = points[..., None, :] - start

@@ -1,7 +1,7 @@
-"""From a plan to a drive: interpolation to 10 Hz, NAVSIM's linear-quadratic tracker, the kinematic bicycle.
+"""From plan to drive: interpolation to 10 Hz, NAVSIM's linear-quadratic tracker, kinematic bicycle model.
 
-Behaviour of navsim `batch_lqr` and `batch_kinematic_bicycle` (tags v1.1 and 2025-10-27, which agree), float64. Their
-"jerk penalty" is no difference matrix except in its last row; it is kept because scores are compared to theirs.
+Follows navsim `batch_lqr` and `batch_kinematic_bicycle` (tags v1.1 and 2025-10-27, which agree), in float64. Their
+"jerk penalty" is a difference matrix only in its last row; this is kept for comparable scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STEERING_LIMIT = np.pi / 3
 
 
 def global_poses(initial: np.ndarray, relative: np.ndarray) -> np.ndarray:
-    """Poses [N, 3] in the frame of `initial` [3] as global poses; the heading is not wrapped."""
+    """Transforms poses [N, 3] in the frame of `initial` [3] to global poses; the heading is not wrapped."""
     c, s = np.cos(initial[2]), np.sin(initial[2])
     x = initial[0] + c * relative[:, 0] - s * relative[:, 1]
     y = initial[1] + s * relative[:, 0] + c * relative[:, 1]
@@ -29,10 +29,10 @@ def global_poses(initial: np.ndarray, relative: np.ndarray) -> np.ndarray:
 def plan_to_10hz(
     initial: np.ndarray, plan: np.ndarray, interval: float = 0.5, start_us: int = 0, horizon: float = 4.0
 ) -> np.ndarray:
-    """Relative plan poses [N, 3] every `interval` s as global poses [horizon / 0.1 + 1, 3], heading in [-pi, pi).
+    """Converts relative plan poses [N, 3] every `interval` s to global poses [horizon / 0.1 + 1, 3].
 
-    Linear in x, y and the unwrapped heading; the last pose is held. Time stamps are cut to whole microseconds of a
-    clock that starts at start_us, as officially.
+    Linear in x, y and unwrapped heading; the last pose is held; headings in [-pi, pi). Time stamps are truncated to
+    whole microseconds of a clock that starts at start_us, as in the official code.
     """
     start = start_us * 1e-6
     times = np.floor((np.arange(1, len(plan) + 1) * interval + start) * 1e6)
@@ -44,7 +44,7 @@ def plan_to_10hz(
 
 
 def interpolate(poses: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Poses [N, 3] given at times [N], linear at the times `wanted` [M], heading unwrapped between and then wrapped."""
+    """Interpolates poses [N, 3] at times [N] linearly to times `wanted` [M]; headings are unwrapped, then wrapped."""
     columns = [poses[:, 0], poses[:, 1], np.unwrap(poses[:, 2])]
     out = np.stack([np.interp(wanted, times, c) for c in columns], -1)
     out[:, 2] = wrap(out[:, 2])
@@ -52,7 +52,7 @@ def interpolate(poses: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.
 
 
 def profiles(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(speeds [B, M] m/s, curvatures [B, M] 1/m) of reference poses [B, M + 1, 3], by regularised least squares."""
+    """Fits (speeds [B, M] m/s, curvatures [B, M] 1/m) to poses [B, M + 1, 3] by regularised least squares."""
     steps = np.diff(poses[..., :2], axis=-2)
     turns = wrap(np.diff(poses[..., 2], axis=-1))
     count = steps.shape[-2]
@@ -82,9 +82,9 @@ def _solve(design: np.ndarray, target: np.ndarray, penalty: np.ndarray) -> np.nd
 def command(
     state: np.ndarray, pose: np.ndarray, speeds: np.ndarray, curvatures: np.ndarray, step: int, vehicle: Vehicle
 ) -> np.ndarray:
-    """Acceleration m/s^2 and steering rate rad/s [B, 2] at a step.
+    """Computes acceleration (m/s^2) and steering rate (rad/s), [B, 2], at a step.
 
-    state [B, 11], reference pose of the step [B, 3], profiles [B, M].
+    state: [B, 11]; pose: reference pose of the step [B, 3]; speeds, curvatures: profiles [B, M].
     """
     last = speeds.shape[-1] - 1
     end = min(step + _HORIZON, last)
@@ -96,7 +96,7 @@ def command(
     lateral = -ex * np.sin(pose[:, 2]) + ey * np.cos(pose[:, 2])
     heading = wrap(state[:, HEADING] - pose[:, 2])
     steer = state[:, STEER]
-    by_lateral = by_heading = by_steer = np.zeros_like(v)  # derivatives by the steering rate
+    by_lateral = by_heading = by_steer = np.zeros_like(v)  # derivatives with respect to the steering rate
     for j in range(_HORIZON):
         way = (v + acceleration * j * DT) * DT
         lateral, by_lateral = lateral + way * heading, by_lateral + way * by_heading
@@ -109,7 +109,7 @@ def command(
 
 
 def advance(state: np.ndarray, command: np.ndarray, dt: float = DT, vehicle: Vehicle = PACIFICA) -> np.ndarray:
-    """The state [B, 11] after dt seconds under acceleration and steering rate [B, 2], with first-order lags."""
+    """Integrates the state [B, 11] over dt s for a command [B, 2] (see `command`), with first-order lags."""
     v, heading, steer = state[:, VX], state[:, HEADING], state[:, STEER]
     new = np.zeros_like(state)
     new[:, AX] = state[:, AX] + dt / (dt + _ACCELERATION_LAG) * (command[:, 0] - state[:, AX])
@@ -125,7 +125,7 @@ def advance(state: np.ndarray, command: np.ndarray, dt: float = DT, vehicle: Veh
 
 
 def track(poses: np.ndarray, initial: np.ndarray, vehicle: Vehicle = PACIFICA) -> tuple[np.ndarray, np.ndarray]:
-    """(states [B, M + 1, 11], commands [B, M, 2]) of the drive along reference poses [B, M + 1, 3] from [B, 11]."""
+    """Tracks poses [B, M + 1, 3] from states [B, 11]: (states [B, M + 1, 11], commands [B, M, 2])."""
     speeds, curvatures = profiles(poses)
     states, commands = [np.asarray(initial, np.float64)], []
     for step in range(poses.shape[1] - 1):

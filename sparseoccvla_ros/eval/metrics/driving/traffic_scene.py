@@ -1,4 +1,4 @@
-"""What PDMS and EPDMS look at besides the ego: road areas, red lights, other objects."""
+"""Inputs of PDMS and EPDMS besides the ego: road areas, red lights, other objects."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .vehicle import PACIFICA, Vehicle, corners, wrap
 
 
 class Surface(IntEnum):
-    """What a polygon of the map is."""
+    """Type of a map polygon."""
 
     LANE, LANE_CONNECTOR, ROADBLOCK, INTERSECTION, CAR_PARK, DRIVABLE = range(6)
 
 
 class ObjectKind(IntEnum):
-    """What an object is; the first three are road users, the others stand."""
+    """Type of an object; the first three are road users, the others are static."""
 
     VEHICLE, PEDESTRIAN, BICYCLE, TRAFFIC_CONE, BARRIER, CONSTRUCTION_SIGN, GENERIC = range(7)
 
@@ -32,7 +32,7 @@ class Objects:
     """Tracks at 10 Hz.
 
     kind: int [N], see ObjectKind; size: [N, 2] length, width; state: [N, T, 5] = x, y, heading of the box centre,
-    vx, vy (global); valid: bool [N, T], whether it is there. A track has at least one valid step.
+    vx, vy (global); valid: bool [N, T], whether it is present. A track has at least one valid step.
     """
 
     kind: np.ndarray
@@ -45,27 +45,27 @@ class Objects:
 
     @cached_property
     def boxes(self) -> np.ndarray:
-        """Corners [N, T, 4, 2], NaN where an object is not there."""
+        """Corners [N, T, 4, 2], NaN where an object is absent."""
         size = np.broadcast_to(self.size[:, None], (*self.state.shape[:2], 2))
         boxes = corners(np.concatenate([self.state[..., :3], size], -1))
         return np.where(self.valid[..., None, None], boxes, np.nan)
 
     @cached_property
     def first_speed(self) -> np.ndarray:
-        """Speed at the first sighting [N] m/s."""
+        """Speed [N] at the first valid step, m/s."""
         first = self.valid.argmax(1)
         return np.hypot(*np.moveaxis(self.state[np.arange(len(self)), first, 3:], -1, 0))
 
     def without(self, gone: np.ndarray) -> Objects:
-        """The objects that `gone` (bool [N]) does not name, at their index, never valid."""
+        """Returns a copy in which the objects of `gone` (bool [N]) are never valid; indices stay."""
         return Objects(self.kind, self.size, self.state, self.valid & ~gone[:, None])
 
 
 def interpolate_tracks(state: np.ndarray, steps: int) -> np.ndarray:
-    """Tracks at 2 Hz [N, F, 5] (NaN where not seen) at 10 Hz [N, steps, 5].
+    """Interpolates tracks at 2 Hz [N, F, 5] (NaN where not observed) to 10 Hz [N, steps, 5].
 
-    Linear between the first and the last sighting, gaps bridged, heading unwrapped; an object that is seen once stands
-    there at every step.
+    Linear between the first and the last observation, bridging gaps, with unwrapped heading; an object observed once
+    stays there at every step.
     """
     out = np.full((len(state), steps, 5), np.nan)
     wanted = np.arange(steps)
@@ -88,9 +88,9 @@ class RoadMap:
     """The surfaces around a route.
 
     Args:
-        surfaces: (kind, polygon [V, 2], whether it belongs to the route) each; the last counts for lanes and lane
+        surfaces: (kind, polygon [V, 2], whether it belongs to the route) each; the last is used for lanes and lane
             connectors only.
-        centerline: [C, 2] of the route, no point twice.
+        centerline: Points [C, 2] of the route, without repetition.
     """
 
     def __init__(self, surfaces: list[tuple[Surface, np.ndarray, bool]], centerline: np.ndarray) -> None:
@@ -105,7 +105,7 @@ class RoadMap:
 
 @dataclass(frozen=True)
 class RedLights:
-    """Connectors of the route: polygons and whether each is red at each step, bool [T, R]."""
+    """Connectors of the route: polygons, and on, bool [T, R], whether each is red at each step."""
 
     polygons: tuple[np.ndarray, ...]
     on: np.ndarray
@@ -113,7 +113,7 @@ class RedLights:
 
 @dataclass(frozen=True)
 class TrafficScene:
-    """Everything around the ego for 4 s (objects up to 5 s for PDMS) from one moment.
+    """Surroundings of the ego for 4 s from one moment (objects up to 5 s, for PDMS).
 
     history: the ego's states [4, 11] at -1.5, -1, -0.5 and 0 s.
     """
@@ -126,7 +126,7 @@ class TrafficScene:
 
 
 class DriveAreas:
-    """Where a drive is: corners, the areas they lie in, and the centreline.
+    """Ego boxes of a drive relative to the map areas and the centreline.
 
     Attributes (T steps): corners [T, 4, 2], centres [T, 2]; bool [T] each: multiple_lanes, non_drivable, oncoming,
     centre_in_intersection, rear_axle_in_intersection; progress, deviation [T] m of the centre along and from the

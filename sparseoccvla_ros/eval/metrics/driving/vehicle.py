@@ -1,4 +1,4 @@
-"""The vehicle that the scores assume, and the columns of its state."""
+"""The vehicle dimensions used by the scores, and the columns of the ego state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DT = 0.1
 
 @dataclass(frozen=True)
 class Vehicle:
-    """Metres: both bumpers from the rear axle, full width, wheelbase."""
+    """Vehicle dimensions in metres: rear axle to front and rear bumper, full width, wheelbase."""
 
     ahead: float
     behind: float
@@ -24,28 +24,28 @@ class Vehicle:
 
     @classmethod
     def of(cls, body: vehicle.Vehicle) -> Vehicle:
-        """The same vehicle in the words of these scores."""
+        """Converts a core.vehicle.Vehicle."""
         ahead, behind = body.centre_m + 0.5 * body.length_m, 0.5 * body.length_m - body.centre_m
         return cls(ahead, behind, body.width_m, body.wheel_base_m)
 
     @property
     def length(self) -> float:
-        """Bumper to bumper."""
+        """Length from bumper to bumper."""
         return self.ahead + self.behind
 
     @property
     def centre(self) -> float:
-        """From the rear axle forward to the centre of the box."""
+        """Distance from the rear axle forward to the centre of the box."""
         return 0.5 * (self.ahead - self.behind)
 
     def corners(self, poses: np.ndarray) -> np.ndarray:
-        """Front left, rear left, rear right, front right [..., 4, 2] of rear-axle poses [..., 3]."""
+        """Returns corners [..., 4, 2] (front left, rear left, rear right, front right) at rear-axle poses [..., 3]."""
         centre = self.centres(poses)
         boxes = np.concatenate([centre, poses[..., 2:3], np.broadcast_to([self.length, self.width], centre.shape)], -1)
         return corners(boxes)
 
     def centres(self, poses: np.ndarray) -> np.ndarray:
-        """Centres of the box [..., 2] of rear-axle poses [..., 3]."""
+        """Returns box centres [..., 2] at rear-axle poses [..., 3]."""
         heading = poses[..., 2]
         return poses[..., :2] + self.centre * np.stack([np.cos(heading), np.sin(heading)], -1)
 
@@ -55,8 +55,8 @@ PACIFICA = Vehicle(ahead=4.049, behind=1.127, width=2.297, wheelbase=3.089)
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:
-    """Front left, rear left, rear right, front right [..., 4, 2] of boxes [..., 5] = centre x, y, heading, length,
-    width."""
+    """Returns corners [..., 4, 2] (front left, rear left, rear right, front right) of boxes [..., 5] = centre x, y,
+    heading, length, width."""
     cos, sin = np.cos(boxes[..., 2]), np.sin(boxes[..., 2])
     along, across = 0.5 * boxes[..., 3, None] * [1, -1, -1, 1], 0.5 * boxes[..., 4, None] * [1, 1, -1, -1]
     x = boxes[..., 0, None] + along * cos[..., None] - across * sin[..., None]
@@ -65,5 +65,5 @@ def corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def wrap(angle: np.ndarray) -> np.ndarray:
-    """Into [-pi, pi)."""
+    """Wraps an angle (rad) to [-pi, pi)."""
     return (np.asarray(angle) + np.pi) % (2 * np.pi) - np.pi
