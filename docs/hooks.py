@@ -18,6 +18,7 @@ from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 from sparseoccvla_ros.bringup import launch_config
 from sparseoccvla_ros.cli.__main__ import complete_app
+from sparseoccvla_ros.eval.report.tables import markdown_table
 from sparseoccvla_ros.ros.diagnostics import LEVELS, State
 from sparseoccvla_ros.ros.parameters import COMMON, TABLES, Param
 from sparseoccvla_ros.ros.qos import PROFILES
@@ -40,9 +41,7 @@ def expand(markdown: str) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(head), *map(list, rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return markdown_table(list(head), [list(row) for row in rows])
 
 
 def _code(values: Iterable[object], between: str = " ") -> str:

@@ -97,24 +97,26 @@ def assert_runs(done: subprocess.CompletedProcess[str]) -> None:
 def test_what_the_first_drive_would_wait_for_is_prepared_once(checkout):
     package = checkout.root / "sparseoccvla_ros"
     loops = [package / f for f in ("core/kernels.py", "world/kernels/shading.py", "camera_sync/jpeg_scan.py")]
-    loops.append(package / "occupancy" / "sampling" / "cell_kernels.py")
     for file in (*loops, package / "bringup" / "prepare.py"):
         file.parent.mkdir(parents=True)
     for file in loops:
-        file.touch()
+        file.write_text("@kernel\n")
     done = checkout.run("drive")
     assert done.returncode == 0
     assert "goes on without" in done.stderr, "there is nothing that could prepare"
     assert done.stdout.startswith("ran ['drive']")
     count = checkout.root / "count"
     (package / "bringup" / "prepare.py").write_text(f"open({str(count)!r}, 'a').write('x')\n")
-    for edited, times in ((None, 1), (None, 1), *zip(loops[1:], (2, 3, 4), strict=True)):
+    # Once, again after an edit of what is compiled, and not after one of anything else.
+    for edited, times in ((None, 1), (None, 1), *zip(loops, (2, 3, 4), strict=True), (package / "a.py", 4)):
         if edited is not None:
-            edited.write_text("x = 1\n")
+            edited.write_text("@kernel\nx = 1\n" if edited in loops else "x = 1\n")
         assert checkout.run("drive").returncode == 0
         assert count.read_text() == "x" * times
+    assert checkout.run("drive", SPARSEOCCVLA_CACHE=str(checkout.root / "other")).returncode == 0
+    assert len(count.read_text()) == 5
     assert_runs(checkout.run("doctor"))
-    assert len(count.read_text()) == 4
+    assert len(count.read_text()) == 5
 
 
 def test_an_odd_path_and_edits_of_messages(checkout, tmp_path):

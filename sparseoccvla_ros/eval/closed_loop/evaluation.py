@@ -21,6 +21,7 @@ from ...runtime.presets import load_preset
 from ...world.sim.scenarios import FAMILIES
 from ..metrics.driving.bench2drive import abilities
 from ..metrics.intervals import Estimate, mean_of
+from ..report.tables import markdown_table
 from .drive_log import DriveLog
 from .language_ablations import CHANGED, change
 from .policies import BlindLaneKeeping, ChainPolicy, ConstantVelocity, EgoOnly, ExpertPolicy, Policy
@@ -293,7 +294,7 @@ def films_table(rows: Sequence[DriveScores], folder: Path) -> tuple[list[str], l
 def page(rows: Sequence[DriveScores], command: str, folder: Path | None = None) -> str:
     """Returns a Markdown page: tables, films found in `folder`, every drive, and how the numbers were computed."""
     head, lines = table(rows)
-    parts = ["# Closed loop in the synthetic world", "", f"`{command}`", "", _markdown(head, lines), ""]
+    parts = ["# Closed loop in the synthetic world", "", f"`{command}`", "", markdown_table(head, lines), ""]
     parts += [
         "Traffic reacts to the ego (IDM, signals, people). PDMS and EPDMS: navsim v1.1 and v2, once a second, others",
         "replayed as they truly moved, reference: the expert from the same state, no human filter, EPDMS without EC,",
@@ -305,23 +306,18 @@ def page(rows: Sequence[DriveScores], command: str, folder: Path | None = None) 
     ]
     head, lines = families_table(rows)
     if lines:
-        parts[-2:-2] = ["## Successes by family", "", _markdown(head, lines), ""]
+        parts[-2:-2] = ["## Successes by family", "", markdown_table(head, lines), ""]
     head, lines = worth_table(rows)
     if lines:
         notes = [f"- {name}: {about}" for name, about in CHANGED.items()]
-        parts[-2:-2] = ["## What language is worth", "", _markdown(head, lines), "", *notes, ""]
+        parts[-2:-2] = ["## What language is worth", "", markdown_table(head, lines), "", *notes, ""]
     head, lines = films_table(rows, folder) if folder is not None else ([], [])
     if lines:
-        parts[-2:-2] = ["## From above, at twice the speed", "", _markdown(head, lines), ""]
+        parts[-2:-2] = ["## From above, at twice the speed", "", markdown_table(head, lines), ""]
     head = ["policy", "seed", "scenario", "maneuver", "end", "s", "completion %", "driving score", "infractions"]
     drives = [
         [r.policy, str(r.seed), r.scenario or "", r.maneuver, r.end, f"{r.seconds:.1f}", f"{r.route_completion:.1f}",
          f"{r.driving_score:.1f}", ", ".join(r.infractions)]
         for r in sorted(rows, key=lambda r: (r.policy, r.driving_score))
     ]  # fmt: skip
-    return "\n".join([*parts, _markdown(head, drives), ""])
-
-
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * len(head)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *lines))
+    return "\n".join([*parts, markdown_table(head, drives), ""])

@@ -19,6 +19,7 @@ from ...planning.trajectory_follower import TimedPath
 from ...world.sim.simulator import Simulator
 from ..metrics.intervals import mean_of
 from ..report.plots import Bar, draw
+from ..report.tables import markdown_table
 from .expert import Expert
 from .policies import ChainPolicy
 from .road_map import WorldMap
@@ -164,9 +165,7 @@ def section(rows: Sequence[DriveScores], folder: Path) -> str:
     text = [
         "## Robustness",
         "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(line) + " |" for line in lines),
+        markdown_table(head, lines),
         "",
         f"![driving score]({PLOT})",
         "",

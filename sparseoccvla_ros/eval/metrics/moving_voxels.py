@@ -48,6 +48,13 @@ def at_constant_velocity(plans: np.ndarray) -> np.ndarray:
     return out
 
 
+def _along_and_across(xy: np.ndarray, plans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates [P, N] m of points [P, 2] along and across each of boxes [N, 5], from its centre."""
+    offset = xy[:, None] - plans[:, :2]
+    cos, sin = np.cos(plans[:, 2]), np.sin(plans[:, 2])
+    return cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
+
+
 def flow_of(points: np.ndarray, labels: np.ndarray, movers: np.ndarray) -> np.ndarray:
     """Returns the flow float32 [3, Q, R, 3] m of points [Q, R, 3] with labels [Q, R] to HORIZONS; movers [4, N, 5]."""
     out = np.zeros((len(HORIZONS), *points.shape), np.float32)
@@ -56,9 +63,7 @@ def flow_of(points: np.ndarray, labels: np.ndarray, movers: np.ndarray) -> np.nd
         return out
     xy = points[rows, columns, :2]
     now = movers[0]
-    offset = xy[:, None] - now[:, :2]
-    cos, sin = np.cos(now[:, 2]), np.sin(now[:, 2])
-    along, across = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
+    along, across = _along_and_across(xy, now)
     beyond = np.maximum(np.abs(along) - 0.5 * now[:, 3], np.abs(across) - 0.5 * now[:, 4])
     points_of, nearest = np.arange(len(beyond)), beyond.argmin(1)
     hit = beyond[points_of, nearest] < MARGIN
@@ -92,13 +97,10 @@ def judged(movers: np.ndarray, future2now: np.ndarray, grid: VoxelGrid = OCC3D_G
     out = np.zeros((len(future2now), *grid.shape), bool)
     for k, pose in enumerate(future2now):
         xy = geometry.apply(pose, flat)[:, :2]
-        covered = np.zeros(len(xy), bool)
-        for plans in (movers[0], movers[k + 1]):
-            for px, py, yaw, length, width in plans.tolist():
-                dx, dy = xy[:, 0] - px, xy[:, 1] - py
-                along, across = np.cos(yaw) * dx + np.sin(yaw) * dy, np.cos(yaw) * dy - np.sin(yaw) * dx
-                covered |= (np.abs(along) < 0.5 * length + _EDGE) & (np.abs(across) < 0.5 * width + _EDGE)
-        out[k] = covered.reshape(grid.shape[:2])[..., None]
+        boxes = np.concatenate([movers[0], movers[k + 1]]).astype(np.float64)
+        along, across = _along_and_across(xy, boxes)
+        inside = (np.abs(along) < 0.5 * boxes[:, 3] + _EDGE) & (np.abs(across) < 0.5 * boxes[:, 4] + _EDGE)
+        out[k] = inside.any(1).reshape(grid.shape[:2])[..., None]
     return out
 
 

@@ -13,6 +13,7 @@ from ...core.errors import InvalidInput
 from ..protocols.planning import HORIZON_STEPS, Protocol
 from ..tasks.planning_loop import Evaluation
 from ..tasks.planning_samples import GROUND_TRUTH, Method
+from .tables import markdown_table
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -184,12 +185,8 @@ class Report:
         ]
 
     def to_markdown(self) -> str:
-        """Returns all tables and notes as Markdown."""
-        parts = []
-        for title, head, lines in self._tables():
-            table = [head, ["---"] * len(head), *lines]
-            body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table)
-            parts.append(f"### {title}\n\n{body}")
+        """All tables and notes as Markdown."""
+        parts = [f"### {title}\n\n{markdown_table(head, lines)}" for title, head, lines in self._tables()]
         return "\n\n".join([*parts, "\n".join(f"- {note}" for note in self._notes())]) + "\n"
 
 

@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table without a final line break; bars within cells are escaped."""
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
 @dataclass(frozen=True)
 class Block:
     """A table with a title and notes below; without rows only the notes are shown."""
@@ -19,8 +25,7 @@ class Block:
         """Returns title, table and notes as Markdown."""
         parts = [f"{'#' * level} {self.title}"]
         if self.rows:
-            lines = [self.head, ["---"] * len(self.head), *self.rows]
-            parts.append("\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in lines))
+            parts.append(markdown_table(self.head, self.rows))
         if self.notes:
             parts.append("\n".join(f"- {note}" for note in self.notes))
         return "\n\n".join(parts)
