@@ -82,28 +82,30 @@ def read(
 ) -> None:
     """Compute CellViews.read; depth_scale as in `nearest`, out float32 [K, 8, 24]."""
     (h, w), bins, count = size, len(depths) // len(classes), classes.shape[1]
-    out[:] = 0
     for k in range(len(blocks)):
         n = camera[k]
-        if n < 0:
-            continue
         for o in range(len(offsets)):
             x, y, z = blocks[k, 0] + offsets[o, 0], blocks[k, 1] + offsets[o, 1], blocks[k, 2] + offsets[o, 2]
             u, v, depth = _pixel(matrix[n], x, y, z)
             u, v = u / image[1], v / image[0]
-            if not (depth > 0.3 and 0 < u < 1 and 0 < v < 1):
+            if n < 0 or not (depth > 0.3 and 0 < u < 1 and 0 < v < 1):
+                out[k, o] = 0
                 continue
             across, down = min(max(u * w - 0.5, 0.0), w - 1.0), min(max(v * h - 0.5, 0.0), h - 1.0)
             along = min(max(math.log(depth / depth_scale[0]) * depth_scale[1], 0.0), bins - 1.0)
             x0, y0, d0 = min(int(across), w - 2), min(int(down), h - 2), min(int(along), bins - 2)
             across, down, along = across - x0, down - y0, along - d0
-            for tap in range(4):
-                right, below = tap % 2, tap // 2
-                share = np.float32((across if right else 1 - across) * (down if below else 1 - down))
-                row = (n * h + y0 + below) * w + x0 + right
-                for c in range(count):
-                    out[k, o, c] += share * classes[row, c]
-                near, far, at = np.float32(share * (1 - along)), np.float32(share * along), row * bins + d0
-                for c in range(depths.shape[1]):
-                    out[k, o, count + c] += near * depths[at, c] + far * depths[at + 1, c]
+            # Four taps in one pass over the channels, which is then a loop of vectors.
+            p, q = (n * h + y0) * w + x0, (n * h + y0 + 1) * w + x0
+            a, b = np.float32((1 - across) * (1 - down)), np.float32(across * (1 - down))
+            c, d = np.float32((1 - across) * down), np.float32(across * down)
+            for i in range(count):
+                out[k, o, i] = a * classes[p, i] + b * classes[p + 1, i] + c * classes[q, i] + d * classes[q + 1, i]
+            near, far = np.float32(1 - along), np.float32(along)
+            p, q = p * bins + d0, q * bins + d0
+            for i in range(depths.shape[1]):
+                first = a * depths[p, i] + b * depths[p + bins, i] + c * depths[q, i] + d * depths[q + bins, i]
+                p1, q1 = p + 1, q + 1
+                last = a * depths[p1, i] + b * depths[p1 + bins, i] + c * depths[q1, i] + d * depths[q1 + bins, i]
+                out[k, o, count + i] = near * first + far * last
             out[k, o, -1] = 1
