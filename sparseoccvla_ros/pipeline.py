@@ -88,7 +88,7 @@ class SparseOccVLA:
     ) -> None:
         self.preset, self.encoder, self.reasoner, self.planner = preset, encoder, reasoner, planner
         self.absent = absent or {}
-        self.hears: Callable[[Reasoning], Reasoning | None] = lambda reasoning: reasoning
+        self.reasoning_filter: Callable[[Reasoning], Reasoning | None] = lambda reasoning: reasoning
         """Maps each reasoning to what the planner gets; evaluation removes parts of it here."""
         self._behind = ThreadPoolExecutor(1, "reasoning") if reason_behind and reasoner is not None else None
         self._pending: Future[Reasoning] | None = None
@@ -213,7 +213,7 @@ class SparseOccVLA:
             if frames.stamp - reasoning.stamp > REASONING_MAX_AGE * NANOSECONDS:
                 reasoning = None
         if planner is not None:
-            heard = None if reasoning is None else self.hears(reasoning)
+            heard = None if reasoning is None else self.reasoning_filter(reasoning)
             plan = timed("planning", lambda: planner.plan(queries, voxels, heard, history, command, source))
             self._planned.add(plan)
         if self._behind is not None and reasoner is not None:

@@ -28,7 +28,7 @@ from ..bringup.run_on_bag import Outcome, run_on_bag
 from ..bringup.tables import budget_table, latency_table, node_table, state_lines
 from .history import compare_and_append
 from .roofline import physical_floor
-from .runtimes import turns
+from .runtimes import interleaved
 
 HISTORY = Path("out/bench/history.jsonl")
 _ASKING = {"question_period": "0.2", "self_question": "Describe the scene in one sentence."}
@@ -148,7 +148,7 @@ def _message_table(console: Console) -> dict[str, float]:
     ratios = {}
     for name, (ours, plain) in message_cases().items():
         if plain is not None:
-            times = turns({"ours": ours, "plain": plain}, 0.5)
+            times = interleaved({"ours": ours, "plain": plain}, 0.5)
             ratios[name] = times["plain"][0] / times["ours"][0]
             text = (
                 f"{times['ours'][0]:.2f} ms, the plain way {times['plain'][0]:.1f} ms, {ratios[name]:.1f} times as much"

@@ -10,7 +10,7 @@ from rich.table import Table
 from sparseoccvla_ros.bench.dds_delivery import as_numbers, measure_delivery
 from sparseoccvla_ros.bench.message_cases import message_cases, voxel_publisher
 
-from .runtimes import turns
+from .runtimes import interleaved
 
 VOXELS = 10_000
 
@@ -22,7 +22,7 @@ def bench_messages(console: Console, seconds: float = 4.0) -> dict[str, Any]:
     with voxel_publisher(VOXELS) as publish:
         cases = {f"{VOXELS} voxels published as cloud and markers": (publish, None), **message_cases(VOXELS)}
         for name, (ours, plain) in cases.items():
-            times = turns({"ours": ours, **({"plain": plain} if plain else {})}, 1.0)
+            times = interleaved({"ours": ours, **({"plain": plain} if plain else {})}, 1.0)
             fast, slow = times["ours"][0], times["plain"][0] if plain else None
             numbers[name] = {"ours_ms": fast, "plain_ms": slow}
             table.add_row(name, f"{fast:.2f}", f"{slow:.1f}" if slow else "", f"{slow / fast:.1f}x" if slow else "")

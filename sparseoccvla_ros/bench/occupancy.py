@@ -70,7 +70,7 @@ def take_path(encoder: OccupancyEncoder, path: str) -> None:
         layer.sampling.path = path
 
 
-def in_turns(works: dict[str, Work], seconds: float, synchronise: Callable[[], None]) -> dict[str, float]:
+def interleaved_times(works: dict[str, Work], seconds: float, synchronise: Callable[[], None]) -> dict[str, float]:
     """Returns the median milliseconds per work, measured alternately."""
     times: dict[str, list[float]] = defaultdict(list)
     for work in works.values():
@@ -134,9 +134,9 @@ def _on_device(console: Console, preset: Preset, device: str, title: str, second
 
         return work
 
-    whole = in_turns({path: encode(path) for path in dict.fromkeys((fast, "plain"))}, seconds, synchronise)
+    whole = interleaved_times({path: encode(path) for path in dict.fromkeys((fast, "plain"))}, seconds, synchronise)
     queries = encoder.encode(next(frames))
-    post = in_turns({"voxels": lambda: encoder.voxels(queries)}, seconds / 3, lambda: None)["voxels"]
+    post = interleaved_times({"voxels": lambda: encoder.voxels(queries)}, seconds / 3, lambda: None)["voxels"]
 
     scene = encoder.memory.views(padded_size((preset.image.height, preset.image.width)))
     layer, config = encoder.decoder.layers[-1], preset.occupancy
@@ -151,7 +151,9 @@ def _on_device(console: Console, preset: Preset, device: str, title: str, second
 
         return work
 
-    sampling = in_turns({path: sample(path) for path in dict.fromkeys((fast, "plain"))}, seconds / 2, synchronise)
+    sampling = interleaved_times(
+        {path: sample(path) for path in dict.fromkeys((fast, "plain"))}, seconds / 2, synchronise
+    )
     take_path(encoder, "auto")
     rounds = max(3, int(seconds / (1e-3 * whole[fast])))
     with stage_times(encoder, synchronise) as spent:
@@ -208,7 +210,7 @@ def _sampling_floor(preset: Preset, scene: SceneViews, measured: float, device: 
     source = torch.empty(16_000_000 if device == "cpu" else 128_000_000, device=device)
     target = torch.empty_like(source)
     synchronise = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    copy = in_turns({"copy": lambda: target.copy_(source)}, 0.5, synchronise)["copy"]
+    copy = interleaved_times({"copy": lambda: target.copy_(source)}, 0.5, synchronise)["copy"]
     rate = 2 * source.numel() * 4 / (1e-3 * copy)
     floor = 1e3 * moved / rate
     return {"megabytes": moved / 1e6, "copy_gb_s": rate / 1e9, "floor_ms": floor, "share": floor / measured}
@@ -227,7 +229,7 @@ def _precisions(
         if device == "cuda":
             works[f"{dtype}, backbone to decoder without copies to the host"] = step = _device_step(encoder, frames)
             works[f"{dtype}, the same as a CUDA graph"] = _graph(step)
-    times = in_turns(works, seconds, synchronise)
+    times = interleaved_times(works, seconds, synchronise)
     table = Table("backbone and neck in", "ms", "against float32", title=f"Precision, {device}")
     for name, value in times.items():
         table.add_row(name, f"{value:.2f}", f"{times['float32'] / value:.2f}x")

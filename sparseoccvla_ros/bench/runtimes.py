@@ -62,7 +62,7 @@ def endless(frames: list[CameraFrames]) -> Iterator[CameraFrames]:
         yield from (replace(item, epoch=epoch) for item in frames)
 
 
-def turns(works: dict[str, Callable[[], Any]], seconds: float) -> dict[str, tuple[float, float]]:
+def interleaved(works: dict[str, Callable[[], Any]], seconds: float) -> dict[str, tuple[float, float]]:
     """Returns the median wall time and the least CPU time per work in ms, measured alternately.
 
     On a shared machine only the CPU time is stable; with one thread it is what an idle core would need.
@@ -116,7 +116,7 @@ def _measure(
         images[title] = lambda encoder=encoder: encoder.image_features(pixels)
         decoder[title] = lambda encoder=encoder, scene=scene: encoder.decode(scene)
     with torch.inference_mode():
-        parts = [turns(works, seconds) for works in (whole, images, decoder)]
+        parts = [interleaved(works, seconds) for works in (whole, images, decoder)]
     first = next(iter(encoders))
     names = ("encode", "images", "decoder")
     columns = [f"{name} {kind}" for kind in ("wall", "cpu") for name in names]

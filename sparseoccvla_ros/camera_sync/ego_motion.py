@@ -42,11 +42,11 @@ class PoseSource:
     buffer: TransformBuffer
 
 
-def disputes(transforms: TransformBuffer) -> list[str]:
+def describe_parent_conflicts(transforms: TransformBuffer) -> list[str]:
     """Return a sentence for every tf frame with conflicting publishers."""
     return [
         f"{child} has several parents in tf: {', '.join(parents)}; only one may be published"
-        for child, parents in sorted(transforms.disputed().items())
+        for child, parents in sorted(transforms.parent_conflicts().items())
     ]
 
 
@@ -118,7 +118,7 @@ class EgoMotion:
         best, failure = failures[0]
         hopeless = not any(_may_come(each) for _, each in failures)
         reason = DropReason.POSE_TOO_OLD if hopeless else DropReason.POSE_TIMEOUT
-        text = "; ".join([f"{best.kind}: {failure}", *disputes(self.transforms)])
+        text = "; ".join([f"{best.kind}: {failure}", *describe_parent_conflicts(self.transforms)])
         raise Unresolved(reason, text, waiting=not (expired or hopeless))
 
     def twist(self, source: PoseSource, stamp: int) -> np.ndarray | None:

@@ -21,7 +21,7 @@ from ..core.types import CameraFrames, EgoState
 from .calibration import CalibrationMismatch, CameraModel
 from .config import ImageConfig, MissingPolicy, SyncConfig
 from .drop_reasons import DropReason
-from .ego_motion import RESTART_NS, EgoMotion, PoseSource, RelocationGuard, Unresolved, disputes
+from .ego_motion import RESTART_NS, EgoMotion, PoseSource, RelocationGuard, Unresolved, describe_parent_conflicts
 from .images import Fallback, ImagePreparer
 from .time_synchronizer import FrameSet, Synchroniser
 
@@ -207,7 +207,7 @@ class CameraSync:
             out["pending"] = len(self._pending)
             out["epoch"] = self.epoch
             out["ego_source"] = f"{source.kind}: {source.fixed_frame}" if source else "none"
-            out["tf_conflicts"] = "; ".join(disputes(self.transforms))
+            out["tf_conflicts"] = "; ".join(describe_parent_conflicts(self.transforms))
             out["uncalibrated"] = " ".join(c for c in self.config.cameras if c not in self.cameras)
             return out
 

@@ -331,7 +331,7 @@ def complete_app() -> typer.Typer:
 
 def main() -> int:
     """Entry point; prints InvalidInput (exit code 2) and RuntimeError (1) as one line instead of a traceback."""
-    from sparseoccvla_ros.core.errors import InvalidInput, told
+    from sparseoccvla_ros.core.errors import InvalidInput, format_error
 
     # Handle SIGTERM like Ctrl-C, so that every started process is stopped.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -339,7 +339,7 @@ def main() -> int:
     try:
         return complete_app()(prog_name="./run") or 0
     except InvalidInput as error:
-        print(f"error: {told(error)}", file=sys.stderr)
+        print(f"error: {format_error(error)}", file=sys.stderr)
         return 2
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)

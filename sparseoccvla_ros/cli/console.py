@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..core.errors import InvalidInput, told
+from ..core.errors import InvalidInput, format_error
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except InvalidInput as error:
-        typer.echo(f"error: {told(error)}", err=True)
+        typer.echo(f"error: {format_error(error)}", err=True)
         raise typer.Exit(2) from error
     except OSError as error:
         typer.echo(f"error: {error}", err=True)

@@ -61,7 +61,7 @@ def cache(
     with one_line_errors():
         import torch
 
-        from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache, asked_rows
+        from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache, question_rows
         from sparseoccvla_ros.runtime.factory import pick_device
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.train import build as later
@@ -87,7 +87,7 @@ def cache(
                 if futures:
                     _follow(shown, f"futures of {name}", len(seeds), map(labels.prepare, seeds))
                 if questions:
-                    asked = QuestionCache(place.world, asked_rows(place.world, name))
+                    asked = QuestionCache(place.world, question_rows(place.world, name))
                     _follow(shown, f"questions of {name}", len(seeds), map(asked.prepare, seeds))
                 console.print(f"{name}: {len(seeds)} scenes lie in {place.folder()}")
 

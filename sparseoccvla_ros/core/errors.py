@@ -89,12 +89,12 @@ def code_of(error: InvalidInput) -> str:
     return code
 
 
-def told(error: InvalidInput) -> str:
+def format_error(error: InvalidInput) -> str:
     """Return the error's text with its code, as shown in logs, diagnostics and on the terminal."""
     code = code_of(error)
     return f"{error} [{code}]" if code else str(error)
 
 
-def said(word: str, text: str) -> str:
+def with_code(word: str, text: str) -> str:
     """Return `word: text [CODE]` for a word of `WORDS`."""
     return f"{word}: {text} [{_BY_WORD[word]}]"

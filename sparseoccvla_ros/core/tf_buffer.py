@@ -255,7 +255,7 @@ class TransformBuffer:
                 return None
             return edge.stamps[-1]
 
-    def disputed(self) -> dict[str, tuple[str, ...]]:
+    def parent_conflicts(self) -> dict[str, tuple[str, ...]]:
         """Return frames whose parent keeps changing between publishers, with the conflicting parents.
 
         A single change counts as a handover; tf2 reports neither.

@@ -84,7 +84,7 @@ def without_history(sample: Sample) -> Sample:
     return replace(sample, images=sample.images[index], ego2img=sample.ego2img[index])
 
 
-def photographed_anew(sample: Sample, rng: np.random.Generator) -> Sample:
+def photometric_distortion(sample: Sample, rng: np.random.Generator) -> Sample:
     """Vary exposure, contrast, white balance, focus and JPEG quality; one draw for all images, as on one vehicle."""
     ramp = np.arange(256, dtype=np.float64) / 255.0
     gamma, gain = rng.uniform(0.75, 1.35), rng.uniform(0.75, 1.25)
@@ -119,5 +119,5 @@ class Augmentation:
         if draws[0] < self.no_history:
             sample = without_history(sample)
         if draws[1] < self.photograph:
-            sample = photographed_anew(sample, rng)
+            sample = photometric_distortion(sample, rng)
         return mirrored(sample) if draws[2] < self.mirror else sample

@@ -60,7 +60,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Strike:
+class InjectedFault:
     """A finished fault. since: when it ended or the node was killed, in s of the monotonic clock; victim, life: name of
     the killed node and its instance id before the kill."""
 
@@ -89,7 +89,7 @@ class _Storm:
 
     # --- faults
 
-    def strike(self) -> Strike:
+    def strike(self) -> InjectedFault:
         """Inject one random fault; returns when it has ended."""
         kind = self.rng.choice(
             ("drop_camera", "drop_all", "delay", "skew", "duplicate", "reorder", "corrupt", "jump_ahead", "jump_back",
@@ -127,13 +127,13 @@ class _Storm:
             if kind == "kill":
                 life = self._life(victim)
                 os.killpg(process, signal.SIGKILL)
-                return Strike(kind, time.monotonic(), victim, life)
+                return InjectedFault(kind, time.monotonic(), victim, life)
             os.killpg(process, signal.SIGSTOP)
             self._watch(seconds)
             os.killpg(process, signal.SIGCONT)
-        return Strike(kind, time.monotonic())
+        return InjectedFault(kind, time.monotonic())
 
-    def recover(self, strike: Strike) -> str:
+    def recover(self, strike: InjectedFault) -> str:
         """Wait until every node works (a killed one as a new instance) and two more paths have arrived; records the
         time and returns a description."""
         limit = LIMIT.get(strike.kind, LIMIT["other"])
@@ -249,7 +249,7 @@ def storm(
             source.start()
             storm_ = _Storm(source, observer, supervisor, seed)
             began = time.monotonic()
-            on_event(storm_.recover(Strike("start", began)))
+            on_event(storm_.recover(InjectedFault("start", began)))
             plans = not storm_.record.broken  # otherwise the machine is too slow or too busy for a meaningful test
             while plans and time.monotonic() - began < 60 * minutes:
                 told = storm_.recover(storm_.strike())

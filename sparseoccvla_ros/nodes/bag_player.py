@@ -11,7 +11,7 @@ from rosgraph_msgs.msg import Clock as ClockMsg
 from std_srvs.srv import SetBool, Trigger
 
 from sparseoccvla_ros.camera_sync.profiles import profile
-from sparseoccvla_ros.core.errors import InvalidInput, told
+from sparseoccvla_ros.core.errors import InvalidInput, format_error
 from sparseoccvla_ros.data.bags.playback import Clock, Message, Playback
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.ros.diagnostics import State
@@ -144,7 +144,7 @@ class BagPlayerNode(SourceNode):
             with self._lock:
                 self._playback.step()
         except InvalidInput as error:
-            response.success, response.message = False, told(error)
+            response.success, response.message = False, format_error(error)
             return response
         response.success = True
         return response

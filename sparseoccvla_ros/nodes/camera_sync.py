@@ -15,7 +15,7 @@ from sparseoccvla_ros.camera_sync.drop_reasons import DropReason
 from sparseoccvla_ros.camera_sync.frame_assembler import CameraSync
 from sparseoccvla_ros.camera_sync.message_adapter import MessageAdapter
 from sparseoccvla_ros.camera_sync.profiles import CameraInput, profile
-from sparseoccvla_ros.core.errors import said
+from sparseoccvla_ros.core.errors import with_code
 from sparseoccvla_ros.core.trace import event
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.cv_bridge_compat import cv_bridge_fallback
@@ -147,9 +147,9 @@ class CameraSyncNode(StageNode):
             self.monitor.count(f"dropped.{reason.value}")
             # With an encoder slower than the cameras, sets are dropped all the time: counted, but no warning.
             log = self.get_logger().debug if reason is DropReason.OVERLOAD else self.get_logger().warning
-            log(said(reason.value, text), throttle_duration_sec=5.0)
+            log(with_code(reason.value, text), throttle_duration_sec=5.0)
             if reason.value in _REFUSALS:
-                self.monitor.refused(said(reason.value, text))
+                self.monitor.refused(with_code(reason.value, text))
         if frames is None or not self.active:
             if frames is None:
                 self._set_throttle.undo()

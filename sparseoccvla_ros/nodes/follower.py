@@ -10,7 +10,7 @@ from ackermann_msgs.msg import AckermannDriveStamped
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry, Path
 
-from sparseoccvla_ros.core.errors import InvalidInput, said
+from sparseoccvla_ros.core.errors import InvalidInput, with_code
 from sparseoccvla_ros.core.geometry import yaw_of
 from sparseoccvla_ros.planning.ego_history import EgoHistory
 from sparseoccvla_ros.planning.trajectory_follower import Control, FollowerConfig, TimedPath, TrajectoryFollower
@@ -131,7 +131,7 @@ class FollowerNode(StageNode):
         self._velocity.publish(velocity)
         self._command.publish(command)
         if control.stopped_by:
-            self.get_logger().warning(said("stopping", control.stopped_by), throttle_duration_sec=2.0)
+            self.get_logger().warning(with_code("stopping", control.stopped_by), throttle_duration_sec=2.0)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
 from std_msgs.msg import String
 
-from sparseoccvla_ros.core.errors import InvalidInput, said
+from sparseoccvla_ros.core.errors import InvalidInput, with_code
 from sparseoccvla_ros.core.trace import event
 from sparseoccvla_ros.core.types import BASE_FRAME, CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.core.vehicle import Vehicle
@@ -200,7 +200,7 @@ class PlanningNode(StageNode):
         reasons = plan.reasons
         if plan.status is PlanStatus.BRAKING:
             reasons = ("braking", *reasons)
-            self.get_logger().warning(said("braking", ", ".join(plan.reasons)), throttle_duration_sec=5.0)
+            self.get_logger().warning(with_code("braking", ", ".join(plan.reasons)), throttle_duration_sec=5.0)
         elif source is CommandSource.TIMEOUT:
             self.get_logger().warning("command timed out: going straight", throttle_duration_sec=5.0)
         if plan.status is PlanStatus.REJECTED:
@@ -227,7 +227,7 @@ class PlanningNode(StageNode):
         if self._last_path is None:
             return
         stamp, self._last_path = stamp or self._last_path, None
-        self.get_logger().warning(said("stopping", why))
+        self.get_logger().warning(with_code("stopping", why))
         if self.values.publish_empty_on_stop:
             self._path.publish(Path(header=messages.header(stamp, self._base_frame)))
             if self._autoware is not None and self._last_ego is not None:

@@ -107,7 +107,7 @@ class ReasoningNode(StageNode):
         began = time.monotonic()
         # Prefills have priority at the model: without gaps between them an answer would never be generated, and each
         # short answer would first wait for a prefill.
-        if not self._answering_throttle.due() and self._questions.talking:
+        if not self._answering_throttle.due() and self._questions.in_conversation:
             self.monitor.count("deferred_for_generation")
             return
         if queries.epoch != self._epoch:
@@ -171,7 +171,7 @@ class ReasoningNode(StageNode):
         return None if plan is None or plan.epoch != self._epoch else plan_action(plan, self._ego_speed)
 
     def _in_context(self, question: str) -> str:
-        action = self._action() if self._reasoner.hears_plan else None
+        action = self._action() if self._reasoner.plan_in_prompt else None
         told = question if action is None else with_action(question, action)
         return told if len(told) <= self._reasoner.config.max_question_chars else question
 

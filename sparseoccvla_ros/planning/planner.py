@@ -80,7 +80,7 @@ class Planner(nn.Module):
         self.anchors = anchors
         self.trained = False
         """True once trained weights are loaded; set by the loader."""
-        self.listens = True
+        self.uses_reasoning = True
         """False for weights that were trained without reasoning; reasoning token and anchor scores are then ignored."""
         self.normaliser = DeltaNormaliser(config.forward_range, config.lateral_range)
         self.schedule = DiffusionSchedule(tuple(config.timesteps), config.schedule == "spaced")
@@ -179,7 +179,7 @@ class Planner(nn.Module):
             reasons.append(PlanReason.EGO_HISTORY_MISSING)
         reasoning, why = self._usable_reasoning(queries, reasoning)
         reasons += why
-        heard = reasoning if self.listens else None
+        heard = reasoning if self.uses_reasoning else None
         logits, candidates = self._infer(queries, ego, heard)
         group = torch.from_numpy(self.anchors.group(command))
         masked = command_mask(logits, group) if self.config.command_mask else logits

@@ -14,7 +14,7 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.task import Future
 from sparseoccvla_msgs.action import AskScene
 
-from sparseoccvla_ros.core.errors import InvalidInput, told
+from sparseoccvla_ros.core.errors import InvalidInput, format_error
 from sparseoccvla_ros.reasoning.serving.generation import Answer, check_question
 
 from .lifecycle_base import StageNode
@@ -85,7 +85,7 @@ class Questions:
         return self._current is not None
 
     @property
-    def talking(self) -> bool:
+    def in_conversation(self) -> bool:
         """Whether an answer is being generated, or ended less than PAUSE ago."""
         return self.busy or time.monotonic() - self._ended < PAUSE
 
@@ -139,7 +139,7 @@ class Questions:
                         text, question.on_text, question.cancel, question.max_tokens, question.time_limit
                     )
                 except Exception as error:
-                    question.problem = told(error) if isinstance(error, InvalidInput) else str(error)
+                    question.problem = format_error(error) if isinstance(error, InvalidInput) else str(error)
                     raise
                 self._node.monitor.count("questions_answered")
                 rate = answer.tokens / max(answer.seconds, 1e-6)
@@ -156,7 +156,7 @@ class Questions:
         try:
             check_question(request.question)
         except InvalidInput as error:
-            self._node.refuse(told(error))
+            self._node.refuse(format_error(error))
             return GoalResponse.REJECT
         if not self._node.active or self._queue.full():
             self._node.monitor.count("questions_refused")

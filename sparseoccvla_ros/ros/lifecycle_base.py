@@ -18,7 +18,7 @@ from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from sparseoccvla_ros.core.errors import InvalidInput, told
+from sparseoccvla_ros.core.errors import InvalidInput, format_error
 from sparseoccvla_ros.core.trace import event
 
 from .diagnostics import Monitor, NodeStates, State, diagnostic_array
@@ -181,7 +181,7 @@ class StageNode(LifecycleNode):
             try:
                 callback(item)
             except InvalidInput as error:
-                self.refuse(told(error))
+                self.refuse(format_error(error))
 
         return guarded
 
@@ -205,7 +205,7 @@ class StageNode(LifecycleNode):
             self._failures = 0
         except InvalidInput as error:
             self._failures = 0
-            self.refuse(told(error))
+            self.refuse(format_error(error))
         except Exception as error:  # no failure of a model may end the node
             if self.closing:
                 return
@@ -228,7 +228,7 @@ class StageNode(LifecycleNode):
                 return TransitionCallbackReturn.FAILURE
             text, where = f"{type(error).__name__}: {error}", f"\n{traceback.format_exc(limit=6)}"
             if isinstance(error, InvalidInput):
-                text, where = told(error), ""
+                text, where = format_error(error), ""
             self.monitor.show(last_error=text)
             self.get_logger().error(f"configure failed: {text}{where}")
             self._destroy_topics()

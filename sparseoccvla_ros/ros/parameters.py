@@ -21,7 +21,7 @@ from rclpy.parameter import Parameter
 from sparseoccvla_ros.camera_sync.config import MissingPolicy, SyncConfig
 from sparseoccvla_ros.camera_sync.profiles import DEFAULT as DEFAULT_PROFILE
 from sparseoccvla_ros.core.classes import PALETTES
-from sparseoccvla_ros.core.errors import said
+from sparseoccvla_ros.core.errors import with_code
 from sparseoccvla_ros.core.types import REASONING_MAX_AGE
 from sparseoccvla_ros.core.vehicle import NUSCENES_CAR
 from sparseoccvla_ros.planning.config import ValidatorConfig
@@ -319,7 +319,7 @@ def declare(node: Node, table: Iterable[Param], configured: Callable[[], bool] =
         value = _declare(node, param, descriptor)
         problem = param.problem(value) if not isinstance(param.default, list) else None
         if problem:
-            raise ValueError(said("parameter", problem))
+            raise ValueError(with_code("parameter", problem))
         setattr(values, param.name.replace(".", "__"), value)
     by_name = {param.name: param for param in table}
 
@@ -332,7 +332,7 @@ def declare(node: Node, table: Iterable[Param], configured: Callable[[], bool] =
             if problem is None and not param.live and configured():
                 problem = f"{param.name} may change while the node is unconfigured only: clean it up first"
             if problem:
-                return SetParametersResult(successful=False, reason=said("parameter", problem))
+                return SetParametersResult(successful=False, reason=with_code("parameter", problem))
         for change in changes:
             if change.name in by_name:
                 setattr(values, change.name.replace(".", "__"), change.value)

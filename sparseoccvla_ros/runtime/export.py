@@ -15,7 +15,17 @@ from typing import Any
 import torch
 
 from .backends.base import TOLERANCE, Backend, CannotBuild, Engine, absent, difference
-from .backends.cache import Progress, building, engine_folder, record_path, short, silent, vouch, vouched, written
+from .backends.cache import (
+    Progress,
+    building,
+    engine_folder,
+    record_path,
+    short,
+    silent,
+    valid_record,
+    write_record,
+    written,
+)
 from .backends.registry import backend
 from .onnx_graphs import Graph, Sample
 
@@ -51,7 +61,7 @@ def engine_path(preset: str, graph: Graph, runtime: Backend, precision: str) -> 
 def find(preset: str, graph: Graph, runtime: Backend, precision: str) -> Path | None:
     """Returns the cached engine for exactly these weights, code, runtime and machine; None if it is missing."""
     path = engine_path(preset, graph, runtime, precision)
-    record = vouched(path)
+    record = valid_record(path)
     return path if record is not None else None
 
 
@@ -77,7 +87,7 @@ def build(
     with building(engine_folder(preset), progress):
         path = engine_path(preset, graph, runtime, precision)
         file = onnx_path(preset, graph)
-        record = vouched(path)
+        record = valid_record(path)
         if record is not None and (file.is_file() or not runtime.suffix):
             return Built(graph.name, runtime_name, file, path, record, fresh=False)
         truth = [graph.run(sample) for sample in samples]
@@ -96,7 +106,7 @@ def build(
                 progress(f"comparing {graph.name} in {runtime_name} with torch", 0.0)
                 engine = runtime.load(part, precision, threads)
                 record["difference"] = compare(engine, graph, samples, truth, precision)
-        return Built(graph.name, runtime_name, file, path, vouch(path, record), fresh=True)
+        return Built(graph.name, runtime_name, file, path, write_record(path, record), fresh=True)
 
 
 def compare(
@@ -120,7 +130,7 @@ def _export(
     graph: Graph, file: Path, samples: Sequence[Sample], truth: Sequence[Sample], threads: int, progress: Progress
 ) -> dict[str, Any]:
     """Write and verify the ONNX file unless it exists; returns a copy of its record."""
-    record = vouched(file)
+    record = valid_record(file)
     if record is not None:
         return {"onnx_difference": record["onnx_difference"], "operators": record["operators"]}
     progress(f"exporting {graph.name} to ONNX", 0.0)
@@ -132,7 +142,7 @@ def _export(
         else:
             found = f"no CPU runtime here computes a {graph.precision} graph"
         record = {"onnx_difference": found, "operators": operators(part)}
-    vouch(file, {"graph": graph.name, "opset": OPSET, **record})
+    write_record(file, {"graph": graph.name, "opset": OPSET, **record})
     return record
 
 

@@ -55,9 +55,9 @@ def load_weights(stage: nn.Module, name: str, path: Path) -> None:
     if isinstance(stage, Planner):
         if metadata.get("anchors", stage.anchors.sha256) != stage.anchors.sha256:
             raise InvalidInput(f"weights.{name}", f"{path.name} was trained with other anchors than the preset has")
-        stage.listens = metadata.get("listens", "yes") == "yes"
+        stage.uses_reasoning = metadata.get("listens", "yes") == "yes"
     if isinstance(stage, Reasoner):
-        stage.hears_plan = "plan" in parts_of(path)
+        stage.plan_in_prompt = "plan" in parts_of(path)
     # Without language training the reasoning token is meaningless, even if the forecaster is trained.
     stage.trained = not isinstance(stage, Reasoner) or "language" in parts_of(path)
 

@@ -31,7 +31,7 @@ from ..camera_sync.drop_reasons import DropReason
 from ..camera_sync.frame_assembler import CameraSync
 from ..camera_sync.images import CompressedImage
 from ..core import geometry
-from ..core.errors import InvalidInput, told
+from ..core.errors import InvalidInput, format_error
 from ..core.types import WAYPOINT_TIMES, CameraFrames, Command, Plan
 from ..pipeline import SparseOccVLA
 from ..planning.config import ValidatorConfig
@@ -221,7 +221,7 @@ class EgoDriver(BaseDriver):
                 try:
                     scalars = self._plan(drive, frames) if frames is not None else {}
                 except InvalidInput as refused:  # the previous plan is followed until it is too old
-                    log.warning("%s", told(refused))
+                    log.warning("%s", format_error(refused))
             else:
                 # Otherwise, in a simulation that steps faster than reasoning, the next plan has to wait for it.
                 self._model.finish()

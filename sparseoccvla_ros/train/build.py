@@ -18,7 +18,7 @@ from ..data.nuscenes.dataset import NuscenesImages
 from ..data.nuscenes.index import NuscenesIndex
 from ..data.nuscenes.labels import occ3d_folder
 from ..data.synthetic.dataset import SPLITS, world_settings
-from ..data.synthetic.qa_cache import QuestionCache, asked_rows
+from ..data.synthetic.qa_cache import QuestionCache, question_rows
 from ..data.synthetic.scenes import cached_seeds
 from ..occupancy import checkpoints
 from ..occupancy.encoder import OccupancyEncoder
@@ -38,7 +38,7 @@ from .features.rollouts import RolloutFeatures
 from .features.synthetic import QUERY_FIELDS, FeatureCache, movable_voxels, read_arrays
 from .stages.forecast import ForecastStage
 from .stages.language import LanguageStage
-from .stages.planning import HEARD, PlanningStage
+from .stages.planning import REASONING_FIELDS, PlanningStage
 from .task import Stage
 
 if TYPE_CHECKING:  # a training server lacks the bag library
@@ -128,7 +128,7 @@ def world_sources(
     for split, count in (("train", scenes), ("validation", validation)):
         cache = feature_cache(network, weights, preset, split)
         futures = FutureLabels(cache.world, present=split == "train")
-        asked = QuestionCache(cache.world, asked_rows(cache.world, split))
+        asked = QuestionCache(cache.world, question_rows(cache.world, split))
         seeds = SPLITS[split][:count]
         out[split] = Source(cache, seeds, None, futures.rows, futures.read, asked.rows, asked.read)
     return out
@@ -238,14 +238,14 @@ def reasoner_of(preset: Preset, weights: Path | None, adapter: Sequence[Path] = 
     return reasoner, parts_of(weights)
 
 
-def planning_stage(preset: Preset, init: Path | None, listens: bool) -> PlanningStage:
-    """Builds the planning stage of a preset, from its seed or exported weights. listens: reasoning is cached."""
+def planning_stage(preset: Preset, init: Path | None, uses_reasoning: bool) -> PlanningStage:
+    """Builds the planning stage of a preset, from its seed or exported weights. uses_reasoning: it is cached."""
     preset.need("planning")
     torch.manual_seed(preset.seed + 2)
     planner = Planner(preset.planning, AnchorSet.load(preset.anchors))
     if init is not None:
         load_weights(planner, "planning", init)
-    return PlanningStage(planner, listens=listens)
+    return PlanningStage(planner, uses_reasoning=uses_reasoning)
 
 
 def reasoning_files(preset: Preset, weights: Path | None) -> list[Path]:
@@ -329,7 +329,7 @@ def _heard(
     Missing reasoning (NaN and 0, see PlanningBatch) for scenes of `learned`. A set without a predecessor within
     MOST_LATE uses its own as `_before`.
     """
-    found = readings.read(seed, HEARD)
+    found = readings.read(seed, REASONING_FIELDS)
     if found is None:
         return None
     time = read_arrays(source.cache.file(seed), ("time",))["time"]

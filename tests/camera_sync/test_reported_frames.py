@@ -94,16 +94,16 @@ def quarrel(buffer: TransformBuffer, times: int, lag: int = 0) -> None:
 def test_two_parents_are_named(lag):
     buffer = TransformBuffer()
     quarrel(buffer, DISPUTE + 1, lag)
-    assert buffer.disputed() == {"base_link": ("map", "odom")}
+    assert buffer.parent_conflicts() == {"base_link": ("map", "odom")}
     sync = CameraSync(threads=1, transforms=buffer)
     assert "base_link has several parents in tf: map, odom" in str(sync.statistics()["tf_conflicts"])
     sync.close()
     buffer.clear()
-    assert buffer.disputed() == {}
+    assert buffer.parent_conflicts() == {}
 
 
 def test_a_handover_is_no_quarrel():
     buffer = TransformBuffer()
     for k in range(100):
         buffer.set("odom" if k > 50 else "map", "base_link", S + k * 10**7, np.eye(4))
-    assert buffer.disputed() == {}
+    assert buffer.parent_conflicts() == {}

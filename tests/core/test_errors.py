@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparseoccvla_ros.camera_sync.drop_reasons import DropReason
-from sparseoccvla_ros.core.errors import MODULES, WORDS, InvalidInput, code_of, module_code, said, told
+from sparseoccvla_ros.core.errors import MODULES, WORDS, InvalidInput, code_of, format_error, module_code, with_code
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "sparseoccvla_ros"
@@ -37,7 +37,7 @@ def test_every_code_is_used() -> None:
 
 def test_every_drop_reason_has_a_code() -> None:
     for reason in DropReason:
-        assert re.fullmatch(rf"{reason.value}: CAM_BACK \[SOV\d\d\]", said(reason.value, "CAM_BACK"))
+        assert re.fullmatch(rf"{reason.value}: CAM_BACK \[SOV\d\d\]", with_code(reason.value, "CAM_BACK"))
 
 
 def test_what_a_node_refuses_ends_with_a_code() -> None:
@@ -56,5 +56,5 @@ def test_an_error_is_explained_by_whom_it_is_raised_for() -> None:
     for load, name, code in ((profile, "tesla", "SOV12"), (load_preset, "tesla", "SOV60")):
         with pytest.raises(InvalidInput) as caught:
             load(name)
-        assert told(caught.value).endswith(f"[{code}]")
+        assert format_error(caught.value).endswith(f"[{code}]")
     assert code_of(InvalidInput("never", "raised")) == ""

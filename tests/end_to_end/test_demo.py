@@ -131,7 +131,7 @@ def test_plans_say_how_they_were_made(recorded):
     assert {p.command_source.value for p in plans} <= {"topic", "default"}
     assert sum(p.command_source.value == "topic" for p in plans) > len(plans) / 2
     assert len({p.command for p in plans}) >= 2, "the bundled drive turns"
-    listens = build_planning(load_preset("tiny")).listens
+    listens = build_planning(load_preset("tiny")).uses_reasoning
     assert any(p.score_source == "language+ego" for p in plans) is listens, "the planner hears what it was trained with"
     assert all(p.status in (PlanStatus.DEGRADED, PlanStatus.BRAKING) or p.trained for p in plans)
     assert all("untrained_weights" in p.reasons or p.trained for p in plans)

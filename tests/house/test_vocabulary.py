@@ -28,6 +28,15 @@ INSTEAD = {
     "spoken": "token_embedding",
     "replaced_by_newer": "dropped_queue_overwrite",
     "yielded_to_answer": "deferred_for_generation",
+    "hears": "reasoning_filter",
+    "hears_plan": "plan_in_prompt",
+    "in_turns": "interleaved_times",
+    "told_apart": "reaction_sums",
+    "deprived": "run_ablations",
+    "vouched": "valid_record",
+    "photographed_anew": "photometric_distortion",
+    "Asked": "QaPair",
+    "l2_deaf": "l2_no_reasoning",
 }
 """Words that no public name may be, and what the same thing is called."""
 

@@ -134,7 +134,7 @@ def test_an_answer_gets_turns_although_sets_keep_coming(graph, preset, frames, u
     written = len(states)
     assert written < 5, "while an answer is written, at most a state every ten seconds"
     node._questions.cancel_all()
-    assert until(lambda: not node._questions.talking, 10)
+    assert until(lambda: not node._questions.in_conversation, 10)
     send(6)
     assert until(lambda: len(states) > written, 10), "without an answer every set is reasoned about"
 
@@ -226,7 +226,7 @@ def test_a_question_hears_the_plan_and_the_answer_is_held_against_it(scene, fram
 
     monkeypatch.setattr(node._reasoner, "ask", recording)
     for hears in (False, True):
-        node._reasoner.hears_plan = hears
+        node._reasoner.plan_in_prompt = hears
         goal, _ = ask(client, until, "Why?", max_tokens=2)
         result = goal.get_result_async()
         assert until(result.done, 30)

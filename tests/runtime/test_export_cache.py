@@ -12,7 +12,7 @@ from torch import nn
 
 from sparseoccvla_ros.runtime import export
 from sparseoccvla_ros.runtime.backends.base import TOLERANCE, CannotBuild
-from sparseoccvla_ros.runtime.backends.cache import building, engine_folder, vouch, vouched, written
+from sparseoccvla_ros.runtime.backends.cache import building, engine_folder, valid_record, write_record, written
 from sparseoccvla_ros.runtime.backends.registry import backend
 from sparseoccvla_ros.runtime.export import build, engine_path, find, write_onnx
 from sparseoccvla_ros.runtime.onnx_graphs import Graph, decoder_graph, image_graph
@@ -158,11 +158,11 @@ def test_a_file_without_its_record_is_not_believed(folder) -> None:
     path = folder / "engine.plan"
     with written(path) as part:
         part.write_bytes(b"whole")
-    assert vouched(path) is None
-    assert vouch(path, {"graph": "two"})["size"] == 5
-    assert vouched(path)["graph"] == "two"
+    assert valid_record(path) is None
+    assert write_record(path, {"graph": "two"})["size"] == 5
+    assert valid_record(path)["graph"] == "two"
     path.write_bytes(b"wrong")
-    assert vouched(path) is None
+    assert valid_record(path) is None
 
 
 def test_difference_above_the_tolerance_is_refused(folder, graph, monkeypatch) -> None:

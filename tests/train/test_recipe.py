@@ -174,7 +174,7 @@ def test_the_planner_learns_with_the_language_model_that_it_will_hear(
     (folder,) = (tmp_path / "out").glob("export-*/preset")
     preset = load_preset(str(folder))
     assert set(preset.weights) == {"occupancy", "reasoning", "planning", "adapter"}
-    assert build_planning(preset).listens
+    assert build_planning(preset).uses_reasoning
     assert {"language", "forecast"} <= set(parts_of(preset.weights["reasoning"]))
     assert preset.reasoning.token_reads
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from sparseoccvla_ros.data.synthetic.dataset import SPLITS
-from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache, asked_rows
+from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache, question_rows
 from sparseoccvla_ros.data.synthetic.scenes import prepare_scenes
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.train import build
@@ -52,7 +52,7 @@ def test_shuffled_tokens_answer_worse(tmp_path: Path) -> None:
             pass
         for _ in prepare_features(network, cache, seeds):
             pass
-        asked = QuestionCache(cache.world, asked_rows(cache.world, split))
+        asked = QuestionCache(cache.world, question_rows(cache.world, split))
         for seed in seeds:
             asked.prepare(seed)
     sources = build.world_sources(network, file, preset, 1, 1)

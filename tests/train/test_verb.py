@@ -79,7 +79,7 @@ def test_from_scenes_to_shipped_weights(folder: Path, tmp_path: Path) -> None:
     assert build_reasoning(preset).trained
     planner = build_planning(preset)
     assert planner.trained
-    assert planner.listens
+    assert planner.uses_reasoning
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_a_planner_trained_alone_listens_to_nobody(folder: Path, tmp_path: Path)
     run("cache", "--preset", folder, "--no-futures", "--no-questions")
     run("--stage", 3, "--preset", folder, "--steps", 1, "--validation", 1, "--out", tmp_path / "planning")
     ship(tmp_path / "planning" / "best.safetensors", folder, "planning")
-    assert not build_planning(load_preset(str(folder))).listens
+    assert not build_planning(load_preset(str(folder))).uses_reasoning
     refused = CliRunner().invoke(app, ["--stage", "3", "--parts", "dancing", "--preset", str(folder), "--steps", "1"])
     assert refused.exit_code != 0
     assert "dancing" in refused.output

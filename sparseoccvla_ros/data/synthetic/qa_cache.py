@@ -21,7 +21,7 @@ from .scenes import WORLD_VERSION, WorldSettings, load_scene, rig_of
 
 
 @dataclass(frozen=True)
-class Asked:
+class QaPair:
     """A question, its answer, and its kind (world.qa.questions.KINDS)."""
 
     question: str
@@ -34,7 +34,7 @@ _SOURCES = ("questions.py", "questions.yaml", "balance.yaml", "counterfactuals.p
 """Files in world/qa that determine the questions and answers; their content is part of the cache key."""
 
 
-def asked_rows(world: WorldSettings, split: str) -> tuple[int, ...]:
+def question_rows(world: WorldSettings, split: str) -> tuple[int, ...]:
     """Frame sets that questions are about: the last of each clip, in training also the one before it."""
     last = world.sets - 1
     return tuple(
@@ -66,7 +66,7 @@ class QuestionCache:
         times = load_scene(seed, self.world).time[list(self.rows)]
         scene, rig = scene or Scene.generate(seed, self.world.seconds), rig_of(seed, self.world)
         sets = [
-            [asdict(Asked(q.question, q.answer, q.kind)) for q in questions(SceneView(scene, float(time), rig))]
+            [asdict(QaPair(q.question, q.answer, q.kind)) for q in questions(SceneView(scene, float(time), rig))]
             for time in times
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,12 +75,12 @@ class QuestionCache:
         part.replace(path)
 
     def read(self, seed: int) -> dict[str, np.ndarray] | None:
-        """Returns {"questions": object array [rows], each a list of Asked}, or None if the seed is not cached."""
+        """Returns {"questions": object array [rows], each a list of QaPair}, or None if the seed is not cached."""
         path = self.file(seed)
         if not path.is_file():
             return None
         try:
-            sets = [[Asked(**entry) for entry in row] for row in json.loads(path.read_text(encoding="utf-8"))]
+            sets = [[QaPair(**entry) for entry in row] for row in json.loads(path.read_text(encoding="utf-8"))]
         except (ValueError, TypeError) as error:
             raise InvalidInput("cache", f"{path} cannot be read ({error}); delete it") from None
         out = np.empty(len(sets), object)

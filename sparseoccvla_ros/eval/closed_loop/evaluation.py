@@ -228,7 +228,7 @@ def table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
     return head, lines
 
 
-def worth_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
+def language_gain_table(rows: Sequence[DriveScores]) -> tuple[list[str], list[list[str]]]:
     """Returns header and rows: the chain's scores minus those of each of CHANGED, paired by drive."""
     lines = []
     by_drive = {(r.policy.split()[0], r.seed, r.scenario): r for r in rows}
@@ -307,7 +307,7 @@ def page(rows: Sequence[DriveScores], command: str, folder: Path | None = None) 
     head, lines = families_table(rows)
     if lines:
         parts[-2:-2] = ["## Successes by family", "", markdown_table(head, lines), ""]
-    head, lines = worth_table(rows)
+    head, lines = language_gain_table(rows)
     if lines:
         notes = [f"- {name}: {about}" for name, about in CHANGED.items()]
         parts[-2:-2] = ["## What language is worth", "", markdown_table(head, lines), "", *notes, ""]

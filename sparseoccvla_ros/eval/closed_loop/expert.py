@@ -18,7 +18,7 @@ from ..metrics.driving import pdm_score, tracker
 from ..metrics.driving.pdm_score import SubScores, Version
 from ..metrics.driving.traffic_scene import ObjectKind, RedLights, TrafficScene
 from ..metrics.driving.vehicle import Vehicle
-from .forecast import Standing, expect, objects_of
+from .forecast import StaticObjects, expect, objects_of
 from .road_map import WorldMap, inside_junction
 
 ZOE = Vehicle.of(EGO)
@@ -142,7 +142,7 @@ class Expert:
 
     def __init__(self, simulator: Simulator, world: WorldMap) -> None:
         self._simulator, self._world = simulator, world
-        self._standing = Standing.of(simulator)
+        self._standing = StaticObjects.of(simulator)
 
     def scene(self, kinds: np.ndarray, plans: np.ndarray) -> TrafficScene:
         """Returns the scene for scoring, from actor tracks (every STEP, 41 steps or more) and nearby static objects."""

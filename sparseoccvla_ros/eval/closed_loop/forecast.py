@@ -25,14 +25,14 @@ def kind_of(name: str) -> ObjectKind:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Static objects on or near the road: kind [S], ground plans [S, 5]."""
+class StaticObjects:
+    """Static objects on or near the road: kind [S], footprints [S, 5]."""
 
     kind: np.ndarray
     rectangles: np.ndarray
 
     @classmethod
-    def of(cls, simulator: Simulator) -> Standing:
+    def of(cls, simulator: Simulator) -> StaticObjects:
         """Collects the scene's static objects, except buildings, bushes and trees."""
         kinds, plans = [], []
         for placed in simulator.scene.standing:
@@ -42,10 +42,10 @@ class Standing:
                 plans.append(placed.rectangle)
         return cls(np.array(kinds, np.int64), np.stack(plans))
 
-    def near(self, x: float, y: float) -> Standing:
+    def near(self, x: float, y: float) -> StaticObjects:
         """Returns the objects within REACH of a point."""
         close = np.hypot(self.rectangles[:, 0] - x, self.rectangles[:, 1] - y) < REACH
-        return Standing(self.kind[close], self.rectangles[close])
+        return StaticObjects(self.kind[close], self.rectangles[close])
 
 
 def expected_travel(simulator: Simulator, actor: Actor, times: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def expected_travel(simulator: Simulator, actor: Actor, times: np.ndarray) -> np
 
 
 def expect(simulator: Simulator, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predicts the actors near the ego: (kind [N], ground plans [N, T, 5] every STEP from now, current speeds [N])."""
+    """Predicts the actors near the ego: (kind [N], footprints [N, T, 5] every STEP from now, current speeds [N])."""
     times = STEP * np.arange(round(seconds / STEP) + 1)
     kinds, plans, speeds = [], [], []
     k = simulator.traffic.k
@@ -93,8 +93,8 @@ def expect(simulator: Simulator, seconds: float) -> tuple[np.ndarray, np.ndarray
     return np.array(kinds, np.int64), np.stack(plans), np.array(speeds)
 
 
-def objects_of(kinds: np.ndarray, plans: np.ndarray, standing: Standing) -> Objects:
-    """Returns tracks for the scores, from ground plans [N, T, 5] every STEP and static objects."""
+def objects_of(kinds: np.ndarray, plans: np.ndarray, standing: StaticObjects) -> Objects:
+    """Returns tracks for the scores, from footprints [N, T, 5] every STEP and static objects."""
     count = plans.shape[1]
     still = np.repeat(standing.rectangles[:, None], count, 1)
     every = np.concatenate([plans, still])

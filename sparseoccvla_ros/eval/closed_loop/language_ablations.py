@@ -14,13 +14,13 @@ from ...pipeline import SparseOccVLA
 from ..world.drives import Drive
 
 CHANGED = {
-    "chain-deaf": "neither token nor anchor scores, as when they come too late",
-    "chain-unscored": "the language model's anchor scores left out",
+    "chain-no-language": "neither token nor anchor scores, as when they come too late",
+    "chain-no-llm-scores": "the language model's anchor scores left out",
     "chain-shuffled": "token and anchor scores of moments of other scenes",
     "chain-gated": "candidates are checked against forecasts as well, whatever the preset says",
 }
 """Policies by name, and how they differ from the chain; nothing is retrained."""
-LISTENED = tuple(SPLITS["validation"][:4])
+SHUFFLE_SEEDS = tuple(SPLITS["validation"][:4])
 """Scenes whose reasonings `chain-shuffled` receives; not used for scoring."""
 
 
@@ -28,17 +28,17 @@ def change(model: SparseOccVLA, name: str) -> None:
     """Applies one of CHANGED to a model, in place. Language ablations have no effect on a model without reasoning, or
     whose planner was trained without it."""
     assert model.planner is not None
-    if name == "chain-deaf":
-        model.planner.listens = False
+    if name == "chain-no-language":
+        model.planner.uses_reasoning = False
     elif name == "chain-gated":
         model.planner.config = replace(model.planner.config, gate_forecasts=True)
-    elif name == "chain-unscored":
-        model.hears = lambda own: replace(own, anchor_scores=np.zeros_like(own.anchor_scores))
+    elif name == "chain-no-llm-scores":
+        model.reasoning_filter = lambda own: replace(own, anchor_scores=np.zeros_like(own.anchor_scores))
     elif model.reasoner is not None:
-        model.hears = swapped(reasonings(model))
+        model.reasoning_filter = swapped(reasonings(model))
 
 
-def reasonings(model: SparseOccVLA, seeds: tuple[int, ...] = LISTENED) -> list[Reasoning]:
+def reasonings(model: SparseOccVLA, seeds: tuple[int, ...] = SHUFFLE_SEEDS) -> list[Reasoning]:
     """Returns the model's reasonings for every frame set of recorded scenes."""
     image, frames = model.preset.image, model.preset.occupancy.frames
     settings = world_settings("validation", image.height, image.width, frames)

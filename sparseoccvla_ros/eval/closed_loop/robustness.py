@@ -115,11 +115,11 @@ class DisturbedChain(ChainPolicy):
     def plan(self) -> TimedPath | None:
         if not self._disturbance.late_sets:
             return super().plan()
-        before, self._model.hears = self._model.hears, self._late
+        before, self._model.reasoning_filter = self._model.reasoning_filter, self._late
         try:
             return super().plan()
         finally:
-            self._model.hears = before
+            self._model.reasoning_filter = before
 
 
 def groups_of(words: Sequence[str]) -> tuple[str, ...]:

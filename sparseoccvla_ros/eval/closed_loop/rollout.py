@@ -14,7 +14,7 @@ from ...world.sim.vehicle import Action
 from ..metrics.driving.bench2drive import CollisionCounter, End, Infraction, RedLightCounter, RouteMonitor
 from ..metrics.driving.traffic_scene import ObjectKind
 from .expert import ZOE, Expert, state_vector
-from .forecast import Standing, kind_of
+from .forecast import StaticObjects, kind_of
 from .policies import Policy
 from .road_map import WorldMap, lane_width
 
@@ -40,7 +40,7 @@ class Planned:
 class Rollout:
     """A recorded drive of T steps.
 
-    states: [T, 11] in the layout of metrics.driving; actors: [T, N, 5] ground plans of the other actors, with kinds
+    states: [T, 11] in the layout of metrics.driving; actors: [T, N, 5] footprints of the other actors, with kinds
     [N] and speeds [T, N] m/s; along: [T] m on the route; completion: [T] percent; infractions: (time s, kind);
     missing_plans: number of planning steps without a plan.
     """
@@ -50,7 +50,7 @@ class Rollout:
     maneuver: str
     simulator: Simulator
     world: WorldMap
-    standing: Standing
+    standing: StaticObjects
     kinds: np.ndarray
     states: np.ndarray = field(default_factory=lambda: np.zeros((0, 11)))
     actors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 5)))
@@ -62,11 +62,11 @@ class Rollout:
     end: End = End.TIMEOUT
     missing_plans: int = 0
 
-    def near_route(self, metres: float) -> Standing:
+    def near_route(self, metres: float) -> StaticObjects:
         """Returns the static objects within a distance of the driven path (sampled every 10 steps)."""
         rectangles = self.standing.rectangles
         gap = np.hypot(*(rectangles[:, None, :2] - self.states[::10, :2]).transpose(2, 0, 1)).min(1)
-        return Standing(self.standing.kind[gap < metres], rectangles[gap < metres])
+        return StaticObjects(self.standing.kind[gap < metres], rectangles[gap < metres])
 
 
 def poses_of(path: TimedPath, yaw: float) -> np.ndarray:
@@ -84,7 +84,7 @@ def poses_of(path: TimedPath, yaw: float) -> np.ndarray:
 class _Referee:
     """Detects infractions and the end of a drive by Bench2Drive's rules."""
 
-    def __init__(self, simulator: Simulator, world: WorldMap, standing: Standing) -> None:
+    def __init__(self, simulator: Simulator, world: WorldMap, standing: StaticObjects) -> None:
         self.simulator, self.standing = simulator, standing
         route = simulator.route.at(np.arange(simulator.begin, simulator.end, 1.0))
         forward = np.stack([np.cos(route[:, 2]), np.sin(route[:, 2])], -1)
@@ -143,7 +143,7 @@ class Episode:
     ) -> None:
         self.simulator = simulator = Simulator(seed, scenario, longest)
         self.world = WorldMap(simulator.scene.streets, simulator.route, simulator.begin, simulator.end)
-        self.expert, standing = Expert(simulator, self.world), Standing.of(simulator)
+        self.expert, standing = Expert(simulator, self.world), StaticObjects.of(simulator)
         self._referee = _Referee(simulator, self.world, standing)
         self._score_every = score_every
         self.end: End | None = None

@@ -135,7 +135,7 @@ def _scene(rollout: Rollout, plan: Planned) -> TrafficScene:
 def hd_score(rollout: Rollout, recorded: Rollout) -> float:
     """Returns HUGSIM's HD-score of the recorded plans.
 
-    background: static objects (no buildings or plants), as points every 0.1 m of their ground plans; ground: the road.
+    background: static objects (no buildings or plants), as points every 0.1 m of their footprints; ground: the road.
     """
     background = _filled(rollout.near_route(40.0).rectangles)
     vehicles = rollout.kinds == ObjectKind.VEHICLE

@@ -25,7 +25,7 @@ _STEPS = [0, *(round(h / STEP_SECONDS) for h in HORIZONS)]
 
 
 def moving_plans(centres: np.ndarray, yaws: np.ndarray, present: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Returns ground plans float32 [7, N, 5] (x, y m, yaw rad, length, width m) of moving agents every 0.5 s.
+    """Returns footprints float32 [7, N, 5] (x, y m, yaw rad, length, width m) of moving agents every 0.5 s.
 
     centres [A, 7, 2], yaws [A, 7], present bool [A, 7], sizes [A, 2]: all agents, in one frame.
     """
@@ -37,7 +37,7 @@ def moving_plans(centres: np.ndarray, yaws: np.ndarray, present: np.ndarray, siz
 
 
 def at_horizons(plans: np.ndarray) -> np.ndarray:
-    """Selects the ground plans now and at HORIZONS from those of `moving_plans`: [4, N, 5]."""
+    """Selects the footprints now and at HORIZONS from those of `moving_plans`: [4, N, 5]."""
     return plans[_STEPS]
 
 

@@ -24,7 +24,7 @@ IN_CONFLICT = 1.0
 
 @dataclass(frozen=True, eq=False)
 class TwoPlans:
-    """Waypoints float32 [6, 2] m of the recorded and the other plan, and ground plans [4, N, 5] of the actors under
+    """Waypoints float32 [6, 2] m of the recorded and the other plan, and footprints [4, N, 5] of the actors under
     each, now and at HORIZONS, all in base_link at the present."""
 
     motion: np.ndarray
@@ -33,7 +33,7 @@ class TwoPlans:
     other_movers: np.ndarray
 
 
-def told_apart(
+def reaction_sums(
     reasoner: Reasoner, queries: SceneQueries, reasoning: Reasoning, voxels: SparseVoxels, plans: TwoPlans
 ) -> np.ndarray:
     """Returns float64 [5], sums over voxels of movable classes at 3 s: (number in conflict, difference of their

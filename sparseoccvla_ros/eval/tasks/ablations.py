@@ -198,7 +198,7 @@ def ungated(planner: Planner, inputs: PlannerInputs) -> tuple[Prediction, np.nda
 
 
 @dataclass(frozen=True, eq=False)
-class Deprived:
+class AblationResult:
     """Predictions for one sample. answers: by name of each ablation except SHUFFLED; told: under each command.
 
     inputs: the original inputs with features in half precision, for SWAPS, which need all scenes.
@@ -209,7 +209,7 @@ class Deprived:
     inputs: PlannerInputs
 
 
-def deprived(planner: Planner, inputs: PlannerInputs, future: Command) -> Deprived:
+def run_ablations(planner: Planner, inputs: PlannerInputs, future: Command) -> AblationResult:
     """Runs every ablation on one sample, under every command because the shuffled one is known only at the end.
 
     future: command derived from the true future.
@@ -218,7 +218,7 @@ def deprived(planner: Planner, inputs: PlannerInputs, future: Command) -> Depriv
     def answer(ablation: Ablation, shuffled: Command) -> Prediction:
         return ungated(planner, ablation.change(inputs, OtherCommands(shuffled, future)))[0]
 
-    return Deprived(
+    return AblationResult(
         {a.name: answer(a, inputs.command) for a in ABLATIONS if a is not SHUFFLED},
         {command: answer(SHUFFLED, command) for command in Command},
         replace(inputs, features=inputs.features.astype(np.float16)),

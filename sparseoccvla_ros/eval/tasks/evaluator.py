@@ -24,10 +24,10 @@ from ...planning.plan_words import plan_action
 from ...runtime.presets import STAGES, Preset
 from ..metrics.intervals import Estimate
 from ..metrics.moving_voxels import moving_plans
-from ..metrics.plan_reactions import told_apart
+from ..metrics.plan_reactions import reaction_sums
 from ..report.tables import Block
 from . import captions, forecast, language, occupancy, planning
-from .ablations import deprived
+from .ablations import run_ablations
 from .drive import Drive
 from .forecast import ForecastTask
 from .language import LanguageTask
@@ -222,7 +222,7 @@ class Evaluator:
             if step is not None and step.reasoning is not None and self.model.reasoner is not None:
                 plans = drive.two_plans(index)
                 if plans is not None:
-                    sums = told_apart(self.model.reasoner, step.queries, step.reasoning, step.voxels, plans)
+                    sums = reaction_sums(self.model.reasoner, step.queries, step.reasoning, step.voxels, plans)
                     part.forecast.add_reactions(drive.name, sums)
             for task in (part.forecast, *((part.windowed,) if drive.in_window(index) else ())):
                 if truth is None or future is None:
@@ -280,7 +280,7 @@ class Evaluator:
         task.answer(planning.CHAIN, token, step)
         task.answer(planning.BLIND, token, blind)
         inputs = planning.planner_inputs(token, step, drive.history(index), planner, *drive.command(index))
-        task.deprive(token, deprived(planner, inputs, sample.future_command))
+        task.add_ablations(token, run_ablations(planner, inputs, sample.future_command))
 
     def _ask(
         self,
@@ -294,7 +294,7 @@ class Evaluator:
         found = drive.questions(index)
         action = None if step is None or step.plan is None else plan_action(step.plan, step.queries.ego.speed)
         part.language.add(
-            language.Asked(
+            language.QaPair(
                 drive.name, drive.token(index), language.closed(found),
                 None if step is None else step.queries, None if blind is None else blind.queries,
                 captions.captions_of(found) if captioned else (),

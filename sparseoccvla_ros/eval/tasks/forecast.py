@@ -131,7 +131,7 @@ class ForecastTask:
         self.moving += where is not None
 
     def add_reactions(self, scene: str, sums: np.ndarray) -> None:
-        """Counts a moment under two plans; sums: from metrics.plan_reactions.told_apart."""
+        """Counts a moment under two plans; sums: from metrics.plan_reactions.reaction_sums."""
         self._reactions[scene] = self._reactions.get(scene, np.zeros(5)) + sums
 
     def merge(self, other: ForecastTask) -> None:

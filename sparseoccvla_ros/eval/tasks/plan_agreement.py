@@ -36,7 +36,7 @@ class Driven:
 def ask(reasoner: Reasoner, driven: Driven, seconds: float) -> dict[str, str | None]:
     """Returns the answers by row about the scene last passed to the reasoner; None after a time-out."""
     heard = {
-        TOLD: with_action(ACTION_QUESTION, driven.action) if reasoner.hears_plan else ACTION_QUESTION,
+        TOLD: with_action(ACTION_QUESTION, driven.action) if reasoner.plan_in_prompt else ACTION_QUESTION,
         UNTOLD: ACTION_QUESTION,
     }
     tokens = min(MAX_TOKENS, reasoner.config.max_tokens_limit)

@@ -90,7 +90,7 @@ class Reasoner(nn.Module):
         self.config = config
         self.grid = grid
         self.trained = False
-        self.hears_plan = False
+        self.plan_in_prompt = False
         """Whether answering was trained with the planned action before the question (plan_words.with_action)."""
         # A dataclass, not an nn.Module: its weights are stored in separate files.
         self.language_model = language_model

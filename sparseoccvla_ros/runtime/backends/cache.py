@@ -71,7 +71,7 @@ def written(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def vouch(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+def write_record(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Write the record of a verified file beside it; returns it with the file's size and sha256."""
     record = {**record, "file": path.name, "size": path.stat().st_size, "sha256": file_sha256(path)}
     with written(record_path(path)) as part:
@@ -84,7 +84,7 @@ def record_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def vouched(path: Path) -> dict[str, Any] | None:
+def valid_record(path: Path) -> dict[str, Any] | None:
     """Returns the record of a file that is as it was verified; None if the file is missing, truncated or changed."""
     try:
         record = json.loads(record_path(path).read_text())

@@ -23,7 +23,7 @@ from torch import Tensor
 from ...core.classes import FREE
 from ...core.paths import cache_folder
 from ...core.voxels import OCC3D_GRID
-from ...data.dataset import Sample, mirrored, photographed_anew
+from ...data.dataset import Sample, mirrored, photometric_distortion
 from ...data.shared_work import share
 from ...data.synthetic.dataset import world_sample
 from ...data.synthetic.scenes import WorldScene, WorldSettings, load_scene
@@ -53,7 +53,7 @@ class Variants:
         rng = np.random.default_rng([self.seed, seed, number, variant])
         if rng.random() < self.photograph:
             whole = replace(clip[0], images=np.concatenate([s.images for s in clip]))
-            images = photographed_anew(whole, rng).images
+            images = photometric_distortion(whole, rng).images
             clip = [replace(s, images=images[i : i + 1]) for i, s in enumerate(clip)]
         return [mirrored(s) for s in clip] if variant % 2 else list(clip)
 

@@ -26,7 +26,7 @@ from ...data.bags.offline_sync import bag_frames
 from ...data.bags.reader import BagReader
 from ...data.dataset import COMMANDS
 from ...data.nuscenes.ego_motion import command_of_motion
-from ...data.synthetic.qa_cache import Asked
+from ...data.synthetic.qa_cache import QaPair
 from ...occupancy.encoder import OccupancyEncoder
 from ...planning.ego_history import EgoHistory
 from ...planning.plan_words import driving_action
@@ -199,7 +199,7 @@ class BagQuestions:
         self.features, self.rows = features, rows
 
     def read(self, scene: int) -> dict[str, np.ndarray]:
-        """Returns {"questions": object array, a list of Asked per row}."""
+        """Returns {"questions": object array, a list of QaPair per row}."""
         arrays = read_arrays(self.features.file(scene), ("twist", "future", "command"))
         rows = self.rows(scene)
         out = np.empty(len(rows), object)
@@ -208,7 +208,7 @@ class BagQuestions:
             done = motion_of(path, speed)
             turns = COMMANDS[int(arrays["command"][row])].value != "straight"
             answer = driving_action(speed, done.speed, float(done.heading[-1]), turns)
-            out[k] = [Asked(self.QUESTION, f"{answer.capitalize()}.", "text")]
+            out[k] = [QaPair(self.QUESTION, f"{answer.capitalize()}.", "text")]
         return {"questions": out}
 
 

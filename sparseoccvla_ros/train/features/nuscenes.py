@@ -22,7 +22,7 @@ from ...core.voxels import OCC3D_GRID
 from ...data.nuscenes.dataset import UNKNOWN, NuscenesImages
 from ...data.nuscenes.labels import load_occ3d, occ3d_file
 from ...data.nuscenes.omnidrive import read_questions
-from ...data.synthetic.qa_cache import Asked
+from ...data.synthetic.qa_cache import QaPair
 from ...occupancy.encoder import OccupancyEncoder
 from .synthetic import HALF, QUERY_FIELDS, file_digest, read_arrays, write_arrays
 
@@ -195,13 +195,13 @@ class NuscenesQuestions:
         return [place for place in self.features.complete(scene) if self._of(scene, place)]
 
     def read(self, scene: int) -> dict[str, np.ndarray]:
-        """Returns {"questions": object array, a list of Asked each} for the keyframes of `asked`."""
+        """Returns {"questions": object array, a list of QaPair each} for the keyframes of `asked`."""
         sets = [self._of(scene, place) for place in self.asked(scene)]
         out = np.empty(len(sets), object)
         out[:] = sets
         return {"questions": out}
 
-    def _of(self, scene: int, place: int) -> list[Asked]:
+    def _of(self, scene: int, place: int) -> list[QaPair]:
         images = self.features.images
         token = str(images.index.token[self.features.rows(scene)[place]])
-        return [Asked(q.question, q.answer, q.kind) for q in read_questions(images.root, self.split, token)]
+        return [QaPair(q.question, q.answer, q.kind) for q in read_questions(images.root, self.split, token)]

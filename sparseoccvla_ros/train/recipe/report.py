@@ -15,7 +15,7 @@ from .plan import Recipe
 _WIDTH, _HEIGHT, _LEFT, _TOP = 860, 260, 70, 30
 _PAPER, _INK, _FAINT = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 _COLOURS = ((180, 119, 31), (14, 127, 255), (44, 160, 44))
-SCORES = ("both", "miou", "iou", "l2_avg", "l2_deaf_avg", "iou_2s", "accuracy")
+SCORES = ("both", "miou", "iou", "l2_avg", "l2_no_reasoning_avg", "iou_2s", "accuracy")
 """Validation numbers that are plotted for stages that have them."""
 
 

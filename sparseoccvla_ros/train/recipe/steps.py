@@ -23,7 +23,7 @@ from ...data.dataset import DrivingSamples
 from ...data.processes import end_with_parent
 from ...data.synthetic.dataset import SPLITS, WorldSamples, world_settings
 from ...data.synthetic.drives import prepare_drives
-from ...data.synthetic.qa_cache import QuestionCache, asked_rows
+from ...data.synthetic.qa_cache import QuestionCache, question_rows
 from ...data.synthetic.scenes import WorldSettings, prepare_scenes
 from ...eval.tasks.evaluator import EvalConfig
 from ...eval.world.evaluation import Request, evaluate_world
@@ -139,7 +139,7 @@ def features(context: Context) -> dict[str, Any]:
     for split in ("validation", "train"):
         seeds, place = _later_seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
         labels = FutureLabels(place.world, present=split == "train")
-        asked = QuestionCache(place.world, asked_rows(place.world, split))
+        asked = QuestionCache(place.world, question_rows(place.world, split))
         workers = context.workers if context.device == "cpu" else 1
         _follow(context, f"features of {split}", prepare_features(network, place, seeds, workers), len(seeds))
         _follow(context, f"truth of {split}", _truths(labels, asked, seeds, context.workers), len(seeds))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...core.types import Command
 from ...data.dataset import COMMANDS
-from ...data.synthetic.qa_cache import Asked
+from ...data.synthetic.qa_cache import QaPair
 from ...eval.metrics.qa_accuracy import KINDS, answer_accuracy
 from ...planning.losses import positive_anchors, score_loss
 from ...planning.plan_words import driving_action, with_action
@@ -41,7 +41,7 @@ SHORT = 120
 """Maximum number of characters of question and answer in a short pair."""
 
 
-def is_long(asked: Asked) -> bool:
+def is_long(asked: QaPair) -> bool:
     """Whether question and answer together exceed SHORT characters."""
     return len(asked.question) + len(asked.answer) > SHORT
 
@@ -120,7 +120,7 @@ class LanguageStage(Stage[LanguageBatch]):
 
     def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
         """Draw some of the sample's questions."""
-        asked: list[Asked] = sample.arrays["questions"]
+        asked: list[QaPair] = sample.arrays["questions"]
         order = [asked[i] for i in rng.permutation(len(asked))]
         short = [q for q in order if not is_long(q)][: self.settings.pairs]
         long = [q for q in order if is_long(q)][: self.settings.long_pairs]

@@ -32,7 +32,7 @@ from ..visualize import plans_picture
 NOISE_TIMES = 40
 """Noise times in training are 0 .. NOISE_TIMES - 1 (DiffusionDrive, nuScenes)."""
 SCORED_AT = {"1s": 1, "2s": 3, "3s": 5}
-HEARD = ("token", "anchor_scores")
+REASONING_FIELDS = ("token", "anchor_scores")
 """A sample's cached reasoning; with the suffix `_before`, that of the previous frame set (its own if too long ago)."""
 _MASKS = 3 * len(PAST_SECONDS) + 5
 _PICTURED = 6
@@ -82,13 +82,15 @@ class PlanningBatch:
 
 
 class PlanningStage(Stage[PlanningBatch]):
-    """Trains a Planner. listens: reasoning is cached, so the planner learns to plan with and without it."""
+    """Trains a Planner. uses_reasoning: it is cached, and the planner learns to plan with and without it."""
 
     name = "planning"
 
-    def __init__(self, planner: Planner, settings: PlanningStageSettings | None = None, listens: bool = False) -> None:
+    def __init__(
+        self, planner: Planner, settings: PlanningStageSettings | None = None, uses_reasoning: bool = False
+    ) -> None:
         super().__init__()
-        self.listens = listens
+        self.uses_reasoning = uses_reasoning
         self.planner = planner.requires_grad_(True)
         self.settings = settings or PlanningStageSettings()
         sigma = torch.tensor([_NOISE.get(name.split("(")[0], 0.0) for name in FEATURE_NAMES])
@@ -100,12 +102,12 @@ class PlanningStage(Stage[PlanningBatch]):
         if "token" not in arrays:
             return sample
         late, absent, silent = (rng.random() < p for p in (chosen.late, chosen.no_reasoning, chosen.no_scores))
-        token, scores = (arrays[f"{name}_before" if late else name] for name in HEARD)
+        token, scores = (arrays[f"{name}_before" if late else name] for name in REASONING_FIELDS)
         if absent:
             token = np.full_like(token, np.nan)
         if absent or silent:
             scores = np.zeros_like(scores)
-        return replace(sample, arrays=arrays | dict(zip(HEARD, (token, scores), strict=True)))
+        return replace(sample, arrays=arrays | dict(zip(REASONING_FIELDS, (token, scores), strict=True)))
 
     def collate(self, samples: Sequence[FeatureSample]) -> PlanningBatch:
         """Stack samples."""
@@ -180,7 +182,10 @@ class PlanningStage(Stage[PlanningBatch]):
         if batch.token is None or batch.anchor_scores is None:
             return {}
         half = max(1, len(batch.token) // 2)
-        heard = {"l2_deaf": (None, None), "l2_foreign": (batch.token.roll(half, 0), batch.anchor_scores.roll(half, 0))}
+        heard = {
+            "l2_no_reasoning": (None, None),
+            "l2_shuffled_reasoning": (batch.token.roll(half, 0), batch.anchor_scores.roll(half, 0)),
+        }
         out = {}
         _, group = positive_anchors(self.planner.anchor_waypoints, batch.truth, batch.command)
         row = torch.arange(len(batch.truth), device=batch.truth.device)
@@ -239,8 +244,7 @@ class PlanningStage(Stage[PlanningBatch]):
     def export(self, path: Path) -> None:
         """Write a file for the preset's `weights.planning`; it is valid only for the anchors whose digest it stores."""
         state = {k: v.detach().cpu().contiguous() for k, v in self.planner.state_dict().items()}
-        listens = "yes" if self.listens else "no"
-        facts = {"anchors": self.planner.anchors.sha256, "listens": listens}
+        facts = {"anchors": self.planner.anchors.sha256, "listens": "yes" if self.uses_reasoning else "no"}
         save_file(state, path, {"stage": "planning", "format_version": "1", **facts})
 
 

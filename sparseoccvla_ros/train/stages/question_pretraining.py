@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.errors import InvalidInput
-from ...data.synthetic.qa_cache import Asked
+from ...data.synthetic.qa_cache import QaPair
 from ...eval.metrics.qa_accuracy import KINDS
 from ...planning.losses import positive_anchors, score_loss
 from ...reasoning.llm.language_model import LanguageModel
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _WIDTH, _SCENES, _PAIRS, _RATE, _DECAY, _SMOOTHING, _CLIP = 128, 16, 10, 1e-3, 0.05, 0.05, 1.0
 LEAST = 5
 """Minimum number of occurrences of an answer; rarer answers are left to stage 2."""
-Told = Callable[[str, FeatureSample, np.random.Generator], str]
+Rewrite = Callable[[str, FeatureSample, np.random.Generator], str]
 """Function that returns a sample's question as it is asked: with or without the planned action before it."""
 
 
@@ -82,7 +82,7 @@ class _Questions:
             self._known[text] = self._model.tokens(text)
         return self._model.embedding_weight.detach()[self._known[text]].float()
 
-    def batch(self, asked: Sequence[Asked]) -> tuple[list[Tensor], Tensor]:
+    def batch(self, asked: Sequence[QaPair]) -> tuple[list[Tensor], Tensor]:
         """Returns (word embeddings [L, D] of each question, index of each answer [n])."""
         places = torch.tensor([self.place[q.answer] for q in asked], device=self.answers.device)
         return [self._embedded(q.question) for q in asked], places
@@ -93,12 +93,12 @@ def pretrain_on_questions(
     data: Sequence[FeatureSample],
     seed: int,
     steps: int = 1200,
-    told: Told = lambda question, sample, draw: question,
+    rewrite: Rewrite = lambda question, sample, draw: question,
 ) -> float:
     """Pretrain connector, global tokens and reading token on questions; returns the final accuracy on training data.
 
     A reasoner without a reading token gets a temporary QuestionPooling. data: samples with QUERY_FIELDS and questions.
-    Returns 0 if fewer than two answers occur LEAST times (captions). told: applied to every drawn question, because
+    Returns 0 if fewer than two answers occur LEAST times (captions). rewrite: applied to every drawn question, because
     online questions contain the plan, which the reading token must have been trained with. With config.token_reads the
     anchor head is trained too, on the reading token of ACTION, for hundreds of times more steps than in stage 2.
 
@@ -135,7 +135,7 @@ def pretrain_on_questions(
             drawn = [samples[i] for i in rng.integers(len(samples), size=_SCENES)]
             tokens = _tokens(reasoner, [s for s, _ in drawn], device)
             pairs = [(s, q[i]) for s, q in drawn for i in rng.integers(len(q), size=_PAIRS)]
-            text, answer = words.batch([replace(q, question=told(q.question, s, rng)) for s, q in pairs])
+            text, answer = words.batch([replace(q, question=rewrite(q.question, s, rng)) for s, q in pairs])
             read, asked = reading.read(text, tokens, scene)
             logits = head(read, asked)
             loss = F.cross_entropy(logits, answer, label_smoothing=_SMOOTHING)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from sparseoccvla_ros.core.types import Reasoning
-from sparseoccvla_ros.eval.closed_loop.evaluation import POLICIES, failed, page, version_of, worth_table
+from sparseoccvla_ros.eval.closed_loop.evaluation import POLICIES, failed, language_gain_table, page, version_of
 from sparseoccvla_ros.eval.closed_loop.language_ablations import CHANGED, change, swapped
 from sparseoccvla_ros.planning.config import PlanningConfig
 
@@ -21,18 +21,18 @@ def reasoning(stamp: int, value: float) -> Reasoning:
 
 @dataclass
 class Model:
-    planner: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(listens=True))
+    planner: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(uses_reasoning=True))
     reasoner: None = None
-    hears: object = staticmethod(lambda own: own)
+    reasoning_filter: object = staticmethod(lambda own: own)
 
 
 def test_each_policy_takes_away_what_it_says():
-    deaf, unscored = Model(), Model()
-    change(deaf, "chain-deaf")
-    assert not deaf.planner.listens
-    change(unscored, "chain-unscored")
+    silent, unscored = Model(), Model()
+    change(silent, "chain-no-language")
+    assert not silent.planner.uses_reasoning
+    change(unscored, "chain-no-llm-scores")
     own = reasoning(5, 2.0)
-    heard = unscored.hears(own)
+    heard = unscored.reasoning_filter(own)
     assert not heard.anchor_scores.any()
     assert heard.token is own.token
     gated = Model(SimpleNamespace(config=PlanningConfig(gate_forecasts=False)))
@@ -54,18 +54,18 @@ def test_the_worth_of_language_is_paired_by_drive():
     def row(policy: str, seed: int, driving: float):
         return replace(failed(f"{policy} (tiny)", seed, None, "no reason"), driving_score=driving, success=driving > 50)
 
-    rows = [row("chain", s, 80.0) for s in (1, 2, 3)] + [row("chain-deaf", s, 40.0) for s in (2, 3, 4)]
-    head, lines = worth_table(rows)
-    assert lines[0][:2] == ["chain minus chain-deaf", "2"]
+    rows = [row("chain", s, 80.0) for s in (1, 2, 3)] + [row("chain-no-language", s, 40.0) for s in (2, 3, 4)]
+    head, lines = language_gain_table(rows)
+    assert lines[0][:2] == ["chain minus chain-no-language", "2"]
     assert lines[0][head.index("driving score")].startswith("40.00 [40.00, 40.00]")
     assert lines[0][head.index("success %")].startswith("100.00")
     assert "What language is worth" in page(rows, "command")
-    assert worth_table(rows[:3])[1] == []
+    assert language_gain_table(rows[:3])[1] == []
     short = [replace(row, pdms=None) if row.seed == 2 else replace(row, epdms=None) for row in rows]
-    cells = dict(zip(*worth_table(short)[:1], worth_table(short)[1][0], strict=True))
+    cells = dict(zip(*language_gain_table(short)[:1], language_gain_table(short)[1][0], strict=True))
     assert (cells["PDMS"], cells["EPDMS"][:4]) == ("0.00", "0.00")
 
 
 def test_they_are_policies_of_the_same_weights():
     assert set(CHANGED) < set(POLICIES)
-    assert version_of("chain-deaf", "tiny") == version_of("chain", "tiny") != version_of("coast", "tiny")
+    assert version_of("chain-no-language", "tiny") == version_of("chain", "tiny") != version_of("coast", "tiny")

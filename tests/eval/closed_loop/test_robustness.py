@@ -73,7 +73,7 @@ def test_what_is_lost_is_counted_drive_by_drive(tmp_path):
 
     rows = [row("chain", s, 80.0 + s) for s in (1, 2, 3)]
     assert section(rows, tmp_path) == ""
-    rows += [row("chain+noise:16", s, 70.0 + s) for s in (2, 3, 4)] + [row("chain-deaf", 1, 0.0)]
+    rows += [row("chain+noise:16", s, 70.0 + s) for s in (2, 3, 4)] + [row("chain-no-language", 1, 0.0)]
     head, lines, bars = table(rows)
     over_ros = [replace(r, policy=r.policy.replace("chain (", "nodes (")) for r in rows]
     assert table(over_ros) == (head, lines, bars)

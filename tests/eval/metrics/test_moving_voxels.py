@@ -31,7 +31,7 @@ def agents(speed: float = SPEED, brakes: bool = False) -> tuple[np.ndarray, ...]
 
 
 def street(plans: np.ndarray, parked: bool = True) -> np.ndarray:
-    """uint8 [X, Y, Z]: road, the cars at ground plans [N, 5] and, parked, the one of `agents`."""
+    """uint8 [X, Y, Z]: road, the cars at footprints [N, 5] and, parked, the one of `agents`."""
     dense = np.full(OCC3D_GRID.shape, 17, np.uint8)
     dense[..., 2] = ROAD
     for x, y, _, length, width in [*plans.tolist(), *([[-14.0, -14.0, 0.0, 4.0, 2.0]] if parked else [])]:

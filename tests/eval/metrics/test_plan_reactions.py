@@ -11,7 +11,7 @@ import torch
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.types import HORIZONS
 from sparseoccvla_ros.core.voxels import SparseVoxels
-from sparseoccvla_ros.eval.metrics.plan_reactions import TwoPlans, told_apart
+from sparseoccvla_ros.eval.metrics.plan_reactions import TwoPlans, reaction_sums
 from sparseoccvla_ros.eval.tasks.forecast import ForecastTask
 
 
@@ -43,7 +43,7 @@ def test_the_share_of_the_reaction_is_what_is_forecast(reacts: float) -> None:
     dense[124:127, 98:102, 4] = dense[74:77, 98:102, 4] = LABEL["car"]
     plans = TwoPlans(stop, go, boxes(4.0), boxes(1.0))
     queries, reasoning = SimpleNamespace(centres=centres), SimpleNamespace(fused_features=np.zeros((2, 4), np.float32))
-    sums = told_apart(reasoner, queries, reasoning, SparseVoxels.from_dense(dense), plans)  # type: ignore[arg-type]
+    sums = reaction_sums(reasoner, queries, reasoning, SparseVoxels.from_dense(dense), plans)  # type: ignore[arg-type]
     assert sums[0] == sums[3] == 12
     assert sums[2] / sums[0] == pytest.approx(reacts)
     assert sums[1] / sums[0] == pytest.approx(9.0 * reacts)

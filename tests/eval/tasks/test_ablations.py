@@ -18,9 +18,9 @@ from sparseoccvla_ros.eval.tasks.ablations import (
     SWAPS,
     OtherCommands,
     PlannerInputs,
-    deprived,
     other_commands,
     partners,
+    run_ablations,
     swapped,
     ungated,
 )
@@ -105,7 +105,7 @@ def test_a_moment_hears_the_language_of_another_scene(inputs):
         reasoning=rng.standard_normal(inputs.reasoning.shape).astype(np.float32),
         anchor_scores=rng.standard_normal(18).astype(np.float32),
     )
-    kept = [("scene", deprived(planner, inputs, Command.LEFT).inputs), ("other", there)]
+    kept = [("scene", run_ablations(planner, inputs, Command.LEFT).inputs), ("other", there)]
     found = swapped(planner, kept)
     assert set(found) == {s.name for s in SWAPS} < set(LANGUAGE)
     half = replace(inputs, features=inputs.features.astype(np.float16).astype(np.float32))
@@ -165,7 +165,7 @@ def test_unknown_ego_kind_is_refused(inputs):
 
 @pytest.mark.parametrize("listens", [True, False])
 def test_a_planner_that_knows_no_language_is_given_none(inputs, listens):
-    planner = SimpleNamespace(config=PlanningConfig(ego="none"), listens=listens)
+    planner = SimpleNamespace(config=PlanningConfig(ego="none"), uses_reasoning=listens)
     said = SimpleNamespace(token=inputs.reasoning, anchor_scores=inputs.anchor_scores)
     queries = SimpleNamespace(stamp=0, features=inputs.features, centres=inputs.centres)
     step = SimpleNamespace(queries=queries, reasoning=said)

@@ -16,7 +16,7 @@ from sparseoccvla_ros.core.types import WAYPOINT_TIMES, Command
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.data.synthetic import qa_cache
 from sparseoccvla_ros.data.synthetic.drives import load_drive, prepare_drives, trajectories
-from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache, asked_rows
+from sparseoccvla_ros.data.synthetic.qa_cache import QuestionCache, question_rows
 from sparseoccvla_ros.data.synthetic.scenes import WorldSettings, load_scene
 from sparseoccvla_ros.occupancy import checkpoints
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
@@ -150,8 +150,8 @@ def test_what_can_move_is_kept_set_by_set(tmp_path: Path) -> None:
 
 def test_in_training_two_sets_of_a_clip_are_asked_about(place: Path) -> None:
     world = WorldSettings(clips=2, sets=3)
-    assert asked_rows(world, "train") == (1, 2, 4, 5)
-    assert asked_rows(world, "validation") == FutureLabels(world, present=True).rows == (2, 5)
+    assert question_rows(world, "train") == (1, 2, 4, 5)
+    assert question_rows(world, "validation") == FutureLabels(world, present=True).rows == (2, 5)
 
 
 def test_a_scene_is_asked_about_as_its_own_cameras_show_it(

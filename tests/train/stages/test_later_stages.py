@@ -18,7 +18,7 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import share
 from sparseoccvla_ros.core.types import HORIZONS
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
-from sparseoccvla_ros.data.synthetic.qa_cache import Asked
+from sparseoccvla_ros.data.synthetic.qa_cache import QaPair
 from sparseoccvla_ros.eval.metrics.moving_voxels import flow_of
 from sparseoccvla_ros.eval.world.seeds import trained_on
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
@@ -40,7 +40,7 @@ from sparseoccvla_ros.train.stages.forecast import (
     queries_of,
 )
 from sparseoccvla_ros.train.stages.language import LanguageStage, LanguageStageSettings
-from sparseoccvla_ros.train.stages.planning import HEARD, PlanningStage, PlanningStageSettings
+from sparseoccvla_ros.train.stages.planning import REASONING_FIELDS, PlanningStage, PlanningStageSettings
 from sparseoccvla_ros.train.task import Stage
 from sparseoccvla_ros.train.trainer import BEST, Report, Trainer
 
@@ -86,7 +86,7 @@ class Straight:
             moved = points + (labels == LABEL["car"])[..., None] * np.array([speed * horizon, 0, 0])
             where, inside = OCC3D_GRID.index_of(moved.reshape(-1, 3))
             later[k][tuple(where[inside].T)] = labels.ravel()[inside]
-        questions = [Asked("Is there a car?", "Yes.", "yes_no"), Asked("Describe it.", "A road.", "free_text")]
+        questions = [QaPair("Is there a car?", "Yes.", "yes_no"), QaPair("Describe it.", "A road.", "free_text")]
         arrays = {
             "features": features, "centres": centres, "points": points, "labels": labels,
             "scores": np.full((12, POINTS), 0.8, np.float32),
@@ -330,7 +330,7 @@ def test_a_planner_hears_late_in_part_and_not_at_all(folder: Path) -> None:
         stage = PlanningStage(
             build_planning(load_preset(str(folder))),
             PlanningStageSettings(**({"late": 0.0, "no_reasoning": 0.0, "no_scores": 0.0} | settings)),
-            listens=True,
+            uses_reasoning=True,
         )
         rng = np.random.default_rng(0)
         sample = Straight()[0]
@@ -343,19 +343,22 @@ def test_a_planner_hears_late_in_part_and_not_at_all(folder: Path) -> None:
         assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in stage.parameters())
         return found
 
-    assert {tuple(s.arrays[name][0] for name in HEARD) for s in heard()} == {(1.0, 1.0)}
-    assert {tuple(s.arrays[name][0] for name in HEARD) for s in heard(late=0.5)} == {(1.0, 1.0), (2.0, 2.0)}
-    assert {tuple(s.arrays[name][0] for name in HEARD) for s in heard(no_scores=0.5)} == {(1.0, 1.0), (1.0, 0.0)}
+    assert {tuple(s.arrays[name][0] for name in REASONING_FIELDS) for s in heard()} == {(1.0, 1.0)}
+    assert {tuple(s.arrays[name][0] for name in REASONING_FIELDS) for s in heard(late=0.5)} == {(1.0, 1.0), (2.0, 2.0)}
+    assert {tuple(s.arrays[name][0] for name in REASONING_FIELDS) for s in heard(no_scores=0.5)} == {
+        (1.0, 1.0),
+        (1.0, 0.0),
+    }
     silent = [s for s in heard(no_reasoning=0.5) if np.isnan(s.arrays["token"]).all()]
     assert 5 < len(silent) < 35
     assert not any(s.arrays["anchor_scores"].any() for s in silent)
 
 
 def test_validation_says_what_language_is_worth(folder: Path) -> None:
-    stage = PlanningStage(build_planning(load_preset(str(folder))), listens=True)
+    stage = PlanningStage(build_planning(load_preset(str(folder))), uses_reasoning=True)
     samples = [Straight()[i] for i in range(4)]
-    deaf = stage.validate([stage.collate(samples)]).numbers
-    assert "l2_deaf_avg" not in deaf
+    silent = stage.validate([stage.collate(samples)]).numbers
+    assert "l2_no_reasoning_avg" not in silent
     heard = [
         replace(s, arrays=s.arrays | {"token": np.full(64, k, np.float32), "anchor_scores": np.zeros(18, np.float32)})
         for k, s in enumerate(samples)
@@ -364,8 +367,10 @@ def test_validation_says_what_language_is_worth(folder: Path) -> None:
     for k, sample in enumerate(heard):
         sample.arrays["anchor_scores"][6 + k] = 100.0
     numbers = stage.validate([stage.collate(heard)]).numbers
-    assert numbers["l2_deaf_avg"] == pytest.approx(deaf["l2_avg"])
-    assert len({round(numbers[name], 5) for name in ("l2_avg", "l2_deaf_avg", "l2_foreign_avg")}) == 3
+    assert numbers["l2_no_reasoning_avg"] == pytest.approx(silent["l2_avg"])
+    assert (
+        len({round(numbers[name], 5) for name in ("l2_avg", "l2_no_reasoning_avg", "l2_shuffled_reasoning_avg")}) == 3
+    )
 
 
 def test_rows_that_hear_nothing_plan_as_without_language(folder: Path) -> None:

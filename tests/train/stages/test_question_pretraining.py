@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.data.synthetic.qa_cache import Asked
+from sparseoccvla_ros.data.synthetic.qa_cache import QaPair
 from sparseoccvla_ros.reasoning.config import ReasoningConfig
 from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
 from sparseoccvla_ros.reasoning.model.question_pooling import QuestionPooling
@@ -48,9 +48,9 @@ def sample(seed: int) -> FeatureSample:
         "scores": np.repeat(np.abs(features).max(1, keepdims=True) / 20, 4, 1).astype(np.float32),
         "view_features": (vectors[weather] + rng.normal(0, 0.3, (2, WIDTH))).astype(np.float32),
         "questions": [
-            Asked("What is the weather like?", KINDS_OF_SCENE[weather], "text"),
-            Asked("Is there a car?", "Yes." if car else "No.", "yes_no"),
-            Asked("Describe the scene.", f"Scene {seed}.", "free_text"),
+            QaPair("What is the weather like?", KINDS_OF_SCENE[weather], "text"),
+            QaPair("Is there a car?", "Yes." if car else "No.", "yes_no"),
+            QaPair("Describe the scene.", f"Scene {seed}.", "free_text"),
         ],
     }
     nothing = np.zeros(6, np.float32)

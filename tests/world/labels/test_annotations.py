@@ -44,7 +44,7 @@ def test_boxes_hold_their_primitives_and_voxels(scene):
             corners = apply(inverse(frame), parts.corners().reshape(-1, 3).astype(np.float64))
             local = apply(inverse(planar(*boxes.centre[row, :2], boxes.yaw[row])), corners)
             local[:, 2] -= boxes.centre[row, 2]
-            # Mirrors and bumpers may stick out of the ground plan by a hand's width.
+            # Mirrors and bumpers may stick out of the footprint by a hand's width.
             assert (np.abs(local) <= 0.5 * boxes.size[row] + 0.16).all(), boxes.label[row]
             tried += 1
     assert tried == len(boxes) > 50
