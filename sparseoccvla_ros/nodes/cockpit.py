@@ -62,6 +62,7 @@ class CockpitNode(StageNode):
         """Create subscriptions, the publishers of command and goal, and the web server."""
         self._scenes = SceneCollector(load_preset(self.values.preset).occupancy)
         self._scene: Scene | None = None
+        self._sent: Scene | None = None
         self._states: dict[str, dict[str, Any]] = {}
         self._held = ""
         self._throttle = Throttle(lambda: self.values.rate)
@@ -126,13 +127,16 @@ class CockpitNode(StageNode):
         if scene is None:
             self.monitor.count("incomplete")
             return
-        # While no page is open only the first scene is sent: a page that opens begins with the last one sent.
-        if self._server.watched or self._scene is None:
-            event = scene_event(scene.frames, scene.voxels, scene.forecasts, scene.plan)
-            event["latency"] = round(1e3 * scene.delays["frames to plan"])
-            self._server.send("scene", event)
         self._scene = scene
+        if self._server.watched:
+            self._send(scene)
         self.monitor.finished(time.monotonic() - began)
+
+    def _send(self, scene: Scene) -> None:
+        event = scene_event(scene.frames, scene.voxels, scene.forecasts, scene.plan)
+        event["latency"] = round(1e3 * scene.delays["frames to plan"])
+        self._sent = scene
+        self._server.send("scene", event)
 
     def _on_states(self, message: DiagnosticArray) -> None:
         prefix = self.get_namespace().rstrip("/") + "/"
@@ -148,6 +152,10 @@ class CockpitNode(StageNode):
                     "switch": name.removeprefix(prefix) in SWITCHED,
                     **{k: values[k] for k in ("latency_p50_ms", "latency_p95_ms", "rate_hz") if k in values},
                 }
+        # Scenes are not drawn while no page is open: a page that opened since gets the newest here.
+        scene = self._scene
+        if self._server.watched and scene is not None and scene is not self._sent:
+            self._send(scene)
         now = time.monotonic()
         if self._control.simulated:
             self._server.send("simulator", {"scenarios": ["", *FAMILIES], "weathers": WEATHERS, "delays": DELAYS})

@@ -236,15 +236,15 @@ class SimulatorNode(SourceNode):
                 if self._arrived.wait_for(whole, 0.1):
                     return ""
             now = time.monotonic()
-            if now - began > self.values.answer_timeout or self.absent():
-                break
+            if (gone := self.absent()) or now - began > self.values.answer_timeout:
+                missing = "planning/path" if self._sent and self._plan is None else "control/command"
+                return f"no {missing}: {', '.join(gone)} gone" if gone else f"no {missing} within answer_timeout"
             if now - asked > ASK_AGAIN:
                 asked = now
                 self._vehicle.publish_clock(self._stamp)
                 if not self._sent or self._plan is not None:
                     self._vehicle.publish_odometry(self._stamp, *simulator.ego.at(simulator.time))
-        missing = "planning/path" if self._sent and self._plan is None else "control/command"
-        return f"no {missing} within answer_timeout"
+        return "the drive was stopped"
 
     def _ended(self) -> None:
         self.record, summary = self._record, self._record.summary()

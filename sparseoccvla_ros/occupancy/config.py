@@ -11,6 +11,8 @@ from ..core.errors import InvalidInput
 BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet50")
 STRIDES = (4, 8, 16, 32)
 
+CANDIDATE_CELLS = 1024
+"""Image cells of highest worth among which image queries are chosen."""
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -163,8 +165,9 @@ class OccupancyConfig:
             raise InvalidInput("dropout", f"want 0 to below 1, got {self.dropout}")
         if self.depth_bins < 2:
             raise InvalidInput("depth_bins", f"want at least 2, got {self.depth_bins}")
-        if not 0 <= self.image_queries < self.queries:
-            raise InvalidInput("image_queries", f"want 0 to below queries {self.queries}, got {self.image_queries}")
+        most = min(self.queries - 1, CANDIDATE_CELLS)
+        if not 0 <= self.image_queries <= most:
+            raise InvalidInput("image_queries", f"want 0 to {most}, got {self.image_queries}")
         if self.voxel_head and self.decoder == "opus_v2":
             raise InvalidInput("voxel_head", "the densifier of opus_v2 classifies voxels already")
         if self.voxel_head and not self.image_queries:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from ..core.classes import FLAT, FREE, LABEL, NUM_CLASSES
 from ..core.errors import InvalidInput
 from ..core.voxels import VoxelGrid
+from .config import CANDIDATE_CELLS
 from .sampling.views import SceneViews
 
 NEAREST, FURTHEST = 1.5, 56.0
 """Centres [m] of the first and last logarithmic depth bin; depths between bin centres are interpolated."""
 COLUMN, CONFIDENT_COLUMN = 2.0, 1.0
 """Edge [m] of the ground squares without and with `confident`; the best cell of each square becomes a query."""
-CANDIDATES = 1024
 _SCENERY = tuple(LABEL[n] for n in ("manmade", "vegetation"))
 
 
@@ -111,7 +111,7 @@ class ViewProposals(nn.Module):
         inside = ((normal > 0) & (normal < 1)).all(-1)
         usable = scene.usable[:, 0].repeat_interleave(h * w, 1)
         worth = torch.where(inside & usable, worth, 0.0)
-        best, order = worth.topk(min(CANDIDATES, worth.shape[1]), dim=1)
+        best, order = worth.topk(min(CANDIDATE_CELLS, worth.shape[1]), dim=1)
         near = normal.gather(1, order[..., None].expand(-1, -1, 3))
         square = torch.floor(near[..., :2] * self.extent[:2] / (CONFIDENT_COLUMN if self.confident else COLUMN))
         square = square[..., 0] * 4096.0 + square[..., 1]

@@ -210,7 +210,7 @@ class Planner(nn.Module):
         request = _Request(queries, command, command_source, shown, scores, "ego" if heard is None else "language+ego")
         if report.chosen < 0:
             causes = [rejected(reason) for reason in report.passed_over]
-            return self._stop(request, [*causes, *reasons], obstacles)
+            return self._stop(request, [*(causes or [PlanReason.MODEL_NOT_FINITE]), *reasons], obstacles)
         motion = motion_of(candidates[report.chosen], queries.ego.speed)
         passed = [skipped(reason) for reason in report.passed_over]
         status = PlanStatus.DEGRADED if reasons else PlanStatus.OK

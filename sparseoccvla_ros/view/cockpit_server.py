@@ -195,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file.parent != PAGE or file.suffix not in KINDS or not file.is_file():
             self._answer(HTTPStatus.NOT_FOUND, {"error": f"no page {path}"})
             return
-        self._send(HTTPStatus.OK, f"{KINDS[file.suffix]}; charset=utf-8", file.read_bytes())
+        self._send(HTTPStatus.OK, KINDS[file.suffix], file.read_bytes())
 
     def do_POST(self) -> None:
         if self._refused():

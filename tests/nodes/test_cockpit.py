@@ -63,6 +63,9 @@ def test_sees_asks_and_steers(graph, preset, frames, until, free_port):
     graph.add(CockpitNode, preset=preset, port=free_port, rate=30.0)
     plans = graph.probe.listen("planning/plan")
     commands = graph.probe.listen("planning/command")
+    for index in (0, 1):
+        graph.probe.send("frames", messages.frames_to_msg(frames(index)), receivers=2)
+        assert until(lambda index=index: len(plans) > index, 30)
     page = Page(free_port)
     scenes = page.events.setdefault("scene", [])
 
@@ -72,33 +75,34 @@ def test_sees_asks_and_steers(graph, preset, frames, until, free_port):
         assert until(lambda: len(scenes) > shown, 30)
         return scenes[-1]
 
-    scene = drive(0)
-    assert scene["stamp"] == str(frames(0).stamp)
+    assert until(lambda: scenes, 10), "a page that opens gets what was planned while none was open"
+    scene = scenes[-1]
+    assert scene["stamp"] == str(frames(1).stamp)
     assert scene["speed"] == pytest.approx(5.0)
-    for i, name in enumerate(frames(0).names):
+    for i, name in enumerate(frames(1).names):
         camera = scene["cameras"][name]
-        assert decoded(camera["jpeg"]).shape == frames(0).images.shape[1:]
-        np.testing.assert_allclose(camera["matrix"], frames(0).ego2img[i].ravel(), atol=1e-5)
+        assert decoded(camera["jpeg"]).shape == frames(1).images.shape[1:]
+        np.testing.assert_allclose(camera["matrix"], frames(1).ego2img[i].ravel(), atol=1e-5)
     assert decoded(scene["occupancy"][0]["above"]).shape == (200, 200, 4)
     assert until(lambda: {s["name"] for s in page.events.get("states", [[]])[-1]} >= {"occupancy", "planning"}, 10)
 
     assert page.post("/command", {"command": "left"})[0] == 200
     assert until(lambda: len(commands) >= 3 and {c.data for c in commands} == {"left"}, 10), "it is held"
-    scene = drive(1)
+    scene = drive(2)
     assert (scene["command"], scene["source"]) == ("left", "topic")
     assert page.post("/command", {"command": "fly"})[0] == 400
     assert page.post("/command", {"command": ""})[0] == 200
 
     assert page.post("/goal", {"x": 20.0, "y": -20.0})[0] == 200
     until(lambda: False, 3.2)  # the command times out; then the goal decides
-    scene = drive(2)
+    scene = drive(3)
     assert (scene["command"], scene["source"]) == ("right", "route")
 
     status, answer = page.post("/ask", {"question": "What is ahead?"})
     assert status == 200
     assert answer
     assert page.post("/ask", {"question": " "})[0] == 400
-    assert len(plans) == 3
+    assert len(plans) == 4
 
 
 def test_switches_nodes_and_the_simulated_world(graph, preset, until, free_port):

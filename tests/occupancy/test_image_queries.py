@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sparseoccvla_ros.core.classes import CAMERAS, FREE, LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.image_queries import (
     COLUMN,
     FURTHEST,
@@ -126,6 +127,8 @@ def test_features_and_the_loss_carry_gradient_and_places_do_not() -> None:
 def test_more_queries_than_cells_are_refused() -> None:
     with pytest.raises(InvalidInput, match="image_queries"):
         ViewProposals(577, CHANNELS, OCC3D_GRID)(scene())
+    with pytest.raises(InvalidInput, match="want 0 to 1024"):
+        OccupancyConfig(queries=2000, image_queries=1025)
 
 
 def test_confident_queries_start_on_cells_that_are_sure_of_their_depth() -> None:

@@ -343,6 +343,17 @@ def test_model_that_turns_nan_never_leads_to_a_path(make_planner, make_queries, 
     assert np.isfinite(plan.candidates).all()
 
 
+def test_scores_that_are_all_minus_infinity_brake_with_a_reason(
+    make_planner, make_queries, make_history, make_reasoning, road, monkeypatch
+):
+    planner, queries = make_planner(), make_queries()
+    infer = planner._infer
+    monkeypatch.setattr(planner, "_infer", lambda *a: (torch.full((18,), -torch.inf), infer(*a)[1]))
+    plan = planner.plan(queries, road, make_reasoning(), make_history(queries), Command.LEFT, TOPIC)
+    assert plan.status is PlanStatus.BRAKING
+    assert "model_not_finite" in plan.reasons
+
+
 # --- sequences ---------------------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,11 @@ def test_the_page_and_all_that_it_names_are_served(cockpit):
     named = re.findall(r'(?:src|href)="([\w.]+)"', page)
     assert {"cockpit.js", "cockpit.css"} <= set(named)
     for name in named:
-        assert request(cockpit, "GET", f"/{name}") == (200, (PAGE / name).read_text())
+        connection = http.client.HTTPConnection("127.0.0.1", int(cockpit.url.rsplit(":", 1)[1].strip("/")), timeout=5)
+        connection.request("GET", f"/{name}")
+        answer = connection.getresponse()
+        assert (answer.status, answer.read().decode()) == (200, (PAGE / name).read_text())
+        assert answer.getheader("Content-Type").count("charset") == 1
     assert "http" not in re.sub(r"<!--.*?-->", "", page), "the page loads nothing from elsewhere"
 
 

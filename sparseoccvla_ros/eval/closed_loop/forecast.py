@@ -40,7 +40,7 @@ class StaticObjects:
             if name not in ("building", "bush", "tree"):
                 kinds.append(int(kind_of(name)))
                 plans.append(placed.rectangle)
-        return cls(np.array(kinds, np.int64), np.stack(plans))
+        return cls(np.array(kinds, np.int64), np.reshape(plans, (-1, 5)))
 
     def near(self, x: float, y: float) -> StaticObjects:
         """Returns the objects within REACH of a point."""
