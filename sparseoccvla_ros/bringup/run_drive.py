@@ -30,7 +30,7 @@ def run_drive(out: Path, given: Mapping[str, str], simulator: Mapping[str, str])
     """
     scenario = given.get("scenario", "")
     if scenario and scenario not in FAMILIES:
-        raise InvalidInput("scenario", f"{scenario!r} is none of {', '.join(FAMILIES)}")
+        raise InvalidInput("scenario", f"{scenario!r} is not one of {', '.join(FAMILIES)}")
     isolated_domain()
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):

@@ -94,7 +94,7 @@ class SyncConfig:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras) or not all(self.cameras):
             raise InvalidInput("sync.cameras", f"want distinct names, got {list(self.cameras)}")
         if self.reference not in self.cameras:
-            raise InvalidInput("sync.reference", f"{self.reference!r} is none of {list(self.cameras)}")
+            raise InvalidInput("sync.reference", f"{self.reference!r} is not one of {list(self.cameras)}")
         seconds = ("tolerance", "max_hold", "patience", "backward_jump", "forward_jump", "tf_timeout", "twist_window")
         for name in (*seconds, "max_twist_age", "pose_jump", "max_speed"):
             value = getattr(self, name)

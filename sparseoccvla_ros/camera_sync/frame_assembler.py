@@ -85,7 +85,7 @@ class CameraSync:
     def set_camera(self, model: CameraModel) -> None:
         """Set a camera's calibration; an unchanged one is ignored. Raises InvalidInput if name or mount is unknown."""
         if model.name not in self.config.cameras:
-            raise InvalidInput("camera", f"{model.name!r} is none of {list(self.config.cameras)}")
+            raise InvalidInput("camera", f"{model.name!r} is not one of {list(self.config.cameras)}")
         if not model.frame_id and model.camera2ego is None:
             raise InvalidInput(model.name, "has neither a pose on the vehicle nor a frame to look one up")
         with self._lock:

@@ -139,7 +139,7 @@ def _profile(name: str, content: dict[str, Any]) -> Profile:
         raise InvalidInput(f"{name}.cameras", f"want at most {MOST_CAMERAS} cameras and views, of distinct names")
     reference = entry.get("reference", next(iter(cameras)))
     if reference not in cameras:
-        raise InvalidInput(f"{name}.reference", f"{reference!r} is none of {', '.join(cameras)}")
+        raise InvalidInput(f"{name}.reference", f"{reference!r} is not one of {', '.join(cameras)}")
     mounts = entry.get("mounts", "tf")
     if mounts not in MOUNTS:
         raise InvalidInput(f"{name}.mounts", f"want one of {', '.join(MOUNTS)}, got {mounts!r}")

@@ -100,7 +100,7 @@ class Synchroniser:
         stamp_ns: the image's header stamp. Raises InvalidInput for a camera that is not configured or a stamp <= 0.
         """
         if camera not in self._queues:
-            raise InvalidInput("camera", f"{camera!r} is none of {list(self.config.cameras)}")
+            raise InvalidInput("camera", f"{camera!r} is not one of {list(self.config.cameras)}")
         stamp = int(stamp_ns)
         if stamp <= 0:
             raise InvalidInput("stamp", f"{camera}: {stamp} ns is no time")

@@ -34,7 +34,7 @@ class Choices:
 def run_bench(what: str, choices: Choices, file: Path | None) -> int:
     """Run one benchmark, print its table and write its numbers to `file`. Raises InvalidInput("bench") if unknown."""
     if what not in BENCHES:
-        raise InvalidInput("bench", f"'{what}' is none of {', '.join(BENCHES)}")
+        raise InvalidInput("bench", f"'{what}' is not one of {', '.join(BENCHES)}")
     console = Console()
     numbers = BENCHES[what](console, choices)
     numbers = {"bench": what, "machine": _machine(), **numbers}

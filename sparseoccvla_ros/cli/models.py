@@ -163,7 +163,7 @@ def fetch(
     with one_line_errors():
         model = next((m for m in PUBLIC if m.name == name), None)
         if model is None:
-            raise InvalidInput("name", f"{name!r} is none of {', '.join(m.name for m in PUBLIC)}")
+            raise InvalidInput("name", f"{name!r} is not one of {', '.join(m.name for m in PUBLIC)}")
         target = folder_of(model)
         typer.echo(f"{model.about}\nlicence: {model.licence}")
         if not model.repository:

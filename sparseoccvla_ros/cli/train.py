@@ -174,7 +174,7 @@ def train(
         torch.set_num_threads(threads or os.cpu_count() or 1)
         name = {1: "occupancy", 2: "language"}.get(stage, parts)
         if name not in DEFAULTS:
-            raise InvalidInput("parts", f"{parts!r} is none of planning, forecast")
+            raise InvalidInput("parts", f"{parts!r} is not one of planning, forecast")
         settings = TrainSettings(
             steps=steps, minutes=minutes, batch=batch or DEFAULTS[name][0], rate=rate or DEFAULTS[name][1], seed=seed,
             validate_every=validate_every, loaders=1 if (os.cpu_count() or 1) < 8 else 8,

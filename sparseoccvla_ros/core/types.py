@@ -251,4 +251,4 @@ class Plan:
         check_array("candidates", self.candidates, np.float32, (k, STEPS, 2))
         check_array("scores", self.scores, np.float32, (k,))
         if not -1 <= self.chosen < k:
-            raise InvalidInput("chosen", f"{self.chosen} is none of {k} candidates")
+            raise InvalidInput("chosen", f"{self.chosen} is not one of {k} candidates")

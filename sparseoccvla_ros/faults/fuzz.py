@@ -65,7 +65,7 @@ def fuzz(
     """
     unknown = sorted(set(only) - set(DECODERS))
     if unknown:
-        raise InvalidInput("decoder", f"{unknown[0]} is none of {', '.join(DECODERS)}")
+        raise InvalidInput("decoder", f"{unknown[0]} is not one of {', '.join(DECODERS)}")
     chosen = {name: decoder for name, decoder in DECODERS.items() if not only or name in only}
     total = sum(decoder.share for decoder in chosen.values())
     outcomes = {}

@@ -216,7 +216,7 @@ class CockpitNode(StageNode):
     def begin(self, scenario: str, weather: str, seed: int) -> None:
         """Begin a new simulated drive."""
         if scenario and scenario not in FAMILIES:  # the simulator rejects it as well, but without an error on the page
-            raise InvalidInput("scenario", f"{scenario!r} is none of {', '.join(FAMILIES)}")
+            raise InvalidInput("scenario", f"{scenario!r} is not one of {', '.join(FAMILIES)}")
         self._control.begin(scenario, weather, seed)
 
     def ask(self, question: str) -> Iterator[str]:

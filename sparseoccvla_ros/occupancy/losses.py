@@ -203,7 +203,7 @@ class OccupancyTargets:
         if semantics.shape != grid.shape or semantics.dtype.kind not in "ui":
             raise InvalidInput("semantics", f"want integers {list(grid.shape)}, got {_kind(semantics)}")
         if ((semantics < 0) | ((semantics > FREE) & (semantics != IGNORED))).any():
-            raise InvalidInput("semantics", f"holds a label that is none of 0..{FREE} and {IGNORED}")
+            raise InvalidInput("semantics", f"holds a label that is not one of 0..{FREE} and {IGNORED}")
         if camera_mask is not None and (camera_mask.shape != grid.shape or camera_mask.dtype.kind not in "bui"):
             raise InvalidInput("camera_mask", f"want bool {list(grid.shape)}, got {_kind(camera_mask)}")
         index = np.argwhere(semantics < FREE)

@@ -55,7 +55,7 @@ def tensor_from_msg(message: own.Tensor, name: str) -> np.ndarray:
     """Return the array of a Tensor, sharing its memory. InvalidInput(name) when dtype, shape and length disagree."""
     dtype = DTYPES.get(message.dtype)
     if dtype is None:
-        raise InvalidInput(name, f"dtype '{message.dtype}' is none of {', '.join(DTYPES)}")
+        raise InvalidInput(name, f"dtype '{message.dtype}' is not one of {', '.join(DTYPES)}")
     shape = tuple(message.shape)
     want = math.prod(shape) * dtype.itemsize
     if len(message.data) != want:

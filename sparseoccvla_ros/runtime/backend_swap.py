@@ -37,7 +37,7 @@ def use_runtime(encoder: OccupancyEncoder, preset: Preset, runtime: str, threads
     InvalidInput("runtime", ...) for an unknown name.
     """
     if runtime not in RUNTIMES:
-        raise InvalidInput("runtime", f"'{runtime}' is none of {', '.join(RUNTIMES)}")
+        raise InvalidInput("runtime", f"'{runtime}' is not one of {', '.join(RUNTIMES)}")
     use_torch(encoder)
     if runtime == "torch":
         return ""

@@ -284,7 +284,7 @@ def build(
     missing.
     """
     if part not in PARTS:
-        raise InvalidInput("parts", f"{part!r} is none of {', '.join(PARTS)}")
+        raise InvalidInput("parts", f"{part!r} is not one of {', '.join(PARTS)}")
     files = reasoning_files(preset, reasoning) if part != "language" else []
     has_language = bool(files) and "language" in parts_of(files[0])
     if part == "planning":

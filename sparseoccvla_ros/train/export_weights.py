@@ -28,7 +28,7 @@ def ship(source: Path, folder: Path, stage: str, train_seeds: str | None = None)
     if the file cannot be read, belongs to another stage, or contains a number outside the range of float16.
     """
     if stage not in _WEIGHTS:
-        raise InvalidInput("stage", f"{stage!r} is none of {', '.join(_WEIGHTS)}")
+        raise InvalidInput("stage", f"{stage!r} is not one of {', '.join(_WEIGHTS)}")
     try:
         with safe_open(source, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

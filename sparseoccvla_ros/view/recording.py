@@ -231,7 +231,7 @@ class SceneRecording:
     def log_text(self, stamp: int, text: str, source: str = "reasoning", level: str = "INFO") -> None:
         """Log a line of text at `stamp` ns: an answer, a reason, a diagnostic. level is one of LEVELS."""
         if level not in LEVELS:
-            raise InvalidInput("level", f"{level} is none of {', '.join(LEVELS)}")
+            raise InvalidInput("level", f"{level} is not one of {', '.join(LEVELS)}")
         self._at(stamp)
         line = self._rr.TextLog(printable(text[:TEXT_LIMIT]), level=level)
         self._stream.log(["log", source], line)

@@ -123,7 +123,7 @@ class Scene:
         if not 1.0 <= seconds <= LONGEST:
             raise InvalidInput("seconds", f"{seconds} is not within 1..{LONGEST:.0f}, then the built-up streets end")
         if maneuver not in (None, *MANEUVERS):
-            raise InvalidInput("maneuver", f"{maneuver!r} is none of {MANEUVERS}")
+            raise InvalidInput("maneuver", f"{maneuver!r} is not one of {MANEUVERS}")
         world = generator.generate(seed, maneuver, seconds)
         plan, drive = world.plan, EgoMotion(world.ego, seconds)
         return cls(

@@ -169,7 +169,7 @@ def test_an_engine_that_fails_hands_back_to_torch(case, monkeypatch) -> None:
 
 def test_reasons_are_named(case, monkeypatch, tmp_path: Path) -> None:
     preset, encoder, sets, _ = case
-    with pytest.raises(ValueError, match="runtime: 'tensorflow' is none of torch, compiled, onnx"):
+    with pytest.raises(ValueError, match="runtime: 'tensorflow' is not one of torch, compiled, onnx"):
         use_runtime(encoder, preset, "tensorflow")
     if not torch.cuda.is_available():
         assert "need an NVIDIA GPU" in use_runtime(encoder, preset, "tensorrt")

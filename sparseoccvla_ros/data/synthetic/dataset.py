@@ -24,7 +24,7 @@ def world_settings(split: str, height: int = 128, width: int = 352, frames: int 
     unknown split or inconsistent numbers.
     """
     if split not in SPLITS:
-        raise InvalidInput("split", f"{split!r} is none of {', '.join(SPLITS)}")
+        raise InvalidInput("split", f"{split!r} is not one of {', '.join(SPLITS)}")
     mounts = {} if split == "train" else {"clips": 3, "mount_degrees": 0.0, "mount_metres": 0.0, "other_rigs": 0.0}
     return WorldSettings(height=height, width=width, sets=frames + 1, **mounts)
 

@@ -133,7 +133,7 @@ def read_road(reader: BagReader, drive: Drive, surfaces: list[tuple[Surface, np.
                 name = marker.ns.upper()
                 if name not in Surface.__members__:
                     raise InvalidInput(
-                        "map", f"{AREAS}: {marker.ns!r} is none of {', '.join(Surface.__members__).lower()}"
+                        "map", f"{AREAS}: {marker.ns!r} is not one of {', '.join(Surface.__members__).lower()}"
                     )
                 surfaces.append((Surface[name], _outline(marker, drive), marker.text == "route"))
     if not surfaces:

@@ -84,7 +84,7 @@ def policy_of(name: str, preset: str) -> Policy:
         return ChainPolicy(model, f"{name} ({preset})")
     if name in DISTURBED:
         return DisturbedChain(_shared_model(preset), f"{name} ({preset})", DISTURBED[name])
-    raise InvalidInput("policies", f"{name!r} is none of {', '.join(POLICIES)}")
+    raise InvalidInput("policies", f"{name!r} is not one of {', '.join(POLICIES)}")
 
 
 def failed(policy: str, seed: int, scenario: str | None, why: str) -> DriveScores:
@@ -136,7 +136,7 @@ def evaluate_drives(
     if not seeds or not names:
         raise InvalidInput("seeds" if not seeds else "policies", "there are none")
     for name in (n for n in names if n not in (*POLICIES, *DISTURBED, *drivers)):
-        raise InvalidInput("policies", f"{name!r} is none of {', '.join(POLICIES)}")
+        raise InvalidInput("policies", f"{name!r} is not one of {', '.join(POLICIES)}")
     names = tuple(dict.fromkeys(names))
     log = DriveLog() if log is None else log
     versions = {name: version_of(name, preset) for name in names}

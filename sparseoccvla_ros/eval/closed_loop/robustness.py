@@ -126,7 +126,7 @@ def groups_of(words: Sequence[str]) -> tuple[str, ...]:
     """Returns the policies of the named groups, or of all for ["all"]. Raises InvalidInput("vary") for others."""
     chosen = list(GROUPS) if list(words) == ["all"] else words
     for word in (w for w in chosen if w not in GROUPS):
-        raise InvalidInput("vary", f"{word!r} is none of {', '.join(GROUPS)}, and not all")
+        raise InvalidInput("vary", f"{word!r} is not one of {', '.join(GROUPS)}, and not all")
     return tuple(f"chain+{group}:{name}" for group in chosen for name in GROUPS[group])
 
 

@@ -71,7 +71,7 @@ def lidar_origins(
     check_array("ego2global", ego2global, np.float64, (None, 4, 4))
     check_array("lidar2ego", lidar2ego, np.float64, (len(ego2global), 4, 4))
     if not 0 <= reference < len(ego2global):
-        raise InvalidInput("reference", f"{reference} is none of {len(ego2global)} keyframes")
+        raise InvalidInput("reference", f"{reference} is not one of {len(ego2global)} keyframes")
     lidar2reference = geometry.inverse(ego2global[reference]) @ ego2global @ lidar2ego
     origins = lidar2reference[:, :3, 3]
     origins = origins[(np.abs(origins[:, :2]) < reach).all(-1)]

@@ -72,7 +72,7 @@ class NuscenesDrive:
         self._origins, self._roads = origins, roads
         rows = np.flatnonzero(self._index.scene == scene)
         if not len(rows):
-            raise InvalidInput("scene", f"{scene} is none of the index")
+            raise InvalidInput("scene", f"{scene} is not one of the index")
         self.first, self._count = int(rows[0]), len(rows)
         self.name = str(self._index.scene_name[scene])
         self._lidar2ego = np.repeat(self._index.lidar2ego[scene][None], len(rows), 0)

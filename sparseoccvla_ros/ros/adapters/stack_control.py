@@ -49,7 +49,7 @@ class StackControl:
         """Activate or deactivate a node, as a lifecycle manager would."""
         client = self._transitions.get(name)
         if client is None:
-            raise InvalidInput("node", f"{name!r} is none of {', '.join(self._transitions)}")
+            raise InvalidInput("node", f"{name!r} is not one of {', '.join(self._transitions)}")
         kind = Transition.TRANSITION_ACTIVATE if on else Transition.TRANSITION_DEACTIVATE
         answer = self._call(client, ChangeState.Request(transition=Transition(id=kind)), name)
         if not answer.success:
@@ -61,7 +61,7 @@ class StackControl:
         Only processes started together with this one, children of the same launch, are ever killed.
         """
         if name not in self._transitions:
-            raise InvalidInput("node", f"{name!r} is none of {', '.join(self._transitions)}")
+            raise InvalidInput("node", f"{name!r} is not one of {', '.join(self._transitions)}")
         if not self.simulated:
             raise InvalidInput("simulator", "there is none")
         if os.getppid() != self._launcher:  # the launch ended; the adopting process has children of other launches

@@ -25,4 +25,4 @@ def backend(name: str) -> Backend:
         from .tensorrt import TensorRtBackend
 
         return TensorRtBackend()
-    raise InvalidInput("runtime", f"'{name}' is none of {', '.join(ENGINES)}")
+    raise InvalidInput("runtime", f"'{name}' is not one of {', '.join(ENGINES)}")

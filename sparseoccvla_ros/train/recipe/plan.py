@@ -68,7 +68,7 @@ class Recipe:
         for step in self.steps:
             if step.name == name:
                 return step
-        raise InvalidInput("step", f"{name!r} is none of {', '.join(s.name for s in self.steps)}")
+        raise InvalidInput("step", f"{name!r} is not one of {', '.join(s.name for s in self.steps)}")
 
     def needs(self, name: str) -> tuple[str, ...]:
         """Returns the steps of this recipe whose results a step uses; steps missing from the recipe are skipped."""
@@ -135,7 +135,7 @@ def load_recipe(name: str) -> Recipe:
 def _steps(found: dict[str, dict[str, Any]]) -> tuple[Step, ...]:
     unknown = sorted(set(found) - set(NEEDS))
     if unknown:
-        raise InvalidInput(f"steps.{unknown[0]}", f"is none of {', '.join(NEEDS)}")
+        raise InvalidInput(f"steps.{unknown[0]}", f"is not one of {', '.join(NEEDS)}")
     if list(found) != [name for name in NEEDS if name in found]:
         raise InvalidInput("steps", f"want them in the order in which they run: {', '.join(NEEDS)}")
     out = []

@@ -211,7 +211,7 @@ def _train(
         options.pop("scenes", None)
     unknown = sorted(set(options) - _TRAINING)
     if unknown:
-        raise InvalidInput(f"steps.{context.step.name}.{unknown[0]}", f"is none of {', '.join(sorted(_TRAINING))}")
+        raise InvalidInput(f"steps.{context.step.name}.{unknown[0]}", f"is not one of {', '.join(sorted(_TRAINING))}")
     settings = TrainSettings(**options, seed=context.recipe.seed, minutes=context.step.minutes)
 
     def show(found: Report) -> None:

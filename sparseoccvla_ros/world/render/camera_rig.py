@@ -48,7 +48,7 @@ def load_rig(name: str = "n015") -> tuple[Camera, ...]:
     """Load the six cameras of a car in the order of core.classes.CAMERAS. Raises InvalidInput("rig") if unknown."""
     table = yaml.safe_load(RIGS_FILE.read_text(encoding="utf-8"))
     if name not in table["rigs"]:
-        raise InvalidInput("rig", f"{name!r} is none of {sorted(table['rigs'])}")
+        raise InvalidInput("rig", f"{name!r} is not one of {sorted(table['rigs'])}")
     width, height = table["image_size"]
     cameras = []
     for camera in CAMERAS:

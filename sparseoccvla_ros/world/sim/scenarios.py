@@ -268,7 +268,7 @@ FAMILIES: dict[str, Family] = {
 def place_of(name: str, seed: int) -> tuple[int, str | None]:
     """Return (scene seed, maneuver) of a family for a seed. Raises InvalidInput("scenario") for unknown families."""
     if name not in FAMILIES:
-        raise InvalidInput("scenario", f"{name!r} is none of {', '.join(FAMILIES)}")
+        raise InvalidInput("scenario", f"{name!r} is not one of {', '.join(FAMILIES)}")
     family = FAMILIES[name]
     for step in count():
         candidate = seed + step * _SPACING

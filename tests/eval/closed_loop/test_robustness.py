@@ -63,7 +63,7 @@ def test_all_groups_have_names_and_others_are_refused():
     assert len(groups_of(("all",))) == len(DISTURBED) == 19
     assert groups_of(("latency",))[0] == "chain+latency:0.1"
     assert version_of("chain+latency:0.1", "tiny") == version_of("chain", "tiny") != version_of("coast", "tiny")
-    with pytest.raises(InvalidInput, match="'fog' is none of"):
+    with pytest.raises(InvalidInput, match="'fog' is not one of"):
         groups_of(("fog",))
 
 
