@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Placed:
     shape: Shape
     pose: tuple[float, float, float]
 
-    @property
+    @cached_property
     def rectangle(self) -> np.ndarray:
         """Footprint [5], as traffic.rectangle."""
         return rectangle(np.array(self.pose), self.shape.length, self.shape.width, self.shape.centre)
