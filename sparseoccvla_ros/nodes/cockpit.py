@@ -37,6 +37,8 @@ from sparseoccvla_ros.view.cockpit_scene import scene_event
 from sparseoccvla_ros.view.cockpit_server import CockpitServer
 from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 
+NEWEST = -1
+"""In place of a stamp: the newest scene."""
 COMMAND_PERIOD = 0.5
 """Seconds between repetitions of a held command, which planning drops after `command_timeout`."""
 ANSWER_TIMEOUT = 60.0
@@ -62,7 +64,7 @@ class CockpitNode(StageNode):
         """Create subscriptions, the publishers of command and goal, and the web server."""
         self._scenes = SceneCollector(load_preset(self.values.preset).occupancy)
         self._scene: Scene | None = None
-        self._sent: Scene | None = None
+        self._drawn: Scene | None = None
         self._states: dict[str, dict[str, Any]] = {}
         self._held = ""
         self._throttle = Throttle(lambda: self.values.rate)
@@ -94,7 +96,7 @@ class CockpitNode(StageNode):
     def stopped(self) -> None:
         """Release the held command and drop the scene."""
         self._worker.discard()
-        self._held, self._scene = "", None
+        self._held, self._scene, self._drawn = "", None, None
         self._server.send("held", "")
 
     def teardown(self) -> None:
@@ -122,6 +124,10 @@ class CockpitNode(StageNode):
                 self._worker.submit(stamp)
 
     def _show(self, stamp: int) -> None:
+        """Collect and draw the scene of a stamp, or draw the NEWEST again for a page that has just opened."""
+        if stamp == NEWEST:
+            self._draw()
+            return
         began = time.monotonic()
         scene = self._scenes.collect(stamp)
         if scene is None:
@@ -129,13 +135,17 @@ class CockpitNode(StageNode):
             return
         self._scene = scene
         if self._server.watched:
-            self._send(scene)
+            self._draw()
         self.monitor.finished(time.monotonic() - began)
 
-    def _send(self, scene: Scene) -> None:
+    def _draw(self) -> None:
+        """Send the newest scene unless it was sent already."""
+        scene = self._scene
+        if scene is None or scene is self._drawn:
+            return
+        self._drawn = scene
         event = scene_event(scene.frames, scene.voxels, scene.forecasts, scene.plan)
         event["latency"] = round(1e3 * scene.delays["frames to plan"])
-        self._sent = scene
         self._server.send("scene", event)
 
     def _on_states(self, message: DiagnosticArray) -> None:
@@ -153,9 +163,8 @@ class CockpitNode(StageNode):
                     **{k: values[k] for k in ("latency_p50_ms", "latency_p95_ms", "rate_hz") if k in values},
                 }
         # Scenes are not drawn while no page is open: a page that opened since gets the newest here.
-        scene = self._scene
-        if self._server.watched and scene is not None and scene is not self._sent:
-            self._send(scene)
+        if self._server.watched and self._scene is not self._drawn:
+            self._worker.submit(NEWEST)
         now = time.monotonic()
         if self._control.simulated:
             self._server.send("simulator", {"scenarios": ["", *FAMILIES], "weathers": WEATHERS, "delays": DELAYS})

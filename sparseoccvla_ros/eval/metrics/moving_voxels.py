@@ -97,10 +97,11 @@ def judged(movers: np.ndarray, future2now: np.ndarray, grid: VoxelGrid = OCC3D_G
     out = np.zeros((len(future2now), *grid.shape), bool)
     for k, pose in enumerate(future2now):
         xy = geometry.apply(pose, flat)[:, :2]
-        boxes = np.concatenate([movers[0], movers[k + 1]]).astype(np.float64)
-        along, across = _along_and_across(xy, boxes)
-        inside = (np.abs(along) < 0.5 * boxes[:, 3] + _EDGE) & (np.abs(across) < 0.5 * boxes[:, 4] + _EDGE)
-        out[k] = inside.any(1).reshape(grid.shape[:2])[..., None]
+        covered = np.zeros(len(xy), bool)
+        for box in np.concatenate([movers[0], movers[k + 1]]).astype(np.float64):  # one at a time: 40,000 columns each
+            along, across = _along_and_across(xy, box[None])
+            covered |= ((np.abs(along) < 0.5 * box[3] + _EDGE) & (np.abs(across) < 0.5 * box[4] + _EDGE))[:, 0]
+        out[k] = covered.reshape(grid.shape[:2])[..., None]
     return out
 
 

@@ -294,7 +294,7 @@ class Evaluator:
         found = drive.questions(index)
         action = None if step is None or step.plan is None else plan_action(step.plan, step.queries.ego.speed)
         part.language.add(
-            language.QaPair(
+            language.QuestionedMoment(
                 drive.name, drive.token(index), language.closed(found),
                 None if step is None else step.queries, None if blind is None else blind.queries,
                 captions.captions_of(found) if captioned else (),

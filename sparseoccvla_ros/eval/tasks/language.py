@@ -33,7 +33,7 @@ AGAINST = ((SEEING, BLIND), (SEEING, SHUFFLED), (SEEING, GUESS))
 
 
 @dataclass(frozen=True, eq=False)
-class QaPair:
+class QuestionedMoment:
     """A moment with questions. questions: closed ones; queries, blind: scene queries with images and blind, None if the
     network is absent; captions: free-text questions scored by caption metrics; driven: the plan for the agreement
     check, None without one."""
@@ -69,10 +69,10 @@ class LanguageTask:
     """
 
     def __init__(self) -> None:
-        self.asked: list[QaPair] = []
+        self.asked: list[QuestionedMoment] = []
         self.answers: dict[str, dict[str, str | None]] = {}
 
-    def add(self, asked: QaPair) -> None:
+    def add(self, asked: QuestionedMoment) -> None:
         """Adds a moment with questions."""
         if asked.questions or asked.captions:
             self.asked.append(asked)

@@ -84,11 +84,14 @@ def read(
     (h, w), bins, count = size, len(depths) // len(classes), classes.shape[1]
     for k in range(len(blocks)):
         n = camera[k]
+        if n < 0:
+            out[k] = 0
+            continue
         for o in range(len(offsets)):
             x, y, z = blocks[k, 0] + offsets[o, 0], blocks[k, 1] + offsets[o, 1], blocks[k, 2] + offsets[o, 2]
             u, v, depth = _pixel(matrix[n], x, y, z)
             u, v = u / image[1], v / image[0]
-            if n < 0 or not (depth > 0.3 and 0 < u < 1 and 0 < v < 1):
+            if not (depth > 0.3 and 0 < u < 1 and 0 < v < 1):
                 out[k, o] = 0
                 continue
             across, down = min(max(u * w - 0.5, 0.0), w - 1.0), min(max(v * h - 0.5, 0.0), h - 1.0)

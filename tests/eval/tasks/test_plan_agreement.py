@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sparseoccvla_ros.eval.tasks.language import LanguageTask, QaPair
+from sparseoccvla_ros.eval.tasks.language import LanguageTask, QuestionedMoment
 from sparseoccvla_ros.eval.tasks.plan_agreement import TOLD, UNTOLD, Driven, ask, result
 from sparseoccvla_ros.planning.plan_words import ACTION_QUESTION
 from sparseoccvla_ros.world.qa.questions import Question
@@ -54,7 +54,7 @@ def test_the_plan_is_in_the_context_as_on_line() -> None:
 def test_they_do_not_mix_with_closed_questions() -> None:
     task = LanguageTask()
     question = Question("conv", "yes_no", "exists/car/ahead", "Is there a car ahead?", "Yes.", True)
-    task.add(QaPair("a", "a/1", (question,), None, None, driven=Driven("start", EMPTY)))
+    task.add(QuestionedMoment("a", "a/1", (question,), None, None, driven=Driven("start", EMPTY)))
     task.take({"seeing": {"a/1/0": "Yes."}, TOLD: {"a/1": "Start."}})
     numbers, blocks = task.result(None)
     assert numbers["plan"][TOLD]["agrees"].value == 1.0
