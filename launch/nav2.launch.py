@@ -18,8 +18,10 @@ def generate_launch_description():
     follow = Node(
         package="sparseoccvla_ros",
         executable="nav2_follow_path",
+        namespace=LaunchConfiguration("namespace"),
         parameters=[{
             "fixed_frame": LaunchConfiguration("fixed_frame"), "controller_id": LaunchConfiguration("controller_id"),
+            "use_sim_time": LaunchConfiguration("use_sim_time"),
         }],
     )  # fmt: skip
     return LaunchDescription([

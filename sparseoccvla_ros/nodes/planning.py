@@ -16,7 +16,7 @@ from std_msgs.msg import String
 
 from sparseoccvla_ros.core.errors import InvalidInput, with_code
 from sparseoccvla_ros.core.trace import event
-from sparseoccvla_ros.core.types import BASE_FRAME, CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
+from sparseoccvla_ros.core.types import CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.core.vehicle import Vehicle
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.planning.config import ValidatorConfig
@@ -33,7 +33,7 @@ from sparseoccvla_ros.runtime.factory import build_planning
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.warm_up import warm_up_planning
 
-CLOCKS_APART = 3600 * 10**9
+CLOCK_MISMATCH_NS = 3600 * 10**9
 """ns between stamp and node clock beyond which they count as different clocks (a bag played without use_sim_time)."""
 
 
@@ -66,21 +66,23 @@ class PlanningNode(StageNode):
         self._route = RouteCommand(timeout=self.values.command_timeout)
         self._reasoning: Reasoning | None = None
         self._epoch: int | None = None
-        self._ego: tuple[np.ndarray, str] | None = None
-        self._last_path: int | None = None
-        self._last_ego: EgoState | None = None
-        self._base_frame = BASE_FRAME
-        self._arrived = threading.Condition()
-        self._plan = self.stage_output("planning/plan", messages.plan_to_msg)
-        self._path = self.output("planning/path")
-        self._trajectory = self.output("planning/trajectory")
-        self._autoware = self.optional_output("planning/autoware_trajectory")
-        self._autoware_candidates = self.optional_output("planning/autoware_candidates")
-        self._turn_indicators = self.optional_output("planning/turn_indicators")
-        self._instruction = self.output("planning/instruction")
-        self._candidates = self.output("planning/candidates")
-        self._markers = self.output("planning/markers")
+        self._ego: EgoState | None = None
+        self._followed: Plan | None = None  # newest plan with a path, until the followers are told to stop
+        self._followed_ego: EgoState | None = None  # at its stamp
+        self._followed_since = 0.0  # steady clock, s
+        self._reasoning_condition = threading.Condition()
+        # outputs; types and QoS: ros/topics.py
+        self._plan_pub = self.stage_output("planning/plan", messages.plan_to_msg)
+        self._path_pub = self.output("planning/path")
+        self._trajectory_pub = self.output("planning/trajectory")
+        self._autoware_pub = self.optional_output("planning/autoware_trajectory")
+        self._autoware_candidates_pub = self.optional_output("planning/autoware_candidates")
+        self._turn_indicators_pub = self.optional_output("planning/turn_indicators")
+        self._instruction_pub = self.output("planning/instruction")
+        self._candidates_pub = self.output("planning/candidates")
+        self._markers_pub = self.output("planning/markers")
         self._worker: Worker[Item] = Worker("planning", lambda item: self.attempt(lambda: self._work(item())))
+        # inputs
         self.stage_input("occupancy/queries", self._on_queries, messages.queries_from_msg)
         self.stage_input("reasoning/state", self._on_reasoning, messages.reasoning_from_msg)
         self.input("planning/command", self._on_command)
@@ -102,10 +104,13 @@ class PlanningNode(StageNode):
             del self._worker, self._planner
 
     def watch(self) -> None:
-        """Stop the followers when the queries are stale."""
+        """Stop the followers after `stale_after` without queries or without a path, e.g. because all are refused."""
         state, reason = self.monitor.state(self.values.stale_after)
+        age = time.monotonic() - self._followed_since
         if state is State.STALE:
             self._stop_followers(reason)
+        elif age > self.values.stale_after:
+            self._stop_followers(f"no path for {age:.1f} s, state {state.value}")
 
     # --- inputs
 
@@ -114,9 +119,9 @@ class PlanningNode(StageNode):
 
     def _on_reasoning(self, item: Item) -> None:
         reasoning: Reasoning = item()
-        with self._arrived:
+        with self._reasoning_condition:
             self._reasoning = reasoning
-            self._arrived.notify_all()
+            self._reasoning_condition.notify_all()
 
     def _on_command(self, message: String) -> None:
         self._route.set_command(self.get_clock().now().nanoseconds, parse_command(message.data))
@@ -128,15 +133,16 @@ class PlanningNode(StageNode):
 
     def _on_goal(self, message: PoseStamped) -> None:
         pose = messages.pose_from_msg(message.pose, "goal")
-        ego = self._in_fixed_frame(message.header.frame_id)
-        self._route.set_goal(ego, pose[:2, 3])
+        ego_pose = self._in_fixed_frame(message.header.frame_id)
+        self._route.set_goal(ego_pose, pose[:2, 3])
 
     def _in_fixed_frame(self, frame: str) -> np.ndarray:
-        if self._ego is None:
+        ego = self._ego
+        if ego is None:
             raise InvalidInput("route", "came before the first ego pose")
-        if frame != self._ego[1]:
-            raise InvalidInput("route", f"is in frame '{frame}', the ego pose is in '{self._ego[1]}'")
-        return self._ego[0]
+        if frame != ego.fixed_frame:
+            raise InvalidInput("route", f"is in frame '{frame}', the ego pose is in '{ego.fixed_frame}'")
+        return ego.pose
 
     # --- work
 
@@ -144,35 +150,35 @@ class PlanningNode(StageNode):
         began = time.monotonic()
         now = self.get_clock().now().nanoseconds
         age = now - queries.stamp
-        if abs(age) < CLOCKS_APART and age > self.values.max_age * 1e9:
+        mismatch = abs(age) >= CLOCK_MISMATCH_NS
+        if age > self.values.max_age * 1e9 and not mismatch:
             raise InvalidInput("queries", f"are {age / 1e9:.2f} s old, max_age is {self.values.max_age} s")
-        self.monitor.show(clock="apart from stamps: use_sim_time?" if abs(age) >= CLOCKS_APART else "same as stamps")
+        self.monitor.show(clock="apart from stamps: use_sim_time?" if mismatch else "same as stamps")
         if queries.epoch != self._epoch:
             self._forget()
             self._epoch = queries.epoch
-        self._ego = (queries.ego.pose, queries.ego.fixed_frame)
-        self._base_frame = queries.ego.base_frame
+        self._ego = queries.ego
         self._history.add(queries.stamp, queries.ego.pose, queries.ego.twist)
         self._route.timeout = self.values.command_timeout  # may change while the node runs
         choice = self._route.choose(now, queries.ego.pose, queries.ego.speed)
         voxels = occupied_voxels(queries, config=self._occupancy)
         plan = self._planner.plan(
-            queries, voxels, self._usable_reasoning(queries), self._history, choice.command, choice.source
+            queries, voxels, self._await_reasoning(queries), self._history, choice.command, choice.source
         )
         plan = replace(plan, trace=(*queries.trace, event(self.get_name(), "planned")))
         if self.active:
-            self._publish(plan, choice.source, queries.ego, time.monotonic() - began)
+            self._publish(plan, queries.ego, time.monotonic() - began)
 
-    def _usable_reasoning(self, queries: SceneQueries) -> Reasoning | None:
+    def _await_reasoning(self, queries: SceneQueries) -> Reasoning | None:
         """The newest reasoning of this epoch within reasoning_max_age; waits up to reasoning_wait for this stamp's."""
 
-        def matches() -> bool:
+        def caught_up() -> bool:
             return self._reasoning is not None and self._reasoning.stamp >= queries.stamp
 
-        with self._arrived:
+        with self._reasoning_condition:
             until = time.monotonic() + self.values.reasoning_wait
-            while not matches() and not self.closing and (left := until - time.monotonic()) > 0:
-                self._arrived.wait(min(left, 0.1))
+            while not caught_up() and not self.closing and (left := until - time.monotonic()) > 0:
+                self._reasoning_condition.wait(min(left, 0.1))
             reasoning = self._reasoning
         if reasoning is None or reasoning.epoch != queries.epoch or reasoning.stamp > queries.stamp:
             return None
@@ -180,28 +186,27 @@ class PlanningNode(StageNode):
         self.monitor.show(reasoning_age_s=age)
         return reasoning if age <= self.values.reasoning_max_age else None
 
-    def _publish(self, plan: Plan, source: CommandSource, ego: EgoState, latency: float) -> None:
-        self._plan.publish(plan)
+    def _publish(self, plan: Plan, ego: EgoState, latency: float) -> None:
+        self._plan_pub.publish(plan)
         if plan.status is PlanStatus.REJECTED:
-            self._stop_followers("; ".join(plan.reasons), plan.stamp)
+            self._stop_followers("; ".join(plan.reasons), plan)
         else:
-            self._path.publish(messages.path_to_msg(plan))
-            self._trajectory.publish(messages.trajectory_to_msg(plan))
-            self._last_path = plan.stamp
-        self._last_ego = ego
+            self._path_pub.publish(messages.path_to_msg(plan))
+            self._trajectory_pub.publish(messages.trajectory_to_msg(plan))
+            self._followed_ego, self._followed_since, self._followed = ego, time.monotonic(), plan
         self._publish_for_autoware(plan, ego)
         if instruction := self._route.instruction(ego.pose):
-            self._instruction.publish(String(data=instruction))
-        if self._candidates.get_subscription_count():
-            self._candidates.publish(markers.candidates(plan))
-        if self._markers.get_subscription_count():
+            self._instruction_pub.publish(String(data=instruction))
+        if self._candidates_pub.get_subscription_count():
+            self._candidates_pub.publish(markers.candidates(plan))
+        if self._markers_pub.get_subscription_count():
             size = self._vehicle.length_m, self._vehicle.width_m, self._vehicle.centre_m
-            self._markers.publish(markers.vehicle(plan, ego.speed, *size))
+            self._markers_pub.publish(markers.vehicle(plan, ego.speed, *size))
         reasons = plan.reasons
         if plan.status is PlanStatus.BRAKING:
             reasons = ("braking", *reasons)
             self.get_logger().warning(with_code("braking", ", ".join(plan.reasons)), throttle_duration_sec=5.0)
-        elif source is CommandSource.TIMEOUT:
+        elif plan.command_source is CommandSource.TIMEOUT:
             self.get_logger().warning("command timed out: going straight", throttle_duration_sec=5.0)
         if plan.status is PlanStatus.REJECTED:
             self.monitor.refused("; ".join(plan.reasons))
@@ -215,30 +220,35 @@ class PlanningNode(StageNode):
         )
 
     def _publish_for_autoware(self, plan: Plan, ego: EgoState) -> None:
-        if self._autoware is not None and self._autoware.get_subscription_count():
-            self._autoware.publish(autoware().trajectory_to_msg(plan, ego))
-        if self._autoware_candidates is not None and self._autoware_candidates.get_subscription_count():
-            self._autoware_candidates.publish(autoware().candidates_to_msg(plan, ego))
-        if self._turn_indicators is not None and self._turn_indicators.get_subscription_count():
-            self._turn_indicators.publish(autoware().turn_indicators_to_msg(plan))
+        if self._autoware_pub is not None and self._autoware_pub.get_subscription_count():
+            self._autoware_pub.publish(autoware().trajectory_to_msg(plan, ego))
+        if self._autoware_candidates_pub is not None and self._autoware_candidates_pub.get_subscription_count():
+            self._autoware_candidates_pub.publish(autoware().candidates_to_msg(plan, ego))
+        if self._turn_indicators_pub is not None and self._turn_indicators_pub.get_subscription_count():
+            self._turn_indicators_pub.publish(autoware().turn_indicators_to_msg(plan))
 
-    def _stop_followers(self, why: str = "deactivated", stamp: int | None = None) -> None:
-        """Publish one empty path after the last planned one, so that followers stop instead of using an old plan."""
-        if self._last_path is None:
+    def _stop_followers(self, why: str = "deactivated", rejected: Plan | None = None) -> None:
+        """Tell followers once to stop instead of using the last path: an empty Path, and a standstill for Autoware.
+
+        rejected: the plan that is the cause; `_publish_for_autoware` sends its standstill.
+        """
+        followed, self._followed = self._followed, None
+        if followed is None:
             return
-        stamp, self._last_path = stamp or self._last_path, None
+        plan = rejected or followed
         self.get_logger().warning(with_code("stopping", why))
         if self.values.publish_empty_on_stop:
-            self._path.publish(Path(header=messages.header(stamp, self._base_frame)))
-            if self._autoware is not None and self._last_ego is not None:
-                self._autoware.publish(autoware().standstill_to_msg(stamp, self._last_ego))
-            self._candidates.publish(markers.delete_all(stamp, "candidates", self._base_frame))
+            self._path_pub.publish(Path(header=messages.header(plan.stamp, plan.base_frame)))
+        if rejected is None and self._autoware_pub is not None and self._followed_ego is not None:
+            self._autoware_pub.publish(autoware().standstill_to_msg(plan.stamp, self._followed_ego))
+        self._candidates_pub.publish(markers.delete_all(plan.stamp, "candidates", plan.base_frame))
 
     def _forget(self) -> None:
         self._history.clear()
         self._planner.reset()
         self._ego = None
-        with self._arrived:
+        with self._reasoning_condition:
+            # the first reasoning of a new epoch may be here before its queries: keep it
             if self._reasoning is not None and self._reasoning.epoch == self._epoch:
                 self._reasoning = None
 

@@ -21,7 +21,7 @@ MAX_GROUND_OFFSET = 1.5
 
 
 @dataclass(frozen=True, eq=False)
-class Forecast:
+class ForecastLayer:
     """Voxels forecast for `seconds` after the stamp; to_ego: float64 [4, 4], from their frame to base_link at the stamp
     (identity if they were forecast at this stamp)."""
 
@@ -42,7 +42,7 @@ class ObstacleMap:
         self,
         limits: ValidatorConfig,
         voxels: SparseVoxels,
-        forecasts: tuple[Forecast, ...] = (),
+        forecasts: tuple[ForecastLayer, ...] = (),
         obstacle_score: float = 0.25,
     ) -> None:
         self._limits, self._score = limits, obstacle_score

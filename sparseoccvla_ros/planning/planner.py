@@ -25,10 +25,10 @@ from ..core.types import (
 from ..core.voxels import SparseVoxels
 from . import trajectory_validator
 from .anchors import AnchorSet
-from .collision import Forecast, ObstacleMap
+from .collision import ForecastLayer, ObstacleMap
 from .config import PlanningConfig, ValidatorConfig
 from .ego_history import FEATURE_NAMES, EgoHistory
-from .model.anchor_scorer import AnchorScorer, command_mask
+from .model.anchor_scorer import AnchorScorer, mask_other_commands
 from .model.decoder import TrajectoryDecoder
 from .model.diffusion import DeltaNormaliser, DiffusionSchedule, denoise, start_noise
 from .plan_reasons import PlanReason, missing_camera, rejected, skipped
@@ -41,7 +41,7 @@ CONTINUITY_AGE = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class _Previous:
+class _PlanMemory:
     """Previous plan, for the continuity check; waypoints is None for a braking or rejected plan."""
 
     stamp: int
@@ -92,15 +92,15 @@ class Planner(nn.Module):
         self.register_buffer("anchor_waypoints", torch.from_numpy(anchors.flat.copy()), persistent=False)
         self.register_buffer("anchor_deltas", self.normaliser.normalise(deltas), persistent=False)
         self.register_buffer("noise", start_noise(deltas.shape, config.seed), persistent=False)
-        self.last_gate: trajectory_validator.GateReport | None = None
+        self.last_gate_report: trajectory_validator.GateReport | None = None
         """GateReport of the newest plan, for diagnostics and markers; None if no candidate was decoded."""
-        self._newest: _Previous | None = None
-        self._before: _Previous | None = None
+        self._newest: _PlanMemory | None = None
+        self._second_newest: _PlanMemory | None = None
 
     def reset(self) -> None:
         """Clear the previous plan."""
-        self._newest = self._before = None
-        self.last_gate = None
+        self._newest = self._second_newest = None
+        self.last_gate_report = None
 
     def forward(
         self,
@@ -117,21 +117,21 @@ class Planner(nn.Module):
         model, added to the scorer's; noise [A, 6, 2], default from config.seed. Returns logits [B, A] and waypoints
         [B, A, 6, 2] m, cumulative, base_link.
         """
-        logits = self.scorer(self.anchor_waypoints, features, centres, ego, token)
+        logits = self.scorer(self.anchor_waypoints, features, centres, ego, token)  # [B, A]
         if anchor_scores is not None:
             logits = logits + anchor_scores
-        memory, condition = self.decoder.encode(features, centres, ego, token)
+        memory, condition = self.decoder.encode(features, centres, ego, token)  # [B, Q + 2, W], [B, W]
         batch = len(features)
-        clean = self.anchor_deltas.expand(batch, -1, -1, -1)
+        anchors = self.anchor_deltas.expand(batch, -1, -1, -1)  # normalised deltas [B, A, 6, 2]
         # detached: the regression loss of the decoder must not train the ranking
-        scores = logits.detach().sigmoid()
+        scores = logits.detach().sigmoid()  # [B, A]
 
         def network(sample: Tensor, time: int) -> Tensor:
             times = torch.full((batch,), time, device=sample.device)
-            return self.decoder(sample, times, clean, scores, memory, condition)[-1]
+            return self.decoder(sample, times, anchors, scores, memory, condition)[-1]
 
         start = (self.noise if noise is None else noise).expand(batch, -1, -1, -1)
-        x0 = denoise(self.schedule, clean, start, self.config.noise_step, network)
+        x0 = denoise(self.schedule, anchors, start, self.config.noise_step, network)  # normalised deltas [B, A, 6, 2]
         return logits, self.normaliser.metres(x0).cumsum(-2)
 
     def plan(
@@ -148,6 +148,7 @@ class Planner(nn.Module):
         reasoning: the newest one that is not too old, or None; it may belong to an earlier frame of the same epoch.
         Raises InvalidInput only for arguments of a wrong type; invalid values result in a flagged plan.
         """
+        # 1. Validate
         for name, value, kind in (
             ("queries", queries, SceneQueries),
             ("voxels", voxels, SparseVoxels),
@@ -160,68 +161,68 @@ class Planner(nn.Module):
                 raise InvalidInput(name, f"got {type(value).__name__}")
         previous = self._previous_to(queries)
         request = _Request(queries, command, command_source)
-        self.last_gate = None
+        self.last_gate_report = None
         reasons = self._input_reasons(queries, command_source)
         if not _usable_ego(queries.ego):
-            return self._reject(request, [PlanReason.EGO_INVALID, *reasons], remember=False)
+            return self._empty_plan(request, [PlanReason.EGO_INVALID, *reasons], remember=False)
         if abs(queries.ego.speed) > ABSURD_SPEED:
-            return self._reject(request, [PlanReason.EGO_SPEED_ABSURD, *reasons], remember=False)
-        refusal = self._refusal(queries, previous)
-        reverse = refusal is PlanReason.STAMP_REVERSED
-        if refusal is not None:
+            return self._empty_plan(request, [PlanReason.EGO_SPEED_ABSURD, *reasons], remember=False)
+        blocking_reason = self._blocking_reason(queries, previous)
+        if blocking_reason is not None:
             # a frame with an older stamp does not replace the stored newer plan
-            return self._stop(request, [refusal, *reasons], None, remember=not reverse)
+            remember = blocking_reason is not PlanReason.STAMP_REVERSED
+            return self._braking_or_empty_plan(request, [blocking_reason, *reasons], None, remember)
         try:
             ego = self._ego_features(queries.stamp, history, command)
         except InvalidInput:
-            return self._stop(request, [PlanReason.EGO_HISTORY_MISSING, *reasons], None)
+            return self._braking_or_empty_plan(request, [PlanReason.EGO_HISTORY_MISSING, *reasons], None)
         if self.config.ego == "causal" and ego[FEATURE_NAMES.index("has_velocity")] == 0:
             reasons.append(PlanReason.EGO_HISTORY_MISSING)
-        reasoning, why = self._usable_reasoning(queries, reasoning)
-        reasons += why
-        heard = reasoning if self.uses_reasoning else None
-        logits, candidates = self._infer(queries, ego, heard)
-        group = torch.from_numpy(self.anchors.group(command))
-        masked = command_mask(logits, group) if self.config.command_mask else logits
+        reasoning, missing = self._usable_reasoning(queries, reasoning)
+        reasons += missing
+        # 2. Infer
+        used_reasoning = reasoning if self.uses_reasoning else None
+        logits, candidates = self._infer(queries, ego, used_reasoning)  # [A], [A, 6, 2] m
+        # 3. Select
+        group = torch.from_numpy(self.anchors.group(command))  # bool [A]
+        masked = mask_other_commands(logits, group) if self.config.command_mask else logits
         obstacles = None
         if queries.trained:
-            forecasts, why = self._forecasts(queries, reasoning, history)
+            forecasts, missing = self._forecasts(queries, reasoning, history)
             obstacles = ObstacleMap(self.limits, voxels, forecasts, self.config.obstacle_score)
-            reasons += why
+            reasons += missing
             if len(voxels) == 0:
                 reasons.append(PlanReason.VOXELS_EMPTY)
         else:
             reasons.append(PlanReason.COLLISION_UNCHECKED)
+        touches = None if obstacles is None else obstacles.touches
+        expected = self._expected(queries, previous)
         report = trajectory_validator.choose(
-            self.limits,
-            candidates,
-            masked.numpy(),
-            queries.ego.speed,
-            self._expected(queries, previous),
-            None if obstacles is None else obstacles.touches,
+            self.limits, candidates, masked.numpy(), queries.ego.speed, expected, touches
         )
-        self.last_gate = report
+        self.last_gate_report = report
+        # 4. Package
         finite = np.isfinite(candidates).all((1, 2))
         if not finite.all():
             reasons.append(PlanReason.MODEL_NOT_FINITE)
         scores = np.where(finite, torch.nan_to_num(logits.sigmoid(), nan=0.0).numpy(), 0.0).astype(np.float32)
         # plans contain finite numbers only: replace other candidates by their anchor with score 0
-        shown = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
-        request = _Request(queries, command, command_source, shown, scores, "ego" if heard is None else "language+ego")
+        finite_candidates = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
+        score_source = "ego" if used_reasoning is None else "language+ego"
+        request = _Request(queries, command, command_source, finite_candidates, scores, score_source)
         if report.chosen < 0:
-            causes = [rejected(reason) for reason in report.passed_over]
-            return self._stop(request, [*(causes or [PlanReason.MODEL_NOT_FINITE]), *reasons], obstacles)
+            causes = [rejected(reason) for reason in report.passed_over] or [PlanReason.MODEL_NOT_FINITE]
+            return self._braking_or_empty_plan(request, [*causes, *reasons], obstacles)
         motion = motion_of(candidates[report.chosen], queries.ego.speed)
         passed = [skipped(reason) for reason in report.passed_over]
         status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
-        return self._finish(request, motion, report.chosen, status, [*reasons, *passed])
+        return self._to_plan(request, motion, report.chosen, status, [*reasons, *passed])
 
-    def _previous_to(self, queries: SceneQueries) -> _Previous | None:
-        """Returns the plan before this scene. Planning a stamp again replaces its plan, so it is compared with the one
-        before and gives the same result."""
+    def _previous_to(self, queries: SceneQueries) -> _PlanMemory | None:
+        """Replanning the newest stamp is compared with the plan before it, so a repeat gives the identical plan."""
         newest = self._newest
         if newest is not None and (newest.stamp, newest.epoch) == (queries.stamp, queries.epoch):
-            newest = self._before
+            newest = self._second_newest
         return newest if newest is not None and newest.epoch == queries.epoch else None
 
     def _input_reasons(self, queries: SceneQueries, source: CommandSource) -> list[str]:
@@ -232,15 +233,16 @@ class Planner(nn.Module):
             reasons.append(PlanReason.COMMAND_TIMEOUT)
         return reasons
 
-    def _refusal(self, queries: SceneQueries, previous: _Previous | None) -> PlanReason | None:
+    def _blocking_reason(self, queries: SceneQueries, previous: _PlanMemory | None) -> PlanReason | None:
         """Returns why this scene cannot be planned on at all, None if it can."""
         if previous is not None:
             seconds = (queries.stamp - previous.stamp) / 1e9
             if seconds < 0:
                 return PlanReason.STAMP_REVERSED
-            top = max(abs(queries.ego.speed), abs(previous.ego.speed)) + self.limits.max_deceleration_mps2 * seconds
+            top_speed = max(abs(queries.ego.speed), abs(previous.ego.speed))
+            max_mean_speed = top_speed + self.limits.max_deceleration_mps2 * seconds
             moved = float(np.linalg.norm(queries.ego.pose[:3, 3] - previous.ego.pose[:3, 3]))
-            if moved > top * seconds + trajectory_validator.START_ERROR:
+            if moved > max_mean_speed * seconds + trajectory_validator.START_ERROR:
                 return PlanReason.EGO_TELEPORT
         if len(queries.features) == 0:
             return PlanReason.QUERIES_EMPTY
@@ -292,7 +294,7 @@ class Planner(nn.Module):
 
     def _forecasts(
         self, queries: SceneQueries, reasoning: Reasoning | None, history: EgoHistory
-    ) -> tuple[tuple[Forecast, ...], list[str]]:
+    ) -> tuple[tuple[ForecastLayer, ...], list[str]]:
         """Returns the forecasts still ahead, relative to the queries' stamp and pose; empty if disabled or missing."""
         if not self.config.gate_forecasts:
             return (), []
@@ -310,10 +312,10 @@ class Planner(nn.Module):
             to_ego = inverse(now) @ then
         age = (queries.stamp - reasoning.stamp) / 1e9
         ahead = zip(HORIZONS, reasoning.forecasts, strict=True)
-        usable = tuple(Forecast(horizon - age, voxels, to_ego) for horizon, voxels in ahead if horizon > age)
+        usable = tuple(ForecastLayer(horizon - age, voxels, to_ego) for horizon, voxels in ahead if horizon > age)
         return usable, [] if usable else [PlanReason.FORECAST_MISSING]
 
-    def _expected(self, queries: SceneQueries, previous: _Previous | None) -> np.ndarray | None:
+    def _expected(self, queries: SceneQueries, previous: _PlanMemory | None) -> np.ndarray | None:
         """Returns where the previous plan puts the vehicle 0.5 s and 1 s from now, float64 [2, 2] m in base_link now.
 
         None if the previous plan is missing, too old or not followed by the vehicle (e.g. in a recording); NaN rows are
@@ -334,12 +336,12 @@ class Planner(nn.Module):
         at[times > knots[-1]] = np.nan
         return at[1:]
 
-    def _stop(
+    def _braking_or_empty_plan(
         self, request: _Request, reasons: list[str], obstacles: ObstacleMap | None, remember: bool = True
     ) -> Plan:
         """Returns a braking or an empty plan, as configured by `on_reject`, because no candidate may be followed."""
         if self.limits.on_reject == "empty":
-            return self._reject(request, reasons, remember)
+            return self._empty_plan(request, reasons, remember)
         ego, limits = request.queries.ego, self.limits
         for deceleration in (limits.comfortable_deceleration_mps2, limits.max_deceleration_mps2):
             motion = braking(
@@ -351,16 +353,14 @@ class Planner(nn.Module):
             )
             if obstacles is None or not obstacles.touches(motion.waypoints[None])[0]:
                 break
-        return self._finish(request, motion, -1, PlanStatus.BRAKING, reasons, remember)
+        return self._to_plan(request, motion, -1, PlanStatus.BRAKING, reasons, remember)
 
-    def _reject(self, request: _Request, reasons: list[str], remember: bool = True) -> Plan:
+    def _empty_plan(self, request: _Request, reasons: list[str], remember: bool = True) -> Plan:
         none = np.zeros(0, np.float32)
         motion = Motion(np.zeros((0, 2), np.float32), none, none, none)
-        return self._finish(
-            request, motion, -1, PlanStatus.REJECTED, reasons, remember and _usable_ego(request.queries.ego)
-        )
+        return self._to_plan(request, motion, -1, PlanStatus.REJECTED, reasons, remember)
 
-    def _finish(
+    def _to_plan(
         self,
         request: _Request,
         motion: Motion,
@@ -374,10 +374,10 @@ class Planner(nn.Module):
             follow = motion.waypoints if chosen >= 0 else None
             newest = self._newest
             if newest is None or (newest.stamp, newest.epoch) != (queries.stamp, queries.epoch):
-                self._before = newest
+                self._second_newest = newest
             # copy, because the caller may reuse its arrays for the next scene
             ego = replace(queries.ego, pose=queries.ego.pose.copy(), twist=queries.ego.twist.copy())
-            self._newest = _Previous(queries.stamp, queries.epoch, ego, follow)
+            self._newest = _PlanMemory(queries.stamp, queries.epoch, ego, follow)
         return Plan(
             stamp=queries.stamp,
             epoch=queries.epoch,

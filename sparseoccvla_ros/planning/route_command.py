@@ -49,7 +49,8 @@ class RouteCommand:
 
     A fresh topic command takes precedence over the route; the default is straight. timeout: s after which a topic
     command is too old; lookahead: s of driving at the present speed at which the route's lateral offset is evaluated;
-    min_lookahead: m, minimum lookahead distance; max_offset: m from the route beyond which it is ignored.
+    min_lookahead: m, minimum lookahead distance; max_offset: m from the route beyond which it is ignored. The route is
+    in the fixed frame, so it stays valid after a clock jump.
     """
 
     def __init__(
@@ -68,11 +69,6 @@ class RouteCommand:
         self.max_offset = max_offset
         self._command: tuple[int, Command] | None = None
         self._route: np.ndarray | None = None
-
-    def clear(self) -> None:
-        """Clear command and route."""
-        self._command = None
-        self._route = None
 
     def set_command(self, stamp_ns: int, command: Command | str) -> None:
         """Set the command received from a topic. Raises InvalidInput for text that is no command.

@@ -59,7 +59,7 @@ def test_stages_pass_the_objects_themselves(composed, frames, until, monkeypatch
 def test_outsiders_still_get_messages(composed, frames, until):
     graph, handover, nodes = composed
     seen = graph.probe.listen("planning/plan")
-    assert until(lambda: nodes["PlanningNode"]._plan._publisher.get_subscription_count())
+    assert until(lambda: nodes["PlanningNode"]._plan_pub._publisher.get_subscription_count())
     handover.give("frames", frames(0))
     assert until(lambda: seen, 30)
     assert messages.plan_from_msg(seen[0]).stamp == frames(0).stamp

@@ -3,11 +3,13 @@
 import importlib.util
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid
+from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from sparseoccvla_ros.core.classes import OBSTACLES
@@ -155,6 +157,46 @@ def test_stale_input_stops_the_followers(stack, frames, until):
     empty = [not p.poses for p in seen["planning/path"]]
     assert not any(a and b for a, b in itertools.pairwise(empty)), "an empty path is sent once"
     assert until(lambda: any("STALE" in s.message for a in seen["/diagnostics"][-6:] for s in a.status))
+
+
+def standstills(seen) -> list:
+    """Autoware's trajectories that do not move: the ego pose twice, where a plan has the ego pose and six waypoints."""
+    return [t for t in seen.get("planning/autoware_trajectory", ()) if len(t.points) == 2]
+
+
+def test_refused_input_stops_the_followers(stack, frames, until):
+    """Queries keep coming, so the node is not STALE, but all are older than max_age."""
+    graph, nodes, seen = stack
+    play(graph, seen, frames, until, count=1)
+    assert until(lambda: seen["planning/path"] and seen["occupancy/queries"])
+    nodes["reasoning"].trigger_deactivate()  # it would reason about every one of them
+    old = seen["occupancy/queries"][-1]
+    old.header.stamp = messages.time_msg(time.time_ns() - 10 * 10**9)
+
+    def stopped() -> bool:
+        graph.probe.send("occupancy/queries", old, receivers=3)  # planning, reasoning and the probe
+        time.sleep(0.1)
+        return not seen["planning/path"][-1].poses
+
+    assert until(stopped, 10), "one empty path must follow"
+    for _ in range(5):
+        stopped()
+    assert until(lambda: nodes["planning"].monitor.state(9)[0].value == "REJECTING")
+    assert [bool(p.poses) for p in seen["planning/path"]] == [True, False], "an empty path is sent once"
+    if "planning/autoware_trajectory" in seen:
+        assert until(lambda: standstills(seen))
+        assert len(standstills(seen)) == 1, "a standstill is sent once"
+
+
+def test_without_the_empty_path_autoware_stops_all_the_same(stack, frames, until):
+    graph, nodes, seen = stack
+    if "planning/autoware_trajectory" not in seen:
+        pytest.skip("autoware_planning_msgs is not installed")
+    nodes["planning"].set_parameters([Parameter("publish_empty_on_stop", value=False)])
+    play(graph, seen, frames, until, count=1)
+    assert until(lambda: standstills(seen), 10)
+    assert all(p.poses for p in seen["planning/path"])
+    assert all(point.longitudinal_velocity_mps == 0 for point in standstills(seen)[0].points)
 
 
 def test_bad_frames_are_refused_and_survived(stack, frames, until):

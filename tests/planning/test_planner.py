@@ -105,10 +105,10 @@ def test_only_the_command_group_is_chosen(make_planner, make_queries, make_histo
     planner = make_planner()
     plan = planner.plan(queries, road, make_reasoning(), make_history(queries), command, TOPIC)
     assert planner.anchors.group(command)[plan.chosen]
-    assert set(planner.last_gate.order) == set(np.flatnonzero(planner.anchors.group(command)))
+    assert set(planner.last_gate_report.order) == set(np.flatnonzero(planner.anchors.group(command)))
     free = make_planner(command_mask=False)
     free.plan(queries, road, make_reasoning(), make_history(queries), command, TOPIC)
-    assert len(free.last_gate.order) == 18
+    assert len(free.last_gate_report.order) == 18
 
 
 def test_the_language_model_decides_among_what_is_drivable(
@@ -229,12 +229,12 @@ def test_older_reasoning_forecasts_are_moved_to_now(
     planner = make_planner()
     old = make_reasoning(stamp=queries.stamp - 6 * S // 10, forecasts=(ahead,) * 3)
     plan = planner.plan(queries, road, old, history, Command.STRAIGHT, TOPIC)
-    hit = {k for k, reasons in enumerate(planner.last_gate.reasons) if "collision" in reasons}
+    hit = {k for k, reasons in enumerate(planner.last_gate_report.reasons) if "collision" in reasons}
     assert hit
     assert "forecast_missing" not in plan.reasons
     without = make_planner(gate_forecasts=False)
     plan = without.plan(queries, road, old, history, Command.STRAIGHT, TOPIC)
-    assert not any("collision" in reasons for reasons in without.last_gate.reasons)
+    assert not any("collision" in reasons for reasons in without.last_gate_report.reasons)
     assert "forecast_missing" not in plan.reasons, "nobody asked for them"
     planner.reset()
     history.clear()
@@ -401,7 +401,7 @@ def test_continuity_holds_for_a_following_vehicle_only(
     step = queries.ego.pose @ planar(float(first.waypoints[0, 0]) / 5, 0, 0)
     following = make_queries(speed=8.0, stamp=queries.stamp + S // 10, pose=step)
     plan = planner.plan(following, road, prefer(fast), make_history(following), Command.STRAIGHT, TOPIC)
-    assert "continuity" in planner.last_gate.reasons[fast]
+    assert "continuity" in planner.last_gate_report.reasons[fast]
     assert plan.chosen != fast
     planner.reset()
     plan = planner.plan(following, road, prefer(fast), make_history(following), Command.STRAIGHT, TOPIC)

@@ -54,8 +54,6 @@ def test_command_times_out_to_straight_with_a_reason():
     assert late == CommandChoice(Command.STRAIGHT, CommandSource.TIMEOUT, PlanReason.COMMAND_TIMEOUT)
     source.set_command(13 * S, Command.RIGHT)
     assert source.choose(13 * S, HERE, 5.0).command is Command.RIGHT
-    source.clear()
-    assert source.choose(13 * S, HERE, 5.0).source is CommandSource.DEFAULT
 
 
 def test_late_command_does_not_replace_a_newer_one_but_a_clock_reset_does():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
-from sparseoccvla_ros.planning.collision import Forecast, ObstacleMap
+from sparseoccvla_ros.planning.collision import ForecastLayer, ObstacleMap
 from sparseoccvla_ros.planning.config import ValidatorConfig
 from sparseoccvla_ros.planning.plan_reasons import RejectReason as R
 from sparseoccvla_ros.planning.trajectory import SWEEP_TIMES, sweep
@@ -228,10 +228,10 @@ def test_movable_obstacles_hold_then_forecasts_take_over(make_voxels):
     assert ObstacleMap(CONFIG, wall).touches(drive)[0]
     near = make_voxels([(9.0, 0.0, 1.0)], LABEL["car"])
     assert ObstacleMap(CONFIG, near).touches(drive)[0]
-    still = tuple(Forecast(s, lead, np.eye(4)) for s in (1.0, 2.0, 3.0))
+    still = tuple(ForecastLayer(s, lead, np.eye(4)) for s in (1.0, 2.0, 3.0))
     assert ObstacleMap(CONFIG, lead, still).touches(drive)[0]
     moving = tuple(
-        Forecast(s, make_voxels([(20.0 + 8 * s, 0.0, 1.0)], LABEL["car"]), np.eye(4)) for s in (1.0, 2.0, 3.0)
+        ForecastLayer(s, make_voxels([(20.0 + 8 * s, 0.0, 1.0)], LABEL["car"]), np.eye(4)) for s in (1.0, 2.0, 3.0)
     )
     assert not ObstacleMap(CONFIG, lead, moving).touches(drive)[0]
 
@@ -240,9 +240,9 @@ def test_crossing_obstacle_is_seen_only_in_the_forecast(make_voxels):
     empty = SparseVoxels.empty()
     crossing = make_voxels([(20.0, 0.0, 1.0)], LABEL["pedestrian"])
     forecasts = (
-        Forecast(1.0, empty, np.eye(4)),
-        Forecast(2.0, empty, np.eye(4)),
-        Forecast(3.0, crossing, np.eye(4)),
+        ForecastLayer(1.0, empty, np.eye(4)),
+        ForecastLayer(2.0, empty, np.eye(4)),
+        ForecastLayer(3.0, crossing, np.eye(4)),
     )
     assert ObstacleMap(CONFIG, empty, forecasts).touches(straight(6.0)[None])[0]
     # a faster vehicle is past 20 m, tail included, before 2.5 s
@@ -252,7 +252,7 @@ def test_crossing_obstacle_is_seen_only_in_the_forecast(make_voxels):
 def test_forecast_is_moved_into_the_present_frame(make_voxels):
     older = np.eye(4)
     older[0, 3] = -5.0  # the frame of the forecast lies 5 m behind
-    forecasts = (Forecast(2.0, make_voxels([(25.0, 0.0, 1.0)], LABEL["car"]), older),)
+    forecasts = (ForecastLayer(2.0, make_voxels([(25.0, 0.0, 1.0)], LABEL["car"]), older),)
     assert ObstacleMap(CONFIG, SparseVoxels.empty(), forecasts).touches(straight(7.0)[None])[0]
     assert not ObstacleMap(CONFIG, SparseVoxels.empty(), forecasts).touches(straight(5.0)[None])[0]
 

@@ -13,7 +13,7 @@ import torch
 
 from ...core.errors import InvalidInput
 from ...core.types import Command, CommandSource
-from ...planning.model.anchor_scorer import command_mask
+from ...planning.model.anchor_scorer import mask_other_commands
 from ...planning.planner import Planner
 from .planning_samples import Prediction, Sample
 
@@ -191,7 +191,7 @@ def ungated(planner: Planner, inputs: PlannerInputs) -> tuple[Prediction, np.nda
         row(inputs.features), row(inputs.centres), row(inputs.ego), row(inputs.reasoning), row(inputs.anchor_scores)
     )
     if planner.config.command_mask:
-        logits = command_mask(logits, torch.from_numpy(planner.anchors.group(inputs.command)).to(device))
+        logits = mask_other_commands(logits, torch.from_numpy(planner.anchors.group(inputs.command)).to(device))
     best = int(logits[0].argmax())
     candidates = waypoints[0].cpu().numpy()
     return Prediction(candidates[best], inputs.command, inputs.source, best), candidates

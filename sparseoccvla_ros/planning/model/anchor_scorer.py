@@ -30,6 +30,6 @@ class AnchorScorer(nn.Module):
         return self.head(tokens)[..., 0]
 
 
-def command_mask(logits: Tensor, group: Tensor) -> Tensor:
+def mask_other_commands(logits: Tensor, group: Tensor) -> Tensor:
     """Set the logits of anchors outside the command's group (bool [A]) to minus infinity."""
     return torch.where(group, logits, torch.full_like(logits, -torch.inf))
