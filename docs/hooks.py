@@ -51,9 +51,14 @@ def _code(values: Iterable[object], between: str = " ") -> str:
 # --- topics
 
 
-def _topic_rows(topics: Iterable[Topic]) -> Iterator[tuple[str, ...]]:
+def _topic_rows(topics: Iterable[Topic], pages: str = "") -> Iterator[tuple[str, ...]]:
+    """Rows of topics. pages: relative path from the page to topics.md and messages.md."""
     for topic in topics:
-        yield f"`{topic.name}`", topic.type.replace("/msg/", "/"), f"[{topic.qos}](topics.md#qos)", topic.what
+        package, _, kind = topic.type.split("/")
+        message = f"{package}/{kind}"
+        if package == MESSAGES.name:
+            message = f"[{message}]({pages}messages.md#{kind.lower()})"
+        yield f"`{topic.name}`", message, f"[{topic.qos}]({pages}topics.md#qos)", topic.what
 
 
 _TOPIC_HEAD = ("topic", "message", "QoS", "what")
@@ -61,8 +66,7 @@ _TOPIC_HEAD = ("topic", "message", "QoS", "what")
 
 def publishes(node: str) -> str:
     """Outputs of a node."""
-    rows = _topic_rows(t for t in OUTPUTS if t.node in (node, "every"))
-    return _table(_TOPIC_HEAD, rows).replace("(topics.md", "(../topics.md")
+    return _table(_TOPIC_HEAD, _topic_rows((t for t in OUTPUTS if t.node in (node, "every")), pages="../"))
 
 
 @cache
@@ -74,8 +78,7 @@ def inputs_of(node: str) -> tuple[str, ...]:
 
 def subscribes(node: str) -> str:
     """Inputs of a node that stand in the table of topics."""
-    rows = _topic_rows(BY_NAME[name] for name in inputs_of(node))
-    return _table(_TOPIC_HEAD, rows).replace("(topics.md", "(../topics.md")
+    return _table(_TOPIC_HEAD, _topic_rows((BY_NAME[name] for name in inputs_of(node)), pages="../"))
 
 
 def services(node: str) -> str:

@@ -205,7 +205,12 @@ TABLES: dict[str, tuple[Param, ...]] = {
             "reasoning_wait", 0.0, "how long a plan waits for the reasoning of its frame set", "s", 0.0, 60.0, live=True
         ),
         Param("on_reject", _LIMITS.on_reject, "when no candidate passes the gate", choices=("brake", "empty")),
-        Param("publish_empty_on_stop", True, "send one empty Path when inputs go stale or invalid", live=True),
+        Param(
+            "publish_empty_on_stop",
+            True,
+            "send one empty Path when a plan is rejected, none is made for stale_after, or the node is deactivated",
+            live=True,
+        ),
         *_VEHICLE,
         *_VALIDATOR,
     ),

@@ -225,7 +225,7 @@ OUTPUTS: tuple[Topic, ...] = (
         "ackermann_msgs/msg/AckermannDriveStamped",
         "follower",
         "output",
-        "speed, acceleration and steering for one odometry message",
+        "speed, acceleration and steering, with the stamp of the odometry it answers",
     ),
     Topic("simulator/route", "nav_msgs/msg/Path", "simulator", "latched", "the route to be driven"),
     Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every", "output", "state and reasons, 1 Hz"),
