@@ -1,8 +1,8 @@
 """The whole model in one object: a frame set in; queries, voxels, reasoning and a plan out.
 
-The nodes run the same parts, each in its own process; evaluation runs this object. A plan uses the reasoning of its own
-frame set, as with the planning node's `reasoning_wait`; with `reason_behind` that of the previous set, as the node does
-on a slow machine.
+The nodes run the same parts, each in its own process; evaluation runs this object. By default a plan uses the reasoning
+of its own frame set, for which the planning node waits if `reasoning_wait` is above 0. With `reason_behind=True` it
+uses that of the previous set, as the node usually does by default: the newest that has arrived.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ class StepResult:
     Attributes:
         queries: The encoder's scene queries.
         voxels: Occupied voxels of the queries.
-        motion: float32 [6, 2] m, the previous plan carried over to this frame; None if there is none.
-        reasoning: For the plan; None without that stage and, with `reason_behind`, for the first set of a drive
-            or when it is too old.
+        motion: float32 [6, 2] m, the previous plan in this set's ego frame, the reasoner's `future_motion`; None
+            if there is none.
+        reasoning: The one for the plan, before `reasoning_filter`; None without that stage and, with `reason_behind`,
+            for the first set of a drive or when it is too old.
         plan: None without that stage.
         seconds: Wall time per stage.
     """
@@ -90,7 +91,8 @@ class SparseOccVLA:
         self.absent = absent or {}
         self.reasoning_filter: Callable[[Reasoning], Reasoning | None] = lambda reasoning: reasoning
         """Maps each reasoning to what the planner gets; evaluation removes parts of it here."""
-        self._behind = ThreadPoolExecutor(1, "reasoning") if reason_behind and reasoner is not None else None
+        in_thread = reason_behind and reasoner is not None
+        self._reasoning_thread = ThreadPoolExecutor(1, "reasoning") if in_thread else None
         self._pending: Future[Reasoning] | None = None
         self._epoch: int | None = None
         self._planned = PlannedMotion()
@@ -117,8 +119,11 @@ class SparseOccVLA:
             reason_behind: As for the class.
 
         Raises:
-            InvalidInput: The preset cannot be loaded, or the device is missing.
+            InvalidInput: A stage is unknown, the preset cannot be loaded, or the device is missing.
         """
+        for stage in stages:
+            if stage not in STAGES:
+                raise InvalidInput("stages", f"{stage!r} is not one of {', '.join(STAGES)}")
         preset = load_preset(preset) if isinstance(preset, str) else preset
         absent = {}
         for stage in STAGES:
@@ -204,18 +209,18 @@ class SparseOccVLA:
         queries = timed("occupancy", lambda: encoder.encode(frames))
         voxels = timed("voxels", lambda: occupied_voxels(queries, encoder.grid, self.preset.occupancy))
         motion, reasoning, plan = self._planned.at(queries), None, None
-        if reasoner is not None and self._behind is None:
+        if reasoner is not None and self._reasoning_thread is None:
             reasoning = timed("reasoning", lambda: reasoner.reason(queries, motion))
         elif self._pending is not None:
-            # Only after the encoder: if it refuses the set, the reasoning stays pending, and `reset` waits for it.
-            before, self._pending = self._pending, None
-            reasoning = timed("reasoning", before.result)
+            # If `encode` raised above, the future stays pending for the next set or `reset`.
+            future, self._pending = self._pending, None
+            reasoning = timed("reasoning", future.result)
             if frames.stamp - reasoning.stamp > REASONING_MAX_AGE * NANOSECONDS:
                 reasoning = None
         if planner is not None:
-            heard = None if reasoning is None else self.reasoning_filter(reasoning)
-            plan = timed("planning", lambda: planner.plan(queries, voxels, heard, history, command, source))
+            filtered = None if reasoning is None else self.reasoning_filter(reasoning)
+            plan = timed("planning", lambda: planner.plan(queries, voxels, filtered, history, command, source))
             self._planned.add(plan)
-        if self._behind is not None and reasoner is not None:
-            self._pending = self._behind.submit(reasoner.reason, queries, motion)
+        if self._reasoning_thread is not None and reasoner is not None:
+            self._pending = self._reasoning_thread.submit(reasoner.reason, queries, motion)
         return StepResult(queries, voxels, motion, reasoning, plan, seconds)

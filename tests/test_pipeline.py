@@ -97,6 +97,11 @@ def test_perception_shares_the_encoder(model: SparseOccVLA) -> None:
     assert (result.reasoning, result.plan) == (None, None)
 
 
+def test_a_misspelt_stage_is_refused_by_name(preset: str) -> None:
+    with pytest.raises(InvalidInput, match=r"stages: 'plan' is not one of occupancy, reasoning, planning"):
+        SparseOccVLA.from_preset(preset, stages=("occupancy", "plan"), untrained=True)
+
+
 def test_without_weights_nothing_is_stepped_silently(preset: str) -> None:
     empty = SparseOccVLA.from_preset(load_preset(preset))
     assert empty.stages == []

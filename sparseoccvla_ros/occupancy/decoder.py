@@ -20,17 +20,17 @@ from .sampling.views import SamplingRules, SceneViews
 
 @dataclass(frozen=True, eq=False)
 class LayerOutput:
-    """Output of one decoder layer: features [B, Q, C]; logits [B, Q, R, 17]; points [B, Q, R, 3], normalised.
+    """Output of one decoder layer.
 
     A normalised point p lies at lower + p * (upper - lower) metres of the grid and is not clamped to 0..1. OPUS-V2 has
-    point_features [B, Q, R, C_p] instead of logits, which a densifier converts to voxel logits; its layers before the
-    last may have neither.
+    point_features instead of logits, which a densifier converts to voxel logits; its layers before the last may have
+    neither.
     """
 
-    features: Tensor
-    logits: Tensor | None
-    points: Tensor
-    point_features: Tensor | None = None
+    features: Tensor  # [B, Q, C]
+    logits: Tensor | None  # [B, Q, R, 17]
+    points: Tensor  # [B, Q, R, 3], normalised
+    point_features: Tensor | None = None  # [B, Q, R, C_p]
 
 
 class DecoderLayer(nn.Module):
@@ -72,8 +72,8 @@ class DecoderLayer(nn.Module):
             nn.Dropout(config.dropout),
         )
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(c), nn.LayerNorm(c), nn.LayerNorm(c)
-        self.per_point = config.point_features if self.densified else NUM_CLASSES
-        class_head, point_head = nn.Linear(c, self.per_point * output_points), nn.Linear(c, 3 * output_points)
+        self.point_channels = config.point_features if self.densified else NUM_CLASSES
+        class_head, point_head = nn.Linear(c, self.point_channels * output_points), nn.Linear(c, 3 * output_points)
         self.cls_branch = nn.Sequential(
             nn.Linear(c, c),
             nn.LayerNorm(c),
@@ -100,23 +100,25 @@ class DecoderLayer(nn.Module):
         self.register_buffer("extent", upper - lower, persistent=False)
 
     def forward(self, query: Tensor, points: Tensor, scene: SceneViews, describe: bool = True) -> LayerOutput:
-        """Refine query [B, Q, C] and the previous layer's points [B, Q, R', 3] (without gradient); describe: whether to
-        compute logits or features of the points."""
+        """Refine query [B, Q, C] and the previous layer's points [B, Q, R', 3] (normalised, without gradient).
+
+        describe: whether to compute the logits of the new points (in OPUS-V2, their features).
+        """
         b, q, count, _ = points.shape
-        metric = points * self.extent + self.lower
-        centres = metric.mean(2)
+        points_m = points * self.extent + self.lower  # [B, Q, R', 3] m
+        centres = points_m.mean(2)  # [B, Q, 3] m
         # The spread of a single point is 0 m, or 1 m in OPUS-V2.
-        spread = metric.std(2) if count > 1 else torch.full_like(centres, float(self.densified))
+        spread = points_m.std(2) if count > 1 else torch.full_like(centres, float(self.densified))
         query = query + self.position_encoder(points.flatten(2))
-        samples = self.sampling(query, centres, spread, scene)
+        samples = self.sampling(query, centres, spread, scene)  # [B, Q, G, T * P, C / G]
         query = self.norm1(self.mixing(samples, query))
         query = self.norm2(self.self_attn(query, centres))
         query = self.norm3(query + self.ffn(query))
-        said = self.cls_branch(query).view(b, q, self.output_points, self.per_point) if describe else None
-        offset = self.reg_branch(query).view(b, q, self.output_points, 3)
-        moved = centres[:, :, None] + self.offset_scale * offset
-        points = (moved - self.lower) / self.extent
-        return LayerOutput(query, None, points, said) if self.densified else LayerOutput(query, said, points)
+        per_point = self.cls_branch(query).view(b, q, self.output_points, self.point_channels) if describe else None
+        offset = self.reg_branch(query).view(b, q, self.output_points, 3)  # [B, Q, R, 3]
+        refined_m = centres[:, :, None] + self.offset_scale * offset  # [B, Q, R, 3] m
+        points = (refined_m - self.lower) / self.extent  # [B, Q, R, 3], normalised
+        return LayerOutput(query, None, points, per_point) if self.densified else LayerOutput(query, per_point, points)
 
 
 class OccupancyDecoder(nn.Module):
@@ -149,7 +151,7 @@ class OccupancyDecoder(nn.Module):
         self.register_buffer("lower", lower, persistent=False)
         self.register_buffer("extent", upper - lower, persistent=False)
 
-    def metric(self, points: Tensor) -> Tensor:
+    def to_metres(self, points: Tensor) -> Tensor:
         """Convert normalised points [..., 3] to metres in base_link."""
         return points * self.extent + self.lower
 

@@ -1,4 +1,9 @@
-"""Sparse occupancy encoder: camera images to scene queries."""
+"""Sparse occupancy encoder: camera images to scene queries.
+
+The decoder is that of OPUS (Wang et al., NeurIPS 2024, arXiv 2409.09350) or OPUS-V2 (jbwang1997/OPUS, 2026).
+
+Shapes: B batch, T frames, N cameras, Q queries, R points of a query, C channels, H_l x W_l cells of level l.
+"""
 
 from __future__ import annotations
 
@@ -71,38 +76,9 @@ class OccupancyEncoder(nn.Module):
         H', W' = H, W rounded up to multiples of 32.
         """
         x = self._normalised(images)
-        with self._precision(x.device):
+        with self._autocast(x.device):
             levels = self.neck(self.backbone(x))
         return [level.float() for level in levels]
-
-    def early_features(self, images: Tensor, blocks: int) -> list[Tensor]:
-        """Run the backbone's stem and first `blocks` blocks (EfficientNetLite.early): float32 [M, C, h, w] each.
-
-        Raises InvalidInput("backbone", ...) for a backbone without this split.
-        """
-        if not isinstance(self.backbone, EfficientNetLite):
-            raise InvalidInput("backbone", f"{self.config.backbone} has no early blocks to keep")
-        x = self._normalised(images)
-        with self._precision(x.device):
-            return [part.float() for part in self.backbone.early(x, blocks)]
-
-    def late_features(self, parts: list[Tensor], blocks: int) -> list[Tensor]:
-        """Complete `image_features` from the output of `early_features` for the same `blocks`."""
-        assert isinstance(self.backbone, EfficientNetLite)
-        with self._precision(parts[0].device):
-            return [level.float() for level in self.neck(self.backbone.late(parts, blocks))]
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        """Normalise and pad to PIXEL_MULTIPLE: float32 [M, 3, H', W'], channels last."""
-        x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last, copy=True)
-        x = x.sub_(self.pixel_mean).mul_(self.pixel_scale)
-        height, width = padded_size(x.shape[-2:])
-        if (height, width) != tuple(x.shape[-2:]):
-            x = F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
-        return x
-
-    def _precision(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.config.backbone_dtype == "bfloat16")
 
     def forward(self, images: Tensor, ego2img: Tensor, usable: Tensor | None = None) -> list[LayerOutput]:
         """Batch path: decode all frames at once, the present one first.
@@ -117,7 +93,7 @@ class OccupancyEncoder(nn.Module):
         for name, values in (("images", images), ("ego2img", ego2img)):
             if values.is_floating_point() and not bool(values.isfinite().all()):
                 raise InvalidInput(name, "holds a number that is not finite")
-        levels = self.image_features(images.flatten(0, 2))
+        levels = self.image_features(images.flatten(0, 2))  # per level [B * T * N, C, H_l, W_l]
         if usable is None:
             usable = torch.ones((b, t, n), dtype=torch.bool, device=images.device)
         return self.decode(SceneViews.of_levels(levels, ego2img.float(), usable, padded_size((h, w))))
@@ -141,41 +117,45 @@ class OccupancyEncoder(nn.Module):
         The memory is cleared on a new epoch, a jump in time or changed cameras (see FrameMemory). Cameras that are
         invalid or entirely black are not sampled and are listed in `missing`. view_features holds the mean of the left
         and right half of every camera at the coarsest level, two rows per camera in the order of CAMERAS, zero for a
-        missing one. Raises InvalidInput("images", ...) when no camera is usable, InvalidInput("ego2img", ...) when a
-        camera's projection is singular (e.g. a focal length of zero) and InvalidInput("occupancy", ...) when a result
-        is not finite; each of them clears the memory.
+        missing one.
+
+        Raises:
+            InvalidInput: "images" if no camera is usable, "ego2img" if a usable camera's projection is singular (e.g. a
+                focal length of zero), "occupancy" if a result is not finite. Each of them clears the memory.
         """
-        frames = in_view_order(frames)
-        usable = frames.valid & frames.images.any((1, 2, 3))
-        if not usable.any():
-            self.reset()
-            raise InvalidInput("images", "every camera is missing or black")
-        flat = singular(frames.ego2img) & usable
-        if flat.any():
-            self.reset()
-            name = frames.names[int(flat.argmax())]
-            raise InvalidInput("ego2img", f"the projection of {name} is singular: no image belongs to such a camera")
         if self.training:
+            # A call during training must neither update batch statistics nor apply dropout.
             self.eval()
             try:
                 return self.encode(frames)
             finally:
                 self.train()
+        frames = in_view_order(frames)
+        usable = frames.valid & frames.images.any((1, 2, 3))
+        if not usable.any():
+            self.reset()
+            raise InvalidInput("images", "every camera is missing or black")
+        degenerate = singular(frames.ego2img) & usable
+        if degenerate.any():
+            self.reset()
+            name = frames.names[int(degenerate.argmax())]
+            raise InvalidInput("ego2img", f"the projection of {name} is singular: no image belongs to such a camera")
         device = self.pixel_mean.device
-        features = self.image_features(torch.from_numpy(frames.images).to(device))
+        features = self.image_features(torch.from_numpy(frames.images).to(device))  # per level [N, C, H_l, W_l]
         self.memory.write(frames, usable, features)
         scene = self.memory.views(padded_size(frames.images.shape[1:3]))
         last = self.decode(scene)[-1]
 
-        points = self.decoder.metric(last.points[0])
+        points = self.decoder.to_metres(last.points[0])  # [Q, R, 3] m
         dense = None if self.densifiers is None else self.densify(last)
-        logits = last.logits[0] if dense is None else dense.logits
+        logits = last.logits[0] if dense is None else dense.logits  # [Q, R, 17], or [voxels, 17] with a densifier
         best, labels = logits.max(-1)
         if dense is not None:
             # A point takes the class of its voxel.
-            best, labels = best[dense.point_rows[0]], labels[dense.point_rows[0]]
-        halves = F.adaptive_avg_pool2d(features[-1], (1, 2))[:, :, 0].transpose(1, 2)
-        halves = halves.masked_fill(torch.from_numpy(~usable).to(device)[:, None, None], 0.0).flatten(0, 1)
+            best, labels = best[dense.point_rows[0]], labels[dense.point_rows[0]]  # [Q, R] each
+        halves = F.adaptive_avg_pool2d(features[-1], (1, 2))[:, :, 0].transpose(1, 2)  # [N, 2, C]
+        unusable = torch.from_numpy(~usable).to(device)[:, None, None]
+        halves = halves.masked_fill(unusable, 0.0).flatten(0, 1)  # [2 * N, C]
         results = {
             "features": last.features[0],
             "centres": points.mean(1),
@@ -196,36 +176,65 @@ class OccupancyEncoder(nn.Module):
             labels=labels.to(torch.uint8).cpu().numpy(),
             missing=tuple(name for name, use in zip(frames.names, usable, strict=True) if not use),
             trained=self.trained,
-            voxels=self.dense_voxels(scene, last, dense=dense),
+            voxels=self.classified_voxels(scene, last, dense=dense),
             **arrays,
         )
 
     @torch.inference_mode()
-    def dense_voxels(
-        self, scene: SceneViews, last: LayerOutput, item: int = 0, dense: DensifiedVoxels | None = None
+    def classified_voxels(
+        self, scene: SceneViews, last: LayerOutput, batch_index: int = 0, dense: DensifiedVoxels | None = None
     ) -> SparseVoxels | None:
-        """Returns the voxels of voxel head or densifier for batch element `item`, None for an encoder without either.
+        """Returns the voxels of voxel head or densifier for one batch element, None for an encoder without either.
 
         A voxel's score is the probability that it is occupied, or with a densifier the probability of its class.
         dense: the output of `densify` for `last`, if already computed.
         """
         if self.densifiers is not None:
             dense = dense or self.densify(last)
-            return dense.occupied(item, self.config.score_threshold, self.grid)
+            return dense.occupied(batch_index, self.config.score_threshold, self.grid)
         if self.voxel_head is None or self.decoder.proposals is None:
             return None
-        index, logits = self.voxel_head(scene, self.decoder.proposals, last, item)
+        index, logits = self.voxel_head(scene, self.decoder.proposals, last, batch_index)  # [voxels], [voxels, 18]
         label = logits.argmax(1)
-        kept = (label != FREE).nonzero()[:, 0]
-        index, order = index[kept].sort()
-        kept = kept[order]
-        score = 1.0 - logits[kept].softmax(1)[:, FREE]
+        occupied = (label != FREE).nonzero()[:, 0]
+        index, ascending = index[occupied].sort()
+        order = occupied[ascending]  # rows of the occupied voxels, by ascending index
+        score = 1.0 - logits[order].softmax(1)[:, FREE]
         where = np.stack(np.unravel_index(index.cpu().numpy(), self.grid.shape), -1).astype(np.int16)
-        return SparseVoxels(where, label[kept].to(torch.uint8).cpu().numpy(), score.cpu().numpy(), self.grid)
+        return SparseVoxels(where, label[order].to(torch.uint8).cpu().numpy(), score.cpu().numpy(), self.grid)
+
+    def early_features(self, images: Tensor, blocks: int) -> list[Tensor]:
+        """Run the backbone's stem and first `blocks` blocks (EfficientNetLite.early): float32 [M, C, h, w] each.
+
+        Raises InvalidInput("backbone", ...) for a backbone without this split.
+        """
+        if not isinstance(self.backbone, EfficientNetLite):
+            raise InvalidInput("backbone", f"{self.config.backbone} has no early blocks to keep")
+        x = self._normalised(images)
+        with self._autocast(x.device):
+            return [part.float() for part in self.backbone.early(x, blocks)]
+
+    def late_features(self, parts: list[Tensor], blocks: int) -> list[Tensor]:
+        """Complete `image_features` from the output of `early_features` for the same `blocks`."""
+        assert isinstance(self.backbone, EfficientNetLite)
+        with self._autocast(parts[0].device):
+            return [level.float() for level in self.neck(self.backbone.late(parts, blocks))]
 
     def voxels(self, queries: SceneQueries) -> SparseVoxels:
         """Returns the occupied voxels of a scene (see `postprocess.occupied_voxels`)."""
         return occupied_voxels(queries, self.grid, self.config)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Normalise and pad to PIXEL_MULTIPLE: float32 [M, 3, H', W'], channels last."""
+        x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last, copy=True)
+        x = x.sub_(self.pixel_mean).mul_(self.pixel_scale)
+        height, width = padded_size(x.shape[-2:])
+        if (height, width) != tuple(x.shape[-2:]):
+            x = F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
+        return x
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.config.backbone_dtype == "bfloat16")
 
     def _load_backbone(self) -> None:
         state = package_weights(self.config.backbone)

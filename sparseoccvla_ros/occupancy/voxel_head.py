@@ -4,8 +4,8 @@ Sparse points leave holes in surfaces, and a query per traffic cone is not affor
 queries (image_queries.py) already predict class and approximate depth. For every candidate voxel this head reads the
 cell that it projects into, in the present and the previous frame (class shares, and the share of the depth distribution
 before, at and behind the voxel), and the decoder's points around it. A small MLP then classifies the voxel as free or
-one of 17 classes. The head replaces OPUS-V2's densifier (Wang et al., 2025) and uses the depth distributions of cells
-(as in Lift, Splat, Shoot, Philion and Fidler, ECCV 2020) instead of sparse convolutions.
+one of 17 classes. The head replaces OPUS-V2's densifier (jbwang1997/OPUS, 2026) and uses the depth distributions of
+cells (as in Lift, Splat, Shoot, Philion and Fidler, ECCV 2020) instead of sparse convolutions.
 
 Coarse to fine: a first MLP ranks blocks of 2 x 2 x 2 voxels, and only the voxels of the best `BLOCKS` are classified.
 All shapes are static.
@@ -101,16 +101,16 @@ class VoxelHead(nn.Module):
         nn.init.zeros_(self.from_corner)
 
     def forward(
-        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int = 0
+        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, batch_index: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Classify voxels of batch element `item`: flat x-major index int64 [V], logits float32 [V, 18], 17 = free.
+        """Classify voxels of one batch element: flat x-major index int64 [V], logits float32 [V, 18], 17 = free.
 
         Args:
             scene: the decoder's input.
             cells: the head that predicts class and depth of image cells.
             last: output of the decoder's last layer.
         """
-        opened, read = self._open(scene, cells, last, item)
+        opened, read = self._open(scene, cells, last, batch_index)
         # In chunks that fit in the CPU cache: three times as fast as all at once.
         parts = [read(chunk) for chunk in opened.split(CHUNK)]
         return torch.cat([p.index for p in parts]).flatten(), torch.cat([self.classify(p) for p in parts]).flatten(0, 1)
@@ -125,18 +125,20 @@ class VoxelHead(nn.Module):
         return self.out(F.relu_(self.hidden(hidden)))
 
     @torch.no_grad()
-    def candidates(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int = 0) -> Candidates:
+    def candidates(
+        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, batch_index: int = 0
+    ) -> Candidates:
         """Returns the voxels of the highest-ranked blocks with the inputs of both MLPs."""
-        opened, read = self._open(scene, cells, last, item)
+        opened, read = self._open(scene, cells, last, batch_index)
         return read(opened)
 
     @torch.no_grad()
     def _open(
-        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int
+        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, batch_index: int
     ) -> tuple[Tensor, Callable[[Tensor], Candidates]]:
         """Returns the blocks to open, int64 [K], and a function that reads the Candidates of some of them."""
-        views = CellViews.of(scene, cells, self.smooth, item)
-        label, nearby = self._points(last.points[item].float(), last.logits[item].float())
+        views = CellViews.of(scene, cells, self.smooth, batch_index)
+        label, nearby = self._points(last.points[batch_index].float(), last.logits[batch_index].float())
         (_, y, z), (_, by, bz) = self.grid.shape, self.blocks
         corner = (self.corner[:, 0] * y + self.corner[:, 1]) * z + self.corner[:, 2]
 
@@ -161,10 +163,10 @@ class VoxelHead(nn.Module):
         return score.topk(min(BLOCKS, len(score)), sorted=False).indices, read
 
     @torch.no_grad()
-    def ranked(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, item: int = 0) -> Tensor:
+    def ranked(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, batch_index: int = 0) -> Tensor:
         """Returns the ranking MLP's input for every block of the grid: float32 [blocks, inputs]."""
-        views = CellViews.of(scene, cells, self.smooth, item)
-        _, nearby = self._points(last.points[item].float(), last.logits[item].float())
+        views = CellViews.of(scene, cells, self.smooth, batch_index)
+        _, nearby = self._points(last.points[batch_index].float(), last.logits[batch_index].float())
         return torch.cat([views.nearest(0, self.centres, views.choose(0, self.centres)), nearby, self.place], 1)
 
     def _offsets(self) -> Tensor:

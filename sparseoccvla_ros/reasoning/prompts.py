@@ -1,4 +1,8 @@
-"""Question templates, and the text format of positions and trajectories.
+"""Question templates for tests, and the text format of positions and trajectories.
+
+The templates of prompts.yaml only train the tokenizer of the random model (llm/dummy_llm.py) and serve tests. A preset
+does not use them: its prompts are system_prompt, scene_prompt and scoring_prompt of config.py, put into the language
+model's chat template by `LanguageModel.prompt_parts`; the questions it is trained on are in world/qa/questions.yaml.
 
 Families follow OmniDrive (Wang et al., CVPR 2025): description, attention, conversation, keywords, action,
 counterfactual and planning. A trajectory in text is `[PT, (+x.xx, +y.yy), ...]`: metres, base_link, 0.5 s apart. A

@@ -104,7 +104,7 @@ def build_reasoning(
     if ADAPTER in preset.weights:
         reasoner.load_adapter(preset.weights[ADAPTER])
     finished = _finish(reasoner, "reasoning", preset, where)
-    finished.use(finished.language_model.for_inference())
+    finished.set_language_model(finished.language_model.for_inference())
     return finished
 
 

@@ -261,9 +261,9 @@ def frozen_reasoner(preset: Preset, weights: Path | None, device: torch.device |
     if not files:
         raise InvalidInput("reasoning", f"preset {preset.name} has no reasoning weights: give --reasoning FILE")
     reasoner, _ = reasoner_of(preset, files[0], files[1:])
-    reasoner.use(merge(reasoner.language_model))
+    reasoner.set_language_model(merge(reasoner.language_model))
     reasoner.to(device).eval().requires_grad_(False)
-    reasoner.use(reasoner.language_model.for_inference())
+    reasoner.set_language_model(reasoner.language_model.for_inference())
     return reasoner, files
 
 

@@ -130,6 +130,6 @@ def continue_scenes(
     layers: from `Reasoner.prefill`; tokens: [B, T, D], the scene tokens, input of the reading token.
     """
     past = tuple((keys[text.scene], values[text.scene]) for keys, values in layers)
-    read = None if tokens is None else reasoner.read(text.questions, tokens, text.scene)
+    read = None if tokens is None else reasoner.pool_question(text.questions, tokens, text.scene)
     embeddings = embedded(reasoner.language_model, text.ids, read)
     return reasoner.language_model.forward(embeddings, past)[0]

@@ -68,7 +68,7 @@ class Trainer:
             stage.begin(train, settings.seed)
         self.stage = stage.to(self.accelerator.device)
         groups = stage.parameter_groups(settings.rate, settings.slow)
-        self._peaks = [group["lr"] for group in groups]
+        self._peak_lrs = [group["lr"] for group in groups]
         # The fused optimizer takes a fifth of the time on a CPU.
         fused = self.accelerator.device.type == "cpu"
         self.optimizer = torch.optim.AdamW(
@@ -82,7 +82,7 @@ class Trainer:
             train.refresh(self.progress.samples)
         elif last.exists():
             raise InvalidInput("out", f"{out} holds a run already: add --resume, or choose another folder")
-        self._wrapped = self.accelerator.prepare(stage)
+        self._model = self.accelerator.prepare(stage)
 
     def run(self) -> Validation | None:
         """Train to the end; returns the last validation."""
@@ -93,32 +93,34 @@ class Trainer:
             settings.loaders, self.accelerator.process_index, self.accelerator.num_processes,
         )  # fmt: skip
         last: Validation | None = None
-        mark, rate = time.monotonic(), 0.0
+        # All time since `mark` counts as training time: waiting for data, steps, validation and checkpoints.
+        mark, throughput = time.monotonic(), 0.0
         try:
             while (share := settings.share(progress.step, progress.seconds)) < 1.0:
+                asked = time.monotonic()
                 batch, place = next(feed)
                 began = time.monotonic()
                 values = self._step(self.stage.move(batch, self.accelerator.device), share)
                 progress.step += 1
                 progress.place, progress.samples = place, feed.samples
                 now = time.monotonic()
-                values["waited"], values["step_seconds"] = began - mark, now - mark
+                values["data_seconds"], values["step_seconds"] = began - asked, now - mark
                 current = settings.batch * self.accelerator.num_processes / (now - mark)
-                rate = current if not rate else 0.95 * rate + 0.05 * current
+                throughput = current if not throughput else 0.95 * throughput + 0.05 * current
                 progress.seconds += now - mark
                 mark = now
                 share = settings.share(progress.step, progress.seconds)
                 eta = progress.seconds * (1.0 - share) / max(share, 1e-9)
-                checked = None
+                validation = None
                 if log is not None:
-                    values |= {"samples_per_second": rate, "seconds": progress.seconds, "epoch": place.epoch}
+                    values |= {"samples_per_second": throughput, "seconds": progress.seconds, "epoch": place.epoch}
                     log.write("train", progress.step, values)
                     if progress.step % settings.validate_every == 0 or share >= 1.0:
-                        last = checked = self._validate(log)
-                self._report(Report(progress.step, share, values["loss"], rate, eta, checked))
+                        last = validation = self._validate(log)
+                self._report(Report(progress.step, share, values["loss"], throughput, eta, validation))
                 progress.seconds += time.monotonic() - mark
                 mark = time.monotonic()
-                if main and (progress.step % settings.save_every == 0 or share >= 1.0 or checked is not None):
+                if main and (progress.step % settings.save_every == 0 or share >= 1.0 or validation is not None):
                     self.save()
         finally:
             feed.close()
@@ -141,12 +143,13 @@ class Trainer:
             self.stage.load_state_dict(own)
 
     def _step(self, batch: Any, share: float) -> dict[str, float]:
+        """Train on a batch at fraction `share` of the run; returns the loss, its terms and other numbers to log."""
         settings, step = self.settings, self.progress.step
         factor = settings.factor(step, share)
-        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+        for group, peak in zip(self.optimizer.param_groups, self._peak_lrs, strict=True):
             group["lr"] = peak * factor
         self.stage.train()
-        terms: dict[str, Tensor] = self._wrapped(batch)
+        terms: dict[str, Tensor] = self._model(batch)
         loss = torch.stack(list(terms.values())).sum()
         if not bool(loss.isfinite()):
             raise InvalidInput("loss", f"is not finite at step {step}: { ({k: float(v) for k, v in terms.items()}) }")
@@ -156,7 +159,7 @@ class Trainer:
         self.optimizer.step()
         self._update_average(step)
         values = {k: float(v.detach()) for k, v in terms.items()}
-        return {"loss": float(loss.detach()), "gradient": float(norm), "rate": settings.rate * factor, **values}
+        return {"loss": float(loss.detach()), "grad_norm": float(norm), "lr": settings.rate * factor, **values}
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
@@ -172,14 +175,14 @@ class Trainer:
         with self.averaged() as stage:
             found = stage.validate(self._validation_batches(stage))
             torch.set_rng_state(random)
-            log.write("validation", step, {**found.numbers, "took": time.monotonic() - began})
+            log.write("validation", step, {**found.numbers, "validation_seconds": time.monotonic() - began})
             if found.picture is not None:
                 log.picture(stage.name, step, found.picture)
             if found.score > self.progress.best:
                 self.progress.best = found.score
-                part = self.out / f".{BEST}"
-                stage.export(part.with_suffix(".part.safetensors"))
-                part.with_suffix(".part.safetensors").replace(self.out / BEST)
+                part = self.out / ".best.part.safetensors"
+                stage.export(part)
+                part.replace(self.out / BEST)
         return found
 
     def _validation_batches(self, stage: Stage[Any]) -> Iterator[Any]:

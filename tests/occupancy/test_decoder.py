@@ -84,11 +84,11 @@ def test_layers_sample_around_the_mean_with_the_unbiased_spread():
         layer.sampling.register_forward_pre_hook(lambda _module, inputs: calls.append(inputs))
     with torch.no_grad():
         outputs = decoder(tiny_scene(config))
-    start = decoder.metric(decoder.init_points.weight.detach())
+    start = decoder.to_metres(decoder.init_points.weight.detach())
     torch.testing.assert_close(calls[0][1][0], start)
     assert not calls[0][2].any()
     assert not calls[1][2].any()
-    points = decoder.metric(outputs[1].points[0]).numpy()
+    points = decoder.to_metres(outputs[1].points[0]).numpy()
     np.testing.assert_allclose(calls[2][1][0].numpy(), points.mean(1), atol=1e-5)
     np.testing.assert_allclose(calls[2][2][0].numpy(), points.std(1, ddof=1), atol=1e-5)
 
@@ -100,14 +100,14 @@ def test_new_points_hang_on_the_mean_of_the_old_ones():
     with torch.no_grad():
         first, second = decoder(tiny_scene(config))
         offset = decoder.layers[1].reg_branch(second.features).view(1, 6, 8, 3)
-    centre = decoder.metric(first.points).mean(2, keepdim=True)
-    torch.testing.assert_close(decoder.metric(second.points), centre + 0.5 * offset, atol=1e-4, rtol=0)
+    centre = decoder.to_metres(first.points).mean(2, keepdim=True)
+    torch.testing.assert_close(decoder.to_metres(second.points), centre + 0.5 * offset, atol=1e-4, rtol=0)
 
 
 def test_untrained_queries_start_inside_the_grid_near_the_ground():
     config = OccupancyConfig()
     start = OccupancyDecoder(config, OCC3D_GRID).init_points.weight.detach()
-    metres = OccupancyDecoder(config, OCC3D_GRID).metric(start)
+    metres = OccupancyDecoder(config, OCC3D_GRID).to_metres(start)
     low, high = config.initial_height
     assert ((metres[:, 2] > low - 1e-4) & (metres[:, 2] < high + 1e-4)).all()
     assert ((start >= 0) & (start <= 1)).all()

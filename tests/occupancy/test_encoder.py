@@ -26,7 +26,7 @@ def batch_result(encoder: OccupancyEncoder, history: list[CameraFrames]) -> dict
     ego2img = np.stack([f.ego2img @ np.linalg.inv(f.ego.pose) @ present for f in history])[None]
     with torch.no_grad():
         last = encoder(images, torch.from_numpy(ego2img.astype(np.float32)))[-1]
-    points = encoder.decoder.metric(last.points[0])
+    points = encoder.decoder.to_metres(last.points[0])
     return {
         "features": last.features[0].numpy(),
         "points": points.numpy(),

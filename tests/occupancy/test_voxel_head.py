@@ -152,7 +152,7 @@ def test_streaming_equals_batch(make_encoder, make_frames, small):
         levels = encoder.image_features(images)
         usable = torch.ones(1, 2, 6, dtype=torch.bool)
         views = SceneViews.of_levels(levels, torch.from_numpy(ego2img.astype(np.float32)), usable, (64, 96))
-        batch = encoder.dense_voxels(views, encoder.decode(views)[-1])
+        batch = encoder.classified_voxels(views, encoder.decode(views)[-1])
     # Rounding may turn a decision at a boundary; nothing else may differ.
     differ = (streamed.dense() != batch.dense()).sum()
     assert differ <= 0.001 * len(streamed) + 2

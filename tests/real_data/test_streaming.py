@@ -88,7 +88,7 @@ def test_streaming_equals_batch_on_a_real_drive(poses_1, cameras):
         images = torch.from_numpy(np.stack([f.images for f in window])[None])
         with torch.no_grad():
             last = encoder(images, torch.from_numpy(ego2img.astype(np.float32)))[-1]
-        points, features = encoder.decoder.metric(last.points[0]).numpy(), last.features[0].numpy()
+        points, features = encoder.decoder.to_metres(last.points[0]).numpy(), last.features[0].numpy()
         for got, want in ((queries.points, points), (queries.features, features)):
             np.testing.assert_allclose(got, want, rtol=0, atol=rounding(want, terms=decoder_operations(config)))
     with torch.no_grad():

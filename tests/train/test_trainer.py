@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,21 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert lines[-1]["kind"] == "validation"
     assert lines[-1]["samples"] == 2
     assert list((tmp_path / "pictures").glob("occupancy_*.png"))
+
+
+def test_a_checkpoint_takes_training_time_but_no_data_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Trainer.save
+
+    def slow(trainer: Trainer) -> None:
+        time.sleep(0.5)
+        save(trainer)
+
+    monkeypatch.setattr(Trainer, "save", slow)
+    train(tmp_path, 3)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "train"]
+    assert max(line["data_seconds"] for line in steps[1:]) < 0.5, "the batches were loaded meanwhile"
+    assert steps[-1]["seconds"] > 1.0
 
 
 def test_the_best_is_exported_and_loads(tmp_path: Path) -> None:

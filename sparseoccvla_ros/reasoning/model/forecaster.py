@@ -85,8 +85,8 @@ class Forecaster(nn.Module):
         batch, _, dims = fused.shape
         horizons = len(HORIZONS)
         x = self.query(fused) + self.position(encode_positions(centres, dims))
-        path = motion.flatten(1)[:, None].expand(-1, horizons, -1)
-        ego = self.ego(torch.cat([path, motion[:, list(_AT_HORIZON)]], dim=-1) / METRES)
+        flat_motion = motion.flatten(1)[:, None].expand(-1, horizons, -1)  # [B, H, 12]
+        ego = self.ego(torch.cat([flat_motion, motion[:, list(_AT_HORIZON)]], dim=-1) / METRES)
         x = x[:, None] + (ego + self.horizon.weight)[:, :, None]
         x = x.flatten(0, 1)
         for block in self.blocks:

@@ -47,18 +47,18 @@ class QuestionPooling(nn.Module):
         self.out_norm = nn.RMSNorm(dims, eps=1e-6)
         nn.init.constant_(self.out_norm.weight, scale)
 
-    def forward(self, words: list[Tensor], tokens: Tensor, scene: Tensor) -> Tensor:
+    def forward(self, words: list[Tensor], tokens: Tensor, scene_index: Tensor) -> Tensor:
         """Returns reading tokens [N, D] of N questions; arguments as in `read`."""
-        return self.token_embedding(*self.read(words, tokens, scene))
+        return self.token_embedding(*self.read(words, tokens, scene_index))
 
     def token_embedding(self, read: Tensor, asked: Tensor) -> Tensor:
         """Returns reading tokens [N, D] on the language model's scale, from the two outputs of `read`."""
         return self.out_norm(self.out(torch.cat([nn.functional.rms_norm(read, read.shape[-1:]), asked], dim=-1)))
 
-    def read(self, words: list[Tensor], tokens: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, words: list[Tensor], tokens: Tensor, scene_index: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (pooled scene tokens, float32 [N, D], not normalised; question encodings and counts [N, code]).
 
-        words: token embeddings [L, D] of each of N questions; tokens: [B, T, D], scene tokens; scene: int64 [N],
+        words: token embeddings [L, D] of each of N questions; tokens: [B, T, D], scene tokens; scene_index: int64 [N],
         the batch index of each question's scene.
         """
         lengths = torch.tensor([len(row) for row in words])
@@ -67,14 +67,14 @@ class QuestionPooling(nn.Module):
         asked = self.order(packed)[1].transpose(0, 1).flatten(1)
         query = self.query(asked).unflatten(-1, (HEADS, 1, HEAD_DIMS))
         key = self.key(self.norm(tokens)) + self.place[: tokens.shape[1]]
-        key = key.unflatten(-1, (HEADS, HEAD_DIMS)).transpose(1, 2)[scene]
+        key = key.unflatten(-1, (HEADS, HEAD_DIMS)).transpose(1, 2)[scene_index]
         weight = (query @ key.transpose(-1, -2) * HEAD_DIMS**-0.5).softmax(-1)
         # All heads share one value, the unprojected tokens; their weights are averaged.
-        read = (weight.mean(1) @ tokens[scene])[:, 0] * self.gain(asked)
-        return read, torch.cat([asked, self._count(asked, tokens, scene)], dim=-1) if self.counts else asked
+        read = (weight.mean(1) @ tokens[scene_index])[:, 0] * self.gain(asked)
+        return read, torch.cat([asked, self._count(asked, tokens, scene_index)], dim=-1) if self.counts else asked
 
-    def _count(self, asked: Tensor, tokens: Tensor, scene: Tensor) -> Tensor:
+    def _count(self, asked: Tensor, tokens: Tensor, scene_index: Tensor) -> Tensor:
         """Returns soft counts [N, counts] of the scene tokens that match each question."""
         sought = self.sought(asked).unflatten(-1, (self.counts, HEAD_DIMS))
-        match = sought @ self.found(self.norm(tokens)).transpose(-1, -2)[scene] * HEAD_DIMS**-0.5
+        match = sought @ self.found(self.norm(tokens)).transpose(-1, -2)[scene_index] * HEAD_DIMS**-0.5
         return (match + self.rarity[:, None]).sigmoid().sum(-1)

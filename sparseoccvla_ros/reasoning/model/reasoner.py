@@ -1,4 +1,9 @@
-"""The reasoning stage for one frame: one prefill, its read-outs, and answers to questions about the scene."""
+"""The reasoning stage for one frame: one prefill, its read-outs, and answers to questions about the scene.
+
+Shapes: B scenes; Q queries with C channels and R points each; V views; G global tokens (T_g) and K occupancy tokens
+(T_o) with D channels, the language model's width; P tokens of the prefix, T after it; A anchors; N questions. T_o' and
+T_r are the last hidden states at T_o and at the reasoning token.
+"""
 
 from __future__ import annotations
 
@@ -34,46 +39,39 @@ from .question_pooling import HINT, HINT_END, POOLED_TOKEN, QuestionPooling
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """Outputs of one prefill, with gradients where enabled.
+    """Outputs of one prefill, with gradients where enabled."""
 
-    token: float32 [B, D], T_r; anchor_logits: float32 [B, A]; occupancy: float32 [B, K, D], hidden states at the
-    occupancy tokens (T_o'); fused: float32 [B, Q, C]; forecast: see `Forecast`; scene: [B, G + K, D], the input
-    tokens, global ones first; chosen: int64 [B, K], the query of each occupancy token.
-    """
-
-    token: torch.Tensor
-    anchor_logits: torch.Tensor
-    occupancy: torch.Tensor
-    fused: torch.Tensor
+    token: torch.Tensor  # T_r, float32 [B, D]
+    anchor_logits: torch.Tensor  # float32 [B, A]
+    occupancy: torch.Tensor  # T_o', float32 [B, K, D]
+    fused: torch.Tensor  # float32 [B, Q, C]
     forecast: Forecast
-    scene: torch.Tensor
-    chosen: torch.Tensor
+    scene: torch.Tensor  # [B, G + K, D], input tokens, global ones first
+    chosen: torch.Tensor  # int64 [B, K], query of each occupancy token
 
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """Prefilled scene that answers continue from; immutable, so running answers keep theirs when a newer one arrives.
-
-    layers: keys and values up to the last scene token; tokens: [1, T, D], the scene tokens at the model's input.
-    """
+    """Prefilled scene that answers continue from; immutable, so running answers keep theirs when a newer one comes."""
 
     stamp: int
-    layers: CacheLayers
+    layers: CacheLayers  # keys and values up to the last scene token
     trained: bool
-    tokens: torch.Tensor
+    tokens: torch.Tensor  # [1, G + K, D], scene tokens at the model's input
     epoch: int
 
 
 class Reasoner(nn.Module):
     """Connector, global tokens, language model, anchor head, residual fusion and forecaster.
 
-    Sequence: [template prefix, T_g, T_o, scoring prompt, reasoning token]; T_r is the last hidden state at the
-    reasoning token, T_o' the last hidden states at T_o. The reasoning token's embedding is a parameter of this module
-    and not part of the vocabulary, so weights and adapters stay small. `state_dict()` excludes the language model.
+    Sequence: [template prefix, T_g, T_o, scoring prompt, reasoning token]. The reasoning token's embedding is a
+    parameter of this module and not part of the vocabulary, so weights and adapters stay small. `state_dict()` excludes
+    the language model.
 
     config: parameters; language_model: from `load_language_model`; anchors: float32 [A, 6, 2] m, base_link;
     grid: where forecasts are voxelised. `trained`: set when trained weights are loaded; copied into every output.
-    `reason` and `ask` may run in different threads. Raises InvalidInput when the prompt exceeds max_prefill_tokens.
+    `reason`, `ask` and `reset` may run in different threads. Raises InvalidInput when the prompt exceeds
+    max_prefill_tokens.
     """
 
     anchors: torch.Tensor
@@ -119,70 +117,40 @@ class Reasoner(nn.Module):
         if length > limit:
             raise InvalidInput("reasoning.max_prefill_tokens", f"the sequence has {length} tokens, at most {limit} fit")
 
-        self._turns = PriorityLock()
+        self._model_lock = PriorityLock()
         self._prefix: CacheLayers | None = None
         self._scene: _Scene | None = None
+        self._resets = 0
         self.prefill_seconds = 0.0
         """Wall time of the newest prefill, without the wait for the lock."""
 
     def reset(self) -> None:
-        """Drop the newest scene (after a time jump or when the node stops); running answers keep theirs."""
-        self._scene = None
+        """Drop the newest scene (after a time jump or when the node stops); running answers keep theirs.
 
-    def use(self, language_model: LanguageModel) -> None:
+        That of a `reason` still running is dropped too. Waits for the model call in progress.
+        """
+        with self._model_lock.urgent():
+            self._resets += 1
+            self._scene = None
+
+    def set_language_model(self, language_model: LanguageModel) -> None:
         """Replace the language model (adapters added or merged, another device); drops the cached prefix and scene."""
-        with self._turns.urgent():
+        with self._model_lock.urgent():
             self.language_model = language_model
             self._scene = None
             self._prefix = None
 
-    # --- adapters
-
-    def add_adapter(self) -> None:
-        """Add trainable low-rank adapters to the language model as configured; initially they change nothing."""
-        self.use(lora.with_lora(self.language_model, self.config))
-
-    def save_adapter(self, path: Path) -> None:
-        """Write the adapters to a separate safetensors file; raises InvalidInput("adapter") when there are none."""
-        lora.save_adapter(self.language_model, self.config, path)
-
-    def load_adapter(self, path: Path, merge: bool = True) -> None:
-        """Load adapters from a file: merged into the weights for inference, or (merge False) trainable.
-
-        Raises InvalidInput("adapter") naming what is missing, truncated or does not fit; the model is then unchanged.
-        """
-        load = lora.load_merged if merge else lora.load_adapter
-        self.use(load(self.language_model, self.config, path))
-
-    def train(self, mode: bool = True) -> Reasoner:
-        """Set the training mode of the bridge and of the adapters (their dropout)."""
-        super().train(mode)
-        if lora.has_adapter(self.language_model):
-            lora.set_training(self.language_model, mode)
-        return self
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Reasoner:
-        # `to(device)` moves the bridge and the language model, which keeps its own dtype.
-        super()._apply(fn, recurse)
-        if self.language_model.device != self.anchors.device:
-            self.use(self.language_model.to(self.anchors.device))
-        return self
-
     def scene_tokens(
         self, features: torch.Tensor, centres: torch.Tensor, scores: torch.Tensor, view_features: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns ([B, G + K, D] tokens T_g and T_o, int64 [B, K] the query of each T_o).
-
-        features [B, Q, C]; centres [B, Q, 3] m; scores [B, Q, R] of the queries' points, from `ranking_scores`;
-        view_features [B, V, C].
-        """
-        per_query = query_scores(scores, self.config.token_score)
-        chosen = choose_queries(centres, per_query, self.config.occupancy_tokens)
+        """Returns (T_g and T_o [B, G + K, D], query of each T_o, int64 [B, K]). Arguments as in `forward`."""
+        per_query = query_scores(scores, self.config.token_score)  # [B, Q]
+        chosen = choose_queries(centres, per_query, self.config.occupancy_tokens)  # [B, K]
 
         def pick(x: torch.Tensor) -> torch.Tensor:
             return x.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1]))
 
-        occupancy = self.connector(pick(features), pick(centres))
+        occupancy = self.connector(pick(features), pick(centres))  # [B, K, D]
         return torch.cat([self.global_tokens(view_features, features, centres), occupancy], dim=1), chosen
 
     def forward(
@@ -195,7 +163,12 @@ class Reasoner(nn.Module):
     ) -> Readout:
         """Returns the read-outs of a batch from a full prefill, differentiable (`reason` reuses the cached prefix).
 
-        Arguments as in `scene_tokens`; motion: [B, 6, 2] m, the ego's future waypoints.
+        Args:
+            features: float32 [B, Q, C], of the encoder's queries.
+            centres: float32 [B, Q, 3] m, of the queries, in base_link.
+            scores: float32 [B, Q, R], 0..1, of the queries' points, from `ranking_scores`.
+            view_features: float32 [B, V, C], pooled image features.
+            motion: float32 [B, 6, 2] m, the ego's waypoints at 0.5 .. 3.0 s, in base_link.
         """
         return self.prefill(features, centres, scores, view_features, motion)[0]
 
@@ -208,13 +181,14 @@ class Reasoner(nn.Module):
         motion: torch.Tensor,
     ) -> tuple[Readout, CacheLayers]:
         """As `forward`, but also returns the keys and values up to the last scene token, where questions continue."""
-        scene, chosen = self.scene_tokens(features, centres, scores, view_features)
-        prefix = self.language_model.embed(self._prefix_ids).expand(len(scene), -1, -1)
-        hidden, layers = self.language_model.forward(torch.cat([prefix, self._sequence(scene)], dim=1))
+        scene, chosen = self.scene_tokens(features, centres, scores, view_features)  # [B, G + K, D], [B, K]
+        prefix = self.language_model.embed(self._prefix_ids).expand(len(scene), -1, -1)  # [B, P, D]
+        embeddings = torch.cat([prefix, self._sequence(scene)], dim=1)  # [B, P + T, D]
+        hidden, layers = self.language_model.forward(embeddings)  # hidden: [B, P + T, D]
         start = len(self._prefix_ids)
-        length = start + scene.shape[1]
+        length = start + scene.shape[1]  # P + G + K
         kept = tuple((keys[..., :length, :], values[..., :length, :]) for keys, values in layers)
-        return self._read(hidden[:, start:], features, centres, motion, scene, chosen), kept
+        return self._readout(hidden[:, start:], features, centres, motion, scene, chosen), kept
 
     def question_ids(self, question: str) -> list[int]:
         """Returns the token ids between the scene and the answer: question, hint, end of turn.
@@ -225,16 +199,18 @@ class Reasoner(nn.Module):
         hint = [] if self.reading is None else self._hint_ids
         return self.language_model.tokens("\n" + text) + hint + self._turn_end_ids
 
-    def read(self, questions: Sequence[str], tokens: torch.Tensor, scene: torch.Tensor) -> torch.Tensor | None:
+    def pool_question(
+        self, questions: Sequence[str], tokens: torch.Tensor, scene_index: torch.Tensor
+    ) -> torch.Tensor | None:
         """Returns reading tokens float32 [N, D] of N questions, the embeddings of POOLED_TOKEN; None without `reading`.
 
-        tokens: [B, T, D], scene tokens; scene: int64 [N], the batch index of each question's scene.
+        tokens: [B, G + K, D], scene tokens; scene_index: int64 [N], the batch index of each question's scene.
         """
         if self.reading is None:
             return None
-        return self.reading([self.words(question) for question in questions], tokens, scene)
+        return self.reading([self.question_embeddings(question) for question in questions], tokens, scene_index)
 
-    def words(self, question: str) -> torch.Tensor:
+    def question_embeddings(self, question: str) -> torch.Tensor:
         """Returns the embeddings [L, D] of a question's tokens, without gradients."""
         return self.language_model.embedding_weight.detach()[self.language_model.tokens(question)]
 
@@ -251,19 +227,21 @@ class Reasoner(nn.Module):
         motion_source: origin of `future_motion`, "planned" or "oracle". Forecasts are in base_link at the stamp (the
         current ego frame). Raises InvalidInput for queries of another width or with invalid values.
         """
-        features, centres, scores, views, path, motion_source = self._inputs(queries, future_motion, motion_source)
+        resets = self._resets
+        features, centres, scores, views, motion, motion_source = self._inputs(queries, future_motion, motion_source)
         trained = self.trained and queries.trained
         scene, chosen = self.scene_tokens(features, centres, scores, views)
         sequence = self._sequence(scene)
-        with self._turns.urgent():
+        with self._model_lock.urgent():
             if self._prefix is None:
                 _, self._prefix = self.language_model.forward(self.language_model.embed(self._prefix_ids))
             began = time.monotonic()
             hidden, layers = self.language_model.forward(sequence, self._prefix)
             self.prefill_seconds = time.monotonic() - began
             length = len(self._prefix_ids) + scene.shape[1]
-            self._scene = _Scene(queries.stamp, cropped(layers, length), trained, scene, queries.epoch)
-        out = self._read(hidden, features, centres, path, scene, chosen)
+            if resets == self._resets:  # no reset since this frame came
+                self._scene = _Scene(queries.stamp, cropped(layers, length), trained, scene, queries.epoch)
+        out = self._readout(hidden, features, centres, motion, scene, chosen)
         return Reasoning(
             stamp=queries.stamp,
             epoch=queries.epoch,
@@ -292,23 +270,23 @@ class Reasoner(nn.Module):
         `reason`.
         """
         began = time.monotonic()
-        scene, (ids,), max_tokens, time_limit = self._asked([question], max_tokens, time_limit)
-        reading = self._read_now([question], scene)
+        scene, (ids,), max_tokens, time_limit = self._prepare([question], max_tokens, time_limit)
+        reading = self._pool_questions([question], scene)
         stream = TextStream(self.language_model.text, self.config.max_answer_chars)
-        reason, tokens = decode(
+        ended_by, tokens = decode(
             self.language_model,
             scene.layers,
             ids,
             stream,
             on_text,
             cancel or threading.Event(),
-            self._turns,
+            self._model_lock,
             max_tokens,
             began + time_limit,
             None if reading is None else reading[0],
         )
         seconds = time.monotonic() - began
-        return Answer(stream.text, reason, tokens, seconds, scene.stamp, scene.trained, scene.epoch)
+        return Answer(stream.text, ended_by, tokens, seconds, scene.stamp, scene.trained, scene.epoch)
 
     def ask_batch(
         self,
@@ -326,7 +304,7 @@ class Reasoner(nn.Module):
         began = time.monotonic()
         if not questions:
             return []
-        scene, ids, max_tokens, time_limit = self._asked(questions, max_tokens, time_limit)
+        scene, ids, max_tokens, time_limit = self._prepare(questions, max_tokens, time_limit)
         streams = [TextStream(self.language_model.text, self.config.max_answer_chars) for _ in ids]
         ended = decode_batch(
             self.language_model,
@@ -334,23 +312,24 @@ class Reasoner(nn.Module):
             ids,
             streams,
             cancel or threading.Event(),
-            self._turns,
+            self._model_lock,
             max_tokens,
             began + time_limit,
-            self._read_now(questions, scene),
+            self._pool_questions(questions, scene),
         )
         seconds = time.monotonic() - began
         return [
-            Answer(stream.text, reason, tokens, seconds, scene.stamp, scene.trained, scene.epoch)
-            for stream, (reason, tokens) in zip(streams, ended, strict=True)
+            Answer(stream.text, ended_by, tokens, seconds, scene.stamp, scene.trained, scene.epoch)
+            for stream, (ended_by, tokens) in zip(streams, ended, strict=True)
         ]
 
     @torch.inference_mode()
-    def _read_now(self, questions: Sequence[str], scene: _Scene) -> torch.Tensor | None:
+    def _pool_questions(self, questions: Sequence[str], scene: _Scene) -> torch.Tensor | None:
         texts = [check_question(question, self.config.max_question_chars) for question in questions]
-        return self.read(texts, scene.tokens, torch.zeros(len(texts), dtype=torch.long, device=scene.tokens.device))
+        scene_index = torch.zeros(len(texts), dtype=torch.long, device=scene.tokens.device)
+        return self.pool_question(texts, scene.tokens, scene_index)
 
-    def _asked(
+    def _prepare(
         self, questions: Sequence[str], max_tokens: int | None, time_limit: float | None
     ) -> tuple[_Scene, list[list[int]], int, float]:
         """Returns (scene, ids of each question, limits); raises InvalidInput if a question cannot be answered."""
@@ -362,10 +341,10 @@ class Reasoner(nn.Module):
         scene = self._scene
         if scene is None:
             raise InvalidInput("scene", "no scene has been reasoned about yet")
-        room = self.language_model.context - scene.layers[0][0].shape[-2] - max(map(len, ids))
-        if room < 1:
-            raise InvalidInput("question", f"is {1 - room} tokens too long for {self.language_model.name}")
-        return scene, ids, min(max_tokens, room), time_limit
+        tokens_left = self.language_model.context - scene.layers[0][0].shape[-2] - max(map(len, ids))
+        if tokens_left < 1:
+            raise InvalidInput("question", f"is {1 - tokens_left} tokens too long for {self.language_model.name}")
+        return scene, ids, min(max_tokens, tokens_left), time_limit
 
     def _inputs(
         self, queries: SceneQueries, future_motion: np.ndarray | None, source: str
@@ -380,26 +359,27 @@ class Reasoner(nn.Module):
         if source not in SOURCES:
             raise InvalidInput("motion_source", f"want one of {list(SOURCES)}, got {source!r}")
         if future_motion is None:
-            motion, source = constant_velocity(queries.ego.twist), "constant_velocity"
+            waypoints, source = constant_velocity(queries.ego.twist), "constant_velocity"
         else:
-            motion = check_motion(future_motion)
-        arrays = (queries.features, queries.centres, queries.scores, queries.view_features, motion, queries.labels)
-        features, centres, scores, views, path, labels = (
+            waypoints = check_motion(future_motion)
+        arrays = (queries.features, queries.centres, queries.scores, queries.view_features, waypoints, queries.labels)
+        features, centres, scores, views, motion, labels = (
             torch.from_numpy(a).to(self.anchors.device)[None] for a in arrays
         )
-        return features, centres, ranking_scores(scores, labels, self.config.ground_score), views, path, source
+        return features, centres, ranking_scores(scores, labels, self.config.ground_score), views, motion, source
 
     def _sequence(self, scene: torch.Tensor) -> torch.Tensor:
         """Returns the embeddings after the prefix, [B, T, D] in the language model's dtype."""
-        kind = self.language_model.dtype
+        dtype = self.language_model.dtype
         prompt = self.language_model.embed(self._scoring_ids).expand(len(scene), -1, -1)
-        token = self.reasoning_token.expand(len(scene), 1, -1)
+        token = self.reasoning_token.expand(len(scene), 1, -1)  # [B, 1, D]
         if self.config.token_reads:
-            action = self.read([ACTION] * len(scene), scene, torch.arange(len(scene), device=scene.device))
+            scene_index = torch.arange(len(scene), device=scene.device)
+            action = self.pool_question([ACTION] * len(scene), scene, scene_index)  # [B, D]
             token = token if action is None else token + action[:, None]
-        return torch.cat([scene.to(kind), prompt, token.to(kind)], dim=1)
+        return torch.cat([scene.to(dtype), prompt, token.to(dtype)], dim=1)
 
-    def _read(
+    def _readout(
         self,
         hidden: torch.Tensor,
         features: torch.Tensor,
@@ -409,9 +389,9 @@ class Reasoner(nn.Module):
         chosen: torch.Tensor,
     ) -> Readout:
         """Returns the read-outs from the hidden states [B, T, D] after the prefix."""
-        token = hidden[:, -1].float()
-        occupancy = hidden[:, self.config.global_tokens : scene.shape[1]].float()
-        fused = self.fusion(features, occupancy, chosen)
+        token = hidden[:, -1].float()  # T_r, [B, D]
+        occupancy = hidden[:, self.config.global_tokens : scene.shape[1]].float()  # T_o', [B, K, D]
+        fused = self.fusion(features, occupancy, chosen)  # [B, Q, C]
         return Readout(
             token=token,
             anchor_logits=self.anchor_head(token, self.anchors),
@@ -421,3 +401,35 @@ class Reasoner(nn.Module):
             scene=scene,
             chosen=chosen,
         )
+
+    # --- language model and adapters
+
+    def add_adapter(self) -> None:
+        """Add trainable low-rank adapters to the language model as configured; initially they change nothing."""
+        self.set_language_model(lora.with_lora(self.language_model, self.config))
+
+    def save_adapter(self, path: Path) -> None:
+        """Write the adapters to a separate safetensors file; raises InvalidInput("adapter") when there are none."""
+        lora.save_adapter(self.language_model, self.config, path)
+
+    def load_adapter(self, path: Path, merge: bool = True) -> None:
+        """Load adapters from a file: merged into the weights for inference, or (merge False) trainable.
+
+        Raises InvalidInput("adapter") naming what is missing, truncated or does not fit; the model is then unchanged.
+        """
+        load = lora.load_merged if merge else lora.load_adapter
+        self.set_language_model(load(self.language_model, self.config, path))
+
+    def train(self, mode: bool = True) -> Reasoner:
+        """Set the training mode of the bridge and of the adapters (their dropout)."""
+        super().train(mode)
+        if lora.has_adapter(self.language_model):
+            lora.set_training(self.language_model, mode)
+        return self
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Reasoner:
+        # `to(device)` moves the bridge and the language model, which keeps its own dtype.
+        super()._apply(fn, recurse)
+        if self.language_model.device != self.anchors.device:
+            self.set_language_model(self.language_model.to(self.anchors.device))
+        return self

@@ -69,7 +69,7 @@ def decode(
     stream: TextStream,
     on_text: Callable[[str], None],
     cancel: threading.Event,
-    turns: PriorityLock,
+    model_lock: PriorityLock,
     max_tokens: int,
     deadline: float,
     reading: torch.Tensor | None = None,
@@ -78,7 +78,7 @@ def decode(
 
     reading: [D], the embedding of POOLED_TOKEN if it is among the ids.
 
-    Runs in the caller's thread. The lock `turns` is held for one chunk of the question or one token at a time;
+    Runs in the caller's thread. `model_lock` is held for one chunk of the question or one token at a time;
     `on_text` is called while it is released. deadline: in time.monotonic() seconds. `past` is not modified.
     """
 
@@ -91,7 +91,7 @@ def decode(
     for start in range(0, len(ids), QUESTION_CHUNK):
         if reason := ended():
             return reason, 0
-        with turns.patient():
+        with model_lock.patient():
             chunk = embedded(language_model, torch.tensor([ids[start : start + QUESTION_CHUNK]]), reading)
             hidden, past = language_model.forward(chunk, past)
     if hidden is None:
@@ -99,7 +99,7 @@ def decode(
 
     stop = language_model.stop_ids
     count = 0
-    with turns.patient():
+    with model_lock.patient():
         token = int(language_model.logits(hidden[0, -1]).argmax())
     while token not in stop:
         count += 1
@@ -109,7 +109,7 @@ def decode(
             return _finish(stream, on_text, "token_limit"), count
         if reason := ended():
             return _finish(stream, on_text, reason), count
-        with turns.patient():
+        with model_lock.patient():
             hidden, past = language_model.forward(language_model.embed([token]), past)
             token = int(language_model.logits(hidden[0, -1]).argmax())
     return _finish(stream, on_text, "complete"), count
@@ -128,7 +128,7 @@ def decode_batch(
     ids: list[list[int]],
     streams: list[TextStream],
     cancel: threading.Event,
-    turns: PriorityLock,
+    model_lock: PriorityLock,
     max_tokens: int,
     deadline: float,
     readings: torch.Tensor | None = None,
@@ -146,7 +146,7 @@ def decode_batch(
     places = torch.arange(longest, device=device) - (longest - lengths)[:, None]
     mask = torch.cat([places.new_ones(rows, scene, dtype=torch.bool), places >= 0], dim=1)
     past = tuple((k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in past)
-    with turns.patient():
+    with model_lock.patient():
         hidden, past = language_model.forward(embeddings, past, mask, scene + places.clamp_min(0))
         tokens = language_model.logits(hidden[:, -1]).argmax(-1)
 
@@ -168,7 +168,7 @@ def decode_batch(
         if over is not None or None not in reasons:
             break
         mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
-        with turns.patient():
+        with model_lock.patient():
             hidden, past = language_model.forward(language_model.embed(tokens[:, None]), past, mask, position)
             tokens = language_model.logits(hidden[:, -1]).argmax(-1)
         position = position + 1

@@ -34,6 +34,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 _VERSIONS = {"features": 2, "reasoning_features": 2}
 """Version of steps whose output for the same options has changed; results of older versions are not reused."""
 _LATER = ("language", "reasoning_features", "planning", "forecast", "export")
+"""Steps whose result also depends on the configuration of reasoning and planning."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ _SAY_SECONDS = 30.0
 
 
 @dataclass
-class Follower:
+class ProgressReporter:
     """Reports a run's progress every half minute: a line through `say`, and OUT/status.json."""
 
     recipe: Recipe
@@ -67,7 +67,7 @@ class Context:
     folder: Path
     device: str
     workers: int
-    follower: Follower
+    progress: ProgressReporter
 
     def result(self, step: str, file: str) -> Path | None:
         """Returns a file written by an earlier step; None if the recipe lacks the step or the file is missing."""
@@ -93,7 +93,7 @@ def run_recipe(
     if minutes is not None:
         recipe = recipe.within(minutes, names)
     out.mkdir(parents=True, exist_ok=True)
-    follower = Follower(recipe, out, names, say)
+    progress = ProgressReporter(recipe, out, names, say)
     for name in names:
         folder = recipe.folder(out, name)
         if (folder / DONE).is_file():
@@ -103,10 +103,10 @@ def run_recipe(
             if not (recipe.folder(out, need) / DONE).is_file():
                 raise InvalidInput("only", f"{name} needs {need}, which is not done in {out}")
         folder.mkdir(parents=True, exist_ok=True)
-        follower.begin(name)
+        progress.begin(name)
         spent = _spent(folder)
         began = time.monotonic()
-        context = Context(recipe, recipe.step(name), out, folder, device, workers, follower)
+        context = Context(recipe, recipe.step(name), out, folder, device, workers, progress)
         try:
             found = works[name](context)
         finally:

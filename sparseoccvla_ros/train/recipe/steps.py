@@ -50,50 +50,51 @@ from .export import ANCHORS, export_preset, trained_preset
 from .report import write_report
 from .run import Context, write_json
 
-_TRAINING = {f.name for f in dataclasses.fields(TrainSettings)} - {"seed", "minutes"}
+_SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)} - {"seed", "minutes"}
 
 
 def render(context: Context) -> dict[str, Any]:
     """Render world scenes into the shared cache."""
-    made = {}
+    done = {}
     for split in ("validation", "train"):
         seeds = _seeds(context, split)
         scenes = prepare_scenes(seeds, _world(context, split), workers=context.workers)
-        made[split] = _follow(context, f"scenes of {split}", scenes, len(seeds))
-    return {"scenes": made}
+        done[split] = _consume(context, f"scenes of {split}", scenes, len(seeds))
+    return {"scenes": done}
 
 
 def cache(context: Context) -> dict[str, Any]:
     """Cache the output of the frozen first blocks of the backbone. Options: blocks, variants."""
-    made = {}
+    done = {}
     for split in ("validation", "train"):
-        seeds, kept = _seeds(context, split), _cache(context, split)
-        made[split] = _follow(context, f"features of {split}", kept.prepare(seeds, context.workers), len(seeds))
-    return {"scenes": made}
+        seeds = _seeds(context, split)
+        work = _backbone_cache(context, split).prepare(seeds, context.workers)
+        done[split] = _consume(context, f"features of {split}", work, len(seeds))
+    return {"scenes": done}
 
 
 def cells(context: Context) -> dict[str, Any]:
     """Train the first phase of stage 1, the image cells. Options: those of TrainSettings."""
     encoder = _encoder(context)
     stage = CellStage(encoder, _blocks(context), depthwise=context.device != "cpu")
-    data = [CachedFrames(_cache(context, split), _seeds(context, split), clips=False) for split in _SPLITS]
+    data = [CachedFrames(_backbone_cache(context, split), _seeds(context, split), clips=False) for split in _SPLITS]
     return _train(context, stage, *data)
 
 
 def whole(context: Context) -> dict[str, Any]:
     """Train the second phase of stage 1, the whole encoder, from the result of `cells`. Options: TrainSettings."""
     encoder = _encoder(context)
-    start = context.result("cells", BEST)
-    if start is not None:
-        checkpoints.load(encoder, start)
-    choices = OccupancyStageSettings(frozen=_blocks(context), depthwise=context.device != "cpu")
-    things = tuple(range(LABEL["driveable_surface"]))
-    stage = ClipStage(encoder, choices, LossWeights(alpha=0.6, gamma=1.0, rare_classes=things))
-    data = CachedFrames(_cache(context, "train"), _seeds(context, "train"), clips=True)
-    checked = WorldSamples(
+    cell_weights = context.result("cells", BEST)
+    if cell_weights is not None:
+        checkpoints.load(encoder, cell_weights)
+    settings = OccupancyStageSettings(frozen=_blocks(context), depthwise=context.device != "cpu")
+    objects = tuple(range(LABEL["driveable_surface"]))
+    stage = ClipStage(encoder, settings, LossWeights(alpha=0.6, gamma=1.0, rare_classes=objects))
+    train_data = CachedFrames(_backbone_cache(context, "train"), _seeds(context, "train"), clips=True)
+    validation_data = WorldSamples(
         _seeds(context, "validation"), _world(context, "validation"), context.recipe.preset.occupancy.frames
     )
-    return _train(context, stage, data, checked)
+    return _train(context, stage, train_data, validation_data)
 
 
 def voxel_head(context: Context) -> dict[str, Any]:
@@ -103,16 +104,17 @@ def voxel_head(context: Context) -> dict[str, Any]:
     settings = VoxelHeadSettings(**options)
     seeds = list(SPLITS["train"][recipe.scenes : recipe.scenes + count])
     world = _world(context, "train")
-    _follow(context, "scenes", prepare_scenes(seeds, world, workers=context.workers), len(seeds))
+    _consume(context, "scenes", prepare_scenes(seeds, world, workers=context.workers), len(seeds))
     weights = context.result("whole", BEST)
     if weights is None:
         raise InvalidInput("steps.voxel_head", "needs the step whole")
     encoder, _ = build.frozen_encoder(recipe.preset, weights, "cpu")
     if encoder.voxel_head is not None:
         encoder.voxel_head.requires_grad_(True)
-    fit_voxel_head(encoder, WorldSamples(seeds, world, frames), settings, recipe.seed, context.follower.say)
-    checked = WorldSamples(_seeds(context, "validation"), _world(context, "validation"), frames)
-    scores = calibrate_voxel_head(encoder, (checked[i] for i in range(len(checked))), report=context.follower.say)
+    fit_voxel_head(encoder, WorldSamples(seeds, world, frames), settings, recipe.seed, context.progress.say)
+    validation_data = WorldSamples(_seeds(context, "validation"), _world(context, "validation"), frames)
+    samples = (validation_data[i] for i in range(len(validation_data)))
+    scores = calibrate_voxel_head(encoder, samples, report=context.progress.say)
     part = context.folder / f".part.{BEST}"
     checkpoints.save(encoder, part)
     part.replace(context.folder / BEST)
@@ -126,53 +128,57 @@ def anchors(context: Context) -> dict[str, Any]:
         raise InvalidInput("steps.anchors", f"preset {context.recipe.preset.name} plans nothing")
     seeds = SPLITS["train"][: int(context.step.options["drives"])]
     drives: list[Any] = []
-    found = prepare_drives(seeds, workers=context.workers)
-    _follow(context, "drives", (drives.append(drive) for drive in found), len(seeds))
+    prepared = prepare_drives(seeds, workers=context.workers)
+    _consume(context, "drives", (drives.append(drive) for drive in prepared), len(seeds))
     fitted = refit(drives, planning)
     fitted.save(context.folder / ANCHORS)
     return {"sha256": AnchorSet.load(context.folder / ANCHORS).sha256}
 
 
 def features(context: Context) -> dict[str, Any]:
-    """Cache the frozen encoder's features, and the labels for questions and forecasts."""
-    network, weights = _frozen(context)
+    """Cache the frozen encoder's features, the labels of forecasts, and questions with their answers."""
+    encoder, weights = _frozen_encoder(context)
     for split in ("validation", "train"):
-        seeds, place = _later_seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
-        labels = FutureLabels(place.world, present=split == "train")
-        asked = QuestionCache(place.world, question_rows(place.world, split))
+        seeds = _feature_seeds(context, split)
+        feature_cache = build.feature_cache(encoder, weights, context.recipe.preset, split)
+        futures = FutureLabels(feature_cache.world, present=split == "train")
+        questions = QuestionCache(feature_cache.world, question_rows(feature_cache.world, split))
         workers = context.workers if context.device == "cpu" else 1
-        _follow(context, f"features of {split}", prepare_features(network, place, seeds, workers), len(seeds))
-        _follow(context, f"truth of {split}", _truths(labels, asked, seeds, context.workers), len(seeds))
+        _consume(context, f"features of {split}", prepare_features(encoder, feature_cache, seeds, workers), len(seeds))
+        _consume(context, f"labels of {split}", _label_scenes(futures, questions, seeds, context.workers), len(seeds))
     return {}
 
 
 def reasoning_features(context: Context) -> dict[str, Any]:
     """Cache the trained reasoner's output on the features, as input of planner and forecaster."""
-    network, weights = _frozen(context)
+    encoder, weights = _frozen_encoder(context)
     reasoner, files = build.frozen_reasoner(trained_preset(context), context.result("language", BEST), context.device)
+    language_seeds = SPLITS["train"][: _language_scenes(context)]
     for split in ("validation", "train"):
-        seeds, place = _later_seeds(context, split), build.feature_cache(network, weights, context.recipe.preset, split)
-        made, own = ReasoningFeatures(place, files), SPLITS["train"][: _language_scenes(context)]
-        # On the language stage's scenes only the forecaster uses reasoning, for frame sets with a future.
-        ahead = FutureLabels(place.world, present=split == "train").rows
-        work = (made.prepare(reasoner, seed, ahead if seed in own else None) for seed in seeds)
-        _follow(context, f"reasoning of {split}", work, len(seeds))
+        seeds = _feature_seeds(context, split)
+        feature_cache = build.feature_cache(encoder, weights, context.recipe.preset, split)
+        readings = ReasoningFeatures(feature_cache, files)
+        # On the language stage's scenes only the forecaster uses reasoning, at the frame sets with future labels.
+        rows = FutureLabels(feature_cache.world, present=split == "train").rows
+        work = (readings.prepare(reasoner, seed, rows if seed in language_seeds else None) for seed in seeds)
+        _consume(context, f"reasoning of {split}", work, len(seeds))
     return {}
 
 
-def later(context: Context, part: str) -> dict[str, Any]:
-    """Train a part of stages 2 and 3 on the features. Options: those of TrainSettings; for language also scenes.
+def train_part(context: Context, part: str) -> dict[str, Any]:
+    """Train language, planning or forecast on the features. Options: those of TrainSettings; for language also scenes.
 
-    The planner gets reasoning only on scenes that language was not trained on, including those of the voxel head.
+    The planner is trained on the scenes of the voxel head too, and gets reasoning only on scenes that language was not
+    trained on.
     """
     recipe, preset = context.recipe, trained_preset(context)
-    network, weights = _frozen(context)
-    own = _language_scenes(context)
-    count = len(_later_seeds(context, "train")) if part == "planning" else own if part == "language" else recipe.scenes
-    sources = build.world_sources(network, weights, preset, count, recipe.validation)
-    heard = context.result("language", BEST) if part != "language" else None
+    encoder, weights = _frozen_encoder(context)
+    language_scenes = _language_scenes(context)
+    scenes = {"language": language_scenes, "planning": len(_feature_seeds(context, "train")), "forecast": recipe.scenes}
+    sources = build.world_sources(encoder, weights, preset, scenes[part], recipe.validation)
+    reasoning = context.result("language", BEST) if part != "language" else None
     torch.manual_seed(recipe.seed)
-    return _train(context, *build.build(part, preset, heard, None, sources, SPLITS["train"][:own]))
+    return _train(context, *build.build(part, preset, reasoning, None, sources, SPLITS["train"][:language_scenes]))
 
 
 def validation(context: Context) -> dict[str, Any]:
@@ -183,7 +189,7 @@ def validation(context: Context) -> dict[str, Any]:
     wanted = EvalConfig(**({"tasks": tuple(options["tasks"])} if "tasks" in options else {}))
     report = evaluate_world(
         Request(str(folder), seeds, wanted, untrained=True),
-        lambda what, done, total: context.follower.report(done / max(total, 1), what),
+        lambda what, done, total: context.progress.report(done / max(total, 1), what),
     )
     write_json(context.folder / "numbers.json", report.numbers)
     return {}
@@ -196,42 +202,41 @@ def report(context: Context) -> dict[str, Any]:
 
 STEPS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "render": render, "cache": cache, "cells": cells, "whole": whole, "voxel_head": voxel_head, "anchors": anchors,
-    "features": features, "language": partial(later, part="language"), "reasoning_features": reasoning_features,
-    "planning": partial(later, part="planning"), "forecast": partial(later, part="forecast"),
+    "features": features, "language": partial(train_part, part="language"), "reasoning_features": reasoning_features,
+    "planning": partial(train_part, part="planning"), "forecast": partial(train_part, part="forecast"),
     "export": export_preset, "validation": validation, "report": report,
 }  # fmt: skip
 _SPLITS = ("train", "validation")
 
 
-def _train(
-    context: Context, stage: Stage[Any], data: DrivingSamples, checked: DrivingSamples
-) -> dict[str, Any]:  # fmt: skip
+def _train(context: Context, stage: Stage[Any], train: DrivingSamples, validation: DrivingSamples) -> dict[str, Any]:
+    """Train or resume a stage in the step's folder; returns best score, steps and number of training samples."""
     options, folder = dict(context.step.options), context.folder
     if context.step.name == "language":
         options.pop("scenes", None)
-    unknown = sorted(set(options) - _TRAINING)
+    unknown = sorted(set(options) - _SETTINGS)
     if unknown:
-        raise InvalidInput(f"steps.{context.step.name}.{unknown[0]}", f"is not one of {', '.join(sorted(_TRAINING))}")
+        raise InvalidInput(f"steps.{context.step.name}.{unknown[0]}", f"is not one of {', '.join(sorted(_SETTINGS))}")
     settings = TrainSettings(**options, seed=context.recipe.seed, minutes=context.step.minutes)
 
-    def show(found: Report) -> None:
-        note = f"step {found.step} loss {found.loss:.3f} {found.samples_per_second:.2f} samples/s"
-        if found.validation is not None:
-            note += f" validation {found.validation.score:.3f}"
-        context.follower.report(found.share, note, found.eta)
+    def on_report(report: Report) -> None:
+        note = f"step {report.step} loss {report.loss:.3f} {report.samples_per_second:.2f} samples/s"
+        if report.validation is not None:
+            note += f" validation {report.validation.score:.3f}"
+        context.progress.report(report.share, note, report.eta)
 
     resume = (folder / LAST).is_file()
-    trainer = Trainer(stage, data, checked, settings, folder, resume, stage.augment, context.device, show)
+    trainer = Trainer(stage, train, validation, settings, folder, resume, stage.augment, context.device, on_report)
     trainer.run()
-    return {"best": trainer.progress.best, "steps": trainer.progress.step, "items": len(data)}
+    return {"best": trainer.progress.best, "steps": trainer.progress.step, "items": len(train)}
 
 
-def _follow(context: Context, what: str, work: Iterable[Any], total: int) -> int:
+def _consume(context: Context, what: str, work: Iterable[Any], total: int) -> int:
     """Consume `work` until it or the step's time is exhausted; returns the number of items done."""
     deadline, done = time.monotonic() + 60.0 * (context.step.minutes or float("inf")), 0
     for _ in work:
         done += 1
-        context.follower.report(done / total, f"{what}: {done} of {total}")
+        context.progress.report(done / total, f"{what}: {done} of {total}")
         if time.monotonic() > deadline:
             break
     return done
@@ -242,28 +247,28 @@ def _seeds(context: Context, split: str) -> list[int]:
     return list(SPLITS[split][: recipe.scenes if split == "train" else recipe.validation])
 
 
-def _truths(labels: FutureLabels, asked: QuestionCache, seeds: list[int], workers: int) -> Iterator[int]:
-    """Cache futures and questions of the seeds in `workers` processes; yields each seed when done."""
-    missing = [s for s in seeds if not (labels.file(s).is_file() and asked.file(s).is_file())]
+def _label_scenes(futures: FutureLabels, questions: QuestionCache, seeds: list[int], workers: int) -> Iterator[int]:
+    """Cache future labels and questions of the seeds in `workers` processes; yields each seed when done."""
+    missing = [s for s in seeds if not (futures.file(s).is_file() and questions.file(s).is_file())]
     yield from (s for s in seeds if s not in set(missing))
     if workers < 2 or len(missing) < 2:
-        yield from (_truth(s, labels, asked) for s in missing)
+        yield from (_label_scene(s, futures, questions) for s in missing)
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
     try:
-        yield from pool.map(partial(_truth, labels=labels, asked=asked), missing)
+        yield from pool.map(partial(_label_scene, futures=futures, questions=questions), missing)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _truth(seed: int, labels: FutureLabels, asked: QuestionCache) -> int:
-    scene = Scene.generate(seed, labels.world.seconds)
-    labels.prepare(seed, scene)
-    asked.prepare(seed, scene)
+def _label_scene(seed: int, futures: FutureLabels, questions: QuestionCache) -> int:
+    scene = Scene.generate(seed, futures.world.seconds)
+    futures.prepare(seed, scene)
+    questions.prepare(seed, scene)
     return seed
 
 
-def _later_seeds(context: Context, split: str) -> list[int]:
+def _feature_seeds(context: Context, split: str) -> list[int]:
     """Returns the seeds for the stages after the encoder: the encoder's own and those of the voxel head."""
     steps = {step.name: step for step in context.recipe.steps}
     more = int(steps["voxel_head"].options.get("scenes", 0)) if split == "train" and "voxel_head" in steps else 0
@@ -286,7 +291,7 @@ def _blocks(context: Context) -> int:
     return int(context.recipe.step("cache").options["blocks"])
 
 
-def _cache(context: Context, split: str) -> BackboneCache:
+def _backbone_cache(context: Context, split: str) -> BackboneCache:
     options = context.recipe.step("cache").options
     variants = Variants(int(options["variants"]) if split == "train" else 0, seed=context.recipe.seed)
     return BackboneCache(_encoder(context), _world(context, split), _blocks(context), variants)
@@ -299,7 +304,7 @@ def _encoder(context: Context) -> OccupancyEncoder:
     return OccupancyEncoder(context.recipe.preset.occupancy.replace(backbone_dtype=precision))
 
 
-def _frozen(context: Context) -> tuple[OccupancyEncoder, Path]:
+def _frozen_encoder(context: Context) -> tuple[OccupancyEncoder, Path]:
     weights = context.result("voxel_head", BEST) or context.result("whole", BEST)
     if weights is None:
         raise InvalidInput("steps.features", "needs the step whole")

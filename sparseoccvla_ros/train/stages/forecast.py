@@ -74,18 +74,18 @@ class ForecastStageSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Followers:
-    """Voxels that follow their nearest query (reasoning.model.forecaster). centres [B, V, 3] m; owner int64 [B, V], the
-    query; flow [B, 3, V, 3] m, true displacement at HORIZONS; counts [B, V], loss weight, 0 for padding."""
+class MovableVoxels:
+    """Movable voxels, moved with their nearest query (reasoning.model.forecaster). centres [B, V, 3] m; owner int64
+    [B, V], the query; flow [B, 3, V, 3] m, true displacement at HORIZONS; counts [B, V], loss weight, 0 for padding."""
 
     centres: Tensor
     owner: Tensor
     flow: Tensor
     counts: Tensor
 
-    def to(self, device: torch.device) -> Followers:
+    def to(self, device: torch.device) -> MovableVoxels:
         """Returns the tensors on another device."""
-        return Followers(*(getattr(self, f.name).to(device) for f in fields(self)))
+        return MovableVoxels(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class ForecastBatch:
     known: Tensor
     occupancy: Tensor | None
     chosen: Tensor | None
-    voxels: Followers | None
+    voxels: MovableVoxels | None
     samples: tuple[FeatureSample, ...]
 
 
@@ -162,14 +162,16 @@ class ForecastStage(Stage[ForecastBatch]):
             motion=torch.from_numpy(np.stack(motion)), steady=torch.from_numpy(np.stack(steady)),
             flow=torch.from_numpy(np.stack(flow)), known=torch.from_numpy(known), occupancy=stack("occupancy"),
             chosen=stack("chosen"),
-            voxels=followers(samples, movers, self.reasoner.config, self.settings.drawn, self.settings.reacts),
+            voxels=draw_voxels(samples, movers, self.reasoner.config, self.settings.drawn, self.settings.reacts),
             samples=tuple(samples),
         )  # fmt: skip
 
     def move(self, batch: ForecastBatch, device: torch.device) -> ForecastBatch:
         """Move the tensors; samples stay on the CPU."""
         values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        return ForecastBatch(**{k: v.to(device) if isinstance(v, Tensor | Followers) else v for k, v in values.items()})
+        return ForecastBatch(
+            **{k: v.to(device) if isinstance(v, Tensor | MovableVoxels) else v for k, v in values.items()}
+        )
 
     def forecast(self, batch: ForecastBatch, motion: Tensor) -> Forecast:
         """Returns the forecast conditioned on the ego motion [B, 6, 2] m."""
@@ -203,7 +205,7 @@ class ForecastStage(Stage[ForecastBatch]):
             "score": self.settings.score * self._score_loss(found, moved.detach(), batch),
         }
 
-    def _voxel_loss(self, found: Forecast, batch: ForecastBatch, voxels: Followers) -> Tensor:
+    def _voxel_loss(self, found: Forecast, batch: ForecastBatch, voxels: MovableVoxels) -> Tensor:
         """Returns the mean position error of voxels moved with their query, in metres per second of horizon."""
         rows = torch.arange(len(voxels.owner), device=voxels.owner.device)[:, None]
         offset = (voxels.centres - batch.centres[rows, voxels.owner])[:, None]
@@ -311,10 +313,10 @@ def turned(offset: Tensor, angle: Tensor) -> Tensor:
     return torch.stack([(cos - 1) * x - sin * y, sin * x + (cos - 1) * y, torch.zeros_like(x * cos)], -1)
 
 
-def followers(
+def draw_voxels(
     samples: Sequence[FeatureSample], movers: Sequence[np.ndarray], config: ReasoningConfig, drawn: int, reacts: float
-) -> Followers | None:
-    """Returns up to `drawn` movable voxels per sample that follow a query, those in moving boxes first; None if none
+) -> MovableVoxels | None:
+    """Returns up to `drawn` movable voxels per sample that are near a query, those in moving boxes first; None if none
     are cached. movers: [4, N, 5] of each sample; reacts: weight of voxels whose motion depends on the plan."""
     if "voxels" not in samples[0].arrays:
         return None
@@ -339,7 +341,7 @@ def followers(
         n = len(rows)
         centres[k, :n], owner[k, :n], counts[k, :n] = where[rows], nearest[rows], weight[rows]
         flow[k, :, :n] = goes[:, rows]
-    return Followers(*(torch.from_numpy(a) for a in (centres, owner, flow, counts)))
+    return MovableVoxels(*(torch.from_numpy(a) for a in (centres, owner, flow, counts)))
 
 
 def nearest_of_class(points: Tensor, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

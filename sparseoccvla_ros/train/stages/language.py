@@ -188,18 +188,18 @@ class LanguageStage(Stage[LanguageBatch]):
         def of(adapter: bool, matrix: bool) -> list[nn.Parameter]:
             return [p for n, p in found if n.startswith("adapter/") is adapter and (p.ndim > 1) is matrix]
 
-        fast = rate * self.settings.bridge
+        bridge_rate = rate * self.settings.bridge
         return [
             {"params": of(adapter=True, matrix=True), "lr": rate},
-            {"params": of(adapter=False, matrix=True), "lr": fast},
-            {"params": of(adapter=False, matrix=False), "lr": fast, "weight_decay": 0.0},
+            {"params": of(adapter=False, matrix=True), "lr": bridge_rate},
+            {"params": of(adapter=False, matrix=False), "lr": bridge_rate, "weight_decay": 0.0},
         ]
 
     def validate(self, batches: Iterable[LanguageBatch]) -> Validation:
         """Accuracy of greedy answers to closed questions, by kind; also with the queries of another sample."""
         samples = [s for batch in batches for s in batch.samples]
         # Drops the cached prefix, which was computed with other weights.
-        self.reasoner.use(self.reasoner.language_model)
+        self.reasoner.set_language_model(self.reasoner.language_model)
         said: dict[str, dict[str, str | None]] = {"": {}, "_shuffled": {}}
         references, kinds = {}, {}
         for k, sample in enumerate(samples):

@@ -261,7 +261,7 @@ class OccupancyStage(Stage[OccupancyBatch]):
         if last.logits is None:
             dense = self.encoder.densify(last)
             return [dense.occupied(k, config.score_threshold, self.encoder.grid) for k in range(len(last.points))]
-        points = self.encoder.decoder.metric(last.points.float())
+        points = self.encoder.decoder.to_metres(last.points.float())
         best, labels = last.logits.float().max(-1)
         scores, labels = best.sigmoid().cpu().numpy(), labels.to(torch.uint8).cpu().numpy()
         out = []

@@ -122,7 +122,7 @@ def pretrain_on_questions(
         count = config.global_tokens + config.occupancy_tokens
         reading = QuestionPooling(words.answers.shape[1], _WIDTH, count, size).to(device)
     head = AnswerHead(words.answers, reading.code).to(device)
-    action, each = reasoner.words(ACTION).float(), torch.arange(_SCENES, device=device)
+    action, each = reasoner.question_embeddings(ACTION).float(), torch.arange(_SCENES, device=device)
     scene = torch.arange(_SCENES, device=device).repeat_interleave(_PAIRS)
     parts = nn.ModuleList([reasoner.connector, reasoner.global_tokens, reading, head])
     if config.token_reads:

@@ -134,7 +134,7 @@ def test_adapters_start_neutral_train_alone_and_merge(anchors, make_scene, batch
     inputs = batch(queries, constant_velocity(queries.ego.twist))
     plain = reasoner.reason(queries).token
 
-    reasoner.use(with_lora(reasoner.language_model, config))
+    reasoner.set_language_model(with_lora(reasoner.language_model, config))
     reasoner.language_model.model.eval()
     np.testing.assert_allclose(reasoner.reason(queries).token, plain, atol=1e-6)
     parameters = list(reasoner.language_model.model.named_parameters())
@@ -147,10 +147,10 @@ def test_adapters_start_neutral_train_alone_and_merge(anchors, make_scene, batch
         optimiser.zero_grad()
         reasoner(*inputs).token[:, 0].sum().backward()
         optimiser.step()
-    reasoner.use(reasoner.language_model)
+    reasoner.set_language_model(reasoner.language_model)
     tuned = reasoner.reason(queries).token
     assert np.abs(tuned - plain).max() > 1e-2
-    reasoner.use(merge(reasoner.language_model))
+    reasoner.set_language_model(merge(reasoner.language_model))
     np.testing.assert_allclose(reasoner.reason(queries).token, tuned, atol=1e-4)
     assert merge(reasoner.language_model) is reasoner.language_model
 

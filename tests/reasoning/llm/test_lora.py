@@ -76,10 +76,10 @@ def test_training_goes_on_from_a_file_and_dropout_obeys_the_mode(trained, anchor
     still = [reasoner.reason(make_scene(0)).token for _ in range(2)]
     np.testing.assert_array_equal(*still)
     reasoner.train()
-    reasoner.use(reasoner.language_model)
+    reasoner.set_language_model(reasoner.language_model)
     assert np.abs(reasoner.reason(make_scene(0)).token - still[0]).max() > 1e-4
     reasoner.eval()
-    reasoner.use(reasoner.language_model)
+    reasoner.set_language_model(reasoner.language_model)
     np.testing.assert_array_equal(reasoner.reason(make_scene(0)).token, still[0])
 
 

@@ -41,7 +41,7 @@ def test_training_and_decoding_read_the_same(reasoner: Reasoner, make_scene) -> 
     assert ((text.ids == POOLED_TOKEN).sum(1) == 1).all()
     with torch.inference_mode():
         hidden = continue_scenes(reasoner, scene.layers, text, scene.tokens)
-        read = reasoner.read(QUESTIONS, scene.tokens, torch.zeros(2, dtype=torch.long))
+        read = reasoner.pool_question(QUESTIONS, scene.tokens, torch.zeros(2, dtype=torch.long))
     assert read is not None
     # The state before the first token of the answer, whose label is the first that counts.
     place = (text.labels != IGNORED).int().argmax(1) - 1
@@ -52,7 +52,7 @@ def test_training_and_decoding_read_the_same(reasoner: Reasoner, make_scene) -> 
         stream.push = lambda token, pushed=pushed: pushed.append(token) or ""  # type: ignore[method-assign]
         decode(
             reasoner.language_model, scene.layers, reasoner.question_ids(question), stream, str, threading.Event(),
-            reasoner._turns, 1, time.monotonic() + 60, read[k],
+            reasoner._model_lock, 1, time.monotonic() + 60, read[k],
         )  # fmt: skip
         assert pushed in ([int(said[k])], [])
     one, both = [reasoner.ask(q, max_tokens=8) for q in QUESTIONS], reasoner.ask_batch(QUESTIONS, max_tokens=8)
@@ -66,7 +66,7 @@ def test_another_scene_reads_differently(reasoner: Reasoner, make_scene) -> None
         reasoner.reason(make_scene(seed))
         assert reasoner._scene is not None
         with torch.inference_mode():
-            found.append(reasoner.read(QUESTIONS[:1], reasoner._scene.tokens, scene))
+            found.append(reasoner.pool_question(QUESTIONS[:1], reasoner._scene.tokens, scene))
     assert not torch.allclose(found[0], found[1])
     size = reasoner.language_model.embedding_weight.pow(2).mean().sqrt()
     torch.testing.assert_close(found[0].pow(2).mean().sqrt(), size, rtol=1e-3, atol=0.0)
@@ -85,7 +85,8 @@ def test_the_loss_reaches_tokens_and_reading(reasoner: Reasoner, make_scene) -> 
 
 def test_without_it_nothing_is_read(reasoner: Reasoner) -> None:
     plain = Reasoner(replace(reasoner.config, reading_dims=0), reasoner.language_model, np.zeros((3, 6, 2), np.float32))
-    assert plain.read(QUESTIONS, torch.zeros(1, 4, plain.language_model.dims), torch.zeros(2, dtype=torch.long)) is None
+    tokens = torch.zeros(1, 4, plain.language_model.dims)
+    assert plain.pool_question(QUESTIONS, tokens, torch.zeros(2, dtype=torch.long)) is None
     assert not any(name.startswith("reading") for name in plain.state_dict())
 
 
