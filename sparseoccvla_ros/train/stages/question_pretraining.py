@@ -100,7 +100,7 @@ def pretrain_on_questions(
     A reasoner without a reading token gets a temporary QuestionPooling. data: samples with QUERY_FIELDS and questions.
     Returns 0 if fewer than two answers occur LEAST times (captions). rewrite: applied to every drawn question, because
     online questions contain the plan, which the reading token must have been trained with. With config.token_reads the
-    anchor head is trained too, on the reading token of ACTION, for hundreds of times more steps than in stage 2.
+    anchor head is trained too, on the reading token of ACTION, for many more steps than in stage 2.
 
     Raises InvalidInput("steps") below 1.
     """
