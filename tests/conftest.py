@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sparseoccvla_ros.data.nuscenes.index import NuscenesIndex
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+
+# How long data take to draw says something about the machine and its load, not about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 STACKS = "tests/end_to_end/"
 """Tests whose stack of processes wants the cores for itself: never two of them at once."""

@@ -231,8 +231,7 @@ class SimulatorNode(SourceNode):
 
         simulator = self._episode.simulator
         began = asked = time.monotonic()
-        # For a node that is gone _commanded brakes and says so.
-        while self._running and not self._reset and not self.absent():
+        while self._running and not self._reset and not self.absent():  # _commanded brakes for what is absent
             with self._arrived:
                 if self._arrived.wait_for(whole, 0.1):
                     return ""
