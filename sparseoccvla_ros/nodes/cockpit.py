@@ -141,7 +141,7 @@ class CockpitNode(StageNode):
     def _draw(self) -> None:
         """Send the newest scene unless it was sent already."""
         scene = self._scene
-        if scene is None or scene is self._drawn:
+        if scene is None or scene is self._drawn or not self.active:
             return
         self._drawn = scene
         event = scene_event(scene.frames, scene.voxels, scene.forecasts, scene.plan)

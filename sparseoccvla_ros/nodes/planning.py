@@ -70,6 +70,7 @@ class PlanningNode(StageNode):
         self._followed: Plan | None = None  # newest plan with a path, until the followers are told to stop
         self._followed_ego: EgoState | None = None  # at its stamp
         self._followed_since = 0.0  # steady clock, s
+        self._followers_lock = threading.RLock()  # a plan goes out before a stop or not at all
         self._reasoning_condition = threading.Condition()
         # outputs; types and QoS: ros/topics.py
         self._plan_pub = self.stage_output("planning/plan", messages.plan_to_msg)
@@ -105,12 +106,13 @@ class PlanningNode(StageNode):
 
     def watch(self) -> None:
         """Stop the followers after `stale_after` without queries or without a path, e.g. because all are refused."""
-        state, reason = self.monitor.state(self.values.stale_after)
-        age = time.monotonic() - self._followed_since
-        if state is State.STALE:
-            self._stop_followers(reason)
-        elif age > self.values.stale_after:
-            self._stop_followers(f"no path for {age:.1f} s, state {state.value}")
+        with self._followers_lock:
+            state, reason = self.monitor.state(self.values.stale_after)
+            age = time.monotonic() - self._followed_since
+            if state is State.STALE:
+                self._stop_followers(reason)
+            elif age > self.values.stale_after + self.values.reasoning_wait:
+                self._stop_followers(f"no path for {age:.1f} s, state {state.value}")
 
     # --- inputs
 
@@ -166,8 +168,9 @@ class PlanningNode(StageNode):
             queries, voxels, self._await_reasoning(queries), self._history, choice.command, choice.source
         )
         plan = replace(plan, trace=(*queries.trace, event(self.get_name(), "planned")))
-        if self.active:
-            self._publish(plan, queries.ego, time.monotonic() - began)
+        with self._followers_lock:
+            if self.active:
+                self._publish(plan, queries.ego, time.monotonic() - began)
 
     def _await_reasoning(self, queries: SceneQueries) -> Reasoning | None:
         """The newest reasoning of this epoch within reasoning_max_age; waits up to reasoning_wait for this stamp's."""
@@ -194,6 +197,7 @@ class PlanningNode(StageNode):
             self._path_pub.publish(messages.path_to_msg(plan))
             self._trajectory_pub.publish(messages.trajectory_to_msg(plan))
             self._followed_ego, self._followed_since, self._followed = ego, time.monotonic(), plan
+            self.monitor.show(followers="have a path")
         self._publish_for_autoware(plan, ego)
         if instruction := self._route.instruction(ego.pose):
             self._instruction_pub.publish(String(data=instruction))
@@ -232,16 +236,18 @@ class PlanningNode(StageNode):
 
         rejected: the plan that is the cause; `_publish_for_autoware` sends its standstill.
         """
-        followed, self._followed = self._followed, None
-        if followed is None:
-            return
-        plan = rejected or followed
-        self.get_logger().warning(with_code("stopping", why))
-        if self.values.publish_empty_on_stop:
-            self._path_pub.publish(Path(header=messages.header(plan.stamp, plan.base_frame)))
-        if rejected is None and self._autoware_pub is not None and self._followed_ego is not None:
-            self._autoware_pub.publish(autoware().standstill_to_msg(plan.stamp, self._followed_ego))
-        self._candidates_pub.publish(markers.delete_all(plan.stamp, "candidates", plan.base_frame))
+        with self._followers_lock:
+            followed, self._followed = self._followed, None
+            if followed is None:
+                return
+            plan = rejected or followed
+            self.get_logger().warning(with_code("stopping", why))
+            self.monitor.show(followers=f"stopped: {why}")
+            if self.values.publish_empty_on_stop:
+                self._path_pub.publish(Path(header=messages.header(plan.stamp, plan.base_frame)))
+            if rejected is None and self._autoware_pub is not None and self._followed_ego is not None:
+                self._autoware_pub.publish(autoware().standstill_to_msg(plan.stamp, self._followed_ego))
+            self._candidates_pub.publish(markers.delete_all(plan.stamp, "candidates", plan.base_frame))
 
     def _forget(self) -> None:
         self._history.clear()

@@ -122,6 +122,7 @@ class ReasoningNode(StageNode):
         planned = self._planned.at(queries)
         reasoning = self._reasoner.reason(queries, planned if self.values.forecast_motion == "planned" else None)
         if not self.active:
+            self._reasoner.reset()  # nobody asks about a scene that came after the stop
             return
         with self._text_lock:
             reasoning = replace(reasoning, text=self._text)

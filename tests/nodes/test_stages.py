@@ -179,6 +179,7 @@ def test_refused_input_stops_the_followers(stack, frames, until):
         return not seen["planning/path"][-1].poses
 
     assert until(stopped, 10), "one empty path must follow"
+    assert nodes["planning"].monitor._values["followers"].startswith("stopped: no path for")
     for _ in range(5):
         stopped()
     assert until(lambda: nodes["planning"].monitor.state(9)[0].value == "REJECTING")

@@ -10,6 +10,7 @@ with nav2_msgs and tf2_ros (sudo apt install ros-$ROS_DISTRO-nav2-msgs).
 from __future__ import annotations
 
 import sys
+import time
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import rclpy
 from nav_msgs.msg import Path
 from rclpy.action import ActionClient
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
@@ -59,13 +61,14 @@ class FollowPlannedPath(Node):
         self._client = ActionClient(self, FollowPath, "/follow_path")
         self._goal: Any = None
         self._sent = self._withdrawn = 0
-        self._heard = self.get_clock().now()
+        self._heard = time.monotonic()
         self.create_subscription(Path, "planning/path", self._on_path, qos_profile_sensor_data)
-        self.create_timer(0.1, self._check_silence)
+        # Silence is told by a steady clock: a dead or jumping /clock must not keep the goal alive.
+        self.create_timer(0.1, self._check_silence, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_path(self, path: Path) -> None:
-        self._heard = self.get_clock().now()
-        age = (self._heard - Time.from_msg(path.header.stamp)).nanoseconds * 1e-9
+        self._heard = time.monotonic()
+        age = (self.get_clock().now() - Time.from_msg(path.header.stamp)).nanoseconds * 1e-9
         if not path.poses or age > self._max_age:
             self._stop(f"path of {age:.2f} s with {len(path.poses)} poses")
             return
@@ -91,7 +94,7 @@ class FollowPlannedPath(Node):
             self.get_logger().warning("Nav2 refused the path", throttle_duration_sec=2.0)
 
     def _check_silence(self) -> None:
-        if (self.get_clock().now() - self._heard).nanoseconds * 1e-9 > self._max_age:
+        if time.monotonic() - self._heard > self._max_age:
             self._stop("no path arrives")
 
     def _stop(self, reason: str) -> None:
