@@ -20,10 +20,10 @@ FIRING["CAM_BACK_LEFT"] = 43
 """When the lidar's sweep fires each camera, ms (nuScenes keyframes)."""
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=24)
 @given(
     seed=st.integers(0, 2**32),
-    back=st.sampled_from([1, 5, 20, 300]),
+    back=st.sampled_from([1, 5, 20]),
     flight=st.integers(0, 150),
     policy=st.sampled_from(list(MissingPolicy)),
 )

@@ -83,8 +83,14 @@ def test_no_calibration_is_named_and_its_arrival_helps(drive, rig):
     assert built.play(drive.images(START + 12 * PERIOD, 4))
 
 
-@pytest.mark.parametrize("bad", [PLAIN[:300], b"", cv2.imencode(".jpg", np.zeros((60, 80, 3), np.uint8))[1].tobytes()])
-@pytest.mark.parametrize("policy", ["strict", "hold", "black"])
+CUT, OTHER_SIZE = PLAIN[:300], cv2.imencode(".jpg", np.zeros((60, 80, 3), np.uint8))[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("policy", "bad"),
+    [("strict", CUT), ("hold", CUT), ("black", CUT), ("black", b""), ("strict", OTHER_SIZE), ("hold", OTHER_SIZE)],
+    ids=["strict, cut", "hold, cut", "black, cut", "black, empty", "strict, other size", "hold, other size"],
+)
 def test_a_bad_image(drive, rig, bad, policy):
     built = rig(fixed_frames=("map",), policy=policy)
     built.tf(START - S, START + 3 * S)

@@ -21,22 +21,22 @@ FIRING["CAM_BACK_LEFT"] = 43
 """When the lidar's sweep fires each camera, ms (nuScenes keyframes)."""
 
 
-@pytest.mark.parametrize("skew", [0, 10, 50, 60, 61, 100, 200])
-@pytest.mark.parametrize("camera", CAMERAS)
-def test_constant_skew_completes_iff_within_tolerance(stream, feed, check, skew, camera):
+@pytest.mark.parametrize("skew", [0, 60, 61, 200])
+def test_constant_skew_completes_iff_within_tolerance(stream, feed, check, skew):
     """At 2 Hz the next image is too far to stand in, so the skew alone decides."""
-    sync = Synchroniser(SyncConfig(tolerance=0.060, policy=MissingPolicy.STRICT))
-    sets = feed(sync, stream(CAMERAS, START, 60, 500 * MS, {camera: skew * MS}))
-    check(sets, 60 * MS, CAMERAS)
-    if skew <= 60:
-        assert len(sets) >= 59
-        assert all(made.complete and made.spread_ns == skew * MS for made in sets)
-    else:
-        assert not sets
-        assert sync.statistics.drops[DropReason.MISSING_CAMERA] >= 58
+    for camera in CAMERAS:
+        sync = Synchroniser(SyncConfig(tolerance=0.060, policy=MissingPolicy.STRICT))
+        sets = feed(sync, stream(CAMERAS, START, 60, 500 * MS, {camera: skew * MS}))
+        check(sets, 60 * MS, CAMERAS)
+        if skew <= 60:
+            assert len(sets) >= 59, camera
+            assert all(made.complete and made.spread_ns == skew * MS for made in sets), camera
+        else:
+            assert not sets, camera
+            assert sync.statistics.drops[DropReason.MISSING_CAMERA] >= 58, camera
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=100)
 @given(
     seed=st.integers(0, 2**32),
     skew=st.sampled_from([0, 10, 50, 100, 200]),

@@ -37,6 +37,9 @@ class Checkout:
 
     def __init__(self, root: Path) -> None:
         self.root, self.venv = root, root / ".venv"
+
+    def make(self) -> None:
+        root = self.root
         root.mkdir()
         shutil.copy(ROOT / "run", root / "run")
         shutil.copytree(ROOT / "requirements", root / "requirements")
@@ -57,8 +60,8 @@ class Checkout:
         names = ("base", "constraints", "dev", "eval", "models", "ros-kilted")
         wheels = fingerprint(*(root / "requirements" / f"{name}.txt" for name in names))
         version = ".".join(map(str, sys.version_info[:3]))
-        self.marks = {"venv": f"wheels-{sys.base_prefix} {version}", "wheels": wheels, "cmake": wheels}
-        for name, text in self.marks.items():
+        marks = {"venv": f"wheels-{sys.base_prefix} {version}", "wheels": wheels, "cmake": wheels}
+        for name, text in marks.items():
             (self.venv / "steps" / name).write_text(text + "\n")
         self.mark_messages()
 
@@ -84,9 +87,17 @@ class Checkout:
         )
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every test copies, since an environment takes longer to make than to copy."""
+    made = Checkout(tmp_path_factory.mktemp("original") / "Straße 東京")
+    made.make()
+    return made.root
+
+
 @pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path / "Straße 東京")
+def checkout(original: Path, tmp_path: Path) -> Checkout:
+    return Checkout(shutil.copytree(original, tmp_path / original.name, symlinks=True))
 
 
 def assert_runs(done: subprocess.CompletedProcess[str]) -> None:
@@ -213,7 +224,7 @@ def test_another_python_on_the_path_keeps_what_works(checkout):
     assert kept.exists()
 
 
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "en_US.UTF-8", "en_US.ISO-8859-1"])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "en_US.ISO-8859-1"])
 def test_the_locale_changes_nothing(checkout, locale):
     done = checkout.run("doctor", LC_ALL=locale)
     assert done.returncode == 0

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -25,6 +25,7 @@ def pose(t, r):
     return geometry.transform(np.array(t), Rotation.from_rotvec(r).as_quat())
 
 
+@settings(max_examples=40)
 @given(t=vectors, r=rotvecs)
 def test_inverse_is_the_inverse(t, r):
     matrix = pose(t, r)
@@ -32,6 +33,7 @@ def test_inverse_is_the_inverse(t, r):
     assert np.allclose(geometry.inverse(np.stack([matrix, np.eye(4)]))[0] @ matrix, np.eye(4), atol=1e-9)
 
 
+@settings(max_examples=40)
 @given(t=vectors, r=rotvecs)
 def test_quaternion_is_x_y_z_w_of_the_same_rotation(t, r):
     matrix = pose(t, r)
@@ -39,6 +41,7 @@ def test_quaternion_is_x_y_z_w_of_the_same_rotation(t, r):
     assert np.array_equal(geometry.quaternion(np.eye(4)), (0, 0, 0, 1))
 
 
+@settings(max_examples=40)
 @given(t=vectors, r=rotvecs, points=st.lists(vectors, min_size=1, max_size=4))
 def test_apply_is_homogeneous_multiplication(t, r, points):
     matrix, points = pose(t, r), np.array(points)
@@ -46,6 +49,7 @@ def test_apply_is_homogeneous_multiplication(t, r, points):
     assert np.allclose(geometry.apply(matrix, points), want, atol=1e-8)
 
 
+@settings(max_examples=40)
 @given(a=vectors, b=vectors, r=rotvecs, fraction=st.floats(0, 1))
 def test_interpolation_moves_straight_and_turns_evenly(a, b, r, fraction):
     first, second = pose(a, (0, 0, 0)), pose(b, r)
@@ -60,6 +64,7 @@ def test_interpolation_never_extrapolates(fraction):
         geometry.interpolate(np.eye(4), np.eye(4), fraction)
 
 
+@settings(max_examples=40)
 @given(x=metres, y=metres, yaw=angles)
 def test_planar_and_heading(x, y, yaw):
     matrix = geometry.planar(x, y, yaw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -23,6 +23,7 @@ def test_the_occ3d_grid():
     assert inside.tolist() == [True, False, True, False]
 
 
+@settings(max_examples=40)
 @given(index=st.tuples(st.integers(0, 199), st.integers(0, 199), st.integers(0, 15)))
 def test_a_centre_lies_in_its_voxel(index):
     back, inside = OCC3D_GRID.index_of(OCC3D_GRID.centre_of(np.array(index)))
@@ -30,6 +31,7 @@ def test_a_centre_lies_in_its_voxel(index):
     assert tuple(back) == index
 
 
+@settings(max_examples=40)
 @given(points=arrays(np.float32, (7, 3), elements=st.floats(width=32)))
 def test_any_point_gets_an_index_or_is_outside(points):
     index, inside = OCC3D_GRID.index_of(points)
@@ -39,6 +41,7 @@ def test_any_point_gets_an_index_or_is_outside(points):
         assert (np.abs(p - (i + 0.5) * 0.4 - OCC3D_GRID.lower) <= 0.2 + 1e-6).all()
 
 
+@settings(max_examples=40)
 @given(dense=arrays(np.uint8, SMALL.shape, elements=st.integers(0, FREE)))
 def test_dense_and_sparse_are_the_same_grid(dense):
     sparse = SparseVoxels.from_dense(dense, SMALL)

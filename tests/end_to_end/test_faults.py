@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from sparseoccvla_ros.bringup import launch_config
+from sparseoccvla_ros.bringup import supervisor as supervisor_module
 from sparseoccvla_ros.bringup.supervisor import Supervisor
 from sparseoccvla_ros.bringup.topic_monitor import TopicMonitor
 from sparseoccvla_ros.ros.parameters import STAGES
@@ -131,8 +132,9 @@ def test_a_missing_camera_and_killed_nodes_are_named_by_all_others_and_they_reco
         kill_and_start_again(stack, victim)
 
 
-def test_dead_node_is_started_again(domain, tmp_path):
+def test_dead_node_is_started_again(domain, tmp_path, monkeypatch):
     """By the supervisor, which does so with every node alike; the follower starts soonest."""
+    monkeypatch.setattr(supervisor_module, "RESPAWN_SECONDS", 0.2)
     values = launch_config.resolve({}, with_bag=False)
     with TopicMonitor((), domain_id=domain) as observer, Supervisor(values, tmp_path, print) as supervisor:
         process = supervisor.start(launch_config.FOLLOWER)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import psutil
 import pytest
 
 from sparseoccvla_ros.bringup.topic_monitor import TopicMonitor
+from sparseoccvla_ros.cli import launch
+from sparseoccvla_ros.core.errors import InvalidInput
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,18 +166,26 @@ def test_ctrl_c_during_imports_is_silent(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("word", "expected"),
     [
-        (["speed:=3"], "speed"),
-        (["profile:=tesla"], "tesla"),
-        (["rubbish"], "NAME:=VALUE"),
-        (["bag:=no/such/bag"], "no/such/bag"),
-        (["params_file:=no/such.yaml"], "no/such.yaml"),
-        (["rviz:=true"], "ros2 launch"),
+        ("speed:=3", "speed"),
+        ("profile:=tesla", "tesla"),
+        ("rubbish", "NAME:=VALUE"),
+        ("params_file:=no/such.yaml", "no/such.yaml"),
+        ("rviz:=true", "ros2 launch"),
     ],
 )
-def test_wrong_arguments_are_one_line(words, expected):
-    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "launch", *words]
+def test_wrong_arguments_start_nothing(monkeypatch, word, expected):
+    monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(launch, "Supervisor", lambda *_, **__: pytest.fail("nodes would be started"))
+    with pytest.raises(InvalidInput, match=re.escape(expected)):
+        launch.run_launch([word], show_args=False, print_params=False)
+
+
+def test_a_wrong_argument_is_one_line():
+    """Whatever is wrong: every refusal takes this way out of the process."""
+    expected = "no/such/bag"
+    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "launch", f"bag:={expected}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

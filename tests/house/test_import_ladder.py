@@ -34,8 +34,14 @@ ROS_NAMES = ("rclpy", "builtin_interfaces", "launch", "launch_ros", "tf2_ros", "
 
 
 @functools.cache
-def parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text())
+def nodes(file: Path) -> list[ast.AST]:
+    """What the tests look for in a file, of one walk through it: imports, conditions and calls of print."""
+    return [
+        node
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.If))
+        or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print")
+    ]
 
 
 @functools.cache
@@ -43,7 +49,7 @@ def imports(file: Path) -> set[str]:
     """Absolute names of every module a file imports."""
     names: set[str] = set()
     package = file.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(parsed(file)):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -85,11 +91,11 @@ def module_graph() -> dict[str, set[str]]:
     }
     graph: dict[str, set[str]] = {}
     for module, file in files.items():
-        tree, package = parsed(file), file.relative_to(ROOT).parts[:-1]
-        typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+        package = file.relative_to(ROOT).parts[:-1]
+        typing = [n for n in nodes(file) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
         skipped = {id(n) for block in typing for n in ast.walk(block)}
         found: set[str] = set()
-        for node in ast.walk(tree):
+        for node in nodes(file):
             if id(node) in skipped:
                 continue
             if isinstance(node, ast.Import):
@@ -154,11 +160,8 @@ def test_no_print_below_the_command_line() -> None:
         for file in files_of(room):
             calls = [
                 node
-                for node in ast.walk(parsed(file))
-                if isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id == "print"
-                and not any(k.arg == "file" for k in node.keywords)
+                for node in nodes(file)
+                if isinstance(node, ast.Call) and not any(k.arg == "file" for k in node.keywords)
             ]
             allowed = {"anchors.py", "cli/bag.py"}
             assert not calls or file.name in allowed, f"{file.relative_to(ROOT)} prints"

@@ -2,11 +2,10 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from sparseoccvla_ros.bringup import launch_config
 from sparseoccvla_ros.bringup.security_policy import policy
@@ -27,23 +26,25 @@ FORBIDDEN = {
 """ruff's rule and what it has to find; `ruff check .` runs before every commit and in CI."""
 
 
-@pytest.mark.parametrize("rule", FORBIDDEN)
-def test_the_linter_forbids(rule: str) -> None:
+def test_the_linter_forbids() -> None:
     command = [sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", "--output-format=concise"]
     told = subprocess.run(
         [*command, "--stdin-filename", str(ROOT / "sparseoccvla_ros" / "x.py"), "-"],
-        input=FORBIDDEN[rule] + "\n", capture_output=True, text=True, timeout=60, cwd=ROOT,
+        input="\n".join(FORBIDDEN.values()) + "\n", capture_output=True, text=True, timeout=60, cwd=ROOT,
     )  # fmt: skip
-    assert f" {rule} " in told.stdout, told.stdout + told.stderr
+    missed = [rule for rule in FORBIDDEN if f" {rule} " not in told.stdout]
+    assert not missed, told.stdout + told.stderr
 
 
 def unsafe_calls(text: str) -> list[str]:
     """What the linter does not know: torch.load of whole pickles, code from a model hub."""
-    found = []
+    found: list[str] = []
+    if not re.search(r"\bload\b|trust_remote_code", text):  # most files: there is nothing to parse
+        return found
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
             named = {k.arg: ast.unparse(k.value) for k in node.keywords}
-            if ast.unparse(node.func) == "torch.load" and named.get("weights_only") != "True":
+            if named.get("weights_only") != "True":
                 found.append(f"line {node.lineno}: torch.load without weights_only=True")
         if isinstance(node, (ast.Dict, ast.Call)):
             names = [(k.arg, k.value) for k in node.keywords] if isinstance(node, ast.Call) else []

@@ -59,5 +59,8 @@ def public_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
 @pytest.mark.parametrize("room", sorted(p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"))
 def test_no_dialect(room: str) -> None:
     for file in sorted((PACKAGE / room).rglob("*.py")):
-        for name, line in public_names(ast.parse(file.read_text())):
+        text = file.read_text()
+        if INSTEAD.keys().isdisjoint(re.findall(r"\w+", text)):  # most files: there is nothing to parse
+            continue
+        for name, line in public_names(ast.parse(text)):
             assert name not in INSTEAD, f"{file.relative_to(ROOT)}:{line}: {name}: say {INSTEAD[name]}"

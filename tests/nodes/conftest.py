@@ -53,7 +53,7 @@ def wait(condition: Callable[[], object], timeout: float = 60.0) -> bool:
     while time.monotonic() < until:
         if condition():
             return True
-        time.sleep(0.02)
+        time.sleep(0.01)
     return bool(condition())
 
 

@@ -25,7 +25,7 @@ def test_plays_to_a_path(graph, preset, until, tmp_path, count):
     sync = graph.add(CameraSyncNode, preset=preset, profile=str(profile), use_sim_time=True)
     occupancy = graph.add(OccupancyNode, preset=preset, use_sim_time=True)
     planning = graph.add(PlanningNode, preset=preset, use_sim_time=True, max_age=20.0)
-    player = graph.add(BagPlayerNode, bag=str(bag), profile=str(profile), settle=0.5)
+    player = graph.add(BagPlayerNode, bag=str(bag), profile=str(profile), rate=2.0, settle=0.5)
     assert until(player.finished.is_set, 60)
     told = [node.monitor.state(9) for node in (sync, occupancy, planning)]
     assert until(lambda: any(path.poses for path in paths), 20), told

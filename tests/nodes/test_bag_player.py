@@ -35,7 +35,7 @@ class Listener:
 def player(graph):
     def go(**parameters):
         listener = Listener(graph.probe)
-        settings = {"bag": str(bundled_bag()), "wait_for": 0, "settle": 1.0, **parameters}
+        settings = {"bag": str(bundled_bag()), "wait_for": 0, "settle": 0.5, **parameters}
         return graph.add(BagPlayerNode, **settings), listener
 
     return go
@@ -49,7 +49,7 @@ def call(graph, until, kind, name, request):
     return answer.result()
 
 
-@pytest.mark.parametrize("rate", [1.0, 3.0])
+@pytest.mark.parametrize("rate", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
 def test_plays_at_rate_and_ends(player, until, rate):
     node, got = player(rate=rate, duration=3.0)
     assert until(lambda: node.finished.is_set(), 20)
@@ -67,7 +67,7 @@ def test_plays_at_rate_and_ends(player, until, rate):
 
 def test_start_offset_still_delivers_tf_static(player, graph, until):
     static: list[TFMessage] = graph.probe.listen("/tf_static")
-    node, got = player(start_offset=10.0, duration=1.0)
+    node, got = player(start_offset=10.0, duration=0.5)
     assert until(lambda: node.finished.is_set(), 20)
     with BagReader(bundled_bag()) as reader:
         assert (got.images[0][0] - reader.start) / 1e9 == pytest.approx(10.0, abs=0.3)
@@ -75,8 +75,9 @@ def test_start_offset_still_delivers_tf_static(player, graph, until):
 
 
 def test_pause_step_and_resume(player, graph, until):
-    node, got = player(start_paused=True, duration=2.0)
-    time.sleep(1.5)
+    # The images begin half a second after the bag: at once, were it not paused.
+    node, got = player(start_paused=True, start_offset=0.5, duration=1.5)
+    time.sleep(1.0)
     assert not got.images
     assert call(graph, until, Trigger, "step", Trigger.Request()).success
     call(graph, until, SetBool, "pause", SetBool.Request(data=False))
@@ -85,7 +86,7 @@ def test_pause_step_and_resume(player, graph, until):
     call(graph, until, SetBool, "pause", SetBool.Request(data=True))
     time.sleep(0.3)
     count = len(got.images)
-    time.sleep(0.8)
+    time.sleep(0.5)
     assert len(got.images) == count
     call(graph, until, SetBool, "pause", SetBool.Request(data=False))
     assert until(lambda: node.finished.is_set(), 10)
@@ -99,11 +100,10 @@ def test_loop_starts_again_at_the_same_stamps(player, until):
 
 
 def test_late_joiner_gets_tf_static(player, graph, until):
-    node, got = player(duration=4.0)
+    _, got = player()
     assert until(lambda: len(got.images) > 3, 15)
     late = graph.probe.listen("/tf_static")
     assert until(lambda: late, 5)
-    assert until(lambda: node.finished.is_set(), 15)
 
 
 def test_no_subscribers_is_an_error_and_ends(graph, until):

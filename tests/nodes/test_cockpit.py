@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.parameter import Parameter
 from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage
 from sparseoccvla_msgs.action import AskScene
@@ -59,7 +60,7 @@ def decoded(data: str) -> np.ndarray:
 def test_sees_asks_and_steers(graph, preset, frames, until, free_port):
     graph.add(OccupancyNode, preset=preset)
     graph.add(ReasoningNode, preset=preset, question_period=0.0)
-    graph.add(PlanningNode, preset=preset, stale_after=60.0)
+    planning = graph.add(PlanningNode, preset=preset, stale_after=60.0)
     graph.add(CockpitNode, preset=preset, port=free_port, rate=30.0)
     plans = graph.probe.listen("planning/plan")
     commands = graph.probe.listen("planning/command")
@@ -95,7 +96,8 @@ def test_sees_asks_and_steers(graph, preset, frames, until, free_port):
     assert page.post("/command", {"command": ""})[0] == 200
 
     assert page.post("/goal", {"x": 20.0, "y": -20.0})[0] == 200
-    until(lambda: False, 3.2)  # the command times out; then the goal decides
+    planning.set_parameters([Parameter("command_timeout", value=0.3)])
+    until(lambda: False, 0.5)  # the command times out; then the goal decides
     scene = drive(3)
     assert (scene["command"], scene["source"]) == ("right", "route")
 

@@ -73,7 +73,7 @@ def test_two_nodes_of_one_name_are_said(graph, until):
     def said() -> list[str]:
         return [s.message for m in heard for s in m.status if "another node is called" in s.message]
 
-    assert not until(said, 1.5)
+    assert not until(said, 0.8)  # four rounds of diagnostics
     graph.add(BagPlayerNode, autostart=False)
     assert until(said, 10)
     assert first.get_fully_qualified_name() in said()[0]

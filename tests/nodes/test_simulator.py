@@ -14,6 +14,7 @@ from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
 from sparseoccvla_ros.eval.closed_loop.policies import BlindLaneKeeping
 from sparseoccvla_ros.eval.closed_loop.rollout import drive
+from sparseoccvla_ros.nodes import simulator as simulator_module
 from sparseoccvla_ros.nodes.follower import FollowerNode
 from sparseoccvla_ros.nodes.simulator import SimulatorNode
 from sparseoccvla_ros.planning.trajectory_follower import TimedPath
@@ -21,7 +22,7 @@ from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.world.agents.traffic import STEP
 
 pytestmark = pytest.mark.ros
-SEED, SECONDS = 30_001, 5.0
+SEED, SECONDS = 30_001, 3.0
 FRONT = "/CAM_FRONT/image_rect_compressed"
 
 
@@ -77,6 +78,12 @@ class Stack:
         return self.simulator._episode.simulator.time
 
 
+@pytest.fixture
+def rejoins_soon(monkeypatch):
+    """Here a node discovers the others at once; a step that goes unanswered before that is allowed."""
+    monkeypatch.setattr(simulator_module, "REJOIN", 0.3)
+
+
 def rows(node: SimulatorNode) -> np.ndarray:
     return np.array([row[:7] for row in node.record.rows])
 
@@ -90,7 +97,7 @@ def test_lockstep_is_the_headless_drive_and_two_drives_are_equal(graph, until, t
     assert not any(row[7] for row in node.record.rows)
     states = headless.states[: len(first)]
     np.testing.assert_allclose(first[:, 1:4], states[:, :3], rtol=0, atol=1e-9)
-    assert np.hypot(*(first[-1, 1:3] - first[0, 1:3])) > 20.0  # it went somewhere
+    assert np.hypot(*(first[-1, 1:3] - first[0, 1:3])) > 4.0 * SECONDS  # it went somewhere
     rollout = node.record.rollout()
     assert len(rollout.planned) == len(headless.planned)
     np.testing.assert_allclose(rollout.planned[-1].poses, headless.planned[-1].poses, rtol=0, atol=1e-9)
@@ -102,6 +109,7 @@ def test_lockstep_is_the_headless_drive_and_two_drives_are_equal(graph, until, t
     assert (tmp_path / "log.csv").read_text() == log
 
 
+@pytest.mark.usefixtures("rejoins_soon")
 @pytest.mark.parametrize("who", [pytest.param("planner", marks=pytest.mark.slow), "follower"])
 def test_it_stops_without_a_node_and_goes_on_with_it(graph, until, who):
     stack = Stack(graph, longest=60.0, answer_timeout=0.3)
@@ -119,9 +127,10 @@ def test_it_stops_without_a_node_and_goes_on_with_it(graph, until, who):
     assert until(lambda: stack.state.speed > 2.0, 60), stack.simulator.monitor.state(5.0)
 
 
+@pytest.mark.usefixtures("rejoins_soon")
 def test_late_images_make_late_paths_and_too_late_ones_a_stop(graph, until):
     stack = Stack(graph, longest=60.0, image_delay=0.4)
-    assert until(lambda: stack.time > 2.0 and stack.state.speed > 3.0, 60), stack.simulator.monitor.state(5.0)
+    assert until(lambda: stack.time > 1.0 and stack.state.speed > 3.0, 60), stack.simulator.monitor.state(5.0)
     assert stack.late == pytest.approx(0.4)
     stack.simulator.set_parameters([Parameter("image_delay", value=2.0)])
     assert until(lambda: stack.state.speed < 0.05, 60), stack.simulator.monitor.state(5.0)

@@ -81,12 +81,12 @@ def test_viewer_without_a_place_to_write_writes_nothing(graph, preset, frames, u
 
 def test_nothing_is_recorded_before_the_first_clock(graph, preset, until, tmp_path):
     """A record at time 0 makes a bag of fifty years, which nobody can play."""
-    viewer = graph.add(ViewerNode, preset=preset, out=str(tmp_path / "out"), use_sim_time=True)
+    viewer = graph.add(ViewerNode, preset=preset, out=str(tmp_path / "out"), use_sim_time=True, diagnostics_period=0.1)
     clock = graph.probe.create_publisher(Clock, "/clock", PROFILES["output"])
-    time.sleep(1.0)  # five rounds of its own diagnostics
+    time.sleep(0.5)  # five rounds of its own diagnostics
     clock.publish(Clock(clock=messages.time_msg(START)))
     assert until(lambda: viewer.get_clock().now().nanoseconds >= START, 10)
-    time.sleep(1.0)
+    time.sleep(0.5)
     viewer.trigger_deactivate()
     viewer.trigger_cleanup()
     with BagReader(tmp_path / "out" / "outputs") as bag:

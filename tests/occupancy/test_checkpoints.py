@@ -90,11 +90,16 @@ def official_names(encoder: OccupancyEncoder) -> dict[str, torch.Tensor]:
     return out
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_opus_checkpoint_is_recognised_and_loaded(tmp_path, suffix):
+@pytest.fixture(scope="module")
+def opus() -> OccupancyEncoder:
+    """An encoder of that kind, which takes a second to make; nothing changes it."""
     torch.manual_seed(1)
-    source = OccupancyEncoder(reduced_opus())
-    state = official_names(source)
+    return OccupancyEncoder(reduced_opus())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_opus_checkpoint_is_recognised_and_loaded(opus, tmp_path, suffix):
+    state = official_names(opus)
     path = tmp_path / f"opus{suffix}"
     if suffix == ".pth":
         torch.save({"meta": {"epoch": 100}, "state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
@@ -106,12 +111,12 @@ def test_opus_checkpoint_is_recognised_and_loaded(tmp_path, suffix):
     target = OccupancyEncoder(config)
     load_opus(target, path)
     assert target.trained
-    for name, value in source.state_dict().items():
+    for name, value in opus.state_dict().items():
         torch.testing.assert_close(target.state_dict()[name], value, atol=0, rtol=0)
 
 
-def test_opus_checkpoint_of_another_grid_is_refused(tmp_path):
-    save_file(official_names(OccupancyEncoder(reduced_opus())), tmp_path / "opus.safetensors")
+def test_opus_checkpoint_of_another_grid_is_refused(opus, tmp_path):
+    save_file(official_names(opus), tmp_path / "opus.safetensors")
     with pytest.raises(InvalidInput, match="pc_range"):
         load_opus(
             OccupancyEncoder(reduced_opus(), VoxelGrid(size=0.8, upper=(48, 40, 5.4))), tmp_path / "opus.safetensors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +114,11 @@ def test_nltk_meteor_without_synonyms_is_near_and_never_above(path):
 @needs_java
 @each_recording
 def test_ptb_recipe(path):
+    tokens = cache(lambda *texts: ptb_tokens(texts))  # starts Java; two sets have the same references
     for name, (said, truth, data) in sets(path).items():
-        words = iter(ptb_tokens([text for refs in truth for text in refs]))
+        words = iter(tokens(*(text for refs in truth for text in refs)))
         refs = [[next(words) for _ in group] for group in truth]
-        hyps = ptb_tokens(said)
+        hyps = tokens(*said)
         if "tokens_hyp" in data["ptb"]:
             assert hyps == data["ptb"]["tokens_hyp"], name
             assert refs == as_lists(data["ptb"]["tokens_ref"]), name

@@ -7,12 +7,13 @@ SPARSEOCCVLA_FUZZ_EXAMPLES raises the number of sequences (each is several plans
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.errors import InvalidInput
@@ -23,7 +24,7 @@ from sparseoccvla_ros.planning.config import ValidatorConfig
 from sparseoccvla_ros.planning.planner import Planner
 from sparseoccvla_ros.planning.trajectory_validator import kinematic_failures
 
-EXAMPLES = int(os.environ.get("SPARSEOCCVLA_FUZZ_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("SPARSEOCCVLA_FUZZ_EXAMPLES", "30"))
 S = 1_000_000_000
 STOPPED = (PlanStatus.BRAKING, PlanStatus.REJECTED)
 
@@ -71,6 +72,17 @@ def full_of_obstacles(rng: np.random.Generator) -> SparseVoxels:
     return SparseVoxels(index, rng.integers(0, 17, count).astype(np.uint8), scores)
 
 
+def every_fault(test: Callable) -> Callable:
+    """Adds sequences that hold each fault once, after a sound scene, to those that are drawn."""
+    faults = sorted(FAULTS)
+    for first in range(0, len(faults), 3):
+        together = ("none", *faults[first : first + 3])
+        steps = [(fault, first, 1e30, Command.LEFT, 8.0, S // 2) for fault in together]
+        test = example(steps=steps, brake=True, mode="causal")(test)
+    return test
+
+
+@every_fault
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(step, min_size=1, max_size=4), brake=st.booleans(), mode=st.sampled_from(["none", "causal", "paper"])

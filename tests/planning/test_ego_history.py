@@ -125,11 +125,11 @@ def test_time_jumping_back_starts_anew():
 
 def test_memory_is_bounded():
     history = EgoHistory()
-    for stamp in range(0, 60 * S, S // 100):
+    for stamp in range(0, 10 * S, S // 100):
         history.add(stamp, *circle(stamp, speed=1.0, rate=0.0))
     assert len(history) <= 3 * 100 + 2
-    for stamp in range(60 * S, 60 * S + 20_000_000, 1000):
-        history.add(stamp, *circle(60 * S, speed=1.0, rate=0.0))
+    for stamp in range(10 * S, 10 * S + 6_000_000, 1000):
+        history.add(stamp, *circle(10 * S, speed=1.0, rate=0.0))
     assert len(history) <= 4096
 
 
@@ -163,7 +163,7 @@ later_samples = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(later=later_samples, paper=st.booleans(), late_by=st.integers(0, 60_000_000))
 def test_features_do_not_change_when_later_samples_are_added(later, paper: bool, late_by: int):
     """The leak test: whatever comes after the stamp, wild or sane, the bits at the stamp stay."""
@@ -206,7 +206,7 @@ def test_no_feature_equals_a_future_coordinate():
     rng = np.random.default_rng(2)
     step = S // 20
     features, futures = [], []
-    for _ in range(150):
+    for _ in range(60):
         history, poses = EgoHistory(), {}
         pose, speed, rate = planar(*rng.uniform(-50, 50, 2), rng.uniform(-3, 3)), rng.uniform(2, 12), 0.0
         for stamp in range(NOW - 5 * S // 2, NOW + S + 1, step):

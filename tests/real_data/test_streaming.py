@@ -15,7 +15,7 @@ from tests.tolerance import decoder_operations, rounding
 
 pytestmark = pytest.mark.numeric
 
-STEPS = 6
+STEPS = 4
 HEIGHT, WIDTH = 128, 352
 
 

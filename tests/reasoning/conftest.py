@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,14 @@ from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def only_new():
+    """The collector leaves out what lives already: to look through every module's objects takes a second each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def scene(

@@ -61,7 +61,18 @@ def random_encoder(preset: Preset) -> OccupancyEncoder:
     return encoder.requires_grad_(False)
 
 
+class Frames(dict[str, list[CameraFrames]]):
+    """The first frame sets of the bundled bag as a preset sees them, read when they are first asked for."""
+
+    def __init__(self, presets: dict[str, Preset]) -> None:
+        super().__init__()
+        self._presets = presets
+
+    def __missing__(self, name: str) -> list[CameraFrames]:
+        self[name] = list(islice(bag_frames(bundled_bag(), self._presets[name].image), 7))
+        return self[name]
+
+
 @pytest.fixture(scope="session")
-def frames(presets: dict[str, Preset]) -> dict[str, list[CameraFrames]]:
-    """The first frame sets of the bundled bag as each preset sees them."""
-    return {name: list(islice(bag_frames(bundled_bag(), p.image), 7)) for name, p in presets.items()}
+def frames(presets: dict[str, Preset]) -> Frames:
+    return Frames(presets)

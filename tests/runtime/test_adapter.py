@@ -28,20 +28,27 @@ def write(folder: Path, names: tuple[str, ...]) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A preset whose bridge and adapter are known."""
-    shutil.copy(share("models", "tiny", "anchors.npz"), tmp_path)
-    write(tmp_path, ())
-    reasoner = build_reasoning(load_preset(str(tmp_path)))
+    made = tmp_path_factory.mktemp("original")
+    shutil.copy(share("models", "tiny", "anchors.npz"), made)
+    write(made, ())
+    reasoner = build_reasoning(load_preset(str(made)))
     reasoner.add_adapter()
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in [p for _, p in adapter_parameters(reasoner.language_model)]:
             parameter.normal_(0, 0.1)
-    save_file(reasoner.state_dict(), tmp_path / "reasoning.safetensors")
-    reasoner.save_adapter(tmp_path / "adapter.safetensors")
-    return tmp_path
+    save_file(reasoner.state_dict(), made / "reasoning.safetensors")
+    reasoner.save_adapter(made / "adapter.safetensors")
+    return made
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(original, tmp_path, dirs_exist_ok=True))
 
 
 def test_the_adapter_is_merged(folder: Path) -> None:

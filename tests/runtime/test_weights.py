@@ -21,16 +21,23 @@ from sparseoccvla_ros.train.export_weights import ship
 SMALL = {"pretrained": False, "strides": [16, 32], "embed_dims": 32, "queries": 8, "points_per_layer": [2, 4]}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A preset with a small encoder whose file of weights is known, and an untrained rest."""
-    shutil.copy(share("models", "tiny", "anchors.npz"), tmp_path)
-    write(tmp_path, None)
+    made = tmp_path_factory.mktemp("original")
+    shutil.copy(share("models", "tiny", "anchors.npz"), made)
+    write(made, None)
     torch.manual_seed(5)
-    checkpoints.save(OccupancyEncoder(load_preset(str(tmp_path)).occupancy), tmp_path / "occupancy.safetensors")
-    digest = hashlib.sha256((tmp_path / "occupancy.safetensors").read_bytes()).hexdigest()
-    write(tmp_path, {"occupancy": {"file": "occupancy.safetensors", "sha256": digest}})
-    return tmp_path
+    checkpoints.save(OccupancyEncoder(load_preset(str(made)).occupancy), made / "occupancy.safetensors")
+    digest = hashlib.sha256((made / "occupancy.safetensors").read_bytes()).hexdigest()
+    write(made, {"occupancy": {"file": "occupancy.safetensors", "sha256": digest}})
+    return made
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(original, tmp_path, dirs_exist_ok=True))
 
 
 def write(folder: Path, weights: dict | None) -> None:

@@ -64,14 +64,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_fake_loop_drives_along_the_road(address):
     with FakeLoop(address, RIG, initial_speed_mps=5.0) as loop:
-        result = loop.run(16)
-    assert result.steps == 16
+        result = loop.run(11)
+    assert result.steps == 11
     x, y, _ = result.ego.positions.T
-    assert 4.0 < x[-1] < 12.0, "1.5 s at 5 m/s"
-    assert np.abs(y).max() < 1.0
+    assert 2.7 < x[-1] < 8.0, "1 s at 5 m/s"
+    assert np.abs(y).max() < 0.67
     plans = [d for d in result.debug if "planned" in d.scalars]
-    assert len(plans) == 4, "every half second"
-    assert [c.turn_indicator for c in result.commands[1:]] == [TurnIndicator.DISABLE] * 15
+    assert len(plans) == 3, "every half second"
+    assert [c.turn_indicator for c in result.commands[1:]] == [TurnIndicator.DISABLE] * 10
     step, planning = np.mean([d.inference_seconds for d in result.debug]), [d.inference_seconds for d in plans]
     print(f"step: {step:.3f} s mean; with a plan: {np.median(planning):.3f} s median, {max(planning):.3f} s max")
     print({k: round(float(np.median([d.scalars[k] for d in plans])), 3) for k in plans[0].scalars if k.endswith("_s")})

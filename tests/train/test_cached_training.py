@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,21 @@ def encoder() -> OccupancyEncoder:
     return OccupancyEncoder(CONFIG)
 
 
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with two scenes."""
+    folder = tmp_path_factory.mktemp("scenes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEOCCVLA_CACHE", str(folder))
+        for seed in (0, 1):
+            write_scene(scene_of(seed, SETTINGS), scene_file(seed, SETTINGS))
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def _scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _scenes(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path))
-    for seed in (0, 1):
-        write_scene(scene_of(seed, SETTINGS), scene_file(seed, SETTINGS))
+    shutil.copytree(scenes, tmp_path, dirs_exist_ok=True)
 
 
 def cache_of(encoder: OccupancyEncoder, variants: int) -> BackboneCache:

@@ -25,11 +25,13 @@ from sparseoccvla_ros.data.synthetic.scenes import scene_file, write_scene
 from sparseoccvla_ros.runtime.factory import build_planning, parts_of
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.train import build
+from sparseoccvla_ros.train.recipe import steps as recipe_steps
 from sparseoccvla_ros.train.recipe.export import changed, install
 from sparseoccvla_ros.train.recipe.plan import NEEDS, load_recipe
 from sparseoccvla_ros.train.recipe.run import run_recipe
 from sparseoccvla_ros.train.recipe.steps import STEPS
 from sparseoccvla_ros.train.stages.language import LanguageStage, LanguageStageSettings
+from sparseoccvla_ros.train.voxel_head import calibrate_voxel_head
 from tests.train.fake_scenes import scene_of
 
 CONFIG: dict[str, Any] = {
@@ -55,8 +57,9 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of a toy preset with a recipe, whose scenes are rendered already."""
+    """Folder of a toy preset with a recipe, whose scenes are rendered already; its voxel head is calibrated once."""
     monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(recipe_steps, "calibrate_voxel_head", partial(calibrate_voxel_head, rounds=1))
     folder = tmp_path / "toy"
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
@@ -121,6 +124,8 @@ def test_killed_at_random_places_it_ends_in_the_same_weights(toy: Path, tmp_path
 
 def test_what_is_done_stays_and_what_depends_on_a_change_is_redone(toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    quick: dict[str, dict[str, Any]] = {"cells": {"steps": 3, "validate_every": 9}, "whole": {"steps": 2}}
+    write_recipe(toy, **quick)
     run(toy, out)
     (page,) = out.glob("report-*/report.html")
     assert "cells" in page.read_text()
@@ -131,11 +136,11 @@ def test_what_is_done_stays_and_what_depends_on_a_change_is_redone(toy: Path, tm
     assert len(said) == len(RECIPE["steps"])
     assert all("is done" in line for line in said)
     before = load_recipe(str(toy))
-    write_recipe(toy, whole={"steps": 2})
+    write_recipe(toy, **quick | {"whole": {"steps": 1}})
     after = load_recipe(str(toy))
     same = {name for name in RECIPE["steps"] if before.key(name) == after.key(name)}
     assert same == {"render", "cache", "cells"}
-    write_recipe(toy, whole={"hours": 9})
+    write_recipe(toy, **quick | {"whole": {"steps": 2, "hours": 9}})
     assert load_recipe(str(toy)).key("export") == before.key("export")
     assert install(before, out)[-1] == "config.yaml"
     assert load_preset(str(toy)).trained
@@ -182,7 +187,7 @@ def test_the_planner_learns_with_the_language_model_that_it_will_hear(
 def test_one_step_alone_and_in_little_time(toy: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cells needs cache"):
         run(toy, tmp_path / "out", only=["cells"])
-    run(toy, tmp_path / "out", only=["render", "cache", "cells"], minutes=0.05)
+    run(toy, tmp_path / "out", only=["render", "cache", "cells"], minutes=0.02)
     (folder,) = (tmp_path / "out").glob("cells-*")
     done = json.loads((folder / "done.json").read_text())
     assert 1 <= done["steps"] <= 6

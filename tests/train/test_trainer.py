@@ -54,6 +54,18 @@ def train(
     return trainer
 
 
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, list[float]]:
+    """A whole run of 24 steps and its losses; nobody writes into its folder."""
+    losses: list[float] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("learnt")
+    trainer = train(out, 24, watch=lambda r: losses.append(r.loss), save_every=1000)
+    torch.set_num_threads(before)
+    return trainer, losses
+
+
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", 7)
@@ -67,15 +79,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         torch.testing.assert_close(whole.average[name], resumed.average[name], rtol=0, atol=0, msg=name)
 
 
-def test_the_loss_falls(tmp_path: Path) -> None:
-    losses: list[float] = []
-    train(tmp_path, 24, watch=lambda r: losses.append(r.loss), save_every=1000)
+def test_the_loss_falls(learnt: tuple[Trainer, list[float]]) -> None:
+    out, losses = learnt[0].out, learnt[1]
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 25))
     assert lines[-1]["kind"] == "validation"
     assert lines[-1]["samples"] == 2
-    assert list((tmp_path / "pictures").glob("occupancy_*.png"))
+    assert list((out / "pictures").glob("occupancy_*.png"))
 
 
 def test_a_checkpoint_takes_training_time_but_no_data_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,43 +104,42 @@ def test_a_checkpoint_takes_training_time_but_no_data_time(tmp_path: Path, monke
     assert steps[-1]["seconds"] > 1.0
 
 
-def test_the_best_is_exported_and_loads(tmp_path: Path) -> None:
-    trainer = train(tmp_path, 3)
+def test_the_best_is_exported_and_loads(learnt: tuple[Trainer, list[float]]) -> None:
+    trainer = learnt[0]
     encoder = OccupancyEncoder(MICRO)
-    checkpoints.load(encoder, tmp_path / BEST)
+    checkpoints.load(encoder, trainer.out / BEST)
     assert encoder.trained
     average = trainer.average["encoder.decoder.init_points.weight"]
     torch.testing.assert_close(encoder.decoder.init_points.weight.detach(), average)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
-def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, damage: str) -> None:
-    train(tmp_path, 2)
-    path = tmp_path / LAST
-    data = path.read_bytes()
-    path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "text": b"no checkpoint"}[damage])
+def test_a_damaged_checkpoint_is_refused_by_name(
+    learnt: tuple[Trainer, list[float]], tmp_path: Path, damage: str
+) -> None:
+    data = (learnt[0].out / LAST).read_bytes()
+    damaged = {"truncated": data[: len(data) // 2], "empty": b"", "text": b"no checkpoint"}[damage]
+    (tmp_path / LAST).write_bytes(damaged)
     with pytest.raises(InvalidInput, match=rf"checkpoint: .*{LAST} is damaged or truncated"):
         train(tmp_path, 4, resume=True)
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    train(tmp_path, 1)
+def test_a_checkpoint_of_another_network_is_refused(learnt: tuple[Trainer, list[float]]) -> None:
     other = OccupancyStage(OccupancyEncoder(MICRO.replace(queries=12)))
     with pytest.raises(InvalidInput, match="another network"):
-        Trainer(other, Boxes(), Boxes(), TrainSettings(steps=2), tmp_path, resume=True, device="cpu")
+        Trainer(other, Boxes(), Boxes(), TrainSettings(steps=2), learnt[0].out, resume=True, device="cpu")
 
 
-def test_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
-    train(tmp_path, 1)
+def test_a_run_is_not_overwritten_by_accident(learnt: tuple[Trainer, list[float]], tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="--resume"):
-        train(tmp_path, 2)
+        train(learnt[0].out, 2)
     with pytest.raises(InvalidInput, match="does not exist"):
         train(tmp_path / "nothing", 2, resume=True)
 
 
-def test_frozen_parts_keep_their_weights(tmp_path: Path) -> None:
+def test_frozen_parts_keep_their_weights(learnt: tuple[Trainer, list[float]]) -> None:
     before = stage().state_dict()
-    after = train(tmp_path, 2).stage.state_dict()
+    after = learnt[0].stage.state_dict()
     moved = {k for k in before if not torch.equal(before[k], after[k])}
     assert not any(k.startswith(("encoder.backbone.stem", "encoder.backbone.blocks.0.")) for k in moved)
     assert any(k.startswith("encoder.backbone.blocks.10.") for k in moved)

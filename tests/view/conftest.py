@@ -28,7 +28,7 @@ def camera(yaw: float, width: int, height: int) -> np.ndarray:
     return geometry.camera_matrix(intrinsics, geometry.inverse(camera2ego))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_frames() -> Callable[..., CameraFrames]:
     def make(
         names: tuple[str, ...] = CAMERAS,
@@ -54,7 +54,7 @@ def make_frames() -> Callable[..., CameraFrames]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_plan() -> Callable[..., Plan]:
     def make(status: PlanStatus = PlanStatus.OK, turn: float = 0.25, candidates: int = 6, empty: bool = False) -> Plan:
         times = np.arange(1, 7) * 0.5
@@ -85,7 +85,7 @@ def make_plan() -> Callable[..., Plan]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def voxels() -> SparseVoxels:
     """A road of 16 m around the ego and a car 12 m ahead, 3 m to the left."""
     index = np.stack(np.meshgrid(np.arange(60, 190), np.arange(80, 120), [2], indexing="ij"), -1).reshape(-1, 3)

@@ -1,7 +1,7 @@
 """The cockpit's page in a real browser: moving pictures, questions, commands, a fault, keys, a phone's width."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -10,6 +10,8 @@ from PIL import Image
 from sparseoccvla_ros.core.types import PlanStatus
 from sparseoccvla_ros.view.cockpit_scene import scene_event, top_view
 from sparseoccvla_ros.view.cockpit_server import CockpitServer
+
+WINDOW = {"width": 1280, "height": 800}
 
 
 class Stack:
@@ -45,7 +47,7 @@ class Stack:
         yield from ("A ", "car ", "ahead.")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cockpit(make_frames, make_plan, voxels):
     server = CockpitServer(Stack(), port=0)
 
@@ -58,20 +60,50 @@ def cockpit(make_frames, make_plan, voxels):
     server.close()
 
 
-@pytest.fixture
-def page(browser, cockpit):
-    tab = browser.new_page(viewport={"width": 1280, "height": 800})
+@pytest.fixture(scope="module")
+def tab(browser, cockpit):
+    """The page, opened once since that takes two seconds, and what its scripts complain about."""
+    opened = browser.new_page(viewport=WINDOW)
     problems: list[str] = []
-    tab.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("pageerror", lambda error: problems.append(str(error)))
     # That a connection ended is what one test is about.
     told = lambda message: message.type == "error" and "net::" not in message.text  # noqa: E731
-    tab.on("console", lambda message: problems.append(message.text) if told(message) else None)
+    opened.on("console", lambda message: problems.append(message.text) if told(message) else None)
     cockpit.show()
-    tab.goto(cockpit.url)
-    tab.wait_for_selector("body[data-scenes]")
-    yield tab
+    opened.goto(cockpit.url)
+    opened.wait_for_selector("body[data-scenes]")
+    yield opened, problems
+    opened.close()
+
+
+@pytest.fixture
+def page(tab, cockpit):
+    """The page as after its opening, with a stack that nobody has asked for anything."""
+    opened, problems = tab
+    problems.clear()
+    cockpit.stack = Stack()
+    opened.set_viewport_size(WINDOW)
+    opened.locator("#horizon").fill("0")
+    opened.evaluate("document.activeElement.blur()")
+    opened.evaluate("scrollTo(0, 0)")
+    show(opened, cockpit)
+    yield opened
     assert problems == []
-    tab.close()
+
+
+def show(page, cockpit, **scene) -> None:
+    """Sends a scene and waits until the page has drawn it."""
+    drawn = int(page.get_attribute("body", "data-scenes"))
+    cockpit.show(**scene)
+    page.wait_for_selector(f"body[data-scenes='{drawn + 1}']")
+
+
+def until(page, arrived: Callable[[], bool]) -> None:
+    """Gives what the page sends up to 3 s to arrive."""
+    for _ in range(150):
+        if arrived():
+            return
+        page.wait_for_timeout(20)
 
 
 def pixels(page, selector: str) -> np.ndarray:
@@ -82,8 +114,7 @@ def test_pictures_move_with_the_scenes(page, cockpit):
     assert page.locator("#cameras figure").count() == 6
     assert page.text_content("#speed") == "22 km/h"
     before = {name: pixels(page, name) for name in ("#above", "#behind", "figure[data-name=CAM_FRONT]")}
-    cockpit.show(turn=-0.25)
-    page.wait_for_selector("body[data-scenes='2']")
+    show(page, cockpit, turn=-0.25)
     for name, old in before.items():
         assert (np.abs(pixels(page, name) - old).max(-1) > 30).mean() > 0.002, name
     page.locator("#horizon").fill("2")
@@ -107,13 +138,23 @@ def test_behind_the_vehicle_one_sees_the_path_and_turns_around_it(page):
     assert (np.abs(pixels(page, "#behind") - before).max(-1) > 30).mean() > 0.05
 
 
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for part in ("#cameras", "#above", "#behind", "#drive", "#question", "#states"):
+        box = page.locator(part).bounding_box()
+        assert box["x"] >= 0, part
+        assert box["x"] + box["width"] <= 390, part
+        assert box["width"] > 150, part
+
+
 def test_steers_by_button_key_and_click(page, cockpit):
     page.click("button[data-command=left]")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     box = page.locator("#above").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 4)
-    page.wait_for_timeout(300)
+    until(page, lambda: len(cockpit.stack.commands) == 3 and cockpit.stack.goals)
     assert cockpit.stack.commands == ["left", "right", ""]
     ((x, y),) = cockpit.stack.goals
     assert (x, y) == pytest.approx((20.0, 0.0), abs=0.3), "a quarter from the top of 80 m is 20 m ahead"
@@ -125,19 +166,6 @@ def test_asks_and_shows_the_answer(page):
     page.keyboard.press("Enter")
     page.wait_for_selector("#talk .answer:has-text('A car ahead.')")
     assert page.text_content("#talk .me") == "What is ahead?"
-
-
-def test_faults_are_seen(page, cockpit):
-    cockpit.show(status=PlanStatus.BRAKING, missing=("CAM_FRONT",))
-    cockpit.send("states", [{"name": "planning", "level": "error", "message": "STALE: no queries", "silent": False}])
-    page.wait_for_selector("#status[data-status=braking]")
-    page.wait_for_selector("figure.missing[data-name=CAM_FRONT]")
-    page.wait_for_selector("#states tr[data-level=error]:has-text('STALE')")
-    page.wait_for_selector("#link[data-level=stale]:has-text('nothing new for')")
-    cockpit.show()
-    page.wait_for_selector("#link[data-level=ok]")
-    cockpit.close()
-    page.wait_for_selector("#link[data-level=error]")
 
 
 def test_switches_nodes_lenses_and_the_simulated_world(page, cockpit):
@@ -158,29 +186,35 @@ def test_switches_nodes_lenses_and_the_simulated_world(page, cockpit):
     cockpit.send("covered", ["CAM_FRONT"])
     page.wait_for_selector("figure[data-name=CAM_FRONT] button[aria-pressed=true]")
     page.reload()
+    page.wait_for_selector("body[data-scenes]")
     page.wait_for_selector("figure[data-name=CAM_FRONT] button[aria-pressed=true]")
     cover.click()
     page.select_option("#scenario", "red_light")
     page.select_option("#weather", "night")
     page.fill("#seed", "90007")
     page.click("#begin")
-    page.wait_for_timeout(300)
+    until(page, lambda: len(cockpit.stack.switched) == 6)
     page.select_option("#delay", label="0.5 s late")
-    page.wait_for_timeout(300)
+    until(page, lambda: len(cockpit.stack.switched) == 7)
     assert cockpit.stack.switched == [
         ("planning", False), ("planning", True), ("planning", "killed"), ("CAM_FRONT", True), ("CAM_FRONT", False),
         ("red_light", "night", 90007), ("delay", 0.5),
     ]  # fmt: skip
 
 
-def test_a_phone_shows_all_of_it_without_scrolling_sideways(page):
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    for part in ("#cameras", "#above", "#behind", "#drive", "#question", "#states"):
-        box = page.locator(part).bounding_box()
-        assert box["x"] >= 0, part
-        assert box["x"] + box["width"] <= 390, part
-        assert box["width"] > 150, part
+def test_faults_are_seen(page, cockpit):
+    """The last one to use the page: it ends with the server gone."""
+    cockpit.show(status=PlanStatus.BRAKING, missing=("CAM_FRONT",))
+    cockpit.send("states", [{"name": "planning", "level": "error", "message": "STALE: no queries", "silent": False}])
+    page.wait_for_selector("#status[data-status=braking]")
+    page.wait_for_selector("figure.missing[data-name=CAM_FRONT]")
+    page.wait_for_selector("#states tr[data-level=error]:has-text('STALE')")
+    page.evaluate("shown -= 3000")  # as if the scene had come three seconds earlier
+    page.wait_for_selector("#link[data-level=stale]:has-text('nothing new for')")
+    cockpit.show()
+    page.wait_for_selector("#link[data-level=ok]")
+    cockpit.close()
+    page.wait_for_selector("#link[data-level=error]")
 
 
 def test_the_map_has_ahead_on_top_and_left_on_the_left(one_voxel):

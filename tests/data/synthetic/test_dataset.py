@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _worlds() -> Iterator[None]:
+    """Makes each world once; nothing here changes one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scene, "generate", staticmethod(functools.cache(Scene.generate)))
+        yield
 
 
 @pytest.fixture(scope="module")

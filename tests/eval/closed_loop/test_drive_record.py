@@ -15,7 +15,7 @@ from sparseoccvla_ros.eval.closed_loop.rollout import Episode
 from sparseoccvla_ros.planning.trajectory_follower import TrajectoryFollower
 from sparseoccvla_ros.world.sim.vehicle import Action
 
-SEED, FAMILY, SECONDS = 30_002, "lead_brakes", 6.0
+SEED, FAMILY, SECONDS = 30_002, "lead_brakes", 5.5
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def recorded(tmp_path_factory):
     while episode.observe() is None:
         simulator = episode.simulator
         if episode.plan_due:
-            path = policy.plan() if simulator.time < 4.0 else None
+            path = policy.plan() if simulator.time < 2.0 else None
             record.plan(path)
         control = follower.control(path, simulator.time, simulator.state.pose, simulator.state.speed)
         action = Action(control.acceleration, control.steering)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from sparseoccvla_ros.data.nuscenes.dataset import NuscenesImages, NuscenesSampl
 from sparseoccvla_ros.data.nuscenes.index import NuscenesIndex, open_index
 from sparseoccvla_ros.data.nuscenes.map import Roads, map_file
 from sparseoccvla_ros.data.nuscenes.writer import VERSION
+from sparseoccvla_ros.eval.metrics import ray_iou
 from sparseoccvla_ros.eval.nuscenes import priors
 from sparseoccvla_ros.eval.nuscenes.drives import NuscenesDrive, PreparedHistory
 from sparseoccvla_ros.eval.nuscenes.evaluation import Request, available
@@ -50,11 +52,12 @@ ROADS = ("drivable_area", "road_segment", "lane")
 
 @pytest.fixture(scope="module", autouse=True)
 def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of its own, one thread."""
+    """A cache of its own, one thread, rays in 12 of 360 directions."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(ray_iou, "ray_directions", partial(ray_iou.ray_directions, azimuths=12))
         yield
     torch.set_num_threads(before)
 
@@ -72,9 +75,9 @@ def trained(micro: str, world_root: Path, prepared: NuscenesIndex, tmp_path_fact
     """The micro preset with an encoder that learnt from every training sample once."""
     folder, run = tmp_path_factory.mktemp("trained"), CliRunner()
     preset = Path(shutil.copytree(micro, folder / "preset"))
-    steps = -(-KEYFRAMES // 2)
     words = ["--data", "nuscenes", "--dataroot", str(world_root), "--preset", str(preset), "--device", "cpu"]
-    words += ["--steps", str(steps), "--batch", "2", "--validation", "2", "--threads", "1", "--precision", "float32"]
+    words += ["--steps", "1", "--batch", str(KEYFRAMES), "--validation", "1", "--threads", "1"]
+    words += ["--precision", "float32"]
     done = run.invoke(train_app, [*words, "--out", str(folder / "run")])
     assert done.exit_code == 0, done.output
     done = run.invoke(train_app, ["ship", str(folder / "run" / "best.safetensors"), "--preset", str(preset)])
@@ -87,7 +90,7 @@ def page(trained: Path, world_root: Path, tmp_path_factory: pytest.TempPathFacto
     """Folder of a report on the held-out drive."""
     out = tmp_path_factory.mktemp("report") / "page"
     words = ["nuscenes", "--dataroot", str(world_root), "--preset", str(trained), "--untrained", "--out", str(out)]
-    words += ["--samples", "2", "--captions", "0", "--ray-origins", "1", "--threads", "1", "--device", "cpu"]
+    words += ["--samples", "1", "--captions", "0", "--ray-origins", "1", "--threads", "1", "--device", "cpu"]
     done = CliRunner().invoke(eval_app, words)
     assert done.exit_code == 0, done.output
     return out

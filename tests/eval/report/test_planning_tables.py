@@ -218,8 +218,8 @@ def test_interval_draws_scenes_not_samples():
         scene_interval(pair, ["a"])
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=6))
 def test_missing_counts_add_up_for_any_pattern(pattern):
     from sparseoccvla_ros.eval.tasks.planning_samples import AgentBoxes, Sample
     from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES

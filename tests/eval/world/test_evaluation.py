@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES, CommandSource
 from sparseoccvla_ros.data.synthetic.dataset import SPLITS
 from sparseoccvla_ros.data.synthetic.scenes import WorldSettings, load_scene
+from sparseoccvla_ros.eval.metrics import ray_iou
 from sparseoccvla_ros.eval.metrics.intervals import compared
 from sparseoccvla_ros.eval.report.planning_tables import scene_interval
 from sparseoccvla_ros.eval.tasks import forecast, language, occupancy, planning
@@ -45,18 +47,17 @@ SETTINGS = WorldSettings(
 
 @pytest.fixture(scope="module", autouse=True)
 def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of its own, short drives, three training seeds, one thread."""
+    """A cache of its own, short drives, two training seeds, one thread; a seed's world is made once."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(evaluation, "world_settings", lambda *_: SETTINGS)
         patch.setattr(evaluation, "SEEDS", (0, 1))
+        patch.setattr(Scene, "generate", staticmethod(functools.cache(Scene.generate)))
         patch.setattr(priors, "LABELLED", 1)
         patch.setattr(priors, "ASKED", 1)
         patch.setattr(priors, "DRIVEN", 4)
-        for seed in SEEDS:
-            load_scene(seed, SETTINGS)
         yield
     torch.set_num_threads(before)
 
@@ -72,12 +73,19 @@ def stages(micro: str) -> SparseOccVLA:
 
 
 @pytest.fixture(scope="module")
+def rendered() -> None:
+    """Both drives lie in the cache, so that the evaluation starts no process that renders them."""
+    for seed in SEEDS:
+        load_scene(seed, SETTINGS)
+
+
+@pytest.fixture(scope="module")
 def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("report") / "plans.csv"
 
 
 @pytest.fixture(scope="module")
-def whole(micro: str, csv: Path) -> EvaluationReport:
+def whole(micro: str, csv: Path, rendered: None) -> EvaluationReport:
     """Every task, every stage, both drives."""
     return evaluate_world(Request(micro, SEEDS, EvalConfig(samples=2, csv=csv), untrained=True))
 
@@ -128,7 +136,9 @@ def test_numbers_are_plain_json(whole):
     assert json.loads(json.dumps(whole.numbers, allow_nan=False)) == whole.numbers
 
 
-def test_stages_without_weights_are_left_out_and_baselines_stay(micro):
+def test_stages_without_weights_are_left_out_and_baselines_stay(micro, drive, monkeypatch):
+    monkeypatch.setattr(evaluation, "SEEDS", (0,))
+    monkeypatch.setattr(ray_iou, "ray_directions", functools.partial(ray_iou.ray_directions, azimuths=12))
     found = evaluate_world(Request(micro, SEEDS[:1], EvalConfig(samples=1)))
     assert set(found.numbers["absent"]) == {"occupancy", "reasoning", "planning"}
     assert "untrained" in found.numbers["absent"]["reasoning"]
@@ -140,7 +150,7 @@ def test_stages_without_weights_are_left_out_and_baselines_stay(micro):
 
 
 @pytest.mark.slow
-def test_the_verb_leaves_a_folder_that_stands_alone(micro, tmp_path):
+def test_the_verb_leaves_a_folder_that_stands_alone(micro, rendered, tmp_path):
     out, extra = tmp_path / "page", tmp_path / "numbers" / "all.json"
     words = ["world", "--seeds", "90001:90003", "--tasks", "occupancy,forecast", "--preset", micro, "--untrained"]
     done = CliRunner().invoke(verb.app, [*words, "--out", str(out), "--json", str(extra), "--threads", "1"])

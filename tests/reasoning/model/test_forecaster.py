@@ -160,9 +160,9 @@ def still_world(make_scene):
     scenes, rng = [toy(make_scene, seed) for seed in range(TOY_SCENES)], np.random.default_rng(0)
     features, centres = (torch.from_numpy(np.stack([getattr(q, n) for q in scenes])) for n in ("features", "centres"))
     optimiser = torch.optim.Adam(forecaster.parameters(), 1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 400)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 300)
     first = None
-    for _ in range(400):
+    for _ in range(300):
         motion = np.stack([drive(12 * rng.beta(0.5, 0.5), 0.6 * rng.beta(0.5, 0.5) - 0.3) for _ in scenes])
         out = forecaster(features, centres, torch.from_numpy(motion))
         loss = out.shift.abs().mean() + out.turn.abs().mean() + out.class_change.abs().mean()

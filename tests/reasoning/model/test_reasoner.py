@@ -244,7 +244,7 @@ def test_ends_at_each_limit(make_reasoner, make_scene):
     assert answer.seconds < 2
 
 
-def test_cancel_ends_an_answer_and_frees_it(reasoner, make_scene):
+def test_cancel_ends_an_answer_and_frees_it(reasoner, only_new, make_scene):
     reasoner.reason(make_scene(0))
     cancel, seen = threading.Event(), []
 
@@ -321,8 +321,8 @@ def test_many_askers_at_once_get_the_answer_of_one(reasoner, make_scene):
     questions = [f"What is near object {i}?" for i in range(4)]
     alone = [reasoner.ask(q, max_tokens=30).text for q in questions]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda q: reasoner.ask(q, max_tokens=30).text, questions * 5))
-    assert together == alone * 5
+        together = list(pool.map(lambda q: reasoner.ask(q, max_tokens=30).text, questions * 3))
+    assert together == alone * 3
     assert len(set(alone)) > 1
 
 
@@ -385,7 +385,7 @@ def test_an_error_while_streaming_reaches_the_caller_and_nothing_stays_held(reas
 
 
 def test_answers_and_frames_in_two_threads_do_not_disturb_each_other(reasoner, make_scene):
-    scenes = [make_scene(seed) for seed in range(5)]
+    scenes = [make_scene(seed) for seed in range(3)]
     alone_tokens = [reasoner.reason(q).token for q in scenes]
     question = "Describe the road, the traffic and the surroundings."
     alone_answers = {}
@@ -406,7 +406,7 @@ def test_answers_and_frames_in_two_threads_do_not_disturb_each_other(reasoner, m
     thread = threading.Thread(target=drive)
     thread.start()
     try:
-        answers = [reasoner.ask(question, max_tokens=40) for _ in range(10)]
+        answers = [reasoner.ask(question, max_tokens=40) for _ in range(6)]
     finally:
         done.set()
         thread.join(30)

@@ -23,7 +23,7 @@ def tensor_bytes():
     return sum(storages.values())
 
 
-def test_a_cancelled_answer_frees_its_keys_and_values(reasoner, make_scene):
+def test_a_cancelled_answer_frees_its_keys_and_values(reasoner, only_new, make_scene):
     reasoner.reason(make_scene(0))
     before = tensor_bytes()
     cancel, pieces, at_work = threading.Event(), [], []

@@ -6,6 +6,7 @@ import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -102,14 +103,17 @@ class Straight:
         self.count = state[0] if state else self.count
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write_preset(folder: Path) -> Path:
     """A micro preset without weights."""
-    folder = tmp_path / "preset"
     folder.mkdir()
     shutil.copy(share("models", "tiny", "anchors.npz"), folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_preset(tmp_path / "preset")
 
 
 def stage_of(name: str, folder: Path) -> Stage:
@@ -143,6 +147,14 @@ def train(
     return trainer
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trainer]:
+    """Runs of three steps of the stages, each made when it is first asked for; nobody changes them."""
+    root = tmp_path_factory.mktemp("trained")
+    preset = write_preset(root / "preset")
+    return cache(lambda name: train(name, preset, root / name, 3))
+
+
 each_stage = pytest.mark.parametrize("name", list(MAKERS))
 dear = pytest.mark.parametrize(
     "name", ["planning", *(pytest.param(name, marks=pytest.mark.slow) for name in ("language", "forecast"))]
@@ -168,12 +180,12 @@ def test_the_loss_falls(name: str, folder: Path, tmp_path: Path) -> None:
 
 
 @each_stage
-def test_what_is_shipped_is_what_was_averaged(name: str, folder: Path, tmp_path: Path) -> None:
-    trainer = train(name, folder, tmp_path / "out", 3)
+def test_what_is_shipped_is_what_was_averaged(name: str, folder: Path, trained: Callable[[str], Trainer]) -> None:
+    trainer = trained(name)
     made = MAKERS[name]
-    ship(tmp_path / "out" / BEST, folder, made)
+    ship(trainer.out / BEST, folder, made)
     if name == "language":
-        ship(tmp_path / "out" / "adapter.safetensors", folder, "adapter", "3:9")
+        ship(trainer.out / "adapter.safetensors", folder, "adapter", "3:9")
     preset = load_preset(str(folder))
     told = {stage: seeds for stage, seeds in trained_on(preset).items() if stage == "adapter"}
     assert told == ({"adapter": range(3, 9)} if name == "language" else {})
@@ -186,10 +198,9 @@ def test_what_is_shipped_is_what_was_averaged(name: str, folder: Path, tmp_path:
     assert not any("embed_tokens" in key for key in trainer.average)
 
 
-def test_weights_belong_to_their_anchors(folder: Path, tmp_path: Path) -> None:
+def test_weights_belong_to_their_anchors(folder: Path, trained: Callable[[str], Trainer]) -> None:
     for name in ("planning", "forecast"):
-        train(name, folder, tmp_path / name, 1)
-        ship(tmp_path / name / BEST, folder, MAKERS[name])
+        ship(trained(name).out / BEST, folder, MAKERS[name])
     known = AnchorSet.load(folder / "anchors.npz")
     replace(known, array=known.array * np.float32(0.9)).save(folder / "anchors.npz")
     for build, what in ((build_planning, "planning"), (build_reasoning, "reasoning")):
@@ -197,10 +208,10 @@ def test_weights_belong_to_their_anchors(folder: Path, tmp_path: Path) -> None:
             build(load_preset(str(folder)))
 
 
-def test_only_what_is_meant_trains(folder: Path, tmp_path: Path) -> None:
+def test_only_what_is_meant_trains(folder: Path, trained: Callable[[str], Trainer]) -> None:
     for name, moving in (("forecast", ("forecaster.", "fusion.", "steepness")), ("language", ())):
         before = stage_of(name, folder).state_dict()
-        after = train(name, folder, tmp_path / name, 2).stage.state_dict()
+        after = trained(name).stage.state_dict()
         moved = {k.removeprefix("reasoner.") for k in before if not torch.equal(before[k], after[k])}
         if moving:
             assert all(k.startswith(moving) for k in moved)
