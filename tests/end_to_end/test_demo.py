@@ -1,4 +1,4 @@
-"""./run demo, as a user runs it but on half of its bag, and what it leaves behind."""
+"""./run demo, as a user runs it, and what it leaves behind."""
 
 import json
 import os
@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message
 
-from sparseoccvla_ros.cli import demo as demo_module
-from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.core.types import PlanStatus
 from sparseoccvla_ros.data.bags.reader import BagReader
-from sparseoccvla_ros.data.bags.writer import LATCHED_QOS, BagWriter
 from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.lifecycle_base import message_class
 from sparseoccvla_ros.ros.parameters import STAGES
@@ -26,31 +23,13 @@ from sparseoccvla_ros.runtime.presets import load_preset
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
-BEGIN, SECONDS = 11.0, 8.5
-"""Part of the bundled bag that is played: the command changes from straight to right at 15 s."""
 
 
 @pytest.fixture(scope="module")
-def turn(tmp_path_factory) -> Path:
-    """That part as a bag, laid out like the bundled one: the ego's motion is known for 0.5 s around the images."""
-    made = tmp_path_factory.mktemp("bag") / "turn"
-    with BagReader(bundled_bag()) as whole, BagWriter(made) as bag:
-        begin = whole.start + round(BEGIN * 1e9)
-        end = begin + round(SECONDS * 1e9)
-        for message in whole.messages(["/tf_static"]):
-            bag.write_cdr(message.topic, message.type, message.raw, begin, LATCHED_QOS)
-        for message in whole.messages(set(whole.topics) - {"/tf_static"}, begin, end):
-            if message.topic in ("/tf", "/odom") or begin + 5 * 10**8 <= message.stamp < end - 5 * 10**8:
-                bag.write_cdr(message.topic, message.type, message.raw, message.stamp)
-    return made
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory, next_domain, turn):
+def demo(tmp_path_factory, next_domain):
     """One run of the demo with the real preset, shared by every test here; slowly, for slow machines."""
     out = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "sparseoccvla_ros.cli", "demo", "--rate", "0.6", "--out", str(out)]
-    command += ["--bag", str(turn)]
     variables = {**os.environ, "ROS_DOMAIN_ID": str(next_domain())}
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, env=variables)
     return done, out, json.loads((out / "summary.json").read_text())
@@ -69,22 +48,6 @@ def recorded(demo):
             decoded = deserialize_message(bytes(message.raw), message_class(message.type))
             by_topic.setdefault(message.topic, []).append(decoded)
     return by_topic
-
-
-def test_without_a_bag_it_plays_the_bundled_one(monkeypatch, tmp_path):
-    played = []
-
-    def play(console, out, bag, *_):
-        played.append(bag)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(demo_module, "_play", play)
-    monkeypatch.setattr(demo_module, "isolated_domain", lambda: None)
-    monkeypatch.setattr(demo_module.signal, "signal", lambda *_: None)
-    code = demo_module.run_demo(
-        tmp_path, None, rate=1.0, preset="tiny", profile="nuscenes", duration=0.0, composed=False, min_paths=5
-    )
-    assert (code, played) == (0, [bundled_bag()])
 
 
 def test_ends_well_and_says_what_it_is(demo):

@@ -94,7 +94,7 @@ class PlanningTask:
         self._samples: list[_Kept] = []
         self._answers: dict[str, dict[str, Prediction]] = {}
         self._candidates: dict[str, np.ndarray] = {}
-        self._ablations: dict[str, AblationResult] = {}
+        self._ablation_results: dict[str, AblationResult] = {}
         self._swapped: dict[str, dict[str, Prediction]] = {}
         self._status: dict[str, Counter[str]] = {}
         self._reasons: dict[str, Counter[str]] = {}
@@ -115,21 +115,21 @@ class PlanningTask:
 
     def add_ablations(self, token: str, answers: AblationResult) -> None:
         """Adds the planner's predictions under ablation for a sample."""
-        self._ablations[token] = answers
+        self._ablation_results[token] = answers
 
     def swap(self, planner: Planner) -> None:
         """Plans every sample with the language of another scene; call after merging all scenes."""
         scenes = {kept.sample.token: kept.sample.scene for kept in self._samples}
         self._swapped = swapped(
             planner,
-            [(scenes[t], d.inputs) for t, d in self._ablations.items() if d.inputs.reasoning is not None],
+            [(scenes[t], d.inputs) for t, d in self._ablation_results.items() if d.inputs.reasoning is not None],
         )
 
     def merge(self, other: PlanningTask) -> None:
         """Adds the samples and predictions of another task."""
         self._samples += other._samples
         self._candidates |= other._candidates
-        self._ablations |= other._ablations
+        self._ablation_results |= other._ablation_results
         for row, found in other._answers.items():
             self._answers.setdefault(row, {}).update(found)
             self._status.setdefault(row, Counter()).update(other._status[row])
@@ -168,7 +168,7 @@ class PlanningTask:
             blocks.insert(0, _subsets(subsets))
         if self._answers:
             blocks.insert(0, self._verdicts(numbers))
-        if self._ablations:
+        if self._ablation_results:
             blocks.append(self._counterfactual(numbers))
             without = evaluate(self._whole(), self._ablations(), (OMNIDRIVE,))
             ablated = report(without)
@@ -186,7 +186,7 @@ class PlanningTask:
         for ablation in ABLATIONS:
             answers = {
                 token: found.told[others[token].shuffled] if ablation is SHUFFLED else found.answers[ablation.name]
-                for token, found in self._ablations.items()
+                for token, found in self._ablation_results.items()
             }
             out.append(Method.stored(ablation.name, answers, ablation.oracle, ablation.about))
         about = {swap.name: swap.about for swap in SWAPS}
@@ -241,7 +241,7 @@ class PlanningTask:
         """Returns the manoeuvres of all samples under every command."""
         rows, out = [], {}
         for command in Command:
-            changed = [found.told[command] for found in self._ablations.values()]
+            changed = [found.told[command] for found in self._ablation_results.values()]
             does = [turned(answer.waypoints) for answer in changed if answer.usable and answer.waypoints is not None]
             shares = {c.value: does.count(c) / len(does) if does else float("nan") for c in Command}
             out[command.value] = {"n": len(does), **shares}
