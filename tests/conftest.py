@@ -154,7 +154,7 @@ def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return write_world_root(tmp_path_factory.mktemp("world") / "root", [5, 8], 3.2, 72, 128)
+        return write_world_root(tmp_path_factory.mktemp("world") / "root", [4, 8], 3.2, 72, 128)
     finally:
         torch.set_num_threads(threads)
 
