@@ -65,13 +65,21 @@ def _views() -> tuple[np.ndarray, ...]:
 def photograph(model: CameraModel, index: int) -> np.ndarray:
     """A view of the bundled world through a camera's lens, uint8 [H, W, 3] RGB; black where the lens sees more."""
     view = _views()[index % len(_views())]
-    height, width = model.height, model.width
+    distortion = model.distortion if model.distortion.size else np.zeros(4)
+    fisheye = model.distortion_model == EQUIDISTANT
+    seen = _rays(model.height, model.width, model.intrinsics.tobytes(), tuple(distortion.tolist()), fisheye)
+    seen = (seen * FOCAL + (0.5 * view.shape[1], 0.5 * view.shape[0])).astype(np.float32)
+    return cv2.remap(view, seen, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+@cache
+def _rays(height: int, width: int, intrinsics: bytes, distortion: tuple[float, ...], fisheye: bool) -> np.ndarray:
+    """Where the pixels of a lens look, float64 [H, W, 2]: x / z and y / z of the optical frame."""
     u, v = np.meshgrid(np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64))
     pixels = np.stack([u, v], -1).reshape(-1, 1, 2)
-    undistort = cv2.fisheye.undistortPoints if model.distortion_model == EQUIDISTANT else cv2.undistortPoints
-    seen = undistort(pixels, model.intrinsics, model.distortion if model.distortion.size else np.zeros(4))
-    seen = seen.reshape(height, width, 2) * FOCAL + (0.5 * view.shape[1], 0.5 * view.shape[0])
-    return cv2.remap(view, seen.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    undistort = cv2.fisheye.undistortPoints if fisheye else cv2.undistortPoints
+    matrix = np.frombuffer(intrinsics).reshape(3, 3)
+    return undistort(pixels, matrix, np.array(distortion)).reshape(height, width, 2)
 
 
 @dataclass(frozen=True)
