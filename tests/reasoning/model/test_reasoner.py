@@ -407,7 +407,7 @@ def test_answers_and_frames_in_two_threads_do_not_disturb_each_other(reasoner, m
     thread.start()
     try:
         answers = []
-        while len(answers) < 6 or (len({a.stamp for a in answers}) < 2 or frames < 6) and len(answers) < 60:
+        while len(answers) < 6 or ((len({a.stamp for a in answers}) < 2 or frames < 6) and len(answers) < 60):
             answers.append(reasoner.ask(question, max_tokens=40))
     finally:
         done.set()
