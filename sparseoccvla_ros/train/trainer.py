@@ -92,6 +92,9 @@ class Trainer:
             self._train, self.stage.collate, self._augment, settings.batch, settings.seed, progress.place,
             settings.loaders, self.accelerator.process_index, self.accelerator.num_processes,
         )  # fmt: skip
+        if main and not progress.step:
+            progress.samples = feed.samples
+            self.save()  # Stage.begin may have taken half an hour
         last: Validation | None = None
         # All time since `mark` counts as training time: waiting for data, steps, validation and checkpoints.
         mark, throughput = time.monotonic(), 0.0

@@ -79,6 +79,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         torch.testing.assert_close(whole.average[name], resumed.average[name], rtol=0, atol=0, msg=name)
 
 
+def test_what_a_stage_learns_before_its_first_step_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    def begin(self: OccupancyStage, data: object, seed: int) -> None:
+        begun.append(seed)
+        with torch.no_grad():
+            self.encoder.decoder.init_points.weight.add_(0.01 * torch.randn(()))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OccupancyStage, "begin", begin)
+    whole = train(tmp_path / "whole", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", killed)
+        train(tmp_path / "parts", 2, stop=1)
+    resumed = train(tmp_path / "parts", 2, resume=True)
+    assert begun == [5, 5], "it does not begin again"
+    for (name, a), b in zip(whole.stage.state_dict().items(), resumed.stage.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+
+
 def test_the_loss_falls(learnt: tuple[Trainer, list[float]]) -> None:
     out, losses = learnt[0].out, learnt[1]
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
