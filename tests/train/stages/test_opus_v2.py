@@ -39,8 +39,6 @@ def test_every_densifier_learns_and_the_loss_falls() -> None:
             assert all(float(p.grad.abs().max()) > 0 for p in watched)
         optimiser.step()
         totals.append(loss.item())
-        if totals[-1] < 0.8 * totals[0]:
-            break
     assert totals[-1] < 0.8 * totals[0]
     found = stage.eval().validate([batch])
     assert 0.0 <= found.numbers["iou"] <= 1.0

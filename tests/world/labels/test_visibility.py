@@ -46,7 +46,7 @@ def seen(renderer):
     return pictures, depths, dense_labels(renderer.scene, TIME, ego), camera_visibility(depths, k, poses)
 
 
-def walk(depth, k, pose, grid, step=0.1):
+def walk(depth, k, pose, grid, step=0.05):
     """Voxels bool [X, Y, Z] that the rays of all pixels pass before their depth, or end in."""
     height, width = depth.shape
     v, u = np.mgrid[:height, :width]
