@@ -40,10 +40,6 @@ def expand(markdown: str) -> str:
     return MARKER.sub(lambda found: KINDS[found[1]](*([found[2]] if found[2] else [])), markdown)
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    return markdown_table(list(head), [list(row) for row in rows])
-
-
 def _code(values: Iterable[object], between: str = " ") -> str:
     return between.join(f"`{value}`" for value in values)
 
@@ -66,7 +62,7 @@ _TOPIC_HEAD = ("topic", "message", "QoS", "what")
 
 def publishes(node: str) -> str:
     """Outputs of a node."""
-    return _table(_TOPIC_HEAD, _topic_rows((t for t in OUTPUTS if t.node in (node, "every")), pages="../"))
+    return markdown_table(_TOPIC_HEAD, _topic_rows((t for t in OUTPUTS if t.node in (node, "every")), pages="../"))
 
 
 @cache
@@ -78,14 +74,14 @@ def inputs_of(node: str) -> tuple[str, ...]:
 
 def subscribes(node: str) -> str:
     """Inputs of a node that stand in the table of topics."""
-    return _table(_TOPIC_HEAD, _topic_rows((BY_NAME[name] for name in inputs_of(node)), pages="../"))
+    return markdown_table(_TOPIC_HEAD, _topic_rows((BY_NAME[name] for name in inputs_of(node)), pages="../"))
 
 
 def services(node: str) -> str:
     """Services of a node, without those of every lifecycle node."""
     text = (PACKAGE / "nodes" / f"{node}.py").read_text()
     types = {"Trigger": "std_srvs/Trigger", "SetBool": "std_srvs/SetBool"}
-    return _table(
+    return markdown_table(
         ("service", "type"), ((f"`{n}`", types[k]) for k, n in re.findall(r'control\((\w+), "([^"]+)"', text))
     )
 
@@ -102,7 +98,7 @@ def topics() -> str:
     rows = (
         (*row[:2], source(t), readers(t), t.qos, t.what) for t, row in zip(TOPICS, _topic_rows(TOPICS), strict=True)
     )
-    return _table(("topic", "message", "from", "read by", "QoS", "what"), rows)
+    return markdown_table(("topic", "message", "from", "read by", "QoS", "what"), rows)
 
 
 def qos() -> str:
@@ -116,7 +112,7 @@ def qos() -> str:
         )
         for name, profile in PROFILES.items()
     )
-    return _table(("profile", "reliability", "durability", "depth (keep last)"), rows)
+    return markdown_table(("profile", "reliability", "durability", "depth (keep last)"), rows)
 
 
 # --- parameters, launch arguments, profiles
@@ -136,7 +132,7 @@ def example(node: str) -> str:
 
 def _parameter_table(params: Iterable[Param]) -> str:
     head = ("parameter", "type", "default", "unit, range", "meaning", "may change")
-    return _table(
+    return markdown_table(
         head, ((f"`{p.name}`", _type(p), _default(p.default), _range(p), p.what, _changes(p)) for p in params)
     )
 
@@ -177,7 +173,7 @@ def launch_arguments() -> str:
         (f"`{a.name}`", f"`{a.default}`" if a.default else "empty", _code(a.choices, ", "), a.what, when)
         for a, when in (*every, *bag)
     )
-    return _table(("argument", "default", "choices", "meaning", "only"), rows)
+    return markdown_table(("argument", "default", "choices", "meaning", "only"), rows)
 
 
 def profiles() -> str:
@@ -196,7 +192,7 @@ def profiles() -> str:
         image = f"`{cameras['image_topic']}` ({cameras['transport']})"
         info = f"`{cameras['info_topic']}`" if cameras["info_topic"] else "none"
         rows.append((f"`{name}`", entry["description"], image, info, calibration, pose))
-    return _table(("profile", "made for", "images", "CameraInfo", "calibration from", "pose from"), rows)
+    return markdown_table(("profile", "made for", "images", "CameraInfo", "calibration from", "pose from"), rows)
 
 
 # --- messages and reasons
@@ -223,24 +219,28 @@ def states() -> str:
     levels = {b"\x00": "OK", b"\x01": "WARN", b"\x02": "ERROR", b"\x03": "STALE"}
     told = dict(_members("ros/diagnostics.py", "State"))
     rows = ((f"`{s.value}`", levels[LEVELS[s]], told[s.value]) for s in State)
-    return _table(("state", "level", "means"), rows)
+    return markdown_table(("state", "level", "means"), rows)
 
 
 def drop_reasons() -> str:
     """Why images and frame sets are lost."""
-    return _table(
+    return markdown_table(
         ("reason", "means"), ((f"`{n}`", w) for n, w in _members("camera_sync/drop_reasons.py", "DropReason"))
     )
 
 
 def reject_reasons() -> str:
     """What the gate holds against a candidate."""
-    return _table(("reason", "means"), ((f"`{n}`", w) for n, w in _members("planning/plan_reasons.py", "RejectReason")))
+    return markdown_table(
+        ("reason", "means"), ((f"`{n}`", w) for n, w in _members("planning/plan_reasons.py", "RejectReason"))
+    )
 
 
 def plan_reasons() -> str:
     """Why a plan is not simply ok."""
-    return _table(("reason", "means"), ((f"`{n}`", w) for n, w in _members("planning/plan_reasons.py", "PlanReason")))
+    return markdown_table(
+        ("reason", "means"), ((f"`{n}`", w) for n, w in _members("planning/plan_reasons.py", "PlanReason"))
+    )
 
 
 def protocols() -> str:
@@ -248,7 +248,7 @@ def protocols() -> str:
     from sparseoccvla_ros.eval.protocols.planning import PROTOCOLS  # imports torch
 
     rows = ((p.name, p.l2.value, p.collision.value, p.boxes, p.grid, p.frame, p.road or "") for p in PROTOCOLS)
-    return _table(("protocol", "L2", "collision", "obstacles", "grid", "frame", "road test"), rows)
+    return markdown_table(("protocol", "L2", "collision", "obstacles", "grid", "frame", "road test"), rows)
 
 
 # --- verbs
@@ -271,7 +271,7 @@ def _verb(verb: Any, name: str) -> Iterator[str]:
         yield f"{'#' * (1 + len(name.split()) - 1)} `{name}`"
         yield " ".join((verb.help or "").split()).replace("[", "\\[")
         if parameters:
-            yield _table(("option", "default", "meaning"), map(_option, parameters))
+            yield markdown_table(("option", "default", "meaning"), map(_option, parameters))
     for word, child in getattr(verb, "commands", {}).items():
         yield from _verb(child, f"{name} {word}")
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from sparseoccvla_ros.data.nuscenes.index import NuscenesIndex
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+    from sparseoccvla_ros.world.scene import Scene
 
 # How long data take to draw says something about the machine and its load, not about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -157,6 +159,17 @@ def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return write_world_root(tmp_path_factory.mktemp("world") / "root", [4, 8], 3.2, 72, 128)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def worlds_made_once() -> Iterator[Callable[..., Scene]]:
+    """Scene.generate with a cache for this module, in whose tests nobody changes a scene; each takes seconds."""
+    from sparseoccvla_ros.world.scene import Scene
+
+    made = cache(Scene.generate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scene, "generate", staticmethod(made))
+        yield made
 
 
 @pytest.fixture(scope="session")

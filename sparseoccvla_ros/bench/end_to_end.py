@@ -28,7 +28,7 @@ from ..bringup.run_on_bag import Outcome, run_on_bag
 from ..bringup.tables import budget_table, latency_table, node_table, state_lines
 from .history import compare_and_append
 from .roofline import physical_floor
-from .runtimes import interleaved
+from .timing import interleaved
 
 HISTORY = Path("out/bench/history.jsonl")
 _ASKING = {"question_period": "0.2", "self_question": "Describe the scene in one sentence."}

@@ -10,7 +10,7 @@ from rich.table import Table
 from sparseoccvla_ros.bench.dds_delivery import as_numbers, measure_delivery
 from sparseoccvla_ros.bench.message_cases import message_cases, voxel_publisher
 
-from .runtimes import interleaved
+from .timing import interleaved
 
 VOXELS = 10_000
 

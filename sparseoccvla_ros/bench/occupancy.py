@@ -6,7 +6,6 @@ Compared variants are measured alternately within one process, because these mac
 from __future__ import annotations
 
 import resource
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -29,8 +28,9 @@ from sparseoccvla_ros.runtime.factory import build_occupancy
 from sparseoccvla_ros.runtime.presets import Preset, load_preset
 from sparseoccvla_ros.world.render.camera_rig import load_rig
 
+from .timing import Work, wall_times
+
 STEP_NS = 400_000_000
-Work = Callable[[], Any]
 
 
 def bench_occupancy(console: Console, preset: str, seconds: float = 3.0) -> dict[str, Any]:
@@ -68,22 +68,6 @@ def take_path(encoder: OccupancyEncoder, path: str) -> None:
     """Set the sampling path of every decoder layer."""
     for layer in encoder.decoder.layers:
         layer.sampling.path = path
-
-
-def interleaved_times(works: dict[str, Work], seconds: float, synchronise: Callable[[], None]) -> dict[str, float]:
-    """Returns the median milliseconds per work, measured alternately."""
-    times: dict[str, list[float]] = defaultdict(list)
-    for work in works.values():
-        work()
-    until = time.perf_counter() + seconds * len(works)
-    while time.perf_counter() < until or len(next(iter(times.values()))) < 3:
-        for name, work in works.items():
-            synchronise()
-            began = time.perf_counter()
-            work()
-            synchronise()
-            times[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(row) for name, row in times.items()}
 
 
 @contextmanager
@@ -134,9 +118,9 @@ def _on_device(console: Console, preset: Preset, device: str, title: str, second
 
         return work
 
-    whole = interleaved_times({path: encode(path) for path in dict.fromkeys((fast, "plain"))}, seconds, synchronise)
+    whole = wall_times({path: encode(path) for path in dict.fromkeys((fast, "plain"))}, seconds, synchronise)
     queries = encoder.encode(next(frames))
-    post = interleaved_times({"voxels": lambda: encoder.voxels(queries)}, seconds / 3, lambda: None)["voxels"]
+    post = wall_times({"voxels": lambda: encoder.voxels(queries)}, seconds / 3, lambda: None)["voxels"]
 
     scene = encoder.memory.views(padded_size((preset.image.height, preset.image.width)))
     layer, config = encoder.decoder.layers[-1], preset.occupancy
@@ -151,9 +135,7 @@ def _on_device(console: Console, preset: Preset, device: str, title: str, second
 
         return work
 
-    sampling = interleaved_times(
-        {path: sample(path) for path in dict.fromkeys((fast, "plain"))}, seconds / 2, synchronise
-    )
+    sampling = wall_times({path: sample(path) for path in dict.fromkeys((fast, "plain"))}, seconds / 2, synchronise)
     take_path(encoder, "auto")
     rounds = max(3, int(seconds / (1e-3 * whole[fast])))
     with stage_times(encoder, synchronise) as spent:
@@ -210,7 +192,7 @@ def _sampling_floor(preset: Preset, scene: SceneViews, measured: float, device: 
     source = torch.empty(16_000_000 if device == "cpu" else 128_000_000, device=device)
     target = torch.empty_like(source)
     synchronise = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    copy = interleaved_times({"copy": lambda: target.copy_(source)}, 0.5, synchronise)["copy"]
+    copy = wall_times({"copy": lambda: target.copy_(source)}, 0.5, synchronise)["copy"]
     rate = 2 * source.numel() * 4 / (1e-3 * copy)
     floor = 1e3 * moved / rate
     return {"megabytes": moved / 1e6, "copy_gb_s": rate / 1e9, "floor_ms": floor, "share": floor / measured}
@@ -229,7 +211,7 @@ def _precisions(
         if device == "cuda":
             works[f"{dtype}, backbone to decoder without copies to the host"] = step = _device_step(encoder, frames)
             works[f"{dtype}, the same as a CUDA graph"] = _graph(step)
-    times = interleaved_times(works, seconds, synchronise)
+    times = wall_times(works, seconds, synchronise)
     table = Table("backbone and neck in", "ms", "against float32", title=f"Precision, {device}")
     for name, value in times.items():
         table.add_row(name, f"{value:.2f}", f"{times['float32'] / value:.2f}x")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -31,6 +29,7 @@ from sparseoccvla_ros.runtime.presets import Preset, load_preset
 
 from ..runtime.export_jobs import FRAMES, build_encoder, build_engines
 from ..runtime.onnx_graphs import record
+from .timing import interleaved
 
 VARIANTS = (
     ("torch float32", "torch", "float32"),
@@ -60,23 +59,6 @@ def endless(frames: list[CameraFrames]) -> Iterator[CameraFrames]:
     """Yield the frame sets repeatedly, each round as a new epoch."""
     for epoch in itertools.count():
         yield from (replace(item, epoch=epoch) for item in frames)
-
-
-def interleaved(works: dict[str, Callable[[], Any]], seconds: float) -> dict[str, tuple[float, float]]:
-    """Returns the median wall time and the least CPU time per work in ms, measured alternately.
-
-    On a shared machine only the CPU time is stable; with one thread it is what an idle core would need.
-    """
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
-    for work in works.values():
-        work()
-    until = time.perf_counter() + seconds * len(works)
-    while time.perf_counter() < until or len(next(iter(times.values()))) < 5:
-        for name, work in works.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            work()
-            times[name].append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - processor)))
-    return {n: (statistics.median(w for w, _ in row), min(c for _, c in row)) for n, row in times.items()}
 
 
 def _ready(preset: Preset, runtime: str, precision: str, bag: Path | None, threads: int) -> OccupancyEncoder | str:

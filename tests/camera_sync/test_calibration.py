@@ -83,7 +83,7 @@ def test_refusals(fields, reason):
         camera(**fields)
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(
     numbers=st.lists(st.floats(), max_size=14),
     k=st.lists(st.floats(), min_size=9, max_size=9),

@@ -20,7 +20,7 @@ FIRING["CAM_BACK_LEFT"] = 43
 """When the lidar's sweep fires each camera, ms (nuScenes keyframes)."""
 
 
-@settings(deadline=None, max_examples=24)
+@settings(max_examples=24)
 @given(
     seed=st.integers(0, 2**32),
     back=st.sampled_from([1, 5, 20]),

@@ -154,13 +154,13 @@ class TestCompressed:
             decode_compressed(data, field="CAM_BACK", format=name)
         assert caught.value.field == "CAM_BACK"
 
-    @settings(deadline=None, max_examples=120)
+    @settings(max_examples=120)
     @given(data=st.binary(max_size=400), start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]))
     def test_fuzz_noise(self, data, start):
         with pytest.raises(InvalidInput):
             decode_compressed(start + data)
 
-    @settings(deadline=None, max_examples=120)
+    @settings(max_examples=120)
     @given(
         suffix=st.sampled_from([".jpg", ".png"]),
         edits=st.lists(st.tuples(st.floats(0, 0.9999), st.integers(0, 255)), min_size=1, max_size=8),
@@ -220,7 +220,7 @@ class TestRaw:
         with pytest.raises(InvalidInput, match=reason):
             decode_raw(**(good | change))
 
-    @settings(deadline=None, max_examples=120)
+    @settings(max_examples=120)
     @given(
         data=st.binary(max_size=200),
         height=st.integers(-2, 2**32),

@@ -214,7 +214,7 @@ def test_a_fisheye_without_coefficients_stays_one(name, d, tmp_path):
 
 
 @given(bx=st.integers(0, 4), by=st.integers(0, 4), x=st.integers(0, 40), y=st.integers(0, 100), cut=st.integers(0, 60))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_binning_and_region_follow_the_pixels(bx, by, x, y, cut):
     """REP-104: the region first, then the binning; every pixel keeps its direction."""
     region = (x, y, 352 - x - cut, 398 - y - cut)

@@ -62,7 +62,7 @@ def test_odometry_of_a_lidar_is_brought_to_the_vehicle():
 
 
 @given(x=st.floats(-3, 3), y=st.floats(-3, 3), yaw=st.floats(-3, 3), v=st.floats(1, 20), w=st.floats(-1, 1))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_twist_is_that_of_one_rigid_body(x, y, yaw, v, w):
     """What a sensor anywhere on a turning vehicle measures gives the vehicle's own speed and yaw rate back."""
     mount = geometry.planar(x, y, yaw)

@@ -36,7 +36,7 @@ def test_constant_skew_completes_iff_within_tolerance(stream, feed, check, skew)
             assert sync.statistics.drops[DropReason.MISSING_CAMERA] >= 58, camera
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**32),
     skew=st.sampled_from([0, 10, 50, 100, 200]),
@@ -70,7 +70,7 @@ def test_no_wrong_pairing(stream, feed, check, seed, skew, jitter, loss, window,
         assert sets_dropped == 0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(order=st.permutations(range(30)))
 def test_wild_shuffles_never_pair_wrongly(stream, feed, check, order):
     images = stream(CAMERAS, START, 5)

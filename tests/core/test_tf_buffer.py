@@ -81,7 +81,7 @@ rotvecs = st.tuples(*[st.floats(-math.pi, math.pi)] * 3)
 numbers = st.floats(-1e3, 1e3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     edges=st.lists(st.tuples(st.tuples(numbers, numbers, numbers), rotvecs, rotvecs, numbers), min_size=2, max_size=5),
     fraction=st.floats(0, 1),
@@ -112,7 +112,7 @@ def test_chains_equal_scipy(edges, fraction, split):
     assert np.allclose(buffer.lookup(tips["a"], tips["b"], stamp), want, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(order=st.permutations(list(range(12))), duplicates=st.lists(st.integers(0, 11), max_size=5))
 def test_arrival_order_does_not_matter(order, duplicates):
     straight, shuffled = TransformBuffer(), TransformBuffer()
@@ -274,7 +274,7 @@ def test_a_leading_slash_is_the_same_frame():
     assert np.array_equal(buffer.lookup("cam", "cam", S), np.eye(4))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(t=st.tuples(numbers, numbers, numbers), r=rotvecs)
 def test_a_matrix_survives_the_quaternion(t, r):
     matrix = pose(*t, rotvec=r)

@@ -36,7 +36,7 @@ def by_hand(points, labels, scores, grid, threshold):
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 300), threshold=st.sampled_from([0.0, 0.25, 0.5, 0.9]))
 def test_equals_plain_loop(seed, count, threshold):
     points, labels, scores = cloud(seed, count)
@@ -48,7 +48,7 @@ def test_equals_plain_loop(seed, count, threshold):
     np.testing.assert_allclose(got.scores, [want[tuple(int(v) for v in i)][1] for i in got.indices], rtol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_order_of_points_does_not_matter(seed):
     points, labels, scores = cloud(seed, 200)

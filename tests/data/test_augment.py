@@ -45,7 +45,7 @@ def test_whole_images_are_the_largest_scale_of_the_reference() -> None:
     assert whole_images(ImageConfig(256, 704), LARGEST) == ImageConfig(495, 880)  # 0.55 of 900 x 1600
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     scale=st.floats(SMALLEST, LARGEST), across=st.floats(0, 1), flip=st.booleans(), seed=st.integers(0, 1000)
 )  # fmt: skip

@@ -32,7 +32,7 @@ faults = st.builds(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), wanted=st.lists(faults, max_size=3))
 def test_03_whatever_comes_out_is_accounted_for_and_paired_rightly(seed: int, wanted: list[Fault]) -> None:
     proxy = FaultProxy(seed)

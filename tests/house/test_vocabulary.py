@@ -30,7 +30,7 @@ INSTEAD = {
     "yielded_to_answer": "deferred_for_generation",
     "hears": "reasoning_filter",
     "hears_plan": "plan_in_prompt",
-    "in_turns": "interleaved_times",
+    "in_turns": "interleaved",
     "told_apart": "reaction_sums",
     "deprived": "run_ablations",
     "vouched": "valid_record",

@@ -29,7 +29,7 @@ def dense_kernel(conv: SparseConv3d) -> torch.Tensor:
     return conv.weight.permute(0, 4, 1, 2, 3)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 60), block=st.sampled_from([1, 7, 8192]))
 def test_both_convolutions_equal_dense_ones_with_a_mask(seed: int, count: int, block: int) -> None:
     generator = torch.Generator().manual_seed(seed)

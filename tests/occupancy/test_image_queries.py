@@ -65,7 +65,7 @@ def test_of_two_surfaces_the_likelier_one_is_meant() -> None:
     assert float(depth_step(expected_depth(logits))) == pytest.approx(4.0, abs=1e-4)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 2**31))
 def test_inverse(seed: int) -> None:
     m = torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -93,7 +93,7 @@ def written_out(output: LayerOutput, targets: list[OccupancyTargets]) -> tuple[f
     return 2.0 * classes / (count + eps), 0.5 * (to_voxels / (voxels + eps) + to_points / (matched + eps))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.integers(1, 3), st.lists(st.integers(0, 30), min_size=1, max_size=3))
 def test_terms_are_the_formulas(seed: int, per_query: int, voxels: list[int]) -> None:
     """Any batch: elements without truth among them, and sums and counts over all of it."""
@@ -122,7 +122,7 @@ def test_names_and_total() -> None:
     assert terms["init_loss_pts"].item() == terms["d0.loss_pts"].item()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(SEEDS)
 def test_order_of_points_and_voxels_is_irrelevant(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -136,7 +136,7 @@ def test_order_of_points_and_voxels_is_irrelevant(seed: int) -> None:
 
 
 # The same examples in every run: rounding of the shifted sets may swap two neighbours that are all but equally near.
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(SEEDS, st.tuples(*[st.floats(-20, 20)] * 3))
 def test_point_loss_sees_only_relative_position(seed: int, shift: tuple[float, float, float]) -> None:
     rng = np.random.default_rng(seed)
@@ -191,7 +191,7 @@ def test_class_weight_follows_the_channel_at_negatives_too() -> None:
     assert cost[0] / cost[1] == pytest.approx(W.channels[0] / W.channels[16])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SEEDS, st.integers(0, 200), st.integers(1, 200), st.integers(1, 500))
 def test_tree_chunks_and_brute_force_agree(seed: int, queries: int, references: int, elements: int) -> None:
     rng = np.random.default_rng(seed)

@@ -45,7 +45,7 @@ def test_what_is_apart_or_of_another_kind_is_another_box():
     assert object_boxes(SparseVoxels.empty()) == []
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(-15, 15), st.integers(-15, 15))
 def test_velocity_is_the_shift_of_the_forecast(dx, dy):
     now, later = block("car", (100, 100, 2), (10, 5, 4)), block("car", (100 + dx, 100 + dy, 2), (10, 5, 4))
@@ -66,7 +66,7 @@ def test_one_that_vanishes_has_no_velocity():
     assert box.velocity is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_a_box_holds_its_voxels(seed):
     rng = np.random.default_rng(seed)

@@ -48,7 +48,7 @@ def as_dict(voxels: SparseVoxels) -> dict[tuple[int, ...], int]:
     return {tuple(i): int(c) for i, c in zip(voxels.indices.tolist(), voxels.labels, strict=True)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, padding=st.booleans())
 def test_voxels_do_not_depend_on_the_order_of_queries(seed, padding):
     config = OccupancyConfig(padding=padding)
@@ -59,7 +59,7 @@ def test_voxels_do_not_depend_on_the_order_of_queries(seed, padding):
     assert as_dict(one) == as_dict(two)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds)
 def test_padding_adds_exactly_what_closing_each_class_adds(seed):
     queries = scene(*scatter(seed))
@@ -77,7 +77,7 @@ def test_padding_adds_exactly_what_closing_each_class_adds(seed):
     assert len(as_dict(padded)) == len(padded), "a voxel is listed twice"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, threshold=st.sampled_from([0.3, 0.5, 0.8]))
 def test_scores_stay_between_threshold_and_one(seed, threshold):
     voxels = occupied_voxels(scene(*scatter(seed)), GRID, OccupancyConfig(score_threshold=threshold))

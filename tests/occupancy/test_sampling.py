@@ -56,7 +56,7 @@ def tall(maps: torch.Tensor) -> torch.Tensor:
     return F.pad(maps.transpose(1, 2), (0, 0, 0, 1)).reshape(m, c, n * (h + 1), w)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     views=st.integers(1, 4),
     height=st.integers(1, 5),

@@ -83,7 +83,7 @@ def every_fault(test: Callable) -> Callable:
 
 
 @every_fault
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(step, min_size=1, max_size=4), brake=st.booleans(), mode=st.sampled_from(["none", "causal", "paper"])
 )

@@ -80,7 +80,7 @@ def test_bad_times_are_refused(times: tuple[int, ...]):
         DiffusionSchedule(times)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), spaced=st.booleans(), times=st.sampled_from([(10, 0), (20, 0), (40, 20, 0), (0,)]))
 def test_oracle_network_returns_the_truth_for_any_noise(seed: int, spaced: bool, times: tuple[int, ...]):
     generator = torch.Generator().manual_seed(seed)
@@ -112,7 +112,7 @@ def test_start_noise_depends_on_the_seed_only():
     assert not torch.equal(first, start_noise((6, 2), 5))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     forward=st.floats(-0.5, 10.5, width=32),
     lateral=st.floats(-5.0, 5.0, width=32),

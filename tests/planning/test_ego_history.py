@@ -163,7 +163,7 @@ later_samples = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(later=later_samples, paper=st.booleans(), late_by=st.integers(0, 60_000_000))
 def test_features_do_not_change_when_later_samples_are_added(later, paper: bool, late_by: int):
     """The leak test: whatever comes after the stamp, wild or sane, the bits at the stamp stay."""

@@ -73,7 +73,7 @@ def test_braking_on_a_curve_matches_the_closed_form():
     np.testing.assert_allclose(motion.acceleration, [-3, -3, -3, 0, 0, 0])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(speed=st.floats(-60, 60), rate=st.floats(-20, 20), deceleration=st.floats(0.5, 8))
 def test_braking_always_slows_and_mirrors(speed: float, rate: float, deceleration: float):
     motion = braking(speed, rate, deceleration, 0.25, 5.0)

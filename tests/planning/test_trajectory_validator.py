@@ -273,7 +273,7 @@ def brute_force(voxels: SparseVoxels, waypoints: np.ndarray) -> np.ndarray:
     return best
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000))
 def test_collision_agrees_with_brute_force(seed: int):
     """A voxel whose centre is inside must hit; one farther away than its own half diagonal must not."""
@@ -299,7 +299,7 @@ def test_many_voxels_cost_no_more_per_lookup_and_batches_agree(make_voxels):
     assert len(SWEEP_TIMES) == 30
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000))
 def test_left_and_right_are_judged_alike(seed: int):
     """Mirroring candidates and obstacles mirrors nothing in the verdict."""

@@ -41,7 +41,7 @@ def test_escaped_text_has_no_control_characters_and_plain_text_stays(text):
         assert out == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_streamed_pieces_make_the_text(tiny_model, data):
     tokenizer = tiny_model.tokenizer
@@ -52,7 +52,7 @@ def test_streamed_pieces_make_the_text(tiny_model, data):
 
 
 @given(st.text(min_size=1, max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whole_characters_only(tiny_model, text):
     """A character that several tokens spell never appears half."""
     tokenizer = tiny_model.tokenizer

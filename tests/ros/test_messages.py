@@ -68,7 +68,7 @@ def plan(steps=6, status=PlanStatus.OK):
         hnp.array_shapes(max_dims=4, max_side=5, min_side=0),
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_tensor_round_trip(values):
     back = messages.tensor_from_msg(through_dds(messages.tensor_to_msg(values)), "values")
     np.testing.assert_array_equal(values, back)
@@ -134,7 +134,7 @@ def test_plan_refuses_unknown_status():
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=7, max_size=7))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_pose_is_rigid_or_refused(numbers):
     message = Pose()
     message.position.x, message.position.y, message.position.z = numbers[:3]

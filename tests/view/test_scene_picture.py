@@ -110,7 +110,7 @@ def test_wrong_number_of_forecasts_is_refused(make_frames, voxels):
         scene_picture(make_frames(), voxels, None, (voxels,))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     notes=st.dictionaries(st.text(max_size=60), st.text(max_size=600), max_size=12),
     size=st.tuples(st.integers(1, 300), st.integers(1, 500)),

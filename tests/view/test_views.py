@@ -182,7 +182,7 @@ def test_ground_height_follows_the_road(voxels, one_voxel):
     assert ground_height(None, voxels) == pytest.approx(0.2, abs=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.float32, (6, 2), elements=st.floats(-60, 60, width=32)))
 def test_ribbon_is_as_wide_as_the_vehicle_and_follows_the_path(waypoints):
     left, right = ribbon(waypoints, 2.0)

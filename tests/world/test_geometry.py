@@ -16,7 +16,7 @@ from sparseoccvla_ros.world.shapes.solids import Kind
 real = st.floats(-1.0, 1.0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from([0.0, 0.01, -0.015, 0.02]), real, real, real, st.floats(0.01, 0.99), st.floats(-20, 20))
 def test_piece_locates_the_points_it_places(curvature, x, y, yaw, share, lateral):
     piece = Piece(5.0, 65.0, 50 * x, 50 * y, 3 * yaw, curvature)
@@ -82,7 +82,7 @@ def test_turn_starts_and_ends_straight_and_bends_one_way():
     assert 1 / curve.curvature.max() > 8.0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(real, real, real), min_size=2, max_size=2), st.floats(0.5, 6), st.floats(0.5, 6))
 def test_overlap_agrees_with_sampled_areas(poses, length, width):
     a, b = (np.array([6 * x, 6 * y, 3 * t, length, width]) for x, y, t in poses)

@@ -106,9 +106,9 @@ def read(
                 out[k, o, i] = a * classes[p, i] + b * classes[p + 1, i] + c * classes[q, i] + d * classes[q + 1, i]
             near, far = np.float32(1 - along), np.float32(along)
             p, q = p * bins + d0, q * bins + d0
+            p1, q1 = p + 1, q + 1
             for i in range(depths.shape[1]):
                 first = a * depths[p, i] + b * depths[p + bins, i] + c * depths[q, i] + d * depths[q + bins, i]
-                p1, q1 = p + 1, q + 1
                 last = a * depths[p1, i] + b * depths[p1 + bins, i] + c * depths[q1, i] + d * depths[q1 + bins, i]
                 out[k, o, count + i] = near * first + far * last
             out[k, o, -1] = 1

@@ -260,7 +260,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=ACTIONS, clock_hz=st.sampled_from([0.0, 7.0, 100.0]))
 def test_whatever_the_controls_every_message_comes_once_in_order_and_never_early(uneven, actions, clock_hz):
     expected = [(m.topic, m.stamp, m.raw) for m in uneven.messages()]

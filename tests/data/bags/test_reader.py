@@ -244,7 +244,7 @@ def small(tmp_path_factory) -> bytes:
     return next(path.glob("*.mcap")).read_bytes()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_flipped_bytes_never_surprise(small, tmp_path_factory, data):
     damaged = bytearray(small)

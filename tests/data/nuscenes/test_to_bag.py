@@ -289,7 +289,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size
 VALUE = st.one_of(st.integers(), st.booleans(), TEXT, st.lists(st.floats(allow_nan=False, allow_infinity=False)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     table=st.lists(st.dictionaries(TEXT, VALUE, max_size=4), max_size=12),
     indent=st.sampled_from([None, 0, 2]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -52,16 +51,8 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _worlds() -> Iterator[None]:
-    """Makes each world once; nothing here changes one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scene, "generate", staticmethod(functools.cache(Scene.generate)))
-        yield
-
-
 @pytest.fixture(scope="module")
-def scene() -> WorldScene:
+def scene(worlds_made_once) -> WorldScene:
     """One clip of two sets, rendered once."""
     return render_scene(SEED, SETTINGS)
 

@@ -1,7 +1,5 @@
 """Bags of the synthetic world: a tiny one made here, and the one that comes with the repository."""
 
-from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -49,17 +47,8 @@ def matrix(edge):
     return transform(np.array([t.x, t.y, t.z]), np.array([r.x, r.y, r.z, r.w]))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def worlds() -> Iterator[Callable[..., Scene]]:
-    """Makes each world once, since it takes seconds and nothing here changes one."""
-    made = cache(Scene.generate)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scene, "generate", staticmethod(made))
-        yield made
-
-
 @pytest.fixture(scope="module")
-def small(tmp_path_factory, worlds):
+def small(tmp_path_factory, worlds_made_once):
     path = tmp_path_factory.mktemp("bags") / "small"
     shares = []
     make_world_bag(path, on_progress=shares.append, **SMALL)
@@ -166,8 +155,8 @@ def test_cameras_fire_in_turn_during_the_sweep():
 
 
 @pytest.mark.slow
-def test_the_same_arguments_give_the_same_bag(small, worlds, tmp_path):
-    worlds.cache_clear()
+def test_the_same_arguments_give_the_same_bag(small, worlds_made_once, tmp_path):
+    worlds_made_once.cache_clear()
     again = make_world_bag(tmp_path / "small", **SMALL)
     first = small[0] / "small.mcap"
     assert (again / "small.mcap").read_bytes() == first.read_bytes()

@@ -86,7 +86,7 @@ def test_bad_input_is_refused_by_name():
         comfort(np.full((6, 2), np.nan), None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.floats(-30, 30), st.floats(-30, 30)), min_size=6, max_size=6).map(np.array),
     st.one_of(st.none(), st.floats(-5, 30)),

@@ -59,7 +59,7 @@ def test_protocols_differ_where_a_class_is_never_true():
 
 
 @given(st.integers(0, 2**32 - 1), st.permutations(range(3)), st.sampled_from(Protocol))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_order_and_partition_do_not_matter(seed, order, protocol):
     pred, truth = labels(seed, 2, 3, 3)
     want, first, second = (ForecastMeter(protocol) for _ in range(3))
@@ -74,7 +74,7 @@ def test_order_and_partition_do_not_matter(seed, order, protocol):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(Protocol))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_perfect_forecast(seed, protocol):
     truth = labels(seed, 3)
     meter = ForecastMeter(protocol)
@@ -92,7 +92,7 @@ def test_unmoved():
 
 
 @given(st.integers(-10, 10), st.integers(-10, 10), st.integers(0, 3), st.floats(-500, 500))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_whole_voxels_and_quarter_turns_are_exact(forward, left, quarters, far):
     """Ego drives `forward` and `left` voxels and turns: the grid moves the other way and turns back."""
     now = labels(2)

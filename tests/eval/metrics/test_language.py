@@ -104,7 +104,7 @@ def test_nothing_is_printed_and_the_result_repeats(capfd):
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.text(max_size=40), st.text(min_size=1, max_size=40).filter(str.strip)), min_size=1, max_size=5

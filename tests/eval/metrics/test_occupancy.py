@@ -74,7 +74,7 @@ def test_nothing_to_score(rule, want):
 
 
 @given(st.integers(0, 2**32 - 1), st.permutations(range(3)), st.sampled_from(AbsentRule))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_order_and_partition_do_not_matter(seed, order, rule):
     pred, semantics, mask = frames(seed)
     one_pass = OccupancyMeter(rule)
@@ -90,7 +90,7 @@ def test_order_and_partition_do_not_matter(seed, order, rule):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(AbsentRule))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_perfect_prediction(seed, rule):
     pred, _, mask = frames(seed)
     got = score(pred, pred, mask, rule)
@@ -99,7 +99,7 @@ def test_perfect_prediction(seed, rule):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_masked_and_ignored_voxels_never_matter(seed):
     pred, semantics, mask = frames(seed)
     other, other_truth, _ = frames(seed + 1)

@@ -160,7 +160,7 @@ def meter_of(frames_to_count, directions=None) -> RayMeter:
 
 
 @given(st.integers(0, 2**32 - 1), st.permutations(range(3)))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_order_and_partition_do_not_matter(seed, order):
     pairs = list(zip(*frames(seed), strict=True))
     want = meter_of(pairs).result()
@@ -171,7 +171,7 @@ def test_order_and_partition_do_not_matter(seed, order):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_perfect_prediction(seed):
     _, truth = frames(seed)
     got = meter_of(zip(truth, truth, strict=True)).result()

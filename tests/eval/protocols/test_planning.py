@@ -219,7 +219,7 @@ def sample_of(truth: np.ndarray, placed: list[tuple[float, ...]]) -> Sample:
     return Sample("a", "s", truth, np.ones(6, bool), agents, features)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(truth=paths, placed=boxes)
 def test_the_truth_scores_zero(truth, placed):
     sample = sample_of(truth, placed)
@@ -229,7 +229,7 @@ def test_the_truth_scores_zero(truth, placed):
         assert not score.collision.any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(truth=paths, predicted=paths, x=numbers, y=numbers, yaw=st.floats(-3.2, 3.2))
 def test_rigid_motion_of_everything_leaves_l2_unchanged(truth, predicted, x, y, yaw):
     turn = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
@@ -239,7 +239,7 @@ def test_rigid_motion_of_everything_leaves_l2_unchanged(truth, predicted, x, y, 
         np.testing.assert_allclose(before, after, atol=3e-5)  # float32 at a hundred metres
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(truth=paths, predicted=paths, placed=boxes, x=st.floats(-20, 20), y=st.floats(-20, 20))
 def test_another_box_never_takes_a_hit_away(truth, predicted, placed, x, y):
     for protocol in PROTOCOLS:

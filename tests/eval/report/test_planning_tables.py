@@ -192,7 +192,7 @@ def test_stored_predictions(make_sample):
 values = st.lists(st.tuples(st.integers(0, 6), st.floats(0, 50)), min_size=2, max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values)
 def test_interval_contains_the_mean(pairs):
     scenes, numbers = [str(scene) for scene, _ in pairs], np.array([value for _, value in pairs])
@@ -218,7 +218,7 @@ def test_interval_draws_scenes_not_samples():
         scene_interval(pair, ["a"])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=6))
 def test_missing_counts_add_up_for_any_pattern(pattern):
     from sparseoccvla_ros.eval.tasks.planning_samples import AgentBoxes, Sample

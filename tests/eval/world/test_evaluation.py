@@ -46,15 +46,14 @@ SETTINGS = WorldSettings(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of its own, short drives, two training seeds, one thread; a seed's world is made once."""
+def _small(tmp_path_factory: pytest.TempPathFactory, worlds_made_once) -> Iterator[None]:
+    """A cache of its own, short drives, two training seeds, one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(evaluation, "world_settings", lambda *_: SETTINGS)
         patch.setattr(evaluation, "SEEDS", (0, 1))
-        patch.setattr(Scene, "generate", staticmethod(functools.cache(Scene.generate)))
         patch.setattr(priors, "LABELLED", 1)
         patch.setattr(priors, "ASKED", 1)
         patch.setattr(priors, "DRIVEN", 4)

@@ -34,7 +34,7 @@ def still(count=20):
     return np.zeros((count, 3), np.float32), np.zeros(count, np.float32), np.zeros((count, 17), np.float32)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_untrained_equals_copy_forward_bit_for_bit(seed):
     torch.manual_seed(seed)
@@ -48,7 +48,7 @@ def test_untrained_equals_copy_forward_bit_for_bit(seed):
             np.testing.assert_array_equal(a, b)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), angle=st.floats(-1.5, 1.5))
 def test_shift_and_turn_are_a_rigid_motion_about_the_centre(seed, angle):
     points, centres, labels, scores = arrays(seed)
@@ -116,7 +116,7 @@ def test_learns_a_constant_velocity_scene():
     assert loss.item() < 0.15 * want.abs().mean().item()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(vx=st.floats(-20, 20), vy=st.floats(-2, 2), rate=st.one_of(st.just(0.0), st.floats(-1, 1)))
 def test_constant_velocity_equals_small_steps(vx, vy, rate):
     times = np.linspace(0, 3, 30001)
@@ -175,7 +175,7 @@ def still_world(make_scene):
     return forecaster.eval()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, TOY_SCENES - 1), speed=st.floats(0, 12), rate=st.floats(-0.3, 0.3))
 def test_static_world_and_known_motion_give_the_moved_present(still_world, make_scene, seed, speed, rate):
     """In the current ego frame the forecast is the present; in the future frames it is the present, moved."""

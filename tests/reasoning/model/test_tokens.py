@@ -19,7 +19,7 @@ def random_queries(seed, count):
     return centres, torch.from_numpy(rng.uniform(0, 1, (1, count)).astype(np.float32))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 80), keep=st.integers(1, 80))
 def test_best_scores_near_to_far_and_permutation_invariant(seed, count, keep):
     centres, scores = random_queries(seed, count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,12 +46,11 @@ SEED = 80_001
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory):
-    """A cache folder of this module's own; a seed's world is made once."""
+def place(tmp_path_factory: pytest.TempPathFactory, worlds_made_once):
+    """A cache folder of this module's own."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEOCCVLA_CACHE", str(folder))
-        patch.setattr(Scene, "generate", staticmethod(functools.cache(Scene.generate)))
         yield folder
 
 
