@@ -65,17 +65,19 @@ class Spread:
 class Outcome:
     """Results of one playback.
 
-    paths: number with poses; empty_paths: number without, which tell followers to stop; rates: Hz of wall time;
-    latencies: by name ("camera -> path": from the arrival of the reference camera's image to the arrival of the path
-    with its stamp); budget: hops of that latency, see latency_budget; cpu: cores used per process; ready_seconds: until
-    every node was active; drops: inputs that each node dropped or refused since it started, by reason; prefill_ms,
-    tokens_per_s: of the language model, one value per second.
+    paused_seconds: how long playback waited for the stack; paths: number with poses; empty_paths: number without, which
+    tell followers to stop; rates: Hz of wall time; latencies: by name ("camera -> path": from the arrival of the
+    reference camera's image to the arrival of the path with its stamp); budget: hops of that latency, see
+    latency_budget; cpu: cores used per process; ready_seconds: until every node was active; drops: inputs that each
+    node dropped or refused since it started, by reason; prefill_ms, tokens_per_s: of the language model, one value per
+    second.
     """
 
     bag: str
     bag_seconds: float
     rate: float
     wall_seconds: float = 0.0
+    paused_seconds: float = 0.0
     ready_seconds: float = 0.0
     camera_sets: int = 0
     paths: int = 0
@@ -109,6 +111,7 @@ def run_on_bag(
     bag: Path,
     *,
     rate: float = 1.0,
+    keep_pace: bool = False,
     duration: float = 0.0,
     arguments: Mapping[str, str] | None = None,
     parameters: Mapping[str, Mapping[str, str]] | None = None,
@@ -118,6 +121,7 @@ def run_on_bag(
 ) -> Outcome:
     """Start the graph, wait until every node is active, play the bag, wait for the last outputs, stop everything.
 
+    keep_pace: pause the bag while the stack is late, so that a slow machine plans with reasoning of the same moment;
     out: folder for logs and, with `view`, the viewer's files; duration: bag seconds to play (0 = all); parameters: of
     processes by name, beyond what launch arguments set. Raises InvalidInput when the bag or an argument is wrong,
     RuntimeError with the node's last lines when a node does not become active.
@@ -151,12 +155,13 @@ def run_on_bag(
             wanted.add("viewer")
         wait_active(supervisor, observer, wanted, on_progress)
         outcome.ready_seconds = time.monotonic() - began
-        observer.unpause_player()
+        observer.pause_player(False)
         usage = {n: psutil.Process(p.popen.pid) for n, p in supervisor.processes.items()}
         for process in usage.values():
             process.cpu_percent()
         played = time.monotonic()
-        _wait_end(supervisor, observer, outcome, seconds / rate, camera.image_topic, on_progress)
+        pacer = Pacer(observer) if keep_pace else None
+        _wait_end(supervisor, observer, outcome, camera.image_topic, pacer, on_progress)
         outcome.wall_seconds = time.monotonic() - played
         _drain(observer)
         for name, process in usage.items():
@@ -208,20 +213,54 @@ def wait_active(supervisor: Supervisor, observer: TopicMonitor, wanted: set[str]
     raise RuntimeError(f"not active within 300 s: {', '.join(sorted(wanted - set(ready)))}")
 
 
+class Pacer:
+    """Pauses the bag player while plans or reasoning are late on the bag's clock, as they are on a slow machine.
+
+    seconds: how long it has paused the player.
+    """
+
+    _LATEST = 1.0
+    """Seconds of the bag by which the stack may be behind; planning uses reasoning of up to 2 s."""
+    _PATIENCE = 10.0
+    """Seconds after which playback goes on: what has not arrived by then will not."""
+
+    def __init__(self, observer: TopicMonitor) -> None:
+        self._observer = observer
+        self._paused_at: float | None = None
+        self._skipped = 0
+        self.seconds = 0.0
+
+    def update(self, now: float) -> None:
+        """Pause or resume the player by what has arrived. now: s of the steady clock."""
+        newest = {t: max(self._observer.stamps(t), default=0) for t in ("frames", "planning/plan", "reasoning/state")}
+        first = min(self._observer.stamps("frames"), default=0)
+        answered = max(first, self._skipped, min(newest["planning/plan"], newest["reasoning/state"]))
+        late = 1e-9 * (newest["frames"] - answered)
+        if self._paused_at is None:
+            if late > self._LATEST:
+                self._observer.pause_player(True)
+                self._paused_at = now
+        elif late <= self._LATEST / 2 or now - self._paused_at > self._PATIENCE:
+            self._skipped = newest["frames"]
+            self._observer.pause_player(False)
+            self.seconds += now - self._paused_at
+            self._paused_at = None
+
+
 def _wait_end(
     supervisor: Supervisor,
     observer: TopicMonitor,
     outcome: Outcome,
-    expected: float,
     image_topic: str,
+    pacer: Pacer | None,
     on_progress: Callable[[str, float], None],
 ) -> None:
-    began, images = time.monotonic(), 0
+    images, moved = 0, time.monotonic()
     while True:
         supervisor.poll()
         # After the last image every node goes STALE, as it should; the states during playback are what counts.
         if observer.count(image_topic) > images:
-            images = observer.count(image_topic)
+            images, moved = observer.count(image_topic), time.monotonic()
             outcome.states = dict(observer.states)
         player = supervisor.processes.get("bag_player")
         if player is None or player.popen.poll() is not None:
@@ -229,9 +268,14 @@ def _wait_end(
                 tail = player.log.read_text(errors="replace")[-1500:] if player.log else ""
                 raise RuntimeError(f"bag_player ended with code {player.popen.returncode}\n{tail}")
             return
+        if pacer is not None:
+            pacer.update(time.monotonic())
+            outcome.paused_seconds = pacer.seconds
+        played = observer.stamps(image_topic)
+        share = 1e-9 * (max(played) - min(played)) / outcome.bag_seconds if played else 0.0
         paths = observer.count("planning/path") if "planning/path" in observer.arrivals else 0
-        on_progress(f"playing: {paths} paths", min(1.0, (time.monotonic() - began) / max(expected, 0.1)))
-        if time.monotonic() - began > 3 * expected + 90:
+        on_progress(f"playing: {paths} paths", min(1.0, share))
+        if time.monotonic() - moved > 90.0 + 10.0 / outcome.rate:
             outcome.events.append("the bag player did not end in time")
             return
         time.sleep(0.1)

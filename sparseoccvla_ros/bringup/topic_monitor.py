@@ -126,13 +126,13 @@ class TopicMonitor:
             time.sleep(poll)
         return bool(condition())
 
-    def unpause_player(self, timeout: float = 20.0) -> None:
-        """Unpause a bag player. Raises RuntimeError when it does not answer within `timeout` seconds."""
+    def pause_player(self, paused: bool, timeout: float = 20.0) -> None:
+        """Pause or resume a bag player. Raises RuntimeError when it does not answer within `timeout` seconds."""
         client = self.node.create_client(SetBool, "bag_player/pause")
         try:
             until = time.monotonic() + timeout
             if client.wait_for_service(timeout_sec=timeout):
-                answer = client.call_async(SetBool.Request(data=False))
+                answer = client.call_async(SetBool.Request(data=paused))
                 if self.wait_for(answer.done, max(0.1, until - time.monotonic())):
                     return
             raise RuntimeError(f"bag_player/pause did not answer within {timeout:g} s")

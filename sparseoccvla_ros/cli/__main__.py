@@ -31,7 +31,10 @@ def demo(
         "out/demo"
     ),
     bag: Annotated[Path | None, typer.Option(help="bag to play; the bundled world if not given")] = None,
-    rate: Annotated[float, typer.Option(min=0.05, max=10.0, help="speed of playback, times real time")] = 1.0,
+    rate: Annotated[
+        float,
+        typer.Option(min=0.05, max=10.0, help="highest speed, times real time; waits for a slow machine"),
+    ] = 1.0,
     preset: Annotated[str, typer.Option(help="model preset")] = "tiny",
     profile: Annotated[
         str, typer.Option(help="cameras and topics of the bag: a name in config/profiles, or a file")

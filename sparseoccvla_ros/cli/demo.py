@@ -15,9 +15,6 @@ from sparseoccvla_ros.runtime.presets import load_preset
 from ..bringup.run_on_bag import Outcome, isolated_domain, run_on_bag
 from ..bringup.tables import latency_table, node_table, state_lines
 
-SLOWEST = 0.05
-"""Lowest accepted playback rate."""
-
 
 def run_demo(
     out: Path,
@@ -58,9 +55,13 @@ def run_demo(
         f"{outcome.paths} paths, {outcome.stamps_matched} with the stamp of a camera image; "
         f"{outcome.camera_sets} images of the reference camera in {outcome.bag_seconds:.1f} s of bag"
     )
-    advice = slower_rate(outcome, min_paths)
-    if advice:
-        console.print(advice, highlight=False)
+    if outcome.paused_seconds >= 1.0:
+        real = outcome.bag_seconds / outcome.wall_seconds
+        console.print(
+            f"This machine is slower than the bag: playback waited {outcome.paused_seconds:.0f} s for it and ran at "
+            f"{real:.2f} of real time. Times above are of this machine.",
+            highlight=False,
+        )
     for name, what in (
         ("scene.png", "six images, occupancy, path"),
         ("recording.rrd", "open with: .venv/bin/rerun FILE"),
@@ -83,21 +84,6 @@ def run_demo(
     return 1 if problems else 0
 
 
-def slower_rate(outcome: Outcome, min_paths: int) -> str:
-    """Advice with a lower playback rate if this machine is too slow for the present one, else ""."""
-    encode = outcome.latencies.get("frames -> queries")
-    if encode is None or outcome.paths >= max(min_paths, 0.2 * outcome.camera_sets):
-        return ""
-    seconds = encode.p50 / 1e3
-    rate = max(SLOWEST, float(f"{min(outcome.rate / 2, 1.0 / seconds):.1g}"))
-    if rate >= outcome.rate:
-        return ""
-    return (
-        f"This machine is slower than the bag: a frame set takes {seconds:.1f} s to become occupancy, and planning "
-        f"refuses what is older than max_age on the bag's clock. --rate {rate:g} plans for more of its images."
-    )
-
-
 def _play(
     console: Console, out: Path, bag: Path, rate: float, preset: str, profile: str, duration: float, composed: bool
 ) -> Outcome:
@@ -116,4 +102,6 @@ def _play(
                 console.print(step, highlight=False)
 
         arguments = {"preset": preset, "profile": profile, "composed": str(composed).lower()}
-        return run_on_bag(bag, rate=rate, duration=duration, arguments=arguments, out=out, on_progress=show)
+        return run_on_bag(
+            bag, rate=rate, keep_pace=True, duration=duration, arguments=arguments, out=out, on_progress=show
+        )

@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory, next_domain):
-    """One run of the demo with the real preset, shared by every test here; slowly, for slow machines."""
+    """One run of the demo with the real preset, shared by every test here."""
     out = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "demo", "--rate", "0.6", "--out", str(out)]
+    command = [sys.executable, "-m", "sparseoccvla_ros.cli", "demo", "--out", str(out)]
     variables = {**os.environ, "ROS_DOMAIN_ID": str(next_domain())}
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, env=variables)
     return done, out, json.loads((out / "summary.json").read_text())
@@ -59,7 +59,8 @@ def test_ends_well_and_says_what_it_is(demo):
 
 def test_paths_come_with_camera_stamps_from_active_nodes(demo):
     _, _, summary = demo
-    assert summary["paths"] >= 10
+    # On a slow machine playback waits, so a plan comes at least once per second of the bag.
+    assert summary["paths"] >= 0.8 * summary["bag_seconds"]
     assert summary["stamps_matched"] == summary["paths"]
     assert {*STAGES, "viewer"} == set(summary["active"])
     assert all(summary["active"].values())
