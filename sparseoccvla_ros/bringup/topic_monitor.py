@@ -14,7 +14,6 @@ from nav_msgs.msg import Path
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from sparseoccvla_msgs.msg import Plan as PlanMessage
 from std_srvs.srv import SetBool
 
@@ -22,7 +21,7 @@ from sparseoccvla_ros.core.trace import Trace
 
 from ..ros.lifecycle_base import message_class
 from ..ros.messages import trace_from_msg
-from ..ros.msg_utils import stamp_of
+from ..ros.msg_utils import decode, stamp_of
 from ..ros.qos import PROFILES
 from ..ros.topics import BY_NAME, NAMESPACE
 
@@ -38,12 +37,12 @@ class Arrivals:
 
 def has_poses(raw: bytes) -> bool:
     """Whether a serialised nav_msgs/Path holds a pose; an empty one tells followers to stop."""
-    return bool(deserialize_message(raw, Path).poses)
+    return bool(decode(raw, Path).poses)
 
 
 def plan_trace(raw: bytes) -> Trace:
     """Trace of a serialised sparseoccvla_msgs/Plan."""
-    return trace_from_msg(deserialize_message(raw, PlanMessage).trace)
+    return trace_from_msg(decode(raw, PlanMessage).trace)
 
 
 class TopicMonitor:

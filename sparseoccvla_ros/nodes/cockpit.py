@@ -74,12 +74,7 @@ class CockpitNode(StageNode):
         self._control = StackControl(self, SWITCHED)
         self._worker: Worker[int] = Worker("cockpit", lambda stamp: self.attempt(lambda: self._show(stamp)))
         for name in STAMPED:
-            entry = BY_NAME[name]
-            self._made_subscriptions.append(
-                self.create_subscription(
-                    message_class(entry.type), name, partial(self._on_raw, name), PROFILES[entry.qos], raw=True
-                )
-            )
+            self.raw_input(name, partial(self._on_raw, name))
         self.input("/diagnostics", self._on_states)
         self.input("reasoning/text", lambda message: self._server.send("says", message.data))
         self._timer = self.create_timer(COMMAND_PERIOD, self._repeat_command, clock=self._steady)
@@ -114,8 +109,6 @@ class CockpitNode(StageNode):
     # --- from the stack
 
     def _on_raw(self, name: str, raw: bytes) -> None:
-        if not self.active:
-            return
         stamp = stamp_of(raw)
         self._scenes.keep(name, stamp, raw)
         if name == "planning/plan":

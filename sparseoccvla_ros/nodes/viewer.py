@@ -6,7 +6,6 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,10 @@ from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.adapters.occupancy_labels import voxels_from_cloud
 from sparseoccvla_ros.ros.adapters.scene_collector import KEPT, STAMPED, Scene, SceneCollector
 from sparseoccvla_ros.ros.latest_worker import Worker
-from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
+from sparseoccvla_ros.ros.lifecycle_base import StageNode
 from sparseoccvla_ros.ros.msg_utils import stamp_of
 from sparseoccvla_ros.ros.parameters import section
 from sparseoccvla_ros.ros.process import run
-from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.topics import BY_NAME, OUTPUTS
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.view.foxglove_server import FoxgloveServer
@@ -78,12 +76,12 @@ class ViewerNode(StageNode):
         if self._foxglove is not None:
             self.get_logger().info(f"open {self._foxglove.url} in Foxglove on this machine")
             for name in TRANSFORMS:
-                self._subscribe_raw(name, partial(self._to_foxglove, name, name))
+                self.raw_input(name, partial(self._to_foxglove, name, name), when_active=False)
         self._worker: Worker[int] = Worker("viewer", lambda stamp: self.attempt(lambda: self._draw(stamp)))
         for topic in OUTPUTS:
             if topic.name != "/clock":
                 with contextlib.suppress(ImportError):  # a topic whose message is not installed is not published either
-                    self._subscribe_raw(topic.name, partial(self._on_raw, topic.name, topic.full_name))
+                    self.raw_input(topic.name, partial(self._on_raw, topic.name, topic.full_name))
         if self.values.label_topic:
             self.listen(self.values.label_topic, PointCloud2, self._on_labels, "sensor")
         self.input("reasoning/text", self._on_text)
@@ -111,19 +109,11 @@ class ViewerNode(StageNode):
 
     # --- inputs
 
-    def _subscribe_raw(self, name: str, callback: Callable[[bytes], None]) -> None:
-        entry = BY_NAME[name]
-        self._made_subscriptions.append(
-            self.create_subscription(message_class(entry.type), name, callback, PROFILES[entry.qos], raw=True)
-        )
-
     def _to_foxglove(self, name: str, full_name: str, raw: bytes) -> None:
         if self._foxglove is not None:
             self._foxglove.send(full_name, BY_NAME[name].type, self.get_clock().now().nanoseconds, raw)
 
     def _on_raw(self, name: str, full_name: str, raw: bytes) -> None:
-        if not self.active:
-            return
         self._to_foxglove(name, full_name, raw)
         now = self.get_clock().now().nanoseconds
         # Before the first /clock `now` is 0, and a single record at 0 would make the bag begin in 1970.

@@ -149,6 +149,18 @@ class StageNode(LifecycleNode):
         """Subscribe with a callback that runs only while active; its InvalidInput counts as a refusal."""
         self._made_subscriptions.append(self.create_subscription(kind, topic, self._guarded(callback), PROFILES[qos]))
 
+    def raw_input(self, name: str, callback: Callable[[bytes], None], when_active: bool = True) -> None:
+        """Subscribe to the serialised messages of a topic of ros/topics.py; InvalidInput in `callback` is counted.
+
+        when_active: drop what arrives while the node is not active.
+        """
+        topic = BY_NAME[name]
+        self._made_subscriptions.append(
+            self.create_subscription(
+                message_class(topic.type), name, self._guarded(callback, when_active), PROFILES[topic.qos], raw=True
+            )
+        )
+
     def stage_output(self, name: str, to_msg: Callable[..., Any]) -> StageOutput:
         """Create the output of a dataclass: converted by `to_msg` over DDS, passed unchanged in a composed process."""
         return StageOutput(name, self.output(name), to_msg, self._handover, self.get_name())
@@ -174,9 +186,9 @@ class StageNode(LifecycleNode):
 
         return read
 
-    def _guarded(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _guarded(self, callback: Callable[[Any], None], when_active: bool = True) -> Callable[[Any], None]:
         def guarded(item: Any) -> None:
-            if not self.active:
+            if when_active and not self.active:
                 return
             try:
                 callback(item)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import array
 import math
 import struct
+from typing import TypeVar, cast
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
+from rclpy.serialization import deserialize_message
 from sparseoccvla_msgs import msg as own
 from std_msgs.msg import Header
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import BASE_FRAME
 
+_HEADER = 4
+"""Bytes of the encapsulation header of CDR, which the payload follows."""
+Message = TypeVar("Message")
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float64", "uint8", "int16", "int64", "bool")}
 
 
@@ -66,7 +71,26 @@ def tensor_from_msg(message: own.Tensor, name: str) -> np.ndarray:
         raise InvalidInput(name, str(error)) from None
 
 
+def decode(raw: bytes, kind: type[Message]) -> Message:
+    """Deserialise a message that came from outside. InvalidInput("cdr") when it is damaged.
+
+    Fast CDR takes the padding that the header states off the length without looking whether there is that much, and
+    reads past the end of a message that is too short: garbage or a segmentation fault. Such a one is refused here.
+    """
+    if len(raw) < _HEADER + (raw[_HEADER - 1] & 3 if len(raw) >= _HEADER else 0):
+        raise InvalidInput("cdr", f"{len(raw)} bytes are no message")
+    try:
+        return cast(Message, deserialize_message(raw, kind))
+    except Exception as error:  # rclpy has no narrower type for it
+        raise InvalidInput("cdr", str(error)) from None
+
+
 def stamp_of(raw: bytes) -> int:
-    """Return the stamp in ns of a serialised message that starts with a Header (CDR, little endian)."""
-    sec, nanosec = struct.unpack_from("<iI", raw, 4)
+    """Return the stamp in ns of a serialised message that starts with a Header (CDR, little endian).
+
+    InvalidInput("cdr") when it is too short for one.
+    """
+    if len(raw) < _HEADER + 8:
+        raise InvalidInput("cdr", f"{len(raw)} bytes hold no header")
+    sec, nanosec = struct.unpack_from("<iI", raw, _HEADER)
     return sec * 10**9 + nanosec

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +151,18 @@ def test_weights_of_impossible_shapes(name: str, shape: tuple[int, ...]) -> None
     else:
         with pytest.raises(InvalidInput, match="shape"):
             opus_config(state)
+
+
+def test_a_db3_file_with_a_topic_without_a_name(tmp_path: Path) -> None:
+    file = tmp_path / "bag.db3"
+    with closing(sqlite3.connect(file)) as base:
+        base.execute("CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT)")
+        base.execute("CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB)")
+        base.execute("INSERT INTO topics VALUES (1, NULL, 'std_msgs/msg/String', 'cdr')")
+        base.execute("INSERT INTO messages VALUES (1, 1, 1, x'0001000000000000')")
+        base.commit()
+    with pytest.raises(InvalidInput, match="no text"):
+        BagReader(file)
 
 
 @pytest.mark.parametrize(("old", "new"), [("name: /count", "name: 7"), ("depth: 10", "depth: {a: b}")])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
+from sparseoccvla_msgs.msg import Plan
 from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 
@@ -77,6 +78,16 @@ def test_viewer_without_a_place_to_write_writes_nothing(graph, preset, frames, u
     viewer.trigger_deactivate()
     viewer.trigger_cleanup()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_message_without_a_header_is_refused(graph, preset, until):
+    """Of a damaged or hostile participant; a node that decodes its input in Fast CDR ends here, see SECURITY.md."""
+    viewer = graph.add(ViewerNode, preset=preset)
+    publisher = graph.probe.create_publisher(Plan, "planning/plan", PROFILES["output"])
+    assert until(lambda: publisher.get_subscription_count() == 1, 10)
+    publisher.publish(bytes.fromhex("00010001"))
+    assert until(lambda: viewer.monitor._counts.get("refused", 0) == 1, 10)
+    assert viewer.active
 
 
 def test_nothing_is_recorded_before_the_first_clock(graph, preset, until, tmp_path):

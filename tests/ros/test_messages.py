@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rclpy.serialization import deserialize_message, serialize_message
+from sparseoccvla_msgs.msg import SceneQueries as SceneQueriesMsg
 from visualization_msgs.msg import MarkerArray
 
 from sparseoccvla_ros.core import geometry
@@ -18,6 +19,7 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import Command, CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.ros import markers, messages
+from sparseoccvla_ros.ros.msg_utils import decode, stamp_of
 
 EGO = EgoState(geometry.planar(3, -2, 0.7), np.arange(6.0), "map")
 
@@ -94,6 +96,21 @@ def test_tensor_refuses_what_does_not_fit():
         empty.shape = array.array("I", shape)
         with pytest.raises(InvalidInput, match="features"):
             messages.tensor_from_msg(empty, "features")
+
+
+@pytest.mark.parametrize("raw", ["", "0001", "00010001", "0000007f", "0001ffff", "000100020000", "00010000ff"])
+def test_a_message_shorter_than_it_says_is_not_given_to_fast_cdr(raw):
+    """Fast CDR ends the process at those of four bytes."""
+    data = bytes.fromhex(raw)
+    with pytest.raises(InvalidInput, match="cdr"):
+        decode(data, SceneQueriesMsg)
+    with pytest.raises(InvalidInput, match="cdr"):
+        stamp_of(data)
+
+
+def test_decode_returns_what_was_serialised():
+    message = messages.pose_to_msg(np.eye(4))
+    assert decode(serialize_message(message), type(message)) == message
 
 
 def test_frames_round_trip(frames):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from urllib.parse import quote
 from mcap.reader import make_reader
 from mcap.records import Channel
 from mcap.stream_reader import StreamReader
+from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.rosbag2.storage_mcap import McapReader
@@ -125,8 +126,7 @@ class _Folder(DirectoryReader):
 
     def open(self) -> None:
         super().open()
-        if not all(isinstance(text, str) for c in self.connections for text in (c.topic, c.msgtype)):
-            raise InvalidInput("bag", f"{self.path}: metadata.yaml has a topic whose name or type is no text")
+        _refuse_nameless(self.path / "metadata.yaml", self.connections)
         stated = {(c.topic, c.msgtype): c for c in self.connections}
         for storage in self.storages:
             storage.connections[:] = [
@@ -184,6 +184,11 @@ def open_files(path: Path) -> BagFiles:
     def attempt() -> BagFiles:
         reader = BagFiles(path)
         reader.open()
+        try:
+            _refuse_nameless(path, reader.connections)
+        except InvalidInput:
+            reader.close()
+            raise
         return reader
 
     return guard(path, attempt)
@@ -199,6 +204,11 @@ def guard(path: Path, action: Callable[[], _T]) -> _T:
         raise InvalidInput(
             "bag", f"{path} cannot be read: {error or type(error).__name__}. {_salvage(path)}"
         ) from error
+
+
+def _refuse_nameless(path: Any, connections: Iterable[Connection]) -> None:
+    if not all(isinstance(text, str) for c in connections for text in (c.topic, c.msgtype)):
+        raise InvalidInput("bag", f"{path} has a topic whose name or type is no text")
 
 
 def _salvage(path: Path) -> str:

@@ -8,8 +8,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.serialization import deserialize_message
-
 from sparseoccvla_ros.core.types import NANOSECONDS, REASONING_MAX_AGE, CameraFrames, Plan, Reasoning, SceneQueries
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
@@ -17,6 +15,7 @@ from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 
 from .. import messages
 from ..lifecycle_base import message_class
+from ..msg_utils import decode
 from ..topics import BY_NAME
 
 STAMPED = ("frames", "occupancy/queries", "reasoning/state", "planning/plan")
@@ -86,4 +85,4 @@ class SceneCollector:
 
 
 def _decode(name: str, raw: bytes) -> Any:
-    return deserialize_message(raw, message_class(BY_NAME[name].type))
+    return decode(raw, message_class(BY_NAME[name].type))
