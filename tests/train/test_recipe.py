@@ -49,7 +49,7 @@ RECIPE: dict[str, Any] = {
         "render": {"hours": 1}, "cache": {"hours": 1, "blocks": 5, "variants": 2},
         "cells": {"hours": 2, "steps": 6, "batch": 1, "warmup": 1, "validate_every": 4, "save_every": 2},
         "whole": {"hours": 4, "steps": 3, "batch": 1, "warmup": 1, "validate_every": 9, "save_every": 1},
-        "voxel_head": {"scenes": 1, "rank_samples": 1, "rank_steps": 2, "steps": 2, "blocks": 40, "batch": 16},
+        "voxel_head": {"scenes": 1, "rank_samples": 1, "rank_steps": 2, "steps": 2, "blocks": 40, "batch_size": 16},
         "export": {}, "report": {},
     },
 }  # fmt: skip
