@@ -48,19 +48,21 @@ def bench_training(console: Console, preset: str) -> dict[str, Any]:
     made = time.process_time() - began
     choices = OccupancyStageSettings(frozen=FROZEN, initial_points="random", depthwise=False)
     weights = LossWeights(alpha=0.6, gamma=1.0, rare_classes=tuple(range(LABEL["driveable_surface"])))
-    batches = {step.name: int(step.options.get("batch", 1)) for step in recipe.steps}
+    batch_sizes = {step.name: int(step.options.get("batch_size", 1)) for step in recipe.steps}
     seconds = {
         "from images": _step(OccupancyStage(encoder, choices, weights), images, 2, Augmentation()),
         "whole, from the cache": _step(
-            ClipStage(encoder, choices, weights), CachedFrames(kept, seeds, True), batches["whole"]
+            ClipStage(encoder, choices, weights), CachedFrames(kept, seeds, True), batch_sizes["whole"]
         ),
-        "cells, from the cache": _step(CellStage(encoder, FROZEN), CachedFrames(kept, seeds, False), batches["cells"]),
+        "cells, from the cache": _step(
+            CellStage(encoder, FROZEN), CachedFrames(kept, seeds, False), batch_sizes["cells"]
+        ),
     }
     table = Table("phase", "ms per sample", "samples per CPU second", "against images", title=f"Stage 1 of {preset}")
     for name, value in seconds.items():
         table.add_row(name, f"{1e3 * value:.0f}", f"{1 / value:.2f}", f"{seconds['from images'] / value:.1f}x")
     console.print(table)
-    samples = {n: recipe.step(n).options["steps"] * batches[n] for n in ("cells", "whole")}
+    samples = {n: recipe.step(n).options["steps"] * batch_sizes[n] for n in ("cells", "whole")}
     samples["whole"] *= settings.sets - found.occupancy.frames + 1
     new = samples["cells"] * seconds["cells, from the cache"] + samples["whole"] * seconds["whole, from the cache"]
     speed = sum(samples.values()) * seconds["from images"] / new
@@ -72,7 +74,7 @@ def bench_training(console: Console, preset: str) -> dict[str, Any]:
     return {"preset": preset, "seconds_per_sample": seconds, "samples": samples, "speed": speed}
 
 
-def _step(stage: Stage[Any], data: DrivingSamples, batch: int, augment: Any = None) -> float:
+def _step(stage: Stage[Any], data: DrivingSamples, batch_size: int, augment: Any = None) -> float:
     """Returns the CPU seconds per sample of training steps, without the first two."""
     optimizer = torch.optim.AdamW(stage.parameter_groups(3e-4, 0.1), fused=True)
     average = {k: v.detach().clone() for k, v in stage.state_dict().items()}
@@ -82,7 +84,7 @@ def _step(stage: Stage[Any], data: DrivingSamples, batch: int, augment: Any = No
     for step in range(STEPS + 2):
         if step == 2:
             count, began = 0, time.process_time()
-        items = [augment(data[int(i)], rng) for i in rng.integers(len(data), size=batch)]
+        items = [augment(data[int(i)], rng) for i in rng.integers(len(data), size=batch_size)]
         found = stage.collate(items)
         loss = torch.stack(list(stage(found).values())).sum()
         optimizer.zero_grad(set_to_none=True)

@@ -120,7 +120,7 @@ def speed(
         size = whole_images(found.image, augment.largest)
         opened = open_index(root, version, index)
         samples = NuscenesSamples(root, opened, split, size, frames, labels=labels, threads=workers)
-        feed = Feed(samples, len, augment, 1, 1, loaders=workers)
+        feed = Feed(samples, len, augment, 1, 1, num_workers=workers)
         try:
             next(feed)
             began, count = time.monotonic(), 0

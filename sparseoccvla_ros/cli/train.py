@@ -125,8 +125,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in OUT")] = False,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="minutes of training in all")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="optimizer steps in all")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="samples per step and process; by stage: 2")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.0, help="peak learning rate; by stage: 8e-4")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="samples per step and process; by stage: 2")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="peak learning rate; by stage: 8e-4")] = None,
     alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="focal loss: weight of positives; OPUS 0.25")] = 0.6,
     gamma: Annotated[float, typer.Option(min=0.0, help="focal loss: exponent; OPUS 2")] = 1.0,
     rare: Annotated[str, typer.Option(help="classes that weigh most: things (0..10), or opus (four)")] = "things",
@@ -176,9 +176,10 @@ def train(
         if name not in DEFAULTS:
             raise InvalidInput("parts", f"{parts!r} is not one of planning, forecast")
         settings = TrainSettings(
-            steps=steps, minutes=minutes, batch=batch or DEFAULTS[name][0], rate=rate or DEFAULTS[name][1], seed=seed,
-            validate_every=validate_every, loaders=1 if (os.cpu_count() or 1) < 8 else 8,
-            **({"save_every": 20, "warmup": 30} if name == "language" else {"save_every": 100}),
+            steps=steps, minutes=minutes, batch_size=batch_size or DEFAULTS[name][0],
+            learning_rate=learning_rate or DEFAULTS[name][1], seed=seed, validate_every=validate_every,
+            num_workers=1 if (os.cpu_count() or 1) < 8 else 8,
+            **({"save_every": 20, "warmup_steps": 30} if name == "language" else {"save_every": 100}),
         )  # fmt: skip
         if data not in ("world", "nuscenes", "bag"):
             raise InvalidInput("data", f"{data!r} is not known; want world, nuscenes or bag")

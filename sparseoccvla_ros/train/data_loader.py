@@ -23,14 +23,15 @@ class Place:
     batches: int = 0
 
 
-def epoch_batches(count: int, batch: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the sample indices of an epoch's batches, int64 [batches, batch]: a permutation without the remainder.
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns the sample indices of an epoch's batches, int64 [batches, batch_size]: a permutation without the
+    remainder.
 
-    If there are fewer samples than `batch`, some are repeated.
+    If there are fewer samples than `batch_size`, some are repeated.
     """
     order = np.random.default_rng([seed, epoch]).permutation(count)
-    order = np.resize(order, batch) if count < batch else order[: count // batch * batch]
-    return order.reshape(-1, batch)
+    order = np.resize(order, batch_size) if count < batch_size else order[: count // batch_size * batch_size]
+    return order.reshape(-1, batch_size)
 
 
 class Feed(Iterator[tuple[B, Place]]):
@@ -46,17 +47,17 @@ class Feed(Iterator[tuple[B, Place]]):
         data: DrivingSamples,
         collate: Callable[[list[Any]], B],
         augment: Callable[[Any, np.random.Generator], Any] | None,
-        batch: int,
+        batch_size: int,
         seed: int,
         place: Place | None = None,
-        loaders: int = 1,
+        num_workers: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self._data, self._collate, self._augment = data, collate, augment
-        self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
-        self._pool = ThreadPoolExecutor(loaders, thread_name_prefix="load")
-        self._ahead = loaders + 1
+        self._batch_size, self._seed, self._rank, self._world = batch_size, seed, rank, world
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="load")
+        self._ahead = num_workers + 1
         self._waiting: deque[tuple[Future[B], Place, list[int]]] = deque()
         self._place = place or Place()
         self._order = self._epoch()
@@ -74,7 +75,7 @@ class Feed(Iterator[tuple[B, Place]]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _epoch(self) -> np.ndarray:
-        return epoch_batches(len(self._data), self._batch, self._seed, self._place.epoch)
+        return epoch_batches(len(self._data), self._batch_size, self._seed, self._place.epoch)
 
     def _submit(self) -> None:
         here = self._place

@@ -55,8 +55,11 @@ class Stage(nn.Module, ABC, Generic[B]):
         """Returns the weighted loss terms; the loss is their sum."""
 
     @abstractmethod
-    def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
-        """Returns optimizer groups of all trainable parameters; slow: learning-rate factor of sensitive parts."""
+    def parameter_groups(self, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
+        """Returns optimizer groups of all trainable parameters.
+
+        learning_rate, backbone_lr_scale: as in TrainSettings.
+        """
 
     @abstractmethod
     def validate(self, batches: Sequence[B]) -> Validation:

@@ -67,12 +67,12 @@ class Trainer:
         if not resume:
             stage.begin(train, settings.seed)
         self.stage = stage.to(self.accelerator.device)
-        groups = stage.parameter_groups(settings.rate, settings.slow)
+        groups = stage.parameter_groups(settings.learning_rate, settings.backbone_lr_scale)
         self._peak_lrs = [group["lr"] for group in groups]
         # The fused optimizer takes a fifth of the time on a CPU.
         fused = self.accelerator.device.type == "cpu"
         self.optimizer = torch.optim.AdamW(
-            groups, lr=settings.rate, weight_decay=settings.weight_decay, fused=fused or None
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused or None
         )
         self.progress = Progress()
         self.average = {k: v.detach().clone() for k, v in stage.state_dict().items()}
@@ -89,8 +89,8 @@ class Trainer:
         settings, progress, main = self.settings, self.progress, self.accelerator.is_main_process
         log = RunLog(self.out) if main else None
         feed = Feed(
-            self._train, self.stage.collate, self._augment, settings.batch, settings.seed, progress.place,
-            settings.loaders, self.accelerator.process_index, self.accelerator.num_processes,
+            self._train, self.stage.collate, self._augment, settings.batch_size, settings.seed, progress.place,
+            settings.num_workers, self.accelerator.process_index, self.accelerator.num_processes,
         )  # fmt: skip
         if main and not progress.step:
             progress.samples = feed.samples
@@ -108,7 +108,7 @@ class Trainer:
                 progress.place, progress.samples = place, feed.samples
                 now = time.monotonic()
                 values["data_seconds"], values["step_seconds"] = began - asked, now - mark
-                current = settings.batch * self.accelerator.num_processes / (now - mark)
+                current = settings.batch_size * self.accelerator.num_processes / (now - mark)
                 throughput = current if not throughput else 0.95 * throughput + 0.05 * current
                 progress.seconds += now - mark
                 mark = now
@@ -148,9 +148,9 @@ class Trainer:
     def _step(self, batch: Any, share: float) -> dict[str, float]:
         """Train on a batch at fraction `share` of the run; returns the loss, its terms and other numbers to log."""
         settings, step = self.settings, self.progress.step
-        factor = settings.factor(step, share)
+        lr_scale = settings.lr_scale(step, share)
         for group, peak in zip(self.optimizer.param_groups, self._peak_lrs, strict=True):
-            group["lr"] = peak * factor
+            group["lr"] = peak * lr_scale
         self.stage.train()
         terms: dict[str, Tensor] = self._model(batch)
         loss = torch.stack(list(terms.values())).sum()
@@ -158,15 +158,17 @@ class Trainer:
             raise InvalidInput("loss", f"is not finite at step {step}: { ({k: float(v) for k, v in terms.items()}) }")
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_([p for p in self.stage.parameters() if p.requires_grad], settings.clip)
+        trained = [p for p in self.stage.parameters() if p.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         self.optimizer.step()
         self._update_average(step)
         values = {k: float(v.detach()) for k, v in terms.items()}
-        return {"loss": float(loss.detach()), "grad_norm": float(norm), "lr": settings.rate * factor, **values}
+        lr = settings.learning_rate * lr_scale
+        return {"loss": float(loss.detach()), "grad_norm": float(norm), "lr": lr, **values}
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
-        decay = min(self.settings.ema, (1.0 + step) / (10.0 + step))
+        decay = min(self.settings.ema_decay, (1.0 + step) / (10.0 + step))
         for name, value in self.stage.state_dict().items():
             if value.is_floating_point():
                 self.average[name].lerp_(value, 1.0 - decay)
@@ -189,6 +191,6 @@ class Trainer:
         return found
 
     def _validation_batches(self, stage: Stage[Any]) -> Iterator[Any]:
-        for start in range(0, len(self._validation), self.settings.batch):
-            indices = range(start, min(start + self.settings.batch, len(self._validation)))
+        for start in range(0, len(self._validation), self.settings.batch_size):
+            indices = range(start, min(start + self.settings.batch_size, len(self._validation)))
             yield stage.move(stage.collate([self._validation[i] for i in indices]), self.accelerator.device)

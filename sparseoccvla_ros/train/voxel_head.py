@@ -45,16 +45,16 @@ class VoxelHeadSettings:
     """Settings of the fit.
 
     rank_samples: samples for the ranking; rank_steps, steps: optimiser steps for the ranking and for the classes;
-    blocks: candidate blocks kept per sample; batch: blocks per step; lr: peak learning rate; class_power: voxels of a
-    class are weighted by (share of the class) ** -class_power.
+    blocks: candidate blocks kept per sample; batch_size: blocks per step; learning_rate: its peak; class_power: voxels
+    of a class are weighted by (share of the class) ** -class_power.
     """
 
     rank_samples: int = 120
     rank_steps: int = 1_500
     steps: int = 6_000
     blocks: int = 1_500
-    batch: int = 1_024
-    lr: float = 3e-3
+    batch_size: int = 1_024
+    learning_rate: float = 3e-3
     class_power: float = 0.35
 
 
@@ -177,7 +177,8 @@ def _fit_rank(
     def loss(at: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(head.rank(x[at].float())[:, 0], y[at], w[at])
 
-    _descend(list(head.rank.parameters()), loss, len(x), 8_192, settings.rank_steps, settings.lr, generator, report)
+    learned = list(head.rank.parameters())
+    _descend(learned, loss, len(x), 8_192, settings.rank_steps, settings.learning_rate, generator, report)
 
 
 def _fit_classes(
@@ -200,7 +201,9 @@ def _fit_classes(
 
     rank = set(head.rank.parameters())
     learned = [p for p in head.parameters() if p not in rank]
-    _descend(learned, loss, len(kept.target), settings.batch, settings.steps, settings.lr, generator, report)
+    _descend(
+        learned, loss, len(kept.target), settings.batch_size, settings.steps, settings.learning_rate, generator, report
+    )
 
 
 def _extract(
@@ -253,15 +256,15 @@ def _block_truth(head: VoxelHead, sample: Sample) -> tuple[Tensor, Tensor, Tenso
 
 
 def _descend(
-    parameters: list[torch.nn.Parameter], loss: Callable[[Tensor], Tensor], rows: int, batch: int, steps: int,
-    lr: float, generator: torch.Generator, report: Callable[[str], None],
+    parameters: list[torch.nn.Parameter], loss: Callable[[Tensor], Tensor], rows: int, batch_size: int, steps: int,
+    learning_rate: float, generator: torch.Generator, report: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Minimise `loss` with AdamW and a one-cycle schedule on random batches of rows."""
-    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=0.02, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.02, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
     total = 0.0
     for step in range(1, steps + 1):
-        value = loss(torch.randint(rows, (batch,), generator=generator))
+        value = loss(torch.randint(rows, (batch_size,), generator=generator))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

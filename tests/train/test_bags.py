@@ -41,7 +41,7 @@ from sparseoccvla_ros.train.settings import TrainSettings
 from sparseoccvla_ros.train.trainer import BEST, Trainer
 
 SPEED = 5.0
-STEPS, RATE = 40, 3e-4
+STEPS, LEARNING_RATE = 40, 3e-4
 """Of the fine-tuning."""
 
 
@@ -194,18 +194,25 @@ def test_twenty_seconds_of_a_drive_lower_the_error_on_others(
     learned, checked = drives(folder, (501,)), drives(folder, (502, 503))
     sources = build.bag_sources(network, weights, preset, "planning", learned, checked, lambda *done: None)
 
-    def error(seed: int, steps: int, rate: float) -> float:
+    def error(seed: int, steps: int, learning_rate: float) -> float:
         """L2 on the other drives, m, after so many steps: of the last validation, not of the best one."""
         stage, train, validation = build.build("planning", preset, None, preset.weights["planning"], sources)
         settings = TrainSettings(
-            steps=steps, batch=16, rate=rate, warmup=5, ema=0.9, seed=seed, validate_every=10**6, save_every=10**6
+            steps=steps,
+            batch_size=16,
+            learning_rate=learning_rate,
+            warmup_steps=5,
+            ema_decay=0.9,
+            seed=seed,
+            validate_every=10**6,
+            save_every=10**6,
         )
         last = Trainer(stage, train, validation, settings, folder / f"{seed}-{steps}", device="cpu").run()
         assert last is not None
         return -last.score
 
     before = error(0, 1, 1e-12)
-    after = [error(seed, STEPS, RATE) for seed in (1, 2, 3)]
+    after = [error(seed, STEPS, LEARNING_RATE) for seed in (1, 2, 3)]
     print(f"L2 before {before:.3f} m, after {after}")
     gain, noise = before - np.mean(after), np.std(after, ddof=1)
     assert gain > 0.1 * before, (before, after)

@@ -146,7 +146,14 @@ def test_cells_learn_and_the_rest_stays(encoder: OccupancyEncoder, tmp_path: Pat
     stage = CellStage(encoder, FROZEN, depthwise=True)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     settings = TrainSettings(
-        steps=12, batch=2, rate=1e-2, warmup=2, validate_every=12, save_every=12, slow=0.3, ema=0.5
+        steps=12,
+        batch_size=2,
+        learning_rate=1e-2,
+        warmup_steps=2,
+        validate_every=12,
+        save_every=12,
+        backbone_lr_scale=0.3,
+        ema_decay=0.5,
     )
     losses: list[float] = []
     trainer = Trainer(

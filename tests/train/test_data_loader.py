@@ -29,7 +29,7 @@ def test_a_feed_goes_on_where_it_stopped() -> None:
     feed.close()
     for done in (1, 2, 3):
         place = whole[done - 1][2]
-        rest = Feed(Boxes(5), list, Augmentation(), 2, 7, place, loaders=3)
+        rest = Feed(Boxes(5), list, Augmentation(), 2, 7, place, num_workers=3)
         again = [(names(b), [s.images.sum() for s in b], p) for b, p in islice(rest, 6 - done)]
         rest.close()
         assert again == whole[done:]

@@ -47,9 +47,9 @@ RECIPE: dict[str, Any] = {
     "config": {"occupancy": {"depth_bins": 8}},
     "steps": {
         "render": {"hours": 1}, "cache": {"hours": 1, "blocks": 5, "variants": 2},
-        "cells": {"hours": 2, "steps": 6, "batch": 1, "warmup": 1, "validate_every": 4, "save_every": 2},
-        "whole": {"hours": 4, "steps": 3, "batch": 1, "warmup": 1, "validate_every": 9, "save_every": 1},
-        "voxel_head": {"scenes": 1, "rank_samples": 1, "rank_steps": 2, "steps": 2, "blocks": 40, "batch": 16},
+        "cells": {"hours": 2, "steps": 6, "batch_size": 1, "warmup_steps": 1, "validate_every": 4, "save_every": 2},
+        "whole": {"hours": 4, "steps": 3, "batch_size": 1, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
+        "voxel_head": {"scenes": 1, "rank_samples": 1, "rank_steps": 2, "steps": 2, "blocks": 40, "batch_size": 16},
         "export": {}, "report": {},
     },
 }  # fmt: skip
@@ -148,10 +148,10 @@ def test_what_is_done_stays_and_what_depends_on_a_change_is_redone(toy: Path, tm
 
 LATER: dict[str, Any] = {
     "features": {},
-    "language": {"scenes": 1, "steps": 2, "batch": 2, "warmup": 1, "validate_every": 9, "save_every": 1},
+    "language": {"scenes": 1, "steps": 2, "batch_size": 2, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
     "reasoning_features": {},
-    "planning": {"steps": 2, "batch": 4, "warmup": 1, "validate_every": 9, "save_every": 1},
-    "forecast": {"steps": 2, "batch": 2, "warmup": 1, "validate_every": 9, "save_every": 1},
+    "planning": {"steps": 2, "batch_size": 4, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
+    "forecast": {"steps": 2, "batch_size": 2, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
 }  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def test_shuffled_tokens_answer_worse(tmp_path: Path) -> None:
     assert parts == ()
     reasoner.load_adapter(preset.weights["adapter"], merge=False)
     stage = LanguageStage(reasoner, settings=LanguageStageSettings(asked=ASKED, question_steps=READER_STEPS))
-    settings = TrainSettings(steps=LANGUAGE_STEPS, warmup=5)
+    settings = TrainSettings(steps=LANGUAGE_STEPS, warmup_steps=5)
 
     trained = Trainer(stage, learned, held_out, settings, tmp_path, augment=stage.augment, device="cpu").run()
 

@@ -44,7 +44,14 @@ def train(
             raise KeyboardInterrupt
 
     settings = TrainSettings(
-        steps=steps, batch=2, rate=2e-3, warmup=4, validate_every=1000, save_every=save_every, ema=0.9, seed=5
+        steps=steps,
+        batch_size=2,
+        learning_rate=2e-3,
+        warmup_steps=4,
+        validate_every=1000,
+        save_every=save_every,
+        ema_decay=0.9,
+        seed=5,
     )
     trainer = Trainer(stage(), Boxes(5), Boxes(2), settings, out, resume, Augmentation(photograph=0.3), "cpu", report)
     try:
@@ -169,15 +176,15 @@ def test_frozen_parts_keep_their_weights(learnt: tuple[Trainer, list[float]]) ->
 
 
 def test_the_schedule_follows_steps_or_time() -> None:
-    by_steps, by_time = TrainSettings(steps=100, warmup=10), TrainSettings(minutes=2, warmup=0)
+    by_steps, by_time = TrainSettings(steps=100, warmup_steps=10), TrainSettings(minutes=2, warmup_steps=0)
     assert by_steps.share(50, 1e9) == 0.5
     assert by_time.share(10**9, 60) == 0.5
     assert TrainSettings(steps=100, minutes=1).share(20, 30) == 0.5
-    assert by_steps.factor(0, 0.0) == pytest.approx(1 / 3)
-    assert by_steps.factor(10, 0.0) == pytest.approx(1.0)
-    assert by_time.factor(1, 1.0) == pytest.approx(by_time.final)
-    assert by_time.factor(1, 0.5) == pytest.approx(0.5 * (1 + by_time.final))
+    assert by_steps.lr_scale(0, 0.0) == pytest.approx(1 / 3)
+    assert by_steps.lr_scale(10, 0.0) == pytest.approx(1.0)
+    assert by_time.lr_scale(1, 1.0) == pytest.approx(by_time.final_lr_scale)
+    assert by_time.lr_scale(1, 0.5) == pytest.approx(0.5 * (1 + by_time.final_lr_scale))
     with pytest.raises(InvalidInput, match="steps"):
         TrainSettings()
-    with pytest.raises(InvalidInput, match="rate"):
-        TrainSettings(steps=1, rate=math.nan)
+    with pytest.raises(InvalidInput, match="learning_rate"):
+        TrainSettings(steps=1, learning_rate=math.nan)

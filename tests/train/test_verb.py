@@ -64,7 +64,7 @@ def run(*arguments: object) -> str:
 
 @pytest.mark.slow
 def test_from_scenes_to_shipped_weights(folder: Path, tmp_path: Path) -> None:
-    few = ("--preset", folder, "--steps", 1, "--batch", 2, "--validation", 1)
+    few = ("--preset", folder, "--steps", 1, "--batch-size", 2, "--validation", 1)
     run("cache", "--preset", folder)
     run("--stage", 2, *few, "--out", tmp_path / "language")
     spoken = tmp_path / "language" / "best.safetensors"

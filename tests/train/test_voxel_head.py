@@ -15,8 +15,8 @@ from sparseoccvla_ros.train.voxel_head import VoxelHeadSettings, calibrate_voxel
 
 from .conftest import MICRO, Boxes
 
-QUICK = VoxelHeadSettings(rank_samples=4, rank_steps=30, steps=120, blocks=400, batch=128)
-SHORT = VoxelHeadSettings(rank_samples=2, rank_steps=3, steps=8, blocks=100, batch=64)
+QUICK = VoxelHeadSettings(rank_samples=4, rank_steps=30, steps=120, blocks=400, batch_size=128)
+SHORT = VoxelHeadSettings(rank_samples=2, rank_steps=3, steps=8, blocks=100, batch_size=64)
 GRID = VoxelGrid((-8.0, -8.0, -1.0), (8.0, 8.0, 5.4))
 
 

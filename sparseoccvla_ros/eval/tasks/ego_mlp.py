@@ -49,8 +49,8 @@ class EgoMlp(nn.Module):
         truth: np.ndarray,
         mask: np.ndarray,
         epochs: int = 60,
-        batch: int = 256,
-        rate: float = 1e-3,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
     ) -> float:
         """Trains on ego features float32 [N, F], truth float64 [N, 6, 2] m and mask bool [N, 6]; L1 on valid waypoints.
 
@@ -71,13 +71,13 @@ class EgoMlp(nn.Module):
         self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
         self.step_scale.copy_((steps.square() * valid).sum((0, 1)).div(valid.sum()).sqrt().clamp_min(0.1))
         generator = torch.Generator().manual_seed(self.seed)
-        optimiser = torch.optim.AdamW(self.parameters(), rate)
+        optimiser = torch.optim.AdamW(self.parameters(), learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
         error = 0.0
         self.train()
         for _ in range(epochs):
             total = 0.0
-            for rows in torch.randperm(count, generator=generator).split(batch):
+            for rows in torch.randperm(count, generator=generator).split(batch_size):
                 distance = ((self(inputs[rows]) - wanted[rows]).abs() * valid[rows]).sum()
                 loss = distance / valid[rows].sum().clamp_min(1.0) / 2
                 optimiser.zero_grad()

@@ -68,9 +68,9 @@ class CellStage(Stage[FrameBatch]):
     def forward(self, batch: FrameBatch) -> dict[str, Tensor]:
         return cell_losses(self.cells(batch), batch.classes, batch.depths)
 
-    def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
         """Lower learning rate for the backbone; no weight decay for norms and biases."""
-        return parameter_groups(self, rate, slow)
+        return parameter_groups(self, learning_rate, backbone_lr_scale)
 
     def validate(self, batches: Iterable[FrameBatch]) -> Validation:
         """Percentage of cells with correct class, depth, and both, averaged over classes; score: the last of these."""

@@ -23,7 +23,7 @@ from ..features.dataset import FeatureSample
 DIRECTIONS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
 """45-degree sectors, the first centred straight ahead; names as in the questions."""
 METRES = (5, 10, 15, 20, 25, 30, 40)
-_MOST, _BATCH, _RATE, _GROUND = 100_000, 1024, 1e-3, 0.3
+_MOST, _BATCH_SIZE, _LEARNING_RATE, _GROUND = 100_000, 1024, 1e-3, 0.3
 
 
 def words_of(labels: np.ndarray, scores: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -80,12 +80,12 @@ def pretrain_connector(
     device = next(connector.parameters()).device
     table = WordTable(model)
     weight = torch.where(torch.isin(words[:, 0], torch.tensor(FLAT)), _GROUND, 1.0)
-    optimizer = torch.optim.AdamW(connector.parameters(), _RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(connector.parameters(), _LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     close = 0.0
     with torch.enable_grad():
         for _ in range(steps):
-            rows = torch.from_numpy(rng.integers(len(features), size=_BATCH))
+            rows = torch.from_numpy(rng.integers(len(features), size=_BATCH_SIZE))
             target = table.tokens(words[rows].to(model.device)).to(device)
             token = connector(features[rows].to(device), centres[rows].to(device))
             cosine = torch.cosine_similarity(token, target, dim=-1)

@@ -246,12 +246,12 @@ class ForecastStage(Stage[ForecastBatch]):
         loss = F.binary_cross_entropy_with_logits(logit, (truth == label).to(logit.dtype), reduction="none")
         return ((loss + self.settings.small * change.square()) * weight).sum() / weight.sum().clamp(min=1)
 
-    def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
         """No weight decay for norms, biases and gates."""
         found = [p for p in self.parameters() if p.requires_grad]
         return [
-            {"params": [p for p in found if p.ndim > 1], "lr": rate},
-            {"params": [p for p in found if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+            {"params": [p for p in found if p.ndim > 1], "lr": learning_rate},
+            {"params": [p for p in found if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
         ]
 
     def validate(self, batches: Iterable[ForecastBatch]) -> Validation:

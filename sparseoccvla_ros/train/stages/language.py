@@ -181,18 +181,18 @@ class LanguageStage(Stage[LanguageBatch]):
         self.reasoner.train(mode)
         return self
 
-    def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
-        """Adapters at `rate`, the bridge at settings.bridge times that; no weight decay for vectors of the bridge."""
+    def parameter_groups(self, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
+        """Adapters at `learning_rate`, the bridge at settings.bridge times that; its vectors without weight decay."""
         found = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
 
         def of(adapter: bool, matrix: bool) -> list[nn.Parameter]:
             return [p for n, p in found if n.startswith("adapter/") is adapter and (p.ndim > 1) is matrix]
 
-        bridge_rate = rate * self.settings.bridge
+        bridge_lr = learning_rate * self.settings.bridge
         return [
-            {"params": of(adapter=True, matrix=True), "lr": rate},
-            {"params": of(adapter=False, matrix=True), "lr": bridge_rate},
-            {"params": of(adapter=False, matrix=False), "lr": bridge_rate, "weight_decay": 0.0},
+            {"params": of(adapter=True, matrix=True), "lr": learning_rate},
+            {"params": of(adapter=False, matrix=True), "lr": bridge_lr},
+            {"params": of(adapter=False, matrix=False), "lr": bridge_lr, "weight_decay": 0.0},
         ]
 
     def validate(self, batches: Iterable[LanguageBatch]) -> Validation:

@@ -227,9 +227,9 @@ class OccupancyStage(Stage[OccupancyBatch]):
         terms = occupancy_loss(outputs, points, batch.targets, self.encoder.grid, self.weights, voxels)
         return terms, outputs, None if proposals is None else proposals.cells
 
-    def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
         """Lower learning rate for backbone and sampling offsets; no weight decay for vectors and initial points."""
-        return parameter_groups(self, rate, slow)
+        return parameter_groups(self, learning_rate, backbone_lr_scale)
 
     def validate(self, batches: Iterable[OccupancyBatch]) -> Validation:
         """Voxel mIoU and IoU in visible voxels, with the node's post-processing, at the best of THRESHOLDS."""
@@ -276,17 +276,21 @@ class OccupancyStage(Stage[OccupancyBatch]):
         checkpoints.save(self.encoder, path)
 
 
-def parameter_groups(stage: nn.Module, rate: float, slow: float) -> list[dict[str, Any]]:
+def parameter_groups(stage: nn.Module, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
     """Returns optimizer groups of a stage's trainable parameters, see OccupancyStage.parameter_groups."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in stage.named_parameters():
         if parameter.requires_grad:
-            is_slow = name.startswith("encoder.backbone.") or "sampling_offset" in name
+            is_scaled = name.startswith("encoder.backbone.") or "sampling_offset" in name
             decays = parameter.ndim > 1 and "init_points" not in name
-            groups.setdefault((is_slow, decays), []).append(parameter)
+            groups.setdefault((is_scaled, decays), []).append(parameter)
     return [
-        {"params": found, "lr": rate * (slow if is_slow else 1.0), **({} if decays else {"weight_decay": 0.0})}
-        for (is_slow, decays), found in sorted(groups.items(), key=lambda g: g[0])
+        {
+            "params": found,
+            "lr": learning_rate * (backbone_lr_scale if is_scaled else 1.0),
+            **({} if decays else {"weight_decay": 0.0}),
+        }
+        for (is_scaled, decays), found in sorted(groups.items(), key=lambda g: g[0])
     ]
 
 

@@ -169,12 +169,12 @@ class PlanningStage(Stage[PlanningBatch]):
             drop[:, FEATURE_NAMES.index(name)] = gone[:, 0]
         return torch.where(drop, torch.zeros_like(ego), ego)
 
-    def parameter_groups(self, rate: float, slow: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
         """No weight decay for norms, biases and other vectors."""
         found = [p for p in self.parameters() if p.requires_grad]
         return [
-            {"params": [p for p in found if p.ndim > 1], "lr": rate},
-            {"params": [p for p in found if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+            {"params": [p for p in found if p.ndim > 1], "lr": learning_rate},
+            {"params": [p for p in found if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
         ]
 
     def _told_otherwise(self, batch: PlanningBatch) -> dict[str, np.ndarray]:

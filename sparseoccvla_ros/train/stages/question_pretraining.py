@@ -30,7 +30,7 @@ from ...reasoning.prompts import ACTION
 from ..features.dataset import FeatureSample
 
 log = logging.getLogger(__name__)
-_WIDTH, _SCENES, _PAIRS, _RATE, _DECAY, _SMOOTHING, _CLIP = 128, 16, 10, 1e-3, 0.05, 0.05, 1.0
+_WIDTH, _SCENES, _PAIRS, _LEARNING_RATE, _WEIGHT_DECAY, _SMOOTHING, _MAX_GRAD_NORM = 128, 16, 10, 1e-3, 0.05, 0.05, 1.0
 LEAST = 5
 """Minimum number of occurrences of an answer; rarer answers are left to stage 2."""
 Rewrite = Callable[[str, FeatureSample, np.random.Generator], str]
@@ -127,8 +127,8 @@ def pretrain_on_questions(
     parts = nn.ModuleList([reasoner.connector, reasoner.global_tokens, reading, head])
     if config.token_reads:
         parts.append(reasoner.anchor_head)
-    optimizer = torch.optim.AdamW(parts.parameters(), _RATE, weight_decay=_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
+    optimizer = torch.optim.AdamW(parts.parameters(), _LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps)
     right = 0.0
     with torch.enable_grad():
         for step in range(steps):
@@ -144,7 +144,7 @@ def pretrain_on_questions(
                 loss = loss + _plan_loss(reasoner, reading([action] * _SCENES, tokens, each), [s for s, _ in drawn])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(parts.parameters(), _CLIP)
+            nn.utils.clip_grad_norm_(parts.parameters(), _MAX_GRAD_NORM)
             optimizer.step()
             schedule.step()
             share = float((logits.detach().argmax(-1) == answer).float().mean())

@@ -76,7 +76,7 @@ def trained(micro: str, world_root: Path, prepared: NuscenesIndex, tmp_path_fact
     folder, run = tmp_path_factory.mktemp("trained"), CliRunner()
     preset = Path(shutil.copytree(micro, folder / "preset"))
     words = ["--data", "nuscenes", "--dataroot", str(world_root), "--preset", str(preset), "--device", "cpu"]
-    words += ["--steps", "1", "--batch", str(KEYFRAMES), "--validation", "1", "--threads", "1"]
+    words += ["--steps", "1", "--batch-size", str(KEYFRAMES), "--validation", "1", "--threads", "1"]
     words += ["--precision", "float32"]
     done = run.invoke(train_app, [*words, "--out", str(folder / "run")])
     assert done.exit_code == 0, done.output
@@ -246,7 +246,7 @@ def test_later_stages_learn_from_the_same_folder(trained, world_root, prepared, 
     preset, run = Path(shutil.copytree(trained, tmp_path / "preset")), CliRunner()
     words = ["--stage", "2"] if part == "language" else ["--stage", "3", "--parts", part]
     words += ["--data", "nuscenes", "--dataroot", str(world_root), "--preset", str(preset), "--device", "cpu"]
-    words += ["--steps", "2", "--batch", "1", "--threads", "1"]
+    words += ["--steps", "2", "--batch-size", "1", "--threads", "1"]
     done = run.invoke(train_app, [*words, "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
     assert "1 samples to learn, 1 to validate" in done.output

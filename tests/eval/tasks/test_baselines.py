@@ -75,7 +75,9 @@ def test_mlp_learns_to_coast_and_repeats_itself(make_sample, features):
     first, second = EgoMlp(seed=3), EgoMlp(seed=3)
     errors = [
         model.fit(
-            *(np.stack([getattr(s, n) for s in train]) for n in ("ego_features", "truth", "mask")), epochs=40, batch=128
+            *(np.stack([getattr(s, n) for s in train]) for n in ("ego_features", "truth", "mask")),
+            epochs=40,
+            batch_size=128,
         )
         for model in (first, second)
     ]

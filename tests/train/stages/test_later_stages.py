@@ -136,7 +136,14 @@ def train(
             raise KeyboardInterrupt
 
     settings = TrainSettings(
-        steps=steps, batch=2, rate=3e-3, warmup=2, validate_every=1000, save_every=save_every, ema=0.5, seed=5
+        steps=steps,
+        batch_size=2,
+        learning_rate=3e-3,
+        warmup_steps=2,
+        validate_every=1000,
+        save_every=save_every,
+        ema_decay=0.5,
+        seed=5,
     )
     stage = stage_of(name, folder)
     trainer = Trainer(stage, Straight(5), Straight(3), settings, out, resume, stage.augment, "cpu", report)
