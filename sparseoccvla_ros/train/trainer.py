@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor
 
 from ..core.errors import InvalidInput
@@ -62,7 +62,9 @@ class Trainer:
         self.settings, self.out = settings, out
         self._train, self._validation, self._augment = train, validation, augment
         self._report = on_report or (lambda report: None)
-        self.accelerator = Accelerator(cpu=device == "cpu")
+        # A stage may hold parameters that its loss does not use yet, e.g. the voxel head while the encoder trains.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])
         torch.manual_seed(settings.seed)
         if not resume:
             stage.begin(train, settings.seed)

@@ -177,7 +177,7 @@ ROWS = (
     ),
     _row(
         r"\./run env torchrun .* train .*",
-        cannot="training in several processes was not run; the page says so (evaluation in several is tested)",
+        test="train/test_recipe.py::test_two_processes_train_the_encoder",
     ),
     # --- judge
     _row(r"\./run eval world", test="eval/world/test_evaluation.py::test_the_verb_leaves_a_folder_that_stands_alone"),

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -153,6 +155,22 @@ LATER: dict[str, Any] = {
     "planning": {"steps": 2, "batch_size": 4, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
     "forecast": {"steps": 2, "batch_size": 2, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
 }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_encoder(toy: Path, tmp_path: Path) -> None:
+    """As docs/training.md advises on two cores; the voxel head has no loss in this step."""
+    out = tmp_path / "out"
+    run(toy, out, only=("render", "cache", "cells"))
+    recipe = ["sparseoccvla_ros.cli", "train", "recipe", str(toy), "--out", str(out), "--only", "whole"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", *recipe]
+    done = subprocess.run([*launcher, "--device", "cpu", "--threads", "1"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (log,) = out.glob("whole-*/log.jsonl")
+    steps = [entry for line in log.read_text().splitlines() if (entry := json.loads(line))["kind"] == "train"]
+    assert [entry["step"] for entry in steps] == [1, 2, 3]
+    (file,) = out.glob("whole-*/best.safetensors")
+    assert all(bool(value.isfinite().all()) for value in load_file(file).values())
 
 
 @pytest.mark.slow
