@@ -238,13 +238,20 @@ class Pacer:
         late = 1e-9 * (newest["frames"] - answered)
         if self._paused_at is None:
             if late > self._LATEST:
-                self._observer.pause_player(True)
+                self._pause(True)  # without an answer it may still come to it, so that it has to be resumed
                 self._paused_at = now
-        elif late <= self._LATEST / 2 or now - self._paused_at > self._PATIENCE:
+        elif (late <= self._LATEST / 2 or now - self._paused_at > self._PATIENCE) and self._pause(False):
             self._skipped = newest["frames"]
-            self._observer.pause_player(False)
             self.seconds += now - self._paused_at
             self._paused_at = None
+
+    def _pause(self, paused: bool) -> bool:
+        """Whether the player did it; it does not answer any more at the end of the bag."""
+        try:
+            self._observer.pause_player(paused, timeout=2.0)
+        except RuntimeError:
+            return False
+        return True
 
 
 def _wait_end(

@@ -13,12 +13,14 @@ class Graph:
 
     def __init__(self) -> None:
         self.arrived = {"frames": [], "planning/plan": [], "reasoning/state": []}
-        self.paused = False
+        self.paused = self.ended = False
 
     def stamps(self, topic: str) -> list[int]:
         return self.arrived[topic]
 
-    def pause_player(self, paused: bool) -> None:
+    def pause_player(self, paused: bool, timeout: float) -> None:
+        if self.ended:
+            raise RuntimeError("no answer")
         self.paused = paused
 
     def arrive(self, topic: str, seconds: float) -> None:
@@ -69,3 +71,13 @@ def test_what_never_comes_does_not_hold_the_bag_for_ever(graph):
     assert not graph.arrived["planning/plan"]
     assert len(graph.arrived["frames"]) >= 6, "playback goes on"
     assert pacer.seconds > 20
+
+
+def test_the_end_of_the_bag_is_no_error(graph):
+    pacer = Pacer(graph)
+    graph.arrive("frames", 0.0)
+    graph.arrive("frames", 2.0)
+    graph.ended = True
+    pacer.update(2.0)
+    assert not graph.paused
+    assert pacer.seconds == 0
