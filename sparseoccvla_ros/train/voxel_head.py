@@ -215,8 +215,8 @@ def _extract(
     for place in order:
         sample = data[int(place)]
         found = _candidates(encoder, head, sample)
-        target = torch.from_numpy(np.ascontiguousarray(sample.semantics)).flatten()[found.index]
-        seen = torch.from_numpy(np.ascontiguousarray(sample.visible)).flatten()[found.index]
+        target = torch.from_numpy(sample.semantics.flatten())[found.index]
+        seen = torch.from_numpy(sample.visible.flatten())[found.index]
         thing = ((target < FLAT[0]) & seen).any(1)
         keep = (torch.rand(len(target), generator=generator) + thing.float()).topk(blocks).indices
         weight = torch.where(seen, 1.0, HIDDEN_WEIGHT)
