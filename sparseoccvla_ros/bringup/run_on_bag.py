@@ -279,7 +279,7 @@ def _wait_end(
             pacer.update(time.monotonic())
             outcome.paused_seconds = pacer.seconds
         played = observer.stamps(image_topic)
-        share = 1e-9 * (max(played) - min(played)) / outcome.bag_seconds if played else 0.0
+        share = 1e-9 * (max(played) - min(played)) / max(outcome.bag_seconds, 0.1) if played else 0.0
         paths = observer.count("planning/path") if "planning/path" in observer.arrivals else 0
         on_progress(f"playing: {paths} paths", min(1.0, share))
         if time.monotonic() - moved > 90.0 + 10.0 / outcome.rate:
