@@ -161,7 +161,8 @@ def run_on_bag(
             process.cpu_percent()
         played = time.monotonic()
         pacer = Pacer(observer) if keep_pace else None
-        _wait_end(supervisor, observer, outcome, camera.image_topic, pacer, on_progress)
+        _wait_end(supervisor, observer, outcome, seconds / rate, camera.image_topic, pacer, on_progress)
+        outcome.paused_seconds = pacer.seconds if pacer is not None else 0.0
         outcome.wall_seconds = time.monotonic() - played
         _drain(observer)
         for name, process in usage.items():
@@ -232,16 +233,16 @@ class Pacer:
 
     def update(self, now: float) -> None:
         """Pause or resume the player by what has arrived. now: s of the steady clock."""
-        newest = {t: max(self._observer.stamps(t), default=0) for t in ("frames", "planning/plan", "reasoning/state")}
-        first = min(self._observer.stamps("frames"), default=0)
-        answered = max(first, self._skipped, min(newest["planning/plan"], newest["reasoning/state"]))
-        late = 1e-9 * (newest["frames"] - answered)
+        frames = self._observer.stamps("frames") or [0]
+        newest = max(frames)
+        answered = min(max(self._observer.stamps(t), default=0) for t in ("planning/plan", "reasoning/state"))
+        late = 1e-9 * (newest - max(min(frames), self._skipped, answered))
         if self._paused_at is None:
             if late > self._LATEST:
                 self._pause(True)  # without an answer it may still come to it, so that it has to be resumed
                 self._paused_at = now
         elif (late <= self._LATEST / 2 or now - self._paused_at > self._PATIENCE) and self._pause(False):
-            self._skipped = newest["frames"]
+            self._skipped = newest
             self.seconds += now - self._paused_at
             self._paused_at = None
 
@@ -258,16 +259,18 @@ def _wait_end(
     supervisor: Supervisor,
     observer: TopicMonitor,
     outcome: Outcome,
+    expected: float,
     image_topic: str,
     pacer: Pacer | None,
     on_progress: Callable[[str, float], None],
 ) -> None:
-    images, moved = 0, time.monotonic()
+    images, until = 0, time.monotonic() + 3 * expected + 90
     while True:
         supervisor.poll()
         # After the last image every node goes STALE, as it should; the states during playback are what counts.
         if observer.count(image_topic) > images:
-            images, moved = observer.count(image_topic), time.monotonic()
+            images = observer.count(image_topic)
+            until = max(until, time.monotonic() + 90)
             outcome.states = dict(observer.states)
         player = supervisor.processes.get("bag_player")
         if player is None or player.popen.poll() is not None:
@@ -277,12 +280,11 @@ def _wait_end(
             return
         if pacer is not None:
             pacer.update(time.monotonic())
-            outcome.paused_seconds = pacer.seconds
         played = observer.stamps(image_topic)
         share = 1e-9 * (max(played) - min(played)) / max(outcome.bag_seconds, 0.1) if played else 0.0
         paths = observer.count("planning/path") if "planning/path" in observer.arrivals else 0
         on_progress(f"playing: {paths} paths", min(1.0, share))
-        if time.monotonic() - moved > 90.0 + 10.0 / outcome.rate:
+        if time.monotonic() > until:
             outcome.events.append("the bag player did not end in time")
             return
         time.sleep(0.1)

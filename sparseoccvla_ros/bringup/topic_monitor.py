@@ -17,6 +17,7 @@ from rclpy.node import Node
 from sparseoccvla_msgs.msg import Plan as PlanMessage
 from std_srvs.srv import SetBool
 
+from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.trace import Trace
 
 from ..ros.lifecycle_base import message_class
@@ -142,7 +143,11 @@ class TopicMonitor:
         arrivals = self.arrivals[key] = Arrivals()
 
         def receive(raw: bytes) -> None:
-            now, stamp = time.monotonic(), stamp_of(raw)
+            now = time.monotonic()
+            try:
+                stamp = stamp_of(raw)
+            except InvalidInput:  # no node published this, and it must not end the monitor
+                return
             with self.lock:
                 arrivals.at.setdefault(stamp, now)
                 arrivals.order.append(stamp)

@@ -11,7 +11,6 @@ from typing import Any
 import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import CompressedImage
 
@@ -22,7 +21,7 @@ from ..data.bags.playback import Clock, Playback
 from ..data.bags.reader import BagReader
 from ..ros.lifecycle_base import message_class
 from ..ros.messages import time_msg
-from ..ros.msg_utils import stamp_of
+from ..ros.msg_utils import decode, stamp_of
 from ..ros.qos import PROFILES
 from .proxy import FaultProxy, Sample, restamped
 
@@ -103,7 +102,7 @@ class FaultySource:
     def _publish_other(self, topic: str, kind: str, raw: bytes) -> None:
         """Publish calibration unchanged, and transforms and odometry with jump_ns added to their stamps."""
         if kind == "tf2_msgs/msg/TFMessage" and self.jump_ns and not self._reader.topics[topic].latched:
-            message = deserialize_message(raw, message_class(kind))
+            message: Any = decode(raw, message_class(kind))
             for item in message.transforms:
                 stamp = item.header.stamp.sec * 10**9 + item.header.stamp.nanosec + self.jump_ns
                 item.header.stamp = time_msg(stamp)
@@ -116,8 +115,8 @@ class FaultySource:
 
 def _decodes(raw: bytes) -> bool:
     try:
-        message = deserialize_message(raw, CompressedImage)
+        message = decode(raw, CompressedImage)
         decode_compressed(bytes(message.data), message.format)
-    except (InvalidInput, RuntimeError, UnicodeDecodeError):  # the last two: malformed CDR
+    except InvalidInput:
         return False
     return True

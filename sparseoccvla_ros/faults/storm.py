@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from nav_msgs.msg import Path as PathMsg
-from rclpy.serialization import deserialize_message
 from sparseoccvla_msgs.msg import Plan
 from std_msgs.msg import String
 
@@ -29,6 +28,7 @@ from ..bringup.run_on_bag import wait_active
 from ..bringup.supervisor import Supervisor
 from ..bringup.topic_monitor import TopicMonitor
 from ..core.paths import bundled_bag
+from ..ros.msg_utils import decode
 from ..ros.parameters import STAGES, TABLES
 from ..ros.qos import PROFILES
 from .proxy import Fault
@@ -175,7 +175,7 @@ class _Storm:
         for topic, kind in (("planning/plan", Plan), ("planning/path", PathMsg)):
             kept = self.observer.messages[topic]
             for stamp, _, raw in kept[self._seen[topic] :]:
-                message = deserialize_message(raw, kind)
+                message = decode(raw, kind)
                 if kind is Plan:
                     self._plans[stamp] = message
                 elif message.poses:
@@ -216,7 +216,7 @@ class _Storm:
             if stamp in self._plans:
                 return self._plans[stamp]
             for at, _, raw in self.observer.messages["planning/plan"][self._seen["planning/plan"] :]:
-                self._plans[at] = deserialize_message(raw, Plan)
+                self._plans[at] = decode(raw, Plan)
             time.sleep(0.05)
         return self._plans.get(stamp)
 

@@ -145,21 +145,18 @@ class StageNode(LifecycleNode):
         entry = BY_NAME[name]
         self.listen(topic or name, message_class(entry.type), callback, entry.qos)
 
-    def listen(self, topic: str, kind: type, callback: Callable[[Any], None], qos: str) -> None:
+    def raw_input(self, name: str, callback: Callable[[bytes], None], *, when_active: bool = True) -> None:
+        """Like `input`, but the callback gets serialised messages; without `when_active` it always runs."""
+        entry = BY_NAME[name]
+        self.listen(name, message_class(entry.type), callback, entry.qos, raw=True, when_active=when_active)
+
+    def listen(
+        self, topic: str, kind: type, callback: Callable[[Any], None], qos: str, *,
+        raw: bool = False, when_active: bool = True,
+    ) -> None:  # fmt: skip
         """Subscribe with a callback that runs only while active; its InvalidInput counts as a refusal."""
-        self._made_subscriptions.append(self.create_subscription(kind, topic, self._guarded(callback), PROFILES[qos]))
-
-    def raw_input(self, name: str, callback: Callable[[bytes], None], when_active: bool = True) -> None:
-        """Subscribe to the serialised messages of a topic of ros/topics.py; InvalidInput in `callback` is counted.
-
-        when_active: drop what arrives while the node is not active.
-        """
-        topic = BY_NAME[name]
-        self._made_subscriptions.append(
-            self.create_subscription(
-                message_class(topic.type), name, self._guarded(callback, when_active), PROFILES[topic.qos], raw=True
-            )
-        )
+        guarded = self._guarded(callback, when_active)
+        self._made_subscriptions.append(self.create_subscription(kind, topic, guarded, PROFILES[qos], raw=raw))
 
     def stage_output(self, name: str, to_msg: Callable[..., Any]) -> StageOutput:
         """Create the output of a dataclass: converted by `to_msg` over DDS, passed unchanged in a composed process."""

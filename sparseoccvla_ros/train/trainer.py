@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from ..core.errors import InvalidInput
@@ -131,6 +132,8 @@ class Trainer:
             feed.close()
             if log is not None:
                 log.close()
+        # The first process still validates and saves when the others are done; only it knows the best score.
+        (self.progress.best,) = broadcast_object_list([self.progress.best])
         return last
 
     def save(self) -> None:

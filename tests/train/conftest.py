@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,18 @@ from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.data.dataset import Sample
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+from sparseoccvla_ros.train.settings import TrainSettings
 from sparseoccvla_ros.train.stages.occupancy import OccupancyStage, OccupancyStageSettings
 
 MICRO = OccupancyConfig(
     pretrained=False, strides=(16, 32), embed_dims=32, groups=2, heads=2, frames=2, queries=24, points_per_group=2,
     points_per_layer=(2, 8), ffn_dims=32, mixing_points=4,
 )  # fmt: skip
+
+
+def few_steps(steps: int, **options: Any) -> TrainSettings:
+    """Settings of a run that is over in seconds and validates at its end only."""
+    return TrainSettings(**{"steps": steps, "batch_size": 2, "validate_every": 1000, "seed": 5} | options)
 
 
 class Boxes:

@@ -166,6 +166,8 @@ def test_two_processes_train_the_encoder(toy: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", *recipe]
     done = subprocess.run([*launcher, "--device", "cpu", "--threads", "1"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+    (mark,) = out.glob("whole-*/done.json")
+    assert np.isfinite(json.loads(mark.read_text())["best"]), "of the process that validates"
     (log,) = out.glob("whole-*/log.jsonl")
     steps = [entry for line in log.read_text().splitlines() if (entry := json.loads(line))["kind"] == "train"]
     assert [entry["step"] for entry in steps] == [1, 2, 3]

@@ -19,7 +19,7 @@ from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.train.settings import TrainSettings
 from sparseoccvla_ros.train.stages.occupancy import OccupancyStage, OccupancyStageSettings
 from sparseoccvla_ros.train.trainer import BEST, LAST, Report, Trainer
-from tests.train.conftest import MICRO, Boxes
+from tests.train.conftest import MICRO, Boxes, few_steps
 
 
 def stage() -> OccupancyStage:
@@ -43,16 +43,7 @@ def train(
         if stop is not None and found.step == stop:
             raise KeyboardInterrupt
 
-    settings = TrainSettings(
-        steps=steps,
-        batch_size=2,
-        learning_rate=2e-3,
-        warmup_steps=4,
-        validate_every=1000,
-        save_every=save_every,
-        ema_decay=0.9,
-        seed=5,
-    )
+    settings = few_steps(steps, learning_rate=2e-3, warmup_steps=4, ema_decay=0.9, save_every=save_every)
     trainer = Trainer(stage(), Boxes(5), Boxes(2), settings, out, resume, Augmentation(photograph=0.3), "cpu", report)
     try:
         trainer.run()

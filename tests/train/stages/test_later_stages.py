@@ -33,7 +33,6 @@ from sparseoccvla_ros.runtime.factory import build_planning, build_reasoning
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.train.export_weights import ship
 from sparseoccvla_ros.train.features.dataset import FeatureSample
-from sparseoccvla_ros.train.settings import TrainSettings
 from sparseoccvla_ros.train.stages.forecast import (
     ForecastStage,
     displacement,
@@ -44,6 +43,7 @@ from sparseoccvla_ros.train.stages.language import LanguageStage, LanguageStageS
 from sparseoccvla_ros.train.stages.planning import REASONING_FIELDS, PlanningStage, PlanningStageSettings
 from sparseoccvla_ros.train.task import Stage
 from sparseoccvla_ros.train.trainer import BEST, Report, Trainer
+from tests.train.conftest import few_steps
 
 WIDTH, POINTS = 32, 6
 CONFIG = {
@@ -135,16 +135,7 @@ def train(
         if found.step == stop:
             raise KeyboardInterrupt
 
-    settings = TrainSettings(
-        steps=steps,
-        batch_size=2,
-        learning_rate=3e-3,
-        warmup_steps=2,
-        validate_every=1000,
-        save_every=save_every,
-        ema_decay=0.5,
-        seed=5,
-    )
+    settings = few_steps(steps, learning_rate=3e-3, warmup_steps=2, ema_decay=0.5, save_every=save_every)
     stage = stage_of(name, folder)
     trainer = Trainer(stage, Straight(5), Straight(3), settings, out, resume, stage.augment, "cpu", report)
     try:
