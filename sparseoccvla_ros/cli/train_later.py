@@ -202,7 +202,8 @@ def run(
         sources = _encoded(part, preset, encoder, reasoning, device, from_nuscenes)
     else:
         network, file = later.frozen_encoder(preset, encoder, "cpu")
-        sources = later.world_sources(network, file, preset, scenes, validation)
+        seeds, held_out = later.SPLITS["train"][:scenes], later.SPLITS["validation"][:validation]
+        sources = later.world_sources(network, file, preset, seeds, held_out)
         if rollouts:
             sources["train"] = later.with_rollouts(sources["train"], rollouts, part)
             _read_rollouts(preset, reasoning, sources["train"], device)

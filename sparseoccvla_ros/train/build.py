@@ -121,15 +121,14 @@ class Source:
 
 
 def world_sources(
-    network: OccupancyEncoder, weights: Path, preset: Preset, scenes: int, validation: int
+    network: OccupancyEncoder, weights: Path, preset: Preset, train: Sequence[int], validation: Sequence[int]
 ) -> dict[str, Source]:
-    """Returns by split the features that `./run train cache` wrote for the first seeds of the synthetic world."""
+    """Returns by split the features that `./run train cache` wrote for these seeds of the synthetic world."""
     out = {}
-    for split, count in (("train", scenes), ("validation", validation)):
+    for split, seeds in (("train", train), ("validation", validation)):
         cache = feature_cache(network, weights, preset, split)
         futures = FutureLabels(cache.world, present=split == "train")
         asked = QuestionCache(cache.world, question_rows(cache.world, split))
-        seeds = SPLITS[split][:count]
         out[split] = Source(cache, seeds, None, futures.rows, futures.read, asked.rows, asked.read)
     return out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ class Recipe:
 
     preset: preset to train, without weights and with `changes` applied; changes: configuration values by section;
     seed: of initial weights, sample order and augmentation; scenes, validation: number of world seeds for training and
-    validation; steps: in execution order.
+    validation; first_scene: first world seed for training; init: weights files by stage that encoder and reasoner start
+    from, none to start from random and ImageNet weights; steps: in execution order.
     """
 
     preset: Preset
@@ -63,6 +64,8 @@ class Recipe:
     scenes: int
     validation: int
     steps: tuple[Step, ...]
+    first_scene: int = 0
+    init: dict[str, Path] = field(default_factory=dict)
 
     def step(self, name: str) -> Step:
         """Returns a step by name; raises InvalidInput("step", ...) if the recipe does not have it."""
@@ -84,8 +87,10 @@ class Recipe:
         step = self.step(name)
         configs = [dataclasses.asdict(c) for c in (self.preset.image, self.preset.occupancy) if c is not None]
         later = [dataclasses.asdict(c) for c in (self.preset.reasoning, self.preset.planning) if c is not None]
+        init = {stage: hashlib.sha256(file.read_bytes()).hexdigest() for stage, file in self.init.items()}
         text = json.dumps([
-            FORMAT_VERSION, name, step.options, step.minutes, self.seed, self.scenes, self.validation,
+            FORMAT_VERSION, name, step.options, step.minutes, self.seed, self.first_scene, self.scenes, self.validation,
+            init,
             configs, later if name in _LATER else [],
             [self.key(need) for need in self.needs(name)], *([_VERSIONS[name]] if name in _VERSIONS else []),
         ], sort_keys=True)  # fmt: skip
@@ -115,12 +120,13 @@ def load_recipe(name: str) -> Recipe:
     content = read_yaml(file, "recipe")
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         raise InvalidInput("format_version", f"want {FORMAT_VERSION} in {file}")
-    unknown = sorted(set(content) - {"format_version", "seed", "data", "config", "steps"})
+    unknown = sorted(set(content) - {"format_version", "seed", "init_from", "data", "config", "steps"})
     if unknown:
         raise InvalidInput(unknown[0], f"is no section of {file}")
     data = content.get("data") or {}
-    if set(data) != {"scenes", "validation"}:
-        raise InvalidInput("data", "want scenes and validation")
+    if not {"scenes", "validation"} <= set(data) <= {"first_scene", "scenes", "validation"}:
+        raise InvalidInput("data", "want scenes and validation, and optionally first_scene")
+    init = load_preset(content["init_from"]).weights if content.get("init_from") else {}
     changes = content.get("config") or {}
     for section, values in changes.items():
         config = getattr(preset, section, None)
@@ -130,6 +136,7 @@ def load_recipe(name: str) -> Recipe:
     return Recipe(
         dataclasses.replace(preset, weights={}), changes, int(content.get("seed", 1)),
         int(data["scenes"]), int(data["validation"]), _steps(content.get("steps") or {}),
+        int(data.get("first_scene", 0)), init,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from ...occupancy import checkpoints
 from ...occupancy.encoder import OccupancyEncoder
 from ...occupancy.losses import LossWeights
 from ...planning.anchors import AnchorSet
+from ...runtime.presets import ADAPTER
 from ...world.scene import Scene
 from .. import build
 from ..anchors import refit
@@ -39,9 +40,11 @@ from ..features.cached_frames import CachedFrames
 from ..features.future_labels import FutureLabels
 from ..features.reasoning import ReasoningFeatures
 from ..features.synthetic import prepare_features
+from ..init import init_from
 from ..settings import TrainSettings
 from ..stages.cells import CellStage
 from ..stages.clips import ClipStage
+from ..stages.language import LanguageStage
 from ..stages.occupancy import OccupancyStageSettings
 from ..task import Stage
 from ..trainer import BEST, LAST, Report, Trainer
@@ -87,7 +90,10 @@ def whole(context: Context) -> dict[str, Any]:
     cell_weights = context.result("cells", BEST)
     if cell_weights is not None:
         checkpoints.load(encoder, cell_weights)
-    settings = OccupancyStageSettings(frozen=_blocks(context), depthwise=context.device != "cpu")
+    settings = OccupancyStageSettings(
+        frozen=_blocks(context), depthwise=context.device != "cpu",
+        initial_points="random" if "occupancy" in context.recipe.init else "data",
+    )  # fmt: skip
     objects = tuple(range(LABEL["driveable_surface"]))
     stage = ClipStage(encoder, settings, LossWeights(alpha=0.6, gamma=1.0, rare_classes=objects))
     train_data = CachedFrames(_backbone_cache(context, "train"), _seeds(context, "train"), clips=True)
@@ -102,7 +108,7 @@ def voxel_head(context: Context) -> dict[str, Any]:
     recipe, options = context.recipe, dict(context.step.options)
     count, frames = int(options.pop("scenes")), recipe.preset.occupancy.frames
     settings = VoxelHeadSettings(**options)
-    seeds = list(SPLITS["train"][recipe.scenes : recipe.scenes + count])
+    seeds = _split(context, "train")[recipe.scenes : recipe.scenes + count]
     world = _world(context, "train")
     _consume(context, "scenes", prepare_scenes(seeds, world, workers=context.workers), len(seeds))
     weights = context.result("whole", BEST)
@@ -126,7 +132,7 @@ def anchors(context: Context) -> dict[str, Any]:
     planning = context.recipe.preset.planning
     if planning is None:
         raise InvalidInput("steps.anchors", f"preset {context.recipe.preset.name} plans nothing")
-    seeds = SPLITS["train"][: int(context.step.options["drives"])]
+    seeds = _split(context, "train")[: int(context.step.options["drives"])]
     drives: list[Any] = []
     prepared = prepare_drives(seeds, workers=context.workers)
     _consume(context, "drives", (drives.append(drive) for drive in prepared), len(seeds))
@@ -136,7 +142,8 @@ def anchors(context: Context) -> dict[str, Any]:
 
 
 def features(context: Context) -> dict[str, Any]:
-    """Cache the frozen encoder's features, the labels of forecasts, and questions with their answers."""
+    """Cache the frozen encoder's features, the labels of forecasts, and questions with their answers. Options: scenes,
+    the number of the encoder's training scenes used after it, all if absent."""
     encoder, weights = _frozen_encoder(context)
     for split in ("validation", "train"):
         seeds = _feature_seeds(context, split)
@@ -153,7 +160,7 @@ def reasoning_features(context: Context) -> dict[str, Any]:
     """Cache the trained reasoner's output on the features, as input of planner and forecaster."""
     encoder, weights = _frozen_encoder(context)
     reasoner, files = build.frozen_reasoner(trained_preset(context), context.result("language", BEST), context.device)
-    language_seeds = SPLITS["train"][: _language_scenes(context)]
+    language_seeds = _seeds(context, "train")[: _language_scenes(context)]
     for split in ("validation", "train"):
         seeds = _feature_seeds(context, split)
         feature_cache = build.feature_cache(encoder, weights, context.recipe.preset, split)
@@ -166,19 +173,27 @@ def reasoning_features(context: Context) -> dict[str, Any]:
 
 
 def train_part(context: Context, part: str) -> dict[str, Any]:
-    """Train language, planning or forecast on the features. Options: those of TrainSettings; for language also scenes.
+    """Train language, planning or forecast on the features. Options: those of TrainSettings; for language also scenes
+    and pretraining (LanguageStageSettings.question_steps).
 
     The planner is trained on the scenes of the voxel head too, and gets reasoning only on scenes that language was not
     trained on.
     """
     recipe, preset = context.recipe, trained_preset(context)
     encoder, weights = _frozen_encoder(context)
-    language_scenes = _language_scenes(context)
-    scenes = {"language": language_scenes, "planning": len(_feature_seeds(context, "train")), "forecast": recipe.scenes}
-    sources = build.world_sources(encoder, weights, preset, scenes[part], recipe.validation)
+    seeds, language_seeds = _feature_seeds(context, "train"), _seeds(context, "train")[: _language_scenes(context)]
+    trained_on = {"language": language_seeds, "planning": seeds, "forecast": seeds[: _encoder_scenes(context)]}
+    sources = build.world_sources(encoder, weights, preset, trained_on[part], _seeds(context, "validation"))
     reasoning = context.result("language", BEST) if part != "language" else None
     torch.manual_seed(recipe.seed)
-    return _train(context, *build.build(part, preset, reasoning, None, sources, SPLITS["train"][:language_scenes]))
+    stage, train_data, validation_data = build.build(part, preset, reasoning, None, sources, language_seeds)
+    if isinstance(stage, LanguageStage):
+        steps = context.step.options.get("pretraining", stage.settings.question_steps)
+        stage.settings = dataclasses.replace(stage.settings, question_steps=int(steps))
+        init = context.recipe.init
+        if "reasoning" in init:
+            init_from(stage.reasoner, init["reasoning"], init.get(ADAPTER))
+    return _train(context, stage, train_data, validation_data)
 
 
 def validation(context: Context) -> dict[str, Any]:
@@ -213,7 +228,8 @@ def _train(context: Context, stage: Stage[Any], train: DrivingSamples, validatio
     """Train or resume a stage in the step's folder; returns best score, steps and number of training samples."""
     options, folder = dict(context.step.options), context.folder
     if context.step.name == "language":
-        options.pop("scenes", None)
+        for name in ("scenes", "pretraining"):
+            options.pop(name, None)
     unknown = sorted(set(options) - _SETTINGS)
     if unknown:
         raise InvalidInput(f"steps.{context.step.name}.{unknown[0]}", f"is not one of {', '.join(sorted(_SETTINGS))}")
@@ -242,9 +258,14 @@ def _consume(context: Context, what: str, work: Iterable[Any], total: int) -> in
     return done
 
 
+def _split(context: Context, split: str) -> list[int]:
+    """Returns all seeds of a split, in the order in which the recipe uses them."""
+    return list(SPLITS[split][context.recipe.first_scene if split == "train" else 0 :])
+
+
 def _seeds(context: Context, split: str) -> list[int]:
     recipe = context.recipe
-    return list(SPLITS[split][: recipe.scenes if split == "train" else recipe.validation])
+    return _split(context, split)[: recipe.scenes if split == "train" else recipe.validation]
 
 
 def _label_scenes(futures: FutureLabels, questions: QuestionCache, seeds: list[int], workers: int) -> Iterator[int]:
@@ -270,16 +291,27 @@ def _label_scene(seed: int, futures: FutureLabels, questions: QuestionCache) -> 
 
 def _feature_seeds(context: Context, split: str) -> list[int]:
     """Returns the seeds for the stages after the encoder: the encoder's own and those of the voxel head."""
-    steps = {step.name: step for step in context.recipe.steps}
-    more = int(steps["voxel_head"].options.get("scenes", 0)) if split == "train" and "voxel_head" in steps else 0
-    return list(SPLITS[split][: len(_seeds(context, split)) + more])
+    if split != "train":
+        return _seeds(context, split)
+    head = int(_options(context, "voxel_head").get("scenes", 0))
+    others = _split(context, split)[context.recipe.scenes :][:head]
+    return _seeds(context, split)[: _encoder_scenes(context)] + others
+
+
+def _encoder_scenes(context: Context) -> int:
+    """Returns the number of the encoder's training scenes that are used after it."""
+    return min(context.recipe.scenes, int(_options(context, "features").get("scenes", context.recipe.scenes)))
 
 
 def _language_scenes(context: Context) -> int:
     """Returns the number of scenes that the language part is trained on."""
-    steps = {step.name: step for step in context.recipe.steps}
-    most = context.recipe.scenes
-    return min(most, int(steps["language"].options.get("scenes", most))) if "language" in steps else 0
+    there, most = any(step.name == "language" for step in context.recipe.steps), _encoder_scenes(context)
+    return min(most, int(_options(context, "language").get("scenes", most))) if there else 0
+
+
+def _options(context: Context, name: str) -> dict[str, Any]:
+    """Returns the options of a step; none if the recipe does not have it."""
+    return next((step.options for step in context.recipe.steps if step.name == name), {})
 
 
 def _world(context: Context, split: str) -> WorldSettings:
@@ -298,10 +330,13 @@ def _backbone_cache(context: Context, split: str) -> BackboneCache:
 
 
 def _encoder(context: Context) -> OccupancyEncoder:
-    """Returns the untrained encoder, initialised from the recipe's seed."""
+    """Returns the encoder as it is before training, from the recipe's seed and its `init`."""
     torch.manual_seed(context.recipe.seed)
     precision = build.fast_precision(context.device)
-    return OccupancyEncoder(context.recipe.preset.occupancy.replace(backbone_dtype=precision))
+    encoder = OccupancyEncoder(context.recipe.preset.occupancy.replace(backbone_dtype=precision))
+    if "occupancy" in context.recipe.init:
+        init_from(encoder, context.recipe.init["occupancy"])
+    return encoder
 
 
 def _frozen_encoder(context: Context) -> tuple[OccupancyEncoder, Path]:
