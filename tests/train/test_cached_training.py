@@ -173,8 +173,8 @@ def test_cells_learn_and_the_rest_stays(encoder: OccupancyEncoder, tmp_path: Pat
 
 def test_a_step_from_clips_lowers_the_loss_and_moves_what_trains(encoder: OccupancyEncoder) -> None:
     data = CachedFrames(cache_of(encoder, 2), [0, 1], clips=True)
-    stage = ClipStage(encoder, OccupancyStageSettings(frozen=FROZEN)).eval()
-    stage.begin(data, 1)
+    # Points that start at centres of voxels are equally far from several; there the gradient depends on rounding.
+    stage = ClipStage(encoder, WHOLE).eval()
     batch = stage.collate([stage.augment(data[1], np.random.default_rng(0))])
     loss = sum(stage(batch).values())
     loss.backward()

@@ -61,7 +61,7 @@ def normalise(text: str) -> str:
     Hyphens split words ("front-left"); other punctuation, thousands separators and articles are removed; a sign is kept
     before a number that does not follow a word, and a decimal point between digits.
     """
-    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-").replace("_", " ")
     text = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", text)
     words = re.findall(r"(?<![\w.])[+-]?[0-9]+(?:\.[0-9]+)?|[^\W_]+(?:\.[0-9]+)?", text)
     return " ".join(word for word in words if word not in ("a", "an", "the"))
