@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import share
@@ -27,6 +27,7 @@ from sparseoccvla_ros.data.synthetic.scenes import scene_file, write_scene
 from sparseoccvla_ros.runtime.factory import build_planning, parts_of
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.train import build
+from sparseoccvla_ros.train.init import init_from
 from sparseoccvla_ros.train.recipe import steps as recipe_steps
 from sparseoccvla_ros.train.recipe.export import changed, install
 from sparseoccvla_ros.train.recipe.plan import NEEDS, load_recipe
@@ -202,6 +203,42 @@ def test_the_planner_learns_with_the_language_model_that_it_will_hear(
     assert build_planning(preset).uses_reasoning
     assert {"language", "forecast"} <= set(parts_of(preset.weights["reasoning"]))
     assert preset.reasoning.token_reads
+
+
+def test_it_starts_from_shipped_weights_of_another_shape(toy: Path, tmp_path: Path) -> None:
+    """A run whose steps change nothing ends in the weights it starts from, on other scenes."""
+    run(toy, tmp_path / "first")
+    (shipped,) = (tmp_path / "first").glob("export-*/preset")
+    still = {"learning_rate": 1e-12, "ema_decay": 0.0}
+    write_recipe(toy, cells=still, whole=still)
+    scratch = load_recipe(str(toy))
+    more = {
+        "init_from": str(shipped),
+        "data": RECIPE["data"] | {"first_scene": 1},
+        "config": {"occupancy": {"depth_bins": 6}},
+    }
+    (toy / "recipe.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load((toy / "recipe.yaml").read_text()) | more, sort_keys=False)
+    )
+    recipe = load_recipe(str(toy))
+    assert recipe.key("render") != scratch.key("render")
+    write_scene(scene_of(2, world_settings("train", 32, 64, 2)), scene_file(2, world_settings("train", 32, 64, 2)))
+    run(toy, tmp_path / "second")
+    start, end = weights(tmp_path / "first"), weights(tmp_path / "second")
+    out = "decoder.proposals.out.weight"
+    assert len(end[out]) == len(start[out]) - 2
+    for name, value in end.items():
+        if not name.startswith("voxel_head.") and value.ndim:
+            torch.testing.assert_close(value, start[name][: len(value)], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_an_unreadable_start_is_refused(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "no.safetensors").write_bytes(b"no weights")
+    with pytest.raises(InvalidInput, match="init_from"):
+        init_from(torch.nn.Linear(2, 2), tmp_path / "no.safetensors")
+    save_file({"other": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InvalidInput, match="no tensor of this network"):
+        init_from(torch.nn.Linear(2, 2), tmp_path / "other.safetensors")
 
 
 def test_one_step_alone_and_in_little_time(toy: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class Recipe:
         step = self.step(name)
         configs = [dataclasses.asdict(c) for c in (self.preset.image, self.preset.occupancy) if c is not None]
         later = [dataclasses.asdict(c) for c in (self.preset.reasoning, self.preset.planning) if c is not None]
-        init = {stage: hashlib.sha256(file.read_bytes()).hexdigest() for stage, file in self.init.items()}
+        init = {stage: _digest(file) for stage, file in self.init.items()}
         text = json.dumps([
             FORMAT_VERSION, name, step.options, step.minutes, self.seed, self.first_scene, self.scenes, self.validation,
             init,
@@ -138,6 +139,11 @@ def load_recipe(name: str) -> Recipe:
         int(data["scenes"]), int(data["validation"]), _steps(content.get("steps") or {}),
         int(data.get("first_scene", 0)), init,
     )  # fmt: skip
+
+
+@cache
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _steps(found: dict[str, dict[str, Any]]) -> tuple[Step, ...]:
