@@ -187,7 +187,7 @@ def doctor() -> None:
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(help="end_to_end, messages, occupancy, runtimes, world, soak, training or hardware")
+        str, typer.Argument(help="end_to_end, messages, occupancy, runtimes, world, soak, training, growth or hardware")
     ] = "end_to_end",
     bag: Annotated[Path | None, typer.Option(help="bag to play; the bundled world if not given")] = None,
     rate: Annotated[float, typer.Option(min=0.05, max=10.0, help="speed of playback, times real time")] = 1.0,

@@ -106,6 +106,13 @@ def _training(console: Console, choices: Choices) -> dict[str, Any]:
     return bench_training(console, choices.preset)
 
 
+def _growth(console: Console, choices: Choices) -> dict[str, Any]:
+    """Time and memory as queries, cameras, frames, pixels and tokens grow."""
+    from ..bench.growth import bench_growth
+
+    return bench_growth(console, choices.preset)
+
+
 def _hardware(console: Console, choices: Choices) -> dict[str, Any]:
     """A preset of the paper's size on this machine's device."""
     from ..bench.hardware import bench_hardware
@@ -121,5 +128,6 @@ BENCHES: dict[str, Callable[[Console, Choices], dict[str, Any]]] = {
     "world": _world,
     "soak": _soak,
     "training": _training,
+    "growth": _growth,
     "hardware": _hardware,
 }

@@ -50,8 +50,8 @@ def _frames(preset: Preset) -> CameraFrames:
     return CameraFrames(_STAMP, 0, CAMERAS, stamps, np.ones(count, np.bool_), images, np.stack(matrices), _EGO)
 
 
-def _queries(preset: Preset) -> SceneQueries:
-    """Queries of the preset's shape, spread over the scene."""
+def made_up_queries(preset: Preset) -> SceneQueries:
+    """Returns queries of the preset's shape, spread over the scene."""
     config = preset.occupancy
     r = np.random.default_rng(0)
     count, channels, points = config.queries, config.embed_dims, config.points_per_layer[-1]
@@ -78,7 +78,7 @@ def warm_up_occupancy(encoder: OccupancyEncoder, preset: Preset) -> None:
 
 def warm_up_reasoning(reasoner: Reasoner, preset: Preset) -> None:
     """Run one prefill, which also caches the constant prompt."""
-    reasoner.reason(_queries(preset), None)
+    reasoner.reason(made_up_queries(preset), None)
     reasoner.reset()
 
 
@@ -86,5 +86,5 @@ def warm_up_planning(planner: Planner, preset: Preset) -> None:
     """Plan once from standstill."""
     history = EgoHistory()
     history.add(_STAMP, _EGO.pose, _EGO.twist)
-    planner.plan(_queries(preset), SparseVoxels.empty(), None, history, Command.STRAIGHT, CommandSource.DEFAULT)
+    planner.plan(made_up_queries(preset), SparseVoxels.empty(), None, history, Command.STRAIGHT, CommandSource.DEFAULT)
     planner.reset()

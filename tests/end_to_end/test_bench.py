@@ -1,10 +1,13 @@
 """The benches measure what they say: soak, history, rates."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from sparseoccvla_ros.bench.growth import bench_growth
 from sparseoccvla_ros.bench.history import KEPT, compare_and_append
 from sparseoccvla_ros.bench.soak import Series, segments, soak, unused
 from sparseoccvla_ros.bringup.latency_budget import by_kind, latency_budget
@@ -44,6 +47,17 @@ def test_segments_that_somebody_uses_are_not_left_behind():
     finally:
         memory.close()
         memory.unlink()
+
+
+def test_growth_of_queries_is_measured_and_drawn(tmp_path):
+    numbers = bench_growth(Console(quiet=True), "tiny", 0.1, tmp_path / "growth.svg", names=("queries", "cameras"))
+    queries = {row["size"]: row for row in numbers["queries"]}
+    assert list(queries) == [128, 256, 512, 1024]
+    assert queries[1024]["ms"] > 1.5 * queries[128]["ms"]
+    assert [row["size"] for row in numbers["cameras"]] == [1, 2, 4, 6, 8]
+    assert all(row["mb"] > 0 for row in numbers["cameras"])
+    drawn = ElementTree.parse(tmp_path / "growth.svg").getroot()
+    assert len(drawn.findall("{*}polyline")) == 4, "two dimensions, time and memory"
 
 
 def test_a_budget_adds_up_to_the_latency():
