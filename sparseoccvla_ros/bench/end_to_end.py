@@ -1,14 +1,15 @@
 """./run bench end_to_end: all nodes over DDS on a bag, at its own speed and at chosen rates, against simpler variants.
 
 Every row restarts all processes. "default transports" is the same without our Fast DDS profile, "composed" has the four
-stages in one process. The reasoning node answers questions without a pause meanwhile.
+stages in one process, "equal priorities" runs all processes at niceness 19. The reasoning node answers questions
+without a pause meanwhile.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def bench_end_to_end(
     """Print the tables, return the numbers.
 
     rate: of playback in the first, full run; hz: frame sets per second of further runs of `seconds` each; variants:
-    also run composed and with default transports.
+    also run composed, with default transports, and with equal priorities.
     """
     bag = bag or bundled_bag()
     with BagReader(bag) as reader:
@@ -68,6 +69,7 @@ def bench_end_to_end(
         rows["composed"] = _play(preset, bag, rate, length, composed="true")
         with default_transports():
             rows["default transports"] = _play(preset, bag, rate, length)
+        rows["equal priorities"] = _play(preset, bag, rate, length, prefix=("nice", "-n", "19"))
     console.print(_rate_table(rows))
     for name, row in rows.items():
         console.print(f"  {name}: passed over by {passed_over(row.drops)}", highlight=False)
@@ -101,7 +103,9 @@ def default_transports() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _play(preset: str, bag: Path, rate: float, duration: float = 0.0, **arguments: str) -> Outcome:
+def _play(
+    preset: str, bag: Path, rate: float, duration: float = 0.0, prefix: Sequence[str] = (), **arguments: str
+) -> Outcome:
     return run_on_bag(
         bag,
         rate=rate,
@@ -109,6 +113,7 @@ def _play(preset: str, bag: Path, rate: float, duration: float = 0.0, **argument
         view=False,
         arguments={"preset": preset, **arguments},
         parameters=ASKING,
+        prefix=prefix,
         out=Path("out/bench"),
     )
 

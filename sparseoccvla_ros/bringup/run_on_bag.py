@@ -6,7 +6,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,14 +117,15 @@ def run_on_bag(
     parameters: Mapping[str, Mapping[str, str]] | None = None,
     out: Path | None = None,
     view: bool = True,
+    prefix: Sequence[str] = (),
     on_progress: Callable[[str, float], None] = lambda text, fraction: None,
 ) -> Outcome:
     """Start the graph, wait until every node is active, play the bag, wait for the last outputs, stop everything.
 
     keep_pace: pause the bag while the stack is late, so that a slow machine plans with reasoning of the same moment;
     out: folder for logs and, with `view`, the viewer's files; duration: bag seconds to play (0 = all); parameters: of
-    processes by name, beyond what launch arguments set. Raises InvalidInput when the bag or an argument is wrong,
-    RuntimeError with the node's last lines when a node does not become active.
+    processes by name, beyond what launch arguments set; prefix: put before each process's command. Raises InvalidInput
+    when the bag or an argument is wrong, RuntimeError with the node's last lines when a node does not become active.
     """
     with BagReader(bag) as reader:
         seconds = min(duration or reader.duration, reader.duration)
@@ -141,7 +142,7 @@ def run_on_bag(
         TopicMonitor(
             WATCHED, extra, ["planning/path", "planning/plan"], TRACKED, namespace=values["namespace"]
         ) as observer,
-        Supervisor(values, logs, lambda text: outcome.events.append(text)) as supervisor,
+        Supervisor(values, logs, lambda text: outcome.events.append(text), prefix) as supervisor,
     ):
         chosen = [e for e in launch_config.process_entries(values, with_bag=False) if e is not launch_config.VIEWER]
         # The slowest to load goes first.

@@ -64,7 +64,8 @@ class Supervisor:
     """Starts, respawns and stops the processes of the graph.
 
     values: resolved launch arguments; log_folder: where each node's output goes (None = this terminal); on_event:
-    called with a text on deaths and respawns. As a context manager, it stops every process on exit.
+    called with a text on deaths and respawns; prefix: put before each command, as launch_ros's `prefix`. As a context
+    manager, it stops every process on exit.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Supervisor:
         values: Mapping[str, str],
         log_folder: Path | None = None,
         on_event: Callable[[str], None] = lambda text: None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self._values = dict(values)
+        self._prefix = tuple(prefix)
         self._logs = log_folder
         self._on_event = on_event
         self.processes: dict[str, Process] = {}
@@ -87,7 +90,7 @@ class Supervisor:
     def start(self, entry: NodeEntry, parameters: Mapping[str, str] | None = None) -> Process:
         """Start a node; `parameters` are added to those from the launch arguments."""
         chosen = launch_config.parameters_of(entry, self._values) | dict(parameters or {})
-        command = [sys.executable, "-m", entry.module, *ros_arguments(self._values, chosen)]
+        command = [*self._prefix, sys.executable, "-m", entry.module, *ros_arguments(self._values, chosen)]
         environment = {**os.environ, **(big_message_environment() if entry.big_messages else {})}
         log = None
         if self._logs is not None:

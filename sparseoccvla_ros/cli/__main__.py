@@ -193,7 +193,9 @@ def bench(
     rate: Annotated[float, typer.Option(min=0.05, max=10.0, help="speed of playback, times real time")] = 1.0,
     preset: Annotated[str, typer.Option(help="model preset; hardware takes r50_600q if not given")] = "",
     hz: Annotated[str, typer.Option(help="end_to_end: more runs at these frame sets per second, as 2,5,10,20")] = "",
-    variants: Annotated[bool, typer.Option(help="end_to_end: also composed, and with default transports")] = False,
+    variants: Annotated[
+        bool, typer.Option(help="end_to_end: also composed, with default transports, equal priorities")
+    ] = False,
     minutes: Annotated[float, typer.Option(min=0.1, max=1440.0, help="soak: minutes to run")] = 20.0,
     reduced: Annotated[bool, typer.Option(help="hardware: the same at a size that a laptop can compute")] = False,
     against: Annotated[

@@ -49,6 +49,7 @@ def test_segments_that_somebody_uses_are_not_left_behind():
         memory.unlink()
 
 
+@pytest.mark.slow
 def test_growth_of_queries_is_measured_and_drawn(tmp_path):
     numbers = bench_growth(Console(quiet=True), "tiny", 0.1, tmp_path / "growth.svg", names=("queries", "cameras"))
     queries = {row["size"]: row for row in numbers["queries"]}
