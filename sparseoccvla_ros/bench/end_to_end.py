@@ -1,8 +1,8 @@
 """./run bench end_to_end: all nodes over DDS on a bag, at its own speed and at chosen rates, against simpler variants.
 
 Every row restarts all processes. "default transports" is the same without our Fast DDS profile, "composed" has the four
-stages in one process, "equal priorities" runs all processes at niceness 19. The reasoning node answers questions
-without a pause meanwhile.
+stages in one process, "equal priorities" runs every node at niceness 19. The reasoning node answers questions without a
+pause meanwhile.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
 """./run bench growth: time and memory of encoder and language model as queries, cameras, frames, pixels, tokens grow.
 
-Every size runs in a process of its own, with random weights, on synthetic frame sets: neither changes the arithmetic.
+Every size runs in a process of its own, on synthetic frame sets; all but the language model's weights are random, which
+does not change the arithmetic.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
-import resource
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -68,15 +71,20 @@ def dimensions(preset: Preset) -> tuple[Dimension, ...]:
     def frames(p: Preset, size: int) -> Preset:
         return replace(p, occupancy=occupancy.replace(frames=size))
 
-    def area(p: Preset, size: int) -> Preset:
+    def sides(size: int) -> dict[str, int]:
         scale = (size / pixels) ** 0.5
-        sides = {name: round(getattr(image, name) * scale / 32) * 32 for name in ("height", "width")}
-        return replace(p, image=replace(image, **sides))
+        return {name: round(getattr(image, name) * scale / 32) * 32 for name in ("height", "width")}
+
+    def area(p: Preset, size: int) -> Preset:
+        return replace(p, image=replace(image, **sides(size)))
+
+    areas = tuple(math.prod(sides(round(pixels * factor)).values()) for factor in (0.25, 1, 4))
 
     def scene_tokens(p: Preset, size: int) -> Preset:
         room = language.max_prefill_tokens + max(0, size - tokens)
         reasoning = replace(language, occupancy_tokens=size, max_prefill_tokens=room)
-        return replace(queries(p, max(size, occupancy.queries)), reasoning=reasoning)
+        # As many queries for every size: the largest has to choose its tokens among them.
+        return replace(queries(p, max(4 * tokens, occupancy.queries)), reasoning=reasoning)
 
     def of(name: str, usual: int, factors: tuple[float, ...], work: str, change: Any) -> Dimension:
         return Dimension(name, usual, tuple(round(usual * f) for f in factors), work, change)
@@ -85,7 +93,7 @@ def dimensions(preset: Preset) -> tuple[Dimension, ...]:
         of("queries", occupancy.queries, (0.5, 1, 2, 4), "encode", queries),
         Dimension("cameras", len(CAMERAS), (1, 2, 4, 6, 8), "encode", lambda p, size: p),
         of("frames", occupancy.frames, (0.5, 1, 2, 4) if occupancy.frames > 1 else (1, 2, 4), "encode", frames),
-        of("pixels of an image", pixels, (0.25, 1, 4), "encode", area),
+        Dimension("pixels of an image", pixels, areas, "encode", area),
         of("scene tokens", tokens, (0.5, 1, 2, 4), "prefill", scene_tokens),
     )
 
@@ -123,12 +131,16 @@ def cost_of(preset_name: str, name: str, size: int, seconds: float, threads: int
     before = _peak_mb()
     if dimension.work == "prefill":
         reasoner, queries = build_reasoning(changed), made_up_queries(changed)
-        times = interleaved({"step": lambda: reasoner.reason(queries)}, seconds)
-    else:
-        encoder = build_occupancy(changed)
-        drive = endless(changed, size if name == "cameras" else len(CAMERAS))
-        times = interleaved({"step": lambda: encoder.encode(next(drive))}, seconds, rounds=5 + changed.occupancy.frames)
-    return Cost(size, times["step"][0], _peak_mb() - before)
+        times: list[float] = []
+        until = time.monotonic() + seconds
+        while len(times) < 4 or time.monotonic() < until:
+            reasoner.reason(queries)
+            times.append(1e3 * reasoner.prefill_seconds)
+        return Cost(size, statistics.median(times[1:]), _peak_mb() - before)
+    encoder = build_occupancy(changed)
+    drive = endless(changed, size if name == "cameras" else len(CAMERAS))
+    found = interleaved({"step": lambda: encoder.encode(next(drive))}, seconds, rounds=5 + changed.occupancy.frames)
+    return Cost(size, found["step"][0], _peak_mb() - before)
 
 
 def endless(preset: Preset, cameras: int) -> Iterator[CameraFrames]:
@@ -144,7 +156,9 @@ def endless(preset: Preset, cameras: int) -> Iterator[CameraFrames]:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    # Not ru_maxrss: a child inherits that of its parent.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return float(status.split("VmHWM:")[1].split()[0]) / 1e3
 
 
 _SIDE, _MARGIN, _LEAST, _MOST = 300, 46, -3.0, 2.0
@@ -180,7 +194,7 @@ def growth_picture(found: dict[tuple[str, int], list[Cost]]) -> str:
         )
         for colour, ((_, usual), costs) in zip(_COLOURS, found.items(), strict=False):
             least = next(getattr(c, value) for c in costs if c.size == usual)
-            points = [at(c.size / usual, max(getattr(c, value) / least, 2.0**_LEAST)) for c in costs]
+            points = [at(c.size / usual, min(max(getattr(c, value) / least, 2.0**_LEAST), 2.0**_MOST)) for c in costs]
             line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]

@@ -18,9 +18,11 @@ from ..reasoning.model.reasoner import Reasoner
 def init_from(network: nn.Module, weights: Path, adapter: Path | None = None) -> None:
     """Initialise a network from a preset's weights file; a reasoner's adapters too, from `adapter`.
 
-    A tensor of another shape gets the block that both have in common, for example the first columns of a layer that has
-    more inputs now; the rest, and what the file does not have, keep their values. Anchors are not taken over. Raises
-    InvalidInput("init_from", ...) for an unreadable file, or one that shares no tensor with the network.
+    A tensor of another shape gets the leading block that both have in common, for example the first columns of a layer
+    that has more inputs now; the rest, and what the file does not have, keep their values. Where places have another
+    meaning in the new shape (depth bins of another width), training has to mend that. Anchors are not taken over.
+
+    Raises InvalidInput("init_from", ...) for an unreadable file, or one that shares no tensor with the network.
     """
     _take_over(network.state_dict(), weights)
     if adapter is not None and isinstance(network, Reasoner):

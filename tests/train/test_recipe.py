@@ -221,9 +221,10 @@ def test_it_starts_from_shipped_weights_of_another_shape(toy: Path, tmp_path: Pa
         yaml.safe_dump(yaml.safe_load((toy / "recipe.yaml").read_text()) | more, sort_keys=False)
     )
     recipe = load_recipe(str(toy))
-    assert recipe.key("render") != scratch.key("render")
+    assert recipe.key("cells") != scratch.key("cells")
     write_scene(scene_of(2, world_settings("train", 32, 64, 2)), scene_file(2, world_settings("train", 32, 64, 2)))
     run(toy, tmp_path / "second")
+    assert {p.name for p in (tmp_path / "cache/backbone").rglob("*1.safetensors")} == {"00000001.safetensors"}
     start, end = weights(tmp_path / "first"), weights(tmp_path / "second")
     out = "decoder.proposals.out.weight"
     assert len(end[out]) == len(start[out]) - 2
@@ -257,6 +258,14 @@ def test_a_wrong_recipe_is_refused_by_name(toy: Path) -> None:
         ({"cache": {}, "render": {}}, "order"), ({"fly": {}}, r"steps\.fly"), ({"render": {"hours": -1}}, "hours"),
     ):  # fmt: skip
         (toy / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"steps": steps}, sort_keys=False))
+        with pytest.raises(InvalidInput, match=message):
+            load_recipe(str(toy))
+    for change, message in (
+        ({"init_from": str(toy)}, "no weights to start from"),
+        ({"init_from": "tiny"}, "first_scene"),
+        ({"data": RECIPE["data"] | {"first_scene": 80_000}}, "first_scene"),
+    ):
+        (toy / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | change, sort_keys=False))
         with pytest.raises(InvalidInput, match=message):
             load_recipe(str(toy))
 

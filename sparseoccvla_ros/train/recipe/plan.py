@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import InvalidInput
 from ...core.files import read_yaml
-from ...runtime.presets import Preset, load_preset
+from ...data.synthetic.dataset import SPLITS
+from ...runtime.presets import ADAPTER, Preset, load_preset
 
 FORMAT_VERSION = 1
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -36,6 +36,8 @@ _VERSIONS = {"features": 2, "reasoning_features": 2}
 """Version of steps whose output for the same options has changed; results of older versions are not reused."""
 _LATER = ("language", "reasoning_features", "planning", "forecast", "export")
 """Steps whose result also depends on the configuration of reasoning and planning."""
+_FROM_INIT = ("cache", "cells", "whole", "language")
+"""Steps that begin with the weights of `init`; the others depend on it through these."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Recipe:
 
     preset: preset to train, without weights and with `changes` applied; changes: configuration values by section;
     seed: of initial weights, sample order and augmentation; scenes, validation: number of world seeds for training and
-    validation; first_scene: first world seed for training; init: weights files by stage that encoder and reasoner start
-    from, none to start from random and ImageNet weights; steps: in execution order.
+    validation; first_scene: first world seed for training; init: weights files that encoder and reasoner start from, by
+    stage, none to start from random and ImageNet weights; init_digests: their sha256; steps: in execution order.
     """
 
     preset: Preset
@@ -67,6 +69,7 @@ class Recipe:
     steps: tuple[Step, ...]
     first_scene: int = 0
     init: dict[str, Path] = field(default_factory=dict)
+    init_digests: dict[str, str] = field(default_factory=dict)
 
     def step(self, name: str) -> Step:
         """Returns a step by name; raises InvalidInput("step", ...) if the recipe does not have it."""
@@ -88,10 +91,9 @@ class Recipe:
         step = self.step(name)
         configs = [dataclasses.asdict(c) for c in (self.preset.image, self.preset.occupancy) if c is not None]
         later = [dataclasses.asdict(c) for c in (self.preset.reasoning, self.preset.planning) if c is not None]
-        init = {stage: _digest(file) for stage, file in self.init.items()}
         text = json.dumps([
             FORMAT_VERSION, name, step.options, step.minutes, self.seed, self.first_scene, self.scenes, self.validation,
-            init,
+            self.init_digests if name in _FROM_INIT else {},
             configs, later if name in _LATER else [],
             [self.key(need) for need in self.needs(name)], *([_VERSIONS[name]] if name in _VERSIONS else []),
         ], sort_keys=True)  # fmt: skip
@@ -127,7 +129,14 @@ def load_recipe(name: str) -> Recipe:
     data = content.get("data") or {}
     if not {"scenes", "validation"} <= set(data) <= {"first_scene", "scenes", "validation"}:
         raise InvalidInput("data", "want scenes and validation, and optionally first_scene")
-    init = load_preset(content["init_from"]).weights if content.get("init_from") else {}
+    first, count = int(data.get("first_scene", 0)), int(data["scenes"])
+    if not 0 <= first <= first + count <= len(SPLITS["train"]):
+        raise InvalidInput("data.first_scene", f"want {count} scenes within the {len(SPLITS['train'])} for training")
+    init = _init(content["init_from"]) if "init_from" in content else {}
+    if init and "first_scene" not in data:
+        raise InvalidInput(
+            "data.first_scene", "is needed with init_from: scenes that those weights were not trained on"
+        )
     changes = content.get("config") or {}
     for section, values in changes.items():
         config = getattr(preset, section, None)
@@ -136,14 +145,17 @@ def load_recipe(name: str) -> Recipe:
         preset = dataclasses.replace(preset, **{section: dataclasses.replace(config, **values)})
     return Recipe(
         dataclasses.replace(preset, weights={}), changes, int(content.get("seed", 1)),
-        int(data["scenes"]), int(data["validation"]), _steps(content.get("steps") or {}),
-        int(data.get("first_scene", 0)), init,
+        count, int(data["validation"]), _steps(content.get("steps") or {}), first, init,
+        {stage: hashlib.sha256(file.read_bytes()).hexdigest() for stage, file in init.items()},
     )  # fmt: skip
 
 
-@cache
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _init(name: str) -> dict[str, Path]:
+    """Returns the weights of a preset that a run can start from; raises InvalidInput("init_from") if it has none."""
+    found = {s: f for s, f in load_preset(name).weights.items() if s in ("occupancy", "reasoning", ADAPTER)}
+    if not found:
+        raise InvalidInput("init_from", f"preset {name} has no weights to start from")
+    return found
 
 
 def _steps(found: dict[str, dict[str, Any]]) -> tuple[Step, ...]:

@@ -193,6 +193,8 @@ def train_part(context: Context, part: str) -> dict[str, Any]:
         init = context.recipe.init
         if "reasoning" in init:
             init_from(stage.reasoner, init["reasoning"], init.get(ADAPTER))
+            # It would pull the connector back to the words of single queries.
+            stage.settings = dataclasses.replace(stage.settings, connector_steps=0)
     return _train(context, stage, train_data, validation_data)
 
 
@@ -300,7 +302,10 @@ def _feature_seeds(context: Context, split: str) -> list[int]:
 
 def _encoder_scenes(context: Context) -> int:
     """Returns the number of the encoder's training scenes that are used after it."""
-    return min(context.recipe.scenes, int(_options(context, "features").get("scenes", context.recipe.scenes)))
+    wanted = int(_options(context, "features").get("scenes", context.recipe.scenes))
+    if not 1 <= wanted <= context.recipe.scenes:
+        raise InvalidInput("steps.features.scenes", f"want 1 to the recipe's {context.recipe.scenes}, got {wanted}")
+    return wanted
 
 
 def _language_scenes(context: Context) -> int:
