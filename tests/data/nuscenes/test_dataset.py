@@ -40,7 +40,7 @@ from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
 from sparseoccvla_ros.world.labels.annotations import boxes
 from sparseoccvla_ros.world.scene import Scene
 
-SEEDS, KEYFRAMES, SIZE = (5, 8), 7, (72, 128)
+SEEDS, KEYFRAMES, SIZE = (4, 8), 7, (72, 128)  # those of the fixture world_root
 IMAGE = ImageConfig(48, 128)
 
 
