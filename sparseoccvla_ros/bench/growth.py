@@ -6,6 +6,7 @@ does not change the arithmetic.
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
@@ -125,6 +126,7 @@ def bench_growth(
 def cost_of(preset_name: str, name: str, size: int, seconds: float, threads: int) -> Cost:
     """Measure one size in this process."""
     torch.set_num_threads(threads)
+    logging.getLogger("sparseoccvla_ros").setLevel(logging.ERROR)  # that the encoder is untrained is intended
     preset = load_preset(preset_name)
     dimension = next(d for d in dimensions(preset) if d.name == name)
     changed = replace(dimension.change(preset, size), weights={})

@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparseoccvla_ros.core.types import CameraFrames
 from sparseoccvla_ros.data.bags.offline_sync import bag_frames
 from sparseoccvla_ros.data.bags.reader import BagReader
+from sparseoccvla_ros.reasoning.llm.language_model import LanguageModel
+from sparseoccvla_ros.reasoning.llm.llama_file import LlamaFile
 from sparseoccvla_ros.runtime.factory import build_occupancy, build_reasoning
 from sparseoccvla_ros.runtime.presets import Preset
 
@@ -28,8 +30,7 @@ def physical_floor(preset: Preset, bag: Path, device: str = "cpu") -> dict[str, 
     with FlopCounterMode(display=False) as encode:
         queries = encoder.encode(frames)
     model = reasoner.language_model
-    matrices = [m for m in model.decoder.modules() if isinstance(m, torch.nn.Linear)]
-    weights = sum(m.weight.numel() for m in matrices)
+    weights = _layer_weights(model)
     size = model.embedding_weight.element_size()
     head = model.embedding_weight.numel()
     tokens = len(reasoner._scoring_ids) + 1 + reasoner.config.global_tokens + reasoner.config.occupancy_tokens
@@ -53,6 +54,16 @@ def physical_floor(preset: Preset, bag: Path, device: str = "cpu") -> dict[str, 
         "gflops_language_model": model_rate,
         "copy_gb_s": copied,
     }
+
+
+def _layer_weights(model: LanguageModel) -> int:
+    """Returns the number of weights in the projections of all layers, which every token is multiplied with."""
+    if not isinstance(model.model, LlamaFile):
+        return sum(m.weight.numel() for m in model.decoder.modules() if isinstance(m, torch.nn.Linear))
+    config = model.model.config  # packed for inference: the weights themselves are elsewhere
+    wide = config.hidden_size
+    narrow = wide * config.num_key_value_heads // config.num_attention_heads
+    return config.num_hidden_layers * wide * (2 * wide + 2 * narrow + 3 * config.intermediate_size)
 
 
 def _arrays(frames: CameraFrames, queries: Any) -> list[Any]:

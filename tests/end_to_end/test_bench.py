@@ -9,8 +9,11 @@ from rich.console import Console
 
 from sparseoccvla_ros.bench.growth import bench_growth
 from sparseoccvla_ros.bench.history import KEPT, compare_and_append
+from sparseoccvla_ros.bench.roofline import physical_floor
 from sparseoccvla_ros.bench.soak import Series, segments, soak, unused
 from sparseoccvla_ros.bringup.latency_budget import by_kind, latency_budget
+from sparseoccvla_ros.core.paths import bundled_bag
+from sparseoccvla_ros.runtime.presets import load_preset
 
 
 def test_a_regression_shows_against_the_usual_run(tmp_path):
@@ -47,6 +50,14 @@ def test_segments_that_somebody_uses_are_not_left_behind():
     finally:
         memory.close()
         memory.unlink()
+
+
+@pytest.mark.slow
+def test_the_floor_knows_the_packed_language_model():
+    floor = physical_floor(load_preset("tiny"), bundled_bag())
+    assert floor["token_mb"] == pytest.approx(269, rel=0.01)  # 134.5 M weights of two bytes
+    assert 5 < floor["prefill_gflop"] < 50
+    assert all(value > 0 for value in floor.values())
 
 
 @pytest.mark.slow
