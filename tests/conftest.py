@@ -30,6 +30,8 @@ settings.load_profile("any machine")
 
 STACKS = "tests/end_to_end/"
 """Tests whose stack of processes wants the cores for itself: never two of them at once."""
+WORLD_ROOT_SEEDS = (4, 8)
+"""Drives of the fixture world_root."""
 WORLD_ROOT = ("tests/eval/nuscenes/test_evaluation.py", "tests/data/nuscenes/test_dataset.py")
 """Files that share world_root, which takes long to make."""
 LONGEST = (STACKS, "tests/runtime/", "tests/eval/", "tests/train/", "tests/world/", "tests/nodes/", "tests/parity/")
@@ -156,7 +158,7 @@ def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return write_world_root(tmp_path_factory.mktemp("world") / "root", [4, 8], 3.2, 72, 128)
+        return write_world_root(tmp_path_factory.mktemp("world") / "root", WORLD_ROOT_SEEDS, 3.2, 72, 128)
     finally:
         torch.set_num_threads(threads)
 

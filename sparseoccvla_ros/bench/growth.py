@@ -39,13 +39,13 @@ PICTURE = Path("out/bench/growth.svg")
 @dataclass(frozen=True)
 class Dimension:
     """A quantity that grows. usual: its value in the preset; sizes: those measured, the usual one among them; work:
-    the stage whose time is measured; change: returns the preset with another size."""
+    the stage whose time is measured; change: returns the preset with a size."""
 
     name: str
     usual: int
     sizes: tuple[int, ...]
     work: str
-    change: Callable[[Preset, int], Preset]
+    change: Callable[[int], Preset]
 
 
 @dataclass(frozen=True)
@@ -65,35 +65,35 @@ def dimensions(preset: Preset) -> tuple[Dimension, ...]:
     tokens = language.occupancy_tokens
     pixels = image.height * image.width
 
-    def queries(p: Preset, size: int) -> Preset:
+    def queries(size: int) -> Preset:
         picked = occupancy.image_queries * size // occupancy.queries
-        return replace(p, occupancy=occupancy.replace(queries=size, image_queries=picked))
+        return replace(preset, occupancy=occupancy.replace(queries=size, image_queries=picked))
 
-    def frames(p: Preset, size: int) -> Preset:
-        return replace(p, occupancy=occupancy.replace(frames=size))
+    def frames(size: int) -> Preset:
+        return replace(preset, occupancy=occupancy.replace(frames=size))
 
     def sides(size: int) -> dict[str, int]:
         scale = (size / pixels) ** 0.5
         return {name: round(getattr(image, name) * scale / 32) * 32 for name in ("height", "width")}
 
-    def area(p: Preset, size: int) -> Preset:
-        return replace(p, image=replace(image, **sides(size)))
+    def area(size: int) -> Preset:
+        return replace(preset, image=replace(image, **sides(size)))
 
     areas = tuple(math.prod(sides(round(pixels * factor)).values()) for factor in (0.25, 1, 4))
 
-    def scene_tokens(p: Preset, size: int) -> Preset:
+    def scene_tokens(size: int) -> Preset:
         room = language.max_prefill_tokens + max(0, size - tokens)
         reasoning = replace(language, occupancy_tokens=size, max_prefill_tokens=room)
         # As many queries for every size: the largest has to choose its tokens among them.
-        return replace(queries(p, max(4 * tokens, occupancy.queries)), reasoning=reasoning)
+        return replace(queries(max(4 * tokens, occupancy.queries)), reasoning=reasoning)
 
     def of(name: str, usual: int, factors: tuple[float, ...], work: str, change: Any) -> Dimension:
         return Dimension(name, usual, tuple(round(usual * f) for f in factors), work, change)
 
     return (
         of("queries", occupancy.queries, (0.5, 1, 2, 4), "encode", queries),
-        Dimension("cameras", len(CAMERAS), (1, 2, 4, 6, 8), "encode", lambda p, size: p),
-        of("frames", occupancy.frames, (0.5, 1, 2, 4) if occupancy.frames > 1 else (1, 2, 4), "encode", frames),
+        Dimension("cameras", len(CAMERAS), (1, 2, 4, 6, 8), "encode", lambda size: preset),
+        of("frames", occupancy.frames, (0.5, 1, 2, 4)[occupancy.frames == 1 :], "encode", frames),
         Dimension("pixels of an image", pixels, areas, "encode", area),
         of("scene tokens", tokens, (0.5, 1, 2, 4), "prefill", scene_tokens),
     )
@@ -129,7 +129,7 @@ def cost_of(preset_name: str, name: str, size: int, seconds: float, threads: int
     logging.getLogger("sparseoccvla_ros").setLevel(logging.ERROR)  # that the encoder is untrained is intended
     preset = load_preset(preset_name)
     dimension = next(d for d in dimensions(preset) if d.name == name)
-    changed = replace(dimension.change(preset, size), weights={})
+    changed = replace(dimension.change(size), weights={})
     before = _peak_mb()
     if dimension.work == "prefill":
         reasoner, queries = build_reasoning(changed), made_up_queries(changed)

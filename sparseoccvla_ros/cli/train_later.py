@@ -201,8 +201,10 @@ def run(
 
         sources = _encoded(part, preset, encoder, reasoning, device, from_nuscenes)
     else:
+        from sparseoccvla_ros.data.synthetic.dataset import SPLITS
+
         network, file = later.frozen_encoder(preset, encoder, "cpu")
-        seeds, held_out = later.SPLITS["train"][:scenes], later.SPLITS["validation"][:validation]
+        seeds, held_out = SPLITS["train"][:scenes], SPLITS["validation"][:validation]
         sources = later.world_sources(network, file, preset, seeds, held_out)
         if rollouts:
             sources["train"] = later.with_rollouts(sources["train"], rollouts, part)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..core.errors import InvalidInput
@@ -130,3 +130,31 @@ def adapter_beside(weights: Path | None) -> list[Path]:
     """Returns the adapter file beside exported weights, as a list of one or none."""
     found = [] if weights is None else [weights.with_name(ADAPTER_FILE)]
     return [path for path in found if path.is_file()]
+
+
+def init_from(network: nn.Module, weights: Path, adapter: Path | None = None) -> None:
+    """Initialise a network from a preset's weights file; a reasoner's adapters too, from `adapter`.
+
+    A tensor of another shape gets the leading block that both have in common, for example the first columns of a layer
+    that has more inputs now; the rest, and what the file does not have, keep their values. Where places have another
+    meaning in the new shape (depth bins of another width), training has to mend that. Anchors are not taken over.
+
+    Raises InvalidInput("init_from", ...) for an unreadable file, or one that shares no tensor with the network.
+    """
+    _take_over(network.state_dict(), weights)
+    if adapter is not None and isinstance(network, Reasoner):
+        _take_over({name: p.detach() for name, p in adapter_parameters(network.language_model)}, adapter)
+
+
+def _take_over(own: Mapping[str, Tensor], file: Path) -> None:
+    try:
+        found = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InvalidInput("init_from", f"cannot read {file}: {error}") from None
+    shared = [n for n in own if n != "anchors" and n in found and own[n].ndim == found[n].ndim]
+    if not shared:
+        raise InvalidInput("init_from", f"{file} has no tensor of this network")
+    with torch.no_grad():
+        for name in shared:
+            block = tuple(slice(min(a, b)) for a, b in zip(own[name].shape, found[name].shape, strict=True))
+            own[name][block].copy_(found[name][block])

@@ -27,7 +27,7 @@ from sparseoccvla_ros.data.synthetic.scenes import scene_file, write_scene
 from sparseoccvla_ros.runtime.factory import build_planning, parts_of
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.train import build
-from sparseoccvla_ros.train.init import init_from
+from sparseoccvla_ros.train.checkpoint import init_from
 from sparseoccvla_ros.train.recipe import steps as recipe_steps
 from sparseoccvla_ros.train.recipe.export import changed, install
 from sparseoccvla_ros.train.recipe.plan import NEEDS, load_recipe

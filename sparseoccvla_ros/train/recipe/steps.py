@@ -35,12 +35,12 @@ from ...runtime.presets import ADAPTER
 from ...world.scene import Scene
 from .. import build
 from ..anchors import refit
+from ..checkpoint import init_from
 from ..features.backbone_cache import BackboneCache, Variants
 from ..features.cached_frames import CachedFrames
 from ..features.future_labels import FutureLabels
 from ..features.reasoning import ReasoningFeatures
 from ..features.synthetic import prepare_features
-from ..init import init_from
 from ..settings import TrainSettings
 from ..stages.cells import CellStage
 from ..stages.clips import ClipStage
@@ -188,13 +188,13 @@ def train_part(context: Context, part: str) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)
     stage, train_data, validation_data = build.build(part, preset, reasoning, None, sources, language_seeds)
     if isinstance(stage, LanguageStage):
-        steps = context.step.options.get("pretraining", stage.settings.question_steps)
-        stage.settings = dataclasses.replace(stage.settings, question_steps=int(steps))
-        init = context.recipe.init
+        settings, init = stage.settings, context.recipe.init
+        pretraining = int(context.step.options.get("pretraining", settings.question_steps))
+        connector = settings.connector_steps
         if "reasoning" in init:
             init_from(stage.reasoner, init["reasoning"], init.get(ADAPTER))
-            # It would pull the connector back to the words of single queries.
-            stage.settings = dataclasses.replace(stage.settings, connector_steps=0)
+            connector = 0  # it would pull the connector back to the words of single queries
+        stage.settings = dataclasses.replace(settings, question_steps=pretraining, connector_steps=connector)
     return _train(context, stage, train_data, validation_data)
 
 

@@ -39,8 +39,9 @@ from sparseoccvla_ros.data.nuscenes.writer import CLOCK, PLACE, VERSION, write_w
 from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
 from sparseoccvla_ros.world.labels.annotations import boxes
 from sparseoccvla_ros.world.scene import Scene
+from tests.conftest import WORLD_ROOT_SEEDS as SEEDS
 
-SEEDS, KEYFRAMES, SIZE = (4, 8), 7, (72, 128)  # those of the fixture world_root
+KEYFRAMES, SIZE = 7, (72, 128)
 IMAGE = ImageConfig(48, 128)
 
 
