@@ -151,6 +151,11 @@ class SparseOccVLA:
         networks = (self.encoder, self.reasoner, self.planner)
         return [name for name, network in zip(STAGES, networks, strict=True) if network is not None]
 
+    @property
+    def target_points(self) -> tuple[float, ...]:
+        """Distances (m) along a route of the planner's target points."""
+        return () if self.planner is None else self.planner.config.target_points
+
     def perception(self) -> SparseOccVLA:
         """Returns a model with the same encoder, without reasoning and planning."""
         return SparseOccVLA(self.preset, self.encoder, absent=self.absent)
@@ -177,6 +182,7 @@ class SparseOccVLA:
         command: Command = Command.STRAIGHT,
         source: CommandSource = CommandSource.DEFAULT,
         history: EgoHistory | None = None,
+        target_points: np.ndarray | None = None,
     ) -> StepResult:
         """Run every stage on one frame set.
 
@@ -185,6 +191,7 @@ class SparseOccVLA:
             command: Direction in which the route leads next.
             source: Source of the command.
             history: Ego history up to this set; default: collected from the sets of this drive.
+            target_points: float32 [R, 2] m in base_link, of the route that the command comes from (Planner.plan).
 
         Raises:
             InvalidInput: The encoder is missing, or the set does not fit the preset.
@@ -219,7 +226,8 @@ class SparseOccVLA:
                 reasoning = None
         if planner is not None:
             filtered = None if reasoning is None else self.reasoning_filter(reasoning)
-            plan = timed("planning", lambda: planner.plan(queries, voxels, filtered, history, command, source))
+            given = queries, voxels, filtered, history, command, source, target_points
+            plan = timed("planning", lambda: planner.plan(*given))
             self._planned.add(plan)
         if self._reasoning_thread is not None and reasoner is not None:
             self._pending = self._reasoning_thread.submit(reasoner.reason, queries, motion)

@@ -153,7 +153,7 @@ def drive(
     bags: Annotated[bool, typer.Option("--bags", help="also leave each drive as a bag, for ./run eval bag")] = False,
     ros: Annotated[bool, typer.Option("--ros", help="the chain drives as nodes, over topics, in lockstep")] = False,
     out: Annotated[Path, typer.Option(help="folder of page and numbers")] = Path("out/eval/drive"),
-    threads: Threads = 0,
+    workers: Annotated[int, typer.Option(min=0, help="processes of one thread; 0: one per core, at most 8")] = 0,
 ) -> None:
     """Let policies drive in closed loop and report driving score, PDMS, EPDMS, HD score, AlpaSim and nuPlan scores.
 
@@ -166,19 +166,13 @@ def drive(
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS
         from sparseoccvla_ros.eval.closed_loop.drive_log import DriveLog
         from sparseoccvla_ros.eval.closed_loop.drive_record import replay
-        from sparseoccvla_ros.eval.closed_loop.evaluation import evaluate_drives, film_of, page, table
-        from sparseoccvla_ros.eval.closed_loop.film import save_film
+        from sparseoccvla_ros.eval.closed_loop.evaluation import evaluate_drives, page, table
         from sparseoccvla_ros.eval.closed_loop.robustness import groups_of, section
-        from sparseoccvla_ros.eval.closed_loop.to_bag import write_drive
         from sparseoccvla_ros.eval.world.seeds import seed_range
         from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 
-        def film(scores: DriveScores, rollout: Rollout) -> None:
-            save_film(rollout, out / film_of(scores))
-            if bags:
-                write_drive(rollout, out / "bags" / Path(film_of(scores)).stem, force=True)
-
-        torch.set_num_threads(threads or os.cpu_count() or 1)
+        torch.set_num_threads(1)  # the same arithmetic whatever the number of workers
+        workers, film = workers or min(8, os.cpu_count() or 1), partial(_film, out, bags)
         chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["test"][:20])
         families = tuple(FAMILIES) if scenario == "all" else _tasks(scenario)
         console = _console()
@@ -193,7 +187,7 @@ def drive(
                 nodes = {"nodes": lambda seed, family: replay(stack.drive(seed, family), seed, family)}
                 rows = evaluate_drives(chosen, names, preset, families, log, tell, nodes, film)
         else:
-            rows = evaluate_drives(chosen, names, preset, families, log, tell, on_drive=film)
+            rows = evaluate_drives(chosen, names, preset, families, log, tell, on_drive=film, workers=workers)
         text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a), out) + section(rows, out)
         (out / "report.md").write_text(text, encoding="utf-8")
         numbers = json.dumps([row.plain() for row in rows], indent=1, allow_nan=False) + "\n"
@@ -204,6 +198,16 @@ def drive(
             shown.add_row(*line)
         console.print(shown)
         console.print(f"page and numbers: {out}")
+
+
+def _film(out: Path, bags: bool, scores: DriveScores, rollout: Rollout) -> None:
+    from sparseoccvla_ros.eval.closed_loop.evaluation import film_of
+    from sparseoccvla_ros.eval.closed_loop.film import save_film
+    from sparseoccvla_ros.eval.closed_loop.to_bag import write_drive
+
+    save_film(rollout, out / film_of(scores))
+    if bags:
+        write_drive(rollout, out / "bags" / Path(film_of(scores)).stem, force=True)
 
 
 def _tell(console: Console, progress: DriveProgress) -> None:

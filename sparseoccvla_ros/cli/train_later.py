@@ -208,7 +208,10 @@ def run(
         sources = later.world_sources(network, file, preset, seeds, held_out)
         if rollouts:
             sources["train"] = later.with_rollouts(sources["train"], rollouts, part)
-            _read_rollouts(preset, reasoning, sources["train"], device)
+            source = sources["train"]
+            with bar(Console(stderr=True)) as shown:
+                read = later.read_rollouts(source, preset, reasoning, device)
+                _follow(shown, "reading roll-outs", len(later.rollouts_of(source)), read)
     trained, learned, checked = later.build(part, preset, reasoning, init, sources)
     console = Console(stderr=True)
     folder = out or Path("out/train") / trained.name
@@ -222,21 +225,6 @@ def run(
         console.print(f"{len(learned)} samples to learn, {len(checked)} to validate")
         trainer.run()
     console.print(f"{folder}: best.safetensors has validation {trainer.progress.best:.4f}")
-
-
-def _read_rollouts(preset: Preset, reasoning: Path | None, source: Source, device: str) -> None:
-    """Cache a trained reasoner's features of roll-outs, as ./run train cache does for the world's drives."""
-    from sparseoccvla_ros.runtime.factory import parts_of
-    from sparseoccvla_ros.train import build as later
-    from sparseoccvla_ros.train.features.reasoning import ReasoningFeatures
-    from sparseoccvla_ros.train.features.rollouts import FIRST
-
-    files = later.reasoning_files(preset, reasoning)
-    if files and "language" in parts_of(files[0]):
-        reasoner, files = later.frozen_reasoner(preset, reasoning, device)
-        readings, own = ReasoningFeatures(source.cache, files), [seed for seed in source.seeds if seed >= FIRST]
-        with bar(Console(stderr=True)) as shown:
-            _follow(shown, "reading roll-outs", len(own), (readings.prepare(reasoner, seed) for seed in own))
 
 
 def _encoded(
@@ -296,7 +284,7 @@ def rollouts(
     scenario: Annotated[str, typer.Option(help="families that take turns over the seeds, with commas, or all")] = "all",
     expert_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="of the plans that are followed")] = 0.3,
     preset: Annotated[str, typer.Option(help="model preset that drives")] = "tiny",
-    threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: all cores")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="processes of one thread; 0: one per core, at most 8")] = 0,
 ) -> None:
     """Let the stack drive training seeds, and label the states that it reaches with the expert's plans (DAgger).
 
@@ -306,14 +294,18 @@ def rollouts(
         import torch
 
         from sparseoccvla_ros.eval.world.seeds import seed_range
-        from sparseoccvla_ros.train.rollouts import make_rollouts
+        from sparseoccvla_ros.runtime.presets import load_preset
+        from sparseoccvla_ros.train.features.rollouts import driven
+        from sparseoccvla_ros.train.rollouts import Rollouts
         from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 
-        torch.set_num_threads(threads or os.cpu_count() or 1)
+        torch.set_num_threads(1)
         families = list(FAMILIES) if scenario == "all" else [s for s in scenario.split(",") if s]
+        made = Rollouts.of(load_preset(preset), seed_range(seeds), families, expert_share, out)
         console = Console(stderr=True)
-        for line in make_rollouts(preset, seed_range(seeds), families, expert_share, out):
-            console.print(line, highlight=False, soft_wrap=True)
+        for done, seed in enumerate(made.prepare(workers or min(8, os.cpu_count() or 1)), 1):
+            place = f"{done} of {len(made.seeds)}: {seed} {made.family(seed) or ''}"
+            console.print(f"{place}: {driven(made.file(seed))}", highlight=False, soft_wrap=True)
 
 
 def voxel_head(

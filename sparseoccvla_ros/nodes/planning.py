@@ -63,7 +63,8 @@ class PlanningNode(StageNode):
         warm_up_planning(self._planner, preset)
         self._occupancy = preset.occupancy
         self._history = EgoHistory()
-        self._route = RouteCommand(timeout=self.values.command_timeout)
+        self._route = RouteCommand(timeout=self.values.command_timeout, distances=self._planner.config.target_points)
+        self._next_route: tuple[str, np.ndarray] | None = None  # frame and points, until an ego pose is known
         self._reasoning: Reasoning | None = None
         self._epoch: int | None = None
         self._ego: EgoState | None = None
@@ -130,8 +131,16 @@ class PlanningNode(StageNode):
 
     def _on_route(self, message: Path) -> None:
         _, points, frame = messages.path_from_msg(message)
-        self._in_fixed_frame(frame)
-        self._route.set_route(points)
+        self._next_route = frame, points
+        if self._ego is not None:
+            self._take_route()
+
+    def _take_route(self) -> None:
+        """Use the newest route, now that its frame can be checked."""
+        if self._next_route is not None:
+            (frame, points), self._next_route = self._next_route, None
+            self._in_fixed_frame(frame)
+            self._route.set_route(points)
 
     def _on_goal(self, message: PoseStamped) -> None:
         pose = messages.pose_from_msg(message.pose, "goal")
@@ -141,7 +150,7 @@ class PlanningNode(StageNode):
     def _in_fixed_frame(self, frame: str) -> np.ndarray:
         ego = self._ego
         if ego is None:
-            raise InvalidInput("route", "came before the first ego pose")
+            raise InvalidInput("goal", "came before the first ego pose")
         if frame != ego.fixed_frame:
             raise InvalidInput("route", f"is in frame '{frame}', the ego pose is in '{ego.fixed_frame}'")
         return ego.pose
@@ -161,11 +170,13 @@ class PlanningNode(StageNode):
             self._epoch = queries.epoch
         self._ego = queries.ego
         self._history.add(queries.stamp, queries.ego.pose, queries.ego.twist)
+        self.attempt(self._take_route)
         self._route.timeout = self.values.command_timeout  # may change while the node runs
         choice = self._route.choose(now, queries.ego.pose, queries.ego.speed)
         voxels = occupied_voxels(queries, config=self._occupancy)
+        reasoning = self._await_reasoning(queries)
         plan = self._planner.plan(
-            queries, voxels, self._await_reasoning(queries), self._history, choice.command, choice.source
+            queries, voxels, reasoning, self._history, choice.command, choice.source, choice.target_points
         )
         plan = replace(plan, trace=(*queries.trace, event(self.get_name(), "planned")))
         with self._followers_lock:

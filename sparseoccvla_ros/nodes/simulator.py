@@ -35,6 +35,9 @@ PROFILE = "nuscenes"
 """Profile of topic and frame names: camera_sync's default."""
 COMMAND_AGE = 0.5
 """Simulated seconds without a command after which the vehicle brakes by itself."""
+ROUTE_SECONDS = 2.0
+"""Simulated seconds for which planning is sent the route, at the start and after a node has come back: later the user
+may set another goal."""
 BRAKE = 8.0
 """m/s^2 of the emergency braking without a command or while a node of `wait_for` is missing."""
 BETWEEN = 100 * 10**9
@@ -264,14 +267,14 @@ class SimulatorNode(SourceNode):
     def _publish_static(self) -> None:
         simulator = self._episode.simulator
         self._vehicle.publish_mounts(self._stamp, [(BASE_FRAME, c.name, c.camera2ego) for c in self._cameras.rig])
-        poses = simulator.route.at(np.arange(simulator.begin, simulator.end, 2.0))
-        self._way = vehicle.route_to_msg(self._stamp, FIXED_FRAME, poses)
+        self._way, self._way_since = vehicle.route_to_msg(self._stamp, FIXED_FRAME, simulator.way), simulator.time
         self._route.publish(self._way)
 
     def _take_images(self) -> None:
+        simulator = self._episode.simulator
         if self.values.commands:
-            self._direction.publish(String(data=self._episode.simulator.command().value))
-        elif self._episode.simulator.time > 0:  # planning accepts a route only after its first ego pose
+            self._direction.publish(String(data=simulator.command().value))
+        if simulator.time - self._way_since < ROUTE_SECONDS:
             self._to_planning.publish(self._way)
         images = self._cameras.images()
         images[[camera.name in self.values.covered.split() for camera in self._cameras.rig]] = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.classes import FLAT, MOVABLE, OBSTACLES
+from ..core.classes import FLAT, LABEL, MOVABLE, OBSTACLES
 from ..core.vehicle import Vehicle
 from ..core.voxels import SparseVoxels, VoxelGrid
 from .config import MIN_OBSTACLE_HEIGHT, ValidatorConfig
@@ -16,8 +16,13 @@ GROUND_BLOCK = 4.0
 """m, edge of the square blocks over which the ground height is averaged."""
 MOVABLE_HOLD = 1.0
 """s for which a movable obstacle is assumed to stay in place when no forecast is available."""
+VULNERABLE_SHARE = 0.7
+"""Share of `obstacle_score` that is enough for people and two-wheelers: what is small scores lower, and counts more."""
 MAX_GROUND_OFFSET = 1.5
 """m, maximum height of the ground above or below z = 0 of base_link."""
+
+
+_VULNERABLE = np.isin(np.arange(256), [LABEL[name] for name in ("bicycle", "motorcycle", "pedestrian")])
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +40,8 @@ class ObstacleMap:
 
     Layer 0 is the present, followed by one layer per forecast. Present static obstacles are in every layer, movable
     ones in layer 0 only, which without forecasts applies for MOVABLE_HOLD seconds. A pose is checked against the layer
-    nearest in time. Voxels with a score (probability) below `obstacle_score` are ignored.
+    nearest in time. Voxels with a score (probability) below `obstacle_score` are ignored, people and two-wheelers below
+    `vulnerable_share` of it.
     """
 
     def __init__(
@@ -44,8 +50,10 @@ class ObstacleMap:
         voxels: SparseVoxels,
         forecasts: tuple[ForecastLayer, ...] = (),
         obstacle_score: float = 0.25,
+        vulnerable_share: float = VULNERABLE_SHARE,
     ) -> None:
-        self._limits, self._score = limits, obstacle_score
+        self._limits = limits
+        self._scores = obstacle_score * np.where(_VULNERABLE, vulnerable_share, 1.0)  # by label
         self._grid = voxels.grid
         self._classes = np.zeros(256, bool)
         self._classes[list(OBSTACLES)] = True
@@ -76,7 +84,8 @@ class ObstacleMap:
         centres = voxels.centres()
         height = centres[:, 2] - _ground(voxels, centres)
         band = (height >= MIN_OBSTACLE_HEIGHT) & (height <= self._limits.max_obstacle_height_m)
-        return self._classes[voxels.labels] & (voxels.scores >= self._score) & band
+        enough = voxels.scores >= self._scores[voxels.labels]
+        return self._classes[voxels.labels] & enough & band
 
     def _cells(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns cell indices x, y of points [..., 2] m and whether they are inside the grid."""
@@ -95,15 +104,28 @@ class ObstacleMap:
         """Returns bool [K], True if the footprint hits an obstacle along trajectories [K, 6, 2] m; off-grid is free."""
         return self.touches_poses(sweep(waypoints))
 
+    def touches_later(self, points: np.ndarray) -> bool:
+        """Check poses along points [M, 2] m, with headings along them, against what is there at the end of the plan."""
+        steps = np.diff(points, axis=0)
+        if np.hypot(*(points[-1] - points[0])) < 0.05:
+            return False
+        yaw = np.arctan2(steps[:, 1], steps[:, 0])
+        poses = np.column_stack([points[1:], yaw])[None]
+        return bool(self._hits(poses, np.full(len(steps), self._layer_of_step[-1]))[0])
+
     def touches_poses(self, poses: np.ndarray) -> np.ndarray:
         """Check poses [K, 30, 3] (x, y, yaw) at SWEEP_TIMES in the same way."""
+        return self._hits(poses, self._layer_of_step)
+
+    def _hits(self, poses: np.ndarray, layers: np.ndarray) -> np.ndarray:
+        """Returns bool [K] for poses [K, T, 3] with a layer for each of T."""
         cos, sin = np.cos(poses[..., 2:]), np.sin(poses[..., 2:])
         along, across = self._body.T
         points = np.stack(
             [poses[..., :1] + cos * along - sin * across, poses[..., 1:2] + sin * along + cos * across], axis=-1
         )
         x, y, inside = self._cells(points)
-        layer = np.broadcast_to(self._layer_of_step[:, None], x.shape)
+        layer = np.broadcast_to(layers[:, None], x.shape)
         hit = self._layers[layer, np.where(inside, x, 0), np.where(inside, y, 0)] & inside
         return hit.any(axis=(1, 2))
 

@@ -44,6 +44,11 @@ class PlanningConfig:
     """m per 0.5 s, range of lateral steps (left positive); wide enough for the end of a tight turn."""
     command_mask: bool = True
     """Choose among the 6 anchors of the command only; False: among all 18."""
+    target_points: tuple[float, ...] = ()
+    """m along a route from the vehicle, increasing: the points there are an input of the planner, beside the command.
+    Empty: it gets the command only, as in the paper, and cannot return to a route that it has left."""
+    obstacle_grid: bool = False
+    """Whether the planner also sees the occupancy as a bird's-eye view (obstacle_grid.py), not only the queries."""
 
     obstacle_score: float = 0.25
     """Probability below which a voxel is ignored as an obstacle."""
@@ -68,10 +73,14 @@ class PlanningConfig:
             span = getattr(self, name)
             if len(span) != 2 or span[0] >= span[1]:
                 raise InvalidInput(f"planning.{name}", f"want lowest < highest, got {list(span)}")
+        ahead = self.target_points
+        if any(d <= 0 for d in ahead) or any(a >= b for a, b in pairwise(ahead)):
+            raise InvalidInput("planning.target_points", f"want increasing distances above 0 m, got {list(ahead)}")
         if self.obstacle_score < 0:
             raise InvalidInput("planning.obstacle_score", f"is negative: {self.obstacle_score}")
-        if not isinstance(self.gate_forecasts, bool):
-            raise InvalidInput("planning.gate_forecasts", f"want true or false, got {self.gate_forecasts!r}")
+        for name in ("gate_forecasts", "obstacle_grid"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInput(f"planning.{name}", f"want true or false, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,10 @@ class PlanReason(StrEnum):
     """The ego history has no state for the stamp of the queries."""
     STAMP_REVERSED = "stamp_reversed"
     """The queries are older than those of the previous plan."""
+    SLOWED = "slowed"
+    """The path is driven more slowly than the network planned, because at its speed it would hit an obstacle."""
+    RESUMING = "resuming"
+    """The vehicle has stood for five seconds, so for eight metres only obstacles of 80 % probability count."""
     MODEL_NOT_FINITE = "model_not_finite"
     """The network returned a number that is not finite."""
 

@@ -21,21 +21,34 @@ from ..core.types import (
     PlanStatus,
     Reasoning,
     SceneQueries,
+    check_array,
 )
 from ..core.voxels import SparseVoxels
 from . import trajectory_validator
 from .anchors import AnchorSet
-from .collision import ForecastLayer, ObstacleMap
+from .collision import VULNERABLE_SHARE, ForecastLayer, ObstacleMap
 from .config import PlanningConfig, ValidatorConfig
 from .ego_history import FEATURE_NAMES, EgoHistory
 from .model.anchor_scorer import AnchorScorer, mask_other_commands
 from .model.decoder import TrajectoryDecoder
 from .model.diffusion import DeltaNormaliser, DiffusionSchedule, denoise, start_noise
-from .plan_reasons import PlanReason, missing_camera, rejected, skipped
-from .trajectory import Motion, braking, motion_of
+from .obstacle_grid import ObstacleMemory
+from .obstacle_motion import ObstacleTracker
+from .plan_reasons import PlanReason, RejectReason, missing_camera, rejected, skipped
+from .trajectory import Motion, braking, motion_of, slowed, stopping_way
 
 ABSURD_SPEED = 60.0
 """m/s; a present speed above it is treated as invalid input."""
+SLOWER = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0)
+"""m/s^2; decelerations tried on the best path when it would hit something at its own speed."""
+STOPPING = 4.0
+"""m/s^2; deceleration at which a plan must be able to stop behind its end."""
+GAP, CREEPING = 1.5, 0.5
+"""m left free ahead of a stop, since obstacles are known to half a metre; m/s below which it is not asked for, because
+the vehicle stands closer already."""
+STANDING, PATIENCE, CERTAIN, RESUMED = 0.1, 5.0, 0.8, 8.0
+"""m/s below which the vehicle stands; s after which only obstacles of this probability keep it there, until it has
+driven so many m: what the occupancy merely supposes does not go away as long as the view stays the same."""
 CONTINUITY_AGE = 1.0
 """s after which continuity with the previous plan is no longer required."""
 
@@ -94,12 +107,17 @@ class Planner(nn.Module):
         self.register_buffer("noise", start_noise(deltas.shape, config.seed), persistent=False)
         self.last_gate_report: trajectory_validator.GateReport | None = None
         """GateReport of the newest plan, for diagnostics and markers; None if no candidate was decoded."""
+        self._obstacle_memory, self._obstacle_tracker = ObstacleMemory(), ObstacleTracker()
+        self._standing: tuple[int, int] | None = None  # stamp and epoch since which the vehicle stands
+        self._resumed_at: np.ndarray | None = None  # where it stood for long
         self._newest: _PlanMemory | None = None
         self._second_newest: _PlanMemory | None = None
 
     def reset(self) -> None:
         """Clear the previous plan."""
-        self._newest = self._second_newest = None
+        self._newest = self._second_newest = self._standing = self._resumed_at = None
+        self._obstacle_memory.clear()
+        self._obstacle_tracker.clear()
         self.last_gate_report = None
 
     def forward(
@@ -109,18 +127,22 @@ class Planner(nn.Module):
         ego: Tensor,
         token: Tensor | None = None,
         anchor_scores: Tensor | None = None,
+        target_points: Tensor | None = None,
+        obstacles: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Score and denoise the anchors for a batch.
 
         features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D]; anchor_scores [B, A], logits of the language
-        model, added to the scorer's; noise [A, 6, 2], default from config.seed. Returns logits [B, A] and waypoints
-        [B, A, 6, 2] m, cumulative, base_link.
+        model, added to the scorer's; target_points [B, R, 2] m in base_link; obstacles [B, CHANNELS, *SHAPE]
+        (obstacle_grid.py); noise [A, 6, 2], default from config.seed. Returns logits [B, A] and waypoints [B, A, 6, 2]
+        m, cumulative, base_link.
         """
-        logits = self.scorer(self.anchor_waypoints, features, centres, ego, token)  # [B, A]
+        scene = features, centres, ego, token, target_points, obstacles
+        logits = self.scorer(self.anchor_waypoints, *scene)  # [B, A]
         if anchor_scores is not None:
             logits = logits + anchor_scores
-        memory, condition = self.decoder.encode(features, centres, ego, token)  # [B, Q + 2, W], [B, W]
+        memory, condition = self.decoder.encode(*scene)  # [B, M, W], [B, W]
         batch = len(features)
         anchors = self.anchor_deltas.expand(batch, -1, -1, -1)  # normalised deltas [B, A, 6, 2]
         # detached: the regression loss of the decoder must not train the ranking
@@ -142,11 +164,14 @@ class Planner(nn.Module):
         history: EgoHistory,
         command: Command,
         command_source: CommandSource,
+        target_points: np.ndarray | None = None,
     ) -> Plan:
         """Plan a trajectory for one scene.
 
         reasoning: the newest one that is not too old, or None; it may belong to an earlier frame of the same epoch.
-        Raises InvalidInput only for arguments of a wrong type; invalid values result in a flagged plan.
+        target_points: float32 [R, 2] m in base_link, of the route that the command comes from (route_command.py), or
+        None. Raises InvalidInput only for arguments of a wrong type or shape;
+        invalid values result in a flagged plan.
         """
         # 1. Validate
         for name, value, kind in (
@@ -159,6 +184,8 @@ class Planner(nn.Module):
         ):
             if not isinstance(value, kind):
                 raise InvalidInput(name, f"got {type(value).__name__}")
+        if target_points is not None:
+            check_array("target_points", target_points, np.float32, (len(self.config.target_points), 2))
         previous = self._previous_to(queries)
         request = _Request(queries, command, command_source)
         self.last_gate_report = None
@@ -182,14 +209,24 @@ class Planner(nn.Module):
         reasons += missing
         # 2. Infer
         used_reasoning = reasoning if self.uses_reasoning else None
-        logits, candidates = self._infer(queries, ego, used_reasoning)  # [A], [A, 6, 2] m
+        grid = None
+        if self.config.obstacle_grid:
+            grid = self._obstacle_memory.grid(queries.stamp, queries.epoch, queries.ego.pose, voxels)
+        logits, candidates = self._infer(queries, ego, used_reasoning, target_points, grid)  # [A], [A, 6, 2] m
         # 3. Select
         group = torch.from_numpy(self.anchors.group(command))  # bool [A]
         masked = mask_other_commands(logits, group) if self.config.command_mask else logits
         obstacles = None
         if queries.trained:
             forecasts, missing = self._forecasts(queries, reasoning, history)
-            obstacles = ObstacleMap(self.limits, voxels, forecasts, self.config.obstacle_score)
+            if not self.config.gate_forecasts:
+                ego_pose = queries.ego.pose
+                forecasts = self._obstacle_tracker.layers(queries.stamp, queries.epoch, ego_pose, voxels)
+            score, share = self.config.obstacle_score, VULNERABLE_SHARE
+            if self._resuming(queries) and score < CERTAIN:
+                score, share = CERTAIN, 1.0
+                reasons.append(PlanReason.RESUMING)
+            obstacles = ObstacleMap(self.limits, voxels, forecasts, score, share)
             reasons += missing
             if len(voxels) == 0:
                 reasons.append(PlanReason.VOXELS_EMPTY)
@@ -210,6 +247,12 @@ class Planner(nn.Module):
         finite_candidates = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
         score_source = "ego" if used_reasoning is None else "language+ego"
         request = _Request(queries, command, command_source, finite_candidates, scores, score_source)
+        slower = None if obstacles is None else self._slower(report, candidates, queries.ego.speed, obstacles)
+        if slower is not None:
+            chosen, waypoints = slower
+            motion = motion_of(waypoints, queries.ego.speed)
+            status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
+            return self._to_plan(request, motion, chosen, status, [*reasons, PlanReason.SLOWED])
         if report.chosen < 0:
             causes = [rejected(reason) for reason in report.passed_over] or [PlanReason.MODEL_NOT_FINITE]
             return self._braking_or_empty_plan(request, [*causes, *reasons], obstacles)
@@ -217,6 +260,43 @@ class Planner(nn.Module):
         passed = [skipped(reason) for reason in report.passed_over]
         status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
         return self._to_plan(request, motion, report.chosen, status, [*reasons, *passed])
+
+    def _resuming(self, queries: SceneQueries) -> bool:
+        """Returns whether the vehicle has stood for PATIENCE, or did and has not yet driven RESUMED since."""
+        place, now = queries.ego.pose[:2, 3], (queries.stamp, queries.epoch)
+        if self._resumed_at is not None and float(np.hypot(*(place - self._resumed_at))) < RESUMED:
+            return True
+        self._resumed_at = None
+        if abs(queries.ego.speed) > STANDING:
+            self._standing = None
+        elif self._standing is None or self._standing[1] != queries.epoch or self._standing > now:
+            self._standing = now
+        if self._standing is None or queries.stamp - self._standing[0] <= PATIENCE * 1e9:
+            return False
+        self._resumed_at, self._standing = place.copy(), None
+        return True
+
+    def _slower(
+        self, report: trajectory_validator.GateReport, candidates: np.ndarray, speed: float, obstacles: ObstacleMap
+    ) -> tuple[int, np.ndarray] | None:
+        """Returns the best candidate's index and slower waypoints on its path [6, 2], if it hits something, or could
+        not stop GAP behind what is ahead of it; None if it need not or cannot be slowed, or fails by more than that."""
+        best = int(report.order[0]) if len(report.order) else -1
+        failed = set(report.reasons[best]) if best >= 0 else {RejectReason.NOT_FINITE}
+        if failed - {RejectReason.COLLISION}:
+            return None
+        path = candidates[best]
+        gap = GAP if speed > CREEPING else 0.0
+        if not failed and not obstacles.touches_later(stopping_way(path, path, STOPPING, gap)):
+            return None
+        for deceleration in SLOWER:
+            if deceleration > self.limits.max_deceleration_mps2:
+                break
+            waypoints = slowed(path, speed, deceleration)
+            way = stopping_way(path, waypoints, max(deceleration, STOPPING), gap)
+            if not obstacles.touches(waypoints[None])[0] and not obstacles.touches_later(way):
+                return best, waypoints
+        return None
 
     def _previous_to(self, queries: SceneQueries) -> _PlanMemory | None:
         """Replanning the newest stamp is compared with the plan before it, so a repeat gives the identical plan."""
@@ -277,7 +357,14 @@ class Planner(nn.Module):
         return history.paper_features(stamp, command) if self.config.ego == "paper" else np.zeros(0, np.float32)
 
     @torch.inference_mode()
-    def _infer(self, queries: SceneQueries, ego: np.ndarray, reasoning: Reasoning | None) -> tuple[Tensor, np.ndarray]:
+    def _infer(
+        self,
+        queries: SceneQueries,
+        ego: np.ndarray,
+        reasoning: Reasoning | None,
+        target_points: np.ndarray | None,
+        obstacles: np.ndarray | None,
+    ) -> tuple[Tensor, np.ndarray]:
         device = self.anchor_waypoints.device
 
         def row(array: np.ndarray) -> Tensor:
@@ -289,6 +376,8 @@ class Planner(nn.Module):
             row(ego),
             None if reasoning is None else row(reasoning.token),
             None if reasoning is None else row(reasoning.anchor_scores),
+            None if target_points is None else row(target_points),
+            None if obstacles is None else row(obstacles),
         )
         return logits[0].cpu(), waypoints[0].cpu().numpy()
 

@@ -1,8 +1,9 @@
-"""Navigation command with its source: a topic, a route, or straight on as the default."""
+"""Navigation command with its source: a topic, a route, or straight on as the default; and target points of a route."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,11 +38,13 @@ def parse_command(text: str) -> Command:
 
 @dataclass(frozen=True)
 class CommandChoice:
-    """Command to plan with; `reason`: COMMAND_TIMEOUT if the topic command is too old, else None."""
+    """Command to plan with; reason: COMMAND_TIMEOUT if the topic command is too old, else None; target_points: those of
+    the route if it is the command's source, else None."""
 
     command: Command
     source: CommandSource
     reason: PlanReason | None = None
+    target_points: np.ndarray | None = field(default=None, compare=False)
 
 
 class RouteCommand:
@@ -49,8 +52,8 @@ class RouteCommand:
 
     A fresh topic command takes precedence over the route; the default is straight. timeout: s after which a topic
     command is too old; lookahead: s of driving at the present speed at which the route's lateral offset is evaluated;
-    min_lookahead: m, minimum lookahead distance; max_offset: m from the route beyond which it is ignored. The route is
-    in the fixed frame, so it stays valid after a clock jump.
+    min_lookahead: m, minimum lookahead distance; max_offset: m from the route beyond which it is ignored; distances:
+    m along the route of the target points. The route is in the fixed frame, so it stays valid after a clock jump.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class RouteCommand:
         lookahead: float = float(WAYPOINT_TIMES[-1]),
         min_lookahead: float = 10.0,
         max_offset: float = 20.0,
+        distances: Sequence[float] = (),
     ) -> None:
         for name, value in (("timeout", timeout), ("lookahead", lookahead), ("min_lookahead", min_lookahead)):
             if not (np.isfinite(value) and value > 0):
@@ -67,6 +71,7 @@ class RouteCommand:
         self.lookahead = lookahead
         self.min_lookahead = min_lookahead
         self.max_offset = max_offset
+        self.distances = tuple(distances)
         self._command: tuple[int, Command] | None = None
         self._route: np.ndarray | None = None
 
@@ -114,7 +119,8 @@ class RouteCommand:
                 self._route, pose, max(self.min_lookahead, self.lookahead * abs(speed)), self.max_offset
             )
             if from_route is not None:
-                return CommandChoice(from_route, CommandSource.ROUTE)
+                ahead = target_points(self._route, pose, self.distances, self.max_offset)
+                return CommandChoice(from_route, CommandSource.ROUTE, target_points=ahead)
         if self._command is not None:
             return CommandChoice(Command.STRAIGHT, CommandSource.TIMEOUT, PlanReason.COMMAND_TIMEOUT)
         return CommandChoice(Command.STRAIGHT, CommandSource.DEFAULT)
@@ -123,17 +129,43 @@ class RouteCommand:
 def route_command(route: np.ndarray, pose: np.ndarray, ahead: float, max_offset: float) -> Command | None:
     """Returns the command from the lateral offset of the route `ahead` metres on, None when far from the route.
 
-    route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn is a lateral offset of 2 m or
-    more, as in every public command definition.
+    route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn is an offset of 2 m or more to
+    the left or right, as in every public command definition. It is relative to the route's point nearest to the
+    vehicle: beside a straight route a vehicle is not told to turn.
     """
     found = _along(route, pose, max_offset)
     if found is None:
         return None
     local, travelled, at = found
-    here = float(np.interp(at + ahead, travelled, local[:, 1]))
-    if here >= TURN_OFFSET:
+    here, there = _points(local, travelled, np.array([at, at + ahead]))
+    offset = there[1] - here[1]
+    if offset >= TURN_OFFSET:
         return Command.LEFT
-    return Command.RIGHT if here <= -TURN_OFFSET else Command.STRAIGHT
+    return Command.RIGHT if offset <= -TURN_OFFSET else Command.STRAIGHT
+
+
+def target_points(
+    route: np.ndarray, pose: np.ndarray, distances: Sequence[float], max_offset: float = 20.0
+) -> np.ndarray | None:
+    """Returns the points float32 [R, 2] m in base_link that lie `distances` (m) along the route from the vehicle.
+
+    Target points are the usual input of closed-loop planners (Jaeger et al., ICCV 2023, arXiv 2306.07957): they show
+    where the lane is that was left. route, pose: as for route_command. Behind its last point the route goes straight
+    on. None without distances, and when far from the route.
+    """
+    found = _along(route, pose, max_offset) if len(distances) else None
+    if found is None:
+        return None
+    local, travelled, at = found
+    return _points(local, travelled, at + np.asarray(distances, np.float64)).astype(np.float32)
+
+
+def _points(local: np.ndarray, travelled: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Returns the points [K, 2] at arc lengths `at` [K] of a polyline, which goes straight on behind its end."""
+    points = np.stack([np.interp(at, travelled, local[:, i]) for i in (0, 1)], -1)
+    last = local[-1] - local[-2]
+    beyond = np.maximum(at - travelled[-1], 0.0)
+    return points + beyond[:, None] * last / np.hypot(*last)
 
 
 def route_instruction(route: np.ndarray, pose: np.ndarray, max_offset: float = 20.0) -> str | None:

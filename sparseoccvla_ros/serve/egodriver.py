@@ -94,7 +94,7 @@ class _Drive:
     """State of one session. plan: the newest one; planned_from, planned_us: pose and time it starts from."""
 
     sync: CameraSync
-    route: RouteCommand = field(default_factory=RouteCommand)
+    route: RouteCommand
     plan: Plan | None = None
     planned_from: np.ndarray = field(default_factory=lambda: np.eye(4))
     planned_us: int = 0
@@ -138,7 +138,8 @@ class EgoDriver(BaseDriver):
                     )
                 self._end(uuid)
             config = SyncConfig(cameras=tuple(m.name for m in models), reference=ahead.name)
-            drive = _Drive(CameraSync(config, self._model.preset.image))
+            route = RouteCommand(distances=self._model.target_points)
+            drive = _Drive(CameraSync(config, self._model.preset.image), route)
             for model in models:
                 drive.sync.set_camera(model)
             self._drives[session.uuid] = drive
@@ -230,7 +231,7 @@ class EgoDriver(BaseDriver):
     def _plan(self, drive: _Drive, frames: CameraFrames) -> dict[str, float]:
         began = time.perf_counter()
         choice = drive.route.choose(frames.stamp, frames.ego.pose, frames.ego.speed)
-        step = self._model.step(frames, choice.command, choice.source)
+        step = self._model.step(frames, choice.command, choice.source, target_points=choice.target_points)
         drive.seconds.append(time.perf_counter() - began)
         drive.plan, drive.planned_from = step.plan, frames.ego.pose
         drive.planned_us = frames.stamp // 1000 - START_US

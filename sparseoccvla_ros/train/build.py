@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,22 +14,27 @@ import torch
 
 from ..core.errors import InvalidInput
 from ..core.paths import cache_folder
+from ..core.voxels import SparseVoxels
 from ..data.nuscenes.dataset import NuscenesImages
 from ..data.nuscenes.index import NuscenesIndex
 from ..data.nuscenes.labels import occ3d_folder
 from ..data.synthetic.dataset import SPLITS, world_settings
+from ..data.synthetic.drives import load_drive
 from ..data.synthetic.qa_cache import QuestionCache, question_rows
 from ..data.synthetic.scenes import cached_seeds
 from ..occupancy import checkpoints
 from ..occupancy.encoder import OccupancyEncoder
 from ..planning.anchors import AnchorSet
+from ..planning.obstacle_grid import ObstacleMemory
 from ..planning.planner import Planner
+from ..planning.route_command import target_points
 from ..reasoning.llm.language_model import load_language_model
 from ..reasoning.llm.lora import merge
 from ..reasoning.model.reasoner import Reasoner
 from ..runtime.factory import load_weights, parts_of
 from ..runtime.presets import ADAPTER, Preset
 from .checkpoint import adapter_beside
+from .features import speed_variants
 from .features.dataset import FeatureSamples
 from .features.future_labels import FutureLabels
 from .features.nuscenes import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
@@ -143,6 +148,22 @@ def with_rollouts(source: Source, folders: Sequence[Path], part: str) -> Source:
     assert isinstance(source.cache, FeatureCache)
     cache = RolloutFeatures.of(source.cache, folders)
     return replace(source, cache=cache, seeds=[*source.seeds, *sorted(cache.files)])
+
+
+def rollouts_of(source: Source) -> list[int]:
+    """Returns the numbers of a source's roll-outs."""
+    return [seed for seed in source.seeds if isinstance(source.cache, RolloutFeatures) and seed in source.cache.files]
+
+
+def read_rollouts(source: Source, preset: Preset, weights: Path | None, device: torch.device | str) -> Iterator[int]:
+    """Cache a trained reasoner's features of the roll-outs; yields the number of each, nothing if it is untrained."""
+    files = reasoning_files(preset, weights)
+    if files and "language" in parts_of(files[0]):
+        reasoner, files = frozen_reasoner(preset, weights, device)
+        readings = ReasoningFeatures(source.cache, files)
+        for number in rollouts_of(source):
+            readings.prepare(reasoner, number)
+            yield number
 
 
 def nuscenes_sources(
@@ -290,7 +311,16 @@ def build(
         found = {}
         for split, source in sources.items():
             fields = ("features", "centres", *(("points", "scores") if split == "validation" else ()))
-            read = partial(_heard, source, ReasoningFeatures(source.cache, files), learned) if has_language else None
+            planning_extras: list[Extra] = []
+            if has_language:
+                planning_extras.append(partial(_heard, source, ReasoningFeatures(source.cache, files), learned))
+            if preset.planning is not None and preset.planning.target_points:
+                planning_extras.append(partial(_routed, source, preset.planning.target_points))
+            if split == "train" and isinstance(source.cache, FeatureCache | RolloutFeatures):
+                planning_extras.append(partial(_at_other_speeds, source.cache))
+            if preset.planning is not None and preset.planning.obstacle_grid:
+                planning_extras.append(partial(_obstacles, source))
+            read = partial(_together, planning_extras) if planning_extras else None
             found[split] = source.samples(fields, source.planned, read)
         return planning_stage(preset, init, has_language), found["train"], found["validation"]
     start = init or (files[0] if files else None)
@@ -340,6 +370,53 @@ def _heard(
     planned = source.planned(seed) if callable(source.planned) else source.planned
     chosen = rows if planned is None else np.asarray(planned, np.int64)
     return {k: v[chosen] for k, v in found.items()} | {f"{k}_before": v[before[chosen]] for k, v in found.items()}
+
+
+def _routed(source: Source, distances: Sequence[float], seed: int) -> dict[str, np.ndarray]:
+    """Returns {"target_points": float32 [rows, R, 2]} of a scene's route, NaN where none is known (nuScenes, bags)."""
+    file, cache = source.cache.file(seed), source.cache
+    poses = read_arrays(file, ("pose",))["pose"]
+    route = None
+    if isinstance(cache, RolloutFeatures) and seed in cache.files:
+        route = read_arrays(file, ("route",))["route"]
+    elif isinstance(cache, FeatureCache | RolloutFeatures):
+        world = cache.world if isinstance(cache, FeatureCache) else cache.base.world
+        route = load_drive(seed, world.seconds).route
+    out = np.full((len(poses), len(distances), 2), np.nan, np.float32)
+    for row, pose in enumerate(poses if route is not None else ()):
+        found = None if route is None else target_points(route, pose, distances)
+        if found is not None:
+            out[row] = found
+    planned = source.planned(seed) if callable(source.planned) else source.planned
+    return {"target_points": out if planned is None else out[np.asarray(planned, np.int64)]}
+
+
+def _obstacles(source: Source, seed: int) -> dict[str, np.ndarray]:
+    """Returns {"obstacles": uint8 [rows, CHANNELS, *SHAPE]} of a scene's frame sets, as in Planner.plan.
+
+    Raises InvalidInput("cache") if its features hold no voxels.
+    """
+    file = source.cache.file(seed)
+    arrays = read_arrays(file, ("time", "pose"))
+    voxels = movable_voxels(file, range(len(arrays["time"]))).get("voxels")
+    if voxels is None:
+        raise InvalidInput("cache", f"{file} holds no voxels for planning.obstacle_grid: the preset has no voxel head")
+    memory = ObstacleMemory()
+    out = []
+    for time, pose, found in zip(arrays["time"], arrays["pose"], voxels, strict=True):
+        at = SparseVoxels(found[:, :3], found[:, 3].astype(np.uint8), np.ones(len(found), np.float32))
+        out.append(memory.grid(round(float(time) * 1e9), 0, pose, at))
+    planned = source.planned(seed) if callable(source.planned) else source.planned
+    return {"obstacles": np.stack(out) if planned is None else np.stack(out)[np.asarray(planned, np.int64)]}
+
+
+def _at_other_speeds(cache: FeatureCache | RolloutFeatures, seed: int) -> dict[str, np.ndarray]:
+    """Returns the expert's plans from a scene's frame sets at other speeds (speed_variants.py), {} if not cached."""
+    if isinstance(cache, RolloutFeatures):
+        if seed in cache.files:
+            return read_arrays(cache.file(seed), speed_variants.FIELDS)
+        cache = cache.base
+    return speed_variants.SpeedVariants(cache.world).read(seed)
 
 
 def _voxels(source: Source, seed: int) -> dict[str, np.ndarray]:

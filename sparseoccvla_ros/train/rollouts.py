@@ -7,33 +7,37 @@ stack drives, and at every frame set the expert's plan from that state is record
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from ..core import geometry
 from ..core.errors import InvalidInput
-from ..core.types import WAYPOINT_TIMES, CommandSource
+from ..core.types import SceneQueries
 from ..data.dataset import COMMANDS
+from ..data.shared_work import share
 from ..data.synthetic.dataset import SPLITS
 from ..eval.closed_loop.expert import Expert
 from ..eval.closed_loop.policies import ChainPolicy, expert_path
 from ..eval.closed_loop.road_map import WorldMap
-from ..eval.closed_loop.rollout import Rollout, drive
+from ..eval.closed_loop.rollout import Episode, Rollout, drive
 from ..pipeline import SparseOccVLA
 from ..planning.ego_history import EgoHistory
 from ..planning.trajectory_follower import TimedPath
-from ..world.agents.traffic import STEP
+from ..runtime.presets import Preset
 from ..world.sim.scenarios import place_of
 from ..world.sim.simulator import LONGEST, Simulator
 from .features.rollouts import write_rollout
-from .features.synthetic import HALF, QUERY_FIELDS, file_digest
+from .features.speed_variants import future_of, speed_variants
+from .features.synthetic import HALF, QUERY_FIELDS, file_digest, movable
 
 FARTHEST = 6.0
-"""m; maximum distance from the route at which the expert's plan is used as a label."""
+"""m from the route; where a drive ends, because the expert's plan is no label any more."""
 STANDING = 5.0
-"""s; after standing still for longer, frame sets are skipped until the vehicle moves again."""
-_ROWS = np.round(WAYPOINT_TIMES / STEP).astype(int)
+"""s; after standing still for longer, the expert drives and nothing is recorded until the vehicle moves again."""
+STUCK = 20.0
+"""s; where a drive ends after standing still, longer than a red light."""
 
 
 class _Learner(ChainPolicy):
@@ -46,26 +50,30 @@ class _Learner(ChainPolicy):
     def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
         super().begin(simulator, world, expert)
         self._expert, self._rng = expert, np.random.default_rng([simulator.scene.seed, 67])
-        self._history, self._stood = EgoHistory(), 0.0
+        self._rng_of_variants = np.random.default_rng([simulator.scene.seed, 71])
+        self._history, self.stood = EgoHistory(), 0.0
         self.rows: list[dict[str, np.ndarray]] = []
+        self.queries: list[SceneQueries] = []
 
     def plan(self) -> TimedPath | None:
-        simulator, frames = self._simulator, self.frames()
-        command, pose = simulator.command(), frames.ego.pose
-        self._history.add(frames.stamp, pose, frames.ego.twist)
-        step = self._model.step(frames, command, CommandSource.ROUTE)
+        simulator = self._simulator
         wanted = self._expert.plan()
-        off = float(np.hypot(*(simulator.route.at(simulator.along)[:2] - simulator.state.pose[:2])))
-        self._stood = self._stood + 0.5 if simulator.state.speed < 0.1 else 0.0
-        if off < FARTHEST and self._stood <= STANDING:
-            kept = {name: np.asarray(getattr(step.queries, name)) for name in QUERY_FIELDS}
-            back = geometry.inverse(pose)
-            self.rows.append({
-                **{name: v.astype(np.float16) if name in HALF else v for name, v in kept.items()},
-                "time": np.array(simulator.time), "pose": pose, "twist": frames.ego.twist.astype(np.float32),
-                "ego": self._history.features(frames.stamp), "command": np.array(COMMANDS.index(command), np.uint8),
-                "future": np.stack([back @ geometry.planar(*wanted[k]) for k in _ROWS]).astype(np.float32),
-            })  # fmt: skip
+        self.stood = self.stood + 0.5 if simulator.state.speed < 0.1 else 0.0
+        if self.stood > STANDING:
+            return expert_path(simulator, wanted)
+        frames = self.frames()
+        self._history.add(frames.stamp, frames.ego.pose, frames.ego.twist)
+        step = self.step(frames)
+        kept = {name: np.asarray(getattr(step.queries, name)) for name in QUERY_FIELDS}
+        self.queries.append(step.queries)
+        self.rows.append({
+            **{name: v.astype(np.float16) if name in HALF else v for name, v in kept.items()},
+            "time": np.array(simulator.time), "pose": frames.ego.pose, "twist": frames.ego.twist.astype(np.float32),
+            "ego": self._history.features(frames.stamp),
+            "command": np.array(COMMANDS.index(self.choice(frames).command), np.uint8),
+            "future": future_of(simulator.state.pose, wanted),
+            **speed_variants(self._expert, simulator, self._rng_of_variants),
+        })  # fmt: skip
         if self._rng.random() < self._share:
             return expert_path(simulator, wanted)
         return self.path_of(step.plan)
@@ -83,51 +91,78 @@ def roll_out(
         expert_share: Share of expert plans among those followed, 0..1.
         longest: Maximum duration of the drive, s.
 
-    Only frame sets before the first infraction are kept: states after a collision are of no use for training. The
-    arrays are empty if no frame set is left.
+    The drive ends with its first infraction, FARTHEST from the route, or STUCK: what follows is of no use for training.
+    The arrays also hold FIELDS of speed_variants and the route, as Drive.route.
     """
     learner = _Learner(model, expert_share)
-    rollout = drive(learner, seed, scenario, score_every=0, longest=longest)
+    rollout = drive(
+        learner, seed, scenario, score_every=0, longest=longest, until=lambda e: _lost(e) or learner.stood > STUCK
+    )
     until = min((time for time, _ in rollout.infractions), default=np.inf)
-    rows = [row for row in learner.rows if row["time"] < until]
-    return {name: np.stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}, rollout
+    rows = [row for row in learner.rows if row["time"] < until] or learner.rows[:1]
+    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    arrays |= movable(learner.queries[: len(rows)])
+    return arrays | {"route": rollout.simulator.way[:, :2]}, rollout
 
 
-def make_rollouts(
-    preset: str, seeds: Sequence[int], families: Sequence[str], expert_share: float, out: Path
-) -> Iterator[str]:
-    """Drive all seeds, cycling through the scenario families, and write a file per drive; yields a line for each.
+def _lost(episode: Episode) -> bool:
+    simulator = episode.simulator
+    off = np.hypot(*(simulator.route.at(simulator.along)[:2] - simulator.state.pose[:2]))
+    return bool(episode.rollout.infractions) or off > FARTHEST
 
-    Args:
-        preset: The preset that drives.
-        seeds: Of the training split.
-        families: If empty, the seeds' own traffic is driven.
-        expert_share: As for roll_out.
-        out: Folder of the files; existing drives are skipped.
 
-    Raises:
-        InvalidInput: A seed, or the scene where its family takes place, is not in the training split, or the preset
-            cannot drive.
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """Drives of a preset with a file each, by seed, made by several processes.
+
+    preset: the preset that drives; families: scenario families that take turns over the seeds, empty for the seeds' own
+    traffic; expert_share: as for roll_out; folder: of the files; weights: their sha256 by stage.
     """
-    places = [families[k % len(families)] if families else None for k in range(len(seeds))]
-    for seed, family in zip(seeds, places, strict=True):
-        at = place_of(family, seed)[0] if family else seed
-        if not {seed, at} <= set(SPLITS["train"]):
-            raise InvalidInput("seeds", f"{seed} {family or ''} plays at {at}, which is not of the training split")
-    model = SparseOccVLA.from_preset(preset)
-    if model.encoder is None or model.planner is None:
-        raise InvalidInput("preset", "; ".join(model.absent.values()))
-    weights = {name: file_digest(path) for name, path in model.preset.weights.items()}
-    for seed, family in zip(seeds, places, strict=True):
-        file = out / f"{seed:08d}-{family or 'own'}-{expert_share:g}.safetensors"
-        if file.is_file():
-            yield f"{seed} {family or ''}: {file.name} is there already; another planner's drives need another folder"
-            continue
-        arrays, rollout = roll_out(model, seed, family, expert_share)
-        told = {"seed": str(seed), "scenario": family or "", "expert_share": f"{expert_share:g}"}
-        told |= {"encoder" if name == "occupancy" else name: digest for name, digest in weights.items()}
-        if arrays:
-            write_rollout(file, arrays, told)
-        count = len(arrays["time"]) if arrays else 0
-        driven = f"{rollout.completion[-1]:.0f} % of the route, {rollout.end.value}"
-        yield f"{seed} {family or ''}: {count} frame sets, {driven}"
+
+    preset: Preset
+    seeds: tuple[int, ...]
+    families: tuple[str, ...]
+    expert_share: float
+    folder: Path
+    weights: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, preset: Preset, seeds: Sequence[int], families: Sequence[str], expert_share: float, folder: Path
+    ) -> Rollouts:
+        """Check and create. Raises InvalidInput: the preset cannot drive, or a seed, or the scene where its family
+        takes place, is not in the training split."""
+        if not {"occupancy", "planning"} <= set(preset.weights):
+            raise InvalidInput("preset", f"{preset.name} has no trained encoder and planner to drive with")
+        weights = {name: file_digest(path) for name, path in preset.weights.items()}
+        out = cls(preset, tuple(seeds), tuple(families), expert_share, folder, weights)
+        for seed in out.seeds:
+            family = out.family(seed)
+            at = place_of(family, seed)[0] if family else seed
+            if not {seed, at} <= set(SPLITS["train"]):
+                raise InvalidInput("seeds", f"{seed} {family or ''} plays at {at}, which is not of the training split")
+        return out
+
+    def family(self, seed: int) -> str | None:
+        """Returns the scenario family of a seed."""
+        return self.families[self.seeds.index(seed) % len(self.families)] if self.families else None
+
+    def file(self, item: int) -> Path:
+        """Returns the file of a seed's drive."""
+        return self.folder / f"{item:08d}-{self.family(item) or 'own'}-{self.expert_share:g}.safetensors"
+
+    def prepare(self, workers: int = 1) -> Iterator[int]:
+        """Drive the seeds that have no file, in `workers` processes; yields each seed when its file is there."""
+        return share(self, self.seeds, workers)
+
+    def make(self, item: int) -> None:
+        """Drive a seed and write its file."""
+        arrays, rollout = roll_out(self._model, item, self.family(item), self.expert_share)
+        told = {"seed": str(item), "scenario": self.family(item) or "", "expert_share": f"{self.expert_share:g}"}
+        told |= {"encoder" if name == "occupancy" else name: digest for name, digest in self.weights.items()}
+        told["driven"] = f"{rollout.completion[-1]:.0f} % of the route, {len(arrays['time'])} frame sets"
+        write_rollout(self.file(item), arrays, told)
+
+    @cached_property
+    def _model(self) -> SparseOccVLA:
+        return SparseOccVLA.from_preset(self.preset)

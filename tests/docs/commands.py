@@ -192,7 +192,7 @@ ROWS = (
     ),
     _row(
         r"\./run eval drive(?: --seeds \S+| --bags)?",
-        runs="eval drive --seeds 90000:90001 --policies lane --bags --out {out}/drives --threads 1",
+        runs="eval drive --seeds 90000:90001 --policies lane --bags --out {out}/drives --workers 1",
         slow=True,
     ),
     _row(

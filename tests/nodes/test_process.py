@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.srv import GetState
+from nav_msgs.msg import Path as PathMsg
 from rcl_interfaces.srv import ListParameters
 from rclpy._rclpy_pybind11 import InvalidHandle
 from rclpy.executors import SingleThreadedExecutor
@@ -132,6 +133,28 @@ def test_goal_of_an_ordinary_and_of_a_latched_publisher_arrives(graph, preset, f
     graph.probe.send("frames", messages.frames_to_msg(frames(1)))
     assert until(lambda: len(plans) > 1, 20)
     assert (plans[-1].command, plans[-1].command_source) == ("left", "route")
+
+
+def test_a_route_that_comes_before_the_first_frames_is_used(graph, preset, frames, until):
+    graph.add(OccupancyNode, preset=preset)
+    planning = graph.add(PlanningNode, preset=preset)
+    plans = graph.probe.listen("planning/plan")
+    assert until(lambda: graph.probe.count_subscribers("planning/route"), 10)
+    for frame, side in (("elsewhere", -20.0), ("map", 20.0)):
+        route = PathMsg()
+        route.header.frame_id = frame
+        for x, y in ((-5.0, 0.0), (5.0, 0.0), (5.0, side)):
+            pose = PoseStamped()
+            pose.pose.position.x, pose.pose.position.y, pose.pose.orientation.w = x, y, 1.0
+            route.poses.append(pose)
+        graph.probe.send("planning/route", route)
+        assert until(lambda frame=frame: (planning._next_route or ("",))[0] == frame, 10)
+    graph.probe.send("frames", messages.frames_to_msg(frames(0)))
+    assert until(lambda: plans, 20)
+    assert (plans[-1].command, plans[-1].command_source) == ("left", "route")
+    route.header.frame_id = "elsewhere"
+    graph.probe.send("planning/route", route)
+    assert until(lambda: "in frame 'elsewhere'" in planning.monitor.state(10.0)[1], 10)
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def from_drive(now: int, later: Later, opened: list[int]) -> np.ndarray:
         if later is not Later.KEPT:
             values[after] = 1 if later is Later.DELETED else 2
         changed[name] = values
-    guard = Guarded(drive.seed, drive.time, **changed)
+    guard = Guarded(drive.seed, drive.time, **changed, route=drive.route)
     features = guard.features(seconds)
     opened.extend(START + round(time * S) for time in asked)
     return np.append(features.astype(np.float64), guard.commanded(seconds))

@@ -99,6 +99,33 @@ def test_inputs_reach_the_candidates_and_scores(make_planner, make_queries, make
         assert np.abs(other.scores - base.scores).max() > 1e-7
 
 
+def test_a_route_changes_the_plan_and_its_absence_is_known(make_planner, make_queries, make_history, road):
+    planner = make_planner(target_points=(5.0, 20.0))
+    randomise(planner)
+    queries = make_queries()
+    plans = []
+    for lateral in (None, 0.0, 3.0):
+        points = None if lateral is None else np.array([(5.0, lateral), (20.0, lateral)], np.float32)
+        planner.reset()
+        plans.append(planner.plan(queries, road, None, make_history(queries), Command.STRAIGHT, TOPIC, points))
+    for k, one in enumerate(plans):
+        for other in plans[k + 1 :]:
+            assert np.abs(other.candidates - one.candidates).max() > 1e-6
+            assert np.abs(other.scores - one.scores).max() > 1e-7
+
+
+@pytest.mark.parametrize(
+    "points",
+    [np.zeros((1, 2), np.float32), np.zeros((2, 2)), np.full((2, 2), np.nan, np.float32), [(5.0, 0.0), (20.0, 0.0)]],
+)
+def test_wrong_target_points_are_refused(make_planner, make_queries, make_history, road, points):
+    queries = make_queries()
+    with pytest.raises(InvalidInput, match="target_points"):
+        make_planner(target_points=(5.0, 20.0)).plan(
+            queries, road, None, make_history(queries), Command.STRAIGHT, TOPIC, points
+        )
+
+
 @pytest.mark.parametrize("command", list(Command))
 def test_only_the_command_group_is_chosen(make_planner, make_queries, make_history, make_reasoning, road, command):
     queries = make_queries()
@@ -439,6 +466,8 @@ def test_every_ego_mode_and_schedule_plans(
         {"noise_step": 1000},
         {"forward_range": (3.0, 1.0)},
         {"obstacle_score": -0.1},
+        {"target_points": (10.0, 5.0)},
+        {"target_points": (0.0, 5.0)},
     ],
 )
 def test_bad_settings_are_refused_by_name(change: dict):
@@ -543,3 +572,28 @@ def test_planning_takes_less_than_its_budget(make_planner, make_queries, make_hi
         torch.set_num_threads(threads)
     # CPU time of this thread: a busy machine does not fail the test
     assert np.percentile(times, 90) < 0.060
+
+
+def test_it_slows_behind_what_stands_ahead_and_resumes_past_what_is_merely_supposed(
+    make_planner, make_queries, make_history, make_voxels
+):
+    """A wall across the road: uncertain it stops the vehicle for PATIENCE only, certain for good."""
+    across = np.stack(np.meshgrid(np.arange(12.0, 12.9, 0.4), np.arange(-4, 4, 0.4), [0.8]), -1).reshape(-1, 3)
+    for score, resumes in ((0.75, True), (0.95, False)):
+        planner = make_planner(obstacle_score=0.5, gate_forecasts=False)
+        wall = make_voxels(across, LABEL["car"])
+        wall = SparseVoxels(wall.indices, wall.labels, np.full(len(wall), score, np.float32))
+
+        def plan(seconds: float, speed: float, planner: Planner = planner, wall: SparseVoxels = wall) -> Plan:
+            queries = make_queries(speed=speed, stamp=1_700_000_000 * S + round(seconds * S))
+            return planner.plan(queries, wall, None, make_history(queries), Command.STRAIGHT, TOPIC)
+
+        for seconds in (0.0, 0.5):
+            first = plan(seconds, 6.0)
+        assert "slowed" in first.reasons or first.status is PlanStatus.BRAKING
+        assert first.waypoints[-1, 0] < 12.0 - 3.0, "it stops ahead of the wall"
+        seen = [plan(1.0 + 0.5 * k, 0.0) for k in range(14)]
+        assert not any("resuming" in p.reasons for p in seen[:10])
+        assert all("resuming" in p.reasons for p in seen[11:])
+        if not resumes:
+            assert all(p.waypoints[-1, 0] < 12.0 - 3.0 for p in seen)

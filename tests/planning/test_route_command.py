@@ -12,7 +12,13 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.types import Command, CommandSource
 from sparseoccvla_ros.planning.plan_reasons import PlanReason
-from sparseoccvla_ros.planning.route_command import CommandChoice, RouteCommand, parse_command, route_instruction
+from sparseoccvla_ros.planning.route_command import (
+    CommandChoice,
+    RouteCommand,
+    parse_command,
+    route_instruction,
+    target_points,
+)
 
 S = 1_000_000_000
 HERE = planar(0, 0, 0)
@@ -135,6 +141,44 @@ def test_goal():
     assert source.choose(0, HERE, 5.0) == CommandChoice(Command.LEFT, CommandSource.ROUTE)
     source.set_goal(HERE, np.array([30.0, 1.0]))
     assert source.choose(0, HERE, 5.0).command is Command.STRAIGHT
+
+
+@pytest.mark.parametrize("yaw", [0.0, 1.3, -2.9])
+def test_target_points_lie_on_the_route_ahead_of_the_vehicle(yaw: float):
+    world = planar(300, -20, yaw)
+    source = RouteCommand(distances=(5.0, 15.0, 25.0))
+    source.set_route(bend(1.0) @ world[:2, :2].T + world[:2, 3])
+    chosen = source.choose(0, world @ planar(10, 1.5, 0.0), 5.0)  # 1.5 m left of the route
+    assert chosen.target_points is not None
+    assert chosen.target_points.dtype == np.float32
+    np.testing.assert_allclose(chosen.target_points, [(5, -1.5), (10, 3.5), (10, 13.5)], atol=1e-4)
+    turned = source.choose(0, world @ planar(10, 1.5, 0.5), 5.0).target_points
+    assert turned is not None
+    np.testing.assert_allclose(turned @ planar(0, 0, 0.5)[:2, :2].T, chosen.target_points, atol=1e-4)
+
+
+def test_target_points_are_of_the_route_only():
+    source = RouteCommand(timeout=1.0, distances=(5.0, 15.0))
+    assert source.choose(0, HERE, 5.0).target_points is None
+    source.set_route(bend(1.0))
+    assert source.choose(0, HERE, 5.0).target_points is not None
+    assert source.choose(0, planar(0, 80, 0), 5.0).target_points is None, "far from it"
+    source.set_command(0, "right")
+    assert source.choose(0, HERE, 5.0).target_points is None, "the user wants something else than the route"
+    plain = RouteCommand()
+    plain.set_route(bend(1.0))
+    assert plain.choose(0, HERE, 5.0).target_points is None
+
+
+def test_beyond_its_end_the_route_goes_straight_on():
+    points = target_points(bend(-1.0), planar(20, -15, -np.pi / 2), (2.0, 5.0, 12.0))
+    np.testing.assert_allclose(points, [(2, 0), (5, 0), (12, 0)], atol=1e-5)
+
+
+def test_beside_a_straight_route_a_vehicle_is_not_told_to_turn():
+    source = RouteCommand()
+    source.set_route(np.array([(0.0, 0.0), (200.0, 0.0)]))
+    assert source.choose(0, planar(30, 4.0, 0.0), 8.0).command is Command.STRAIGHT
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
-from sparseoccvla_ros.planning.trajectory import SWEEP_TIMES, braking, motion_of, sweep
+from sparseoccvla_ros.planning.trajectory import SWEEP_TIMES, braking, motion_of, slowed, stopping_way, sweep
 
 pytestmark = pytest.mark.numeric
 
@@ -86,3 +86,27 @@ def test_braking_always_slows_and_mirrors(speed: float, rate: float, deceleratio
     assert travelled <= speed**2 / (2 * deceleration) + 1e-3
     np.testing.assert_allclose(mirrored.waypoints, motion.waypoints * (1, -1), atol=1e-6)
     np.testing.assert_allclose(mirrored.heading, -motion.heading, atol=1e-6)
+
+
+@pytest.mark.parametrize("deceleration", [0.5, 2.0, 6.0])
+def test_a_slowed_path_keeps_to_its_line_and_to_the_braking_distance(deceleration: float) -> None:
+    angle = 0.05 * np.arange(1, 7)
+    path = np.stack([80 * np.sin(angle), 80 * (1 - np.cos(angle))], 1)  # 8 m/s on a bend
+    slower = slowed(path, 8.0, deceleration)
+    times = np.minimum(WAYPOINT_TIMES, 8.0 / deceleration)
+    travelled = np.hypot(*np.diff(slower, axis=0, prepend=0.0).T).cumsum()
+    np.testing.assert_allclose(travelled, 8.0 * times - 0.5 * deceleration * times**2, atol=0.1)
+    assert np.abs(np.hypot(slower[:, 0], slower[:, 1] - 80) - 80).max() < 0.05
+    assert slower.dtype == np.float32
+    assert not slowed(path, 0.0, deceleration).any(), "it stands already"
+    np.testing.assert_array_less(np.hypot(*slowed(0.2 * path, 8.0, deceleration).T), np.hypot(*path.T) + 1e-3)
+
+
+def test_the_way_to_a_stop_goes_on_along_the_path() -> None:
+    path = np.stack([4.0 * np.arange(1, 7), np.zeros(6)], 1)  # 8 m/s
+    way = stopping_way(path, path, 4.0, 1.5)
+    np.testing.assert_allclose(way[0], (24.0, 0.0), atol=1e-9)
+    np.testing.assert_allclose(way[-1], (24.0 + 8.0 + 1.5, 0.0), atol=0.5)
+    standing = stopping_way(path, np.zeros((6, 2)), 4.0, 1.5)
+    np.testing.assert_allclose(standing[[0, -1], 0], (0.0, 1.5), atol=0.5)
+    assert np.isfinite(stopping_way(np.zeros((6, 2)), np.zeros((6, 2)), 4.0, 0.0)).all()

@@ -13,10 +13,11 @@ from sparseoccvla_ros.data.synthetic.dataset import world_settings
 from sparseoccvla_ros.eval.closed_loop.policies import ExpertPolicy
 from sparseoccvla_ros.eval.closed_loop.rollout import drive
 from sparseoccvla_ros.pipeline import SparseOccVLA
-from sparseoccvla_ros.train.build import Source, with_rollouts
+from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.train.build import Source, _routed, with_rollouts
 from sparseoccvla_ros.train.features.rollouts import FIRST, RolloutFeatures, write_rollout
 from sparseoccvla_ros.train.features.synthetic import STATE_FIELDS, FeatureCache
-from sparseoccvla_ros.train.rollouts import make_rollouts, roll_out
+from sparseoccvla_ros.train.rollouts import Rollouts, roll_out
 
 SECONDS = 2.6
 
@@ -31,6 +32,7 @@ def arrays(count: int) -> dict[str, np.ndarray]:
         "time": 0.5 * np.arange(count), "pose": np.tile(np.eye(4), (count, 1, 1)),
         "twist": np.zeros((count, 6), np.float32), "ego": np.zeros((count, 5), np.float32),
         "command": np.zeros(count, np.uint8), "future": np.tile(np.eye(4, dtype=np.float32), (count, 6, 1, 1)),
+        "route": np.array([(-2.0, -1.0), (30.0, -1.0)]),
     }  # fmt: skip
 
 
@@ -51,6 +53,9 @@ def test_rollouts_stand_beside_the_worlds_drives_and_keep_their_number(tmp_path:
     again = RolloutFeatures.of(cache(), [tmp_path / "second", tmp_path / "first"])
     assert again.files == both.cache.files
     assert samples[0].drive.startswith("roll-out 2")
+    number = samples.state()[0]
+    points = _routed(both, (5.0, 10.0), number)["target_points"]
+    np.testing.assert_allclose(points, [[(5, -1), (10, -1)]] * len(points), atol=1e-5)
     write_rollout(tmp_path / "third" / "20.safetensors", arrays(3), {"encoder": "abc", "seed": "20", "planning": "y"})
     assert not set(RolloutFeatures.of(cache(), [tmp_path / "third"]).files) & set(again.files), "driven otherwise"
     with pytest.raises(InvalidInput, match="another encoder"):
@@ -64,7 +69,7 @@ def test_rollouts_stand_beside_the_worlds_drives_and_keep_their_number(tmp_path:
 def test_nobody_learns_from_seeds_that_are_judged(tmp_path: Path) -> None:
     for seed in (90_000, 79_999):  # a family looks for a place at higher seeds
         with pytest.raises(InvalidInput, match="not of the training split"):
-            list(make_rollouts("tiny", [seed], ["amber_dilemma", "fog_or_dusk"][seed == 79_999 :], 0.0, tmp_path))
+            Rollouts.of(load_preset("tiny"), [seed], ["amber_dilemma", "fog_or_dusk"][seed == 79_999 :], 0.0, tmp_path)
 
 
 @pytest.mark.slow
@@ -86,3 +91,4 @@ def test_the_expert_says_what_it_would_do_wherever_the_chain_gets_to(preset: str
     assert np.abs(rollout.states[-1, :2] - shown.states[count - 1, :2]).max() > 0.05
     assert np.abs(own["future"][-1] - followed["future"][-1]).max() > 0.01
     assert own["features"].dtype == np.float16
+    assert np.hypot(*(own["route"][:, None] - own["pose"][:, :2, 3]).T).min(1).max() < 2.0, "the drive is on its route"

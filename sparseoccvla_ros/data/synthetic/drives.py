@@ -33,6 +33,8 @@ STEP = 0.05
 """Seconds between the records of a drive; the error of linear interpolation is at most a millimetre."""
 RECORDED = 0.2
 """Seconds between the poses added to an ego history, about the period of online frame sets."""
+ROUTE_BEYOND = 60.0
+"""m of the route behind the end of a drive."""
 START = 1_700_000_000 * NANOSECONDS
 """Stamp of the start of every drive, ns."""
 FIXED_FRAME = "map"
@@ -43,7 +45,8 @@ class Drive:
     """The ego's motion in one seed.
 
     time: float64 [T] s of the drive, from -2 s on; pose: float64 [T, 3], x, y m and yaw rad (continuous) in the map;
-    motion: float64 [T, 2], speed m/s and yaw rate rad/s; command: uint8 [T], index into COMMANDS.
+    motion: float64 [T, 2], speed m/s and yaw rate rad/s; command: uint8 [T], index into COMMANDS; route: float64
+    [M, 2] m in the map, every 2 m from the start to 60 m behind the end, if the street is that long.
     """
 
     seed: int
@@ -51,6 +54,7 @@ class Drive:
     pose: np.ndarray
     motion: np.ndarray
     command: np.ndarray
+    route: np.ndarray
 
     @property
     def last(self) -> float:
@@ -92,7 +96,10 @@ def record(scene: Scene) -> Drive:
     pose = np.column_stack([[p[0, 3] for p, _ in states], [p[1, 3] for p, _ in states], yaw])
     motion = np.array([(twist[0], twist[5]) for _, twist in states])
     command = np.array([COMMANDS.index(scene.ego.command(float(t))) for t in time], np.uint8)
-    return Drive(scene.seed, time, pose, motion, command)
+    mover = scene.ego.mover
+    begin, end = (float(mover.motion(float(t))[0]) for t in (time[0], time[-1]))
+    route = mover.path.at(np.arange(begin, min(end + ROUTE_BEYOND, mover.path.length), 2.0))[:, :2]
+    return Drive(scene.seed, time, pose, motion, command, np.ascontiguousarray(route))
 
 
 def drive_file(seed: int, seconds: float) -> Path:
@@ -112,7 +119,7 @@ def load_drive(seed: int, seconds: float = 20.0, scene: Scene | None = None) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({n: getattr(drive, n) for n in ("time", "pose", "motion", "command")}, part)
+        save_file({n: getattr(drive, n) for n in ("time", "pose", "motion", "command", "route")}, part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

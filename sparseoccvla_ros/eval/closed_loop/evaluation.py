@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...core.errors import InvalidInput
+from ...data.processes import end_with_parent
 from ...data.synthetic.dataset import SPLITS
 from ...data.synthetic.scenes import WORLD_VERSION
 from ...pipeline import SparseOccVLA
@@ -37,6 +41,7 @@ RULES = "3"
 """Version of the expert and the trajectory follower, on which every result depends; raise it when they change."""
 Driver = Callable[[int, str | None], Rollout]
 """Drives a seed, or a scenario family on that seed, to its end."""
+OnDrive = Callable[[DriveScores, Rollout], None]
 EGO_SEEDS = tuple(SPLITS["train"][:24])
 COLUMNS = {
     "route completion %": "route_completion",
@@ -124,60 +129,115 @@ def evaluate_drives(
     log: DriveLog | None = None,
     on_progress: Callable[[DriveProgress], None] = lambda progress: None,
     others: Mapping[str, Driver] | None = None,
-    on_drive: Callable[[DriveScores, Rollout], None] = lambda scores, rollout: None,
+    on_drive: OnDrive = lambda scores, rollout: None,
+    workers: int = 1,
 ) -> list[DriveScores]:
     """Drives every policy on every seed; scores compare with the expert's drive, which is run only where needed.
 
     families: scenario families, alternating over the seeds; empty for the seeds' own traffic. log: receives every
-    result as its drive ends; logged drives are not repeated. others: additional drivers by name. on_drive: called for
-    every new drive that was not aborted. Raises InvalidInput for unknown policies or families and negative seeds.
+    result as its drive ends (with workers, as its seed ends); logged drives are not repeated. others: additional
+    drivers by name, with one worker. on_drive: called for every new drive that was not aborted. workers: processes of
+    one thread each, which share the seeds; 1 drives in this process, and more need a picklable `on_drive`. Raises
+    InvalidInput for unknown policies or families and negative seeds.
     """
-    drivers: dict[str, tuple[str, Driver]] = {name: (name, other) for name, other in (others or {}).items()}
+    others = others or {}
     if not seeds or not names:
         raise InvalidInput("seeds" if not seeds else "policies", "there are none")
-    for name in (n for n in names if n not in (*POLICIES, *DISTURBED, *drivers)):
+    for name in (n for n in names if n not in (*POLICIES, *DISTURBED, *others)):
         raise InvalidInput("policies", f"{name!r} is not one of {', '.join(POLICIES)}")
-    names = tuple(dict.fromkeys(names))
+    names = tuple(sorted(dict.fromkeys(names), key=lambda n: n != "expert"))
     log = DriveLog() if log is None else log
     versions = {name: version_of(name, preset) for name in names}
-    out: list[DriveScores] = []
+    found: dict[tuple[int, str], DriveScores] = {}
     left = dict.fromkeys(names, len(seeds))
     total = len(seeds) * len(names)
 
-    def take(name: str, scores: DriveScores, known: bool) -> None:
+    def take(index: int, name: str, scores: DriveScores, known: bool) -> None:
         left[name] -= 1
-        out.append(scores)
+        found[index, name] = scores
         times = [(log.seconds(n), count) for n, count in left.items() if count]
-        seconds = None if any(t is None for t, _ in times) else sum((t or 0.0) * count for t, count in times)
-        on_progress(DriveProgress(len(out), total, None if known else scores, seconds))
+        seconds = None if any(t is None for t, _ in times) else sum((t or 0.0) * count for t, count in times) / workers
+        on_progress(DriveProgress(len(found), total, None if known else scores, seconds))
 
     on_progress(DriveProgress(0, total))
+    pending = []
     for index, seed in enumerate(seeds):
         scenario = families[index % len(families)] if families else None
-        recorded: Rollout | None = None
-        for name in sorted(names, key=lambda n: n != "expert"):
+        missing = []
+        for name in names:
             before = log.find(name, versions[name], seed, scenario)
-            if before is not None:
-                take(name, before, known=True)
-                continue
-            if name not in drivers:
-                policy = policy_of(name, preset)
-                latency = DISTURBED[name].latency if name in DISTURBED else 0.0
-                drivers[name] = policy.name, partial(drive, policy, latency=latency)
+            if before is None:
+                missing.append(name)
+            else:
+                take(index, name, before, known=True)
+        if missing:
+            pending.append((index, _Drives(seed, scenario, tuple(missing), preset)))
+    for index, name, scores, seconds in _driven(pending, others, on_drive, workers):
+        log.add(name, versions[name], scores, seconds)
+        take(index, name, scores, known=False)
+    return [found[index, name] for index in range(len(seeds)) for name in names]
+
+
+@dataclass(frozen=True)
+class _Drives:
+    """Drives of several policies on one seed."""
+
+    seed: int
+    scenario: str | None
+    names: tuple[str, ...]
+    preset: str
+
+    def run(self, others: Mapping[str, Driver], on_drive: OnDrive) -> Iterator[tuple[str, DriveScores, float]]:
+        """Yields name, scores and seconds of each policy; the expert's drive, if missing, counts with the first."""
+        recorded: Rollout | None = None
+        for name in self.names:
+            title, driver = (name, others[name]) if name in others else _driver(name, self.preset)
             began = time.perf_counter()
             if recorded is None:
-                recorded = drive(ExpertPolicy(), seed, scenario)
-            scores = (
-                _scored(recorded, recorded, on_drive)
-                if name == "expert"
-                else _attempt(*drivers[name], seed, scenario, recorded, on_drive)
-            )
-            log.add(name, versions[name], scores, time.perf_counter() - began)
-            take(name, scores, known=False)
-    return out
+                recorded = drive(ExpertPolicy(), self.seed, self.scenario)
+            if name == "expert":
+                scores = _scored(recorded, recorded, on_drive)
+            else:
+                scores = _attempt(title, driver, self.seed, self.scenario, recorded, on_drive)
+            yield name, scores, time.perf_counter() - began
 
 
-def _scored(rollout: Rollout, recorded: Rollout, on_drive: Callable[[DriveScores, Rollout], None]) -> DriveScores:
+@cache
+def _driver(name: str, preset: str) -> tuple[str, Driver]:
+    """Returns the title and the driver of a policy; the same in every seed, as networks take seconds to load."""
+    policy = policy_of(name, preset)
+    return policy.name, partial(drive, policy, latency=DISTURBED[name].latency if name in DISTURBED else 0.0)
+
+
+def _driven(
+    pending: Sequence[tuple[int, _Drives]], others: Mapping[str, Driver], on_drive: OnDrive, workers: int
+) -> Iterator[tuple[int, str, DriveScores, float]]:
+    """Yields (index of the seed, name, scores, seconds) as drives end."""
+    if workers == 1:
+        for index, drives in pending:
+            for name, scores, seconds in drives.run(others, on_drive):
+                yield index, name, scores, seconds
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
+    try:
+        running = {pool.submit(_run, drives, on_drive): index for index, drives in pending}
+        for future in as_completed(running):
+            for name, scores, seconds in future.result():
+                yield running[future], name, scores, seconds
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
+
+
+def _run(drives: _Drives, on_drive: OnDrive) -> list[tuple[str, DriveScores, float]]:
+    return list(drives.run({}, on_drive))
+
+
+def _scored(rollout: Rollout, recorded: Rollout, on_drive: OnDrive) -> DriveScores:
     scores = score(rollout, recorded)
     on_drive(scores, rollout)
     return scores
@@ -189,7 +249,7 @@ def _attempt(
     seed: int,
     scenario: str | None,
     recorded: Rollout,
-    on_drive: Callable[[DriveScores, Rollout], None],
+    on_drive: OnDrive,
 ) -> DriveScores:
     try:
         return _scored(driver(seed, scenario), recorded, on_drive)

@@ -9,10 +9,11 @@ import numpy as np
 
 from ...camera_sync.config import ImageConfig
 from ...core import geometry
-from ...core.types import WAYPOINT_TIMES, CameraFrames, CommandSource, EgoState, Plan
+from ...core.types import WAYPOINT_TIMES, CameraFrames, EgoState, Plan
 from ...data.synthetic.drives import FIXED_FRAME, START, load_drive
-from ...pipeline import SparseOccVLA
+from ...pipeline import SparseOccVLA, StepResult
 from ...planning.ego_history import WINDOW_NS, EgoHistory
+from ...planning.route_command import CommandChoice, RouteCommand
 from ...planning.trajectory_follower import TimedPath
 from ...world.agents.traffic import STEP
 from ...world.sim.simulator import Simulator
@@ -119,7 +120,7 @@ class EgoOnly:
 
 
 class ChainPolicy:
-    """The chain: six rendered cameras through occupancy, reasoning and planning, as in the ROS nodes.
+    """The chain: six rendered cameras and the route through occupancy, reasoning and planning, as in the ROS nodes.
 
     Args:
         model: A preset's model with at least occupancy and planning.
@@ -136,6 +137,8 @@ class ChainPolicy:
         self._epoch += 1
         self._model.reset()  # policies may share a model, but count epochs separately
         self._cameras = SimulatedCameras(simulator, self._image.height, self._image.width)
+        self._route = RouteCommand(distances=self._model.target_points)
+        self._route.set_route(simulator.way[:, :2])
 
     def frames(self) -> CameraFrames:
         """Returns the frame set camera_sync would publish now, all cameras exposed at the current time."""
@@ -159,8 +162,16 @@ class ChainPolicy:
         )
 
     def plan(self) -> TimedPath | None:
-        # The ego history consists of the frame sets' ego states, as in the planning node.
-        return self.path_of(self._model.step(self.frames(), self._simulator.command(), CommandSource.ROUTE).plan)
+        return self.path_of(self.step(self.frames()).plan)
+
+    def choice(self, frames: CameraFrames) -> CommandChoice:
+        """Returns command and target points of the route at a frame set."""
+        return self._route.choose(frames.stamp, frames.ego.pose, frames.ego.speed)
+
+    def step(self, frames: CameraFrames) -> StepResult:
+        """Runs the chain on a frame set; the ego history consists of the sets' ego states, as in the planning node."""
+        choice = self.choice(frames)
+        return self._model.step(frames, choice.command, choice.source, target_points=choice.target_points)
 
     def path_of(self, plan: Plan | None) -> TimedPath | None:
         """Converts a plan to a path in the map from now on; None without waypoints."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -205,11 +206,12 @@ class Episode:
 
 def drive(
     policy: Policy, seed: int, scenario: str | None = None, score_every: int = 10, longest: float = LONGEST,
-    latency: float = 0.0,
+    latency: float = 0.0, until: Callable[[Episode], bool] = lambda _: False,
 ) -> Rollout:  # fmt: skip
     """Drives a policy on a seed, or a scenario family on that seed, to its end.
 
-    latency: Delay of plans on their way to the follower, s. Other arguments as for Episode.
+    latency: Delay of plans on their way to the follower, s; until: asked before each plan whether to break off. Other
+    arguments as for Episode.
     """
     episode = Episode(seed, scenario, policy.name, score_every, longest)
     simulator, follower = episode.simulator, TrajectoryFollower()
@@ -218,6 +220,8 @@ def drive(
     coming: deque[tuple[float, TimedPath]] = deque()
     while episode.observe() is None:
         if episode.plan_due:
+            if until(episode):
+                break
             newest = policy.plan()
             episode.note(newest)
             # Without a new plan, the last one is followed until it is too old.

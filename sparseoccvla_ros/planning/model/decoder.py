@@ -58,9 +58,17 @@ class TrajectoryDecoder(nn.Module):
         self.time = mlp(width, width, width)
         self.layers = nn.ModuleList(DecoderLayer(width, config.heads) for _ in range(config.layers))
 
-    def encode(self, features: Tensor, centres: Tensor, ego: Tensor, token: Tensor | None) -> tuple[Tensor, Tensor]:
+    def encode(
+        self,
+        features: Tensor,
+        centres: Tensor,
+        ego: Tensor,
+        token: Tensor | None,
+        target_points: Tensor | None = None,
+        obstacles: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Compute memory and condition of a scene, shared by all denoising steps. Shapes as in SceneCondition."""
-        return self.condition(features, centres, ego, token)
+        return self.condition(features, centres, ego, token, target_points, obstacles)
 
     def forward(
         self, noisy: Tensor, time: Tensor, anchors: Tensor, scores: Tensor, memory: Tensor, condition: Tensor

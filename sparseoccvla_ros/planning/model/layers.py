@@ -10,9 +10,12 @@ from torch.nn import functional as F
 
 from ..config import PlanningConfig
 from ..ego_history import FEATURE_NAMES, PAPER_DIMS
+from ..obstacle_grid import CELL, CHANNELS, LOWER, SHAPE
 
 FREQUENCIES = 16
 """Sine and cosine pairs per coordinate."""
+_TARGET_SCALE = 0.1
+"""1/m; scales target points to about -1..1."""
 _FEATURE_SCALE = {"x": 0.1, "y": 0.1, "vx": 0.1, "vy": 0.1, "ax": 0.25, "ay": 0.25}
 
 
@@ -64,10 +67,11 @@ class Attention(nn.Module):
 
 
 class SceneCondition(nn.Module):
-    """Encodes queries, ego features and the reasoning token as an attention memory and one condition vector.
+    """Encodes queries, ego features, the reasoning token and target points as a memory and one condition vector.
 
-    The memory holds Q query tokens with their 3D position, then one ego and one reasoning token, so trajectory tokens
-    attend to all three. A learned null token replaces missing reasoning.
+    The memory holds Q query tokens with their 3D position, then one token each of ego, reasoning and, if the config has
+    any, target points, then those of the obstacle grid, so trajectory tokens attend to all of them. Learned null tokens
+    replace what is missing.
     """
 
     ego_scale: Tensor
@@ -82,24 +86,72 @@ class SceneCondition(nn.Module):
         self.no_reasoning = nn.Parameter(torch.randn(width) * 0.02)
         self.ego = mlp(ego_dims, width, width) if ego_dims else None
         self.no_ego = nn.Parameter(torch.randn(width) * 0.02)
+        ahead = 2 * len(config.target_points)
+        self.route = mlp(ahead, width, width) if ahead else None
+        self.no_route = nn.Parameter(torch.randn(width) * 0.02) if ahead else None
+        self.obstacles = ObstacleTokens(width) if config.obstacle_grid else None
         self.register_buffer("ego_scale", _ego_scale(config.ego), persistent=False)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, features: Tensor, centres: Tensor, ego: Tensor, token: Tensor | None) -> tuple[Tensor, Tensor]:
-        """features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D] or None, with NaN rows where missing.
+    def forward(
+        self,
+        features: Tensor,
+        centres: Tensor,
+        ego: Tensor,
+        token: Tensor | None,
+        target_points: Tensor | None = None,
+        obstacles: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D] and target_points [B, R, 2] m: or None, and
+        NaN in rows where they are missing; obstacles: uint8 [B, CHANNELS, *SHAPE] (obstacle_grid.py), None: all free.
 
-        Returns memory [B, Q + 2, W] and condition [B, W].
+        Returns memory [B, M, W] and condition [B, W].
         """
         batch = len(features)
         scene = self.features(features) + self.position(sine_embedding(centres))
-        absent = self.no_reasoning.expand(batch, -1)
-        reason = absent
-        if token is not None:
-            there = ~token.isnan().any(1, keepdim=True)
-            reason = torch.where(there, self.reasoning(torch.where(there, token, 0.0)), absent)
+        reason = _or_null(self.reasoning, token, self.no_reasoning, batch)
         state = self.no_ego.expand(batch, -1) if self.ego is None else self.ego(ego * self.ego_scale)
-        memory = self.norm(torch.cat([scene, state[:, None], reason[:, None]], dim=1))
-        return memory, state + reason
+        parts, condition = [scene, state[:, None], reason[:, None]], state + reason
+        if self.route is not None and self.no_route is not None:
+            ahead = None if target_points is None else target_points.flatten(1) * _TARGET_SCALE
+            route = _or_null(self.route, ahead, self.no_route, batch)
+            parts, condition = [*parts, route[:, None]], condition + route
+        if self.obstacles is not None:
+            grid = features.new_zeros(batch, CHANNELS, *SHAPE) if obstacles is None else obstacles.to(features.dtype)
+            places, tokens = self.obstacles(grid)
+            parts.append(tokens + self.position(sine_embedding(places)))
+        return self.norm(torch.cat(parts, dim=1)), condition
+
+
+class ObstacleTokens(nn.Module):
+    """Convolutions of the obstacle grid: a token for every STRIDE x STRIDE cells."""
+
+    STRIDE = 4
+    places: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(CHANNELS, 32, 3, 2, 1), nn.GELU(), nn.Conv2d(32, 64, 3, 2, 1), nn.GELU(),
+            nn.Conv2d(64, 64, 3, 1, 1), nn.GELU(), nn.Conv2d(64, width, 3, 1, 1),
+        )  # fmt: skip
+        axes = [LOWER[i] + CELL * self.STRIDE * (torch.arange(SHAPE[i] // self.STRIDE) + 0.5) for i in (0, 1)]
+        x, y = torch.meshgrid(*axes, indexing="ij")
+        places = torch.stack([x, y, torch.zeros_like(x)], -1).flatten(0, 1)
+        self.register_buffer("places", places, persistent=False)
+
+    def forward(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """grid [B, CHANNELS, *SHAPE]. Returns the tokens' places [N, 3] m in base_link, and tokens [B, N, W]."""
+        return self.places, self.layers(grid).flatten(2).transpose(1, 2)
+
+
+def _or_null(network: nn.Module, values: Tensor | None, null: Tensor, batch: int) -> Tensor:
+    """Returns the network's output [B, W] for values [B, N], `null` [W] in rows that contain NaN or without values."""
+    absent = null.expand(batch, -1)
+    if values is None:
+        return absent
+    there = ~values.isnan().any(1, keepdim=True)
+    return torch.where(there, network(torch.where(there, values, 0.0)), absent)
 
 
 def _ego_scale(mode: str) -> Tensor:

@@ -74,6 +74,11 @@ def write_rollout(file: Path, arrays: dict[str, np.ndarray], told: dict[str, str
     write_arrays(file, arrays, told | {"number": str(number)})
 
 
+def driven(file: Path) -> str:
+    """Returns how a roll-out went."""
+    return _metadata(file).get("driven", "")
+
+
 def _metadata(file: Path) -> dict[str, str]:
     try:
         with safe_open(file, framework="numpy") as opened:

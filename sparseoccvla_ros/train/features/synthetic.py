@@ -106,7 +106,7 @@ def make_features(encoder: OccupancyEncoder, scene: WorldScene) -> dict[str, np.
     and labels of the movable voxels of all sets, concatenated; voxel_ends int64 [S], the end of each set in them.
     """
     queries = encode_scene(encoder, scene)
-    out = _movable(queries)
+    out = movable(queries)
     for name in QUERY_FIELDS:
         stacked = np.stack([getattr(q, name) for q in queries])
         out[name] = stacked.astype(np.float16) if name in HALF else stacked
@@ -121,7 +121,8 @@ def make_features(encoder: OccupancyEncoder, scene: WorldScene) -> dict[str, np.
     }
 
 
-def _movable(queries: Sequence[SceneQueries]) -> dict[str, np.ndarray]:
+def movable(queries: Sequence[SceneQueries]) -> dict[str, np.ndarray]:
+    """Returns the arrays voxels and voxel_ends of `make_features`, {} without a voxel head."""
     found = []
     for voxels in (q.voxels for q in queries):
         if voxels is None:

@@ -39,7 +39,7 @@ def export_preset(context: Context) -> dict[str, Any]:
         or context.result("whole", BEST)
         or context.result("cells", BEST),
         "reasoning": context.result("forecast", BEST) or context.result("language", BEST),
-        "planning": context.result("planning", BEST),
+        "planning": context.result("dagger", BEST) or context.result("planning", BEST),
         "adapter": context.result("language", ADAPTER_FILE),
     }
     for stage, file in found.items():

@@ -26,15 +26,17 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "language": ("features", "anchors"),
     "reasoning_features": ("features", "language"),
     "planning": ("features", "anchors", "reasoning_features"),
+    "rollouts": ("features", "anchors", "language", "planning"),
+    "dagger": ("features", "anchors", "reasoning_features", "planning", "rollouts"),
     "forecast": ("features", "anchors", "reasoning_features"),
-    "export": ("whole", "voxel_head", "anchors", "language", "planning", "forecast"),
+    "export": ("whole", "voxel_head", "anchors", "language", "planning", "dagger", "forecast"),
     "validation": ("export",),
-    "report": ("cells", "whole", "language", "planning", "forecast", "export", "validation"),
+    "report": ("cells", "whole", "language", "planning", "dagger", "forecast", "export", "validation"),
 }
 """All steps a recipe can have, in execution order, with the steps whose results each uses."""
-_VERSIONS = {"features": 2, "reasoning_features": 2}
+_VERSIONS = {"features": 3, "reasoning_features": 2, "planning": 2}
 """Version of steps whose output for the same options has changed; results of older versions are not reused."""
-_LATER = ("language", "reasoning_features", "planning", "forecast", "export")
+_LATER = ("language", "reasoning_features", "planning", "rollouts", "dagger", "forecast", "export")
 """Steps whose result also depends on the configuration of reasoning and planning."""
 _FROM_INIT = ("cache", "cells", "whole", "language")
 """Steps that begin with the weights of `init`; the others depend on it through these."""

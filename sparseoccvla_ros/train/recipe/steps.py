@@ -31,8 +31,9 @@ from ...occupancy import checkpoints
 from ...occupancy.encoder import OccupancyEncoder
 from ...occupancy.losses import LossWeights
 from ...planning.anchors import AnchorSet
-from ...runtime.presets import ADAPTER
+from ...runtime.presets import ADAPTER, Preset
 from ...world.scene import Scene
+from ...world.sim.scenarios import FAMILIES
 from .. import build
 from ..anchors import refit
 from ..checkpoint import init_from
@@ -40,7 +41,9 @@ from ..features.backbone_cache import BackboneCache, Variants
 from ..features.cached_frames import CachedFrames
 from ..features.future_labels import FutureLabels
 from ..features.reasoning import ReasoningFeatures
+from ..features.speed_variants import SpeedVariants
 from ..features.synthetic import prepare_features
+from ..rollouts import Rollouts
 from ..settings import TrainSettings
 from ..stages.cells import CellStage
 from ..stages.clips import ClipStage
@@ -142,8 +145,8 @@ def anchors(context: Context) -> dict[str, Any]:
 
 
 def features(context: Context) -> dict[str, Any]:
-    """Cache the frozen encoder's features, the labels of forecasts, and questions with their answers. Options: scenes,
-    the number of the encoder's training scenes used after it, all if absent."""
+    """Cache the frozen encoder's features, labels of forecasts, questions and answers, and the expert's plans
+    at other speeds. Options: scenes, the number of the encoder's training scenes used after it, all if absent."""
     encoder, weights = _frozen_encoder(context)
     for split in ("validation", "train"):
         seeds = _feature_seeds(context, split)
@@ -153,6 +156,9 @@ def features(context: Context) -> dict[str, Any]:
         workers = context.workers if context.device == "cpu" else 1
         _consume(context, f"features of {split}", prepare_features(encoder, feature_cache, seeds, workers), len(seeds))
         _consume(context, f"labels of {split}", _label_scenes(futures, questions, seeds, context.workers), len(seeds))
+        if split == "train" and context.recipe.preset.planning is not None:
+            variants = SpeedVariants(feature_cache.world).prepare(seeds, context.workers)
+            _consume(context, "plans at other speeds", variants, len(seeds))
     return {}
 
 
@@ -172,12 +178,37 @@ def reasoning_features(context: Context) -> dict[str, Any]:
     return {}
 
 
+def rollouts(context: Context) -> dict[str, Any]:
+    """Let the trained stack drive in closed loop, with the expert's plans as labels. Options: drives, first_seed,
+    expert_share."""
+    options, folder = context.step.options, context.folder / "drives"
+    first = int(options["first_seed"])
+    seeds = SPLITS["train"][first : first + int(options["drives"])]
+    preset = _driving_preset(context)
+    made = Rollouts.of(preset, seeds, tuple(FAMILIES), float(options["expert_share"]), folder)
+    return {"drives": _consume(context, "drives", made.prepare(context.workers), len(seeds))}
+
+
+def _driving_preset(context: Context) -> Preset:
+    """Returns the preset with the weights of encoder, language and planning as they were trained."""
+    preset = trained_preset(context)
+    _, weights = _frozen_encoder(context)
+    planning, language = context.result("planning", BEST), context.result("language", BEST)
+    if planning is None:
+        raise InvalidInput(f"steps.{context.step.name}", "needs the step planning")
+    found = {"occupancy": weights, "planning": planning}
+    if language is not None:
+        files = build.reasoning_files(preset, language)
+        found |= dict(zip(("reasoning", ADAPTER), files, strict=False))
+    return dataclasses.replace(preset, weights=found)
+
+
 def train_part(context: Context, part: str) -> dict[str, Any]:
     """Train language, planning or forecast on the features. Options: those of TrainSettings; for language also scenes
     and pretraining (LanguageStageSettings.question_steps).
 
     The planner is trained on the scenes of the voxel head too, and gets reasoning only on scenes that language was not
-    trained on.
+    trained on. Step `dagger` goes on with the planner, with the roll-outs as further scenes.
     """
     recipe, preset = context.recipe, trained_preset(context)
     encoder, weights = _frozen_encoder(context)
@@ -185,8 +216,16 @@ def train_part(context: Context, part: str) -> dict[str, Any]:
     trained_on = {"language": language_seeds, "planning": seeds, "forecast": seeds[: _encoder_scenes(context)]}
     sources = build.world_sources(encoder, weights, preset, trained_on[part], _seeds(context, "validation"))
     reasoning = context.result("language", BEST) if part != "language" else None
+    init = None
+    if context.step.name == "dagger":
+        init = context.result("planning", BEST)
+        folder = recipe.folder(context.out, "rollouts") / "drives"
+        sources["train"] = build.with_rollouts(sources["train"], [folder], part)
+        driven = sources["train"]
+        read = build.read_rollouts(driven, preset, reasoning, context.device)
+        _consume(context, "reasoning of roll-outs", read, len(build.rollouts_of(driven)))
     torch.manual_seed(recipe.seed)
-    stage, train_data, validation_data = build.build(part, preset, reasoning, None, sources, language_seeds)
+    stage, train_data, validation_data = build.build(part, preset, reasoning, init, sources, language_seeds)
     if isinstance(stage, LanguageStage):
         settings, init = stage.settings, context.recipe.init
         pretraining = int(context.step.options.get("pretraining", settings.question_steps))
@@ -220,7 +259,8 @@ def report(context: Context) -> dict[str, Any]:
 STEPS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "render": render, "cache": cache, "cells": cells, "whole": whole, "voxel_head": voxel_head, "anchors": anchors,
     "features": features, "language": partial(train_part, part="language"), "reasoning_features": reasoning_features,
-    "planning": partial(train_part, part="planning"), "forecast": partial(train_part, part="forecast"),
+    "planning": partial(train_part, part="planning"), "rollouts": rollouts,
+    "dagger": partial(train_part, part="planning"), "forecast": partial(train_part, part="forecast"),
     "export": export_preset, "validation": validation, "report": report,
 }  # fmt: skip
 _SPLITS = ("train", "validation")

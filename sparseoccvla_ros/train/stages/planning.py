@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.types import STEPS
 from ...data.dataset import COMMANDS
@@ -34,6 +35,10 @@ NOISE_TIMES = 40
 SCORED_AT = {"1s": 1, "2s": 3, "3s": 5}
 REASONING_FIELDS = ("token", "anchor_scores")
 """A sample's cached reasoning; with the suffix `_before`, that of the previous frame set (its own if too long ago)."""
+OFF_ROUTE = (0.8, 0.05)
+"""Standard deviations of the vehicle's offset from its route (m) and of its heading (rad) in samples beside it."""
+_ROUTE_NOISE = 0.15
+"""Standard deviation (m) of the shift of all target points: a map and a localisation are not exact."""
 _MASKS = 3 * len(PAST_SECONDS) + 5
 _PICTURED = 6
 _NOISE = {"x": 0.05, "y": 0.03, "yaw": 0.005, "vx": 0.1, "vy": 0.03, "yaw_rate": 0.01, "ax": 0.15, "ay": 0.1}
@@ -48,7 +53,9 @@ class PlanningStageSettings:
     the L1 of the positive anchor's trajectory (m). no_reasoning: share of samples without reasoning, as when it is too
     late; no_scores: share of the others without the language model's anchor scores, for ablations that omit them; late:
     share with the reasoning of the previous frame set, as with a slow language model; no_history: share with truncated
-    ego history, as at the start of a drive.
+    ego history, as at the start of a drive; no_route: share of samples with the command only, without target points;
+    other_speed: share of samples with the ego motion and the expert's plan of a speed variant (speed_variants.py);
+    off_route: share of samples with the vehicle beside its route (`off_route`).
     """
 
     score: float = 1.0
@@ -58,6 +65,9 @@ class PlanningStageSettings:
     no_scores: float = 0.15
     late: float = 0.25
     no_history: float = 0.1
+    no_route: float = 0.3
+    other_speed: float = 0.6
+    off_route: float = 0.5
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -69,7 +79,8 @@ class PlanningStageSettings:
 class PlanningBatch:
     """Batch of stage 3, planning. features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; command int64 [B]; truth
     [B, 6, 2] m; token [B, D] and anchor_scores [B, A], or None if no reasoning is cached (NaN and 0 for a sample
-    without reasoning); samples: for validation."""
+    without reasoning); target_points [B, R, 2] m and obstacles uint8 [B, CHANNELS, *SHAPE], or None if the planner has
+    none (NaN for a sample without a route); samples: for validation."""
 
     features: Tensor
     centres: Tensor
@@ -78,6 +89,8 @@ class PlanningBatch:
     truth: Tensor
     token: Tensor | None
     anchor_scores: Tensor | None
+    target_points: Tensor | None
+    obstacles: Tensor | None
     samples: tuple[FeatureSample, ...]
 
 
@@ -97,8 +110,21 @@ class PlanningStage(Stage[PlanningBatch]):
         self.register_buffer("sigma", sigma, persistent=False)
 
     def augment(self, sample: FeatureSample, rng: np.random.Generator) -> FeatureSample:
-        """Draw whether the sample's reasoning is in time, late, partial or missing."""
+        """Draw the sample's speed, whether it has a route, and whether its reasoning is in time, late or partial."""
         arrays, chosen = sample.arrays, self.settings
+        if "other_ego" in arrays:
+            variant = int(rng.integers(len(arrays["other_ego"])))
+            if rng.random() < chosen.other_speed:
+                ego, future = (arrays[name][variant] for name in ("other_ego", "other_future"))
+                sample = replace(sample, ego=ego, future=future)
+        if "target_points" in arrays:
+            if rng.random() < chosen.off_route and not np.isnan(arrays["target_points"]).any():
+                sample = off_route(sample, float(rng.normal(0.0, OFF_ROUTE[0])), float(rng.normal(0.0, OFF_ROUTE[1])))
+                arrays = sample.arrays
+            points = arrays["target_points"] + rng.normal(0.0, _ROUTE_NOISE, (1, 2)).astype(np.float32)
+            lost = rng.random() < chosen.no_route
+            arrays = arrays | {"target_points": np.full_like(points, np.nan) if lost else points}
+            sample = replace(sample, arrays=arrays)
         if "token" not in arrays:
             return sample
         late, absent, silent = (rng.random() < p for p in (chosen.late, chosen.no_reasoning, chosen.no_scores))
@@ -124,7 +150,7 @@ class PlanningStage(Stage[PlanningBatch]):
             features, centres,
             torch.from_numpy(np.stack([s.ego for s in samples])), torch.tensor([s.command for s in samples]),
             torch.from_numpy(np.stack([s.waypoints for s in samples])), stack("token"), stack("anchor_scores"),
-            tuple(samples),
+            stack("target_points"), stack("obstacles"), tuple(samples),
         )  # fmt: skip
 
     def move(self, batch: PlanningBatch, device: torch.device) -> PlanningBatch:
@@ -135,13 +161,14 @@ class PlanningStage(Stage[PlanningBatch]):
     def forward(self, batch: PlanningBatch) -> dict[str, Tensor]:
         """Returns the loss terms; noise is drawn from torch's global generator."""
         planner, chosen = self.planner, self.settings
-        ego, token = self.blurred(batch.ego), batch.token
-        logits = planner.scorer(planner.anchor_waypoints, batch.features, batch.centres, ego, token)
+        ego = self.blurred(batch.ego)
+        scene = batch.features, batch.centres, ego, batch.token, batch.target_points, batch.obstacles
+        logits = planner.scorer(planner.anchor_waypoints, *scene)
         if batch.anchor_scores is not None:
             logits = logits + batch.anchor_scores
         positive, group = positive_anchors(planner.anchor_waypoints, batch.truth, batch.command)
         valid = torch.ones(batch.truth.shape[:2], dtype=torch.bool, device=batch.truth.device)
-        memory, condition = planner.decoder.encode(batch.features, batch.centres, ego, token)
+        memory, condition = planner.decoder.encode(*scene)
         clean = planner.anchor_deltas.expand(len(ego), -1, -1, -1)
         time = torch.randint(0, NOISE_TIMES, (len(ego),), device=clean.device)
         noisy = planner.schedule.add_noise(clean, torch.randn_like(clean), time).clamp(-1.0, 1.0)
@@ -178,33 +205,39 @@ class PlanningStage(Stage[PlanningBatch]):
         ]
 
     def _told_otherwise(self, batch: PlanningBatch) -> dict[str, np.ndarray]:
-        """Returns chosen paths [B, 6, 2] m without reasoning, and with another sample's; empty if none is cached."""
-        if batch.token is None or batch.anchor_scores is None:
-            return {}
-        half = max(1, len(batch.token) // 2)
-        heard = {
-            "l2_no_reasoning": (None, None),
-            "l2_shuffled_reasoning": (batch.token.roll(half, 0), batch.anchor_scores.roll(half, 0)),
-        }
+        """Returns chosen paths [B, 6, 2] m without and with another sample's reasoning, if any is cached, and without
+        target points, if the planner has any."""
+        given = batch.token, batch.anchor_scores, batch.target_points
+        heard: dict[str, tuple[Tensor | None, Tensor | None, Tensor | None]] = {}
+        if batch.token is not None and batch.anchor_scores is not None:
+            half = max(1, len(batch.token) // 2)
+            heard["l2_no_reasoning"] = None, None, given[2]
+            heard["l2_shuffled_reasoning"] = batch.token.roll(half, 0), batch.anchor_scores.roll(half, 0), given[2]
+        if batch.target_points is not None:
+            heard["l2_no_route"] = *given[:2], None
         out = {}
         _, group = positive_anchors(self.planner.anchor_waypoints, batch.truth, batch.command)
         row = torch.arange(len(batch.truth), device=batch.truth.device)
-        for name, (token, scores) in heard.items():
-            logits, paths = self.planner(batch.features, batch.centres, batch.ego, token, scores)
+        for name, told in heard.items():
+            logits, paths = self.planner(batch.features, batch.centres, batch.ego, *told, batch.obstacles)
             picked = group.gather(1, logits.gather(1, group).argmax(1, keepdim=True))[:, 0]
             out[name] = paths[row, picked].cpu().numpy()
         return out
 
-    def plans(self, batch: PlanningBatch, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns (logits [B, A], waypoints [B, A, 6, 2] m) as online, optionally with other query features."""
-        given = batch.features if features is None else features
-        return self.planner(given, batch.centres, batch.ego, batch.token, batch.anchor_scores)
+    def plans(self, batch: PlanningBatch, swapped: bool = False) -> tuple[Tensor, Tensor]:
+        """Returns (logits [B, A], waypoints [B, A, 6, 2] m) as online; swapped: with the scene of another sample."""
+        features, obstacles = batch.features, batch.obstacles
+        if swapped:
+            features, obstacles = features.roll(1, 0), None if obstacles is None else obstacles.roll(1, 0)
+        return self.planner(
+            features, batch.centres, batch.ego, batch.token, batch.anchor_scores, batch.target_points, obstacles
+        )
 
     def validate(self, batches: Iterable[PlanningBatch]) -> Validation:
         """L2 of the chosen plan at 1, 2 and 3 s (m, mean over samples), with constant motion as baselines.
 
-        score: minus the mean of the three. l2_swapped: L2 with the features of another sample, to show how much the
-        plan depends on them; drivable: share of chosen plans within the gate's kinematic limits.
+        score: minus the mean of the three. l2_swapped: L2 with the scene of another sample, to show how much the plan
+        depends on it; drivable: share of chosen plans within the gate's kinematic limits.
         """
         rows: dict[str, list[np.ndarray]] = {}
         shown: list[tuple[FeatureSample, np.ndarray, np.ndarray, int]] = []
@@ -214,7 +247,7 @@ class PlanningStage(Stage[PlanningBatch]):
                 positive, group = positive_anchors(anchors, batch.truth, batch.command)
                 logits, paths = self.plans(batch)
                 picked = group.gather(1, logits.gather(1, group).argmax(1, keepdim=True))[:, 0]
-                swapped, others = self.plans(batch, batch.features.roll(1, 0))
+                swapped, others = self.plans(batch, swapped=True)
                 blind = group.gather(1, swapped.gather(1, group).argmax(1, keepdim=True))[:, 0]
                 row = torch.arange(len(paths), device=paths.device)
                 chosen, truth = paths[row, picked].cpu().numpy(), batch.truth.cpu().numpy()
@@ -246,6 +279,30 @@ class PlanningStage(Stage[PlanningBatch]):
         state = {k: v.detach().cpu().contiguous() for k, v in self.planner.state_dict().items()}
         facts = {"anchors": self.planner.anchors.sha256, "listens": "yes" if self.uses_reasoning else "no"}
         save_file(state, path, {"stage": "planning", "format_version": "1", **facts})
+
+
+def off_route(sample: FeatureSample, offset: float, turned: float) -> FeatureSample:
+    """Returns the sample as if the vehicle stood `offset` m left of its place and were `turned` rad to the left.
+
+    Recorded drives keep to their route, so from them alone a planner does not learn to return to it. The future returns
+    within the distance that the expert takes (a cubic in the arc length); queries and target points are moved, the
+    obstacle grid, whose cells are as wide as most offsets, is not.
+    """
+    place = geometry.planar(0.0, offset, turned)
+    back = geometry.inverse(place)[:2]
+    xy = sample.waypoints.astype(np.float64)
+    along = np.cumsum(np.hypot(*np.diff(xy, axis=0, prepend=0.0).T))
+    length = 8.0 + 4.0 * abs(offset)
+    u = np.clip(along / length, 0.0, 1.0)
+    shift = offset * (1.0 - u * u * (3.0 - 2.0 * u)) + np.tan(turned) * length * u * (1.0 - u) ** 2
+    heading = np.arctan2(sample.future[:, 1, 0], sample.future[:, 0, 0])
+    xy += shift[:, None] * np.stack([-np.sin(heading), np.cos(heading)], -1)
+    future = sample.future.copy()
+    future[:, :2, 3] = xy @ back[:, :2].T + back[:, 3]
+    points, centres = sample.arrays["target_points"], sample.arrays["centres"].copy()
+    centres[:, :2] = centres[:, :2] @ back[:, :2].T + back[:, 3]
+    moved = {"target_points": (points @ back[:, :2].T + back[:, 3]).astype(np.float32), "centres": centres}
+    return replace(sample, future=future, arrays=sample.arrays | moved)
 
 
 def _summary(rows: dict[str, np.ndarray]) -> tuple[float, dict[str, float]]:

@@ -15,7 +15,7 @@ from ..scenario import NOMINAL
 from ..scene import COMMAND_OFFSET, COMMAND_SECONDS, COMMAND_SPEED, EgoMotion, Scene
 from .scenarios import staged
 from .traffic import Traffic, body_of
-from .vehicle import Action, EgoVehicleState
+from .vehicle import WHEELBASE, Action, EgoVehicleState
 
 LONGEST = 60.0
 """Largest duration of a drive, s; the signal plans end there."""
@@ -94,13 +94,10 @@ class Simulator:
         self.traffic = Traffic(driven, walkers, people, ego, signals, first, last, scripts)
         self.actors = tuple(Actor(i, m.shape.name, m) for i, m in enumerate(self.scene.moving))
         self.route: Curve = recorded.mover.path
-        self.begin, speed = (float(v) for v in recorded.mover.motion(0.0))
+        self.begin = float(recorded.mover.motion(0.0)[0])
         self.end = min(self.begin + _PACE * recorded.mover.desired * NOMINAL, self.route.length - 20.0)
         self.desired = recorded.mover.desired
-        x, y, yaw = (float(v) for v in self.route.at(self.begin))
-        steering = float(np.arctan(2.588 * self.route.curvature_at(self.begin)))
-        force = float(recorded.mover.forces[first])
-        self.ego.states.append(EgoVehicleState(x, y, yaw, speed, force, steering))
+        self.ego.states.append(self.recorded_state(0.0))
         self.scene.ego = self.ego  # type: ignore[assignment]
         self._along = self.begin
 
@@ -131,11 +128,28 @@ class Simulator:
 
     def step(self, action: Action) -> None:
         """Advance all actors by STEP seconds, the ego by `action`."""
+        self.follow(self.state.after(action))
+
+    def follow(self, state: EgoVehicleState) -> None:
+        """Advance all actors by STEP seconds, with the ego in a given state after them."""
         self.traffic.step(self.state, self._along, self.body)
-        self.ego.states.append(self.state.after(action))
+        self.ego.states.append(state)
         near = np.arange(self._along - 2.0, self._along + 6.0, 0.1)
         points = self.route.at(near)[:, :2]
         self._along = float(near[np.hypot(*(points - self.state.pose[:2]).T).argmin()])
+
+    @property
+    def way(self) -> np.ndarray:
+        """The route to be driven: poses [M, 3] in the map, every 2 m."""
+        return self.route.at(np.arange(self.begin, self.end, 2.0))
+
+    def recorded_state(self, time: float) -> EgoVehicleState:
+        """Return the ego's state at a time of the recorded drive."""
+        mover = self.mover
+        along, speed = (float(v) for v in mover.motion(time))
+        x, y, yaw = (float(v) for v in mover.path.at(along))
+        force = float(np.interp(time, mover.times, mover.forces))
+        return EgoVehicleState(x, y, yaw, speed, force, float(np.arctan(WHEELBASE * mover.path.curvature_at(along))))
 
     def command(self) -> Command:
         """Return the next command of the route, as EgoMotion.command does."""

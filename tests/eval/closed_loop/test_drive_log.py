@@ -53,3 +53,15 @@ def test_what_is_known_is_not_driven_again(tmp_path):
 def test_unknown_policies_are_refused_before_anybody_drives():
     with pytest.raises(InvalidInput, match="policies"):
         evaluate_drives([31_000], ["coast", "nobody"], "tiny")
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_results_of_one(tmp_path):
+    seeds = 31_000, 31_001
+    alone = evaluate_drives(seeds, ["coast"], "tiny")
+    log = DriveLog(tmp_path / "drives.jsonl")
+    told: list[DriveProgress] = []
+    assert evaluate_drives(seeds, ["coast"], "tiny", log=log, on_progress=told.append, workers=2) == alone
+    assert [p.done for p in told] == [0, 1, 2]
+    assert [row.seed for row in alone] == [*seeds]
+    assert len((tmp_path / "drives.jsonl").read_text().splitlines()) == 2

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.classes import FREE, LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.paths import share
@@ -40,7 +41,7 @@ from sparseoccvla_ros.train.stages.forecast import (
     queries_of,
 )
 from sparseoccvla_ros.train.stages.language import LanguageStage, LanguageStageSettings
-from sparseoccvla_ros.train.stages.planning import REASONING_FIELDS, PlanningStage, PlanningStageSettings
+from sparseoccvla_ros.train.stages.planning import REASONING_FIELDS, PlanningStage, PlanningStageSettings, off_route
 from sparseoccvla_ros.train.task import Stage
 from sparseoccvla_ros.train.trainer import BEST, Report, Trainer
 from tests.train.conftest import few_steps
@@ -380,6 +381,47 @@ def test_validation_says_what_language_is_worth(folder: Path) -> None:
     assert (
         len({round(numbers[name], 5) for name in ("l2_avg", "l2_no_reasoning_avg", "l2_shuffled_reasoning_avg")}) == 3
     )
+
+
+def test_a_planner_learns_with_and_without_a_route(folder: Path) -> None:
+    preset = load_preset(str(folder))
+    assert preset.planning is not None
+    preset = replace(preset, planning=replace(preset.planning, target_points=(5.0, 10.0)))
+    stage = PlanningStage(build_planning(preset), PlanningStageSettings(no_route=0.5))
+    points = {"target_points": np.array([(5.0, 0.0), (10.0, 0.0)], np.float32)}
+    rng, samples = np.random.default_rng(0), [Straight()[i % 6] for i in range(40)]
+    routed = [replace(s, arrays=s.arrays | points) for s in samples]
+    found = [stage.augment(s, rng) for s in routed]
+    lost = [s for s in found if np.isnan(s.arrays["target_points"]).all()]
+    assert 5 < len(lost) < 35
+    assert all(np.abs(s.arrays["target_points"] - points["target_points"]).max() < 6.0 for s in found if s not in lost)
+    torch.stack(list(stage(stage.collate(found)).values())).sum().backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in stage.parameters())
+    numbers = stage.validate([stage.collate(routed[:4])]).numbers
+    assert "l2_no_route_avg" in numbers
+    batch = stage.collate([lost[0], found[[s in lost for s in found].index(False)]])
+    without, _ = stage.planner(batch.features, batch.centres, batch.ego)
+    with_route, _ = stage.planner(batch.features, batch.centres, batch.ego, target_points=batch.target_points)
+    torch.testing.assert_close(with_route[0], without[0])
+    assert not torch.allclose(with_route[1], without[1])
+
+
+@pytest.mark.parametrize(("offset", "turned"), [(1.5, 0.0), (-1.0, 0.1), (0.0, -0.2)])
+def test_a_vehicle_beside_its_route_returns_to_it(offset: float, turned: float) -> None:
+    sample = Straight()[1]
+    points = np.array([(5.0, 0.0), (40.0, 0.0)], np.float32)
+    sample = replace(sample, arrays=sample.arrays | {"target_points": points})
+    moved = off_route(sample, offset, turned)
+    place = geometry.planar(0.0, offset, turned)
+    ahead = moved.waypoints @ place[:2, :2].T + place[:2, 3]  # in the frame of the route
+    np.testing.assert_allclose(ahead[:, 0], sample.waypoints[:, 0], atol=1e-4)
+    assert abs(ahead[-1, 1]) < 0.05
+    assert abs(moved.waypoints[0, 1]) < 0.35 * moved.waypoints[0, 0], "it starts along the vehicle"
+    route = moved.arrays["target_points"] @ place[:2, :2].T + place[:2, 3]
+    np.testing.assert_allclose(route, points, atol=1e-4)
+    scene = moved.arrays["centres"][:, :2] @ place[:2, :2].T + place[:2, 3]
+    np.testing.assert_allclose(scene, sample.arrays["centres"][:, :2], atol=1e-4)
+    np.testing.assert_array_equal(sample.arrays["target_points"], points)
 
 
 def test_rows_that_hear_nothing_plan_as_without_language(folder: Path) -> None:

@@ -1,0 +1,88 @@
+"""The bird's-eye view of what moves: places, groups, the moment before, and what planners make of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sparseoccvla_ros.core.classes import LABEL
+from sparseoccvla_ros.core.geometry import planar
+from sparseoccvla_ros.core.types import Command, CommandSource
+from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
+from sparseoccvla_ros.planning.model.layers import ObstacleTokens
+from sparseoccvla_ros.planning.obstacle_grid import CELL, CHANNELS, LOWER, SHAPE, ObstacleMemory
+
+STAMP, HALF = 1_700_000_000_000_000_000, 500_000_000
+
+
+def voxels(*things: tuple[float, float, str]) -> SparseVoxels:
+    indices, _ = OCC3D_GRID.index_of(np.array([(x, y, 0.6) for x, y, _ in things]).reshape(-1, 3))
+    labels = np.array([LABEL[name] for _, _, name in things], np.uint8)
+    return SparseVoxels(indices.astype(np.int16), labels, np.ones(len(labels), np.float32))
+
+
+def cells(layer: np.ndarray) -> np.ndarray:
+    """Centres [N, 2] m of the cells that are set."""
+    return np.array(LOWER) + CELL * (np.argwhere(layer) + 0.5)
+
+
+def test_things_are_drawn_where_they_are_by_group() -> None:
+    seen = voxels((20.1, 5.1, "car"), (10.3, -3.1, "pedestrian"), (6.2, 1.1, "traffic_cone"), (9.0, 0.0, "manmade"))
+    grid = ObstacleMemory().grid(STAMP, 0, planar(100, 50, 1.0), seen)
+    assert grid.shape == (CHANNELS, *SHAPE)
+    assert grid.dtype == np.uint8
+    assert grid.sum() == 3, "walls do not move, and nothing is known of before"
+    for layer, place in zip(grid[:3], [(20.1, 5.1), (10.3, -3.1), (6.2, 1.1)], strict=True):
+        assert np.abs(cells(layer) - place).max() <= 0.5 * CELL + 0.2
+    outside = ObstacleMemory().grid(STAMP, 0, np.eye(4), voxels((39.9, 39.0, "car"), (-39.0, 0.0, "bus")))
+    assert not outside.any()
+
+
+def test_the_moment_before_is_seen_from_here() -> None:
+    memory = ObstacleMemory()
+    memory.grid(STAMP, 0, planar(0, 0, 0), voxels((20.0, 3.0, "car")))
+    now = memory.grid(STAMP + HALF, 0, planar(4, 0, 0.1), voxels((20.0, 3.0, "car")))
+    assert (now[-1] == 1).all()
+    back = np.linalg.inv(planar(4, 0, 0.1)) @ np.array([20.0, 3.0, 0.0, 1.0])
+    assert np.abs(cells(now[3]) - back[:2]).max() < 0.5 * CELL + 0.4
+    assert now[0].sum() == 1
+    assert np.array_equal(memory.grid(STAMP + HALF, 0, planar(4, 0, 0.1), voxels((20.0, 3.0, "car"))), now)
+
+
+@pytest.mark.parametrize(("seconds", "epoch"), [(0.1, 0), (1.5, 0), (0.5, 1), (-0.5, 0)])
+def test_another_time_or_drive_is_not_the_moment_before(seconds: float, epoch: int) -> None:
+    memory = ObstacleMemory()
+    memory.grid(STAMP, 0, np.eye(4), voxels((20.0, 3.0, "car")))
+    grid = memory.grid(STAMP + round(seconds * 1e9), epoch, np.eye(4), voxels((20.0, 3.0, "car")))
+    assert not grid[3:].any()
+    memory.clear()
+    assert not memory.grid(STAMP + HALF, 0, np.eye(4), voxels((20.0, 3.0, "car")))[3:].any()
+
+
+def test_tokens_know_their_places() -> None:
+    places, tokens = ObstacleTokens(16)(torch.zeros(2, CHANNELS, *SHAPE))
+    assert tokens.shape == (2, SHAPE[0] // 4 * (SHAPE[1] // 4), 16)
+    assert places.shape == (tokens.shape[1], 3)
+    np.testing.assert_allclose(places[0, :2], np.array(LOWER) + 2 * CELL, atol=1e-5)
+    np.testing.assert_allclose(places[-1, :2], np.array(LOWER) + CELL * (np.array(SHAPE) - 2), atol=1e-5)
+
+
+def test_a_planner_with_a_grid_sees_the_voxels_and_repeats_itself(make_planner, make_queries, make_history) -> None:
+    planner = make_planner(obstacle_grid=True, gate_forecasts=False)
+    queries = make_queries()
+
+    def scores(seen: SparseVoxels, stamp: int) -> np.ndarray:
+        asked = replace(queries, stamp=stamp)
+        return planner.plan(
+            asked, seen, None, make_history(asked), Command.STRAIGHT, CommandSource.TOPIC
+        ).scores  # fmt: skip
+
+    free, car = voxels((39.0, 39.0, "car")), voxels((12.0, 0.0, "car"))
+    first = scores(free, queries.stamp)
+    assert np.abs(scores(car, queries.stamp) - first).max() > 1e-7
+    assert scores(free, queries.stamp).tobytes() == first.tobytes()
+    planner.reset()
+    assert scores(free, queries.stamp).tobytes() == first.tobytes()
