@@ -142,7 +142,7 @@ def drive(
     given = {"seed": str(seed), "scenario": scenario, "preset": preset, "lockstep": str(not real_time).lower()}
     given |= {"real_time_factor": str(real_time or 1.0), "serve": str(serve).lower(), "cockpit": str(cockpit).lower()}
     given |= {"cockpit_port": str(port)}
-    raise typer.Exit(run_drive(out, given, {"longest": str(seconds), "commands": str(not cockpit).lower()}))
+    raise typer.Exit(run_drive(out, given, {"longest": str(seconds)}))
 
 
 class Runtime(StrEnum):

@@ -35,9 +35,7 @@ PROFILE = "nuscenes"
 """Profile of topic and frame names: camera_sync's default."""
 COMMAND_AGE = 0.5
 """Simulated seconds without a command after which the vehicle brakes by itself."""
-ROUTE_SECONDS = 2.0
-"""Simulated seconds for which planning is sent the route, at the start and after a node has come back: later the user
-may set another goal."""
+ROUTE_SECONDS = 2.0  # simulated, for which planning is sent the route, at first and after a node has come back
 BRAKE = 8.0
 """m/s^2 of the emergency braking without a command or while a node of `wait_for` is missing."""
 BETWEEN = 100 * 10**9
@@ -210,8 +208,8 @@ class SimulatorNode(SourceNode):
         return False
 
     def _tell(self, why: str) -> None:
-        simulator, completion = self._episode.simulator, self._episode.completion
-        self.monitor.show(time_s=simulator.time, speed_mps=simulator.state.speed, route_completion=completion)
+        world, completion = self._episode.simulator, self._episode.completion
+        self.monitor.show(time_s=world.time, speed_mps=world.state.speed, route_completion=completion)
         self.monitor.finished(0.0, (why,) if why else ())
         if why:
             self.get_logger().warning(why, throttle_duration_sec=2.0)
@@ -265,16 +263,15 @@ class SimulatorNode(SourceNode):
     # --- outputs
 
     def _publish_static(self) -> None:
-        simulator = self._episode.simulator
+        world = self._episode.simulator
         self._vehicle.publish_mounts(self._stamp, [(BASE_FRAME, c.name, c.camera2ego) for c in self._cameras.rig])
-        self._way, self._way_since = vehicle.route_to_msg(self._stamp, FIXED_FRAME, simulator.way), simulator.time
+        self._way, self._way_since = vehicle.route_to_msg(self._stamp, FIXED_FRAME, world.way), world.time
         self._route.publish(self._way)
 
     def _take_images(self) -> None:
-        simulator = self._episode.simulator
         if self.values.commands:
-            self._direction.publish(String(data=simulator.command().value))
-        if simulator.time - self._way_since < ROUTE_SECONDS:
+            self._direction.publish(String(data=self._episode.simulator.command().value))
+        if self._episode.simulator.time - self._way_since < ROUTE_SECONDS:  # later the user may set another goal
             self._to_planning.publish(self._way)
         images = self._cameras.images()
         images[[camera.name in self.values.covered.split() for camera in self._cameras.rig]] = 0

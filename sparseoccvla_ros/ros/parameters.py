@@ -245,8 +245,8 @@ TABLES: dict[str, tuple[Param, ...]] = {
         ),
         Param(
             "commands",
-            True,
-            "publish left, straight or right along the route; false: publish the route",
+            False,
+            "publish left, straight or right along the route, too; they override it",
             live=True,
         ),
         Param("height", 198, "height of the images", "px", 8, 2000),

@@ -239,7 +239,7 @@ INPUTS: tuple[Topic, ...] = (
     Topic("reasoning/question", "std_msgs/msg/String", "user", "output", "a question about the scene"),
     Topic("planning/command", "std_msgs/msg/String", "user", "output", "left, straight or right"),
     # Volatile, which connects to every reliable publisher: RViz's goal tool and `ros2 topic pub` offer no more.
-    Topic("planning/route", "nav_msgs/msg/Path", "user", "output", "a route, from which commands are derived"),
+    Topic("planning/route", "nav_msgs/msg/Path", "user", "output", "a route to follow, in the fixed frame"),
     Topic(
         "planning/goal", "geometry_msgs/msg/PoseStamped", "user", "output", "a goal, from which commands are derived"
     ),

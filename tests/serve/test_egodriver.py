@@ -67,7 +67,7 @@ def test_fake_loop_drives_along_the_road(address):
         result = loop.run(11)
     assert result.steps == 11
     x, y, _ = result.ego.positions.T
-    assert 2.7 < x[-1] < 8.0, "1 s at 5 m/s"
+    assert 1.5 < x[-1] < 8.0, "1 s from 5 m/s; what it takes for an obstacle slows it"
     assert np.abs(y).max() < 0.67
     plans = [d for d in result.debug if "planned" in d.scalars]
     assert len(plans) == 3, "every half second"

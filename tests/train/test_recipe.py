@@ -154,6 +154,8 @@ LATER: dict[str, Any] = {
     "language": {"scenes": 1, "steps": 2, "batch_size": 2, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
     "reasoning_features": {},
     "planning": {"steps": 2, "batch_size": 4, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
+    "rollouts": {"drives": 1, "first_seed": 1006, "expert_share": 0.9},
+    "dagger": {"steps": 2, "batch_size": 4, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
     "forecast": {"steps": 2, "batch_size": 2, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
 }  # fmt: skip
 
@@ -181,7 +183,14 @@ def test_the_planner_learns_with_the_language_model_that_it_will_hear(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(share("models", "tiny", "anchors.npz"), toy)
-    sizes = {"query_dims": 16, "reasoning_dims": 64, "hidden": 16, "layers": 1}
+    sizes = {
+        "query_dims": 16,
+        "reasoning_dims": 64,
+        "hidden": 16,
+        "layers": 1,
+        "target_points": [5.0],
+        "obstacle_grid": True,
+    }
     reasoning = {
         "language_model": "random-tiny", "dtype": "float32", "query_dims": 16, "occupancy_tokens": 4,
         "global_tokens": 2, "lora_r": 2, "forecaster_dims": 16, "anchor_dims": 8, "reading_dims": 8,
@@ -200,6 +209,12 @@ def test_the_planner_learns_with_the_language_model_that_it_will_hear(
     (folder,) = (tmp_path / "out").glob("export-*/preset")
     preset = load_preset(str(folder))
     assert set(preset.weights) == {"occupancy", "reasoning", "planning", "adapter"}
+    (driven,) = (tmp_path / "out").glob("rollouts-*/drives/*.safetensors")
+    assert driven.name == "00001006-lead_brakes-0.9.safetensors"
+    (went_on,) = (tmp_path / "out").glob("dagger-*/done.json")
+    (before,) = (tmp_path / "out").glob("planning-*/done.json")
+    items = [json.loads(file.read_text())["items"] for file in (went_on, before)]
+    assert items[0] > items[1] + 1, "the drive's frame sets are learnt from too"
     assert build_planning(preset).uses_reasoning
     assert {"language", "forecast"} <= set(parts_of(preset.weights["reasoning"]))
     assert preset.reasoning.token_reads
@@ -272,7 +287,8 @@ def test_a_wrong_recipe_is_refused_by_name(toy: Path) -> None:
 
 def test_the_recipe_of_tiny_has_every_step() -> None:
     recipe = load_recipe("tiny")
-    assert [step.name for step in recipe.steps] == list(NEEDS)
+    later = ("rollouts", "dagger")  # they take an hour, and can be run on the result
+    assert [step.name for step in recipe.steps] == [name for name in NEEDS if name not in later]
     assert recipe.preset.occupancy.depth_bins == 64
     assert not recipe.preset.weights
     text = (recipe.preset.folder / "config.yaml").read_text()
