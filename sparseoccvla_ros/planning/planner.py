@@ -34,21 +34,12 @@ from .model.decoder import TrajectoryDecoder
 from .model.diffusion import DeltaNormaliser, DiffusionSchedule, denoise, start_noise
 from .obstacle_grid import ObstacleMemory
 from .obstacle_motion import ObstacleTracker
-from .plan_reasons import PlanReason, RejectReason, missing_camera, rejected, skipped
-from .trajectory import Motion, braking, motion_of, slowed, stopping_way
+from .plan_reasons import PlanReason, missing_camera, rejected, skipped
+from .trajectory import Motion, braking, motion_of
+from .trajectory_validator import CERTAIN, Patience, slower_path
 
 ABSURD_SPEED = 60.0
 """m/s; a present speed above it is treated as invalid input."""
-SLOWER = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0)
-"""m/s^2; decelerations tried on the best path when it would hit something at its own speed."""
-STOPPING = 4.0
-"""m/s^2; deceleration at which a plan must be able to stop behind its end."""
-GAP, CREEPING = 1.5, 0.5
-"""m left free ahead of a stop, since obstacles are known to half a metre; m/s below which it is not asked for, because
-the vehicle stands closer already."""
-STANDING, PATIENCE, CERTAIN, RESUMED = 0.1, 5.0, 0.8, 8.0
-"""m/s below which the vehicle stands; s after which only obstacles of this probability keep it there, until it has
-driven so many m: what the occupancy merely supposes does not go away as long as the view stays the same."""
 CONTINUITY_AGE = 1.0
 """s after which continuity with the previous plan is no longer required."""
 
@@ -108,14 +99,14 @@ class Planner(nn.Module):
         self.last_gate_report: trajectory_validator.GateReport | None = None
         """GateReport of the newest plan, for diagnostics and markers; None if no candidate was decoded."""
         self._obstacle_memory, self._obstacle_tracker = ObstacleMemory(), ObstacleTracker()
-        self._standing: tuple[int, int] | None = None  # stamp and epoch since which the vehicle stands
-        self._resumed_at: np.ndarray | None = None  # where it stood for long
+        self._patience = Patience()
         self._newest: _PlanMemory | None = None
         self._second_newest: _PlanMemory | None = None
 
     def reset(self) -> None:
         """Clear the previous plan."""
-        self._newest = self._second_newest = self._standing = self._resumed_at = None
+        self._newest = self._second_newest = None
+        self._patience = Patience()
         self._obstacle_memory.clear()
         self._obstacle_tracker.clear()
         self.last_gate_report = None
@@ -219,11 +210,11 @@ class Planner(nn.Module):
         obstacles = None
         if queries.trained:
             forecasts, missing = self._forecasts(queries, reasoning, history)
+            moment = queries.stamp, queries.epoch, queries.ego.pose
             if not self.config.gate_forecasts:
-                ego_pose = queries.ego.pose
-                forecasts = self._obstacle_tracker.layers(queries.stamp, queries.epoch, ego_pose, voxels)
+                forecasts = self._obstacle_tracker.layers(*moment, voxels)
             score, share = self.config.obstacle_score, VULNERABLE_SHARE
-            if self._resuming(queries) and score < CERTAIN:
+            if self._patience.lost(*moment, queries.ego.speed) and score < CERTAIN:
                 score, share = CERTAIN, 1.0
                 reasons.append(PlanReason.RESUMING)
             obstacles = ObstacleMap(self.limits, voxels, forecasts, score, share)
@@ -247,7 +238,8 @@ class Planner(nn.Module):
         finite_candidates = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
         score_source = "ego" if used_reasoning is None else "language+ego"
         request = _Request(queries, command, command_source, finite_candidates, scores, score_source)
-        slower = None if obstacles is None else self._slower(report, candidates, queries.ego.speed, obstacles)
+        speed = queries.ego.speed
+        slower = None if obstacles is None else slower_path(self.limits, report, candidates, speed, obstacles)
         if slower is not None:
             chosen, waypoints = slower
             motion = motion_of(waypoints, queries.ego.speed)
@@ -260,43 +252,6 @@ class Planner(nn.Module):
         passed = [skipped(reason) for reason in report.passed_over]
         status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
         return self._to_plan(request, motion, report.chosen, status, [*reasons, *passed])
-
-    def _resuming(self, queries: SceneQueries) -> bool:
-        """Returns whether the vehicle has stood for PATIENCE, or did and has not yet driven RESUMED since."""
-        place, now = queries.ego.pose[:2, 3], (queries.stamp, queries.epoch)
-        if self._resumed_at is not None and float(np.hypot(*(place - self._resumed_at))) < RESUMED:
-            return True
-        self._resumed_at = None
-        if abs(queries.ego.speed) > STANDING:
-            self._standing = None
-        elif self._standing is None or self._standing[1] != queries.epoch or self._standing > now:
-            self._standing = now
-        if self._standing is None or queries.stamp - self._standing[0] <= PATIENCE * 1e9:
-            return False
-        self._resumed_at, self._standing = place.copy(), None
-        return True
-
-    def _slower(
-        self, report: trajectory_validator.GateReport, candidates: np.ndarray, speed: float, obstacles: ObstacleMap
-    ) -> tuple[int, np.ndarray] | None:
-        """Returns the best candidate's index and slower waypoints on its path [6, 2], if it hits something, or could
-        not stop GAP behind what is ahead of it; None if it need not or cannot be slowed, or fails by more than that."""
-        best = int(report.order[0]) if len(report.order) else -1
-        failed = set(report.reasons[best]) if best >= 0 else {RejectReason.NOT_FINITE}
-        if failed - {RejectReason.COLLISION}:
-            return None
-        path = candidates[best]
-        gap = GAP if speed > CREEPING else 0.0
-        if not failed and not obstacles.touches_later(stopping_way(path, path, STOPPING, gap)):
-            return None
-        for deceleration in SLOWER:
-            if deceleration > self.limits.max_deceleration_mps2:
-                break
-            waypoints = slowed(path, speed, deceleration)
-            way = stopping_way(path, waypoints, max(deceleration, STOPPING), gap)
-            if not obstacles.touches(waypoints[None])[0] and not obstacles.touches_later(way):
-                return best, waypoints
-        return None
 
     def _previous_to(self, queries: SceneQueries) -> _PlanMemory | None:
         """Replanning the newest stamp is compared with the plan before it, so a repeat gives the identical plan."""

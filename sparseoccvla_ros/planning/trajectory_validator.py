@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.types import STEP_SECONDS
+from .collision import ObstacleMap
 from .config import ValidatorConfig
 from .plan_reasons import RejectReason
+from .trajectory import slowed, stopping_way
 
 SHORT_STEP = 0.15
 """m below which a step keeps the previous heading."""
@@ -23,6 +25,16 @@ MAX_LATERAL_SHIFT = 1.0
 """m, maximum lateral distance of a candidate from the previous plan at 0.5 s; twice that at 1 s."""
 MAX_FORWARD_SHIFT = 1.5
 """m, maximum distance ahead of the previous plan at 0.5 s, twice that at 1 s; falling behind is always allowed."""
+SLOWER = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0)
+"""m/s^2; decelerations tried on the best path when it would hit something at its own speed."""
+STOPPING = 4.0
+"""m/s^2; deceleration at which a plan must be able to stop behind its end."""
+GAP, CREEPING = 1.5, 0.5
+"""m left free ahead of a stop, since obstacles are known to half a metre; m/s below which it is not asked for, because
+the vehicle stands closer already."""
+STANDING, PATIENCE, CERTAIN, RESUMED = 0.1, 5.0, 0.8, 8.0
+"""m/s below which the vehicle stands; s after which only obstacles of this probability keep it there, until it has
+driven so many m: what the occupancy merely supposes does not go away as long as the view stays the same."""
 _TO_FIRST = 0.5 * STEP_SECONDS
 """s from the stamp to the middle of the first step, at which its mean speed applies."""
 
@@ -148,3 +160,55 @@ def choose(
     passing = order[fine[order]]
     reasons = tuple(tuple(r for r, failed in failures.items() if failed[k]) for k in range(len(candidates)))
     return GateReport(order, int(passing[0]) if len(passing) else -1, reasons)
+
+
+def slower_path(
+    limits: ValidatorConfig, report: GateReport, candidates: np.ndarray, speed: float, obstacles: ObstacleMap
+) -> tuple[int, np.ndarray] | None:
+    """Slow the best candidate if it hits something, or could not stop GAP behind what is ahead of it.
+
+    Returns its index and slower waypoints float32 [6, 2] on its path; None if it need not be slowed, if it fails by
+    more than a collision, or if no deceleration within the limits avoids the collision. speed: present m/s.
+    """
+    best = int(report.order[0]) if len(report.order) else -1
+    failed = set(report.reasons[best]) if best >= 0 else {RejectReason.NOT_FINITE}
+    if failed - {RejectReason.COLLISION}:
+        return None
+    path = candidates[best]
+    gap = GAP if speed > CREEPING else 0.0
+    if not failed and not obstacles.touches_later(stopping_way(path, path, STOPPING, gap)):
+        return None
+    for deceleration in SLOWER:
+        if deceleration > limits.max_deceleration_mps2:
+            break
+        waypoints = slowed(path, speed, deceleration)
+        way = stopping_way(path, waypoints, max(deceleration, STOPPING), gap)
+        if not obstacles.touches(waypoints[None])[0] and not obstacles.touches_later(way):
+            return best, waypoints
+    return None
+
+
+class Patience:
+    """Knows how long the vehicle has been standing, and whether it may go on past what is merely supposed."""
+
+    def __init__(self) -> None:
+        self._since: tuple[int, int] | None = None  # stamp and epoch
+        self._resumed_at: np.ndarray | None = None
+
+    def lost(self, stamp: int, epoch: int, pose: np.ndarray, speed: float) -> bool:
+        """Returns whether the vehicle has stood for PATIENCE, or did and has not yet driven RESUMED since.
+
+        stamp: ns; pose: float64 [4, 4] ego2fixed; speed: m/s.
+        """
+        place = pose[:2, 3]
+        if self._resumed_at is not None and float(np.hypot(*(place - self._resumed_at))) < RESUMED:
+            return True
+        self._resumed_at = None
+        if abs(speed) > STANDING:
+            self._since = None
+        elif self._since is None or self._since[1] != epoch or self._since[0] > stamp:
+            self._since = stamp, epoch
+        if self._since is None or stamp - self._since[0] <= PATIENCE * 1e9:
+            return False
+        self._resumed_at, self._since = place.copy(), None
+        return True
