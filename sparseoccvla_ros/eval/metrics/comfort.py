@@ -38,7 +38,8 @@ def comfort(waypoints: np.ndarray, speed: float | None) -> Comfort:
     heading = np.zeros(STEPS + 1)
     signed = np.empty(STEPS)
     for k, step in enumerate(steps):
-        forward = step @ (np.cos(heading[k]), np.sin(heading[k])) >= 0
+        # At a right angle rounding must not decide.
+        forward = step @ (np.cos(heading[k]), np.sin(heading[k])) >= -1e-9 * length[k]
         signed[k] = length[k] if forward else -length[k]
         # reversing does not turn the vehicle
         direction = np.arctan2(*(step if forward else -step)[::-1])
