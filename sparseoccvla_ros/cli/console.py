@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..core.errors import InvalidInput, format_error
+
+Workers = Annotated[int, typer.Option(min=0, help="processes of one thread; 0: one per core, at most 8")]
+
+
+def worker_count(workers: int) -> int:
+    """Returns the number of processes that the option Workers asks for."""
+    return workers or min(8, os.cpu_count() or 1)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sparseoccvla_ros.cli.console import one_line_errors
+from sparseoccvla_ros.cli.console import Workers, one_line_errors, worker_count
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.eval.closed_loop.evaluation import DriveProgress
@@ -153,7 +153,7 @@ def drive(
     bags: Annotated[bool, typer.Option("--bags", help="also leave each drive as a bag, for ./run eval bag")] = False,
     ros: Annotated[bool, typer.Option("--ros", help="the chain drives as nodes, over topics, in lockstep")] = False,
     out: Annotated[Path, typer.Option(help="folder of page and numbers")] = Path("out/eval/drive"),
-    workers: Annotated[int, typer.Option(min=0, help="processes of one thread; 0: one per core, at most 8")] = 0,
+    workers: Workers = 0,
 ) -> None:
     """Let policies drive in closed loop and report driving score, PDMS, EPDMS, HD score, AlpaSim and nuPlan scores.
 
@@ -172,7 +172,7 @@ def drive(
         from sparseoccvla_ros.world.sim.scenarios import FAMILIES
 
         torch.set_num_threads(1)  # the same arithmetic whatever the number of workers
-        workers, film = workers or min(8, os.cpu_count() or 1), partial(_film, out, bags)
+        film = partial(_film, out, bags)
         chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["test"][:20])
         families = tuple(FAMILIES) if scenario == "all" else _tasks(scenario)
         console = _console()
@@ -187,7 +187,9 @@ def drive(
                 nodes = {"nodes": lambda seed, family: replay(stack.drive(seed, family), seed, family)}
                 rows = evaluate_drives(chosen, names, preset, families, log, tell, nodes, film)
         else:
-            rows = evaluate_drives(chosen, names, preset, families, log, tell, on_drive=film, workers=workers)
+            rows = evaluate_drives(
+                chosen, names, preset, families, log, tell, on_drive=film, workers=worker_count(workers)
+            )
         text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a), out) + section(rows, out)
         (out / "report.md").write_text(text, encoding="utf-8")
         numbers = json.dumps([row.plain() for row in rows], indent=1, allow_nan=False) + "\n"

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sparseoccvla_ros.cli.console import one_line_errors
+from sparseoccvla_ros.cli.console import Workers, one_line_errors, worker_count
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
@@ -284,7 +284,7 @@ def rollouts(
     scenario: Annotated[str, typer.Option(help="families that take turns over the seeds, with commas, or all")] = "all",
     expert_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="of the plans that are followed")] = 0.3,
     preset: Annotated[str, typer.Option(help="model preset that drives")] = "tiny",
-    workers: Annotated[int, typer.Option(min=0, help="processes of one thread; 0: one per core, at most 8")] = 0,
+    workers: Workers = 0,
 ) -> None:
     """Let the stack drive training seeds, and label the states that it reaches with the expert's plans (DAgger).
 
@@ -303,7 +303,7 @@ def rollouts(
         families = list(FAMILIES) if scenario == "all" else [s for s in scenario.split(",") if s]
         made = Rollouts.of(load_preset(preset), seed_range(seeds), families, expert_share, out)
         console = Console(stderr=True)
-        for done, seed in enumerate(made.prepare(workers or min(8, os.cpu_count() or 1)), 1):
+        for done, seed in enumerate(made.prepare(worker_count(workers)), 1):
             place = f"{done} of {len(made.seeds)}: {seed} {made.family(seed) or ''}"
             console.print(f"{place}: {driven(made.file(seed))}", highlight=False, soft_wrap=True)
 

@@ -76,6 +76,17 @@ def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
+def points_along(line: np.ndarray, lengths: np.ndarray, at: np.ndarray, least: float = 1e-6) -> np.ndarray:
+    """Returns the points [K, 2] at arc lengths `at` [K] of a polyline [M, 2] with the arc lengths [M].
+
+    Behind its end it goes straight on, in the direction of its last step longer than `least`; along x without one.
+    """
+    moving = np.flatnonzero(np.diff(lengths) > least)
+    last = line[moving[-1] + 1] - line[moving[-1]] if len(moving) else np.array([1.0, 0.0])
+    points = np.stack([np.interp(at, lengths, line[:, i]) for i in (0, 1)], -1)
+    return points + np.maximum(at - lengths[-1], 0.0)[:, None] * last / np.hypot(*last)
+
+
 def camera_matrix(intrinsics: np.ndarray, ego2camera: np.ndarray) -> np.ndarray:
     """Return ego2img float64 [4, 4]: maps homogeneous base_link points to (u * z, v * z, z, 1), u and v in pixels.
 

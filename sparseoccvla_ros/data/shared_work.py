@@ -19,10 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from ..core.errors import InvalidInput
-from .processes import end_with_parent
+from .processes import one_thread
 
 STALE_SECONDS, TOUCHED_SECONDS = 120.0, 20.0
 """Age [s] from which a lock is considered abandoned, and the interval at which its holder renews it."""
@@ -113,9 +111,7 @@ _here: list[Work] = []
 
 
 def _start(work: Work) -> None:
-    end_with_parent()
-    # One thread per process: parallelism comes from the processes.
-    torch.set_num_threads(1)
+    one_thread()
     _here.append(work)
 
 

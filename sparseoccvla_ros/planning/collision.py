@@ -10,6 +10,7 @@ from ..core.classes import FLAT, LABEL, MOVABLE, OBSTACLES
 from ..core.vehicle import Vehicle
 from ..core.voxels import SparseVoxels, VoxelGrid
 from .config import MIN_OBSTACLE_HEIGHT, ValidatorConfig
+from .obstacle_grid import VULNERABLE
 from .trajectory import SWEEP_TIMES, sweep
 
 GROUND_BLOCK = 4.0
@@ -20,9 +21,7 @@ VULNERABLE_SHARE = 0.7
 """Share of `obstacle_score` that is enough for people and two-wheelers: what is small scores lower, and counts more."""
 MAX_GROUND_OFFSET = 1.5
 """m, maximum height of the ground above or below z = 0 of base_link."""
-
-
-_VULNERABLE = np.isin(np.arange(256), [LABEL[name] for name in ("bicycle", "motorcycle", "pedestrian")])
+_VULNERABLE = np.isin(np.arange(256), [LABEL[name] for name in VULNERABLE])
 
 
 @dataclass(frozen=True, eq=False)

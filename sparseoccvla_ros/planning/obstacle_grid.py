@@ -14,9 +14,11 @@ from ..core.classes import LABEL
 from ..core.geometry import inverse
 from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
 
+VULNERABLE = ("bicycle", "motorcycle", "pedestrian")
+"""Classes of people and two-wheelers."""
 GROUPS: tuple[tuple[str, ...], ...] = (
     ("bus", "car", "construction_vehicle", "trailer", "truck"),
-    ("bicycle", "motorcycle", "pedestrian"),
+    VULNERABLE,
     ("traffic_cone",),
 )
 """Classes of each channel."""

@@ -32,6 +32,7 @@ from .ego_history import FEATURE_NAMES, EgoHistory
 from .model.anchor_scorer import AnchorScorer, mask_other_commands
 from .model.decoder import TrajectoryDecoder
 from .model.diffusion import DeltaNormaliser, DiffusionSchedule, denoise, start_noise
+from .model.layers import SceneInputs
 from .obstacle_grid import ObstacleMemory
 from .obstacle_motion import ObstacleTracker
 from .plan_reasons import PlanReason, missing_camera, rejected, skipped
@@ -129,11 +130,11 @@ class Planner(nn.Module):
         (obstacle_grid.py); noise [A, 6, 2], default from config.seed. Returns logits [B, A] and waypoints [B, A, 6, 2]
         m, cumulative, base_link.
         """
-        scene = features, centres, ego, token, target_points, obstacles
-        logits = self.scorer(self.anchor_waypoints, *scene)  # [B, A]
+        scene = SceneInputs(features, centres, ego, token, target_points, obstacles)
+        logits = self.scorer(self.anchor_waypoints, scene)  # [B, A]
         if anchor_scores is not None:
             logits = logits + anchor_scores
-        memory, condition = self.decoder.encode(*scene)  # [B, M, W], [B, W]
+        memory, condition = self.decoder.condition(scene)  # [B, M, W], [B, W]
         batch = len(features)
         anchors = self.anchor_deltas.expand(batch, -1, -1, -1)  # normalised deltas [B, A, 6, 2]
         # detached: the regression loss of the decoder must not train the ranking
@@ -161,8 +162,7 @@ class Planner(nn.Module):
 
         reasoning: the newest one that is not too old, or None; it may belong to an earlier frame of the same epoch.
         target_points: float32 [R, 2] m in base_link, of the route that the command comes from (route_command.py), or
-        None. Raises InvalidInput only for arguments of a wrong type or shape;
-        invalid values result in a flagged plan.
+        None. Raises InvalidInput only for arguments of a wrong type or shape; invalid values result in a flagged plan.
         """
         # 1. Validate
         for name, value, kind in (
@@ -200,9 +200,8 @@ class Planner(nn.Module):
         reasons += missing
         # 2. Infer
         used_reasoning = reasoning if self.uses_reasoning else None
-        grid = None
-        if self.config.obstacle_grid:
-            grid = self._obstacle_memory.grid(queries.stamp, queries.epoch, queries.ego.pose, voxels)
+        moment = queries.stamp, queries.epoch, queries.ego.pose
+        grid = self._obstacle_memory.grid(*moment, voxels) if self.config.obstacle_grid else None
         logits, candidates = self._infer(queries, ego, used_reasoning, target_points, grid)  # [A], [A, 6, 2] m
         # 3. Select
         group = torch.from_numpy(self.anchors.group(command))  # bool [A]
@@ -210,7 +209,6 @@ class Planner(nn.Module):
         obstacles = None
         if queries.trained:
             forecasts, missing = self._forecasts(queries, reasoning, history)
-            moment = queries.stamp, queries.epoch, queries.ego.pose
             if not self.config.gate_forecasts:
                 forecasts = self._obstacle_tracker.layers(*moment, voxels)
             score, share = self.config.obstacle_score, VULNERABLE_SHARE

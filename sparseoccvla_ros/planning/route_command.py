@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core.errors import InvalidInput
-from ..core.geometry import apply, inverse
+from ..core.geometry import apply, inverse, points_along
 from ..core.types import WAYPOINT_TIMES, Command, CommandSource
 from .anchor_presets import TURN_OFFSET
 from .plan_reasons import PlanReason
@@ -137,7 +137,7 @@ def route_command(route: np.ndarray, pose: np.ndarray, ahead: float, max_offset:
     if found is None:
         return None
     local, travelled, at = found
-    here, there = _points(local, travelled, np.array([at, at + ahead]))
+    here, there = points_along(local, travelled, np.array([at, at + ahead]))
     offset = there[1] - here[1]
     if offset >= TURN_OFFSET:
         return Command.LEFT
@@ -157,15 +157,7 @@ def target_points(
     if found is None:
         return None
     local, travelled, at = found
-    return _points(local, travelled, at + np.asarray(distances, np.float64)).astype(np.float32)
-
-
-def _points(local: np.ndarray, travelled: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Returns the points [K, 2] at arc lengths `at` [K] of a polyline, which goes straight on behind its end."""
-    points = np.stack([np.interp(at, travelled, local[:, i]) for i in (0, 1)], -1)
-    last = local[-1] - local[-2]
-    beyond = np.maximum(at - travelled[-1], 0.0)
-    return points + beyond[:, None] * last / np.hypot(*last)
+    return points_along(local, travelled, at + np.asarray(distances, np.float64)).astype(np.float32)
 
 
 def route_instruction(route: np.ndarray, pose: np.ndarray, max_offset: float = 20.0) -> str | None:
@@ -183,7 +175,7 @@ def route_instruction(route: np.ndarray, pose: np.ndarray, max_offset: float = 2
     if reach < 2.0:
         return "arrive now"
     steps = np.arange(at, at + reach, 1.0)
-    points = np.stack([np.interp(steps, travelled, local[:, i]) for i in (0, 1)], -1)
+    points = points_along(local, travelled, steps)
     way = np.diff(points, axis=0)
     heading = np.unwrap(np.arctan2(way[:, 1], way[:, 0]))
     if len(heading):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from ..core.geometry import points_along
 from ..core.types import STEP_SECONDS, STEPS, WAYPOINT_TIMES
 
 SUBSTEPS = 5
@@ -86,11 +87,10 @@ def slowed(waypoints: np.ndarray, speed: float, deceleration: float) -> np.ndarr
 
     Returns waypoints float32 [6, 2].
     """
-    path = np.concatenate([np.zeros((1, 2)), np.asarray(waypoints, np.float64)])
-    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
+    path, along = _from_origin(waypoints)
     braked = np.minimum(WAYPOINT_TIMES, max(speed, 0.0) / deceleration)
     there = np.minimum(max(speed, 0.0) * braked - 0.5 * deceleration * braked**2, along[1:])
-    return np.stack([np.interp(there, along, path[:, i]) for i in (0, 1)], 1).astype(np.float32)
+    return points_along(path, along, there).astype(np.float32)
 
 
 def stopping_way(path: np.ndarray, waypoints: np.ndarray, deceleration: float, gap: float) -> np.ndarray:
@@ -99,18 +99,17 @@ def stopping_way(path: np.ndarray, waypoints: np.ndarray, deceleration: float, g
     float64 [M, 2] m, every half metre from the last waypoint along the path, straight on behind its end: the braking
     distance from the last speed at a deceleration (m/s^2), and `gap` m more.
     """
-    ends = np.asarray(waypoints, np.float64)[-2:]
-    speed = float(np.hypot(*(ends[1] - ends[0]))) / STEP_SECONDS
+    driven = _from_origin(waypoints)[1]
+    speed = float(driven[-1] - driven[-2]) / STEP_SECONDS
     ahead = np.arange(0.0, speed**2 / (2 * deceleration) + gap + 0.5, 0.5)
-    points = np.concatenate([np.zeros((1, 2)), np.asarray(path, np.float64)])
-    step = np.hypot(*np.diff(points, axis=0).T)
-    along = np.concatenate([[0.0], np.cumsum(step)])
-    begun = float(np.hypot(*np.diff(np.concatenate([np.zeros((1, 2)), waypoints]), axis=0).T).sum())
-    at = min(begun, along[-1]) + ahead
-    moving = np.flatnonzero(step > 0.05)
-    last = points[moving[-1] + 1] - points[moving[-1]] if len(moving) else np.array([1.0, 0.0])
-    found = np.stack([np.interp(at, along, points[:, i]) for i in (0, 1)], 1)
-    return found + np.maximum(at - along[-1], 0.0)[:, None] * last / np.hypot(*last)
+    points, along = _from_origin(path)
+    return points_along(points, along, min(driven[-1], along[-1]) + ahead, least=0.05)
+
+
+def _from_origin(waypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the origin and waypoints, float64 [7, 2] m, and their arc lengths [7]."""
+    points = np.concatenate([np.zeros((1, 2)), np.asarray(waypoints, np.float64)])
+    return points, np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
 
 
 def braking(speed: float, yaw_rate: float, deceleration: float, max_curvature: float, max_lateral: float) -> Motion:

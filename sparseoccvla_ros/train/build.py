@@ -341,6 +341,12 @@ def build(
     return trained, found["train"], found["validation"]
 
 
+def _rows(rows: Rows | None, seed: int, count: int) -> np.ndarray:
+    """Returns the indices of a scene's frame sets that `rows` names, of `count` in all."""
+    named = rows(seed) if callable(rows) else rows
+    return np.arange(count) if named is None else np.asarray(named, np.int64)
+
+
 def _readings(source: Source, files: Sequence[Path], fields: Sequence[str], rows: Rows | None) -> Extra:
     readings = ReasoningFeatures(source.cache, files)
 
@@ -367,8 +373,7 @@ def _heard(
     before = np.where((near > 0) & (near <= MOST_LATE), rows - 1, rows)
     if seed in learned:
         found = {"token": np.full_like(found["token"], np.nan), "anchor_scores": np.zeros_like(found["anchor_scores"])}
-    planned = source.planned(seed) if callable(source.planned) else source.planned
-    chosen = rows if planned is None else np.asarray(planned, np.int64)
+    chosen = _rows(source.planned, seed, len(time))
     return {k: v[chosen] for k, v in found.items()} | {f"{k}_before": v[before[chosen]] for k, v in found.items()}
 
 
@@ -380,15 +385,11 @@ def _routed(source: Source, distances: Sequence[float], seed: int) -> dict[str, 
     if isinstance(cache, RolloutFeatures) and seed in cache.files:
         route = read_arrays(file, ("route",))["route"]
     elif isinstance(cache, FeatureCache | RolloutFeatures):
-        world = cache.world if isinstance(cache, FeatureCache) else cache.base.world
-        route = load_drive(seed, world.seconds).route
-    out = np.full((len(poses), len(distances), 2), np.nan, np.float32)
-    for row, pose in enumerate(poses if route is not None else ()):
-        found = None if route is None else target_points(route, pose, distances)
-        if found is not None:
-            out[row] = found
-    planned = source.planned(seed) if callable(source.planned) else source.planned
-    return {"target_points": out if planned is None else out[np.asarray(planned, np.int64)]}
+        route = load_drive(seed, cache.world.seconds).route
+    unknown = np.full((len(distances), 2), np.nan, np.float32)
+    found = [None if route is None else target_points(route, pose, distances) for pose in poses]
+    out = np.stack([unknown if points is None else points for points in found])
+    return {"target_points": out[_rows(source.planned, seed, len(out))]}
 
 
 def _obstacles(source: Source, seed: int) -> dict[str, np.ndarray]:
@@ -406,23 +407,20 @@ def _obstacles(source: Source, seed: int) -> dict[str, np.ndarray]:
     for time, pose, found in zip(arrays["time"], arrays["pose"], voxels, strict=True):
         at = SparseVoxels(found[:, :3], found[:, 3].astype(np.uint8), np.ones(len(found), np.float32))
         out.append(memory.grid(round(float(time) * 1e9), 0, pose, at))
-    planned = source.planned(seed) if callable(source.planned) else source.planned
-    return {"obstacles": np.stack(out) if planned is None else np.stack(out)[np.asarray(planned, np.int64)]}
+    return {"obstacles": np.stack(out)[_rows(source.planned, seed, len(out))]}
 
 
 def _at_other_speeds(cache: FeatureCache | RolloutFeatures, seed: int) -> dict[str, np.ndarray]:
     """Returns the expert's plans from a scene's frame sets at other speeds (speed_variants.py), {} if not cached."""
-    if isinstance(cache, RolloutFeatures):
-        if seed in cache.files:
-            return read_arrays(cache.file(seed), speed_variants.FIELDS)
-        cache = cache.base
+    if isinstance(cache, RolloutFeatures) and seed in cache.files:
+        return read_arrays(cache.file(seed), speed_variants.FIELDS)
     return speed_variants.SpeedVariants(cache.world).read(seed)
 
 
 def _voxels(source: Source, seed: int) -> dict[str, np.ndarray]:
     """Returns the movable voxels of the encoder's voxel head at the frame sets with a future, {} without them."""
-    rows = source.ahead(seed) if callable(source.ahead) else source.ahead
     file = source.cache.file(seed)
+    rows = source.ahead(seed) if callable(source.ahead) else source.ahead
     return movable_voxels(file, rows) if isinstance(source.cache, FeatureCache) and file.is_file() else {}
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...core.errors import InvalidInput
-from ...data.processes import end_with_parent
+from ...data.processes import one_thread
 from ...data.synthetic.dataset import SPLITS
 from ...data.synthetic.scenes import WORLD_VERSION
 from ...pipeline import SparseOccVLA
@@ -218,7 +217,7 @@ def _driven(
             for name, scores, seconds in drives.run(others, on_drive):
                 yield index, name, scores, seconds
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=one_thread)
     try:
         running = {pool.submit(_run, drives, on_drive): index for index, drives in pending}
         for future in as_completed(running):
@@ -226,11 +225,6 @@ def _driven(
                 yield running[future], name, scores, seconds
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _one_thread() -> None:
-    end_with_parent()
-    torch.set_num_threads(1)
 
 
 def _run(drives: _Drives, on_drive: OnDrive) -> list[tuple[str, DriveScores, float]]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...core.types import STEPS
 from ..config import PlanningConfig
-from .layers import FREQUENCIES, Attention, SceneCondition, mlp, sine_embedding
+from .layers import FREQUENCIES, Attention, SceneCondition, SceneInputs, mlp, sine_embedding
 
 
 class AnchorScorer(nn.Module):
@@ -22,19 +22,10 @@ class AnchorScorer(nn.Module):
         self.pool = Attention(width, config.heads)
         self.head = nn.Sequential(nn.LayerNorm(width), mlp(width, width, 1))
 
-    def forward(
-        self,
-        anchors: Tensor,
-        features: Tensor,
-        centres: Tensor,
-        ego: Tensor,
-        token: Tensor | None,
-        target_points: Tensor | None = None,
-        obstacles: Tensor | None = None,
-    ) -> Tensor:
-        """anchors [A, 6, 2] m, cumulative; other arguments as in SceneCondition. Returns logits [B, A]."""
-        memory, condition = self.condition(features, centres, ego, token, target_points, obstacles)
-        tokens = self.anchor(sine_embedding(anchors.flatten(-2))).expand(len(features), -1, -1)
+    def forward(self, anchors: Tensor, scene: SceneInputs) -> Tensor:
+        """anchors [A, 6, 2] m, cumulative. Returns logits [B, A]."""
+        memory, condition = self.condition(scene)
+        tokens = self.anchor(sine_embedding(anchors.flatten(-2))).expand(len(scene.features), -1, -1)
         tokens = self.pool(tokens + condition[:, None], memory)
         return self.head(tokens)[..., 0]
 

@@ -58,23 +58,12 @@ class TrajectoryDecoder(nn.Module):
         self.time = mlp(width, width, width)
         self.layers = nn.ModuleList(DecoderLayer(width, config.heads) for _ in range(config.layers))
 
-    def encode(
-        self,
-        features: Tensor,
-        centres: Tensor,
-        ego: Tensor,
-        token: Tensor | None,
-        target_points: Tensor | None = None,
-        obstacles: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Compute memory and condition of a scene, shared by all denoising steps. Shapes as in SceneCondition."""
-        return self.condition(features, centres, ego, token, target_points, obstacles)
-
     def forward(
         self, noisy: Tensor, time: Tensor, anchors: Tensor, scores: Tensor, memory: Tensor, condition: Tensor
     ) -> Tensor:
         """noisy, anchors: normalised deltas [B, K, 6, 2]; time: integers [B]; scores: anchor probabilities [B, K];
-        memory, condition: from `encode`. Returns x0 after each layer, normalised deltas [L, B, K, 6, 2]."""
+        memory, condition: from `self.condition`, shared by all denoising steps. Returns x0 after each layer, normalised
+        deltas [L, B, K, 6, 2]."""
         waypoints = self.normaliser.metres(noisy).cumsum(-2)
         tokens = self.points(sine_embedding(waypoints.flatten(-2)))
         tokens = tokens + self.anchor(anchors.flatten(-2)) + self.score(scores[..., None])

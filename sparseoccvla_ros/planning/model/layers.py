@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,21 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
+class SceneInputs(NamedTuple):
+    """What scorer and decoder know of a batch of scenes.
+
+    features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D] and target_points [B, R, 2] m: or None, and NaN in
+    rows where they are missing; obstacles: uint8 [B, CHANNELS, *SHAPE] (obstacle_grid.py), None: all free.
+    """
+
+    features: Tensor
+    centres: Tensor
+    ego: Tensor
+    token: Tensor | None = None
+    target_points: Tensor | None = None
+    obstacles: Tensor | None = None
+
+
 class SceneCondition(nn.Module):
     """Encodes queries, ego features, the reasoning token and target points as a memory and one condition vector.
 
@@ -93,20 +109,9 @@ class SceneCondition(nn.Module):
         self.register_buffer("ego_scale", _ego_scale(config.ego), persistent=False)
         self.norm = nn.LayerNorm(width)
 
-    def forward(
-        self,
-        features: Tensor,
-        centres: Tensor,
-        ego: Tensor,
-        token: Tensor | None,
-        target_points: Tensor | None = None,
-        obstacles: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D] and target_points [B, R, 2] m: or None, and
-        NaN in rows where they are missing; obstacles: uint8 [B, CHANNELS, *SHAPE] (obstacle_grid.py), None: all free.
-
-        Returns memory [B, M, W] and condition [B, W].
-        """
+    def forward(self, inputs: SceneInputs) -> tuple[Tensor, Tensor]:
+        """Returns memory [B, M, W] and condition [B, W]."""
+        features, centres, ego, token, target_points, obstacles = inputs
         batch = len(features)
         scene = self.features(features) + self.position(sine_embedding(centres))
         reason = _or_null(self.reasoning, token, self.no_reasoning, batch)

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ...core.errors import InvalidInput
+from ...data.synthetic.scenes import WorldSettings
 from .synthetic import FeatureCache, write_arrays
 
 FIRST = 1_000_000_000
@@ -50,6 +51,11 @@ class RolloutFeatures:
     def key(self) -> str:
         """Key of the split: cached reasoning features stay valid, and a roll-out's number identifies its content."""
         return self.base.key
+
+    @property
+    def world(self) -> WorldSettings:
+        """Settings of the split's scenes."""
+        return self.base.world
 
     def folder(self) -> Path:
         """Returns the folder of the split's features."""

@@ -23,6 +23,7 @@ from ...core.types import STEPS
 from ...data.dataset import COMMANDS
 from ...planning.ego_history import FEATURE_NAMES, PAST_SECONDS
 from ...planning.losses import positive_anchors, score_loss, trajectory_loss
+from ...planning.model.layers import SceneInputs
 from ...planning.planner import Planner
 from ...planning.trajectory_validator import kinematic_failures
 from ...reasoning.model.ego_motion import constant_velocity
@@ -162,13 +163,13 @@ class PlanningStage(Stage[PlanningBatch]):
         """Returns the loss terms; noise is drawn from torch's global generator."""
         planner, chosen = self.planner, self.settings
         ego = self.blurred(batch.ego)
-        scene = batch.features, batch.centres, ego, batch.token, batch.target_points, batch.obstacles
-        logits = planner.scorer(planner.anchor_waypoints, *scene)
+        scene = SceneInputs(batch.features, batch.centres, ego, batch.token, batch.target_points, batch.obstacles)
+        logits = planner.scorer(planner.anchor_waypoints, scene)
         if batch.anchor_scores is not None:
             logits = logits + batch.anchor_scores
         positive, group = positive_anchors(planner.anchor_waypoints, batch.truth, batch.command)
         valid = torch.ones(batch.truth.shape[:2], dtype=torch.bool, device=batch.truth.device)
-        memory, condition = planner.decoder.encode(*scene)
+        memory, condition = planner.decoder.condition(scene)
         clean = planner.anchor_deltas.expand(len(ego), -1, -1, -1)
         time = torch.randint(0, NOISE_TIMES, (len(ego),), device=clean.device)
         noisy = planner.schedule.add_noise(clean, torch.randn_like(clean), time).clamp(-1.0, 1.0)
