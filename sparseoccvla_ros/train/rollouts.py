@@ -30,7 +30,7 @@ from ..world.sim.scenarios import place_of
 from ..world.sim.simulator import LONGEST, Simulator
 from .features.rollouts import write_rollout
 from .features.speed_variants import future_of, speed_variants
-from .features.synthetic import HALF, QUERY_FIELDS, file_digest, movable
+from .features.synthetic import file_digest, query_arrays
 
 FARTHEST = 6.0
 """m from the route; where a drive ends, because the expert's plan is no label any more."""
@@ -64,10 +64,8 @@ class _Learner(ChainPolicy):
         frames = self.frames()
         self._history.add(frames.stamp, frames.ego.pose, frames.ego.twist)
         step = self.step(frames)
-        kept = {name: np.asarray(getattr(step.queries, name)) for name in QUERY_FIELDS}
         self.queries.append(step.queries)
         self.rows.append({
-            **{name: v.astype(np.float16) if name in HALF else v for name, v in kept.items()},
             "time": np.array(simulator.time), "pose": frames.ego.pose, "twist": frames.ego.twist.astype(np.float32),
             "ego": self._history.features(frames.stamp),
             "command": np.array(COMMANDS.index(self.choice(frames).command), np.uint8),
@@ -101,8 +99,7 @@ def roll_out(
     until = min((time for time, _ in rollout.infractions), default=np.inf)
     rows = [row for row in learner.rows if row["time"] < until] or learner.rows[:1]
     arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    arrays |= movable(learner.queries[: len(rows)])
-    return arrays | {"route": rollout.simulator.way[:, :2]}, rollout
+    return query_arrays(learner.queries[: len(rows)]) | arrays | {"route": rollout.simulator.way[:, :2]}, rollout
 
 
 def _lost(episode: Episode) -> bool:

@@ -120,6 +120,10 @@ def version_of(name: str, preset: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
+def _ignore(scores: DriveScores, rollout: Rollout) -> None:
+    """Does nothing; unlike a lambda it can be sent to a worker."""
+
+
 def evaluate_drives(
     seeds: Sequence[int],
     names: Sequence[str],
@@ -128,7 +132,7 @@ def evaluate_drives(
     log: DriveLog | None = None,
     on_progress: Callable[[DriveProgress], None] = lambda progress: None,
     others: Mapping[str, Driver] | None = None,
-    on_drive: OnDrive = lambda scores, rollout: None,
+    on_drive: OnDrive = _ignore,
     workers: int = 1,
 ) -> list[DriveScores]:
     """Drives every policy on every seed; scores compare with the expert's drive, which is run only where needed.

@@ -20,7 +20,7 @@ from ...camera_sync.profiles import profile
 from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.paths import cache_folder
-from ...core.types import NANOSECONDS, WAYPOINT_TIMES
+from ...core.types import NANOSECONDS, WAYPOINT_TIMES, SceneQueries
 from ...data.bags.drive import Drive, RecordClock, read_commands, read_drive
 from ...data.bags.offline_sync import bag_frames
 from ...data.bags.reader import BagReader
@@ -31,9 +31,9 @@ from ...occupancy.encoder import OccupancyEncoder
 from ...planning.ego_history import EgoHistory
 from ...planning.plan_words import driving_action
 from ...planning.trajectory import motion_of
-from .synthetic import HALF, QUERY_FIELDS, file_digest, read_arrays, write_arrays
+from .synthetic import file_digest, query_arrays, read_arrays, write_arrays
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 LONGEST_GAP = 0.5
 """s; futures across a longer gap in the recorded motion are not used."""
 HELD_OUT = 0.25
@@ -123,6 +123,7 @@ class BagFeatures:
             drive = read_drive(reader, profile(recording.profile))
             commands = read_commands(reader, drive.clock)
         rows: list[dict[str, np.ndarray]] = []
+        seen: list[SceneQueries] = []
         left_out = Counter[str]()
         history, epoch = EgoHistory(), None
         encoder.reset()
@@ -142,21 +143,19 @@ class BagFeatures:
                 left_out[why] += 1
                 continue
             asked = commands.at(frames.stamp) or command_of_motion(frames.ego.twist)
-            kept = {name: np.asarray(getattr(queries, name)) for name in QUERY_FIELDS}
-            kept = {name: v.astype(np.float16) if name in HALF else v for name, v in kept.items()}
             row: dict[str, np.ndarray] = {
-                **kept,
                 "time": np.array((frames.stamp - drive.stamps[0]) / NANOSECONDS),
                 "pose": frames.ego.pose, "twist": frames.ego.twist.astype(np.float32),
                 "ego": history.features(frames.stamp), "command": np.array(COMMANDS.index(asked), np.uint8),
                 "future": future.astype(np.float32),
             }  # fmt: skip
             rows.append(row)
+            seen.append(queries)
         encoder.reset()
         if not rows:
             why = "; ".join(f"{n} frame sets: {text}" for text, n in left_out.most_common()) or "no frame set forms"
             raise InvalidInput("bag", f"{recording.bag} has nothing to learn from: {why}")
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return query_arrays(seen) | {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def future_of(drive: Drive, stamp: int) -> tuple[np.ndarray | None, str]:

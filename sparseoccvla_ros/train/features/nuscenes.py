@@ -24,9 +24,9 @@ from ...data.nuscenes.labels import load_occ3d, occ3d_file
 from ...data.nuscenes.omnidrive import read_questions
 from ...data.synthetic.qa_cache import QaPair
 from ...occupancy.encoder import OccupancyEncoder
-from .synthetic import HALF, QUERY_FIELDS, file_digest, read_arrays, write_arrays
+from .synthetic import file_digest, query_arrays, read_arrays, write_arrays
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _AHEAD = [round(h / STEP_SECONDS) for h in HORIZONS]
 
 
@@ -86,11 +86,7 @@ class NuscenesFeatures:
         encoder.reset()
         queries = [encoder.encode(self.images.frames(int(row), 0)) for row in rows]
         encoder.reset()
-        out = {}
-        for name in QUERY_FIELDS:
-            stacked = np.stack([getattr(q, name) for q in queries])
-            out[name] = stacked.astype(np.float16) if name in HALF else stacked
-        return out | {
+        return query_arrays(queries) | {
             "time": (index.stamp[rows] - index.stamp[rows[0]]) / 1e9,
             "pose": index.pose[rows],
             "twist": index.twist[rows].astype(np.float32),

@@ -100,18 +100,13 @@ def encode_scene(encoder: OccupancyEncoder, scene: WorldScene) -> list[SceneQuer
 def make_features(encoder: OccupancyEncoder, scene: WorldScene) -> dict[str, np.ndarray]:
     """Computes a scene's arrays, with its S frame sets as first axis.
 
-    QUERY_FIELDS as in SceneQueries (those of HALF as float16); time float64 [S] s; pose float64 [S, 4, 4] ego2map;
-    twist float32 [S, 6]; ego float32 [S, F], causal features of planning.ego_history; command uint8 [S]; future float32
-    [S, 6, 4, 4], base_link at FUTURE_SECONDS to present base_link. With a voxel head also: voxels int16 [V, 4], indices
-    and labels of the movable voxels of all sets, concatenated; voxel_ends int64 [S], the end of each set in them.
+    Those of query_arrays; time float64 [S] s; pose float64 [S, 4, 4] ego2map; twist float32 [S, 6]; ego float32 [S, F],
+    causal features of planning.ego_history; command uint8 [S]; future float32 [S, 6, 4, 4], base_link at FUTURE_SECONDS
+    to present base_link.
     """
     queries = encode_scene(encoder, scene)
-    out = movable(queries)
-    for name in QUERY_FIELDS:
-        stacked = np.stack([getattr(q, name) for q in queries])
-        out[name] = stacked.astype(np.float16) if name in HALF else stacked
     drive = load_drive(scene.seed, scene.settings.seconds)
-    return out | {
+    return query_arrays(queries) | {
         "time": scene.time,
         "pose": scene.pose,
         "twist": scene.twist.astype(np.float32),
@@ -121,8 +116,21 @@ def make_features(encoder: OccupancyEncoder, scene: WorldScene) -> dict[str, np.
     }
 
 
-def movable(queries: Sequence[SceneQueries]) -> dict[str, np.ndarray]:
-    """Returns the arrays voxels and voxel_ends of `make_features`, {} without a voxel head."""
+def query_arrays(queries: Sequence[SceneQueries]) -> dict[str, np.ndarray]:
+    """Returns the queries of S frame sets as the arrays of a cached file.
+
+    QUERY_FIELDS [S, ...] as in SceneQueries, those of HALF as float16. With a voxel head also: voxels int16 [V, 4],
+    indices and labels of the movable voxels of all sets, concatenated; voxel_ends int64 [S], the end of each set in
+    them.
+    """
+    out = _movable(queries)
+    for name in QUERY_FIELDS:
+        stacked = np.stack([getattr(q, name) for q in queries])
+        out[name] = stacked.astype(np.float16) if name in HALF else stacked
+    return out
+
+
+def _movable(queries: Sequence[SceneQueries]) -> dict[str, np.ndarray]:
     found = []
     for voxels in (q.voxels for q in queries):
         if voxels is None:
@@ -133,7 +141,7 @@ def movable(queries: Sequence[SceneQueries]) -> dict[str, np.ndarray]:
 
 
 def movable_voxels(path: Path, rows: Sequence[int]) -> dict[str, np.ndarray]:
-    """Reads {"voxels": object array [rows] of int16 [V, 4]} as in `make_features` from a cached file; {} without."""
+    """Reads {"voxels": object array [rows] of int16 [V, 4]} as in `query_arrays` from a cached file; {} without."""
     with safe_open(path, framework="numpy") as file:
         if "voxel_ends" not in file.keys():  # noqa: SIM118
             return {}

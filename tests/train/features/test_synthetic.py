@@ -29,9 +29,9 @@ from sparseoccvla_ros.train.features.dataset import FeatureSamples
 from sparseoccvla_ros.train.features.future_labels import FutureLabels, unpack
 from sparseoccvla_ros.train.features.synthetic import (
     FeatureCache,
+    _movable,
     encode_scene,
     frame_set,
-    movable,
     movable_voxels,
     prepare_features,
     read_arrays,
@@ -139,11 +139,11 @@ def test_what_can_move_is_kept_set_by_set(tmp_path: Path) -> None:
         return SimpleNamespace(voxels=SparseVoxels(where, np.array(labels, np.uint8), np.ones(len(places), np.float32)))
 
     car, road = LABEL["car"], LABEL["driveable_surface"]
-    found = movable([queries([1, 2], [car, road]), queries([], []), queries([3, 4], [car, car])])
+    found = _movable([queries([1, 2], [car, road]), queries([], []), queries([3, 4], [car, car])])
     write_arrays(tmp_path / "scene.safetensors", found, {})
     kept = movable_voxels(tmp_path / "scene.safetensors", (0, 1, 2))["voxels"]
     assert [v.tolist() for v in kept] == [[[1, 1, 2, car]], [], [[3, 1, 2, car], [4, 1, 2, car]]]
-    assert movable([SimpleNamespace(voxels=None)]) == {}
+    assert _movable([SimpleNamespace(voxels=None)]) == {}
     write_arrays(tmp_path / "none.safetensors", {"time": np.zeros(1)}, {})
     assert movable_voxels(tmp_path / "none.safetensors", (0,)) == {}
 
