@@ -85,3 +85,22 @@ def test_the_vehicle_has_limits_and_does_not_reverse():
     assert state.speed == 0.0
     lagged = EgoVehicleState(0.0, 0.0, 0.0, 10.0).after(Action(2.0, 0.0))
     assert 0.2 < lagged.acceleration < 1.6
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.5])
+def test_who_waits_for_a_standing_ego_steps_back(speed):
+    """Or each waits for the other for ever; whoever still creeps does not need it."""
+    way = Curve(np.stack([np.full(400, 20.0), np.arange(-10.0, 30.0, 0.1)], -1), np.full(400, 0.5 * np.pi))
+    person = Mover(way, 0.6, 0.6, 4.0, 1.4, 1.4)
+    person.times = np.arange(-2.0, 10.0, 0.1)
+    person.travelled = 4.0 + 0.0 * person.times
+    person.speeds, person.forces = np.zeros(len(person.times)), np.zeros(len(person.times))
+    traffic = Traffic([], [person], [], mover(line(), 20.0, 0.0), ALWAYS, 20, 140)
+    ego = EgoVehicleState(18.6, 0.0, 0.0, speed)
+    body = body_of(ego, 4.08, 1.73, 1.39)
+    gaps = []
+    for _ in range(100):
+        traffic.step(ego, 70.0, body)
+        gaps.append(-0.5 * body[4] - float(way.at(traffic._walked)[0, 1]))
+    assert min(gaps) > 0.0, "nobody walks into a car"
+    assert (max(gaps[60:]) > 1.4) == (speed == 0.0)

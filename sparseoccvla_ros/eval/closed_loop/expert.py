@@ -36,6 +36,10 @@ _STEER_OUT = 6.0
 _JERK = 5.0
 _BESIDE = 1.5
 """Lateral displacement (m) above which a manoeuvre counts as a lane change."""
+_STUCK = 0.5
+"""m of progress in HORIZON, and m/s, below which another proposal is looked for that leads past what is ahead."""
+_STANDING = 0.1
+"""m; who moves less within the prediction is taken to stand."""
 _CUT_IN, _ROOM = 25, 2.0
 """Steps for which a target lane must be free of predicted vehicles (later they can brake); margin at both ends, m."""
 
@@ -127,7 +131,9 @@ class _Corridor:
         reach = 0.5 * (plans[..., 3] * c + plans[..., 4] * s)
         side = 0.5 * (plans[..., 3] * s + plans[..., 4] * c)
         soft = (kinds == ObjectKind.PEDESTRIAN) | (kinds == ObjectKind.BICYCLE)
-        margin = np.where(soft, 0.7, 0.35)[:, None]
+        # Who stands at the kerb of a tight turn must not hold the vehicle for ever.
+        moves = np.hypot(*(plans[..., :2] - plans[:, :1, :2]).transpose(2, 0, 1)).max(1) > _STANDING
+        margin = np.where(soft & moves, 0.7, 0.35)[:, None]
         on = (np.abs(across) < 0.5 * EGO.width_m + side + margin) & (np.abs(along) < 2.0)
         middle = way.start + nearest * _CELL + along
         pace = np.gradient(middle, STEP, axis=1)
@@ -193,7 +199,7 @@ class Expert:
                     for ok, (row, poses) in zip(np.logical_and(fine, clear), rows, strict=True)
                     if ok and row.multiplier == 1.0
                 ]
-                if good:  # the own lane unless another one leads past the obstacle
+                if good and (blocked or good[0][0] >= _STUCK):  # the own lane unless another leads past the obstacle
                     return good[0][1] if not blocked else max(good, key=lambda found: found[0])[1]
         best: tuple[float, np.ndarray] | None = None
         compared = pdm_score.compare_progress([r for r, _ in rows])
@@ -204,7 +210,14 @@ class Expert:
             if best is None or value > best[0] + 1e-9:
                 best = value, poses
         assert best is not None
-        return best[1]
+        # Standing still breaks no rule; if only comfort or a line is in the way, it must not last.
+        safe = [
+            (row.progress, poses)
+            for free, (row, poses) in zip(clear, rows, strict=True)
+            if free and min(row.NC, row.DAC, row.TLC, row.TTC) == 1.0 and row.progress >= _STUCK
+        ]
+        stands = simulator.state.speed < _STUCK and float(np.hypot(*(best[1][-1, :2] - best[1][0, :2]))) < _STUCK
+        return max(safe, key=lambda found: found[0])[1] if stands and safe else best[1]
 
     def _cuts_in(self, offset: float, drive: np.ndarray, kinds: np.ndarray, plans: np.ndarray) -> bool:
         """Whether any vehicle of tracks [N, T, 5] is or soon comes beside a drive [41, 11] on the lane it changes to.

@@ -10,7 +10,7 @@ from ...world.roads.streets import Street, Streets
 from ..metrics.driving.polygons import project
 from ..metrics.driving.traffic_scene import RoadMap, Surface
 
-_REACH = 260.0
+_REACH = 330.0
 """Distance from the junction up to which surfaces are listed, m."""
 _STEP = 2.0
 _CHUNK = 40.0

@@ -114,6 +114,10 @@ class People:
         """Arc length [P] m of each pedestrian on its own path."""
         return self._position
 
+    def step_back(self, metres: np.ndarray) -> None:
+        """Move pedestrians back on their paths; metres: [P]."""
+        self._position = np.maximum(self._position - metres, 0.0)
+
     def step(
         self, k: int, s: np.ndarray, v: np.ndarray, held: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

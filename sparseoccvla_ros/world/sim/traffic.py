@@ -26,6 +26,9 @@ _BESIDE = 1.7
 _JERK_UP, _JERK_DOWN, _JERK_ALARM = 6.0, 7.0, 20.0
 _STANDING_ROOM = 0.7
 """Distance in m ahead of a pedestrian at which the ego blocks the way."""
+_PATIENCE, _RETREAT, _BACK = 20, 1.6, 0.5
+"""Steps after which a pedestrian whom the standing ego blocks steps back, until so many m from it, at so many m/s: each
+would wait for the other for ever."""
 
 
 class Paths:
@@ -87,6 +90,8 @@ class Traffic:
         self._v = np.array([v[-1] for _, v in recorded[1:]])
         self._force = np.array([m.forces[max(first - 1, 0)] for m in self.driven])
         self._walked = np.array([m.travelled[first] for m in self.walkers])
+        on_foot = len(self.crossings) + len(self.walkers)
+        self._held, self._back = np.zeros(on_foot, np.int64), np.zeros(on_foot, bool)
         self._front = np.array([m.front for m in self.driven])
         self._centre = np.array([m.centre for m in self.driven])
         self._half = 0.5 * np.array([m.length for m in self.driven])
@@ -106,9 +111,15 @@ class Traffic:
 
         along: the ego's arc length on its route, m; body: its footprint [5], as traffic.rectangle.
         """
-        blocked = self._blocked(body)
+        blocked, gap = self._blocked(body)
+        stands = ego.speed < 0.1
+        self._held = np.where(blocked & stands, self._held + 1, 0)
+        self._back = (self._back | (self._held > _PATIENCE)) & (gap < _RETREAT) & stands
+        count, back = len(self.crossings), np.where(self._back, _BACK * STEP, 0.0)
+        blocked |= self._back
         s, v = np.concatenate([[along], self._s]), np.concatenate([[ego.speed], self._v])
-        room, _ = self.people.step(self.k, s, v, blocked[: len(self.crossings)])
+        room, _ = self.people.step(self.k, s, v, blocked[:count])
+        self.people.step_back(back[:count])
         force = self._forces(ego, body, room[1:])
         time = -2.0 + STEP * self.k
         for i, mover in enumerate(self.driven):
@@ -123,8 +134,9 @@ class Traffic:
         if self.walkers:
             ends = np.array([m.path.length for m in self.walkers])
             waits = [(w := self._scripts.get(id(m))) is not None and w.waits(along, time) for m in self.walkers]
-            pace = np.array([m.desired for m in self.walkers]) * ~(blocked[len(self.crossings) :] | np.array(waits))
+            pace = np.array([m.desired for m in self.walkers]) * ~(blocked[count:] | np.array(waits))
             self._walked = np.minimum(self._walked + pace * STEP, np.maximum(ends, self._walked))
+            self._walked = np.maximum(self._walked - back[count:], 0.0)
         self.k += 1
         self._write()
 
@@ -137,11 +149,11 @@ class Traffic:
             mover.travelled[k] = s
             mover.speeds[k - 1] = (s - mover.travelled[k - 1]) / STEP
 
-    def _blocked(self, body: np.ndarray) -> np.ndarray:
-        """Return bool [crossing pedestrians + walkers]: whether the ego is directly in front of each."""
+    def _blocked(self, body: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return whether the ego is directly in front of each crossing pedestrian, then walker, and its distance, m."""
         movers = (*(c.mover for c in self.crossings), *self.walkers)
         if not movers:
-            return np.zeros(0, bool)
+            return np.zeros(0, bool), np.zeros(0)
         at = np.concatenate([self.people.positions, self._walked])
         pose = np.stack([m.path.at(s) for m, s in zip(movers, at, strict=True)])
         cos, sin = np.cos(body[2]), np.sin(body[2])
@@ -151,7 +163,7 @@ class Traffic:
             dy = pose[:, 1] + ahead * np.sin(pose[:, 2]) - body[1]
             along, across = np.abs(dx * cos + dy * sin), np.abs(dy * cos - dx * sin)
             inside.append(np.hypot(np.maximum(along - 0.5 * body[3], 0), np.maximum(across - 0.5 * body[4], 0)))
-        return (inside[1] < 0.4) & (inside[1] < inside[0])
+        return (inside[1] < 0.4) & (inside[1] < inside[0]), inside[0]
 
     def _forces(self, ego: EgoVehicleState, body: np.ndarray, room: np.ndarray) -> np.ndarray:
         """Return accelerations m/s^2 of all vehicles; room: metres to where each has to wait for pedestrians."""

@@ -1,4 +1,4 @@
-"""The expert does not change lanes before or beside somebody who is faster, whom the scores would excuse to hit."""
+"""The expert reaches its goal, and never changes lanes before somebody faster, whom the scores excuse it to hit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from sparseoccvla_ros.eval.closed_loop import rollout
 from sparseoccvla_ros.eval.closed_loop.expert import Expert
+from sparseoccvla_ros.eval.closed_loop.policies import ExpertPolicy
+from sparseoccvla_ros.eval.metrics.driving.bench2drive import End
 from sparseoccvla_ros.eval.metrics.driving.traffic_scene import ObjectKind
 from sparseoccvla_ros.world.agents.traffic import STEP
 from sparseoccvla_ros.world.roads.curves import Curve
@@ -36,3 +39,15 @@ def test_a_lane_is_changed_to_only_where_it_is_free(ahead, speed, kind, unsafe):
     track = np.zeros((1, STEPS, 5))
     track[0, :, 0], track[0, :, 3:] = 1.2 + ahead + speed * times, (4.5, 1.9)
     assert expert._cuts_in(0.0, drive, np.array([int(kind)]), track) is unsafe
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seed", "family"),
+    [(91034, "right_turn_over_crosswalk"), (91025, "fog_or_dusk"), (91042, "jaywalker"), (91040, "cut_in")],
+)
+def test_it_is_never_stuck(seed, family):
+    """At the kerb of a tight turn; behind a line that it may not cross; before somebody who waits; at the map's end."""
+    drive = rollout.drive(ExpertPolicy(), seed, family, score_every=0)
+    assert drive.end is End.DONE
+    assert not drive.infractions
