@@ -27,6 +27,7 @@ from .train_later import (
     recordings,
     rollouts,
     run,
+    traffic_lights,
     voxel_head,
 )  # fmt: skip
 
@@ -44,6 +45,7 @@ app.command()(cache)
 app.command()(anchors)
 app.command()(recipe)
 app.command()(voxel_head)
+app.command()(traffic_lights)
 app.command("rollouts")(rollouts)
 
 

@@ -351,6 +351,67 @@ def voxel_head(
         console.print(f"{out}: validation mIoU {100 * scores.miou:.1f} %, IoU {100 * scores.iou:.1f} %")
 
 
+def traffic_lights(
+    preset: Annotated[
+        str, typer.Option(help="preset with occupancy.traffic_lights, and weights of its encoder")
+    ] = "tiny",
+    seeds: Annotated[str, typer.Option(help="seeds of the world, A:B for A to B - 1; several with commas")] = "0:320",
+    validation: Seeds = "80000:80020",
+    steps: Annotated[int, typer.Option(min=1, help="optimizer steps")] = 5_000,
+    seed: Annotated[int, typer.Option(help="seed of the fit")] = 0,
+    workers: Workers = 0,
+    out: Annotated[Path, typer.Option(help="weights of the encoder with its new head")] = Path(
+        "out/train/traffic_lights/best.safetensors"
+    ),
+) -> None:
+    """Fit the traffic-light head on scenes of the world, score it on validation, and write the encoder's weights.
+
+    The rest of the encoder is not changed, and its weights need not have the head yet. Takes a quarter of an hour, and
+    as long again to render the scenes; `./run train ship OUT` puts the result into the preset.
+    """
+    with one_line_errors():
+        from sparseoccvla_ros.data.shared_work import share
+        from sparseoccvla_ros.data.synthetic.dataset import world_settings
+        from sparseoccvla_ros.data.synthetic.scenes import prepare_scenes
+        from sparseoccvla_ros.eval.world.seeds import seed_range
+        from sparseoccvla_ros.occupancy import checkpoints
+        from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
+        from sparseoccvla_ros.runtime.presets import load_preset
+        from sparseoccvla_ros.train.checkpoint import init_from
+        from sparseoccvla_ros.train.traffic_light_head import (
+            TrafficLightLabels,
+            TrafficLightSamples,
+            TrafficLightSettings,
+            fit_traffic_light_head,
+            score_traffic_light_head,
+        )
+
+        console = Console()
+        loaded = load_preset(preset)
+        encoder = OccupancyEncoder(loaded.occupancy)
+        if "occupancy" in loaded.weights:
+            init_from(encoder, loaded.weights["occupancy"])
+        samples = []
+        for split, text in (("train", seeds), ("validation", validation)):
+            chosen = [seed for part in text.split(",") for seed in seed_range(part)]
+            labels = TrafficLightLabels(
+                world_settings(split, loaded.image.height, loaded.image.width, loaded.occupancy.frames)
+            )
+            for _ in prepare_scenes(chosen, labels.world, workers=worker_count(workers)):
+                pass
+            for _ in share(labels, chosen, worker_count(workers)):
+                pass
+            samples.append(TrafficLightSamples.of(labels, chosen))
+        fit_traffic_light_head(encoder, samples[0], TrafficLightSettings(steps=steps), seed, console.print)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.save(encoder, out)
+        scores = score_traffic_light_head(encoder, samples[1])
+        console.print(
+            f"{out}: validation: red found {100 * scores.red_found:.0f} %, wrongly {100 * scores.red_wrong:.1f} %, "
+            f"colour right {100 * scores.colour:.0f} %, line {scores.distance:.1f} m off"
+        )
+
+
 def recipe(
     preset: Annotated[str, typer.Argument(help="model preset, or folder, with a recipe.yaml")] = "tiny",
     out: Annotated[Path | None, typer.Option(help="folder of the run; out/recipe/PRESET")] = None,

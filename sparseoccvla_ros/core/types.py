@@ -7,6 +7,7 @@ Each class validates itself on construction and raises InvalidInput naming the f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -112,6 +113,25 @@ class CameraFrames:
         return tuple(n for n, ok in zip(self.names, self.valid, strict=True) if not ok)
 
 
+LIGHT_COLOURS = ("red", "amber", "green")
+
+
+@dataclass(frozen=True)
+class TrafficLight:
+    """The traffic light ahead: colour, one of LIGHT_COLOURS; probability 0..1 that it is lit and seen; distance from
+    the origin of base_link to its stop line along x, m, negative past it. Raises InvalidInput for other values."""
+
+    colour: str
+    probability: float
+    distance: float
+
+    def __post_init__(self) -> None:
+        if self.colour not in LIGHT_COLOURS:
+            raise InvalidInput("traffic_light", f"colour {self.colour!r} is not one of {', '.join(LIGHT_COLOURS)}")
+        if not (0.0 <= self.probability <= 1.0 and math.isfinite(self.distance)):
+            raise InvalidInput("traffic_light", f"probability {self.probability}, distance {self.distance} m")
+
+
 @dataclass(frozen=True, eq=False)
 class SceneQueries:
     """Output of the occupancy encoder for a scene: the language model's only visual input.
@@ -120,7 +140,7 @@ class SceneQueries:
     class of each point; scores float32 [Q, R], its probability 0..1; view_features float32 [V, C], pooled image
     features for the global tokens; missing: cameras without an image; trained: False if weights are random; voxels:
     occupied voxels of the encoder's voxel head, None for an encoder without one (voxels are then made from the points);
-    trace: see core.trace.
+    traffic_light: the one ahead, None if none is lit and seen; trace: see core.trace.
     """
 
     stamp: int
@@ -135,6 +155,7 @@ class SceneQueries:
     missing: tuple[str, ...] = ()
     trained: bool = False
     voxels: SparseVoxels | None = None
+    traffic_light: TrafficLight | None = None
     trace: Trace = ()
 
     def __post_init__(self) -> None:

@@ -11,7 +11,17 @@ import numpy as np
 from google.protobuf import descriptor_pb2, timestamp_pb2
 from mcap.writer import CompressionType, Writer
 
-from ..core.types import CameraFrames, Command, CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
+from ..core.types import (
+    CameraFrames,
+    Command,
+    CommandSource,
+    EgoState,
+    Plan,
+    PlanStatus,
+    Reasoning,
+    SceneQueries,
+    TrafficLight,
+)
 from ..core.voxels import SparseVoxels
 
 _STAMP = 10**18
@@ -50,7 +60,14 @@ def example_messages() -> list[Any]:
         _STAMP, 0, ("left", "right"), np.array([_STAMP] * 2), np.ones(2, bool), images, np.stack([np.eye(4)] * 2), ego
     )
     floats: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in _QUERIES.items()}
-    queries = SceneQueries(stamp=_STAMP, epoch=0, ego=ego, labels=np.zeros((3, 2), np.uint8), **floats)
+    queries = SceneQueries(
+        stamp=_STAMP,
+        epoch=0,
+        ego=ego,
+        labels=np.zeros((3, 2), np.uint8),
+        traffic_light=TrafficLight("red", 0.5, 12.0),
+        **floats,
+    )
     empty = (SparseVoxels.empty(),) * 3
     zeros = np.zeros(4, np.float32)
     reasoning = Reasoning(

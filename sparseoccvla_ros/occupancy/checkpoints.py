@@ -252,6 +252,9 @@ def _assign(encoder: OccupancyEncoder, state: dict[str, Tensor], name: str) -> N
     want = encoder.state_dict()
     # Batch norm's step counters are unused and missing from some files.
     counters = {k for k in want if k.endswith("num_batches_tracked")}
+    if encoder.traffic_light_head is None:
+        # Whoever switches the head off keeps the weights.
+        state = {k: v for k, v in state.items() if not k.startswith("traffic_light_head.")}
     missing, surplus = sorted(want.keys() - state.keys() - counters), sorted(state.keys() - want.keys() - counters)
     if missing or surplus:
         raise InvalidInput(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.classes import CAMERAS, FREE
 from ..core.errors import InvalidInput
-from ..core.types import CameraFrames, SceneQueries
+from ..core.types import CameraFrames, SceneQueries, TrafficLight
 from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
 from .backbone import EfficientNetLite, build_backbone, package_weights
 from .config import OccupancyConfig
@@ -24,6 +24,7 @@ from .neck import FeaturePyramid
 from .postprocess import occupied_voxels
 from .sampling.views import SceneViews
 from .temporal_queue import FrameMemory
+from .traffic_light_head import TrafficLightHead, ahead_camera
 from .voxel_head import VoxelHead
 
 PIXEL_MULTIPLE = 32
@@ -53,6 +54,7 @@ class OccupancyEncoder(nn.Module):
         self.neck = FeaturePyramid(self.backbone.channels, config.embed_dims, config.neck == "depthwise_fpn")
         self.decoder = OccupancyDecoder(config, grid)
         self.voxel_head = VoxelHead(grid, config.depth_bins) if config.voxel_head else None
+        self.traffic_light_head = TrafficLightHead() if config.traffic_lights else None
         self.densifiers: nn.ModuleList | None = None
         if config.decoder == "opus_v2":
             # One per layer, as in the public weights; all but the last are used in training only.
@@ -75,7 +77,7 @@ class OccupancyEncoder(nn.Module):
         images: RGB 0..255, uint8 or float [M, H, W, 3]; returns per level float32 [M, C, H' / stride, W' / stride] with
         H', W' = H, W rounded up to multiples of 32.
         """
-        x = self._normalised(images)
+        x = self.normalised(images)
         with self._autocast(x.device):
             levels = self.neck(self.backbone(x))
         return [level.float() for level in levels]
@@ -177,8 +179,23 @@ class OccupancyEncoder(nn.Module):
             missing=tuple(name for name, use in zip(frames.names, usable, strict=True) if not use),
             trained=self.trained,
             voxels=self.classified_voxels(scene, last, dense=dense),
+            traffic_light=self.traffic_light(frames, usable),
             **arrays,
         )
+
+    @torch.inference_mode()
+    def traffic_light(self, frames: CameraFrames, usable: np.ndarray) -> TrafficLight | None:
+        """Returns the traffic light that the camera looking ahead shows, None without one or without the head.
+
+        usable: bool [N], cameras that may be looked at.
+        """
+        if self.traffic_light_head is None:
+            return None
+        ahead = ahead_camera(frames.ego2img, usable)
+        device = self.pixel_mean.device
+        image = self.normalised(torch.from_numpy(frames.images[ahead : ahead + 1]).to(device))
+        ego2img = torch.from_numpy(frames.ego2img[ahead : ahead + 1]).to(device, torch.float32)
+        return self.traffic_light_head.look(image, ego2img)
 
     @torch.inference_mode()
     def classified_voxels(
@@ -210,7 +227,7 @@ class OccupancyEncoder(nn.Module):
         """
         if not isinstance(self.backbone, EfficientNetLite):
             raise InvalidInput("backbone", f"{self.config.backbone} has no early blocks to keep")
-        x = self._normalised(images)
+        x = self.normalised(images)
         with self._autocast(x.device):
             return [part.float() for part in self.backbone.early(x, blocks)]
 
@@ -224,7 +241,7 @@ class OccupancyEncoder(nn.Module):
         """Returns the occupied voxels of a scene (see `postprocess.occupied_voxels`)."""
         return occupied_voxels(queries, self.grid, self.config)
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def normalised(self, images: Tensor) -> Tensor:
         """Normalise and pad to PIXEL_MULTIPLE: float32 [M, 3, H', W'], channels last."""
         x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last, copy=True)
         x = x.sub_(self.pixel_mean).mul_(self.pixel_scale)

@@ -44,6 +44,13 @@ _DIFFERENCE_NS = 500_000_000
 _GRAVITY = 9.81
 
 
+def as_if_driving(features: np.ndarray, speed: float) -> np.ndarray:
+    """Returns `EgoHistory.features` of a vehicle of which only is known that it drives straight on at `speed` m/s."""
+    out = np.zeros_like(features)
+    out[FEATURE_NAMES.index("vx")], out[FEATURE_NAMES.index("has_velocity")] = speed, 1.0
+    return out
+
+
 class SampleOutcome(StrEnum):
     """Result of `EgoHistory.add`."""
 

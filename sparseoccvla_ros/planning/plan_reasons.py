@@ -73,6 +73,8 @@ class PlanReason(StrEnum):
     """The queries are older than those of the previous plan."""
     SLOWED = "slowed"
     """The path is driven more slowly than the network planned, because at its speed it would hit an obstacle."""
+    RED_LIGHT = "red_light"
+    """The line of a red light, or of an amber one that it can stop at, is an obstacle."""
     RESUMING = "resuming"
     """The vehicle has stood for five seconds, so for eight metres only obstacles of 80 % probability count."""
     MODEL_NOT_FINITE = "model_not_finite"

@@ -26,18 +26,19 @@ from ..core.types import (
 from ..core.voxels import SparseVoxels
 from . import trajectory_validator
 from .anchors import AnchorSet
-from .collision import VULNERABLE_SHARE, ForecastLayer, ObstacleMap
 from .config import PlanningConfig, ValidatorConfig
-from .ego_history import FEATURE_NAMES, EgoHistory
+from .ego_history import FEATURE_NAMES, EgoHistory, as_if_driving
 from .model.anchor_scorer import AnchorScorer, mask_other_commands
 from .model.decoder import TrajectoryDecoder
 from .model.diffusion import DeltaNormaliser, DiffusionSchedule, denoise, start_noise
 from .model.layers import SceneInputs
-from .obstacle_grid import ObstacleMemory
-from .obstacle_motion import ObstacleTracker
+from .obstacles.collision import VULNERABLE_SHARE, ForecastLayer, ObstacleMap
+from .obstacles.grid import ObstacleMemory
+from .obstacles.motion import ObstacleTracker
+from .obstacles.stop_line import StopLine
 from .plan_reasons import PlanReason, missing_camera, rejected, skipped
-from .trajectory import Motion, braking, motion_of
-from .trajectory_validator import CERTAIN, Patience, slower_path
+from .trajectory import Motion, braking, eased, motion_of
+from .trajectory_validator import CERTAIN, RESUMED_ACCELERATION, RESUMED_SPEED, Patience, slower_path
 
 ABSURD_SPEED = 60.0
 """m/s; a present speed above it is treated as invalid input."""
@@ -100,7 +101,7 @@ class Planner(nn.Module):
         self.last_gate_report: trajectory_validator.GateReport | None = None
         """GateReport of the newest plan, for diagnostics and markers; None if no candidate was decoded."""
         self._obstacle_memory, self._obstacle_tracker = ObstacleMemory(), ObstacleTracker()
-        self._patience = Patience()
+        self._patience, self._stop_line = Patience(), StopLine()
         self._newest: _PlanMemory | None = None
         self._second_newest: _PlanMemory | None = None
 
@@ -110,6 +111,7 @@ class Planner(nn.Module):
         self._patience = Patience()
         self._obstacle_memory.clear()
         self._obstacle_tracker.clear()
+        self._stop_line.clear()
         self.last_gate_report = None
 
     def forward(
@@ -127,7 +129,7 @@ class Planner(nn.Module):
 
         features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D]; anchor_scores [B, A], logits of the language
         model, added to the scorer's; target_points [B, R, 2] m in base_link; obstacles [B, CHANNELS, *SHAPE]
-        (obstacle_grid.py); noise [A, 6, 2], default from config.seed. Returns logits [B, A] and waypoints [B, A, 6, 2]
+        (obstacles/grid.py); noise [A, 6, 2], default from config.seed. Returns logits [B, A] and waypoints [B, A, 6, 2]
         m, cumulative, base_link.
         """
         scene = SceneInputs(features, centres, ego, token, target_points, obstacles)
@@ -201,21 +203,30 @@ class Planner(nn.Module):
         # 2. Infer
         used_reasoning = reasoning if self.uses_reasoning else None
         moment = queries.stamp, queries.epoch, queries.ego.pose
+        speed = queries.ego.speed
+        line = self._stop_line.ahead(*moment, speed, queries.traffic_light, self.limits.vehicle.front_m)
+        if line is not None:
+            self._patience.renew()
+        resuming = queries.trained and line is None and self._patience.lost(*moment, speed)
+        if resuming and self.config.ego == "causal":
+            ego = as_if_driving(ego, max(speed, RESUMED_SPEED))
         grid = self._obstacle_memory.grid(*moment, voxels) if self.config.obstacle_grid else None
         logits, candidates = self._infer(queries, ego, used_reasoning, target_points, grid)  # [A], [A, 6, 2] m
+        if resuming and np.isfinite(candidates).all():
+            candidates = np.stack([eased(c, speed, RESUMED_ACCELERATION) for c in candidates])
         # 3. Select
         group = torch.from_numpy(self.anchors.group(command))  # bool [A]
         masked = mask_other_commands(logits, group) if self.config.command_mask else logits
-        obstacles = None
+        obstacles, held = None, [PlanReason.RED_LIGHT] if line is not None else []
         if queries.trained:
             forecasts, missing = self._forecasts(queries, reasoning, history)
             if not self.config.gate_forecasts:
                 forecasts = self._obstacle_tracker.layers(*moment, voxels)
             score, share = self.config.obstacle_score, VULNERABLE_SHARE
-            if self._patience.lost(*moment, queries.ego.speed) and score < CERTAIN:
-                score, share = CERTAIN, 1.0
+            if resuming:
+                score, share = max(score, CERTAIN), 1.0
                 reasons.append(PlanReason.RESUMING)
-            obstacles = ObstacleMap(self.limits, voxels, forecasts, score, share)
+            obstacles = ObstacleMap(self.limits, voxels, forecasts, score, share, line)
             reasons += missing
             if len(voxels) == 0:
                 reasons.append(PlanReason.VOXELS_EMPTY)
@@ -223,9 +234,7 @@ class Planner(nn.Module):
             reasons.append(PlanReason.COLLISION_UNCHECKED)
         touches = None if obstacles is None else obstacles.touches
         expected = self._expected(queries, previous)
-        report = trajectory_validator.choose(
-            self.limits, candidates, masked.numpy(), queries.ego.speed, expected, touches
-        )
+        report = trajectory_validator.choose(self.limits, candidates, masked.numpy(), speed, expected, touches)
         self.last_gate_report = report
         # 4. Package
         finite = np.isfinite(candidates).all((1, 2))
@@ -236,20 +245,19 @@ class Planner(nn.Module):
         finite_candidates = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
         score_source = "ego" if used_reasoning is None else "language+ego"
         request = _Request(queries, command, command_source, finite_candidates, scores, score_source)
-        speed = queries.ego.speed
         slower = None if obstacles is None else slower_path(self.limits, report, candidates, speed, obstacles)
         if slower is not None:
             chosen, waypoints = slower
-            motion = motion_of(waypoints, queries.ego.speed)
+            motion = motion_of(waypoints, speed)
             status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
-            return self._to_plan(request, motion, chosen, status, [*reasons, PlanReason.SLOWED])
+            return self._to_plan(request, motion, chosen, status, [*reasons, PlanReason.SLOWED, *held])
         if report.chosen < 0:
             causes = [rejected(reason) for reason in report.passed_over] or [PlanReason.MODEL_NOT_FINITE]
-            return self._braking_or_empty_plan(request, [*causes, *reasons], obstacles)
-        motion = motion_of(candidates[report.chosen], queries.ego.speed)
+            return self._braking_or_empty_plan(request, [*causes, *reasons, *held], obstacles)
+        motion = motion_of(candidates[report.chosen], speed)
         passed = [skipped(reason) for reason in report.passed_over]
         status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
-        return self._to_plan(request, motion, report.chosen, status, [*reasons, *passed])
+        return self._to_plan(request, motion, report.chosen, status, [*reasons, *passed, *held])
 
     def _previous_to(self, queries: SceneQueries) -> _PlanMemory | None:
         """Replanning the newest stamp is compared with the plan before it, so a repeat gives the identical plan."""

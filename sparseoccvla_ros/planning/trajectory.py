@@ -93,6 +93,16 @@ def slowed(waypoints: np.ndarray, speed: float, deceleration: float) -> np.ndarr
     return points_along(path, along, there).astype(np.float32)
 
 
+def eased(waypoints: np.ndarray, speed: float, acceleration: float) -> np.ndarray:
+    """Follow a path [6, 2] from `speed` (m/s) with at most a constant acceleration (m/s^2), never ahead of it.
+
+    Returns waypoints float32 [6, 2].
+    """
+    path, along = _from_origin(waypoints)
+    reach = max(speed, 0.0) * WAYPOINT_TIMES + 0.5 * acceleration * WAYPOINT_TIMES**2
+    return points_along(path, along, np.minimum(reach, along[1:])).astype(np.float32)
+
+
 def stopping_way(path: np.ndarray, waypoints: np.ndarray, deceleration: float, gap: float) -> np.ndarray:
     """Returns where a vehicle that follows `waypoints` [6, 2] on `path` [6, 2] comes to a stop behind them.
 

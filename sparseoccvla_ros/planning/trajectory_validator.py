@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.types import STEP_SECONDS
-from .collision import ObstacleMap
 from .config import ValidatorConfig
+from .obstacles.collision import ObstacleMap
 from .plan_reasons import RejectReason
 from .trajectory import slowed, stopping_way
 
@@ -35,6 +35,8 @@ the vehicle stands closer already."""
 STANDING, PATIENCE, CERTAIN, RESUMED = 0.1, 5.0, 0.8, 8.0
 """m/s below which the vehicle stands; s after which only obstacles of this probability keep it there, until it has
 driven so many m: what the occupancy merely supposes does not go away as long as the view stays the same."""
+RESUMED_SPEED, RESUMED_ACCELERATION = 4.0, 1.2
+"""m/s at which the network is then told to drive, as one that stands mostly goes on standing; m/s^2 of its path."""
 _TO_FIRST = 0.5 * STEP_SECONDS
 """s from the stamp to the middle of the first step, at which its mean speed applies."""
 
@@ -194,6 +196,10 @@ class Patience:
     def __init__(self) -> None:
         self._since: tuple[int, int] | None = None  # stamp and epoch
         self._resumed_at: np.ndarray | None = None
+
+    def renew(self) -> None:
+        """Start anew, e.g. because it is known why the vehicle stands."""
+        self._since, self._resumed_at = None, None
 
     def lost(self, stamp: int, epoch: int, pose: np.ndarray, speed: float) -> bool:
         """Returns whether the vehicle has stood for PATIENCE, or did and has not yet driven RESUMED since.

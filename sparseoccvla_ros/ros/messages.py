@@ -33,6 +33,7 @@ from sparseoccvla_ros.core.types import (
     PlanStatus,
     Reasoning,
     SceneQueries,
+    TrafficLight,
 )
 from sparseoccvla_ros.core.voxels import SparseVoxels, VoxelGrid
 
@@ -172,6 +173,8 @@ def queries_to_msg(queries: SceneQueries) -> own.SceneQueries:
         setattr(out, name, tensor_to_msg(getattr(queries, name)))
     if queries.voxels is not None:
         out.voxels = [voxels_to_msg(queries.voxels, queries.stamp)]
+    if queries.traffic_light is not None:
+        out.traffic_light = [traffic_light_to_msg(queries.traffic_light)]
     return out
 
 
@@ -184,9 +187,20 @@ def queries_from_msg(message: own.SceneQueries) -> SceneQueries:
         missing=tuple(message.missing),
         trained=message.trained,
         voxels=voxels_from_msg(message.voxels[0]) if message.voxels else None,
+        traffic_light=traffic_light_from_msg(message.traffic_light[0]) if message.traffic_light else None,
         trace=trace_from_msg(message.trace),
         **{name: tensor_from_msg(getattr(message, name), name) for name in _QUERY_ARRAYS},
     )
+
+
+def traffic_light_to_msg(light: TrafficLight) -> own.TrafficLight:
+    """TrafficLight message."""
+    return own.TrafficLight(colour=light.colour, probability=light.probability, distance=light.distance)
+
+
+def traffic_light_from_msg(message: own.TrafficLight) -> TrafficLight:
+    """TrafficLight dataclass."""
+    return TrafficLight(message.colour, message.probability, message.distance)
 
 
 def voxels_to_msg(voxels: SparseVoxels, stamp: int, frame: str = BASE_FRAME) -> own.SparseVoxels:

@@ -25,7 +25,7 @@ from ..data.synthetic.scenes import cached_seeds
 from ..occupancy import checkpoints
 from ..occupancy.encoder import OccupancyEncoder
 from ..planning.anchors import AnchorSet
-from ..planning.obstacle_grid import ObstacleMemory
+from ..planning.obstacles.grid import ObstacleMemory
 from ..planning.planner import Planner
 from ..planning.route_command import target_points
 from ..reasoning.llm.language_model import load_language_model

@@ -102,7 +102,7 @@ class Scene:
         self._moving = Primitives.concatenate(tables)
         self._ego = Primitives.of(_ego_body(), _EGO_OWNER, 0.0)
         self._lamps = [
-            (int(np.flatnonzero(self.fixed.owner == i)[0]), _approach(p.pose[2]))
+            (int(np.flatnonzero(self.fixed.owner == i)[0]), approach_of(p.pose[2]))
             for i, p in enumerate(self.standing)
             if p.shape.name == "signal"
         ]
@@ -147,7 +147,7 @@ class Scene:
         return State(time, fixed, moving, ego)
 
 
-def _approach(yaw: float) -> str:
+def approach_of(yaw: float) -> str:
     """Return the approach that a signal controls, from the direction of travel."""
     if abs(np.sin(yaw)) > 0.5:
         return "cross"

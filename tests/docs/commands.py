@@ -165,6 +165,7 @@ ROWS = (
     _row(r"\./run train(?: cache| ship)?", test=VERB),
     _row(r"\./run train --stage [23](?: (?!--data bag).*)?", test=VERB),
     _row(r"\./run train voxel-head", cannot="renders 60 scenes; train/test_voxel_head.py runs its fit"),
+    _row(r"\./run train traffic-lights", cannot="renders 340 scenes; train/test_traffic_light_head.py runs its fit"),
     _row(
         r"\./run train (?:--stage 3|anchors) --data bag .*",
         test="train/test_bags.py::test_the_verb_learns_from_a_bag",

@@ -33,6 +33,17 @@ def test_weights_that_do_not_fit_are_refused(make_encoder, small, tmp_path):
         assert not encoder.trained
 
 
+def test_the_traffic_light_head_can_be_switched_off_but_not_on(make_encoder, small, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save(make_encoder(small.replace(traffic_lights=True)), path)
+    encoder = OccupancyEncoder(small.replace(pretrained=False))
+    load(encoder, path)
+    assert encoder.trained
+    save(encoder, path)
+    with pytest.raises(InvalidInput, match="traffic_light_head"):
+        load(OccupancyEncoder(small.replace(pretrained=False, traffic_lights=True)), path)
+
+
 @pytest.mark.parametrize("damage", ["cut", "nan", "version", "stage", "text"])
 def test_damaged_files_are_refused(make_encoder, small, tmp_path, damage):
     path = tmp_path / "weights.safetensors"

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.types import Command
-from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES, PAPER_DIMS, WINDOW_NS, EgoHistory, SampleOutcome
+from sparseoccvla_ros.planning.ego_history import (
+    FEATURE_NAMES,
+    PAPER_DIMS,
+    WINDOW_NS,
+    EgoHistory,
+    SampleOutcome,
+    as_if_driving,
+)
 
 S = 1_000_000_000
 NOW = 100 * S
@@ -237,3 +244,10 @@ def test_paper_layout():
     np.testing.assert_allclose(features[24:28], (1, 0, 0, 0), atol=1e-6)
     np.testing.assert_allclose(features[28:31], (1.0, 0, 9.81), atol=1e-5)
     assert EgoHistory().paper_features(NOW, Command.LEFT)[3:6].tolist() == [1, 0, 0]
+
+
+def test_as_if_driving_knows_the_speed_only():
+    some = np.arange(len(FEATURE_NAMES), dtype=np.float32)
+    out = as_if_driving(some, 4.0)
+    assert out.dtype == np.float32
+    assert {n: v for n, v in zip(FEATURE_NAMES, out.tolist(), strict=True) if v} == {"vx": 4.0, "has_velocity": 1.0}

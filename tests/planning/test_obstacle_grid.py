@@ -13,7 +13,7 @@ from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.types import Command, CommandSource
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 from sparseoccvla_ros.planning.model.layers import ObstacleTokens
-from sparseoccvla_ros.planning.obstacle_grid import CELL, CHANNELS, LOWER, SHAPE, ObstacleMemory
+from sparseoccvla_ros.planning.obstacles.grid import CELL, CHANNELS, LOWER, SHAPE, ObstacleMemory
 
 STAMP, HALF = 1_700_000_000_000_000_000, 500_000_000
 

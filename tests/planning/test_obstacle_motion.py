@@ -8,8 +8,8 @@ import pytest
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
-from sparseoccvla_ros.planning.collision import ForecastLayer
-from sparseoccvla_ros.planning.obstacle_motion import ObstacleTracker
+from sparseoccvla_ros.planning.obstacles.collision import ForecastLayer
+from sparseoccvla_ros.planning.obstacles.motion import ObstacleTracker
 
 STAMP, HALF = 1_700_000_000_000_000_000, 500_000_000
 

@@ -595,5 +595,7 @@ def test_it_slows_behind_what_stands_ahead_and_resumes_past_what_is_merely_suppo
         seen = [plan(1.0 + 0.5 * k, 0.0) for k in range(14)]
         assert not any("resuming" in p.reasons for p in seen[:10])
         assert all("resuming" in p.reasons for p in seen[11:])
+        for p in seen[11:]:  # gently, although the network was told to drive
+            assert np.hypot(*p.waypoints.T).max() <= 0.5 * trajectory_validator.RESUMED_ACCELERATION * 3.0**2 + 1e-3
         if not resumes:
             assert all(p.waypoints[-1, 0] < 12.0 - 3.0 for p in seen)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
-from sparseoccvla_ros.planning.trajectory import SWEEP_TIMES, braking, motion_of, slowed, stopping_way, sweep
+from sparseoccvla_ros.planning.trajectory import SWEEP_TIMES, braking, eased, motion_of, slowed, stopping_way, sweep
 
 pytestmark = pytest.mark.numeric
 
@@ -86,6 +86,16 @@ def test_braking_always_slows_and_mirrors(speed: float, rate: float, deceleratio
     assert travelled <= speed**2 / (2 * deceleration) + 1e-3
     np.testing.assert_allclose(mirrored.waypoints, motion.waypoints * (1, -1), atol=1e-6)
     np.testing.assert_allclose(mirrored.heading, -motion.heading, atol=1e-6)
+
+
+def test_an_eased_path_keeps_to_its_line_and_accelerates_gently() -> None:
+    path = np.stack([3.0 * np.arange(1, 7), 0.1 * np.arange(1, 7) ** 2], 1).astype(np.float32)
+    start = eased(path, 0.0, 1.2)
+    along = np.cumsum(np.hypot(*np.diff(np.concatenate([np.zeros((1, 2)), start]), axis=0).T))
+    np.testing.assert_allclose(along, 0.6 * (0.5 * np.arange(1, 7)) ** 2, atol=2e-3)
+    np.testing.assert_allclose(eased(path, 50.0, 1.2), path, atol=1e-6)
+    standing = 0.01 * path
+    np.testing.assert_allclose(eased(standing, 0.0, 1.2)[-1], standing[-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("deceleration", [0.5, 2.0, 6.0])

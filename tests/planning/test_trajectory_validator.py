@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
-from sparseoccvla_ros.planning.collision import ForecastLayer, ObstacleMap
 from sparseoccvla_ros.planning.config import ValidatorConfig
+from sparseoccvla_ros.planning.obstacles.collision import ForecastLayer, ObstacleMap
 from sparseoccvla_ros.planning.plan_reasons import RejectReason as R
 from sparseoccvla_ros.planning.trajectory import SWEEP_TIMES, sweep
 from sparseoccvla_ros.planning.trajectory_validator import choose, continuity_failures, kinematic_failures

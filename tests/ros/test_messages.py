@@ -16,7 +16,16 @@ from visualization_msgs.msg import MarkerArray
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.classes import LABEL, PALETTES
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.types import Command, CommandSource, EgoState, Plan, PlanStatus, Reasoning, SceneQueries
+from sparseoccvla_ros.core.types import (
+    Command,
+    CommandSource,
+    EgoState,
+    Plan,
+    PlanStatus,
+    Reasoning,
+    SceneQueries,
+    TrafficLight,
+)
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.ros import markers, messages
 from sparseoccvla_ros.ros.msg_utils import decode, stamp_of
@@ -126,7 +135,7 @@ def test_queries_round_trip():
         r.random((12, 8), np.float32), ("CAM_BACK",), True,
     )  # fmt: skip
     assert_same(q, messages.queries_from_msg(through_dds(messages.queries_to_msg(q))))
-    with_head = replace(q, voxels=voxels(12))
+    with_head = replace(q, voxels=voxels(12), traffic_light=TrafficLight("amber", 0.75, -2.5))
     assert_same(with_head, messages.queries_from_msg(through_dds(messages.queries_to_msg(with_head))))
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..config import PlanningConfig
 from ..ego_history import FEATURE_NAMES, PAPER_DIMS
-from ..obstacle_grid import CELL, CHANNELS, LOWER, SHAPE
+from ..obstacles.grid import CELL, CHANNELS, LOWER, SHAPE
 
 FREQUENCIES = 16
 """Sine and cosine pairs per coordinate."""
@@ -71,7 +71,7 @@ class SceneInputs(NamedTuple):
     """What scorer and decoder know of a batch of scenes.
 
     features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D] and target_points [B, R, 2] m: or None, and NaN in
-    rows where they are missing; obstacles: uint8 [B, CHANNELS, *SHAPE] (obstacle_grid.py), None: all free.
+    rows where they are missing; obstacles: uint8 [B, CHANNELS, *SHAPE] (obstacles/grid.py), None: all free.
     """
 
     features: Tensor

@@ -24,6 +24,11 @@ def trained_preset(context: Context) -> Preset:
     return dataclasses.replace(preset, anchors=context.result("anchors", ANCHORS) or preset.anchors)
 
 
+def encoder_weights(context: Context) -> Path | None:
+    """Returns the weights of the trained encoder, with the heads fitted so far; None before the step whole."""
+    return next(filter(None, (context.result(s, BEST) for s in ("traffic_lights", "voxel_head", "whole"))), None)
+
+
 def export_preset(context: Context) -> dict[str, Any]:
     """Write a preset folder with all trained weights."""
     recipe, folder = context.recipe, context.folder / "preset"
@@ -35,9 +40,7 @@ def export_preset(context: Context) -> dict[str, Any]:
     if anchors is not None and recipe.preset.anchors is not None:
         shutil.copyfile(anchors, folder / recipe.preset.anchors.name)
     found = {
-        "occupancy": context.result("voxel_head", BEST)
-        or context.result("whole", BEST)
-        or context.result("cells", BEST),
+        "occupancy": encoder_weights(context) or context.result("cells", BEST),
         "reasoning": context.result("forecast", BEST) or context.result("language", BEST),
         "planning": context.result("dagger", BEST) or context.result("planning", BEST),
         "adapter": context.result("language", ADAPTER_FILE),

@@ -21,6 +21,7 @@ from ...core.classes import LABEL
 from ...core.errors import InvalidInput
 from ...data.dataset import DrivingSamples
 from ...data.processes import end_with_parent
+from ...data.shared_work import share
 from ...data.synthetic.dataset import SPLITS, WorldSamples, world_settings
 from ...data.synthetic.drives import prepare_drives
 from ...data.synthetic.qa_cache import QuestionCache, question_rows
@@ -50,9 +51,16 @@ from ..stages.clips import ClipStage
 from ..stages.language import LanguageStage
 from ..stages.occupancy import OccupancyStageSettings
 from ..task import Stage
+from ..traffic_light_head import (
+    TrafficLightLabels,
+    TrafficLightSamples,
+    TrafficLightSettings,
+    fit_traffic_light_head,
+    score_traffic_light_head,
+)
 from ..trainer import BEST, LAST, Report, Trainer
 from ..voxel_head import VoxelHeadSettings, calibrate_voxel_head, fit_voxel_head
-from .export import ANCHORS, export_preset, trained_preset
+from .export import ANCHORS, encoder_weights, export_preset, trained_preset
 from .report import write_report
 from .run import Context, write_json
 
@@ -124,10 +132,25 @@ def voxel_head(context: Context) -> dict[str, Any]:
     validation_data = WorldSamples(_seeds(context, "validation"), _world(context, "validation"), frames)
     samples = (validation_data[i] for i in range(len(validation_data)))
     scores = calibrate_voxel_head(encoder, samples, report=context.progress.say)
-    part = context.folder / f".part.{BEST}"
-    checkpoints.save(encoder, part)
-    part.replace(context.folder / BEST)
+    _save(context, encoder)
     return {"miou": scores.miou, "iou": scores.iou}
+
+
+def traffic_lights(context: Context) -> dict[str, Any]:
+    """Fit the traffic-light head on the recipe's scenes. Options: those of TrafficLightSettings."""
+    settings = TrafficLightSettings(**context.step.options)
+    samples = {}
+    for split in _SPLITS:
+        labels, seeds = TrafficLightLabels(_world(context, split)), _seeds(context, split)
+        _consume(context, f"lamps of {split}", share(labels, seeds, context.workers), len(seeds))
+        samples[split] = TrafficLightSamples.of(labels, [s for s in seeds if labels.file(s).is_file()])
+    weights = encoder_weights(context)
+    if weights is None:
+        raise InvalidInput("steps.traffic_lights", "needs the step whole")
+    encoder, _ = build.frozen_encoder(context.recipe.preset, weights, "cpu")
+    fit_traffic_light_head(encoder, samples["train"], settings, context.recipe.seed, context.progress.say)
+    _save(context, encoder)
+    return dataclasses.asdict(score_traffic_light_head(encoder, samples["validation"]))
 
 
 def anchors(context: Context) -> dict[str, Any]:
@@ -257,13 +280,20 @@ def report(context: Context) -> dict[str, Any]:
 
 
 STEPS: dict[str, Callable[[Context], dict[str, Any]]] = {
-    "render": render, "cache": cache, "cells": cells, "whole": whole, "voxel_head": voxel_head, "anchors": anchors,
-    "features": features, "language": partial(train_part, part="language"), "reasoning_features": reasoning_features,
+    "render": render, "cache": cache, "cells": cells, "whole": whole, "voxel_head": voxel_head,
+    "traffic_lights": traffic_lights, "anchors": anchors, "features": features,
+    "language": partial(train_part, part="language"), "reasoning_features": reasoning_features,
     "planning": partial(train_part, part="planning"), "rollouts": rollouts,
     "dagger": partial(train_part, part="planning"), "forecast": partial(train_part, part="forecast"),
     "export": export_preset, "validation": validation, "report": report,
 }  # fmt: skip
 _SPLITS = ("train", "validation")
+
+
+def _save(context: Context, encoder: OccupancyEncoder) -> None:
+    part = context.folder / f".part.{BEST}"
+    checkpoints.save(encoder, part)
+    part.replace(context.folder / BEST)
 
 
 def _train(context: Context, stage: Stage[Any], train: DrivingSamples, validation: DrivingSamples) -> dict[str, Any]:
@@ -385,7 +415,7 @@ def _encoder(context: Context) -> OccupancyEncoder:
 
 
 def _frozen_encoder(context: Context) -> tuple[OccupancyEncoder, Path]:
-    weights = context.result("voxel_head", BEST) or context.result("whole", BEST)
+    weights = encoder_weights(context)
     if weights is None:
         raise InvalidInput("steps.features", "needs the step whole")
     return build.frozen_encoder(context.recipe.preset, weights, context.device)

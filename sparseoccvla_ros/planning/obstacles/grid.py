@@ -10,9 +10,9 @@ from collections import deque
 
 import numpy as np
 
-from ..core.classes import LABEL
-from ..core.geometry import inverse
-from ..core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
+from ...core.classes import LABEL
+from ...core.geometry import inverse
+from ...core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid
 
 VULNERABLE = ("bicycle", "motorcycle", "pedestrian")
 """Classes of people and two-wheelers."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.classes import FLAT, LABEL, MOVABLE, OBSTACLES
-from ..core.vehicle import Vehicle
-from ..core.voxels import SparseVoxels, VoxelGrid
-from .config import MIN_OBSTACLE_HEIGHT, ValidatorConfig
-from .obstacle_grid import VULNERABLE
-from .trajectory import SWEEP_TIMES, sweep
+from ...core.classes import FLAT, LABEL, MOVABLE, OBSTACLES
+from ...core.vehicle import Vehicle
+from ...core.voxels import SparseVoxels, VoxelGrid
+from ..config import MIN_OBSTACLE_HEIGHT, ValidatorConfig
+from ..trajectory import SWEEP_TIMES, sweep
+from .grid import VULNERABLE
 
 GROUND_BLOCK = 4.0
 """m, edge of the square blocks over which the ground height is averaged."""
@@ -21,6 +21,8 @@ VULNERABLE_SHARE = 0.7
 """Share of `obstacle_score` that is enough for people and two-wheelers: what is small scores lower, and counts more."""
 MAX_GROUND_OFFSET = 1.5
 """m, maximum height of the ground above or below z = 0 of base_link."""
+STOP_LINE_WIDTH, STOP_LINE_DEPTH = 8.0, 1.5
+"""m, the area across and along the way that a stop line blocks."""
 _VULNERABLE = np.isin(np.arange(256), [LABEL[name] for name in VULNERABLE])
 
 
@@ -40,7 +42,8 @@ class ObstacleMap:
     Layer 0 is the present, followed by one layer per forecast. Present static obstacles are in every layer, movable
     ones in layer 0 only, which without forecasts applies for MOVABLE_HOLD seconds. A pose is checked against the layer
     nearest in time. Voxels with a score (probability) below `obstacle_score` are ignored, people and two-wheelers below
-    `vulnerable_share` of it.
+    `vulnerable_share` of it. stop_line: m ahead of base_link from which the way is blocked, None if it is not; what is
+    closer than the vehicle needs to stand there stays free.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class ObstacleMap:
         forecasts: tuple[ForecastLayer, ...] = (),
         obstacle_score: float = 0.25,
         vulnerable_share: float = VULNERABLE_SHARE,
+        stop_line: float | None = None,
     ) -> None:
         self._limits = limits
         self._scores = obstacle_score * np.where(_VULNERABLE, vulnerable_share, 1.0)  # by label
@@ -61,6 +65,11 @@ class ObstacleMap:
         present = self._obstacles(voxels)
         moving = movable[voxels.labels]
         static = self._rasterise(voxels.centres()[present & ~moving])
+        if stop_line is not None:
+            nearest = limits.vehicle.front_m + limits.collision_margin_m + self._grid.size
+            x = np.arange(max(stop_line, nearest), max(stop_line, nearest) + STOP_LINE_DEPTH, 0.5 * self._grid.size)
+            y = np.arange(-0.5 * STOP_LINE_WIDTH, 0.5 * STOP_LINE_WIDTH, 0.5 * self._grid.size)
+            static |= self._rasterise(np.stack(np.meshgrid(x, y), -1).reshape(-1, 2))
         now = static | self._rasterise(voxels.centres()[present & moving])
         layers, times = [now], [0.0]
         for forecast in forecasts:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..core.geometry import inverse
-from ..core.types import WAYPOINT_TIMES
-from ..core.voxels import SparseVoxels
+from ...core.geometry import inverse
+from ...core.types import WAYPOINT_TIMES
+from ...core.voxels import SparseVoxels
 from .collision import MOVABLE_HOLD, ForecastLayer
-from .obstacle_grid import GROUPS, group_of
+from .grid import GROUPS, group_of
 
 LONGEST_GAP = 1.2
 """s between two frame sets beyond which tracks start anew."""
