@@ -102,11 +102,10 @@ class OccupancyConfig:
     confident_queries: bool = False
     """Whether image queries prefer cells with a narrow depth distribution (image_queries.py)."""
     voxel_head: bool = False
-    """Classify voxels from image cells and points (voxel_head.py) instead of voxelising the points; requires
+    """Classify voxels from image cells and points (heads/voxel_head.py) instead of voxelising the points; requires
     image_queries, whose head classifies the cells."""
     traffic_lights: bool = False
-    """Look for the traffic light in the camera that looks ahead (traffic_light_head.py), so that planning stops at
-    red."""
+    """Look for the traffic light in the camera that looks ahead (heads/traffic_light_head.py), to stop at red."""
     class_prior: float = 0.35
     """Initial probability of every class (bias of the class head). OPUS uses 0.01; with the higher value an untrained
     preset outputs some voxels."""

@@ -20,12 +20,12 @@ from .backbone import EfficientNetLite, build_backbone, package_weights
 from .config import OccupancyConfig
 from .decoder import LayerOutput, OccupancyDecoder
 from .densifier.network import DensifiedVoxels, Densifier
+from .heads.traffic_light_head import TrafficLightHead, ahead_camera
+from .heads.voxel_head import VoxelHead
 from .neck import FeaturePyramid
 from .postprocess import occupied_voxels
 from .sampling.views import SceneViews
 from .temporal_queue import FrameMemory
-from .traffic_light_head import TrafficLightHead, ahead_camera
-from .voxel_head import VoxelHead
 
 PIXEL_MULTIPLE = 32
 """Images are zero-padded at the bottom and right to multiples of this (the coarsest stride)."""

@@ -76,7 +76,7 @@ class PlanReason(StrEnum):
     RED_LIGHT = "red_light"
     """The line of a red light, or of an amber one that it can stop at, is an obstacle."""
     RESUMING = "resuming"
-    """The vehicle has stood for five seconds, so for eight metres only obstacles of 80 % probability count."""
+    """It stood for five seconds: for eight metres only obstacles of 80 % count, and the network plans as if driving."""
     MODEL_NOT_FINITE = "model_not_finite"
     """The network returned a number that is not finite."""
 

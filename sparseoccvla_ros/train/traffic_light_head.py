@@ -20,7 +20,7 @@ from ..core.paths import cache_folder
 from ..core.types import LIGHT_COLOURS
 from ..data.synthetic.scenes import WorldSettings, exposures, load_scene, places, prepared_intrinsics, rig_of
 from ..occupancy.encoder import OccupancyEncoder
-from ..occupancy.traffic_light_head import STRIDE, TrafficLightHead, ahead_camera
+from ..occupancy.heads.traffic_light_head import STRIDE, TrafficLightHead, ahead_camera
 from ..world.agents.actors import EGO
 from ..world.labels.traffic_light import lit_lamps
 from ..world.render.raster import PinholeRays

@@ -21,8 +21,8 @@ from ..data.dataset import DrivingSamples, Sample
 from ..eval.metrics.occupancy import OccupancyMeter, OccupancyScores
 from ..occupancy.decoder import LayerOutput
 from ..occupancy.encoder import OccupancyEncoder, padded_size
+from ..occupancy.heads.voxel_head import Candidates, VoxelHead
 from ..occupancy.sampling.views import SceneViews
-from ..occupancy.voxel_head import Candidates, VoxelHead
 
 HIDDEN_WEIGHT = 0.2
 """Weight of voxels that no camera sees: the metric ignores them, but planner and viewer use them."""

@@ -10,7 +10,7 @@ import torch
 
 from sparseoccvla_ros.core.classes import CAMERAS
 from sparseoccvla_ros.core.types import LIGHT_COLOURS
-from sparseoccvla_ros.occupancy.traffic_light_head import METRES, STRIDE, TrafficLightHead, ahead_camera
+from sparseoccvla_ros.occupancy.heads.traffic_light_head import METRES, STRIDE, TrafficLightHead, ahead_camera
 
 from .conftest import ego2img_of
 
@@ -55,7 +55,7 @@ def test_a_fresh_head_sees_nothing_and_numbers_that_are_not_finite_are_nothing()
 
 def test_the_rays_tell_height_and_focal_length():
     """The same pixels of a longer lens are another direction; the middle of the image looks along x."""
-    from sparseoccvla_ros.occupancy.traffic_light_head import _rays
+    from sparseoccvla_ros.occupancy.heads.traffic_light_head import _rays
 
     near, far = projections()[0], projections()[0].copy()
     far[:3] = np.array([[2.0, 0, -SIZE[1] / 2], [0, 2.0, -0.45 * SIZE[0]], [0, 0, 1]]) @ far[:3]

@@ -9,11 +9,11 @@ import torch
 from sparseoccvla_ros.core.classes import CAMERAS, FREE, LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.occupancy.heads.voxel_head import BLOCKS, VoxelHead
 from sparseoccvla_ros.occupancy.image_queries import ViewProposals, depth_step
 from sparseoccvla_ros.occupancy.postprocess import occupied_voxels
 from sparseoccvla_ros.occupancy.sampling.cell_views import CellViews
 from sparseoccvla_ros.occupancy.sampling.views import SceneViews
-from sparseoccvla_ros.occupancy.voxel_head import BLOCKS, VoxelHead
 
 from .conftest import ego2img_of
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.types import LIGHT_COLOURS, TrafficLight
+from ...core.types import LIGHT_COLOURS, TrafficLight
 
 STRIDE = 4
 """Pixels per cell."""

@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.classes import FREE, NUM_CLASSES
-from ..core.voxels import VoxelGrid
-from .decoder import LayerOutput
-from .image_queries import ViewProposals
-from .sampling.cell_views import FRAMES, WINDOWS, CellViews, depth_windows
-from .sampling.views import SceneViews
+from ...core.classes import FREE, NUM_CLASSES
+from ...core.voxels import VoxelGrid
+from ..decoder import LayerOutput
+from ..image_queries import ViewProposals
+from ..sampling.cell_views import FRAMES, WINDOWS, CellViews, depth_windows
+from ..sampling.views import SceneViews
 
 BLOCKS = 8_192
 """Blocks of eight voxels that are opened (classified), of 80,000; a scene's visible voxels occupy about 4,700."""

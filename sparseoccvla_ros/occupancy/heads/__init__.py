@@ -1,0 +1,1 @@
+"""What is read off the images and the decoder: voxels and traffic lights."""
