@@ -370,6 +370,7 @@ def traffic_lights(
     as long again to render the scenes; `./run train ship OUT` puts the result into the preset.
     """
     with one_line_errors():
+        from sparseoccvla_ros.core.errors import InvalidInput
         from sparseoccvla_ros.data.shared_work import share
         from sparseoccvla_ros.data.synthetic.dataset import world_settings
         from sparseoccvla_ros.data.synthetic.scenes import prepare_scenes
@@ -377,7 +378,6 @@ def traffic_lights(
         from sparseoccvla_ros.occupancy import checkpoints
         from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
         from sparseoccvla_ros.runtime.presets import load_preset
-        from sparseoccvla_ros.train.checkpoint import init_from
         from sparseoccvla_ros.train.traffic_light_head import (
             TrafficLightLabels,
             TrafficLightSamples,
@@ -388,9 +388,14 @@ def traffic_lights(
 
         console = Console()
         loaded = load_preset(preset)
-        encoder = OccupancyEncoder(loaded.occupancy)
-        if "occupancy" in loaded.weights:
-            init_from(encoder, loaded.weights["occupancy"])
+        if not loaded.occupancy.traffic_lights or "occupancy" not in loaded.weights:
+            lacks = "weights of its encoder" if loaded.occupancy.traffic_lights else "occupancy.traffic_lights"
+            raise InvalidInput("preset", f"{preset} has no {lacks}")
+        encoder, without = (
+            OccupancyEncoder(c) for c in (loaded.occupancy, loaded.occupancy.replace(traffic_lights=False))
+        )
+        checkpoints.load(without, loaded.weights["occupancy"])
+        encoder.load_state_dict(without.state_dict(), strict=False)
         samples = []
         for split, text in (("train", seeds), ("validation", validation)):
             chosen = [seed for part in text.split(",") for seed in seed_range(part)]

@@ -119,7 +119,10 @@ LIGHT_COLOURS = ("red", "amber", "green")
 @dataclass(frozen=True)
 class TrafficLight:
     """The traffic light ahead: colour, one of LIGHT_COLOURS; probability 0..1 that it is lit and seen; distance from
-    the origin of base_link to its stop line along x, m, negative past it. Raises InvalidInput for other values."""
+    the origin of base_link to its stop line along the way there, m, negative past it.
+
+    Raises InvalidInput for other values.
+    """
 
     colour: str
     probability: float

@@ -114,8 +114,9 @@ class OccupancyNode(StageNode):
         self._queries.publish(queries)
         latency = time.monotonic() - began
         self._show(queries)
-        light = queries.traffic_light
-        self.monitor.show(traffic_light=f"{light.colour}, {light.distance:.0f} m" if light else "none")
+        if self._encoder.traffic_light_head is not None:
+            light = queries.traffic_light
+            self.monitor.show(traffic_light=f"{light.colour}, {light.distance:.0f} m" if light else "none")
         reasons = tuple(f"missing_camera:{name}" for name in queries.missing)
         if not queries.trained:
             reasons += ("untrained_weights",)

@@ -123,7 +123,7 @@ class OccupancyEncoder(nn.Module):
 
         Raises:
             InvalidInput: "images" if no camera is usable, "ego2img" if a usable camera's projection is singular (e.g. a
-                focal length of zero), "occupancy" if a result is not finite. Each of them clears the memory.
+                focal length of zero), "occupancy" or "traffic_light" if a result is not finite. Each clears the memory.
         """
         if self.training:
             # A call during training must neither update batch statistics nor apply dropout.
@@ -166,6 +166,11 @@ class OccupancyEncoder(nn.Module):
             "view_features": halves,
         }
         arrays = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in results.items()}
+        try:
+            light = self.traffic_light(frames, usable)
+        except InvalidInput:
+            self.reset()
+            raise
         # Check all classes, not only the best: the maximum hides minus infinity.
         finite = bool(logits.isfinite().all()) and all(np.isfinite(a).all() for a in arrays.values())
         if not finite:
@@ -179,7 +184,7 @@ class OccupancyEncoder(nn.Module):
             missing=tuple(name for name, use in zip(frames.names, usable, strict=True) if not use),
             trained=self.trained,
             voxels=self.classified_voxels(scene, last, dense=dense),
-            traffic_light=self.traffic_light(frames, usable),
+            traffic_light=light,
             **arrays,
         )
 
@@ -187,11 +192,13 @@ class OccupancyEncoder(nn.Module):
     def traffic_light(self, frames: CameraFrames, usable: np.ndarray) -> TrafficLight | None:
         """Returns the traffic light that the camera looking ahead shows, None without one or without the head.
 
-        usable: bool [N], cameras that may be looked at.
+        usable: bool [N], cameras that may be looked at. Raises InvalidInput("traffic_light", ...) as the head does.
         """
         if self.traffic_light_head is None:
             return None
         ahead = ahead_camera(frames.ego2img, usable)
+        if ahead is None:
+            return None
         device = self.pixel_mean.device
         image = self.normalised(torch.from_numpy(frames.images[ahead : ahead + 1]).to(device))
         ego2img = torch.from_numpy(frames.ego2img[ahead : ahead + 1]).to(device, torch.float32)

@@ -42,6 +42,8 @@ from .trajectory_validator import CERTAIN, RESUMED_ACCELERATION, RESUMED_SPEED, 
 
 ABSURD_SPEED = 60.0
 """m/s; a present speed above it is treated as invalid input."""
+WAITING_ROOM = 10.0
+"""m between front bumper and a red light's line within which a standing vehicle is taken to wait for it."""
 CONTINUITY_AGE = 1.0
 """s after which continuity with the previous plan is no longer required."""
 
@@ -101,7 +103,7 @@ class Planner(nn.Module):
         self.last_gate_report: trajectory_validator.GateReport | None = None
         """GateReport of the newest plan, for diagnostics and markers; None if no candidate was decoded."""
         self._obstacle_memory, self._obstacle_tracker = ObstacleMemory(), ObstacleTracker()
-        self._patience, self._stop_line = Patience(), StopLine()
+        self._patience, self._stop_line = Patience(), StopLine(self.limits.max_deceleration_mps2)
         self._newest: _PlanMemory | None = None
         self._second_newest: _PlanMemory | None = None
 
@@ -204,16 +206,19 @@ class Planner(nn.Module):
         used_reasoning = reasoning if self.uses_reasoning else None
         moment = queries.stamp, queries.epoch, queries.ego.pose
         speed = queries.ego.speed
-        line = self._stop_line.ahead(*moment, speed, queries.traffic_light, self.limits.vehicle.front_m)
-        if line is not None:
+        light, front = queries.traffic_light if queries.trained else None, self.limits.vehicle.front_m
+        line = self._stop_line.ahead(*moment, speed, light, front)
+        waits = line is not None and line - front < WAITING_ROOM
+        if waits:
             self._patience.renew()
-        resuming = queries.trained and line is None and self._patience.lost(*moment, speed)
+        resuming = queries.trained and not waits and self._patience.lost(*moment, speed)
         if resuming and self.config.ego == "causal":
             ego = as_if_driving(ego, max(speed, RESUMED_SPEED))
         grid = self._obstacle_memory.grid(*moment, voxels) if self.config.obstacle_grid else None
         logits, candidates = self._infer(queries, ego, used_reasoning, target_points, grid)  # [A], [A, 6, 2] m
-        if resuming and np.isfinite(candidates).all():
-            candidates = np.stack([eased(c, speed, RESUMED_ACCELERATION) for c in candidates])
+        if resuming:
+            for row in np.flatnonzero(np.isfinite(candidates).all((1, 2))):
+                candidates[row] = eased(candidates[row], speed, RESUMED_ACCELERATION)
         # 3. Select
         group = torch.from_numpy(self.anchors.group(command))  # bool [A]
         masked = mask_other_commands(logits, group) if self.config.command_mask else logits
@@ -224,7 +229,7 @@ class Planner(nn.Module):
                 forecasts = self._obstacle_tracker.layers(*moment, voxels)
             score, share = self.config.obstacle_score, VULNERABLE_SHARE
             if resuming:
-                score, share = max(score, CERTAIN), 1.0
+                score, share = max(score, CERTAIN), min(score / CERTAIN, 1.0)
                 reasons.append(PlanReason.RESUMING)
             obstacles = ObstacleMap(self.limits, voxels, forecasts, score, share, line)
             reasons += missing

@@ -20,7 +20,7 @@ from ..core.paths import cache_folder
 from ..core.types import LIGHT_COLOURS
 from ..data.synthetic.scenes import WorldSettings, exposures, load_scene, places, prepared_intrinsics, rig_of
 from ..occupancy.encoder import OccupancyEncoder
-from ..occupancy.heads.traffic_light_head import STRIDE, TrafficLightHead, ahead_camera
+from ..occupancy.heads.traffic_light_head import STRIDE, TrafficLightHead
 from ..world.agents.actors import EGO
 from ..world.labels.traffic_light import lit_lamps
 from ..world.render.raster import PinholeRays
@@ -28,7 +28,7 @@ from ..world.scene import Scene
 from .features.synthetic import read_arrays, write_arrays
 
 FURTHEST = 60.0
-"""m to the stop line beyond which a lamp is neither learnt nor counted as missed."""
+"""m to the stop line beyond which a lamp is learnt as none, and not counted."""
 WITH_LAMP = 2.0
 """How much more often an image with a lit lamp is drawn than one without."""
 FOCUS = 2.0
@@ -79,12 +79,16 @@ class TrafficLightSamples:
 
     @classmethod
     def of(cls, labels: TrafficLightLabels, seeds: Sequence[int]) -> TrafficLightSamples:
-        """Read the labelled frame sets of seeds; scenes that are not in the world's cache are rendered."""
+        """Read the labelled frame sets of seeds; scenes that are not in the world's cache are rendered.
+
+        Raises InvalidInput("seeds", ...) without any.
+        """
+        if not seeds:
+            raise InvalidInput("seeds", "there are none")
         images, ego2img, lamps = [], [], []
         for seed in seeds:
             scene, arrays = load_scene(seed, labels.world), read_arrays(labels.file(seed))
             camera, rows = int(arrays["camera"][0]), arrays["lamps"]
-            assert camera == ahead_camera(scene.ego2img[0], scene.usable)
             for i in range(len(scene.time)):
                 images.append(scene.images(i)[camera])
                 ego2img.append(scene.ego2img[i, camera].astype(np.float32))

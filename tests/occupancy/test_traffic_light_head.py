@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sparseoccvla_ros.core.classes import CAMERAS
+from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import LIGHT_COLOURS
 from sparseoccvla_ros.occupancy.heads.traffic_light_head import METRES, STRIDE, TrafficLightHead, ahead_camera
 
@@ -26,6 +27,8 @@ def test_the_camera_that_looks_most_ahead_is_used():
     assert CAMERAS[ahead_camera(projections(), every)] == "CAM_FRONT"
     without = np.array([name != "CAM_FRONT" for name in CAMERAS])
     assert CAMERAS[ahead_camera(projections(), without)] in ("CAM_FRONT_LEFT", "CAM_FRONT_RIGHT")
+    behind = np.array(["BACK" in name for name in CAMERAS])
+    assert ahead_camera(projections(), behind) is None
 
 
 def sure(head: TrafficLightHead, colour: int, metres: float) -> TrafficLightHead:
@@ -46,11 +49,12 @@ def test_what_a_cell_says_is_reported(colour):
     assert light.distance == pytest.approx(17.0, abs=1e-3)
 
 
-def test_a_fresh_head_sees_nothing_and_numbers_that_are_not_finite_are_nothing():
+def test_a_fresh_head_sees_nothing_and_numbers_that_are_not_finite_are_refused():
     torch.manual_seed(0)
     head, ego2img = TrafficLightHead(), torch.from_numpy(projections()[:1]).float()
     assert head.look(torch.randn(1, 3, *SIZE), ego2img) is None
-    assert head.look(torch.full((1, 3, *SIZE), float("nan")), ego2img) is None
+    with pytest.raises(InvalidInput, match="traffic_light"):
+        head.look(torch.full((1, 3, *SIZE), float("nan")), ego2img)
 
 
 def test_the_rays_tell_height_and_focal_length():

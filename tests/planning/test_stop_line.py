@@ -9,7 +9,7 @@ from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.types import Command, CommandSource, PlanStatus, TrafficLight
-from sparseoccvla_ros.planning.obstacles.stop_line import GAIN, LARGEST, REMEMBERED, StopLine
+from sparseoccvla_ros.planning.obstacles.stop_line import GAIN, LARGEST, REMEMBERED, WAITED, StopLine
 
 STAMP, S, FRONT = 1_700_000_000_000_000_000, 1_000_000_000, 3.5
 
@@ -19,7 +19,7 @@ def red(distance: float, colour: str = "red") -> TrafficLight:
 
 
 def test_a_red_line_stays_where_it_is_while_the_vehicle_comes_closer():
-    line, speed = StopLine(), 8.0
+    line, speed = StopLine(8.0), 8.0
     for step in range(5):
         pose = planar(10.0 + speed * 0.5 * step, -3.0, 0.0)
         wrong = 1.5 if step % 2 else -1.5
@@ -33,7 +33,7 @@ def test_a_red_line_stays_where_it_is_while_the_vehicle_comes_closer():
 
 
 def test_a_light_is_remembered_and_then_forgotten():
-    line, pose = StopLine(), planar(0.0, 0.0, 0.0)
+    line, pose = StopLine(8.0), planar(0.0, 0.0, 0.0)
     assert line.ahead(STAMP, 0, pose, 5.0, red(30.0), FRONT) == pytest.approx(30.0)
     later = STAMP + S
     assert line.ahead(later, 0, planar(5.0, 0.0, 0.0), 5.0, None, FRONT) == pytest.approx(25.0)
@@ -41,6 +41,40 @@ def test_a_light_is_remembered_and_then_forgotten():
     assert line.ahead(later, 0, planar(5.0, 0.0, 0.0), 5.0, None, FRONT) is None, "time went back"
     line.ahead(STAMP, 0, pose, 5.0, red(30.0), FRONT)
     assert line.ahead(STAMP + 1, 1, pose, 5.0, None, FRONT) is None, "another epoch"
+
+
+def test_who_stands_at_the_line_waits_longer_for_a_hidden_light():
+    line, pose = StopLine(8.0), planar(0.0, 0.0, 0.0)
+    assert line.ahead(STAMP, 0, pose, 0.0, red(FRONT + 1.0), FRONT) is not None
+    nearer = line.ahead(STAMP + S // 2, 0, pose, 0.0, red(FRONT - 4.0), FRONT)
+    assert nearer is not None, "the line has not moved"
+    for seconds in (2.0, 0.9 * WAITED):
+        assert line.ahead(STAMP + S // 2 + round(seconds * S), 0, pose, 0.0, None, FRONT) == nearer
+    assert line.ahead(STAMP + S // 2 + round(1.1 * WAITED * S), 0, pose, 0.0, None, FRONT) is None
+
+
+def test_the_light_of_the_next_crossing_is_another_one():
+    """Also when the first one is seen until the second one is."""
+    line, speed = StopLine(8.0), 10.0
+    for step in range(8):
+        x = 0.5 * step * speed
+        light = red(20.0 - x, "green") if step < 6 else red(70.0 - x)
+        found = line.ahead(STAMP + step * S // 2, 0, planar(x, 0.0, 0.0), speed, light, FRONT)
+    assert found == pytest.approx(70.0 - x)
+
+
+def test_what_stopped_at_red_does_not_brake_harder_for_the_amber_after_green():
+    line, pose = StopLine(8.0), planar(0.0, 0.0, 0.0)
+    for k, (colour, speed) in enumerate((("red", 0.0), ("green", 0.0), ("green", 4.0))):
+        line.ahead(STAMP + k * S // 2, 0, pose, speed, red(FRONT + 6.5, colour), FRONT)
+    assert line.ahead(STAMP + 3 * S // 2, 0, pose, 8.0, red(FRONT + 6.5, "amber"), FRONT) is None
+
+
+def test_nothing_is_asked_of_the_vehicle_that_its_brakes_cannot():
+    pose, light = planar(0.0, 0.0, 0.0), red(FRONT + 11.0)
+    assert StopLine(8.0).ahead(STAMP, 0, pose, 10.0, light, FRONT) is not None
+    assert StopLine(3.0).ahead(STAMP, 0, pose, 10.0, light, FRONT) is None
+    assert StopLine(8.0).ahead(STAMP, 0, pose, 10.0, red(1e30), FRONT) is None, "far away"
 
 
 @pytest.mark.parametrize(
@@ -53,10 +87,11 @@ def test_a_light_is_remembered_and_then_forgotten():
         (("red", "green", "red"), (True, True, True)),
         (("red", "green", "green"), (True, True, False)),
         (("amber", "green", "amber"), (True, True, True)),
+        (("red", "green", "green", "amber"), (True, True, False, True)),
     ],
 )
 def test_a_colour_out_of_turn_must_be_seen_twice(colours, stops):
-    line, pose = StopLine(), planar(0.0, 0.0, 0.0)
+    line, pose = StopLine(8.0), planar(0.0, 0.0, 0.0)
     found = [line.ahead(STAMP + k * S // 2, 0, pose, 4.0, red(30.0, c), FRONT) for k, c in enumerate(colours)]
     assert tuple(f is not None for f in found) == stops
 
@@ -72,17 +107,17 @@ def test_green_passed_and_too_late_do_not_stop():
         (red(FRONT + 11.0, "amber"), 10.0, False),
         (red(FRONT + 25.0, "amber"), 10.0, True),
     ):
-        found = StopLine().ahead(STAMP, 0, pose, speed, light, FRONT)
+        found = StopLine(8.0).ahead(STAMP, 0, pose, speed, light, FRONT)
         assert (found is not None) == stops, (light, speed)
 
 
 def test_who_is_stopping_goes_on_stopping():
     """Seen from 22 m an amber light can be stopped at; when the line then seems closer, it brakes a bit harder."""
-    line = StopLine()
+    line = StopLine(8.0)
     assert line.ahead(STAMP, 0, planar(0.0, 0.0, 0.0), 10.0, red(FRONT + 22.0, "amber"), FRONT) is not None
     closer = planar(4.7, 0.0, 0.0)
     assert line.ahead(STAMP + S // 2, 0, closer, 8.7, red(FRONT + 9.0, "amber"), FRONT) is not None
-    assert StopLine().ahead(STAMP, 0, closer, 8.7, red(FRONT + 9.0, "amber"), FRONT) is None
+    assert StopLine(8.0).ahead(STAMP, 0, closer, 8.7, red(FRONT + 9.0, "amber"), FRONT) is None
 
 
 @pytest.mark.parametrize(

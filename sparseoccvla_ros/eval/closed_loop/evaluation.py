@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 POLICIES = ("expert", "chain", *CHANGED, "ego", "lane", "coast")
 """expert; chain of a preset, and its language ablations; ego-only MLP; blind lane keeping; constant velocity."""
-RULES = "3"
+RULES = "4"
 """Version of the expert and the trajectory follower, on which every result depends; raise it when they change."""
 Driver = Callable[[int, str | None], Rollout]
 """Drives a seed, or a scenario family on that seed, to its end."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...core.errors import InvalidInput
 from ...core.types import LIGHT_COLOURS, TrafficLight
 
 STRIDE = 4
@@ -23,6 +24,8 @@ METRES = 20.0
 """Metres per unit of the distance output."""
 LIKELY = 0.5
 """Probability from which a light is reported."""
+AHEAD = 0.5
+"""Least cosine between the optical axis and base_link's x axis of a camera that looks ahead."""
 WIDTH, DILATIONS = 32, (1, 2, 4, 8, 16)
 
 
@@ -55,23 +58,30 @@ class TrafficLightHead(nn.Module):
 
     @torch.inference_mode()
     def look(self, images: Tensor, ego2img: Tensor) -> TrafficLight | None:
-        """Returns the surest lit light of one image [1, 3, H, W], None if none is LIKELY."""
+        """Returns the surest lit light of one image [1, 3, H, W], None if none is LIKELY.
+
+        Raises InvalidInput("traffic_light", ...) if the output is not finite.
+        """
         logits, distance = self(images, ego2img)
+        if not bool(logits.isfinite().all() and distance.isfinite().all()):
+            raise InvalidInput("traffic_light", "the network's output holds a number that is not finite")
         shares = logits[0].softmax(0).flatten(1)  # [4, cells]
         lit, cell = (1.0 - shares[0]).max(0)
-        if not float(lit) >= LIKELY:
+        if float(lit) < LIKELY:
             return None
         colour = int(shares[1:, cell].argmax())
         return TrafficLight(LIGHT_COLOURS[colour], float(lit), float(distance[0].flatten()[cell]))
 
 
-def ahead_camera(ego2img: np.ndarray, usable: np.ndarray) -> int:
-    """Returns the index of the usable camera that looks most along base_link's x axis.
+def ahead_camera(ego2img: np.ndarray, usable: np.ndarray) -> int | None:
+    """Returns the index of the usable camera that looks most along base_link's x axis, None if none looks AHEAD.
 
     ego2img: [N, 4, 4] whose third row is the optical axis; usable: bool [N].
     """
     axis = ego2img[:, 2, 0] / np.maximum(np.linalg.norm(ego2img[:, 2, :3], axis=1), 1e-9)
-    return int(np.where(usable, axis, -np.inf).argmax())
+    axis = np.where(usable, axis, -np.inf)
+    best = int(axis.argmax())
+    return best if axis[best] >= AHEAD else None
 
 
 def _rays(ego2img: Tensor, rows: int, columns: int) -> Tensor:

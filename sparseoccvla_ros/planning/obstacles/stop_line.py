@@ -11,14 +11,20 @@ import numpy as np
 
 from ...core.types import TrafficLight
 
-REMEMBERED = 1.6
-"""s for which a light that is no longer seen, e.g. behind a truck, is taken to be as it was."""
+REMEMBERED, WAITED = 1.6, 10.0
+"""s for which a light that is no longer seen, e.g. behind a truck, is taken to be as it was, and longer for a vehicle
+that stands at its line."""
 GAIN, LARGEST = 0.4, 3.0
 """Share of a line's deviation from where it was measured before, at most so many metres, by which it is moved."""
+ANOTHER = 10.0
+"""m; a line that deviates by more twice in a row is another one."""
 FOLLOWS = (("green", "amber"), ("amber", "red"))
 """Changes of colour that are believed at once; another one must be seen twice in a row."""
-PASSED = 1.0
-"""m behind the front bumper from which a line is passed; the distance is known to about a metre."""
+FURTHEST = 50.0
+"""m ahead of the front bumper from which a line does not matter yet."""
+STANDING, PASSED, PASSED_STANDING = 0.5, 1.0, 3.0
+"""m/s below which the vehicle stands; m behind the front bumper from which a line is passed, and from which it is while
+the vehicle stands at it, when the measured distance goes up and down."""
 DECELERATION = {"red": 5.0, "amber": 2.6}
 STOPPING = 7.0
 """m/s^2; a vehicle that would have to brake harder than DECELERATION drives on, one that is stopping than STOPPING."""
@@ -27,20 +33,26 @@ STOPPING = 7.0
 @dataclass(frozen=True, eq=False)
 class _Light:
     """A light: stamp ns and epoch of the last sight; colour; doubted: another colour seen since; place of its line
-    float64 [2] m in the fixed frame; stops: whether the vehicle stops for it."""
+    float64 [2] m in the fixed frame; strayed: whether it was last measured somewhere else; stops: whether the vehicle
+    stops for it."""
 
     stamp: int
     epoch: int
     colour: str
-    doubted: str
     place: np.ndarray
+    doubted: str = ""
+    strayed: bool = False
     stops: bool = False
 
 
 class StopLine:
-    """Remembers the traffic light ahead over the frame sets of a drive."""
+    """Remembers the traffic light ahead over the frame sets of a drive.
 
-    def __init__(self) -> None:
+    max_deceleration: of the vehicle, m/s^2.
+    """
+
+    def __init__(self, max_deceleration: float) -> None:
+        self._most = max_deceleration
         self.clear()
 
     def clear(self) -> None:
@@ -59,26 +71,32 @@ class StopLine:
         """
         if (stamp, epoch) != self._moment:
             self._before, self._moment = self._light, (stamp, epoch)
-        before = self._before
-        if before is not None and (before.epoch != epoch or not 0 <= stamp - before.stamp <= REMEMBERED * 1e9):
-            before = None
+        before, stands = self._before, abs(speed) < STANDING
+        if before is not None:
+            kept = WAITED if before.stops and stands else REMEMBERED
+            if before.epoch != epoch or not 0 <= stamp - before.stamp <= kept * 1e9:
+                before = None
         self._light = light = before if seen is None else _updated(before, stamp, epoch, pose, seen)
-        if light is None or light.colour == "green":
+        if light is None:
             return None
         distance = float((light.place - pose[:2, 3]) @ pose[:2, 0])
-        limit = STOPPING if light.stops else DECELERATION[light.colour]
         room = distance - front
-        stops = room >= -PASSED and speed**2 <= 2 * limit * max(room, 0.1)
+        stops = False
+        if light.colour != "green":
+            limit = min(STOPPING if light.stops else DECELERATION[light.colour], self._most)
+            passed = PASSED_STANDING if light.stops and stands else PASSED
+            stops = -passed <= room <= FURTHEST and speed**2 <= 2 * limit * max(room, 0.1)
         self._light = replace(light, stops=stops)
         return distance if stops else None
 
 
 def _updated(before: _Light | None, stamp: int, epoch: int, pose: np.ndarray, seen: TrafficLight) -> _Light:
     place = (pose @ (seen.distance, 0.0, 0.0, 1.0))[:2]
-    if before is None:
-        return _Light(stamp, epoch, seen.colour, "", place)
-    off = place - before.place
-    off *= GAIN * min(1.0, LARGEST / max(float(np.hypot(*off)), 1e-9))
+    off = place - before.place if before is not None else np.zeros(2)
+    gap = float(np.hypot(*off))
+    if before is None or (gap > ANOTHER and before.strayed):
+        return _Light(stamp, epoch, seen.colour, place)
+    off *= GAIN * min(1.0, LARGEST / max(gap, 1e-9))
     believed = seen.colour in (before.colour, before.doubted) or (before.colour, seen.colour) in FOLLOWS
     colour, doubted = (seen.colour, "") if believed else (before.colour, seen.colour)
-    return _Light(stamp, epoch, colour, doubted, before.place + off, before.stops)
+    return _Light(stamp, epoch, colour, before.place + off, doubted, gap > ANOTHER, before.stops)

@@ -30,7 +30,7 @@ from .synthetic import read_arrays, write_arrays
 VARIANTS = 3
 """Variants of each frame set."""
 FIELDS = ("other_ego", "other_future")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FASTEST = 15.0
 """m/s; the highest speed of a variant."""
 _STANDING = 0.15
