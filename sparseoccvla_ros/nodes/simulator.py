@@ -13,7 +13,6 @@ from ackermann_msgs.msg import AckermannDriveStamped
 from nav_msgs.msg import Path as PathMsg
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
-from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from sparseoccvla_ros.camera_sync.profiles import profile
@@ -42,8 +41,8 @@ BETWEEN = 100 * 10**9
 """ns from the start of one drive to that of the next: time never goes back, so stamps of two drives never mix."""
 REJOIN = 1.5
 """Wall clock seconds for a newly active node to discover its topics before lockstep waits for its answers."""
-ASK_AGAIN = 1.0
-"""Wall clock seconds after which odometry is sent again, in case its answer was lost or belonged to an older path."""
+ASK_AGAIN, SHOW_AGAIN = 1.0, 6.0
+"""Wall clock seconds after which odometry, and images, are sent again in lockstep: they or the answer may be lost."""
 
 
 class SimulatorNode(SourceNode):
@@ -71,7 +70,6 @@ class SimulatorNode(SourceNode):
         self._begin()
         self._vehicle = vehicle.VehicleOutputs(self.publisher, profile(PROFILE), FIXED_FRAME)
         self._route = self.output("simulator/route")
-        self._direction = self.publisher(String, "planning/command", "output")
         self._to_planning = self.publisher(PathMsg, "planning/route", "output")
         self.input("control/command", self._on_command)
         self.input("planning/path", self._on_path)
@@ -128,6 +126,7 @@ class SimulatorNode(SourceNode):
         self._start += BETWEEN
         self._stamp, self._answers, self._paths = self._start, 0, 0
         self._action, self._plan, self._sent, self._taken = None, None, 0, LateImages()
+        self._shown: tuple[int, np.ndarray] | None = None  # images published last, with their stamp
         self._unplanned = ""
         self.monitor.show(seed=values.seed, scenario=self._scenario or "none")
 
@@ -231,7 +230,7 @@ class SimulatorNode(SourceNode):
             return self._answers > self._paths and (not self._sent or self._plan is not None)
 
         simulator = self._episode.simulator
-        began = asked = time.monotonic()
+        began = asked = shown = time.monotonic()
         while self._running and not self._reset and not self.absent():  # _commanded brakes for what is absent
             with self._arrived:
                 if self._arrived.wait_for(whole, 0.1):
@@ -245,6 +244,9 @@ class SimulatorNode(SourceNode):
                 self._vehicle.publish_clock(self._stamp)
                 if not self._sent or self._plan is not None:
                     self._vehicle.publish_odometry(self._stamp, *simulator.ego.at(simulator.time))
+                elif now - shown > SHOW_AGAIN:
+                    shown = now
+                    self._publish_images(again=True)
         return ""
 
     def _ended(self) -> None:
@@ -269,19 +271,17 @@ class SimulatorNode(SourceNode):
         self._route.publish(self._way)
 
     def _take_images(self) -> None:
-        if self.values.commands:
-            self._direction.publish(String(data=self._episode.simulator.command().value))
         if self._episode.simulator.time - self._way_since < ROUTE_SECONDS:  # later the user may set another goal
             self._to_planning.publish(self._way)
         images = self._cameras.images()
         images[[camera.name in self.values.covered.split() for camera in self._cameras.rig]] = 0
         self._taken.add(self._stamp, images)
 
-    def _publish_images(self) -> None:
-        due = self._taken.newest(self._stamp - round(self.values.image_delay * 1e9))
+    def _publish_images(self, again: bool = False) -> None:
+        due = self._shown if again else self._taken.newest(self._stamp - round(self.values.image_delay * 1e9))
         if due is not None:
             with self._arrived:
-                self._sent, images = due
+                self._sent, images = self._shown = due
             names = [camera.name for camera in self._cameras.rig]
             self._vehicle.publish_images(self._sent, names, self._cameras.intrinsics, images, self.values.jpeg_quality)
 

@@ -243,12 +243,6 @@ TABLES: dict[str, tuple[Param, ...]] = {
             [*STAGES, "follower"],
             "nodes that have to be active before a drive begins, and without which no step waits",
         ),
-        Param(
-            "commands",
-            False,
-            "publish left, straight or right along the route, too; they override it",
-            live=True,
-        ),
         Param("height", 198, "height of the images", "px", 8, 2000),
         Param("width", 352, "width of the images", "px", 8, 4000),
         Param("jpeg_quality", 0, "JPEG quality of the images; 0 sends lossless PNG", "", 0, 100, live=True),

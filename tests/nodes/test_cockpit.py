@@ -112,7 +112,7 @@ def test_switches_nodes_and_the_simulated_world(graph, preset, until, free_port)
     images = []
     graph.probe.create_subscription(CompressedImage, "/CAM_FRONT/image_rect_compressed", images.append, 10)
     simulator = graph.add(
-        SimulatorNode, height=18, width=32, lockstep=False, real_time_factor=5.0, wait_for=["follower"], commands=False
+        SimulatorNode, height=18, width=32, lockstep=False, real_time_factor=5.0, wait_for=["follower"]
     )
     follower = graph.add(FollowerNode)
     graph.add(CockpitNode, preset=preset, port=free_port)

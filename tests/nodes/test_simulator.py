@@ -53,6 +53,7 @@ class Stack:
 
     def __init__(self, graph, **parameters) -> None:
         self.plans, self.late = True, 0.0
+        self.loses, self._lost = 0, set[int]()  # how many images do not arrive the first time
         values = {"seed": SEED, "longest": SECONDS, "wait_for": ["follower"], "answer_timeout": 2.0, **parameters}
         self.simulator = graph.add(SimulatorNode, autostart=False, height=18, width=32, **values)
         self.probe, self._policy = graph.probe, Waypoints()
@@ -63,7 +64,10 @@ class Stack:
         self.simulator.autostart()
 
     def _on_image(self, message: CompressedImage) -> None:
-        episode = self.simulator._episode
+        episode, stamp = self.simulator._episode, messages.nanoseconds(message.header.stamp)
+        if len(self._lost) < self.loses and stamp not in self._lost:
+            self._lost.add(stamp)
+            return
         self.late = (self.simulator._stamp - messages.nanoseconds(message.header.stamp)) / 1e9
         self._policy.begin(episode.simulator, episode.world, episode.expert)
         if self.plans:
@@ -107,6 +111,16 @@ def test_lockstep_is_the_headless_drive_and_two_drives_are_equal(graph, until, t
     reset.call_async(Trigger.Request())
     assert until(node.finished.is_set, 180), node.monitor.state(5.0)
     assert (tmp_path / "log.csv").read_text() == log
+
+
+@pytest.mark.usefixtures("rejoins_soon")
+def test_an_image_that_was_lost_is_sent_again(graph, until, monkeypatch):
+    monkeypatch.setattr(simulator_module, "SHOW_AGAIN", 0.3)
+    stack = Stack(graph, longest=60.0, answer_timeout=20.0)
+    stack.loses = 2
+    assert until(lambda: stack.time > 1.6, 60), stack.simulator.monitor.state(5.0)
+    assert len(stack._lost) == 2
+    assert not any(row[7] for row in stack.simulator._record.rows)
 
 
 @pytest.mark.usefixtures("rejoins_soon")
