@@ -197,7 +197,7 @@ ROWS = (
         slow=True,
     ),
     _row(
-        r"\./run eval drive --policies chain,\S+ --scenario all --seeds \S+",
+        r"\./run eval drive --policies chain(?:,\S+)? --scenario all --seeds \S+",
         test="eval/closed_loop/test_language_ablations.py::test_the_worth_of_language_is_paired_by_drive",
     ),
     _row(

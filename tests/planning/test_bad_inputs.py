@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import planar
-from sparseoccvla_ros.core.types import STEPS, Command, CommandSource, PlanStatus
+from sparseoccvla_ros.core.types import LIGHT_COLOURS, STEPS, Command, CommandSource, PlanStatus, TrafficLight
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 from sparseoccvla_ros.planning.config import ValidatorConfig
 from sparseoccvla_ros.planning.planner import Planner
@@ -49,9 +49,10 @@ FAULTS = {
     "missing_cameras": None,
     "untrained": None,
     "wild_token": None,
+    "wild_light": None,
 }
 """Fault and the states it must end in (None: any, as long as it is flagged)."""
-FLAGGED_ONLY = {"none", "huge_scores", "full_of_obstacles", "wild_history", "wild_token"}
+FLAGGED_ONLY = {"none", "huge_scores", "full_of_obstacles", "wild_history", "wild_token", "wild_light"}
 """Faults a plan may survive unflagged, because the input is legal."""
 
 wild = st.one_of(st.floats(-(2.0**126), 2.0**126, width=32), st.sampled_from([0.0, 1e30, -1e30, 3e38]))
@@ -123,6 +124,10 @@ def test_no_input_crashes_or_passes_unflagged(
         elif fault == "teleport":
             pose = pose @ planar(0, 1e4, 0)
             queries = make_queries(speed=speed, stamp=stamp, pose=pose.copy(), count=6)
+        elif fault == "wild_light":
+            away = float(rng.uniform(-1.0, 1.0) * 10.0 ** rng.uniform(0.0, 37.0))
+            light = TrafficLight(str(rng.choice(LIGHT_COLOURS)), float(rng.uniform()), away)
+            queries = replace(queries, traffic_light=light)
         elif fault == "nan_reasoning":
             (reasoning.token if seed % 2 else reasoning.anchor_scores)[3] = np.nan
         elif fault == "other_epoch_reasoning":
@@ -172,7 +177,8 @@ def test_10_weights_that_are_no_numbers_plan_nothing(make_planner, make_queries,
 def check(plan, expected, fault: str, speed: float, brake: bool) -> None:
     for name in ("waypoints", "heading", "speed", "acceleration", "candidates", "scores"):
         assert np.isfinite(getattr(plan, name)).all(), name
-    assert (plan.status is PlanStatus.OK) == (not [r for r in plan.reasons if not r.startswith("skipped:")])
+    fine = ("slowed", "red_light")  # what the gate does about the scene is no fault
+    assert (plan.status is PlanStatus.OK) == all(r.startswith("skipped:") or r in fine for r in plan.reasons)
     if expected is not None:
         assert plan.status in expected, (fault, plan.reasons)
     if fault not in FLAGGED_ONLY:
