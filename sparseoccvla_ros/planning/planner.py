@@ -110,7 +110,7 @@ class Planner(nn.Module):
     def reset(self) -> None:
         """Clear the previous plan."""
         self._newest = self._second_newest = None
-        self._patience = Patience()
+        self._patience.renew()
         self._obstacle_memory.clear()
         self._obstacle_tracker.clear()
         self._stop_line.clear()

@@ -87,10 +87,8 @@ def slowed(waypoints: np.ndarray, speed: float, deceleration: float) -> np.ndarr
 
     Returns waypoints float32 [6, 2].
     """
-    path, along = _from_origin(waypoints)
     braked = np.minimum(WAYPOINT_TIMES, max(speed, 0.0) / deceleration)
-    there = np.minimum(max(speed, 0.0) * braked - 0.5 * deceleration * braked**2, along[1:])
-    return points_along(path, along, there).astype(np.float32)
+    return _no_further(waypoints, max(speed, 0.0) * braked - 0.5 * deceleration * braked**2)
 
 
 def eased(waypoints: np.ndarray, speed: float, acceleration: float) -> np.ndarray:
@@ -98,9 +96,7 @@ def eased(waypoints: np.ndarray, speed: float, acceleration: float) -> np.ndarra
 
     Returns waypoints float32 [6, 2].
     """
-    path, along = _from_origin(waypoints)
-    reach = max(speed, 0.0) * WAYPOINT_TIMES + 0.5 * acceleration * WAYPOINT_TIMES**2
-    return points_along(path, along, np.minimum(reach, along[1:])).astype(np.float32)
+    return _no_further(waypoints, max(speed, 0.0) * WAYPOINT_TIMES + 0.5 * acceleration * WAYPOINT_TIMES**2)
 
 
 def stopping_way(path: np.ndarray, waypoints: np.ndarray, deceleration: float, gap: float) -> np.ndarray:
@@ -114,6 +110,12 @@ def stopping_way(path: np.ndarray, waypoints: np.ndarray, deceleration: float, g
     ahead = np.arange(0.0, speed**2 / (2 * deceleration) + gap + 0.5, 0.5)
     points, along = _from_origin(path)
     return points_along(points, along, min(driven[-1], along[-1]) + ahead, least=0.05)
+
+
+def _no_further(waypoints: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Returns waypoints float32 [6, 2] on the path of `waypoints` that are at most `reach` [6] m along it."""
+    path, along = _from_origin(waypoints)
+    return points_along(path, along, np.minimum(reach, along[1:])).astype(np.float32)
 
 
 def _from_origin(waypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

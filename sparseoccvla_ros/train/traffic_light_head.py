@@ -38,7 +38,6 @@ DISTANCE_WEIGHT, SHARP, QUANTILE = 0.4, 4.0, 0.3
 learnt: a line that is taken to be further away than it is will be crossed."""
 GAIN, ZOOM, SHIFT = (0.8, 1.2), (0.8, 1.3), 0.1
 """Factors drawn for each colour of an image, and for its size; largest shift as a share of the image."""
-_FRONT = EGO.centre_m + 0.5 * EGO.length_m
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class TrafficLightLabels:
             moment = float(moments[ahead])
             camera2map = scene.ego.at(moment)[0] @ camera.camera2ego
             lamps = lit_lamps(scene, moment, PinholeRays(prepared_intrinsics(camera, *size), camera2map, *size))
-            rows += [(i, lamp.colour, lamp.column, lamp.row, lamp.distance + _FRONT) for lamp in lamps]
+            rows += [(i, lamp.colour, lamp.column, lamp.row, lamp.distance + EGO.front_m) for lamp in lamps]
         slot = np.array([places(rig, self.world.cameras)[ahead]], np.int64)
         arrays: dict[str, np.ndarray] = {"lamps": np.array(rows, np.float32).reshape(-1, 5), "camera": slot}
         write_arrays(self.file(item), arrays, {"seed": str(item)})
@@ -90,7 +89,7 @@ class TrafficLightSamples:
             scene, arrays = load_scene(seed, labels.world), read_arrays(labels.file(seed))
             camera, rows = int(arrays["camera"][0]), arrays["lamps"]
             for i in range(len(scene.time)):
-                images.append(scene.images(i)[camera])
+                images.append(scene.image(i, camera))
                 ego2img.append(scene.ego2img[i, camera].astype(np.float32))
                 lamps.append(rows[rows[:, 0] == i, 1:])
         return cls(np.stack(images), np.stack(ego2img), lamps)
@@ -100,7 +99,7 @@ class TrafficLightSamples:
 class TrafficLightSettings:
     """Settings of the fit. learning_rate: its peak."""
 
-    steps: int = 3_000
+    steps: int = 5_000
     batch_size: int = 24
     learning_rate: float = 3e-3
 
@@ -199,7 +198,7 @@ def traffic_light_loss(logits: Tensor, distance: Tensor, lamps: Sequence[np.ndar
     truth = torch.from_numpy(metres)[there]
     error = truth - distance[there]
     error = torch.maximum(QUANTILE * error, (QUANTILE - 1.0) * error)
-    away = DISTANCE_WEIGHT * (error / (1.0 + (truth - _FRONT).abs() / SHARP)).sum()
+    away = DISTANCE_WEIGHT * (error / (1.0 + (truth - EGO.front_m).abs() / SHARP)).sum()
     return (focal[target >= 0].sum() + away) / max(int(there.sum()), 1)
 
 

@@ -78,7 +78,10 @@ class State:
 
 
 class Scene:
-    """One world with its traffic over time; created by `Scene.generate`."""
+    """One world with its traffic over time; created by `Scene.generate`.
+
+    signal_rows: of each signal, its first row in `fixed`, to which SIGNAL_LAMPS add, and its pose (x, y, yaw).
+    """
 
     def __init__(
         self,
@@ -101,8 +104,8 @@ class Scene:
         tables = [Primitives.of(m.shape.parts, first + i, float(rng.random())) for i, m in enumerate(self.moving)]
         self._moving = Primitives.concatenate(tables)
         self._ego = Primitives.of(_ego_body(), _EGO_OWNER, 0.0)
-        self._lamps = [
-            (int(np.flatnonzero(self.fixed.owner == i)[0]), approach_of(p.pose[2]))
+        self.signal_rows = [
+            (int(np.flatnonzero(self.fixed.owner == i)[0]), p.pose)
             for i, p in enumerate(self.standing)
             if p.shape.name == "signal"
         ]
@@ -138,8 +141,8 @@ class Scene:
         s = self.ego.mover.pose(time)
         ego = self._ego.posed(np.tile(s, (len(self._ego), 1)))
         colour = self.fixed.colour.copy()
-        for first, approach in self._lamps:
-            shown = self.signals.colour(approach, time)
+        for first, pose in self.signal_rows:
+            shown = self.signals.colour(approach_of(pose[2]), time)
             for name, lamps in zip((RED, AMBER, GREEN), SIGNAL_LAMPS, strict=True):
                 if name == shown:
                     colour[[first + k for k in lamps]] = 2.0 * linear(np.array(_LAMP_ON[name], np.float32))

@@ -131,10 +131,14 @@ class WorldScene:
         """Images of a set, uint8 [N, H, W, 3] RGB, black for missing cameras."""
         n = len(self.usable)
         out = np.zeros((n, self.settings.height, self.settings.width, 3), np.uint8)
-        for i, data in enumerate(self.jpeg[n * index : n * (index + 1)]):
-            if data:
-                out[i] = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        for camera in np.flatnonzero(self.usable):
+            out[camera] = self.image(index, camera)
         return out
+
+    def image(self, index: int, camera: int) -> np.ndarray:
+        """Image of one camera (slot) that the rig has, in a set: uint8 [H, W, 3] RGB."""
+        data = self.jpeg[len(self.usable) * index + camera]
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
     def dense(self, index: int) -> np.ndarray:
         """Labels uint8 [X, Y, Z] in base_link at the set's time, 17 = free."""

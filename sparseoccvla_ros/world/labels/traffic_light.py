@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...core.types import LIGHT_COLOURS
 from ..agents.actors import EGO
-from ..agents.traffic import AMBER, GREEN, RED
 from ..kernels.ground import STOP_LINE
 from ..render.raster import PinholeRays, cast
 from ..scene import Scene, approach_of
 from ..shapes.objects import SIGNAL_LAMPS
 from ..shapes.solids import Primitives
 
-COLOURS = (RED, AMBER, GREEN)
 FACING = 0.5
 """Least cosine between the ego's heading and the travel that a traffic light controls, for it to face the ego."""
 
@@ -23,8 +22,8 @@ FACING = 0.5
 class LitLamp:
     """A lit lamp in an image.
 
-    colour: index into COLOURS; column, row: its middle, px; pixels: how many show it; distance: from the ego's front
-    bumper to the stop line of its approach, m along that approach, negative past it.
+    colour: index into LIGHT_COLOURS; column, row: its middle, px; pixels: how many show it; distance: from the ego's
+    front bumper to the stop line of its approach, m along that approach, negative past it.
     """
 
     colour: int
@@ -39,16 +38,14 @@ def lit_lamps(scene: Scene, time: float, rays: PinholeRays) -> list[LitLamp]:
     state = scene.at(time)
     pose, _ = scene.ego.at(time)
     yaw = float(np.arctan2(pose[1, 0], pose[0, 0]))
-    bumper = pose[:2, 3] + (EGO.centre_m + 0.5 * EGO.length_m) * pose[:2, 0]
+    bumper = pose[:2, 3] + EGO.front_m * pose[:2, 0]
     lit: dict[int, tuple[int, float]] = {}
-    for i, placed in enumerate(scene.standing):
-        if placed.shape.name != "signal" or np.cos(placed.pose[2] - yaw) < FACING:
+    for first, place in scene.signal_rows:
+        if np.cos(place[2] - yaw) < FACING:
             continue
-        approach = approach_of(placed.pose[2])
-        colour = COLOURS.index(scene.signals.colour(approach, time))
-        forward = np.array([np.cos(placed.pose[2]), np.sin(placed.pose[2])])
-        ahead = float((np.array(placed.pose[:2]) - bumper) @ forward) - _beyond_line(scene, placed.pose)
-        first = int(np.flatnonzero(scene.fixed.owner == i)[0])
+        colour = LIGHT_COLOURS.index(scene.signals.colour(approach_of(place[2]), time))
+        forward = np.array([np.cos(place[2]), np.sin(place[2])])
+        ahead = float((np.array(place[:2]) - bumper) @ forward) - _beyond_line(scene, place)
         lit |= {first + lamp: (colour, ahead) for lamp in SIGNAL_LAMPS[colour]}
     if not lit:
         return []

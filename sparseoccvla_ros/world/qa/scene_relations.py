@@ -140,9 +140,8 @@ class SceneView:
         line, approach = self.scene.ego.mover.stops[0]
         yaw = float(self.scene.ego.mover.path.at(line)[2])
         part = (RED, AMBER, GREEN).index(self.scene.signals.colour(approach, self.time))
-        for i, placed in enumerate(self.scene.standing):
-            if placed.shape.name == "signal" and np.cos(placed.pose[2] - yaw) > 0.7:
-                first = int(np.flatnonzero(self.scene.fixed.owner == i)[0])
+        for first, pose in self.scene.signal_rows:
+            if np.cos(pose[2] - yaw) > 0.7:
                 return [first + k for k in SIGNAL_LAMPS[part]]
         return []
 

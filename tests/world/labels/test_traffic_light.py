@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparseoccvla_ros.world.labels.traffic_light import COLOURS, lit_lamps
+from sparseoccvla_ros.core.types import LIGHT_COLOURS
+from sparseoccvla_ros.world.labels.traffic_light import lit_lamps
 from sparseoccvla_ros.world.render.camera_rig import load_rig
 from sparseoccvla_ros.world.render.raster import PinholeRays
 from sparseoccvla_ros.world.scene import Scene
@@ -36,7 +37,7 @@ def test_lamps_say_the_signal_and_the_way_to_its_line(seed):
         seen += bool(lamps)
         assert len(lamps) <= 2, "one on the pole, one over the road"
         for lamp in lamps:
-            assert COLOURS[lamp.colour] == scene.signals.colour(approach, time)
+            assert LIGHT_COLOURS[lamp.colour] == scene.signals.colour(approach, time)
             assert lamp.distance == pytest.approx(room, abs=1.0)
             assert 0 <= lamp.row < HEIGHT / 2
             assert 0 <= lamp.column < WIDTH
