@@ -112,7 +112,7 @@ def speed(
         from sparseoccvla_ros.data.nuscenes.index import open_index
         from sparseoccvla_ros.data.nuscenes.labels import occ3d_folder
         from sparseoccvla_ros.runtime.presets import load_preset
-        from sparseoccvla_ros.train.data_loader import Feed
+        from sparseoccvla_ros.train.data_loader import BatchLoader
 
         found = load_preset(preset)
         augment = ImageAugmentation(height=found.image.height, width=found.image.width)
@@ -120,7 +120,7 @@ def speed(
         size = whole_images(found.image, augment.largest)
         opened = open_index(root, version, index)
         samples = NuscenesSamples(root, opened, split, size, frames, labels=labels, threads=workers)
-        feed = Feed(samples, len, augment, 1, 1, num_workers=workers)
+        feed = BatchLoader(samples, len, augment, 1, 1, num_workers=workers)
         try:
             next(feed)
             began, count = time.monotonic(), 0

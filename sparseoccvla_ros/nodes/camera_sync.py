@@ -28,6 +28,23 @@ from sparseoccvla_ros.runtime.presets import load_preset
 
 READY_TIMEOUT = 1.0
 """Seconds without a request from the encoder after which a frame set is decoded anyway."""
+_REFUSALS = frozenset(
+    {
+        DropReason.MISSING_CAMERA,
+        DropReason.SPREAD,
+        DropReason.POSE_TIMEOUT,
+        DropReason.POSE_TOO_OLD,
+        DropReason.MOUNT_UNKNOWN,
+        DropReason.MOUNT_IMPLAUSIBLE,
+        DropReason.NO_CALIBRATION,
+        DropReason.CALIBRATION_MISMATCH,
+        DropReason.DECODE,
+        DropReason.NO_IMAGE,
+        DropReason.NO_TWIST,
+        DropReason.IMPLAUSIBLE_MOTION,
+    }
+)
+"""Drop reasons that need a fix in the setup; the others (overload, a clock jump) are transient."""
 
 
 class CameraSyncNode(StageNode):
@@ -59,13 +76,13 @@ class CameraSyncNode(StageNode):
         self._arrivals = ArrivalTimes(self.get_name())
         self._adapter = MessageAdapter(self._sync, chosen, values.calibration_file)
         self._frames = self.stage_output("frames", messages.frames_to_msg)
-        self._unasked: tuple[int, float] | None = None
+        self._unrequested: tuple[int, float] | None = None  # stamp [ns] and steady clock [s] of the last set sent
         self._mosaic = self.output("camera_sync/mosaic")
         self._set_throttle = Throttle(lambda: values.max_rate)
         self._mosaic_throttle = Throttle(lambda: values.mosaic_rate)
-        self._worker: Worker[bool] = Worker("camera_sync", lambda _: self.attempt(self._take))
+        self._worker: Worker[bool] = Worker("camera_sync", lambda _: self.attempt(self._process_newest))
         for camera in chosen.cameras.values():
-            self._listen_to(camera)
+            self._subscribe_camera(camera)
         self.stage_input("occupancy/ready", self._on_ready, lambda message: messages.nanoseconds(message.stamp))
         self.input("/tf", partial(self._on_transforms, static=False))
         self.input("/tf_static", partial(self._on_transforms, static=True))
@@ -80,7 +97,7 @@ class CameraSyncNode(StageNode):
         """Drop images and poses; keep calibrations."""
         self._worker.discard()
         self._sync.reset()
-        self._unasked = None
+        self._unrequested = None
 
     def teardown(self) -> None:
         """Stop the threads."""
@@ -95,12 +112,12 @@ class CameraSyncNode(StageNode):
         self._worker.submit(True)
 
     def report(self) -> None:
-        """Show the synchroniser's statistics; drops are counted in `_take`."""
+        """Show the synchroniser's statistics; drops are counted in `_process_newest`."""
         self.monitor.show(**{k: v for k, v in self._sync.statistics().items() if not k.startswith("dropped.")})
 
     # --- inputs
 
-    def _listen_to(self, camera: CameraInput) -> None:
+    def _subscribe_camera(self, camera: CameraInput) -> None:
         if self.values.rectified:
             camera = replace(camera, rectified=self.values.rectified == "true")
         kind = CompressedImage if camera.transport == "compressed" else Image
@@ -124,22 +141,22 @@ class CameraSyncNode(StageNode):
                 self._worker.submit(True)
 
     def _on_ready(self, item: Item) -> None:
-        unasked = self._unasked
-        if unasked is not None and unasked[0] == item():
-            self._unasked = None
+        unrequested = self._unrequested
+        if unrequested is not None and unrequested[0] == item():
+            self._unrequested = None
             self._worker.submit(True)
 
     # --- work
 
-    def _wanted(self) -> bool:
+    def _may_decode(self) -> bool:
         """Whether to decode a set: False while a running encoder has one and has not requested the next."""
-        unasked = self._unasked
-        if unasked is None or time.monotonic() - unasked[1] > READY_TIMEOUT:
+        unrequested = self._unrequested
+        if unrequested is None or time.monotonic() - unrequested[1] > READY_TIMEOUT:
             return True
         return self._handover is None and not self.count_publishers("occupancy/ready")
 
-    def _take(self) -> None:
-        if not self._wanted() or not self._set_throttle.due():
+    def _process_newest(self) -> None:
+        if not self._may_decode() or not self._set_throttle.due():
             return
         began, taken = time.monotonic(), event(self.get_name(), "taken")
         frames = self._sync.take(self.get_clock().now().nanoseconds)
@@ -148,7 +165,7 @@ class CameraSyncNode(StageNode):
             # With an encoder slower than the cameras, sets are dropped all the time: counted, but no warning.
             log = self.get_logger().debug if reason is DropReason.OVERLOAD else self.get_logger().warning
             log(with_code(reason.value, text), throttle_duration_sec=5.0)
-            if reason.value in _REFUSALS:
+            if reason in _REFUSALS:
                 self.monitor.refused(with_code(reason.value, text))
         if frames is None or not self.active:
             if frames is None:
@@ -158,28 +175,11 @@ class CameraSyncNode(StageNode):
         if trace:
             frames = replace(frames, trace=(*trace, taken, event(self.get_name(), "prepared")))
         # Set before publishing: in a composed process the request may arrive during publish().
-        self._unasked = (frames.stamp, time.monotonic())
+        self._unrequested = (frames.stamp, time.monotonic())
         self._frames.publish(frames)
         self.monitor.finished(time.monotonic() - began, tuple(f"missing_camera:{name}" for name in frames.missing))
         if self._mosaic_throttle.due() and self._mosaic.get_subscription_count():
             self._mosaic.publish(messages.mosaic_to_msg(frames))
-
-
-_REFUSALS = {
-    "missing_camera",
-    "spread",
-    "pose_timeout",
-    "pose_too_old",
-    "mount_unknown",
-    "mount_implausible",
-    "no_calibration",
-    "calibration_mismatch",
-    "decode",
-    "no_image",
-    "no_twist",
-    "implausible_motion",
-}
-"""Drop reasons that need a fix in the setup; the others (overload, a clock jump) are transient."""
 
 
 def main(args: list[str] | None = None) -> int:

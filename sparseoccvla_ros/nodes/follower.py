@@ -19,7 +19,7 @@ from sparseoccvla_ros.ros.lifecycle_base import StageNode
 from sparseoccvla_ros.ros.msg_utils import nanoseconds
 from sparseoccvla_ros.ros.process import run
 
-AHEAD = 0.3
+SPEED_PREVIEW = 0.3
 """s: the commanded speed is the one that the commanded acceleration reaches after this time."""
 ODOMETRY_AGE = 0.5
 """s without odometry after which the vehicle is stopped."""
@@ -41,10 +41,11 @@ class FollowerNode(StageNode):
         config = FollowerConfig(wheelbase=self.values.wheelbase, max_age=self.values.max_age)
         self._follower = TrajectoryFollower(config)
         self._history = EgoHistory()
-        self._ego: tuple[int, np.ndarray, float] | None = None
-        self._path: tuple[int, TimedPath] | None = None
-        self._ahead: tuple[int, np.ndarray, np.ndarray] | None = None
-        self._told = 0
+        self._ego: tuple[int, np.ndarray, float] | None = None  # stamp [ns], pose (x, y, yaw), speed [m/s]
+        self._path: tuple[int, TimedPath] | None = None  # stamp [ns], path in the fixed frame
+        # stamp [ns], times [N] s after it, points [N, 2] m in base_link then
+        self._pending_path: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._commanded_stamp = 0
         self._velocity = self.output("control/cmd_vel")
         self._command = self.output("control/command")
         self.input("planning/path", self._on_path)
@@ -53,7 +54,7 @@ class FollowerNode(StageNode):
 
     def stopped(self) -> None:
         """Drop the path and command a stop."""
-        self._path = self._ahead = None
+        self._path = self._pending_path = None
         self._follower.reset()
         stamp = self.get_clock().now().nanoseconds if self._ego is None else self._ego[0]
         self._publish(stamp, 0.0, Control(-self._follower.config.stop_brake, 0.0, "deactivated"))
@@ -72,27 +73,27 @@ class FollowerNode(StageNode):
         self._history.add(stamp, pose, twist)
         self._ego = stamp, np.array([pose[0, 3], pose[1, 3], yaw_of(pose)]), float(twist[0])
         # A repeated stamp is a repeated request (lockstep); an earlier one means that the clock was set back.
-        if not 0 < stamp - self._told < 0.99e9 / self.values.rate:
-            self._act()
+        if not 0 < stamp - self._commanded_stamp < 0.99e9 / self.values.rate:
+            self._command_vehicle()
 
     def _on_path(self, message: Path) -> None:
         self.monitor.received()
-        self._path = self._ahead = None  # until the new one is parsed; an empty one means stop
+        self._path = self._pending_path = None  # until the new one is parsed; an empty one means stop
         if message.poses:
             stamp = nanoseconds(message.header.stamp)
             times = np.array([nanoseconds(p.header.stamp) - stamp for p in message.poses]) / 1e9
             points = np.array([(p.pose.position.x, p.pose.position.y) for p in message.poses], np.float64)
             if not (np.isfinite(points).all() and times[0] > 0 and (np.diff(times) > 0).all()):
                 raise InvalidInput("path", "its poses are not finite or their stamps do not rise")
-            self._ahead = stamp, times, points
+            self._pending_path = stamp, times, points
         if self._ego is not None:
-            self._act()
+            self._command_vehicle()
 
-    def _place(self, now: int) -> None:
+    def _transform_pending_path(self, now: int) -> None:
         """Transform the waiting path into the fixed frame once odometry has reached its stamp."""
-        if self._ahead is None or self._ahead[0] > now:
+        if self._pending_path is None or self._pending_path[0] > now:
             return
-        (stamp, times, points), self._ahead = self._ahead, None
+        (stamp, times, points), self._pending_path = self._pending_path, None
         pose = self._history.pose_at(stamp, now)
         if pose is None:
             raise InvalidInput("path", "no odometry reaches back to its stamp")
@@ -100,15 +101,15 @@ class FollowerNode(StageNode):
         # Seconds since 1970 in float64 (0.2 us steps) are too coarse for reproducible steering: count from the path.
         self._path = stamp, TimedPath.of_waypoints(0.0, start, times, points)
 
-    def _act(self) -> None:
+    def _command_vehicle(self) -> None:
         """Compute and publish the command for the newest odometry."""
         began = time.monotonic()
         assert self._ego is not None
         stamp, pose, speed = self._ego
-        self._told = stamp
+        self._commanded_stamp = stamp
         try:
-            self._place(stamp)
-        finally:
+            self._transform_pending_path(stamp)
+        finally:  # also when the path is refused, so that the vehicle brakes
             begun, path = self._path or (stamp, None)
             control = self._follower.control(path, (stamp - begun) / 1e9, pose, speed)
             self._publish(stamp, speed, control)
@@ -124,7 +125,7 @@ class FollowerNode(StageNode):
 
     def _publish(self, stamp: int, speed: float, control: Control) -> None:
         velocity, command = Twist(), AckermannDriveStamped(header=messages.header(stamp))
-        velocity.linear.x = max(0.0, speed + AHEAD * control.acceleration)
+        velocity.linear.x = max(0.0, speed + SPEED_PREVIEW * control.acceleration)
         velocity.angular.z = velocity.linear.x * float(np.tan(control.steering)) / self.values.wheelbase
         command.drive.speed, command.drive.steering_angle = velocity.linear.x, control.steering
         command.drive.acceleration = control.acceleration

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from sparseoccvla_ros.runtime.factory import build_occupancy
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.runtime.warm_up import warm_up_occupancy
 
-ASK_AFTER = 0.7
+REQUEST_AFTER = 0.7
 """Share of the usual encoding time after which the next frame set is requested, which is decoded during the rest."""
 
 
@@ -48,7 +47,7 @@ class OccupancyNode(StageNode):
         self._encoder = build_occupancy(preset, self.values.device)
         fallback = use_runtime(self._encoder, preset, self.values.runtime, self.values.threads)
         warm_up_occupancy(self._encoder, preset)
-        self._usual_seconds = 0.0
+        self._mean_encode_s = 0.0
         self._ready = self.stage_output("occupancy/ready", messages.header)
         self._queries = self.stage_output("occupancy/queries", messages.queries_to_msg)
         self._points = self.output("occupancy/points")
@@ -58,7 +57,7 @@ class OccupancyNode(StageNode):
         self._grid = self.output("occupancy/grid")
         self._costmap = self.output("occupancy/costmap")
         self._marker_throttle = Throttle(lambda: self.values.marker_rate)
-        self._worker: Worker[Item] = Worker("occupancy", lambda item: self.attempt(lambda: self._take(item)))
+        self._worker: Worker[Item] = Worker("occupancy", lambda item: self.attempt(lambda: self._encode(item)))
         self.stage_input("frames", self._on_frames, messages.frames_from_msg)
         self.monitor.show(weights="trained" if self._encoder.trained else "untrained", preset=self.values.preset)
         self.monitor.show(runtime=f"torch: {fallback}" if fallback else self.values.runtime)
@@ -83,15 +82,15 @@ class OccupancyNode(StageNode):
         self.hand_over(self._worker, item)
 
     @contextlib.contextmanager
-    def _asking_for_next(self, stamp: int) -> Iterator[None]:
-        """Request the next set once: after ASK_AFTER of the usual time, or at the end of the block if earlier."""
+    def _requesting_next(self, stamp: int) -> Iterator[None]:
+        """Request the next set once: after REQUEST_AFTER of the usual time, or at the end of the block if earlier."""
         asked = threading.Lock()
 
         def ask() -> None:
             if asked.acquire(blocking=False):
                 self._ready.publish(stamp)
 
-        timer = threading.Timer(ASK_AFTER * self._usual_seconds, ask)
+        timer = threading.Timer(REQUEST_AFTER * self._mean_encode_s, ask)
         timer.daemon = True
         timer.start()
         began = time.monotonic()
@@ -101,12 +100,12 @@ class OccupancyNode(StageNode):
             timer.cancel()
             ask()
             # Smoothed: one slow set must not delay the next request by much.
-            self._usual_seconds += 0.3 * (time.monotonic() - began - self._usual_seconds)
+            self._mean_encode_s += 0.3 * (time.monotonic() - began - self._mean_encode_s)
 
-    def _take(self, item: Item) -> None:
+    def _encode(self, item: Item) -> None:
         began = time.monotonic()
         frames: CameraFrames = item()
-        with self._asking_for_next(frames.stamp):
+        with self._requesting_next(frames.stamp):
             queries = self._encoder.encode(frames)
         queries = replace(queries, trace=(*frames.trace, event(self.get_name(), "encoded")))
         if not self.active:
@@ -136,22 +135,18 @@ class OccupancyNode(StageNode):
         self.monitor.show(voxels=len(voxels))
         if wants_points:
             self._points.publish(messages.cloud_to_msg([(0.0, voxels)], queries.stamp, palette, frame))
-        for publisher in wanted:
-            publisher.publish(self._for_planners(publisher, voxels, queries.stamp, frame))
+        if self._obstacles in wanted:
+            kept = np.isin(voxels.labels, OBSTACLES)
+            standing = SparseVoxels(voxels.indices[kept], voxels.labels[kept], voxels.scores[kept], voxels.grid)
+            self._obstacles.publish(messages.cloud_to_msg([(0.0, standing)], queries.stamp, palette, frame))
+        for publisher, costs in ((self._grid, messages.GRID_COSTS), (self._costmap, messages.SEMANTIC_COSTS)):
+            if publisher in wanted:
+                publisher.publish(messages.grid_to_msg(voxels, queries.stamp, frame, costs))
         if wants_markers:
             limit = self.values.marker_limit
             self._markers.publish(
                 markers.cubes(voxels, queries.stamp, "occupancy", limit, palette=palette, frame=frame)
             )
-
-    def _for_planners(self, publisher: Any, voxels: SparseVoxels, stamp: int, frame: str) -> Any:
-        """Returns the message of one of the publishers that costmaps of other stacks subscribe to."""
-        if publisher is self._obstacles:
-            kept = np.isin(voxels.labels, OBSTACLES)
-            standing = SparseVoxels(voxels.indices[kept], voxels.labels[kept], voxels.scores[kept], voxels.grid)
-            return messages.cloud_to_msg([(0.0, standing)], stamp, PALETTES[self.values.palette], frame)
-        costs = messages.GRID_COSTS if publisher is self._grid else messages.SEMANTIC_COSTS
-        return messages.grid_to_msg(voxels, stamp, frame, costs)
 
 
 def main(args: list[str] | None = None) -> int:

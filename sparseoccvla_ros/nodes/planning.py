@@ -96,7 +96,7 @@ class PlanningNode(StageNode):
         """Stop the followers of the path and drop all state of the drive."""
         self._worker.discard()
         self._stop_followers()
-        self._forget()
+        self._reset_drive()
 
     def teardown(self) -> None:
         """Stop the worker and free the model."""
@@ -133,9 +133,9 @@ class PlanningNode(StageNode):
         _, points, frame = messages.path_from_msg(message)
         self._next_route = frame, points
         if self._ego is not None:
-            self._take_route()
+            self._apply_pending_route()
 
-    def _take_route(self) -> None:
+    def _apply_pending_route(self) -> None:
         """Use the newest route, now that its frame can be checked."""
         if self._next_route is not None:
             (frame, points), self._next_route = self._next_route, None
@@ -166,11 +166,11 @@ class PlanningNode(StageNode):
             raise InvalidInput("queries", f"are {age / 1e9:.2f} s old, max_age is {self.values.max_age} s")
         self.monitor.show(clock="apart from stamps: use_sim_time?" if mismatch else "same as stamps")
         if queries.epoch != self._epoch:
-            self._forget()
+            self._reset_drive()
             self._epoch = queries.epoch
         self._ego = queries.ego
         self._history.add(queries.stamp, queries.ego.pose, queries.ego.twist)
-        self.attempt(self._take_route)
+        self.attempt(self._apply_pending_route)
         self._route.timeout = self.values.command_timeout  # may change while the node runs
         choice = self._route.choose(now, queries.ego.pose, queries.ego.speed)
         voxels = occupied_voxels(queries, config=self._occupancy)
@@ -184,7 +184,10 @@ class PlanningNode(StageNode):
                 self._publish(plan, queries.ego, time.monotonic() - began)
 
     def _await_reasoning(self, queries: SceneQueries) -> Reasoning | None:
-        """The newest reasoning of this epoch within reasoning_max_age; waits up to reasoning_wait for this stamp's."""
+        """Returns the newest reasoning of this epoch within reasoning_max_age, None without one.
+
+        Waits up to reasoning_wait for that of this stamp.
+        """
 
         def caught_up() -> bool:
             return self._reasoning is not None and self._reasoning.stamp >= queries.stamp
@@ -217,6 +220,10 @@ class PlanningNode(StageNode):
         if self._markers_pub.get_subscription_count():
             size = self._vehicle.length_m, self._vehicle.width_m, self._vehicle.centre_m
             self._markers_pub.publish(markers.vehicle(plan, ego.speed, *size))
+        self._report(plan, latency)
+
+    def _report(self, plan: Plan, latency: float) -> None:
+        """Log and show in diagnostics what is wrong with a plan."""
         reasons = plan.reasons
         if plan.status is PlanStatus.BRAKING:
             reasons = ("braking", *reasons)
@@ -260,7 +267,7 @@ class PlanningNode(StageNode):
                 self._autoware_pub.publish(autoware().standstill_to_msg(plan.stamp, self._followed_ego))
             self._candidates_pub.publish(markers.delete_all(plan.stamp, "candidates", plan.base_frame))
 
-    def _forget(self) -> None:
+    def _reset_drive(self) -> None:
         self._history.clear()
         self._planner.reset()
         self._ego = None

@@ -190,7 +190,7 @@ class OccupancyEncoder(nn.Module):
 
     @torch.inference_mode()
     def traffic_light(self, frames: CameraFrames, usable: np.ndarray) -> TrafficLight | None:
-        """Returns the traffic light that the camera looking ahead shows, None without one or without the head.
+        """Returns the traffic light seen by the forward camera; None if it sees none or the encoder has no such head.
 
         usable: bool [N], cameras that may be looked at. Raises InvalidInput("traffic_light", ...) as the head does.
         """

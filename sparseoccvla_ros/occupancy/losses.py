@@ -227,15 +227,15 @@ class _Pairs:
     """
 
     points: Tensor
-    truth: OccupancyTargets
+    target: OccupancyTargets
     point_of: Tensor | None
     voxel_of: Tensor | None
 
     @classmethod
-    def match(cls, points: Tensor, truth: OccupancyTargets) -> _Pairs:
-        if not len(truth):
-            return cls(points, truth, None, None)
-        return cls(points, truth, nearest(truth.centres, points), truth.neighbours(points))
+    def match(cls, points: Tensor, target: OccupancyTargets) -> _Pairs:
+        if not len(target):
+            return cls(points, target, None, None)
+        return cls(points, target, nearest(target.centres, points), target.neighbours(points))
 
 
 def occupancy_loss(
@@ -271,9 +271,9 @@ def occupancy_loss(
         _check(f"outputs[{i}].logits", output.logits, (batch, output.points.shape[2], NUM_CLASSES))
         if output.logits.shape[1] != output.points.shape[1]:
             raise InvalidInput(f"outputs[{i}].logits", "has another number of queries than points")
-    for i, truth in enumerate(targets):
-        if truth.centres.device != init_points.device:
-            raise InvalidInput(f"targets[{i}]", f"is on {truth.centres.device}, predictions on {init_points.device}")
+    for i, target in enumerate(targets):
+        if target.centres.device != init_points.device:
+            raise InvalidInput(f"targets[{i}]", f"is on {target.centres.device}, predictions on {init_points.device}")
 
     terms: dict[str, Tensor] = {}
     terms["init_loss_pts"] = _point_loss(_pairs(init_points, targets, grid), weights)
@@ -293,30 +293,34 @@ def _pairs(points: Tensor, targets: Sequence[OccupancyTargets], grid: VoxelGrid)
     """Match normalised points [B, Q, R, 3] in metres, one entry per batch element."""
     lower, upper = points.new_tensor([grid.lower, grid.upper], dtype=torch.float32)
     metric = points.float().flatten(1, 2) * (upper - lower) + lower
-    return [_Pairs.match(p, truth) for p, truth in zip(metric, targets, strict=True)]
+    return [_Pairs.match(p, target) for p, target in zip(metric, targets, strict=True)]
 
 
 def _point_loss(batch: list[_Pairs], weights: LossWeights) -> Tensor:
     """Compute L_pts, scalar."""
     # Depends on every point, so that a batch without occupied voxels still backpropagates (zeros) into the points.
-    to_voxels = to_points = 0.0 * torch.stack([pairs.points.sum() for pairs in batch]).sum()
-    voxels = points = 0.0
+    voxel_sum = point_sum = 0.0 * torch.stack([pairs.points.sum() for pairs in batch]).sum()
+    voxel_count = point_count = 0.0
     for pairs in batch:
         if pairs.point_of is None or pairs.voxel_of is None:
             continue
-        truth = pairs.truth
-        chosen = pairs.points[pairs.point_of]
+        target = pairs.target
+        nearest_points = pairs.points[pairs.point_of]  # [V, 3] m
         with torch.no_grad():
-            rare = torch.isin(truth.labels, truth.labels.new_tensor(weights.rare_classes))
-            far = torch.linalg.vector_norm(truth.centres - chosen, dim=1) > weights.far_distance
-            w = torch.where(truth.visible & far, weights.far, 1.0)
-            w = torch.where(truth.visible & rare, w.clamp(min=weights.rare), w)
+            rare = torch.isin(target.labels, target.labels.new_tensor(weights.rare_classes))
+            far = torch.linalg.vector_norm(target.centres - nearest_points, dim=1) > weights.far_distance
+            voxel_weight = torch.where(target.visible & far, weights.far, 1.0)  # [V]
+            voxel_weight = torch.where(target.visible & rare, voxel_weight.clamp(min=weights.rare), voxel_weight)
         by_voxel, by_point = (_shares(of, weights.density_aware) for of in (pairs.point_of, pairs.voxel_of))
-        to_voxels = to_voxels + (by_voxel * w * _smooth_l1(chosen, truth.centres, weights.beta)).sum()
-        to_points = to_points + (by_point * _smooth_l1(pairs.points, truth.centres[pairs.voxel_of], weights.beta)).sum()
-        voxels += by_voxel.sum()
-        points += by_point.sum()
-    return weights.points * (to_voxels / (voxels + _EPS) + to_points / (points + _EPS))
+        voxel_sum = (
+            voxel_sum + (by_voxel * voxel_weight * _smooth_l1(nearest_points, target.centres, weights.beta)).sum()
+        )
+        point_sum = (
+            point_sum + (by_point * _smooth_l1(pairs.points, target.centres[pairs.voxel_of], weights.beta)).sum()
+        )
+        voxel_count += by_voxel.sum()
+        point_count += by_point.sum()
+    return weights.points * (voxel_sum / (voxel_count + _EPS) + point_sum / (point_count + _EPS))
 
 
 def _shares(chosen: Tensor, density_aware: bool) -> Tensor:
@@ -328,23 +332,23 @@ def _shares(chosen: Tensor, density_aware: bool) -> Tensor:
 
 def _class_loss(logits: Tensor, batch: list[_Pairs], weights: LossWeights) -> Tensor:
     """Compute L_cls, scalar, of logits [B, Q, R, 17]."""
-    labels, ranges = [], []
+    labels, range_weights = [], []
     for pairs in batch:
         if pairs.voxel_of is None:
             labels.append(torch.full((len(pairs.points),), FREE, device=logits.device))
-            ranges.append(torch.ones(len(pairs.points), device=logits.device))
+            range_weights.append(torch.ones(len(pairs.points), device=logits.device))
         else:
-            labels.append(pairs.truth.labels[pairs.voxel_of])
-            away = torch.linalg.vector_norm(pairs.truth.centres[pairs.voxel_of, :2], dim=1)
-            ranges.append(1 + away / weights.range_scale)
+            labels.append(pairs.target.labels[pairs.voxel_of])
+            range_m = torch.linalg.vector_norm(pairs.target.centres[pairs.voxel_of, :2], dim=1)
+            range_weights.append(1 + range_m / weights.range_scale)
     x = logits.float().flatten(0, 2)
-    per_point = _focal(x, torch.cat(labels), weights) * torch.cat(ranges)
+    per_point = _focal(x, torch.cat(labels), weights) * torch.cat(range_weights)
     return weights.classification * per_point.sum() / (len(x) + _EPS)
 
 
 def _voxel_class_loss(voxels: DensifiedVoxels, targets: Sequence[OccupancyTargets], weights: LossWeights) -> Tensor:
     """Compute L_cls of OPUS-V2, scalar; ignored voxels are excluded."""
-    dense = [truth.semantics for truth in targets if truth.semantics is not None]
+    dense = [target.semantics for target in targets if target.semantics is not None]
     if len(dense) != len(targets):
         raise InvalidInput("targets", "hold no dense labels: make them with OccupancyTargets.from_dense")
     labels = torch.stack(dense)[voxels.indices.unbind(1)].long()
@@ -357,11 +361,11 @@ def _voxel_class_loss(voxels: DensifiedVoxels, targets: Sequence[OccupancyTarget
 def _focal(x: Tensor, labels: Tensor, weights: LossWeights) -> Tensor:
     """Compute the sigmoid focal loss of logits [N, 17] and labels [N]: float32 [N], weighted sum over the channels."""
     positive = F.one_hot(labels, NUM_CLASSES + 1)[:, :NUM_CLASSES].to(x.dtype)
-    score = x.sigmoid()
-    missed = positive * (1 - score) + (1 - positive) * score
-    balance = positive * weights.alpha + (1 - positive) * (1 - weights.alpha)
+    p = x.sigmoid()
+    one_minus_p_t = positive * (1 - p) + (1 - positive) * p
+    alpha_t = positive * weights.alpha + (1 - positive) * (1 - weights.alpha)
     # Cross entropy from the logits, because log(sigmoid) of a confident mistake would be -inf.
-    focal = balance * missed**weights.gamma * F.binary_cross_entropy_with_logits(x, positive, reduction="none")
+    focal = alpha_t * one_minus_p_t**weights.gamma * F.binary_cross_entropy_with_logits(x, positive, reduction="none")
     return (focal * x.new_tensor(weights.channels)).sum(1)
 
 

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import InvalidInput
-from ..core.geometry import apply, inverse
+from ..core.geometry import inverse
 from ..core.types import (
     HORIZONS,
     STEPS,
-    WAYPOINT_TIMES,
     Command,
     CommandSource,
     EgoState,
@@ -36,26 +35,15 @@ from .obstacles.collision import VULNERABLE_SHARE, ForecastLayer, ObstacleMap
 from .obstacles.grid import ObstacleMemory
 from .obstacles.motion import ObstacleTracker
 from .obstacles.stop_line import StopLine
+from .plan_memory import PlanMemory, PreviousPlan
 from .plan_reasons import PlanReason, missing_camera, rejected, skipped
 from .trajectory import Motion, braking, eased, motion_of
-from .trajectory_validator import CERTAIN, RESUMED_ACCELERATION, RESUMED_SPEED, Patience, slower_path
+from .trajectory_validator import CERTAIN_SCORE, RESUMED_ACCELERATION, RESUMED_SPEED, StuckDetector, slower_path
 
 ABSURD_SPEED = 60.0
 """m/s; a present speed above it is treated as invalid input."""
 WAITING_ROOM = 10.0
 """m between front bumper and a red light's line within which a standing vehicle is taken to wait for it."""
-CONTINUITY_AGE = 1.0
-"""s after which continuity with the previous plan is no longer required."""
-
-
-@dataclass(frozen=True, eq=False)
-class _PlanMemory:
-    """Previous plan, for the continuity check; waypoints is None for a braking or rejected plan."""
-
-    stamp: int
-    epoch: int
-    ego: EgoState
-    waypoints: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +91,13 @@ class Planner(nn.Module):
         self.last_gate_report: trajectory_validator.GateReport | None = None
         """GateReport of the newest plan, for diagnostics and markers; None if no candidate was decoded."""
         self._obstacle_memory, self._obstacle_tracker = ObstacleMemory(), ObstacleTracker()
-        self._patience, self._stop_line = Patience(), StopLine(self.limits.max_deceleration_mps2)
-        self._newest: _PlanMemory | None = None
-        self._second_newest: _PlanMemory | None = None
+        self._stuck_detector, self._stop_line = StuckDetector(), StopLine(self.limits.max_deceleration_mps2)
+        self._plan_memory = PlanMemory()
 
     def reset(self) -> None:
         """Clear the previous plan."""
-        self._newest = self._second_newest = None
-        self._patience.renew()
+        self._plan_memory.clear()
+        self._stuck_detector.reset()
         self._obstacle_memory.clear()
         self._obstacle_tracker.clear()
         self._stop_line.clear()
@@ -129,10 +116,18 @@ class Planner(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Score and denoise the anchors for a batch.
 
-        features [B, Q, C]; centres [B, Q, 3] m; ego [B, F]; token [B, D]; anchor_scores [B, A], logits of the language
-        model, added to the scorer's; target_points [B, R, 2] m in base_link; obstacles [B, CHANNELS, *SHAPE]
-        (obstacles/grid.py); noise [A, 6, 2], default from config.seed. Returns logits [B, A] and waypoints [B, A, 6, 2]
-        m, cumulative, base_link.
+        Args:
+            features: [B, Q, C], of the queries.
+            centres: [B, Q, 3] m, of the queries.
+            ego: [B, F], ego features (ego_history.py).
+            token: [B, D], reasoning token.
+            anchor_scores: [B, A], logits of the language model, added to the scorer's.
+            target_points: [B, R, 2] m in base_link, of the route.
+            obstacles: uint8 [B, CHANNELS, *SHAPE] (obstacles/grid.py).
+            noise: [A, 6, 2], default from config.seed.
+
+        Returns:
+            Logits [B, A] and waypoints [B, A, 6, 2] m, cumulative, base_link.
         """
         scene = SceneInputs(features, centres, ego, token, target_points, obstacles)
         logits = self.scorer(self.anchor_waypoints, scene)  # [B, A]
@@ -169,6 +164,77 @@ class Planner(nn.Module):
         None. Raises InvalidInput only for arguments of a wrong type or shape; invalid values result in a flagged plan.
         """
         # 1. Validate
+        self._check_arguments(queries, voxels, reasoning, history, command, command_source, target_points)
+        previous = self._plan_memory.previous_to(queries)
+        request = _Request(queries, command, command_source)
+        self.last_gate_report = None
+        reasons = self._input_reasons(queries, command_source)
+        refused = self._refused(request, reasons, previous)
+        if refused is not None:
+            return refused
+        try:
+            ego = self._ego_features(queries.stamp, history, command)
+        except InvalidInput:
+            return self._braking_or_empty_plan(request, [PlanReason.EGO_HISTORY_MISSING, *reasons], None)
+        if self.config.ego == "causal" and ego[FEATURE_NAMES.index("has_velocity")] == 0:
+            reasons.append(PlanReason.EGO_HISTORY_MISSING)
+        reasoning, missing = self._usable_reasoning(queries, reasoning)
+        reasons += missing
+        # 2. Infer
+        used_reasoning = reasoning if self.uses_reasoning else None
+        speed = queries.ego.speed
+        line, stuck = self._stop_line_and_stuck(queries)
+        if stuck and self.config.ego == "causal":
+            ego = as_if_driving(ego, max(speed, RESUMED_SPEED))
+        moment = queries.stamp, queries.epoch, queries.ego.pose
+        grid = self._obstacle_memory.grid(*moment, voxels) if self.config.obstacle_grid else None
+        logits, candidates = self._infer(queries, ego, used_reasoning, target_points, grid)  # [A], [A, 6, 2] m
+        if stuck:
+            for row in np.flatnonzero(np.isfinite(candidates).all((1, 2))):
+                candidates[row] = eased(candidates[row], speed, RESUMED_ACCELERATION)
+        # 3. Select
+        group = torch.from_numpy(self.anchors.group(command))  # bool [A]
+        masked = mask_other_commands(logits, group) if self.config.command_mask else logits
+        obstacles, found = self._obstacles(queries, voxels, reasoning, history, line, stuck)
+        reasons += found
+        touches = None if obstacles is None else obstacles.touches
+        expected = None if previous is None else previous.expected(queries)
+        report = trajectory_validator.choose(self.limits, candidates, masked.numpy(), speed, expected, touches)
+        self.last_gate_report = report
+        # 4. Package
+        finite = np.isfinite(candidates).all((1, 2))  # bool [A]
+        if not finite.all():
+            reasons.append(PlanReason.MODEL_NOT_FINITE)
+        scores = np.where(finite, torch.nan_to_num(logits.sigmoid(), nan=0.0).numpy(), 0.0).astype(np.float32)
+        # plans contain finite numbers only: replace other candidates by their anchor with score 0
+        finite_candidates = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
+        score_source = "ego" if used_reasoning is None else "language+ego"
+        request = replace(request, candidates=finite_candidates, scores=scores, score_source=score_source)
+        held = [PlanReason.RED_LIGHT] if line is not None else []
+        slower = None if obstacles is None else slower_path(self.limits, report, candidates, speed, obstacles)
+        if slower is not None:
+            chosen, waypoints = slower
+            notes: list[str] = [PlanReason.SLOWED]
+        elif report.chosen >= 0:
+            chosen, waypoints = report.chosen, candidates[report.chosen]
+            notes = [skipped(reason) for reason in report.passed_over]
+        else:
+            causes = [rejected(reason) for reason in report.passed_over] or [PlanReason.MODEL_NOT_FINITE]
+            return self._braking_or_empty_plan(request, [*causes, *reasons, *held], obstacles)
+        # notes and a red light explain a plan without degrading it
+        status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
+        return self._to_plan(request, motion_of(waypoints, speed), chosen, status, [*reasons, *notes, *held])
+
+    def _check_arguments(
+        self,
+        queries: SceneQueries,
+        voxels: SparseVoxels,
+        reasoning: Reasoning | None,
+        history: EgoHistory,
+        command: Command,
+        command_source: CommandSource,
+        target_points: np.ndarray | None,
+    ) -> None:
         for name, value, kind in (
             ("queries", queries, SceneQueries),
             ("voxels", voxels, SparseVoxels),
@@ -181,95 +247,55 @@ class Planner(nn.Module):
                 raise InvalidInput(name, f"got {type(value).__name__}")
         if target_points is not None:
             check_array("target_points", target_points, np.float32, (len(self.config.target_points), 2))
-        previous = self._previous_to(queries)
-        request = _Request(queries, command, command_source)
-        self.last_gate_report = None
-        reasons = self._input_reasons(queries, command_source)
+
+    def _refused(self, request: _Request, reasons: list[str], previous: PreviousPlan | None) -> Plan | None:
+        """Returns an empty or braking plan for a scene that cannot be planned on at all, None for any other."""
+        queries = request.queries
         if not _usable_ego(queries.ego):
             return self._empty_plan(request, [PlanReason.EGO_INVALID, *reasons], remember=False)
         if abs(queries.ego.speed) > ABSURD_SPEED:
             return self._empty_plan(request, [PlanReason.EGO_SPEED_ABSURD, *reasons], remember=False)
         blocking_reason = self._blocking_reason(queries, previous)
-        if blocking_reason is not None:
-            # a frame with an older stamp does not replace the stored newer plan
-            remember = blocking_reason is not PlanReason.STAMP_REVERSED
-            return self._braking_or_empty_plan(request, [blocking_reason, *reasons], None, remember)
-        try:
-            ego = self._ego_features(queries.stamp, history, command)
-        except InvalidInput:
-            return self._braking_or_empty_plan(request, [PlanReason.EGO_HISTORY_MISSING, *reasons], None)
-        if self.config.ego == "causal" and ego[FEATURE_NAMES.index("has_velocity")] == 0:
-            reasons.append(PlanReason.EGO_HISTORY_MISSING)
-        reasoning, missing = self._usable_reasoning(queries, reasoning)
-        reasons += missing
-        # 2. Infer
-        used_reasoning = reasoning if self.uses_reasoning else None
-        moment = queries.stamp, queries.epoch, queries.ego.pose
-        speed = queries.ego.speed
+        if blocking_reason is None:
+            return None
+        # a frame with an older stamp does not replace the stored newer plan
+        remember = blocking_reason is not PlanReason.STAMP_REVERSED
+        return self._braking_or_empty_plan(request, [blocking_reason, *reasons], None, remember)
+
+    def _stop_line_and_stuck(self, queries: SceneQueries) -> tuple[float | None, bool]:
+        """Returns (m to the line of a red light, None without one; whether the vehicle stands for too long)."""
+        moment, speed = (queries.stamp, queries.epoch, queries.ego.pose), queries.ego.speed
         light, front = queries.traffic_light if queries.trained else None, self.limits.vehicle.front_m
         line = self._stop_line.ahead(*moment, speed, light, front)
         waits = line is not None and line - front < WAITING_ROOM
         if waits:
-            self._patience.renew()
-        resuming = queries.trained and not waits and self._patience.lost(*moment, speed)
-        if resuming and self.config.ego == "causal":
-            ego = as_if_driving(ego, max(speed, RESUMED_SPEED))
-        grid = self._obstacle_memory.grid(*moment, voxels) if self.config.obstacle_grid else None
-        logits, candidates = self._infer(queries, ego, used_reasoning, target_points, grid)  # [A], [A, 6, 2] m
-        if resuming:
-            for row in np.flatnonzero(np.isfinite(candidates).all((1, 2))):
-                candidates[row] = eased(candidates[row], speed, RESUMED_ACCELERATION)
-        # 3. Select
-        group = torch.from_numpy(self.anchors.group(command))  # bool [A]
-        masked = mask_other_commands(logits, group) if self.config.command_mask else logits
-        obstacles, held = None, [PlanReason.RED_LIGHT] if line is not None else []
-        if queries.trained:
-            forecasts, missing = self._forecasts(queries, reasoning, history)
-            if not self.config.gate_forecasts:
-                forecasts = self._obstacle_tracker.layers(*moment, voxels)
-            score, share = self.config.obstacle_score, VULNERABLE_SHARE
-            if resuming:
-                score, share = max(score, CERTAIN), min(score / CERTAIN, 1.0)
-                reasons.append(PlanReason.RESUMING)
-            obstacles = ObstacleMap(self.limits, voxels, forecasts, score, share, line)
-            reasons += missing
-            if len(voxels) == 0:
-                reasons.append(PlanReason.VOXELS_EMPTY)
-        else:
-            reasons.append(PlanReason.COLLISION_UNCHECKED)
-        touches = None if obstacles is None else obstacles.touches
-        expected = self._expected(queries, previous)
-        report = trajectory_validator.choose(self.limits, candidates, masked.numpy(), speed, expected, touches)
-        self.last_gate_report = report
-        # 4. Package
-        finite = np.isfinite(candidates).all((1, 2))
-        if not finite.all():
-            reasons.append(PlanReason.MODEL_NOT_FINITE)
-        scores = np.where(finite, torch.nan_to_num(logits.sigmoid(), nan=0.0).numpy(), 0.0).astype(np.float32)
-        # plans contain finite numbers only: replace other candidates by their anchor with score 0
-        finite_candidates = np.where(finite[:, None, None], candidates, self.anchors.flat).astype(np.float32)
-        score_source = "ego" if used_reasoning is None else "language+ego"
-        request = _Request(queries, command, command_source, finite_candidates, scores, score_source)
-        slower = None if obstacles is None else slower_path(self.limits, report, candidates, speed, obstacles)
-        if slower is not None:
-            chosen, waypoints = slower
-            motion = motion_of(waypoints, speed)
-            status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
-            return self._to_plan(request, motion, chosen, status, [*reasons, PlanReason.SLOWED, *held])
-        if report.chosen < 0:
-            causes = [rejected(reason) for reason in report.passed_over] or [PlanReason.MODEL_NOT_FINITE]
-            return self._braking_or_empty_plan(request, [*causes, *reasons, *held], obstacles)
-        motion = motion_of(candidates[report.chosen], speed)
-        passed = [skipped(reason) for reason in report.passed_over]
-        status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
-        return self._to_plan(request, motion, report.chosen, status, [*reasons, *passed, *held])
+            self._stuck_detector.reset()
+        return line, queries.trained and not waits and self._stuck_detector.is_stuck(*moment, speed)
 
-    def _previous_to(self, queries: SceneQueries) -> _PlanMemory | None:
-        """Replanning the newest stamp is compared with the plan before it, so a repeat gives the identical plan."""
-        newest = self._newest
-        if newest is not None and (newest.stamp, newest.epoch) == (queries.stamp, queries.epoch):
-            newest = self._second_newest
-        return newest if newest is not None and newest.epoch == queries.epoch else None
+    def _obstacles(
+        self,
+        queries: SceneQueries,
+        voxels: SparseVoxels,
+        reasoning: Reasoning | None,
+        history: EgoHistory,
+        line: float | None,
+        stuck: bool,
+    ) -> tuple[ObstacleMap | None, list[str]]:
+        """Returns (what the gate must keep clear of, reasons); None for untrained occupancy."""
+        if not queries.trained:
+            return None, [PlanReason.COLLISION_UNCHECKED]
+        reasons: list[str] = []
+        forecasts, missing = self._forecasts(queries, reasoning, history)
+        if not self.config.gate_forecasts:
+            forecasts = self._obstacle_tracker.layers(queries.stamp, queries.epoch, queries.ego.pose, voxels)
+        score, share = self.config.obstacle_score, VULNERABLE_SHARE
+        if stuck:
+            score, share = max(score, CERTAIN_SCORE), min(score / CERTAIN_SCORE, 1.0)
+            reasons.append(PlanReason.RESUMING)
+        reasons += missing
+        if len(voxels) == 0:
+            reasons.append(PlanReason.VOXELS_EMPTY)
+        return ObstacleMap(self.limits, voxels, forecasts, score, share, line), reasons
 
     def _input_reasons(self, queries: SceneQueries, source: CommandSource) -> list[str]:
         reasons = [missing_camera(name) for name in queries.missing]
@@ -279,16 +305,12 @@ class Planner(nn.Module):
             reasons.append(PlanReason.COMMAND_TIMEOUT)
         return reasons
 
-    def _blocking_reason(self, queries: SceneQueries, previous: _PlanMemory | None) -> PlanReason | None:
+    def _blocking_reason(self, queries: SceneQueries, previous: PreviousPlan | None) -> PlanReason | None:
         """Returns why this scene cannot be planned on at all, None if it can."""
         if previous is not None:
-            seconds = (queries.stamp - previous.stamp) / 1e9
-            if seconds < 0:
+            if queries.stamp < previous.stamp:
                 return PlanReason.STAMP_REVERSED
-            top_speed = max(abs(queries.ego.speed), abs(previous.ego.speed))
-            max_mean_speed = top_speed + self.limits.max_deceleration_mps2 * seconds
-            moved = float(np.linalg.norm(queries.ego.pose[:3, 3] - previous.ego.pose[:3, 3]))
-            if moved > max_mean_speed * seconds + trajectory_validator.START_ERROR:
+            if previous.teleported(queries, self.limits.max_deceleration_mps2):
                 return PlanReason.EGO_TELEPORT
         if len(queries.features) == 0:
             return PlanReason.QUERIES_EMPTY
@@ -370,27 +392,6 @@ class Planner(nn.Module):
         usable = tuple(ForecastLayer(horizon - age, voxels, to_ego) for horizon, voxels in ahead if horizon > age)
         return usable, [] if usable else [PlanReason.FORECAST_MISSING]
 
-    def _expected(self, queries: SceneQueries, previous: _PlanMemory | None) -> np.ndarray | None:
-        """Returns where the previous plan puts the vehicle 0.5 s and 1 s from now, float64 [2, 2] m in base_link now.
-
-        None if the previous plan is missing, too old or not followed by the vehicle (e.g. in a recording); NaN rows are
-        beyond the plan's end.
-        """
-        if previous is None or previous.waypoints is None:
-            return None
-        elapsed = (queries.stamp - previous.stamp) / 1e9
-        if elapsed > CONTINUITY_AGE:
-            return None
-        knots = np.concatenate([[0.0], WAYPOINT_TIMES])
-        path = np.concatenate([np.zeros((1, 3)), np.pad(previous.waypoints, ((0, 0), (0, 1)))])
-        path = apply(inverse(queries.ego.pose) @ previous.ego.pose, path)
-        times = elapsed + np.array([0.0, 0.5, 1.0])
-        at = np.stack([np.interp(times, knots, path[:, axis]) for axis in (0, 1)], axis=1)
-        if np.linalg.norm(at[0]) > trajectory_validator.MAX_LATERAL_SHIFT:
-            return None
-        at[times > knots[-1]] = np.nan
-        return at[1:]
-
     def _braking_or_empty_plan(
         self, request: _Request, reasons: list[str], obstacles: ObstacleMap | None, remember: bool = True
     ) -> Plan:
@@ -427,12 +428,7 @@ class Planner(nn.Module):
         queries = request.queries
         if remember:
             follow = motion.waypoints if chosen >= 0 else None
-            newest = self._newest
-            if newest is None or (newest.stamp, newest.epoch) != (queries.stamp, queries.epoch):
-                self._second_newest = newest
-            # copy, because the caller may reuse its arrays for the next scene
-            ego = replace(queries.ego, pose=queries.ego.pose.copy(), twist=queries.ego.twist.copy())
-            self._newest = _PlanMemory(queries.stamp, queries.epoch, ego, follow)
+            self._plan_memory.add(queries, follow)
         return Plan(
             stamp=queries.stamp,
             epoch=queries.epoch,

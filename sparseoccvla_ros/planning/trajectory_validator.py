@@ -29,14 +29,22 @@ SLOWER = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0)
 """m/s^2; decelerations tried on the best path when it would hit something at its own speed."""
 STOPPING = 4.0
 """m/s^2; deceleration at which a plan must be able to stop behind its end."""
-GAP, CREEPING = 1.5, 0.5
-"""m left free ahead of a stop, since obstacles are known to half a metre; m/s below which it is not asked for, because
-the vehicle stands closer already."""
-STANDING, PATIENCE, CERTAIN, RESUMED = 0.1, 5.0, 0.8, 8.0
-"""m/s below which the vehicle stands; s after which only obstacles of this probability keep it there, until it has
-driven so many m: what the occupancy merely supposes does not go away as long as the view stays the same."""
-RESUMED_SPEED, RESUMED_ACCELERATION = 4.0, 1.2
-"""m/s at which the network is then told to drive, as one that stands mostly goes on standing; m/s^2 of its path."""
+GAP = 1.5
+"""m left free ahead of a stop, since obstacles are known to half a metre."""
+CREEPING = 0.5
+"""m/s below which GAP is not asked for, because the vehicle stands closer already."""
+STANDING = 0.1
+"""m/s below which the vehicle stands."""
+STUCK_AFTER = 5.0
+"""s of standing after which uncertain obstacles are ignored: they do not go away as long as the view stays the same."""
+CERTAIN_SCORE = 0.8
+"""Probability from which an obstacle counts for a vehicle that is stuck."""
+RESUME_DISTANCE = 8.0
+"""m for which a vehicle that was stuck goes on to be taken as stuck."""
+RESUMED_SPEED = 4.0
+"""m/s that the network of a stuck vehicle is told, as one that stands mostly goes on standing."""
+RESUMED_ACCELERATION = 1.2
+"""m/s^2; maximum acceleration of the path of a stuck vehicle."""
 _TO_FIRST = 0.5 * STEP_SECONDS
 """s from the stamp to the middle of the first step, at which its mean speed applies."""
 
@@ -190,31 +198,31 @@ def slower_path(
     return None
 
 
-class Patience:
-    """Knows how long the vehicle has been standing, and whether it may go on past what is merely supposed."""
+class StuckDetector:
+    """Detects a vehicle that has stood too long, so that uncertain obstacles may be ignored."""
 
     def __init__(self) -> None:
-        self._since: tuple[int, int] | None = None  # stamp and epoch
-        self._resumed_at: np.ndarray | None = None
+        self.reset()
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Start anew, e.g. because it is known why the vehicle stands."""
-        self._since, self._resumed_at = None, None
+        self._since: tuple[int, int] | None = None  # stamp [ns] and epoch
+        self._resumed_at: np.ndarray | None = None  # [2] m
 
-    def lost(self, stamp: int, epoch: int, pose: np.ndarray, speed: float) -> bool:
-        """Returns whether the vehicle has stood for PATIENCE, or did and has not yet driven RESUMED since.
+    def is_stuck(self, stamp: int, epoch: int, pose: np.ndarray, speed: float) -> bool:
+        """Returns whether the vehicle has stood for STUCK_AFTER, or did and has not driven RESUME_DISTANCE since.
 
         stamp: ns; pose: float64 [4, 4] ego2fixed; speed: m/s.
         """
         place = pose[:2, 3]
-        if self._resumed_at is not None and float(np.hypot(*(place - self._resumed_at))) < RESUMED:
+        if self._resumed_at is not None and float(np.hypot(*(place - self._resumed_at))) < RESUME_DISTANCE:
             return True
         self._resumed_at = None
         if abs(speed) > STANDING:
             self._since = None
         elif self._since is None or self._since[1] != epoch or self._since[0] > stamp:
             self._since = stamp, epoch
-        if self._since is None or stamp - self._since[0] <= PATIENCE * 1e9:
+        if self._since is None or stamp - self._since[0] <= STUCK_AFTER * 1e9:
             return False
         self._resumed_at, self._since = place.copy(), None
         return True

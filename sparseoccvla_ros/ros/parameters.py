@@ -100,7 +100,7 @@ _PROFILE = Param(
 _LIMITS = ValidatorConfig()
 _VEHICLE = (
     Param("vehicle.length_m", NUSCENES_CAR.length_m, "bumper to bumper", "m", 0.5, 30.0),
-    Param("vehicle.width_m", NUSCENES_CAR.width_m, "flank to flank", "m", 0.3, 5.0),
+    Param("vehicle.width_m", NUSCENES_CAR.width_m, "overall width", "m", 0.3, 5.0),
     Param("vehicle.wheel_base_m", NUSCENES_CAR.wheel_base_m, "rear axle (base_link) to front axle", "m", 0.2, 20.0),
     Param("vehicle.rear_overhang_m", NUSCENES_CAR.rear_overhang_m, "rear axle back to the bumper", "m", 0.01, 10.0),
     Param("vehicle.height_m", NUSCENES_CAR.height_m, "ground to roof, for pictures", "m", 0.3, 6.0),
@@ -108,12 +108,12 @@ _VEHICLE = (
 _VALIDATOR = tuple(
     Param(f"validator.{name}", getattr(_LIMITS, name), what, unit, low, high)
     for name, what, unit, low, high in (
-        ("max_speed_mps", "fastest step of a plan", "m/s", 0.1, 70.0),
-        ("max_acceleration_mps2", "hardest speeding up", "m/s^2", 0.1, 20.0),
-        ("max_deceleration_mps2", "hardest braking", "m/s^2", 0.1, 20.0),
-        ("max_lateral_acceleration_mps2", "largest lateral acceleration", "m/s^2", 0.1, 20.0),
-        ("max_jerk_mps3", "change of acceleration along the path", "m/s^3", 0.1, 200.0),
-        ("max_curvature_per_m", "tightest turn, one over its radius", "1/m", 0.001, 2.0),
+        ("max_speed_mps", "maximum speed over any step", "m/s", 0.1, 70.0),
+        ("max_acceleration_mps2", "maximum acceleration", "m/s^2", 0.1, 20.0),
+        ("max_deceleration_mps2", "maximum deceleration", "m/s^2", 0.1, 20.0),
+        ("max_lateral_acceleration_mps2", "maximum lateral acceleration", "m/s^2", 0.1, 20.0),
+        ("max_jerk_mps3", "maximum longitudinal jerk", "m/s^3", 0.1, 200.0),
+        ("max_curvature_per_m", "maximum curvature, one over the turning radius", "1/m", 0.001, 2.0),
         (
             "comfortable_deceleration_mps2",
             "deceleration of the braking path, unless more is needed",
@@ -166,7 +166,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
             choices=("torch", "compiled", "onnx", "openvino", "tensorrt"),
         ),
         Param("marker_rate", 1.0, "how often markers and legend are published; 0 never", "Hz", 0.0, 30.0, live=True),
-        Param("marker_limit", 20000, "most cubes in a marker", "cubes", 1, 200000, live=True),
+        Param("marker_limit", 20000, "maximum number of cubes in a marker", "cubes", 1, 200000, live=True),
         *_SHOWN,
     ),
     "reasoning": (
@@ -190,7 +190,7 @@ TABLES: dict[str, tuple[Param, ...]] = {
         Param("time_limit", 15.0, "longest time to answer", "s", 0.1, 600.0, live=True),
         Param("queue_limit", 4, "questions that may wait; more are refused", "questions", 1, 100),
         Param("marker_rate", 1.0, "how often occupancy/forecast/markers is published", "Hz", 0.0, 30.0, live=True),
-        Param("marker_limit", 20000, "most cubes in a marker", "cubes", 1, 200000, live=True),
+        Param("marker_limit", 20000, "maximum number of cubes in a marker", "cubes", 1, 200000, live=True),
         *_SHOWN,
     ),
     "planning": (

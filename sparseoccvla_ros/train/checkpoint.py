@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..core.errors import InvalidInput
 from ..reasoning.llm.lora import adapter_parameters
 from ..reasoning.model.reasoner import Reasoner
-from .data_loader import Place
+from .data_loader import SamplerState
 
 FORMAT_VERSION = 1
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -29,7 +29,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
-    place: Place = field(default_factory=Place)
+    place: SamplerState = field(default_factory=SamplerState)
     best: float = float("-inf")
     samples: list[int] = field(default_factory=list)
     """DrivingSamples.state in the epoch of `place`."""
@@ -104,7 +104,7 @@ def load(
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     values = json.loads(metadata["progress"])
-    progress = Progress(**{**values, "place": Place(**values["place"])})
+    progress = Progress(**{**values, "place": SamplerState(**values["place"])})
     return progress, json.loads(metadata["settings"])
 
 

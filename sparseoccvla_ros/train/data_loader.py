@@ -16,7 +16,7 @@ B = TypeVar("B")
 
 
 @dataclass(frozen=True)
-class Place:
+class SamplerState:
     """Position in the data: epoch, and number of its batches done."""
 
     epoch: int = 0
@@ -34,7 +34,7 @@ def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> np.ndar
     return order.reshape(-1, batch_size)
 
 
-class Feed(Iterator[tuple[B, Place]]):
+class BatchLoader(Iterator[tuple[B, SamplerState]]):
     """Endless iterator over batches from a place on: augmented, collated, prefetched by threads, in a fixed order.
 
     The augmentation of a sample is seeded by (seed, epoch, position), independent of the loading thread and of
@@ -49,7 +49,7 @@ class Feed(Iterator[tuple[B, Place]]):
         augment: Callable[[Any, np.random.Generator], Any] | None,
         batch_size: int,
         seed: int,
-        place: Place | None = None,
+        place: SamplerState | None = None,
         num_workers: int = 1,
         rank: int = 0,
         world: int = 1,
@@ -58,12 +58,12 @@ class Feed(Iterator[tuple[B, Place]]):
         self._batch_size, self._seed, self._rank, self._world = batch_size, seed, rank, world
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="load")
         self._ahead = num_workers + 1
-        self._waiting: deque[tuple[Future[B], Place, list[int]]] = deque()
-        self._place = place or Place()
+        self._waiting: deque[tuple[Future[B], SamplerState, list[int]]] = deque()
+        self._place = place or SamplerState()
         self._order = self._epoch()
         self.samples = data.state()
 
-    def __next__(self) -> tuple[B, Place]:
+    def __next__(self) -> tuple[B, SamplerState]:
         """Returns the next batch and the place after it; sets `samples` to the dataset's state in that epoch."""
         while len(self._waiting) < self._ahead:
             self._submit()
@@ -81,7 +81,7 @@ class Feed(Iterator[tuple[B, Place]]):
         here = self._place
         first = here.batches + self._rank
         if first >= len(self._order):
-            self._place = here = Place(here.epoch + 1, 0)
+            self._place = here = SamplerState(here.epoch + 1, 0)
             # Pending loads finish first: they use indices into the old state.
             for future, _, _ in self._waiting:
                 future.exception()
@@ -89,7 +89,7 @@ class Feed(Iterator[tuple[B, Place]]):
             self._order = self._epoch()
             first = min(self._rank, len(self._order) - 1)
         rows = self._order[first]
-        self._place = Place(here.epoch, here.batches + self._world)
+        self._place = SamplerState(here.epoch, here.batches + self._world)
         future = self._pool.submit(self._load, rows, here.epoch, first)
         self._waiting.append((future, self._place, self._data.state()))
 

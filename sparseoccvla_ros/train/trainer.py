@@ -19,7 +19,7 @@ from ..core.errors import InvalidInput
 from ..data.dataset import DrivingSamples
 from . import checkpoint
 from .checkpoint import Progress
-from .data_loader import Feed
+from .data_loader import BatchLoader
 from .run_log import RunLog
 from .settings import TrainSettings
 from .task import Stage, Validation
@@ -91,30 +91,30 @@ class Trainer:
         """Train to the end; returns the last validation."""
         settings, progress, main = self.settings, self.progress, self.accelerator.is_main_process
         log = RunLog(self.out) if main else None
-        feed = Feed(
+        loader = BatchLoader(
             self._train, self.stage.collate, self._augment, settings.batch_size, settings.seed, progress.place,
             settings.num_workers, self.accelerator.process_index, self.accelerator.num_processes,
         )  # fmt: skip
         if main and not progress.step:
-            progress.samples = feed.samples
+            progress.samples = loader.samples
             self.save()  # Stage.begin may have taken half an hour
         last: Validation | None = None
-        # All time since `mark` counts as training time: waiting for data, steps, validation and checkpoints.
-        mark, throughput = time.monotonic(), 0.0
+        # All time since `last_tick` counts as training time: waiting for data, steps, validation and checkpoints.
+        last_tick, throughput = time.monotonic(), 0.0
         try:
             while (share := settings.share(progress.step, progress.seconds)) < 1.0:
-                asked = time.monotonic()
-                batch, place = next(feed)
-                began = time.monotonic()
+                load_start = time.monotonic()
+                batch, place = next(loader)
+                step_start = time.monotonic()
                 values = self._step(self.stage.move(batch, self.accelerator.device), share)
                 progress.step += 1
-                progress.place, progress.samples = place, feed.samples
+                progress.place, progress.samples = place, loader.samples
                 now = time.monotonic()
-                values["data_seconds"], values["step_seconds"] = began - asked, now - mark
-                current = settings.batch_size * self.accelerator.num_processes / (now - mark)
+                values["data_seconds"], values["step_seconds"] = step_start - load_start, now - last_tick
+                current = settings.batch_size * self.accelerator.num_processes / (now - last_tick)
                 throughput = current if not throughput else 0.95 * throughput + 0.05 * current
-                progress.seconds += now - mark
-                mark = now
+                progress.seconds += now - last_tick
+                last_tick = now
                 share = settings.share(progress.step, progress.seconds)
                 eta = progress.seconds * (1.0 - share) / max(share, 1e-9)
                 validation = None
@@ -124,12 +124,12 @@ class Trainer:
                     if progress.step % settings.validate_every == 0 or share >= 1.0:
                         last = validation = self._validate(log)
                 self._report(Report(progress.step, share, values["loss"], throughput, eta, validation))
-                progress.seconds += time.monotonic() - mark
-                mark = time.monotonic()
+                progress.seconds += time.monotonic() - last_tick
+                last_tick = time.monotonic()
                 if main and (progress.step % settings.save_every == 0 or share >= 1.0 or validation is not None):
                     self.save()
         finally:
-            feed.close()
+            loader.close()
             if log is not None:
                 log.close()
         # The first process still validates and saves when the others are done; only it knows the best score.
@@ -159,15 +159,15 @@ class Trainer:
         self.stage.train()
         terms: dict[str, Tensor] = self._model(batch)
         loss = torch.stack(list(terms.values())).sum()
+        values = {k: float(v.detach()) for k, v in terms.items()}
         if not bool(loss.isfinite()):
-            raise InvalidInput("loss", f"is not finite at step {step}: { ({k: float(v) for k, v in terms.items()}) }")
+            raise InvalidInput("loss", f"is not finite at step {step}: {values}")
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         trained = [p for p in self.stage.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         self.optimizer.step()
         self._update_average(step)
-        values = {k: float(v.detach()) for k, v in terms.items()}
         lr = settings.learning_rate * lr_scale
         return {"loss": float(loss.detach()), "grad_norm": float(norm), "lr": lr, **values}
 
@@ -181,19 +181,19 @@ class Trainer:
                 self.average[name].copy_(value)
 
     def _validate(self, log: RunLog) -> Validation:
-        step, random, began = self.progress.step, torch.get_rng_state(), time.monotonic()
+        step, rng_state, began = self.progress.step, torch.get_rng_state(), time.monotonic()
         with self.averaged() as stage:
-            found = stage.validate(self._validation_batches(stage))
-            torch.set_rng_state(random)
-            log.write("validation", step, {**found.numbers, "validation_seconds": time.monotonic() - began})
-            if found.picture is not None:
-                log.picture(stage.name, step, found.picture)
-            if found.score > self.progress.best:
-                self.progress.best = found.score
-                part = self.out / ".best.part.safetensors"
-                stage.export(part)
-                part.replace(self.out / BEST)
-        return found
+            result = stage.validate(self._validation_batches(stage))
+            torch.set_rng_state(rng_state)
+            log.write("validation", step, {**result.numbers, "validation_seconds": time.monotonic() - began})
+            if result.picture is not None:
+                log.picture(stage.name, step, result.picture)
+            if result.score > self.progress.best:
+                self.progress.best = result.score
+                partial_file = self.out / ".best.part.safetensors"
+                stage.export(partial_file)
+                partial_file.replace(self.out / BEST)
+        return result
 
     def _validation_batches(self, stage: Stage[Any]) -> Iterator[Any]:
         for start in range(0, len(self._validation), self.settings.batch_size):

@@ -577,7 +577,7 @@ def test_planning_takes_less_than_its_budget(make_planner, make_queries, make_hi
 def test_it_slows_behind_what_stands_ahead_and_resumes_past_what_is_merely_supposed(
     make_planner, make_queries, make_history, make_voxels
 ):
-    """A wall across the road: uncertain it stops the vehicle for PATIENCE only, certain for good."""
+    """A wall across the road: uncertain it stops the vehicle for STUCK_AFTER only, certain for good."""
     across = np.stack(np.meshgrid(np.arange(12.0, 12.9, 0.4), np.arange(-4, 4, 0.4), [0.8]), -1).reshape(-1, 3)
     for score, resumes in ((0.75, True), (0.95, False)):
         planner = make_planner(obstacle_score=0.5, gate_forecasts=False)

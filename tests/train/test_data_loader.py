@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from sparseoccvla_ros.data.dataset import Augmentation, Sample
-from sparseoccvla_ros.train.data_loader import Feed, Place, epoch_batches
+from sparseoccvla_ros.train.data_loader import BatchLoader, SamplerState, epoch_batches
 from tests.train.conftest import Boxes
 
 
@@ -24,12 +24,12 @@ def test_every_sample_comes_once_an_epoch() -> None:
 
 
 def test_a_feed_goes_on_where_it_stopped() -> None:
-    feed = Feed(Boxes(5), list, Augmentation(), 2, 7)
+    feed = BatchLoader(Boxes(5), list, Augmentation(), 2, 7)
     whole = [(names(b), [s.images.sum() for s in b], p) for b, p in islice(feed, 6)]
     feed.close()
     for done in (1, 2, 3):
         place = whole[done - 1][2]
-        rest = Feed(Boxes(5), list, Augmentation(), 2, 7, place, num_workers=3)
+        rest = BatchLoader(Boxes(5), list, Augmentation(), 2, 7, place, num_workers=3)
         again = [(names(b), [s.images.sum() for s in b], p) for b, p in islice(rest, 6 - done)]
         rest.close()
         assert again == whole[done:]
@@ -38,7 +38,7 @@ def test_a_feed_goes_on_where_it_stopped() -> None:
 def test_processes_share_an_epoch() -> None:
     found = []
     for rank in range(2):
-        feed = Feed(Boxes(8), names, None, 2, 7, rank=rank, world=2)
+        feed = BatchLoader(Boxes(8), names, None, 2, 7, rank=rank, world=2)
         found += [n for b, _ in islice(feed, 2) for n in b]
         feed.close()
     assert sorted(found) == [f"box {i}" for i in range(8)]
@@ -49,10 +49,10 @@ def test_what_was_added_comes_in_the_next_epoch() -> None:
         def refresh(self, state: list[int] | None = None) -> None:
             self.count = state[0] if state else self.count + 2
 
-    feed = Feed(Growing(2), names, None, 2, 7)
+    feed = BatchLoader(Growing(2), names, None, 2, 7)
     assert len({n for b, _ in islice(feed, 1) for n in b}) == 2
     assert feed.samples == [2]
     assert len({n for b, _ in islice(feed, 2) for n in b}) == 4
     assert feed.samples == [4]
     feed.close()
-    assert Place(0, 0) == Place()
+    assert SamplerState(0, 0) == SamplerState()

@@ -24,8 +24,8 @@ class AnchorScorer(nn.Module):
 
     def forward(self, anchors: Tensor, scene: SceneInputs) -> Tensor:
         """anchors [A, 6, 2] m, cumulative. Returns logits [B, A]."""
-        memory, condition = self.condition(scene)
-        tokens = self.anchor(sine_embedding(anchors.flatten(-2))).expand(len(scene.features), -1, -1)
+        memory, condition = self.condition(scene)  # [B, M, W], [B, W]
+        tokens = self.anchor(sine_embedding(anchors.flatten(-2))).expand(len(scene.features), -1, -1)  # [B, A, W]
         tokens = self.pool(tokens + condition[:, None], memory)
         return self.head(tokens)[..., 0]
 

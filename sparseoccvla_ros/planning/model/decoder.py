@@ -32,7 +32,8 @@ class DecoderLayer(nn.Module):
 
     def forward(self, tokens: Tensor, memory: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """tokens [B, K, W]; memory [B, M, W]; condition [B, W]. Returns tokens and a residual [B, K, 6, 2]."""
-        tokens = self.scene(self.among(tokens), memory)
+        tokens = self.among(tokens)  # self-attention [B, K, W]
+        tokens = self.scene(tokens, memory)  # cross-attention [B, K, W]
         tokens = tokens + self.ffn(tokens)
         scale, shift = self.film(condition)[:, None].chunk(2, dim=-1)
         tokens = tokens * (1.0 + scale) + shift
@@ -64,8 +65,8 @@ class TrajectoryDecoder(nn.Module):
         """noisy, anchors: normalised deltas [B, K, 6, 2]; time: integers [B]; scores: anchor probabilities [B, K];
         memory, condition: from `self.condition`, shared by all denoising steps. Returns x0 after each layer, normalised
         deltas [L, B, K, 6, 2]."""
-        waypoints = self.normaliser.metres(noisy).cumsum(-2)
-        tokens = self.points(sine_embedding(waypoints.flatten(-2)))
+        waypoints = self.normaliser.metres(noisy).cumsum(-2)  # [B, K, 6, 2] m
+        tokens = self.points(sine_embedding(waypoints.flatten(-2)))  # [B, K, W]
         tokens = tokens + self.anchor(anchors.flatten(-2)) + self.score(scores[..., None])
         condition = condition + self.time(time_embedding(time, self.width))
         estimates = []

@@ -113,19 +113,19 @@ class SceneCondition(nn.Module):
         """Returns memory [B, M, W] and condition [B, W]."""
         features, centres, ego, token, target_points, obstacles = inputs
         batch = len(features)
-        scene = self.features(features) + self.position(sine_embedding(centres))
-        reason = _or_null(self.reasoning, token, self.no_reasoning, batch)
-        state = self.no_ego.expand(batch, -1) if self.ego is None else self.ego(ego * self.ego_scale)
-        parts, condition = [scene, state[:, None], reason[:, None]], state + reason
+        scene = self.features(features) + self.position(sine_embedding(centres))  # [B, Q, W]
+        reason = _or_null(self.reasoning, token, self.no_reasoning, batch)  # [B, W]
+        state = self.no_ego.expand(batch, -1) if self.ego is None else self.ego(ego * self.ego_scale)  # [B, W]
+        memory, condition = [scene, state[:, None], reason[:, None]], state + reason
         if self.route is not None and self.no_route is not None:
             ahead = None if target_points is None else target_points.flatten(1) * _TARGET_SCALE
-            route = _or_null(self.route, ahead, self.no_route, batch)
-            parts, condition = [*parts, route[:, None]], condition + route
+            route = _or_null(self.route, ahead, self.no_route, batch)  # [B, W]
+            memory, condition = [*memory, route[:, None]], condition + route
         if self.obstacles is not None:
             grid = features.new_zeros(batch, CHANNELS, *SHAPE) if obstacles is None else obstacles.to(features.dtype)
-            places, tokens = self.obstacles(grid)
-            parts.append(tokens + self.position(sine_embedding(places)))
-        return self.norm(torch.cat(parts, dim=1)), condition
+            places, tokens = self.obstacles(grid)  # [N, 3] m, [B, N, W]
+            memory.append(tokens + self.position(sine_embedding(places)))
+        return self.norm(torch.cat(memory, dim=1)), condition
 
 
 class ObstacleTokens(nn.Module):

@@ -122,9 +122,7 @@ def voxel_head(context: Context) -> dict[str, Any]:
     seeds = _split(context, "train")[recipe.scenes : recipe.scenes + count]
     world = _world(context, "train")
     _consume(context, "scenes", prepare_scenes(seeds, world, workers=context.workers), len(seeds))
-    weights = context.result("whole", BEST)
-    if weights is None:
-        raise InvalidInput("steps.voxel_head", "needs the step whole")
+    weights = _required(context.result("whole", BEST), "voxel_head", "whole")
     encoder, _ = build.frozen_encoder(recipe.preset, weights, "cpu")
     if encoder.voxel_head is not None:
         encoder.voxel_head.requires_grad_(True)
@@ -144,9 +142,7 @@ def traffic_lights(context: Context) -> dict[str, Any]:
         labels, seeds = TrafficLightLabels(_world(context, split)), _seeds(context, split)
         _consume(context, f"lamps of {split}", share(labels, seeds, context.workers), len(seeds))
         samples[split] = TrafficLightSamples.of(labels, [s for s in seeds if labels.file(s).is_file()])
-    weights = encoder_weights(context)
-    if weights is None:
-        raise InvalidInput("steps.traffic_lights", "needs the step whole")
+    weights = _required(encoder_weights(context), "traffic_lights", "whole")
     encoder, _ = build.frozen_encoder(context.recipe.preset, weights, "cpu")
     fit_traffic_light_head(encoder, samples["train"], settings, context.recipe.seed, context.progress.say)
     _save(context, encoder)
@@ -216,9 +212,8 @@ def _driving_preset(context: Context) -> Preset:
     """Returns the preset with the weights of encoder, language and planning as they were trained."""
     preset = trained_preset(context)
     _, weights = _frozen_encoder(context)
-    planning, language = context.result("planning", BEST), context.result("language", BEST)
-    if planning is None:
-        raise InvalidInput(f"steps.{context.step.name}", "needs the step planning")
+    planning = _required(context.result("planning", BEST), context.step.name, "planning")
+    language = context.result("language", BEST)
     found = {"occupancy": weights, "planning": planning}
     if language is not None:
         files = build.reasoning_files(preset, language)
@@ -242,22 +237,32 @@ def train_part(context: Context, part: str) -> dict[str, Any]:
     init = None
     if context.step.name == "dagger":
         init = context.result("planning", BEST)
-        folder = recipe.folder(context.out, "rollouts") / "drives"
-        sources["train"] = build.with_rollouts(sources["train"], [folder], part)
-        driven = sources["train"]
-        read = build.read_rollouts(driven, preset, reasoning, context.device)
-        _consume(context, "reasoning of roll-outs", read, len(build.rollouts_of(driven)))
+        sources["train"] = _with_rollouts(context, sources["train"], preset, reasoning)
     torch.manual_seed(recipe.seed)
     stage, train_data, validation_data = build.build(part, preset, reasoning, init, sources, language_seeds)
     if isinstance(stage, LanguageStage):
-        settings, init = stage.settings, context.recipe.init
-        pretraining = int(context.step.options.get("pretraining", settings.question_steps))
-        connector = settings.connector_steps
-        if "reasoning" in init:
-            init_from(stage.reasoner, init["reasoning"], init.get(ADAPTER))
-            connector = 0  # it would pull the connector back to the words of single queries
-        stage.settings = dataclasses.replace(settings, question_steps=pretraining, connector_steps=connector)
+        _configure_language(context, stage)
     return _train(context, stage, train_data, validation_data)
+
+
+def _with_rollouts(context: Context, source: build.Source, preset: Preset, reasoning: Path | None) -> build.Source:
+    """Returns the source plus the drives of step `rollouts`, whose reasoning is then cached."""
+    folder = context.recipe.folder(context.out, "rollouts") / "drives"
+    driven = build.with_rollouts(source, [folder], "planning")
+    read = build.read_rollouts(driven, preset, reasoning, context.device)
+    _consume(context, "reasoning of roll-outs", read, len(build.rollouts_of(driven)))
+    return driven
+
+
+def _configure_language(context: Context, stage: LanguageStage) -> None:
+    """Apply the step's `pretraining` option and the recipe's `init`."""
+    settings, init = stage.settings, context.recipe.init
+    pretraining = int(context.step.options.get("pretraining", settings.question_steps))
+    connector = settings.connector_steps
+    if "reasoning" in init:
+        init_from(stage.reasoner, init["reasoning"], init.get(ADAPTER))
+        connector = 0  # it would pull the connector back to the words of single queries
+    stage.settings = dataclasses.replace(settings, question_steps=pretraining, connector_steps=connector)
 
 
 def validation(context: Context) -> dict[str, Any]:
@@ -414,8 +419,13 @@ def _encoder(context: Context) -> OccupancyEncoder:
     return encoder
 
 
+def _required(result: Path | None, step: str, needed: str) -> Path:
+    """Returns the result of another step. Raises InvalidInput: `step` needs it, and it is not there."""
+    if result is None:
+        raise InvalidInput(f"steps.{step}", f"needs the step {needed}")
+    return result
+
+
 def _frozen_encoder(context: Context) -> tuple[OccupancyEncoder, Path]:
-    weights = encoder_weights(context)
-    if weights is None:
-        raise InvalidInput("steps.features", "needs the step whole")
+    weights = _required(encoder_weights(context), "features", "whole")
     return build.frozen_encoder(context.recipe.preset, weights, context.device)
