@@ -48,7 +48,7 @@ class PlanningConfig:
     """m along a route from the vehicle, increasing: the points there are an input of the planner, beside the command.
     Empty: it gets the command only, as in the paper, and cannot return to a route that it has left."""
     obstacle_grid: bool = False
-    """Whether the planner also sees the occupancy as a bird's-eye view (obstacles/grid.py), not only the queries."""
+    """Whether the planner also sees occupancy and the line of a red light as a bird's-eye view (obstacles/grid.py)."""
 
     obstacle_score: float = 0.25
     """Probability below which a voxel is ignored as an obstacle."""

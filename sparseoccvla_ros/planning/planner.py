@@ -187,7 +187,7 @@ class Planner(nn.Module):
         if stuck and self.config.ego == "causal":
             ego = as_if_driving(ego, max(speed, RESUMED_SPEED))
         moment = queries.stamp, queries.epoch, queries.ego.pose
-        grid = self._obstacle_memory.grid(*moment, voxels) if self.config.obstacle_grid else None
+        grid = self._obstacle_memory.grid(*moment, voxels, line) if self.config.obstacle_grid else None
         logits, candidates = self._infer(queries, ego, used_reasoning, target_points, grid)  # [A], [A, 6, 2] m
         if stuck:
             for row in np.flatnonzero(np.isfinite(candidates).all((1, 2))):

@@ -25,7 +25,9 @@ from ..data.synthetic.scenes import cached_seeds
 from ..occupancy import checkpoints
 from ..occupancy.encoder import OccupancyEncoder
 from ..planning.anchors import AnchorSet
+from ..planning.config import ValidatorConfig
 from ..planning.obstacles.grid import ObstacleMemory
+from ..planning.obstacles.stop_line import StopLine
 from ..planning.planner import Planner
 from ..planning.route_command import target_points
 from ..reasoning.llm.language_model import load_language_model
@@ -40,7 +42,7 @@ from .features.future_labels import FutureLabels
 from .features.nuscenes import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
 from .features.reasoning import ReasoningFeatures
 from .features.rollouts import RolloutFeatures
-from .features.synthetic import QUERY_FIELDS, FeatureCache, movable_voxels, read_arrays
+from .features.synthetic import QUERY_FIELDS, FeatureCache, movable_voxels, read_arrays, traffic_lights
 from .stages.forecast import ForecastStage
 from .stages.language import LanguageStage
 from .stages.planning import REASONING_FIELDS, PlanningStage
@@ -398,15 +400,19 @@ def _obstacles(source: Source, seed: int) -> dict[str, np.ndarray]:
     Raises InvalidInput("cache") if its features hold no voxels.
     """
     file = source.cache.file(seed)
-    arrays = read_arrays(file, ("time", "pose"))
+    arrays = read_arrays(file, ("time", "pose", "twist"))
     voxels = movable_voxels(file, range(len(arrays["time"]))).get("voxels")
     if voxels is None:
         raise InvalidInput("cache", f"{file} holds no voxels for planning.obstacle_grid: the preset has no voxel head")
-    memory = ObstacleMemory()
+    limits = ValidatorConfig()
+    memory, stop_line = ObstacleMemory(), StopLine(limits.max_deceleration_mps2)
     out = []
-    for time, pose, found in zip(arrays["time"], arrays["pose"], voxels, strict=True):
+    rows = zip(arrays["time"], arrays["pose"], arrays["twist"], voxels, traffic_lights(file), strict=True)
+    for time, pose, twist, found, light in rows:
         at = SparseVoxels(found[:, :3], found[:, 3].astype(np.uint8), np.ones(len(found), np.float32))
-        out.append(memory.grid(round(float(time) * 1e9), 0, pose, at))
+        moment = round(float(time) * 1e9), 0, pose
+        line = stop_line.ahead(*moment, float(twist[0]), light, limits.vehicle.front_m)
+        out.append(memory.grid(*moment, at, line))
     return {"obstacles": np.stack(out)[_rows(source.planned, seed, len(out))]}
 
 

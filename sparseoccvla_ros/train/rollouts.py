@@ -157,7 +157,8 @@ class Rollouts:
         arrays, rollout = roll_out(self._model, item, self.family(item), self.expert_share)
         told = {"seed": str(item), "scenario": self.family(item) or "", "expert_share": f"{self.expert_share:g}"}
         told |= {"encoder" if name == "occupancy" else name: digest for name, digest in self.weights.items()}
-        told["driven"] = f"{rollout.completion[-1]:.0f} % of the route, {len(arrays['time'])} frame sets"
+        ended = ", ".join(name.value for _, name in rollout.infractions) or rollout.end.value
+        told["driven"] = f"{rollout.completion[-1]:.0f} % of the route, {len(arrays['time'])} frame sets, {ended}"
         write_rollout(self.file(item), arrays, told)
 
     @cached_property

@@ -10,7 +10,7 @@ import torch
 
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.geometry import planar
-from sparseoccvla_ros.core.types import Command, CommandSource
+from sparseoccvla_ros.core.types import Command, CommandSource, TrafficLight
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 from sparseoccvla_ros.planning.model.layers import ObstacleTokens
 from sparseoccvla_ros.planning.obstacles.grid import CELL, CHANNELS, LOWER, SHAPE, ObstacleMemory
@@ -45,7 +45,7 @@ def test_the_moment_before_is_seen_from_here() -> None:
     memory = ObstacleMemory()
     memory.grid(STAMP, 0, planar(0, 0, 0), voxels((20.0, 3.0, "car")))
     now = memory.grid(STAMP + HALF, 0, planar(4, 0, 0.1), voxels((20.0, 3.0, "car")))
-    assert (now[-1] == 1).all()
+    assert (now[-2] == 1).all()
     back = np.linalg.inv(planar(4, 0, 0.1)) @ np.array([20.0, 3.0, 0.0, 1.0])
     assert np.abs(cells(now[3]) - back[:2]).max() < 0.5 * CELL + 0.4
     assert now[0].sum() == 1
@@ -60,6 +60,15 @@ def test_another_time_or_drive_is_not_the_moment_before(seconds: float, epoch: i
     assert not grid[3:].any()
     memory.clear()
     assert not memory.grid(STAMP + HALF, 0, np.eye(4), voxels((20.0, 3.0, "car")))[3:].any()
+
+
+def test_the_line_of_a_red_light_is_drawn_across_the_lane() -> None:
+    grid = ObstacleMemory().grid(STAMP, 0, np.eye(4), voxels(), 12.3)
+    assert grid[-1].sum() == grid.sum() == 4
+    found = cells(grid[-1])
+    assert np.abs(found[:, 0] - 12.3).max() <= 0.5 * CELL
+    np.testing.assert_allclose(np.sort(found[:, 1]), (-1.2, -0.4, 0.4, 1.2), atol=1e-6)
+    assert not ObstacleMemory().grid(STAMP, 0, np.eye(4), voxels(), 55.0).any(), "beyond the grid"
 
 
 def test_tokens_know_their_places() -> None:
@@ -86,3 +95,6 @@ def test_a_planner_with_a_grid_sees_the_voxels_and_repeats_itself(make_planner, 
     assert scores(free, queries.stamp).tobytes() == first.tobytes()
     planner.reset()
     assert scores(free, queries.stamp).tobytes() == first.tobytes()
+    planner.reset()
+    queries = replace(queries, trained=True, traffic_light=TrafficLight("red", 0.9, 15.0))
+    assert np.abs(scores(free, queries.stamp) - first).max() > 1e-7, "it sees the line of a red light"

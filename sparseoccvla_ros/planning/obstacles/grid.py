@@ -1,4 +1,5 @@
-"""Bird's-eye view of what can move or be moved, now and half a second ago: an input of the planner.
+"""Bird's-eye view of what can move or be moved, now and half a second ago, and of a red light's stop line: an input of
+the planner.
 
 The queries tell the planner what is where only after long training; occupancy predicted from them says it at once, and
 two views of it say what moves (the mid-level input of ChauffeurNet, Bansal et al., RSS 2019).
@@ -24,8 +25,11 @@ GROUPS: tuple[tuple[str, ...], ...] = (
 """Classes of each channel."""
 LOWER, CELL, SHAPE = (-8.0, -16.0), 0.8, (60, 40)
 """m in base_link of the first corner, m of a cell's edge, and cells ahead and to the left."""
-CHANNELS = 2 * len(GROUPS) + 1
-"""GROUPS now, GROUPS before, and 1 where the time before is known."""
+CHANNELS = 2 * len(GROUPS) + 2
+"""GROUPS now, GROUPS before, 1 where the time before is known, and the stop line that must be kept clear of."""
+_KNOWN, _LINE = 2 * len(GROUPS), 2 * len(GROUPS) + 1
+LINE_WIDTH = 3.2
+"""m; how wide a stop line is drawn."""
 AGO, AGO_RANGE = 0.5, (0.3, 0.8)
 """s between the two views: best, and accepted."""
 _NS = 1_000_000_000
@@ -46,16 +50,26 @@ def obstacle_points(indices: np.ndarray, labels: np.ndarray, grid: VoxelGrid = O
     return np.column_stack([grid.centre_of(indices[kept]), group[kept]]).astype(np.float32)
 
 
-def obstacle_grid(now: np.ndarray, before: np.ndarray | None = None, moved: np.ndarray | None = None) -> np.ndarray:
+def obstacle_grid(
+    now: np.ndarray,
+    before: np.ndarray | None = None,
+    moved: np.ndarray | None = None,
+    stop_line: float | None = None,
+) -> np.ndarray:
     """Returns uint8 [CHANNELS, *SHAPE], 0 or 1, of the points of two moments (obstacle_points).
 
-    moved: float64 [4, 4], base_link before to base_link now. Without `before` its channels are 0.
+    moved: float64 [4, 4], base_link before to base_link now; stop_line: m ahead of base_link (StopLine.ahead). Without
+    `before` its channels are 0.
     """
     out = np.zeros((CHANNELS, *SHAPE), np.uint8)
     _draw(out[: len(GROUPS)], now[:, :2], now[:, 3])
     if before is not None and moved is not None:
-        _draw(out[len(GROUPS) : -1], before[:, :3] @ moved[:2, :3].T + moved[:2, 3], before[:, 3])
-        out[-1] = 1
+        _draw(out[len(GROUPS) : _KNOWN], before[:, :3] @ moved[:2, :3].T + moved[:2, 3], before[:, 3])
+        out[_KNOWN] = 1
+    if stop_line is not None:
+        across = np.arange(-0.5 * (LINE_WIDTH - CELL), 0.5 * LINE_WIDTH, CELL)
+        places = np.column_stack([np.full_like(across, stop_line), across])
+        _draw(out[_LINE:], places, np.zeros(len(across)))
     return out
 
 
@@ -75,10 +89,13 @@ class ObstacleMemory:
         """Forget everything."""
         self._kept.clear()
 
-    def grid(self, stamp: int, epoch: int, pose: np.ndarray, voxels: SparseVoxels) -> np.ndarray:
+    def grid(
+        self, stamp: int, epoch: int, pose: np.ndarray, voxels: SparseVoxels, stop_line: float | None = None
+    ) -> np.ndarray:
         """Add a moment and return its obstacle_grid, the same if asked again.
 
-        stamp: ns; pose: float64 [4, 4] ego2fixed. The moment before is that of the same epoch nearest to AGO.
+        stamp: ns; pose: float64 [4, 4] ego2fixed; stop_line: as for obstacle_grid. The moment before is that of the
+        same epoch nearest to AGO.
         """
         now = obstacle_points(voxels.indices, voxels.labels, voxels.grid)
         aged = [((stamp - s) / _NS, p, points) for s, e, p, points in self._kept if e == epoch]
@@ -86,6 +103,6 @@ class ObstacleMemory:
         if (stamp, epoch) not in [kept[:2] for kept in self._kept]:
             self._kept.append((stamp, epoch, pose.copy(), now))
         if not aged:
-            return obstacle_grid(now)
+            return obstacle_grid(now, stop_line=stop_line)
         _, then, before = min(aged, key=lambda kept: abs(kept[0] - AGO))
-        return obstacle_grid(now, before, inverse(pose) @ then)
+        return obstacle_grid(now, before, inverse(pose) @ then, stop_line)

@@ -33,7 +33,7 @@ from ...planning.plan_words import driving_action
 from ...planning.trajectory import motion_of
 from .synthetic import file_digest, query_arrays, read_arrays, write_arrays
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 LONGEST_GAP = 0.5
 """s; futures across a longer gap in the recorded motion are not used."""
 HELD_OUT = 0.25

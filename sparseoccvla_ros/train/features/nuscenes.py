@@ -26,7 +26,7 @@ from ...data.synthetic.qa_cache import QaPair
 from ...occupancy.encoder import OccupancyEncoder
 from .synthetic import file_digest, query_arrays, read_arrays, write_arrays
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _AHEAD = [round(h / STEP_SECONDS) for h in HORIZONS]
 
 

@@ -22,13 +22,13 @@ from ...core import geometry
 from ...core.classes import CAMERAS, MOVABLE
 from ...core.errors import InvalidInput
 from ...core.paths import cache_folder
-from ...core.types import CameraFrames, EgoState, SceneQueries
+from ...core.types import LIGHT_COLOURS, CameraFrames, EgoState, SceneQueries, TrafficLight
 from ...data.shared_work import share
 from ...data.synthetic.drives import load_drive
 from ...data.synthetic.scenes import WorldScene, WorldSettings, load_scene
 from ...occupancy.encoder import OccupancyEncoder
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 QUERY_FIELDS = ("features", "centres", "points", "labels", "scores", "view_features")
 STATE_FIELDS = ("time", "pose", "twist", "ego", "command", "future")
 HALF = ("features", "points", "scores", "view_features")
@@ -121,9 +121,10 @@ def query_arrays(queries: Sequence[SceneQueries]) -> dict[str, np.ndarray]:
 
     QUERY_FIELDS [S, ...] as in SceneQueries, those of HALF as float16. With a voxel head also: voxels int16 [V, 4],
     indices and labels of the movable voxels of all sets, concatenated; voxel_ends int64 [S], the end of each set in
-    them.
+    them. traffic_light float32 [S, 3]: index into LIGHT_COLOURS, probability and distance (m), NaN where none is seen.
     """
     out = _movable(queries)
+    out["traffic_light"] = np.stack([_row_of(q.traffic_light) for q in queries])
     for name in QUERY_FIELDS:
         stacked = np.stack([getattr(q, name) for q in queries])
         out[name] = stacked.astype(np.float16) if name in HALF else stacked
@@ -138,6 +139,19 @@ def _movable(queries: Sequence[SceneQueries]) -> dict[str, np.ndarray]:
         keep = np.isin(voxels.labels, MOVABLE)
         found.append(np.column_stack([voxels.indices[keep], voxels.labels[keep].astype(np.int16)]))
     return {"voxels": np.concatenate(found), "voxel_ends": np.cumsum([len(v) for v in found], dtype=np.int64)}
+
+
+def _row_of(light: TrafficLight | None) -> np.ndarray:
+    known = (np.nan,) * 3 if light is None else (LIGHT_COLOURS.index(light.colour), light.probability, light.distance)
+    return np.array(known, np.float32)
+
+
+def traffic_lights(path: Path) -> list[TrafficLight | None]:
+    """Reads the traffic light of each frame set of a cached file (`query_arrays`)."""
+    return [
+        None if np.isnan(row).any() else TrafficLight(LIGHT_COLOURS[int(row[0])], float(row[1]), float(row[2]))
+        for row in read_arrays(path, ("traffic_light",))["traffic_light"]
+    ]
 
 
 def movable_voxels(path: Path, rows: Sequence[int]) -> dict[str, np.ndarray]:

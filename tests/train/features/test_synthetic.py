@@ -12,7 +12,7 @@ import torch
 
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.types import WAYPOINT_TIMES, Command
+from sparseoccvla_ros.core.types import WAYPOINT_TIMES, Command, TrafficLight
 from sparseoccvla_ros.core.voxels import SparseVoxels
 from sparseoccvla_ros.data.synthetic import qa_cache
 from sparseoccvla_ros.data.synthetic.drives import load_drive, prepare_drives, trajectories
@@ -30,11 +30,13 @@ from sparseoccvla_ros.train.features.future_labels import FutureLabels, unpack
 from sparseoccvla_ros.train.features.synthetic import (
     FeatureCache,
     _movable,
+    _row_of,
     encode_scene,
     frame_set,
     movable_voxels,
     prepare_features,
     read_arrays,
+    traffic_lights,
     write_arrays,
 )
 from sparseoccvla_ros.world.render.camera_rig import load_rig
@@ -146,6 +148,25 @@ def test_what_can_move_is_kept_set_by_set(tmp_path: Path) -> None:
     assert _movable([SimpleNamespace(voxels=None)]) == {}
     write_arrays(tmp_path / "none.safetensors", {"time": np.zeros(1)}, {})
     assert movable_voxels(tmp_path / "none.safetensors", (0,)) == {}
+
+
+def test_traffic_lights_are_kept_and_the_planner_learns_the_line_of_a_red_one(tmp_path: Path) -> None:
+    seen = [TrafficLight("red", 0.75, 14.5), None, TrafficLight("green", 0.5, -2.0), TrafficLight("green", 0.5, 5.0)]
+    arrays = {
+        "time": 0.5 * np.arange(4.0),
+        "pose": np.tile(np.eye(4), (4, 1, 1)),
+        "twist": np.zeros((4, 6), np.float32),
+    }
+    arrays |= {"voxels": np.zeros((0, 4), np.int16), "voxel_ends": np.zeros(4, np.int64)}
+    arrays["traffic_light"] = np.stack([_row_of(light) for light in seen])
+    file = tmp_path / "00000007.safetensors"
+    write_arrays(file, arrays, {})
+    kept = [light and (light.colour, light.probability, light.distance) for light in traffic_lights(file)]
+    assert kept == [("red", 0.75, 14.5), None, ("green", 0.5, -2.0), ("green", 0.5, 5.0)]
+    source = SimpleNamespace(cache=SimpleNamespace(file=lambda seed: file), planned=None)
+    lines = build._obstacles(source, 7)["obstacles"][:, -1]
+    # As in driving: remembered when hidden, and a change from red to green is believed when it was seen twice.
+    assert [layer.any() for layer in lines] == [True, True, True, False]
 
 
 def test_in_training_two_sets_of_a_clip_are_asked_about(place: Path) -> None:
