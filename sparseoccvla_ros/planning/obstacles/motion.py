@@ -22,6 +22,8 @@ STANDING = (1.5, 0.6, 0.6)
 """m/s below which a cluster of each of GROUPS is taken to stand; large ones flicker most, and people walk slowly."""
 FASTEST = 16.0
 """m/s; a cluster that has moved faster is another one."""
+SAME_WAY = 0.7
+"""Cosine of the angle to the vehicle's heading from which a cluster of vehicles drives the same way."""
 NEAR, NEAR_KNOWN = 2.0, 4.0
 """m of tolerance around the place of the same cluster before: with unknown velocity in addition to what FASTEST allows,
 and with known velocity."""
@@ -29,13 +31,14 @@ and with known velocity."""
 
 @dataclass(frozen=True, eq=False)
 class _Track:
-    """A cluster. group: index into GROUPS; place, velocity: float64 [2] m and m/s in the fixed frame, velocity None
-    until it has been seen twice; rows: its voxels."""
+    """A cluster. group: index into GROUPS; place, velocity: float64 [2] m and m/s in the fixed frame, velocity averaged,
+    and None until it has been seen twice; rows: its voxels; latest: velocity since the frame set before."""
 
     group: int
     place: np.ndarray
     velocity: np.ndarray | None
     rows: np.ndarray
+    latest: np.ndarray | None = None
 
 
 class ObstacleTracker:
@@ -66,7 +69,8 @@ class ObstacleTracker:
         if not self._tracks:
             return ()
         rows = np.concatenate([track.rows for track in self._tracks])
-        velocity = np.concatenate([np.tile(_steady(track), (len(track.rows), 1)) for track in self._tracks])
+        forward = pose[:2, 0]
+        velocity = np.concatenate([np.tile(_predicted(track, forward), (len(track.rows), 1)) for track in self._tracks])
         known_rows = np.concatenate([np.full(len(t.rows), t.velocity is not None) for t in self._tracks])
         shift = velocity @ inverse(pose)[:2, :2].T
         out = []
@@ -113,17 +117,26 @@ def _followed(now: Sequence[_Track], before: Sequence[_Track], seconds: float) -
         if out[i].velocity is None and k not in used:
             used.add(k)
             old = before[k]
-            velocity = (out[i].place - old.place) / seconds
+            velocity = latest = (out[i].place - old.place) / seconds
             if old.velocity is not None:
-                velocity = old.velocity + (velocity - old.velocity) * seconds / (seconds + TIME_CONSTANT)
-            out[i] = _Track(out[i].group, out[i].place, velocity, out[i].rows)
+                velocity = old.velocity + (latest - old.velocity) * seconds / (seconds + TIME_CONSTANT)
+            out[i] = _Track(out[i].group, out[i].place, velocity, out[i].rows, latest)
     return out
 
 
-def _steady(track: _Track) -> np.ndarray:
-    """Returns the velocity of a track, 0 while it is unknown or too low to be told from 0."""
-    velocity = track.velocity
-    return np.zeros(2) if velocity is None or np.hypot(*velocity) < STANDING[track.group] else velocity
+def _predicted(track: _Track, forward: np.ndarray) -> np.ndarray:
+    """Returns the velocity [2] at which a cluster is taken to go on. forward: [2], the ego's heading.
+
+    0 while it is unknown or too low to be told from 0. Vehicles that drive the same way may brake, which the average
+    shows a second late: they are taken to be as slow as they were last.
+    """
+    velocity, latest = track.velocity, track.latest
+    if velocity is None or latest is None or np.hypot(*velocity) < STANDING[track.group]:
+        return np.zeros(2)
+    along = float(velocity @ forward)
+    if track.group == 0 and along > SAME_WAY * np.hypot(*velocity):
+        return velocity * min(max(float(latest @ forward) / along, 0.0), 1.0)
+    return velocity
 
 
 def _moved(voxels: SparseVoxels, rows: np.ndarray, velocity: np.ndarray, seconds: float) -> ForecastLayer:
