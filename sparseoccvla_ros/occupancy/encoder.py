@@ -133,15 +133,7 @@ class OccupancyEncoder(nn.Module):
             finally:
                 self.train()
         frames = in_view_order(frames)
-        usable = frames.valid & frames.images.any((1, 2, 3))
-        if not usable.any():
-            self.reset()
-            raise InvalidInput("images", "every camera is missing or black")
-        degenerate = singular(frames.ego2img) & usable
-        if degenerate.any():
-            self.reset()
-            name = frames.names[int(degenerate.argmax())]
-            raise InvalidInput("ego2img", f"the projection of {name} is singular: no image belongs to such a camera")
+        usable = self._usable_cameras(frames)  # bool [N]
         device = self.pixel_mean.device
         features = self.image_features(torch.from_numpy(frames.images).to(device))  # per level [N, C, H_l, W_l]
         self.memory.write(frames, usable, features)
@@ -155,15 +147,12 @@ class OccupancyEncoder(nn.Module):
         if dense is not None:
             # A point takes the class of its voxel.
             best, labels = best[dense.point_rows[0]], labels[dense.point_rows[0]]  # [Q, R] each
-        halves = F.adaptive_avg_pool2d(features[-1], (1, 2))[:, :, 0].transpose(1, 2)  # [N, 2, C]
-        unusable = torch.from_numpy(~usable).to(device)[:, None, None]
-        halves = halves.masked_fill(unusable, 0.0).flatten(0, 1)  # [2 * N, C]
         results = {
             "features": last.features[0],
             "centres": points.mean(1),
             "points": points,
             "scores": best.sigmoid(),
-            "view_features": halves,
+            "view_features": _view_features(features[-1], usable),
         }
         arrays = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in results.items()}
         try:
@@ -187,6 +176,19 @@ class OccupancyEncoder(nn.Module):
             traffic_light=light,
             **arrays,
         )
+
+    def _usable_cameras(self, frames: CameraFrames) -> np.ndarray:
+        """Returns bool [N]. Clears the memory and raises InvalidInput without any, or if a projection is singular."""
+        usable = frames.valid & frames.images.any((1, 2, 3))
+        if not usable.any():
+            self.reset()
+            raise InvalidInput("images", "every camera is missing or black")
+        degenerate = singular(frames.ego2img) & usable
+        if degenerate.any():
+            self.reset()
+            name = frames.names[int(degenerate.argmax())]
+            raise InvalidInput("ego2img", f"the projection of {name} is singular: no image belongs to such a camera")
+        return usable
 
     @torch.inference_mode()
     def traffic_light(self, frames: CameraFrames, usable: np.ndarray) -> TrafficLight | None:
@@ -300,3 +302,10 @@ def in_view_order(frames: CameraFrames) -> CameraFrames:
         ego2img=frames.ego2img[order],
         ego=frames.ego,
     )
+
+
+def _view_features(features: Tensor, usable: np.ndarray) -> Tensor:
+    """Returns the means of the left and right half of features [N, C, H, W]: [2 * N, C], 0 for an unusable camera."""
+    halves = F.adaptive_avg_pool2d(features, (1, 2))[:, :, 0].transpose(1, 2)  # [N, 2, C]
+    unusable = torch.from_numpy(~usable).to(features.device)[:, None, None]
+    return halves.masked_fill(unusable, 0.0).flatten(0, 1)

@@ -31,8 +31,8 @@ and with known velocity."""
 
 @dataclass(frozen=True, eq=False)
 class _Track:
-    """A cluster. group: index into GROUPS; place, velocity: float64 [2] m and m/s in the fixed frame, velocity averaged,
-    and None until it has been seen twice; rows: its voxels; latest: velocity since the frame set before."""
+    """A cluster. group: index into GROUPS; place, velocity: float64 [2] m and m/s in the fixed frame, velocity
+    averaged, None until it has been seen twice; rows: its voxels; latest: velocity since the frame set before."""
 
     group: int
     place: np.ndarray
