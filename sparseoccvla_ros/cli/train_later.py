@@ -207,11 +207,10 @@ def run(
         seeds, held_out = SPLITS["train"][:scenes], SPLITS["validation"][:validation]
         sources = later.world_sources(network, file, preset, seeds, held_out)
         if rollouts:
-            sources["train"] = later.with_rollouts(sources["train"], rollouts, part)
-            source = sources["train"]
+            sources = later.with_rollouts(sources, rollouts, part)
             with bar(Console(stderr=True)) as shown:
-                read = later.read_rollouts(source, preset, reasoning, device)
-                _follow(shown, "reading roll-outs", len(later.rollouts_of(source)), read)
+                read = later.read_rollouts(sources, preset, reasoning, device)
+                _follow(shown, "reading roll-outs", len(later.rollouts_of(sources)), read)
     trained, learned, checked = later.build(part, preset, reasoning, init, sources)
     console = Console(stderr=True)
     folder = out or Path("out/train") / trained.name

@@ -140,31 +140,45 @@ def world_sources(
     return out
 
 
-def with_rollouts(source: Source, folders: Sequence[Path], part: str) -> Source:
-    """Returns the world's training split extended by roll-outs.
+HELD_OUT = 10
+"""One of so many roll-outs is for validation."""
+
+
+def with_rollouts(sources: dict[str, Source], folders: Sequence[Path], part: str) -> dict[str, Source]:
+    """Returns the world's sources with the training split extended by roll-outs.
+
+    One of HELD_OUT replaces the recorded drives of validation, unless there are fewer: how well recorded drives are
+    continued says little about the states that a planner reaches by itself.
 
     Raises InvalidInput("rollouts") for parts other than planning and folders that RolloutFeatures refuses.
     """
     if part != "planning":
         raise InvalidInput("rollouts", f"{part} learns nothing from them; want planning")
+    source = sources["train"]
     assert isinstance(source.cache, FeatureCache)
     cache = RolloutFeatures.of(source.cache, folders)
-    return replace(source, cache=cache, seeds=[*source.seeds, *sorted(cache.files)])
+    numbers = sorted(cache.files)
+    held = numbers[HELD_OUT - 1 :: HELD_OUT]
+    learned = [number for number in numbers if number not in held]
+    out = sources | {"train": replace(source, cache=cache, seeds=[*source.seeds, *learned])}
+    return out | ({"validation": replace(source, cache=cache, seeds=held)} if held else {})
 
 
-def rollouts_of(source: Source) -> list[int]:
-    """Returns the numbers of a source's roll-outs."""
-    return [seed for seed in source.seeds if isinstance(source.cache, RolloutFeatures) and seed in source.cache.files]
+def rollouts_of(sources: dict[str, Source]) -> list[tuple[RolloutFeatures, int]]:
+    """Returns the roll-outs among the sources: their cache and number."""
+    found = ((source.cache, seed) for source in sources.values() for seed in source.seeds)
+    return [(cache, seed) for cache, seed in found if isinstance(cache, RolloutFeatures) and seed in cache.files]
 
 
-def read_rollouts(source: Source, preset: Preset, weights: Path | None, device: torch.device | str) -> Iterator[int]:
+def read_rollouts(
+    sources: dict[str, Source], preset: Preset, weights: Path | None, device: torch.device | str
+) -> Iterator[int]:
     """Cache a trained reasoner's features of the roll-outs; yields the number of each, nothing if it is untrained."""
     files = reasoning_files(preset, weights)
     if files and "language" in parts_of(files[0]):
         reasoner, files = frozen_reasoner(preset, weights, device)
-        readings = ReasoningFeatures(source.cache, files)
-        for number in rollouts_of(source):
-            readings.prepare(reasoner, number)
+        for cache, number in rollouts_of(sources):
+            ReasoningFeatures(cache, files).prepare(reasoner, number)
             yield number
 
 

@@ -14,7 +14,7 @@ from sparseoccvla_ros.eval.closed_loop.policies import ExpertPolicy
 from sparseoccvla_ros.eval.closed_loop.rollout import drive
 from sparseoccvla_ros.pipeline import SparseOccVLA
 from sparseoccvla_ros.runtime.presets import load_preset
-from sparseoccvla_ros.train.build import Source, _routed, with_rollouts
+from sparseoccvla_ros.train.build import Source, _routed, rollouts_of, with_rollouts
 from sparseoccvla_ros.train.features.rollouts import FIRST, RolloutFeatures, write_rollout
 from sparseoccvla_ros.train.features.synthetic import STATE_FIELDS, FeatureCache
 from sparseoccvla_ros.train.rollouts import Rollouts, roll_out
@@ -36,8 +36,9 @@ def arrays(count: int) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def source(base: FeatureCache) -> Source:
-    return Source(base, [5], None, lambda seed: [], lambda seed: None, lambda seed: [], lambda seed: None)
+def sources(base: FeatureCache) -> dict[str, Source]:
+    source = Source(base, [5], None, lambda seed: [], lambda seed: None, lambda seed: [], lambda seed: None)
+    return {"train": source, "validation": source}
 
 
 def test_rollouts_stand_beside_the_worlds_drives_and_keep_their_number(tmp_path: Path, monkeypatch) -> None:
@@ -46,7 +47,9 @@ def test_rollouts_stand_beside_the_worlds_drives_and_keep_their_number(tmp_path:
         told = {"encoder": "abc", "seed": str(seed), "planning": "x"}
         write_rollout(tmp_path / "first" / f"{seed}.safetensors", arrays(count), told)
     write_rollout(tmp_path / "second" / "20.safetensors", arrays(5), {"encoder": "abc", "seed": "20", "planning": "y"})
-    both = with_rollouts(source(cache()), [tmp_path / "first", tmp_path / "second"], "planning")
+    found = with_rollouts(sources(cache()), [tmp_path / "first", tmp_path / "second"], "planning")
+    both = found["train"]
+    assert found["validation"].seeds == [5], "too few to spare"
     samples = both.samples(("features", "centres"), None, None)
     assert len(samples) == 4 + 3 + 5, "the world's scene 5 is not cached"
     assert all(seed >= FIRST for seed in samples.state())
@@ -63,7 +66,18 @@ def test_rollouts_stand_beside_the_worlds_drives_and_keep_their_number(tmp_path:
     with pytest.raises(InvalidInput, match="holds none"):
         RolloutFeatures.of(cache(), [tmp_path])
     with pytest.raises(InvalidInput, match="language learns nothing"):
-        with_rollouts(source(cache()), [tmp_path / "first"], "language")
+        with_rollouts(sources(cache()), [tmp_path / "first"], "language")
+
+
+def test_one_in_ten_rollouts_validates(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SPARSEOCCVLA_CACHE", str(tmp_path / "cache"))
+    for seed in range(23):
+        write_rollout(tmp_path / f"{seed}.safetensors", arrays(1 + seed), {"encoder": "abc", "seed": str(seed)})
+    found = with_rollouts(sources(cache()), [tmp_path], "planning")
+    learned, held = set(found["train"].seeds) - {5}, set(found["validation"].seeds)
+    assert (len(learned), len(held)) == (21, 2)
+    assert learned | held == set(found["train"].cache.files)
+    assert len(rollouts_of(found)) == 23
 
 
 def test_nobody_learns_from_seeds_that_are_judged(tmp_path: Path) -> None:

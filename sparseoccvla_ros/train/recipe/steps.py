@@ -237,7 +237,7 @@ def train_part(context: Context, part: str) -> dict[str, Any]:
     init = None
     if context.step.name == "dagger":
         init = context.result("planning", BEST)
-        sources["train"] = _with_rollouts(context, sources["train"], preset, reasoning)
+        sources = _with_rollouts(context, sources, preset, reasoning)
     torch.manual_seed(recipe.seed)
     stage, train_data, validation_data = build.build(part, preset, reasoning, init, sources, language_seeds)
     if isinstance(stage, LanguageStage):
@@ -245,10 +245,12 @@ def train_part(context: Context, part: str) -> dict[str, Any]:
     return _train(context, stage, train_data, validation_data)
 
 
-def _with_rollouts(context: Context, source: build.Source, preset: Preset, reasoning: Path | None) -> build.Source:
-    """Returns the source plus the drives of step `rollouts`, whose reasoning is then cached."""
+def _with_rollouts(
+    context: Context, sources: dict[str, build.Source], preset: Preset, reasoning: Path | None
+) -> dict[str, build.Source]:
+    """Returns the sources plus the drives of step `rollouts`, whose reasoning is then cached."""
     folder = context.recipe.folder(context.out, "rollouts") / "drives"
-    driven = build.with_rollouts(source, [folder], "planning")
+    driven = build.with_rollouts(sources, [folder], "planning")
     read = build.read_rollouts(driven, preset, reasoning, context.device)
     _consume(context, "reasoning of roll-outs", read, len(build.rollouts_of(driven)))
     return driven
