@@ -120,15 +120,15 @@ def speed(
         size = whole_images(found.image, augment.largest)
         opened = open_index(root, version, index)
         samples = NuscenesSamples(root, opened, split, size, frames, labels=labels, threads=workers)
-        feed = BatchLoader(samples, len, augment, 1, 1, num_workers=workers)
+        loader = BatchLoader(samples, len, augment, 1, 1, num_workers=workers)
         try:
-            next(feed)
+            next(loader)
             began, count = time.monotonic(), 0
             while (took := time.monotonic() - began) < seconds:
-                next(feed)
+                next(loader)
                 count += 1
         finally:
-            feed.close()
+            loader.close()
         images = 6 * frames * count / took
         typer.echo(
             f"{count / took:.2f} samples/s = {images:.0f} images/s, {workers} threads, {frames} frames of 6 images "

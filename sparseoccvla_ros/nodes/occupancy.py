@@ -84,13 +84,13 @@ class OccupancyNode(StageNode):
     @contextlib.contextmanager
     def _requesting_next(self, stamp: int) -> Iterator[None]:
         """Request the next set once: after REQUEST_AFTER of the usual time, or at the end of the block if earlier."""
-        asked = threading.Lock()
+        requested = threading.Lock()
 
-        def ask() -> None:
-            if asked.acquire(blocking=False):
+        def request() -> None:
+            if requested.acquire(blocking=False):
                 self._ready.publish(stamp)
 
-        timer = threading.Timer(REQUEST_AFTER * self._mean_encode_s, ask)
+        timer = threading.Timer(REQUEST_AFTER * self._mean_encode_s, request)
         timer.daemon = True
         timer.start()
         began = time.monotonic()
@@ -98,7 +98,7 @@ class OccupancyNode(StageNode):
             yield
         finally:
             timer.cancel()
-            ask()
+            request()
             # Smoothed: one slow set must not delay the next request by much.
             self._mean_encode_s += 0.3 * (time.monotonic() - began - self._mean_encode_s)
 

@@ -95,7 +95,7 @@ class Planner(nn.Module):
         self._plan_memory = PlanMemory()
 
     def reset(self) -> None:
-        """Clear the previous plan."""
+        """Forget the drive: previous plans, obstacles and the traffic light."""
         self._plan_memory.clear()
         self._stuck_detector.reset()
         self._obstacle_memory.clear()
@@ -263,7 +263,7 @@ class Planner(nn.Module):
         return self._braking_or_empty_plan(request, [blocking_reason, *reasons], None, remember)
 
     def _stop_line_and_stuck(self, queries: SceneQueries) -> tuple[float | None, bool]:
-        """Returns (m to the line of a red light, None without one; whether the vehicle stands for too long)."""
+        """Remembers the moment; returns (m to the line of a red light or None, whether the vehicle is stuck)."""
         moment, speed = (queries.stamp, queries.epoch, queries.ego.pose), queries.ego.speed
         light, front = queries.traffic_light if queries.trained else None, self.limits.vehicle.front_m
         line = self._stop_line.ahead(*moment, speed, light, front)

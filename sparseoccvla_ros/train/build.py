@@ -26,6 +26,7 @@ from ..occupancy import checkpoints
 from ..occupancy.encoder import OccupancyEncoder
 from ..planning.anchors import AnchorSet
 from ..planning.config import ValidatorConfig
+from ..planning.ego_history import FEATURE_NAMES
 from ..planning.obstacles.grid import ObstacleMemory
 from ..planning.obstacles.stop_line import StopLine
 from ..planning.planner import Planner
@@ -37,7 +38,7 @@ from ..runtime.factory import load_weights, parts_of
 from ..runtime.presets import ADAPTER, Preset
 from .checkpoint import adapter_beside
 from .features import speed_variants
-from .features.dataset import FeatureSamples
+from .features.dataset import Cache, FeatureSamples
 from .features.future_labels import FutureLabels
 from .features.nuscenes import NuscenesFeatures, NuscenesFutures, NuscenesQuestions
 from .features.reasoning import ReasoningFeatures
@@ -141,14 +142,14 @@ def world_sources(
 
 
 HELD_OUT = 10
-"""One of so many roll-outs is for validation."""
+"""One of so many seeds of roll-outs is for validation, in every round the same."""
 
 
 def with_rollouts(sources: dict[str, Source], folders: Sequence[Path], part: str) -> dict[str, Source]:
     """Returns the world's sources with the training split extended by roll-outs.
 
-    One of HELD_OUT replaces the recorded drives of validation, unless there are fewer: how well recorded drives are
-    continued says little about the states that a planner reaches by itself.
+    Those of one in HELD_OUT seeds replace the recorded drives of validation, if there are any: how well recorded drives
+    are continued says little about the states that a planner reaches by itself.
 
     Raises InvalidInput("rollouts") for parts other than planning and folders that RolloutFeatures refuses.
     """
@@ -157,16 +158,15 @@ def with_rollouts(sources: dict[str, Source], folders: Sequence[Path], part: str
     source = sources["train"]
     assert isinstance(source.cache, FeatureCache)
     cache = RolloutFeatures.of(source.cache, folders)
-    numbers = sorted(cache.files)
-    held = numbers[HELD_OUT - 1 :: HELD_OUT]
-    learned = [number for number in numbers if number not in held]
+    held = [number for number in sorted(cache.files) if cache.seed(number) % HELD_OUT == HELD_OUT - 1]
+    learned = [number for number in sorted(cache.files) if number not in held]
     out = sources | {"train": replace(source, cache=cache, seeds=[*source.seeds, *learned])}
     return out | ({"validation": replace(source, cache=cache, seeds=held)} if held else {})
 
 
 def rollouts_of(sources: dict[str, Source]) -> list[tuple[RolloutFeatures, int]]:
-    """Returns the roll-outs among the sources: their cache and number."""
-    found = ((source.cache, seed) for source in sources.values() for seed in source.seeds)
+    """Returns the roll-outs among the sources, their cache and number; those of validation, which needs all, first."""
+    found = ((sources[split].cache, seed) for split in ("validation", "train") for seed in sources[split].seeds)
     return [(cache, seed) for cache, seed in found if isinstance(cache, RolloutFeatures) and seed in cache.files]
 
 
@@ -177,8 +177,10 @@ def read_rollouts(
     files = reasoning_files(preset, weights)
     if files and "language" in parts_of(files[0]):
         reasoner, files = frozen_reasoner(preset, weights, device)
-        for cache, number in rollouts_of(sources):
-            ReasoningFeatures(cache, files).prepare(reasoner, number)
+        found = rollouts_of(sources)
+        readings = {id(cache): ReasoningFeatures(cache, files) for cache, _ in found}
+        for cache, number in found:
+            readings[id(cache)].prepare(reasoner, number)
             yield number
 
 
@@ -332,7 +334,7 @@ def build(
                 planning_extras.append(partial(_heard, source, ReasoningFeatures(source.cache, files), learned))
             if preset.planning is not None and preset.planning.target_points:
                 planning_extras.append(partial(_routed, source, preset.planning.target_points))
-            if split == "train" and isinstance(source.cache, FeatureCache | RolloutFeatures):
+            if split == "train":
                 planning_extras.append(partial(_at_other_speeds, source.cache))
             if preset.planning is not None and preset.planning.obstacle_grid:
                 planning_extras.append(partial(_obstacles, source))
@@ -411,7 +413,8 @@ def _routed(source: Source, distances: Sequence[float], seed: int) -> dict[str, 
 def _obstacles(source: Source, seed: int) -> dict[str, np.ndarray]:
     """Returns {"obstacles": uint8 [rows, CHANNELS, *SHAPE]} of a scene's frame sets, as in Planner.plan.
 
-    Raises InvalidInput("cache") if its features hold no voxels.
+    With speed variants also {"other_stop_line": float32 [rows, VARIANTS]}, m to the line of a red light at their
+    speeds, NaN without one. Raises InvalidInput("cache") if its features hold no voxels.
     """
     file = source.cache.file(seed)
     arrays = read_arrays(file, ("time", "pose", "twist"))
@@ -420,21 +423,27 @@ def _obstacles(source: Source, seed: int) -> dict[str, np.ndarray]:
         raise InvalidInput("cache", f"{file} holds no voxels for planning.obstacle_grid: the preset has no voxel head")
     limits = ValidatorConfig()
     memory, stop_line = ObstacleMemory(), StopLine(limits.max_deceleration_mps2)
-    out = []
-    rows = zip(arrays["time"], arrays["pose"], arrays["twist"], voxels, traffic_lights(file), strict=True)
-    for time, pose, twist, found, light in rows:
+    front, vx = limits.vehicle.front_m, FEATURE_NAMES.index("vx")
+    variants = _at_other_speeds(source.cache, seed).get("other_ego", np.zeros((len(voxels), 0, vx + 1)))
+    grids, lines = [], []
+    rows = zip(arrays["time"], arrays["pose"], arrays["twist"], voxels, traffic_lights(file), variants, strict=True)
+    for time, pose, twist, found, light, others in rows:
         at = SparseVoxels(found[:, :3], found[:, 3].astype(np.uint8), np.ones(len(found), np.float32))
         moment = round(float(time) * 1e9), 0, pose
-        line = stop_line.ahead(*moment, float(twist[0]), light, limits.vehicle.front_m)
-        out.append(memory.grid(*moment, at, line))
-    return {"obstacles": np.stack(out)[_rows(source.planned, seed, len(out))]}
+        grids.append(memory.grid(*moment, at, stop_line.ahead(*moment, float(twist[0]), light, front)))
+        lines.append([stop_line.at_speed(pose, float(other[vx]), front) for other in others])
+    chosen = _rows(source.planned, seed, len(grids))
+    out = {"obstacles": np.stack(grids)[chosen]}
+    return out | ({"other_stop_line": np.array(lines, np.float32)[chosen]} if lines and lines[0] else {})
 
 
-def _at_other_speeds(cache: FeatureCache | RolloutFeatures, seed: int) -> dict[str, np.ndarray]:
+def _at_other_speeds(cache: Cache, seed: int) -> dict[str, np.ndarray]:
     """Returns the expert's plans from a scene's frame sets at other speeds (speed_variants.py), {} if not cached."""
     if isinstance(cache, RolloutFeatures) and seed in cache.files:
         return read_arrays(cache.file(seed), speed_variants.FIELDS)
-    return speed_variants.SpeedVariants(cache.world).read(seed)
+    if isinstance(cache, FeatureCache | RolloutFeatures):
+        return speed_variants.SpeedVariants(cache.world).read(seed)
+    return {}
 
 
 def _voxels(source: Source, seed: int) -> dict[str, np.ndarray]:

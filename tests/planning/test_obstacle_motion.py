@@ -51,16 +51,20 @@ def test_a_car_is_moved_on_at_its_speed_whatever_the_vehicle_does() -> None:
         np.testing.assert_array_equal(one.voxels.indices, other.voxels.indices)
 
 
-def test_a_car_ahead_that_brakes_is_believed_at_once() -> None:
-    """Averaged over 0.8 s, its speed would fall a second late."""
+@pytest.mark.parametrize("rate", [2, 4, 10])
+@pytest.mark.parametrize("start", [18.0, -18.0])
+def test_a_car_ahead_that_brakes_is_believed_at_once(rate: int, start: float) -> None:
+    """Averaged over 0.8 s, its speed would fall a second late. Who goes on, or is behind, is not slower for that."""
     tracker, speed = ObstacleTracker(), 8.0
-    x = 18.0 + speed * 0.5 * np.arange(6)
-    x = np.append(x, x[-1] + 1.0)  # 2 m/s within half a second
-    for step, ahead in enumerate(x):
-        ego = planar(speed * 0.5 * step, 0.0, 0.0)
-        layers = tracker.layers(STAMP + step * HALF, 0, ego, box(ahead - ego[0, 3], 0.0))
-    moved = place(layers[-1])[0] - (x[-1] - ego[0, 3])
-    assert 3.0 < moved < 9.0, "2 m/s for 3 s, as it was last, not the 5.7 m/s of its average"
+    steady = start + speed * np.arange(3 * rate) / rate
+    braking = steady[-1] + 2.0 * np.arange(1, rate // 2 + 1) / rate  # 2 m/s for half a second
+    driven = []
+    for step, at in enumerate((*steady, *braking)):
+        ego = planar(speed * step / rate, 0.0, 0.0)
+        layers = tracker.layers(STAMP + step * 2 * HALF // rate, 0, ego, box(at - ego[0, 3], 0.0))
+        driven.append(place(layers[1])[0] - (at - ego[0, 3]))  # m in the next second
+    assert 7.0 < driven[3 * rate - 1] < 9.0
+    assert 1.0 < driven[-1] < 4.0 if start > 0 else driven[-1] > 4.5
 
 
 def test_what_stands_stays_and_what_is_new_is_not_extrapolated() -> None:

@@ -43,6 +43,14 @@ def test_a_light_is_remembered_and_then_forgotten():
     assert line.ahead(STAMP + 1, 1, pose, 5.0, None, FRONT) is None, "another epoch"
 
 
+def test_the_remembered_light_is_judged_at_another_speed() -> None:
+    line, pose = StopLine(8.0), planar(0.0, 0.0, 0.0)
+    assert line.ahead(STAMP, 0, pose, 14.0, red(FRONT + 10.0), FRONT) is None, "too late to stop for it"
+    assert line.at_speed(pose, 0.0, FRONT) == pytest.approx(FRONT + 10.0)
+    assert line.at_speed(pose, 14.0, FRONT) is None
+    assert StopLine(8.0).at_speed(pose, 0.0, FRONT) is None
+
+
 def test_who_stands_at_the_line_waits_longer_for_a_hidden_light():
     line, pose = StopLine(8.0), planar(0.0, 0.0, 0.0)
     assert line.ahead(STAMP, 0, pose, 0.0, red(FRONT + 1.0), FRONT) is not None

@@ -23,10 +23,10 @@ def test_every_sample_comes_once_an_epoch() -> None:
     assert epoch_batches(2, 4, 1, 0).shape == (1, 4)
 
 
-def test_a_feed_goes_on_where_it_stopped() -> None:
-    feed = BatchLoader(Boxes(5), list, Augmentation(), 2, 7)
-    whole = [(names(b), [s.images.sum() for s in b], p) for b, p in islice(feed, 6)]
-    feed.close()
+def test_a_loader_goes_on_where_it_stopped() -> None:
+    loader = BatchLoader(Boxes(5), list, Augmentation(), 2, 7)
+    whole = [(names(b), [s.images.sum() for s in b], p) for b, p in islice(loader, 6)]
+    loader.close()
     for done in (1, 2, 3):
         place = whole[done - 1][2]
         rest = BatchLoader(Boxes(5), list, Augmentation(), 2, 7, place, num_workers=3)
@@ -38,9 +38,9 @@ def test_a_feed_goes_on_where_it_stopped() -> None:
 def test_processes_share_an_epoch() -> None:
     found = []
     for rank in range(2):
-        feed = BatchLoader(Boxes(8), names, None, 2, 7, rank=rank, world=2)
-        found += [n for b, _ in islice(feed, 2) for n in b]
-        feed.close()
+        loader = BatchLoader(Boxes(8), names, None, 2, 7, rank=rank, world=2)
+        found += [n for b, _ in islice(loader, 2) for n in b]
+        loader.close()
     assert sorted(found) == [f"box {i}" for i in range(8)]
 
 
@@ -49,10 +49,10 @@ def test_what_was_added_comes_in_the_next_epoch() -> None:
         def refresh(self, state: list[int] | None = None) -> None:
             self.count = state[0] if state else self.count + 2
 
-    feed = BatchLoader(Growing(2), names, None, 2, 7)
-    assert len({n for b, _ in islice(feed, 1) for n in b}) == 2
-    assert feed.samples == [2]
-    assert len({n for b, _ in islice(feed, 2) for n in b}) == 4
-    assert feed.samples == [4]
-    feed.close()
+    loader = BatchLoader(Growing(2), names, None, 2, 7)
+    assert len({n for b, _ in islice(loader, 1) for n in b}) == 2
+    assert loader.samples == [2]
+    assert len({n for b, _ in islice(loader, 2) for n in b}) == 4
+    assert loader.samples == [4]
+    loader.close()
     assert SamplerState(0, 0) == SamplerState()

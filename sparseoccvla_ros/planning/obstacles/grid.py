@@ -26,7 +26,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
 LOWER, CELL, SHAPE = (-8.0, -16.0), 0.8, (60, 40)
 """m in base_link of the first corner, m of a cell's edge, and cells ahead and to the left."""
 CHANNELS = 2 * len(GROUPS) + 2
-"""GROUPS now, GROUPS before, 1 where the time before is known, and the stop line that must be kept clear of."""
+"""GROUPS now, GROUPS before, 1 where the time before is known, and the line at which the vehicle must stop."""
 _KNOWN, _LINE = 2 * len(GROUPS), 2 * len(GROUPS) + 1
 LINE_WIDTH = 3.2
 """m; how wide a stop line is drawn."""
@@ -66,10 +66,16 @@ def obstacle_grid(
     if before is not None and moved is not None:
         _draw(out[len(GROUPS) : _KNOWN], before[:, :3] @ moved[:2, :3].T + moved[:2, 3], before[:, 3])
         out[_KNOWN] = 1
+    return out if stop_line is None else with_stop_line(out, stop_line)
+
+
+def with_stop_line(grid: np.ndarray, stop_line: float | None) -> np.ndarray:
+    """Returns a copy of an obstacle_grid with another stop line, m ahead of base_link, or without one."""
+    out = grid.copy()
+    out[_LINE] = 0
     if stop_line is not None:
         across = np.arange(-0.5 * (LINE_WIDTH - CELL), 0.5 * LINE_WIDTH, CELL)
-        places = np.column_stack([np.full_like(across, stop_line), across])
-        _draw(out[_LINE:], places, np.zeros(len(across)))
+        _draw(out[_LINE:], np.column_stack([np.full_like(across, stop_line), across]), np.zeros(len(across)))
     return out
 
 

@@ -24,6 +24,8 @@ FASTEST = 16.0
 """m/s; a cluster that has moved faster is another one."""
 SAME_WAY = 0.7
 """Cosine of the angle to the vehicle's heading from which a cluster of vehicles drives the same way."""
+BRAKING_OVER, CENTRE_ERROR = 0.4, 0.4
+"""s over which the latest speed of a vehicle is measured at least, and m by which that may be too short."""
 NEAR, NEAR_KNOWN = 2.0, 4.0
 """m of tolerance around the place of the same cluster before: with unknown velocity in addition to what FASTEST allows,
 and with known velocity."""
@@ -32,13 +34,13 @@ and with known velocity."""
 @dataclass(frozen=True, eq=False)
 class _Track:
     """A cluster. group: index into GROUPS; place, velocity: float64 [2] m and m/s in the fixed frame, velocity
-    averaged, None until it has been seen twice; rows: its voxels; latest: velocity since the frame set before."""
+    averaged, None until it has been seen twice; rows: its voxels; past: ages (s) and places of it, newest first."""
 
     group: int
     place: np.ndarray
     velocity: np.ndarray | None
     rows: np.ndarray
-    latest: np.ndarray | None = None
+    past: tuple[tuple[float, np.ndarray], ...] = ()
 
 
 class ObstacleTracker:
@@ -69,8 +71,7 @@ class ObstacleTracker:
         if not self._tracks:
             return ()
         rows = np.concatenate([track.rows for track in self._tracks])
-        forward = pose[:2, 0]
-        velocity = np.concatenate([np.tile(_predicted(track, forward), (len(track.rows), 1)) for track in self._tracks])
+        velocity = np.concatenate([np.tile(_predicted(track, pose), (len(track.rows), 1)) for track in self._tracks])
         known_rows = np.concatenate([np.full(len(t.rows), t.velocity is not None) for t in self._tracks])
         shift = velocity @ inverse(pose)[:2, :2].T
         out = []
@@ -117,26 +118,30 @@ def _followed(now: Sequence[_Track], before: Sequence[_Track], seconds: float) -
         if out[i].velocity is None and k not in used:
             used.add(k)
             old = before[k]
-            velocity = latest = (out[i].place - old.place) / seconds
+            velocity = (out[i].place - old.place) / seconds
             if old.velocity is not None:
-                velocity = old.velocity + (latest - old.velocity) * seconds / (seconds + TIME_CONSTANT)
-            out[i] = _Track(out[i].group, out[i].place, velocity, out[i].rows, latest)
+                velocity = old.velocity + (velocity - old.velocity) * seconds / (seconds + TIME_CONSTANT)
+            older = tuple((age + seconds, place) for age, place in old.past if age < BRAKING_OVER)
+            out[i] = _Track(out[i].group, out[i].place, velocity, out[i].rows, ((seconds, old.place), *older))
     return out
 
 
-def _predicted(track: _Track, forward: np.ndarray) -> np.ndarray:
-    """Returns the velocity [2] at which a cluster is taken to go on. forward: [2], the ego's heading.
+def _predicted(track: _Track, pose: np.ndarray) -> np.ndarray:
+    """Returns the velocity [2] at which a cluster is assumed to move on. pose: float64 [4, 4] ego2fixed.
 
-    0 while it is unknown or too low to be told from 0. Vehicles that drive the same way may brake, which the average
-    shows a second late: they are taken to be as slow as they were last.
+    0 while it is unknown or too low to be told from 0. Vehicles ahead that drive the same way may brake, which the
+    average shows a second late: they are assumed to be as slow as they were over the last BRAKING_OVER.
     """
-    velocity, latest = track.velocity, track.latest
-    if velocity is None or latest is None or np.hypot(*velocity) < STANDING[track.group]:
+    velocity = track.velocity
+    if velocity is None or np.hypot(*velocity) < STANDING[track.group]:
         return np.zeros(2)
-    along = float(velocity @ forward)
-    if track.group == 0 and along > SAME_WAY * np.hypot(*velocity):
-        return velocity * min(max(float(latest @ forward) / along, 0.0), 1.0)
-    return velocity
+    speed, forward = float(np.hypot(*velocity)), pose[:2, 0]
+    ahead = (track.place - pose[:2, 3]) @ forward > 0 and velocity @ forward > SAME_WAY * speed
+    age, before = next((past for past in track.past if past[0] >= BRAKING_OVER), (0.0, track.place))
+    if track.group or not ahead or not age:
+        return velocity
+    latest = (float((track.place - before) @ velocity) / speed + CENTRE_ERROR) / age
+    return velocity * min(max(latest / speed, 0.0), 1.0)
 
 
 def _moved(voxels: SparseVoxels, rows: np.ndarray, velocity: np.ndarray, seconds: float) -> ForecastLayer:

@@ -79,14 +79,20 @@ class StopLine:
         self._light = light = before if seen is None else _updated(before, stamp, epoch, pose, seen)
         if light is None:
             return None
+        distance = self.at_speed(pose, speed, front)
+        self._light = replace(light, stops=distance is not None)
+        return distance
+
+    def at_speed(self, pose: np.ndarray, speed: float, front: float) -> float | None:
+        """Returns what `ahead` would for the light that it remembers, without adding a moment."""
+        light = self._light
+        if light is None or light.colour == "green":
+            return None
         distance = float((light.place - pose[:2, 3]) @ pose[:2, 0])
         room = distance - front
-        stops = False
-        if light.colour != "green":
-            limit = min(STOPPING if light.stops else DECELERATION[light.colour], self._most)
-            passed = PASSED_STANDING if light.stops and stands else PASSED
-            stops = -passed <= room <= FURTHEST and speed**2 <= 2 * limit * max(room, 0.1)
-        self._light = replace(light, stops=stops)
+        limit = min(STOPPING if light.stops else DECELERATION[light.colour], self._most)
+        passed = PASSED_STANDING if light.stops and abs(speed) < STANDING else PASSED
+        stops = -passed <= room <= FURTHEST and speed**2 <= 2 * limit * max(room, 0.1)
         return distance if stops else None
 
 

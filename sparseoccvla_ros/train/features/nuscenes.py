@@ -27,6 +27,7 @@ from ...occupancy.encoder import OccupancyEncoder
 from .synthetic import file_digest, query_arrays, read_arrays, write_arrays
 
 FORMAT_VERSION = 3
+_FUTURES_VERSION = 2
 _AHEAD = [round(h / STEP_SECONDS) for h in HORIZONS]
 
 
@@ -110,7 +111,7 @@ class NuscenesFutures:
         """Returns the label file of a scene."""
         index = self.features.images.index
         root = str(self.features.images.root.resolve())
-        text = json.dumps([FORMAT_VERSION, root, index.version, index.tables, index.digest, self.present])
+        text = json.dumps([_FUTURES_VERSION, root, index.version, index.tables, index.digest, self.present])
         folder = f"nuscenes-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         return cache_folder() / "futures" / folder / f"{scene:08d}.safetensors"
 

@@ -14,6 +14,8 @@ from ...core.errors import InvalidInput
 from ...data.synthetic.scenes import WorldSettings
 from .synthetic import FeatureCache, write_arrays
 
+FORMAT = "2"
+"""Version of the arrays."""
 FIRST = 1_000_000_000
 """First number of roll-outs, above all seeds of the world."""
 
@@ -44,6 +46,8 @@ class RolloutFeatures:
                 told = _metadata(file)
                 if told.get("encoder") != base.weights:
                     raise InvalidInput("rollouts", f"{file} was driven with another encoder: make it anew")
+                if told.get("format") != FORMAT:
+                    raise InvalidInput("rollouts", f"{file} is of another version of this package: make it anew")
                 files[int(told["number"])] = file
         return cls(base, files)
 
@@ -65,14 +69,19 @@ class RolloutFeatures:
         """Returns the feature file of a scene or a roll-out."""
         return self.files[seed] if seed >= FIRST else self.base.file(seed)
 
+    def seed(self, number: int) -> int:
+        """Returns the world's seed that a roll-out drove."""
+        return int(_metadata(self.files[number])["seed"])
+
     def name(self, seed: int) -> str:
         """Returns the name of a scene or roll-out, for logs and pictures."""
         return f"roll-out {self.files[seed].stem}" if seed >= FIRST else self.base.name(seed)
 
 
 def write_rollout(file: Path, arrays: dict[str, np.ndarray], told: dict[str, str]) -> None:
-    """Write a roll-out file. told: its metadata, with the digest of the encoder's weights as "encoder"; metadata and
-    arrays are hashed to the number under which its reasoning features are cached."""
+    """Write a roll-out file. told: its metadata, with the digest of the encoder's weights as "encoder" and the world's
+    seed as "seed"; metadata and arrays are hashed to the number under which its reasoning features are cached."""
+    told = told | {"format": FORMAT}
     digest = hashlib.sha256("\n".join(f"{name}={told[name]}" for name in sorted(told)).encode())
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())

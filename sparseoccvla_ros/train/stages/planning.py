@@ -24,6 +24,7 @@ from ...data.dataset import COMMANDS
 from ...planning.ego_history import FEATURE_NAMES, PAST_SECONDS
 from ...planning.losses import positive_anchors, score_loss, trajectory_loss
 from ...planning.model.layers import SceneInputs
+from ...planning.obstacles.grid import with_stop_line
 from ...planning.planner import Planner
 from ...planning.trajectory_validator import kinematic_failures
 from ...reasoning.model.ego_motion import constant_velocity
@@ -117,7 +118,11 @@ class PlanningStage(Stage[PlanningBatch]):
             variant = int(rng.integers(len(arrays["other_ego"])))
             if rng.random() < chosen.other_speed:
                 ego, future = (arrays[name][variant] for name in ("other_ego", "other_future"))
-                sample = replace(sample, ego=ego, future=future)
+                if "other_stop_line" in arrays:
+                    line = float(arrays["other_stop_line"][variant])
+                    grid = with_stop_line(arrays["obstacles"], None if np.isnan(line) else line)
+                    arrays = arrays | {"obstacles": grid}
+                sample = replace(sample, ego=ego, future=future, arrays=arrays)
         if "target_points" in arrays:
             if rng.random() < chosen.off_route and not np.isnan(arrays["target_points"]).any():
                 sample = off_route(sample, float(rng.normal(0.0, OFF_ROUTE[0])), float(rng.normal(0.0, OFF_ROUTE[1])))

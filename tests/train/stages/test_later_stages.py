@@ -28,6 +28,7 @@ from sparseoccvla_ros.planning.anchors import MODES, AnchorSet
 from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
 from sparseoccvla_ros.planning.losses import positive_anchors
+from sparseoccvla_ros.planning.obstacles.grid import obstacle_grid, with_stop_line
 from sparseoccvla_ros.planning.planner import Planner
 from sparseoccvla_ros.reasoning.model.forecaster import Forecast
 from sparseoccvla_ros.runtime.factory import build_planning, build_reasoning
@@ -422,6 +423,22 @@ def test_a_vehicle_beside_its_route_returns_to_it(offset: float, turned: float) 
     scene = moved.arrays["centres"][:, :2] @ place[:2, :2].T + place[:2, 3]
     np.testing.assert_allclose(scene, sample.arrays["centres"][:, :2], atol=1e-4)
     np.testing.assert_array_equal(sample.arrays["target_points"], points)
+
+
+def test_at_another_speed_the_line_of_the_light_is_that_of_this_speed(folder: Path) -> None:
+    sample = Straight()[1]
+    other = np.tile(sample.ego, (2, 1))
+    other[:, FEATURE_NAMES.index("vx")] = 0.0, 9.0
+    drawn = obstacle_grid(np.zeros((0, 4), np.float32), stop_line=20.0)
+    arrays = {"other_ego": other, "other_future": np.tile(sample.future, (2, 1, 1, 1)), "obstacles": drawn}
+    sample = replace(sample, arrays=sample.arrays | arrays | {"other_stop_line": np.array([12.0, np.nan], np.float32)})
+    stage = PlanningStage(build_planning(load_preset(str(folder))), PlanningStageSettings(other_speed=1.0))
+    found = [stage.augment(sample, np.random.default_rng(seed)) for seed in range(8)]
+    assert {bool(f.ego[FEATURE_NAMES.index("vx")]) for f in found} == {True, False}
+    for one in found:
+        fast = one.ego[FEATURE_NAMES.index("vx")] > 0
+        np.testing.assert_array_equal(one.arrays["obstacles"], with_stop_line(drawn, None if fast else 12.0))
+    assert drawn[-1].any()
 
 
 def test_rows_that_hear_nothing_plan_as_without_language(folder: Path) -> None:
