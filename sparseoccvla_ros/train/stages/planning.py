@@ -66,7 +66,7 @@ class PlanningStageSettings:
     no_reasoning: float = 0.3
     no_scores: float = 0.15
     late: float = 0.25
-    no_history: float = 0.4
+    no_history: float = 0.1
     no_route: float = 0.3
     other_speed: float = 0.6
     off_route: float = 0.5
