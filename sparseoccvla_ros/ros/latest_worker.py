@@ -32,6 +32,13 @@ class Worker(Generic[T]):
             self._condition.notify()
         return fresh
 
+    def put_back(self, item: T) -> None:
+        """Submit an item again, unless another one waits, which is newer."""
+        with self._condition:
+            if self._item is None and self._running:
+                self._item = item
+                self._condition.notify()
+
     def discard(self) -> None:
         """Drop the waiting item, if any."""
         with self._condition:

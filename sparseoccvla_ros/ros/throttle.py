@@ -21,6 +21,11 @@ class Throttle:
         self._before, self._last = self._last, now
         return True
 
+    def remaining(self) -> float:
+        """Return the seconds until the next call of `due` is True, infinity for a rate of 0."""
+        rate = self._rate()
+        return max(0.0, self._last + 1.0 / rate - time.monotonic()) if rate > 0 else float("inf")
+
     def undo(self) -> None:
         """Revert the last `due` whose action did not happen: the next call may be due at once."""
         self._last = self._before

@@ -123,6 +123,27 @@ def test_state_keeps_coming_while_an_answer_streams(scene, frames, until):
 
 
 @pytest.mark.usefixtures("endless")
+def test_a_deferred_set_is_reasoned_about_although_none_follows(graph, preset, frames, until):
+    """In lockstep the simulator waits for the plan, and the plan for this reasoning: `./run drive` stood still."""
+    graph.add(OccupancyNode, preset=preset)
+    node = graph.add(ReasoningNode, preset=preset, question_period=0.0, time_limit=60.0, max_tokens=900)
+    states = graph.probe.listen("reasoning/state")
+    graph.probe.send("frames", messages.frames_to_msg(frames(0)))
+    assert until(lambda: states, 20)
+    for _ in range(4):
+        graph.probe.send("reasoning/question", String(data="Tell a long story."))
+    assert until(lambda: node._questions.busy, 10)
+    for i in range(1, 12):  # the first one may find that it is its turn
+        count = len(states)
+        graph.probe.send("frames", messages.frames_to_msg(frames(i)))
+        assert until(lambda count=count: len(states) > count, 20)
+        if "deferred_for_generation" in node.monitor._counts:
+            break
+    assert "deferred_for_generation" in node.monitor._counts
+    assert node._questions.in_conversation
+
+
+@pytest.mark.usefixtures("endless")
 def test_an_answer_gets_turns_although_sets_keep_coming(graph, preset, frames, until):
     graph.add(OccupancyNode, preset=preset)
     node = graph.add(
