@@ -65,7 +65,6 @@ class ReasoningNode(StageNode):
         self._marker_throttle = Throttle(lambda: self.values.marker_rate)
         self._answering_throttle = Throttle(lambda: self.values.answering_rate)
         self._self_throttle = Throttle(lambda: 1 / self.values.question_period if self.values.question_period else 0.0)
-        self._deferred: threading.Timer | None = None
         self._worker: Worker[Item] = Worker("reasoning", lambda item: self.attempt(lambda: self._work(item())))
         self._questions = Questions(self, self._reasoner, self._on_answer, self._in_context)
         self.stage_input("occupancy/queries", self._on_queries, messages.queries_from_msg)
@@ -75,8 +74,6 @@ class ReasoningNode(StageNode):
 
     def stopped(self) -> None:
         """Drop the waiting queries and the scene; cancel answers."""
-        if self._deferred is not None:
-            self._deferred.cancel()
         self._worker.discard()
         self._questions.cancel_all()
         self._reasoner.reset()
@@ -112,7 +109,8 @@ class ReasoningNode(StageNode):
         # short answer would first wait for a prefill.
         if not self._answering_throttle.due() and self._questions.in_conversation:
             self.monitor.count("deferred_for_generation")
-            self._defer(queries)
+            # Where the plan waits for this reasoning, and the simulator for the plan (lockstep), no newer set follows.
+            self._worker.defer(lambda: queries, self._answering_throttle.remaining())
             return
         if queries.epoch != self._epoch:
             self._planned.clear()
@@ -138,15 +136,6 @@ class ReasoningNode(StageNode):
         self.monitor.show(forecast_motion=reasoning.forecast_motion, prefill_ms=1e3 * self._reasoner.prefill_seconds)
         if self.values.self_question and self._self_throttle.due():
             self._questions.enqueue(self.values.self_question, from_itself=True)
-
-    def _defer(self, queries: SceneQueries) -> None:
-        """Reason about the queries when it is a prefill's turn, unless newer ones have come by then.
-
-        In lockstep none come, because the simulator waits for the plan, and the plan for this reasoning.
-        """
-        self._deferred = threading.Timer(self._answering_throttle.remaining(), self._worker.put_back, [lambda: queries])
-        self._deferred.daemon = True
-        self._deferred.start()
 
     def _begin_drive(self, epoch: int | None) -> None:
         with self._text_lock:

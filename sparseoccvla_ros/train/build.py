@@ -158,8 +158,8 @@ def with_rollouts(sources: dict[str, Source], folders: Sequence[Path], part: str
     source = sources["train"]
     assert isinstance(source.cache, FeatureCache)
     cache = RolloutFeatures.of(source.cache, folders)
-    held = [number for number in sorted(cache.files) if cache.seed(number) % HELD_OUT == HELD_OUT - 1]
-    learned = [number for number in sorted(cache.files) if number not in held]
+    spared = {number: seed % HELD_OUT == HELD_OUT - 1 for number, seed in sorted(cache.seeds.items())}
+    learned, held = ([number for number, spare in spared.items() if spare is wanted] for wanted in (False, True))
     out = sources | {"train": replace(source, cache=cache, seeds=[*source.seeds, *learned])}
     return out | ({"validation": replace(source, cache=cache, seeds=held)} if held else {})
 
@@ -334,10 +334,11 @@ def build(
                 planning_extras.append(partial(_heard, source, ReasoningFeatures(source.cache, files), learned))
             if preset.planning is not None and preset.planning.target_points:
                 planning_extras.append(partial(_routed, source, preset.planning.target_points))
-            if split == "train":
-                planning_extras.append(partial(_at_other_speeds, source.cache))
+            others = partial(_at_other_speeds, source.cache) if split == "train" else None
             if preset.planning is not None and preset.planning.obstacle_grid:
-                planning_extras.append(partial(_obstacles, source))
+                planning_extras.append(partial(_obstacles, source, others))
+            elif others is not None:
+                planning_extras.append(others)
             read = partial(_together, planning_extras) if planning_extras else None
             found[split] = source.samples(fields, source.planned, read)
         return planning_stage(preset, init, has_language), found["train"], found["validation"]
@@ -410,11 +411,11 @@ def _routed(source: Source, distances: Sequence[float], seed: int) -> dict[str, 
     return {"target_points": out[_rows(source.planned, seed, len(out))]}
 
 
-def _obstacles(source: Source, seed: int) -> dict[str, np.ndarray]:
+def _obstacles(source: Source, others: Extra | None, seed: int) -> dict[str, np.ndarray]:
     """Returns {"obstacles": uint8 [rows, CHANNELS, *SHAPE]} of a scene's frame sets, as in Planner.plan.
 
-    With speed variants also {"other_stop_line": float32 [rows, VARIANTS]}, m to the line of a red light at their
-    speeds, NaN without one. Raises InvalidInput("cache") if its features hold no voxels.
+    others: reads the speed variants, returned too, with {"other_stop_line": float32 [rows, VARIANTS]}, m to the line of
+    a red light at their speeds, NaN without one. Raises InvalidInput("cache") if its features hold no voxels.
     """
     file = source.cache.file(seed)
     arrays = read_arrays(file, ("time", "pose", "twist"))
@@ -424,16 +425,17 @@ def _obstacles(source: Source, seed: int) -> dict[str, np.ndarray]:
     limits = ValidatorConfig()
     memory, stop_line = ObstacleMemory(), StopLine(limits.max_deceleration_mps2)
     front, vx = limits.vehicle.front_m, FEATURE_NAMES.index("vx")
-    variants = _at_other_speeds(source.cache, seed).get("other_ego", np.zeros((len(voxels), 0, vx + 1)))
+    other = {} if others is None else others(seed) or {}
+    variants = other.get("other_ego", np.zeros((len(voxels), 0, vx + 1)))
     grids, lines = [], []
     rows = zip(arrays["time"], arrays["pose"], arrays["twist"], voxels, traffic_lights(file), variants, strict=True)
-    for time, pose, twist, found, light, others in rows:
+    for time, pose, twist, found, light, egos in rows:
         at = SparseVoxels(found[:, :3], found[:, 3].astype(np.uint8), np.ones(len(found), np.float32))
         moment = round(float(time) * 1e9), 0, pose
         grids.append(memory.grid(*moment, at, stop_line.ahead(*moment, float(twist[0]), light, front)))
-        lines.append([stop_line.at_speed(pose, float(other[vx]), front) for other in others])
+        lines.append([stop_line.at_speed(pose, float(ego[vx]), front) for ego in egos])
     chosen = _rows(source.planned, seed, len(grids))
-    out = {"obstacles": np.stack(grids)[chosen]}
+    out = other | {"obstacles": np.stack(grids)[chosen]}
     return out | ({"other_stop_line": np.array(lines, np.float32)[chosen]} if lines and lines[0] else {})
 
 

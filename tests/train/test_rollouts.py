@@ -49,7 +49,7 @@ def test_rollouts_stand_beside_the_worlds_drives_and_keep_their_number(tmp_path:
     write_rollout(tmp_path / "second" / "20.safetensors", arrays(5), {"encoder": "abc", "seed": "20", "planning": "y"})
     found = with_rollouts(sources(cache()), [tmp_path / "first", tmp_path / "second"], "planning")
     both = found["train"]
-    assert found["validation"].seeds == [5], "too few to spare"
+    assert found["validation"].seeds == [5], "none of these seeds is held out"
     samples = both.samples(("features", "centres"), None, None)
     assert len(samples) == 4 + 3 + 5, "the world's scene 5 is not cached"
     assert all(seed >= FIRST for seed in samples.state())
@@ -75,7 +75,7 @@ def test_one_in_ten_rollouts_validates(tmp_path: Path, monkeypatch) -> None:
         write_rollout(tmp_path / f"{seed}.safetensors", arrays(1 + seed), {"encoder": "abc", "seed": str(seed)})
     found = with_rollouts(sources(cache()), [tmp_path], "planning")
     learned, held = set(found["train"].seeds) - {5}, set(found["validation"].seeds)
-    assert [found["validation"].cache.seed(number) % 10 for number in held] == [9, 9]
+    assert [found["validation"].cache.seeds[number] % 10 for number in held] == [9, 9]
     assert learned | held == set(found["train"].cache.files)
     assert len(rollouts_of(found)) == 23
 

@@ -24,11 +24,12 @@ FIRST = 1_000_000_000
 class RolloutFeatures:
     """Feature cache of a split plus roll-outs, whose numbers do not depend on the order of their folders.
 
-    base: cache of the split; files: roll-outs by number.
+    base: cache of the split; files: roll-outs by number; seeds: the world's seed of each.
     """
 
     base: FeatureCache
     files: dict[int, Path]
+    seeds: dict[int, int]
 
     @classmethod
     def of(cls, base: FeatureCache, folders: Sequence[Path]) -> RolloutFeatures:
@@ -37,7 +38,7 @@ class RolloutFeatures:
         Raises:
             InvalidInput: A folder contains none, or they were made with another encoder.
         """
-        files = {}
+        files, seeds = {}, {}
         for folder in folders:
             found = sorted(folder.glob("*.safetensors"))
             if not found:
@@ -48,8 +49,9 @@ class RolloutFeatures:
                     raise InvalidInput("rollouts", f"{file} was driven with another encoder: make it anew")
                 if told.get("format") != FORMAT:
                     raise InvalidInput("rollouts", f"{file} is of another version of this package: make it anew")
-                files[int(told["number"])] = file
-        return cls(base, files)
+                number = int(told["number"])
+                files[number], seeds[number] = file, int(told["seed"])
+        return cls(base, files, seeds)
 
     @property
     def key(self) -> str:
@@ -68,10 +70,6 @@ class RolloutFeatures:
     def file(self, seed: int) -> Path:
         """Returns the feature file of a scene or a roll-out."""
         return self.files[seed] if seed >= FIRST else self.base.file(seed)
-
-    def seed(self, number: int) -> int:
-        """Returns the world's seed that a roll-out drove."""
-        return int(_metadata(self.files[number])["seed"])
 
     def name(self, seed: int) -> str:
         """Returns the name of a scene or roll-out, for logs and pictures."""

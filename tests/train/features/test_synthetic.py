@@ -164,7 +164,7 @@ def test_traffic_lights_are_kept_and_the_planner_learns_the_line_of_a_red_one(tm
     kept = [light and (light.colour, light.probability, light.distance) for light in traffic_lights(file)]
     assert kept == [("red", 0.75, 14.5), None, ("green", 0.5, -2.0), ("green", 0.5, 5.0)]
     source = SimpleNamespace(cache=SimpleNamespace(file=lambda seed: file), planned=None)
-    lines = build._obstacles(source, 7)["obstacles"][:, -1]
+    lines = build._obstacles(source, None, 7)["obstacles"][:, -1]
     # As in driving: remembered when hidden, and a change from red to green is believed when it was seen twice.
     assert [layer.any() for layer in lines] == [True, True, True, False]
 
