@@ -13,7 +13,15 @@ from sparseoccvla_ros.core.geometry import planar
 from sparseoccvla_ros.core.types import Command, CommandSource, TrafficLight
 from sparseoccvla_ros.core.voxels import OCC3D_GRID, SparseVoxels
 from sparseoccvla_ros.planning.model.layers import ObstacleTokens
-from sparseoccvla_ros.planning.obstacles.grid import CELL, CHANNELS, LOWER, SHAPE, ObstacleMemory
+from sparseoccvla_ros.planning.obstacles.grid import (
+    CELL,
+    CHANNELS,
+    LOWER,
+    SHAPE,
+    ObstacleMemory,
+    obstacle_grid,
+    seen_from,
+)
 
 STAMP, HALF = 1_700_000_000_000_000_000, 500_000_000
 
@@ -69,6 +77,27 @@ def test_the_line_of_a_red_light_is_drawn_across_the_lane() -> None:
     assert np.abs(found[:, 0] - 12.3).max() <= 0.5 * CELL
     np.testing.assert_allclose(np.sort(found[:, 1]), (-1.2, -0.4, 0.4, 1.2), atol=1e-6)
     assert not ObstacleMemory().grid(STAMP, 0, np.eye(4), voxels(), 55.0).any(), "beyond the grid"
+
+
+@pytest.mark.parametrize("place", [(0.0, 1.7, 0.0), (0.0, -0.8, 0.1), (3.1, 0.4, -0.2)])
+def test_a_grid_seen_from_another_place_is_that_of_the_things_seen_from_there(place: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(5)
+    things = np.column_stack([rng.uniform(0, 25, 40), rng.uniform(-8, 8, 40), np.full(40, 0.5), rng.integers(0, 3, 40)])
+    pose = planar(*place)
+    here = obstacle_grid(things, things, np.eye(4), stop_line=12.0)
+    there = seen_from(here, pose)
+    back = np.linalg.inv(pose)
+    things[:, :3] = things[:, :3] @ back[:3, :3].T + back[:3, 3]
+    expected = obstacle_grid(things, things, np.eye(4), stop_line=12.0)
+    np.testing.assert_array_equal(there[-2:], expected[-2:])
+    for found, wanted in zip(there[:-2], expected[:-2], strict=True):
+        apart = np.abs(cells(found)[:, None] - cells(wanted)).max(-1)
+        assert apart.min(1).max() <= CELL + 1e-6, "drawn twice rounded to a cell"
+        assert apart.min(0).max() <= CELL + 1e-6
+    np.testing.assert_array_equal(seen_from(here, np.eye(4)), here)
+    aside = seen_from(here, planar(0.0, 2 * CELL, 0.0))
+    np.testing.assert_array_equal(aside[:-2, :, 1:-3], here[:-2, :, 3:-1])
+    assert not aside[:-2, :, -2:].any(), "not covered by the grid"
 
 
 def test_tokens_know_their_places() -> None:

@@ -79,6 +79,20 @@ def with_stop_line(grid: np.ndarray, stop_line: float | None) -> np.ndarray:
     return out
 
 
+def seen_from(grid: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Returns a copy of an obstacle_grid with its obstacles as seen from another place.
+
+    place: float64 [4, 4], the other base_link to the grid's. What the grid does not cover is empty; the stop line, a
+    distance ahead, stays.
+    """
+    out, back = grid.copy(), inverse(place)
+    layer, x, y = np.nonzero(grid[:_KNOWN])
+    centres = np.column_stack([x, y]) * CELL + (np.array(LOWER) + 0.5 * CELL)
+    out[:_KNOWN] = 0
+    _draw(out[:_KNOWN], centres @ back[:2, :2].T + back[:2, 3], layer)
+    return out
+
+
 def _draw(layers: np.ndarray, places: np.ndarray, group: np.ndarray) -> None:
     x, y = np.floor((places - LOWER) / CELL).astype(np.int64).T
     inside = (x >= 0) & (x < SHAPE[0]) & (y >= 0) & (y < SHAPE[1])

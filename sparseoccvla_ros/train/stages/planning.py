@@ -24,7 +24,7 @@ from ...data.dataset import COMMANDS
 from ...planning.ego_history import FEATURE_NAMES, PAST_SECONDS
 from ...planning.losses import positive_anchors, score_loss, trajectory_loss
 from ...planning.model.layers import SceneInputs
-from ...planning.obstacles.grid import with_stop_line
+from ...planning.obstacles.grid import seen_from, with_stop_line
 from ...planning.planner import Planner
 from ...planning.trajectory_validator import kinematic_failures
 from ...reasoning.model.ego_motion import constant_velocity
@@ -291,8 +291,8 @@ def off_route(sample: FeatureSample, offset: float, turned: float) -> FeatureSam
     """Returns the sample as if the vehicle stood `offset` m left of its place and were `turned` rad to the left.
 
     Recorded drives keep to their route, so from them alone a planner does not learn to return to it. The future returns
-    within the distance that the expert takes (a cubic in the arc length); queries and target points are moved, the
-    obstacle grid, whose cells are as wide as most offsets, is not.
+    within the distance that the expert takes (a cubic in the arc length); queries, obstacles and target points are
+    moved.
     """
     place = geometry.planar(0.0, offset, turned)
     back = geometry.inverse(place)[:2]
@@ -308,6 +308,8 @@ def off_route(sample: FeatureSample, offset: float, turned: float) -> FeatureSam
     points, centres = sample.arrays["target_points"], sample.arrays["centres"].copy()
     centres[:, :2] = centres[:, :2] @ back[:, :2].T + back[:, 3]
     moved = {"target_points": (points @ back[:, :2].T + back[:, 3]).astype(np.float32), "centres": centres}
+    if "obstacles" in sample.arrays:
+        moved["obstacles"] = seen_from(sample.arrays["obstacles"], place)
     return replace(sample, future=future, arrays=sample.arrays | moved)
 
 

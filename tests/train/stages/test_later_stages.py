@@ -28,7 +28,7 @@ from sparseoccvla_ros.planning.anchors import MODES, AnchorSet
 from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.planning.ego_history import FEATURE_NAMES
 from sparseoccvla_ros.planning.losses import positive_anchors
-from sparseoccvla_ros.planning.obstacles.grid import obstacle_grid, with_stop_line
+from sparseoccvla_ros.planning.obstacles.grid import obstacle_grid, seen_from, with_stop_line
 from sparseoccvla_ros.planning.planner import Planner
 from sparseoccvla_ros.reasoning.model.forecaster import Forecast
 from sparseoccvla_ros.runtime.factory import build_planning, build_reasoning
@@ -411,7 +411,8 @@ def test_a_planner_learns_with_and_without_a_route(folder: Path) -> None:
 def test_a_vehicle_beside_its_route_returns_to_it(offset: float, turned: float) -> None:
     sample = Straight()[1]
     points = np.array([(5.0, 0.0), (40.0, 0.0)], np.float32)
-    sample = replace(sample, arrays=sample.arrays | {"target_points": points})
+    drawn = obstacle_grid(np.array([(20.0, 3.0, 0.5, 0.0)]))
+    sample = replace(sample, arrays=sample.arrays | {"target_points": points, "obstacles": drawn})
     moved = off_route(sample, offset, turned)
     place = geometry.planar(0.0, offset, turned)
     ahead = moved.waypoints @ place[:2, :2].T + place[:2, 3]  # in the frame of the route
@@ -423,6 +424,8 @@ def test_a_vehicle_beside_its_route_returns_to_it(offset: float, turned: float) 
     scene = moved.arrays["centres"][:, :2] @ place[:2, :2].T + place[:2, 3]
     np.testing.assert_allclose(scene, sample.arrays["centres"][:, :2], atol=1e-4)
     np.testing.assert_array_equal(sample.arrays["target_points"], points)
+    np.testing.assert_array_equal(moved.arrays["obstacles"], seen_from(drawn, place))
+    np.testing.assert_array_equal(sample.arrays["obstacles"], drawn)
 
 
 def test_at_another_speed_the_line_of_the_light_is_that_of_this_speed(folder: Path) -> None:
