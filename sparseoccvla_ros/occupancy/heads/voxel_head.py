@@ -33,7 +33,7 @@ UNDER = 7.0
 """Radius [m] around the vehicle in which ground blocks are always opened, because no camera sees them."""
 CHUNK = 1_024
 """Blocks that are read and classified at once."""
-WIDTHS = (96, 48)
+WIDTHS = (160, 64)
 _CELL = NUM_CLASSES + 1 + len(WINDOWS) + 2 + 1
 
 
