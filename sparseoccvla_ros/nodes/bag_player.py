@@ -25,10 +25,8 @@ IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 class BagPlayerNode(SourceNode):
     """Publishes the raw messages of a bag at their record times."""
 
+    stage = "bag_player"
     waiting_for = "playback"
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__("bag_player", **kwargs)
 
     def setup(self) -> None:
         """Open the bag and create a publisher for every topic whose message type is installed."""
