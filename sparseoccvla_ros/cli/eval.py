@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sparseoccvla_ros.cli.console import Workers, one_line_errors, worker_count
+from sparseoccvla_ros.cli.console import Workers, one_line_errors, wide_console, worker_count
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.eval.closed_loop.evaluation import DriveProgress
@@ -79,7 +79,7 @@ def world(
         wanted = EvalConfig(words, samples, csv=folder / "plans.csv" if "planning" in words else None)
         request = Request(preset, chosen, wanted, untrained)
         folder.mkdir(parents=True, exist_ok=True)
-        console = _console()
+        console = wide_console(stderr=True)
         with Bars(console) as bars:
             report = evaluate_world(request, bars.show)
         _leave(report, folder, json_file, console)
@@ -132,7 +132,7 @@ def nuscenes(
         request = Request(
             preset, dataroot, version, index, split, scenes, wanted, untrained, ray_origins, chosen
         )  # fmt: skip
-        console = _console(share[0] > 0)
+        console = wide_console(stderr=True, quiet=share[0] > 0)
         with Bars(console) as bars:
             report = evaluate_nuscenes(
                 request, bars.show, share, gather, lambda: folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def drive(
         film = partial(_film, out, bags)
         chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["test"][:20])
         families = tuple(FAMILIES) if scenario == "all" else _tasks(scenario)
-        console = _console()
+        console = wide_console(stderr=True)
 
         tell = partial(_tell, console)
         names, log = (*_tasks(policies), *groups_of(_tasks(vary))), DriveLog(out / "drives.jsonl")
@@ -258,7 +258,7 @@ def bag(
             recording, topic, preset, profile, calibration_file, seconds, boxes, untrained, map_file, map_origin,
             reference,
         )  # fmt: skip
-        console = _console()
+        console = wide_console(stderr=True)
         with console.status("planning") as status:
             report = evaluate_bag(request, lambda plans: status.update(f"{plans} plans"))
         folder = out or Path("out/eval") / recording.stem
@@ -279,12 +279,6 @@ def bag(
         console.print(f"page, numbers and bag of scores: {folder}")
         if not report.plans:
             raise typer.Exit(1)
-
-
-def _console(quiet: bool = False) -> Console:
-    """Console on standard error; 200 columns in a pipe or file, so that tables are not squeezed into 80."""
-    console = Console(stderr=True, quiet=quiet)
-    return console if console.is_terminal else Console(stderr=True, quiet=quiet, width=200)
 
 
 def _tasks(text: str) -> tuple[str, ...]:

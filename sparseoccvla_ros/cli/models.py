@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sparseoccvla_ros.cli.console import one_line_errors
+from sparseoccvla_ros.cli.console import one_line_errors, wide_console
 from sparseoccvla_ros.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def show() -> None:
     with one_line_errors():
         from sparseoccvla_ros.runtime.presets import load_preset, preset_names
 
-        console = _console()
+        console = wide_console()
         table = Table("preset", "images", "frames", "stages", "weights", "needs", title="Presets")
         for name in preset_names():
             try:
@@ -294,8 +293,3 @@ def _language_model(name: str) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=200)

@@ -79,20 +79,20 @@ def cache(
             for name in ("validation", "train") if split == "both" else (split,):
                 place = later.feature_cache(network, weights, found, name)
                 seeds = later.rendered(place, name, scenes)
-                _follow(shown, f"encoding {name}", len(seeds), prepare_features(network, place, seeds))
+                follow(shown, f"encoding {name}", len(seeds), prepare_features(network, place, seeds))
                 if readings:
                     read = ReasoningFeatures(place, files)
-                    _follow(shown, f"reading {name}", len(seeds), (read.prepare(reasoner, seed) for seed in seeds))
+                    follow(shown, f"reading {name}", len(seeds), (read.prepare(reasoner, seed) for seed in seeds))
                 labels = FutureLabels(place.world, present=name == "train")
                 if futures:
-                    _follow(shown, f"futures of {name}", len(seeds), map(labels.prepare, seeds))
+                    follow(shown, f"futures of {name}", len(seeds), map(labels.prepare, seeds))
                 if questions:
                     asked = QuestionCache(place.world, question_rows(place.world, name))
-                    _follow(shown, f"questions of {name}", len(seeds), map(asked.prepare, seeds))
+                    follow(shown, f"questions of {name}", len(seeds), map(asked.prepare, seeds))
                 console.print(f"{name}: {len(seeds)} scenes lie in {place.folder()}")
 
 
-def _follow(shown: Progress, text: str, total: int, work: Iterable[Any]) -> None:
+def follow(shown: Progress, text: str, total: int, work: Iterable[Any]) -> None:
     """Iterate over the work, one item per scene, and show its rate and time left."""
     task = shown.add_task(text, total=total, note="")
     for done, _ in enumerate(work, 1):
@@ -210,7 +210,7 @@ def run(
             sources = later.with_rollouts(sources, rollouts, part)
             with bar(Console(stderr=True)) as shown:
                 read = later.read_rollouts(sources, preset, reasoning, device)
-                _follow(shown, "reading roll-outs", len(later.rollouts_of(sources)), read)
+                follow(shown, "reading roll-outs", len(later.rollouts_of(sources)), read)
     trained, learned, checked = later.build(part, preset, reasoning, init, sources)
     console = Console(stderr=True)
     folder = out or Path("out/train") / trained.name
@@ -250,7 +250,7 @@ def _encoded(
             reasoner, files = later.frozen_reasoner(preset, reasoning, device)
             for split, source in sources.items():
                 readings = ReasoningFeatures(source.cache, files)
-                _follow(
+                follow(
                     shown, f"reading {split}", len(source.seeds),
                     (readings.prepare(reasoner, scene) for scene in source.seeds),
                 )  # fmt: skip
