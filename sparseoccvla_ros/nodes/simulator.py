@@ -58,8 +58,7 @@ class SimulatorNode(SourceNode):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.add_on_set_parameters_callback(_known_scenario)
-        self.record: DriveRecord | None = None
-        """Record of the last completed drive."""
+        self.record: DriveRecord | None = None  # of the last completed drive
         self._action: tuple[int, Action] | None = None
         self._plan: PathMsg | None = None
 
