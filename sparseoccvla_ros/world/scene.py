@@ -25,7 +25,6 @@ from .shapes.objects import SIGNAL_LAMPS
 from .shapes.solids import Kind, Material, Part, Primitives, linear
 
 COMMAND_SECONDS = 3.0
-COMMAND_OFFSET = 2.0
 COMMAND_SPEED = 5.0
 LONGEST = 30.0
 """Longest drive in s; later the ego may leave the built-up part of the world."""
@@ -61,10 +60,7 @@ class EgoMotion:
         here = self.mover.path.at(s)
         there = self.mover.path.at(s + max(speed, COMMAND_SPEED) * COMMAND_SECONDS)
         dx, dy = there[:2] - here[:2]
-        offset = dy * np.cos(here[2]) - dx * np.sin(here[2])
-        if offset >= COMMAND_OFFSET:
-            return Command.LEFT
-        return Command.RIGHT if offset <= -COMMAND_OFFSET else Command.STRAIGHT
+        return Command.of_offset(dy * np.cos(here[2]) - dx * np.sin(here[2]))
 
 
 @dataclass(frozen=True)

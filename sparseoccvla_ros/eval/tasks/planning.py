@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.types import Command, CommandSource, PlanStatus
+from ...core.types import TURN_OFFSET, Command, CommandSource, PlanStatus
 from ...pipeline import StepResult
-from ...planning.anchor_presets import TURN_OFFSET
 from ...planning.ego_history import EgoHistory
 from ...planning.planner import Planner
 from ..metrics.intervals import Estimate
@@ -45,10 +44,7 @@ _ABOUT = {
 
 def turned(waypoints: np.ndarray) -> Command:
     """Classifies a trajectory [6, 2] m: a lateral offset of TURN_OFFSET or more after 3 s is a turn."""
-    lateral = float(waypoints[-1, 1])
-    if lateral >= TURN_OFFSET:
-        return Command.LEFT
-    return Command.RIGHT if lateral <= -TURN_OFFSET else Command.STRAIGHT
+    return Command.of_offset(float(waypoints[-1, 1]))
 
 
 def planner_inputs(

@@ -12,7 +12,7 @@ from ..agents.actors import EGO, LEAD_SECONDS, Moving
 from ..agents.traffic import STEP, Mover
 from ..roads.curves import Curve
 from ..scenario import NOMINAL
-from ..scene import COMMAND_OFFSET, COMMAND_SECONDS, COMMAND_SPEED, EgoMotion, Scene
+from ..scene import COMMAND_SECONDS, COMMAND_SPEED, EgoMotion, Scene
 from .scenarios import staged
 from .traffic import Traffic, body_of
 from .vehicle import WHEELBASE, Action, EgoVehicleState
@@ -156,10 +156,7 @@ class Simulator:
         here = self.route.at(self._along)
         there = self.route.at(self._along + max(self.state.speed, COMMAND_SPEED) * COMMAND_SECONDS)
         dx, dy = there[:2] - here[:2]
-        offset = dy * np.cos(here[2]) - dx * np.sin(here[2])
-        if offset >= COMMAND_OFFSET:
-            return Command.LEFT
-        return Command.RIGHT if offset <= -COMMAND_OFFSET else Command.STRAIGHT
+        return Command.of_offset(dy * np.cos(here[2]) - dx * np.sin(here[2]))
 
     def rectangles(self, time: float | None = None) -> np.ndarray:
         """Return footprints [N, 5] of all actors now or at an earlier time."""
