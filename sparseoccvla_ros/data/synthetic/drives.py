@@ -7,7 +7,6 @@ seeds than rendered scenes. Inputs of inference at a given time use only records
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from ...core import geometry
 from ...core.errors import InvalidInput
+from ...core.files import written
 from ...core.paths import cache_folder
 from ...core.types import NANOSECONDS
 from ...planning.ego_history import EgoHistory
@@ -116,13 +116,8 @@ def load_drive(seed: int, seconds: float = 20.0, scene: Scene | None = None) -> 
         except (SafetensorError, OSError, TypeError):
             path.unlink(missing_ok=True)
     drive = record(scene or Scene.generate(seed, seconds))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written(path) as part:
         save_file({n: getattr(drive, n) for n in ("time", "pose", "motion", "command", "route")}, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return drive
 
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +26,7 @@ from ...camera_sync.config import ImageConfig
 from ...core import geometry
 from ...core.classes import CAMERAS
 from ...core.errors import InvalidInput
+from ...core.files import written
 from ...core.paths import cache_folder
 from ...core.types import NANOSECONDS
 from ...core.voxels import OCC3D_GRID
@@ -277,18 +277,13 @@ def cached_seeds(settings: WorldSettings) -> list[int]:
 
 def write_scene(scene: WorldScene, path: Path) -> None:
     """Write a scene's file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {n: getattr(scene, n) for n in ("usable", "ego2img", "pose", "twist", "time", "future", "command")}
     for name in _BLOCKS:
         blocks = getattr(scene, name)
         arrays[name] = np.frombuffer(b"".join(blocks), np.uint8)
         arrays[f"{name}_ends"] = np.cumsum([len(b) for b in blocks], dtype=np.int64)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written(path) as part:
         save_file(arrays, part, {"seed": str(scene.seed), "settings": json.dumps(asdict(scene.settings))})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_scene(path: Path, settings: WorldSettings) -> WorldScene:
