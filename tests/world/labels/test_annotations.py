@@ -10,6 +10,7 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import apply, inverse, planar, yaw_of
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.planning.trajectory import SWEEP_TIMES
 from sparseoccvla_ros.world.agents.actors import Moving
 from sparseoccvla_ros.world.agents.traffic import overlap, walk
 from sparseoccvla_ros.world.labels import annotations
@@ -18,6 +19,8 @@ from sparseoccvla_ros.world.roads.curves import Curve
 from sparseoccvla_ros.world.scene import Scene
 
 TIME = 4.0
+ACCELERATE, BRAKE, LATERAL = 2.40, 4.05, 4.89
+"""Highest comfortable accelerations in m/s^2 (nuPlan's comfort metric, Caesar et al. 2021)."""
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +112,20 @@ def test_drivable_area_is_the_road_of_the_labels(scene):
 
 
 def test_expert_drives_without_collision_and_in_comfort(scene):
+    mover = scene.ego.mover
     for time in np.arange(0.0, scene.duration, 1.5):
         drive = annotations.expert(scene, float(time))
-        assert drive.contact is None
-        assert drive.comfortable
+        assert annotations.first_contact(scene, float(time), drive.sweep) is None
+        along, speed = mover.motion(time + SWEEP_TIMES)
+        forces = np.gradient(speed, SWEEP_TIMES)
+        assert forces.min() >= -BRAKE
+        assert forces.max() <= ACCELERATE
+        assert (speed**2 * np.abs([float(mover.path.curvature_at(s)) for s in along])).max() <= LATERAL
         # The waypoints are the poses of the drive itself, by another way round.
         for k, dt in enumerate(WAYPOINT_TIMES):
-            there = scene.ego.at(time)[0] @ drive.poses[k]
-            np.testing.assert_allclose(there, scene.ego.at(time + dt)[0], atol=1e-9)
-            np.testing.assert_allclose(drive.poses[k][:2, 3], drive.waypoints[k], atol=1e-4)
-            assert yaw_of(drive.poses[k]) == pytest.approx(drive.heading[k], abs=1e-5)
+            pose = inverse(scene.ego.at(time)[0]) @ scene.ego.at(time + dt)[0]
+            np.testing.assert_allclose(pose[:2, 3], drive.waypoints[k], atol=1e-4)
+            assert yaw_of(pose) == pytest.approx(drive.heading[k], abs=1e-5)
         travelled = np.linalg.norm(np.diff(drive.sweep[:, :2], axis=0, prepend=np.zeros((1, 2))), axis=1).sum()
         speeds = np.concatenate([[scene.ego.at(time)[1][0]], drive.speed])
         assert travelled == pytest.approx(0.5 * (0.5 * (speeds[1:] + speeds[:-1])).sum(), abs=0.1)
