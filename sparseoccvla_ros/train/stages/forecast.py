@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -166,13 +165,6 @@ class ForecastStage(Stage[ForecastBatch]):
             samples=tuple(samples),
         )  # fmt: skip
 
-    def move(self, batch: ForecastBatch, device: torch.device) -> ForecastBatch:
-        """Move the tensors; samples stay on the CPU."""
-        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        return ForecastBatch(
-            **{k: v.to(device) if isinstance(v, Tensor | MovableVoxels) else v for k, v in values.items()}
-        )
-
     def forecast(self, batch: ForecastBatch, motion: Tensor) -> Forecast:
         """Returns the forecast conditioned on the ego motion [B, 6, 2] m."""
         fused = batch.features
@@ -245,14 +237,6 @@ class ForecastStage(Stage[ForecastBatch]):
         weight = inside * (batch.scores > SEEN)[:, None] * (truth <= FREE)
         loss = F.binary_cross_entropy_with_logits(logit, (truth == label).to(logit.dtype), reduction="none")
         return ((loss + self.settings.small * change.square()) * weight).sum() / weight.sum().clamp(min=1)
-
-    def parameter_groups(self, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
-        """No weight decay for norms, biases and gates."""
-        found = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in found if p.ndim > 1], "lr": learning_rate},
-            {"params": [p for p in found if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
-        ]
 
     def validate(self, batches: Iterable[ForecastBatch]) -> Validation:
         """IoU and mIoU at 1, 2, 3 s by SparseWorld's protocol, conditioned on constant velocity, and of copy-forward of
