@@ -311,18 +311,5 @@ def write_result_bag(report: BagReport, path: Path) -> None:
                     bag.write(f"/evaluation/{name}", message, plan.stamp, qos())
             times = np.asarray(WAYPOINT_TIMES)
             driven = report.drive.at(plan.stamp + np.round(times * NANOSECONDS).astype(np.int64))
-            _write_path(bag, "/evaluation/plan", report.drive.frame, plan.stamp, plan.times, plan.poses)
-            _write_path(bag, "/evaluation/driven", report.drive.frame, plan.stamp, times, driven)
-
-
-def _write_path(
-    bag: BagWriter, topic: str, frame: str, stamp: int, times: np.ndarray, poses: Sequence[np.ndarray] | np.ndarray
-) -> None:
-    stamped = [
-        bag.construct(
-            "geometry_msgs/msg/PoseStamped",
-            header=bag.header(stamp + round(t * NANOSECONDS), frame), pose=bag.pose(geometry.planar(*pose)),
-        )
-        for t, pose in zip(times, poses, strict=True)
-    ]  # fmt: skip
-    bag.write(topic, bag.construct("nav_msgs/msg/Path", header=bag.header(stamp, frame), poses=stamped), stamp, qos())
+            bag.trajectory("/evaluation/plan", report.drive.frame, plan.stamp, plan.times, plan.poses)
+            bag.trajectory("/evaluation/driven", report.drive.frame, plan.stamp, times, driven)
