@@ -6,7 +6,7 @@ stack drives, and at every frame set the expert's plan from that state is record
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ import numpy as np
 from ..core.errors import InvalidInput
 from ..core.types import SceneQueries
 from ..data.dataset import COMMANDS
-from ..data.shared_work import share
 from ..data.synthetic.dataset import SPLITS
 from ..eval.closed_loop.expert import Expert
 from ..eval.closed_loop.policies import ChainPolicy, expert_path
@@ -147,10 +146,6 @@ class Rollouts:
     def file(self, item: int) -> Path:
         """Returns the file of a seed's drive."""
         return self.folder / f"{item:08d}-{self.family(item) or 'own'}-{self.expert_share:g}.safetensors"
-
-    def prepare(self, workers: int = 1) -> Iterator[int]:
-        """Drive the seeds that have no file, in `workers` processes; yields each seed when its file is there."""
-        return share(self, self.seeds, workers)
 
     def make(self, item: int) -> None:
         """Drive a seed and write its file."""

@@ -6,14 +6,11 @@ seeds than rendered scenes. Inputs of inference at a given time use only records
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -26,7 +23,7 @@ from ...planning.ego_history import EgoHistory
 from ...world.agents.actors import LEAD_SECONDS
 from ...world.scene import Scene
 from ..dataset import COMMANDS, FUTURE_SECONDS
-from ..processes import end_with_parent
+from ..processes import in_processes, one_thread
 from .scenes import WORLD_VERSION
 
 STEP = 0.05
@@ -127,16 +124,7 @@ def prepare_drives(seeds: Sequence[int], seconds: float = 20.0, workers: int = 1
     if workers == 1 or not missing:
         yield from (load_drive(s, seconds) for s in seeds)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
-    try:
-        yield from pool.map(_prepare, seeds, [seconds] * len(seeds))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _prepare(seed: int, seconds: float) -> Drive:
-    torch.set_num_threads(1)
-    return load_drive(seed, seconds)
+    yield from in_processes(workers, load_drive, seeds, [seconds] * len(seeds), initializer=one_thread)
 
 
 def trajectories(drives: Iterator[Drive], every: float = 0.5) -> tuple[np.ndarray, np.ndarray]:

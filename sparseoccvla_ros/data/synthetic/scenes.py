@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,7 +34,7 @@ from ...world.render.camera_rig import JITTER, SWEEP, Camera, load_rig, random_r
 from ...world.render.renderer import Renderer
 from ...world.scene import Scene
 from ..dataset import COMMANDS, FUTURE_SECONDS
-from ..processes import end_with_parent
+from ..processes import in_processes
 
 log = logging.getLogger(__name__)
 
@@ -317,11 +315,7 @@ def prepare_scenes(seeds: Sequence[int], settings: WorldSettings, workers: int =
         return
     if workers < 1:
         raise InvalidInput("workers", f"{workers} processes cannot render")
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
-    try:
-        yield from pool.map(_prepare, missing, [settings] * len(missing))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_processes(workers, _prepare, missing, [settings] * len(missing))
 
 
 def _prepare(seed: int, settings: WorldSettings) -> int:
