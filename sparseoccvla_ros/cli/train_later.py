@@ -112,9 +112,9 @@ def anchors(
     with one_line_errors():
         from sparseoccvla_ros.core.errors import InvalidInput
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS
-        from sparseoccvla_ros.data.synthetic.drives import prepare_drives
+        from sparseoccvla_ros.data.synthetic.drives import prepare_drives, trajectories
         from sparseoccvla_ros.runtime.presets import load_preset
-        from sparseoccvla_ros.train.anchors import describe, refit
+        from sparseoccvla_ros.train.anchors import describe, fit
 
         if data not in ("world", "bag"):
             raise InvalidInput("data", f"{data!r} has no drives to fit anchors to; want world or bag")
@@ -132,7 +132,7 @@ def anchors(
                 for drive in prepare_drives(SPLITS["train"][:seeds], workers=workers):
                     drives.append(drive)
                     shown.update(task, completed=len(drives))
-            fitted = refit(drives, found.planning)
+            fitted = fit(*trajectories(drives), found.planning)
         fitted.save(found.anchors)
         console.print(f"{found.anchors}\n{describe(fitted)}", soft_wrap=True)
 

@@ -6,7 +6,7 @@ seeds than rendered scenes. Inputs of inference at a given time use only records
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def prepare_drives(seeds: Sequence[int], seconds: float = 20.0, workers: int = 1
     yield from in_processes(workers, load_drive, seeds, [seconds] * len(seeds), initializer=one_thread)
 
 
-def trajectories(drives: Iterator[Drive], every: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+def trajectories(drives: Iterable[Drive], every: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """Waypoints float32 [N, 6, 2] m and commands int64 [N] of drives, sampled every `every` seconds."""
     paths, commands = [], []
     for drive in drives:

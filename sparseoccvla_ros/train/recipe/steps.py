@@ -21,7 +21,7 @@ from ...data.dataset import DrivingSamples
 from ...data.processes import in_processes
 from ...data.shared_work import share
 from ...data.synthetic.dataset import SPLITS, WorldSamples, world_settings
-from ...data.synthetic.drives import prepare_drives
+from ...data.synthetic.drives import prepare_drives, trajectories
 from ...data.synthetic.qa_cache import QuestionCache, question_rows
 from ...data.synthetic.scenes import WorldSettings, prepare_scenes
 from ...eval.tasks.evaluator import EvalConfig
@@ -34,7 +34,7 @@ from ...runtime.presets import ADAPTER, Preset
 from ...world.scene import Scene
 from ...world.sim.scenarios import FAMILIES
 from .. import build
-from ..anchors import refit
+from ..anchors import fit
 from ..checkpoint import init_from
 from ..features.backbone_cache import BackboneCache, Variants
 from ..features.cached_frames import CachedFrames
@@ -156,7 +156,7 @@ def anchors(context: Context) -> dict[str, Any]:
     drives: list[Any] = []
     prepared = prepare_drives(seeds, workers=context.workers)
     _consume(context, "drives", (drives.append(drive) for drive in prepared), len(seeds))
-    fitted = refit(drives, planning)
+    fitted = fit(*trajectories(drives), planning)
     fitted.save(context.folder / ANCHORS)
     return {"sha256": AnchorSet.load(context.folder / ANCHORS).sha256}
 

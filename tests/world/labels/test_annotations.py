@@ -17,6 +17,7 @@ from sparseoccvla_ros.world.labels import annotations
 from sparseoccvla_ros.world.labels.occupancy import dense_labels
 from sparseoccvla_ros.world.roads.curves import Curve
 from sparseoccvla_ros.world.scene import Scene
+from sparseoccvla_ros.world.shapes.solids import Primitives
 
 TIME = 4.0
 ACCELERATE, BRAKE, LATERAL = 2.40, 4.05, 4.89
@@ -32,6 +33,15 @@ def static(scene):
     return Scene(scene.seed, scene.streets, scene.standing, [stands], scene.ego, scene.signals, scene.maneuver)
 
 
+def corners_of(parts: Primitives) -> np.ndarray:
+    """Corners float32 [P, 8, 3] of each primitive's oriented bounding box in the map frame."""
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
+    local = parts.half[:, None] * signs
+    c, s = np.cos(parts.yaw)[:, None], np.sin(parts.yaw)[:, None]
+    turned = np.stack([c * local[..., 0] - s * local[..., 1], s * local[..., 0] + c * local[..., 1], local[..., 2]], -1)
+    return turned + parts.centre[:, None]
+
+
 def test_boxes_hold_their_primitives_and_voxels(scene):
     """Every annotated thing's parts lie in its box, and every voxel of a movable class lies in some box."""
     frame = scene.ego.at(TIME)[0]
@@ -44,7 +54,7 @@ def test_boxes_hold_their_primitives_and_voxels(scene):
             if not len(parts):
                 continue
             assert (parts.label == int(boxes.label[row])).all()
-            corners = apply(inverse(frame), parts.corners().reshape(-1, 3).astype(np.float64))
+            corners = apply(inverse(frame), corners_of(parts).reshape(-1, 3).astype(np.float64))
             local = apply(inverse(planar(*boxes.centre[row, :2], boxes.yaw[row])), corners)
             local[:, 2] -= boxes.centre[row, 2]
             # Mirrors and bumpers may stick out of the footprint by a hand's width.

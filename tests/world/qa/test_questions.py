@@ -10,7 +10,7 @@ import pytest
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import inverse, yaw_of
-from sparseoccvla_ros.data.nuscenes.omnidrive import read_questions, token_of, write_questions
+from sparseoccvla_ros.data.nuscenes.omnidrive import read_questions, write_questions
 from sparseoccvla_ros.eval.metrics.qa_accuracy import KINDS as SCORED
 from sparseoccvla_ros.eval.metrics.qa_accuracy import read_answer
 from sparseoccvla_ros.world.agents.actors import Moving
@@ -218,7 +218,7 @@ def test_balance_leaves_nothing_to_the_blind(views):
 
 def test_files_follow_omnidrive(views, tmp_path):
     view = views[1]
-    asked, token = questions(view), token_of(view)
+    asked, token = questions(view), "world-000034-004000"
     write_questions(tmp_path, "train", token, asked)
     assert read_questions(tmp_path, "train", token) == asked
     conv = json.loads((tmp_path / "conv" / "train" / f"{token}.json").read_text())
