@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..core.errors import InvalidInput
-from .dataset import COMMANDS, Sample
+from .dataset import Sample, flipped
 
 SMALLEST, LARGEST = 0.38 / 0.44, 0.55 / 0.44
 """Relative to the test scale; the reference trains at 0.38 .. 0.55 of the native image and tests at 0.44."""
@@ -53,26 +53,6 @@ def cropped(
         turn[0, 0], turn[0, 2] = -1.0, width - 1.0
         ida = turn @ ida
     return replace(sample, images=out, ego2img=(ida @ sample.ego2img).astype(np.float32))
-
-
-def flipped(sample: Sample, x: bool, y: bool) -> Sample:
-    """Flip the scene along x (front-rear) and y (left-right) and leave the images unchanged.
-
-    Labels, twist and future are in the flipped base_link, which ego2img projects to the same pixels. Flipping x makes
-    the vehicle drive backwards; flipping y swaps the left and right commands.
-    """
-    sx, sy = (-1 if along else 1 for along in (x, y))
-    turn = np.diag([sx, sy, 1, 1]).astype(np.float32)
-    return replace(
-        sample,
-        ego2img=sample.ego2img @ turn,
-        semantics=sample.semantics[::sx, ::sy],
-        visible=sample.visible[::sx, ::sy],
-        # Angular velocity is an axial vector: a flip keeps the component along its axis and negates the other two.
-        twist=sample.twist * np.array([sx, sy, 1, sy, sx, sx * sy], np.float32),
-        command=len(COMMANDS) - 1 - sample.command if y else sample.command,
-        future=turn @ sample.future @ turn,
-    )
 
 
 def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

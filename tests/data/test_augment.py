@@ -15,8 +15,8 @@ from sparseoccvla_ros.camera_sync.images import ImagePreparer
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
-from sparseoccvla_ros.data.augment import LARGEST, SMALLEST, ImageAugmentation, cropped, distorted, flipped
-from sparseoccvla_ros.data.dataset import Sample
+from sparseoccvla_ros.data.augment import LARGEST, SMALLEST, ImageAugmentation, cropped, distorted
+from sparseoccvla_ros.data.dataset import Sample, flipped
 from sparseoccvla_ros.data.nuscenes.dataset import whole_images
 
 HEIGHT, WIDTH = 128, 352
