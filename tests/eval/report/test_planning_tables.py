@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.types import Command, CommandSource, Plan, PlanStatus
+from sparseoccvla_ros.eval.metrics.intervals import scene_interval
 from sparseoccvla_ros.eval.protocols import planning
 from sparseoccvla_ros.eval.protocols.planning import PROTOCOLS
-from sparseoccvla_ros.eval.report.planning_tables import report, scene_interval
+from sparseoccvla_ros.eval.report.planning_tables import report
 from sparseoccvla_ros.eval.tasks import baselines
 from sparseoccvla_ros.eval.tasks.planning_loop import evaluate, write_csv
 from sparseoccvla_ros.eval.tasks.planning_samples import Method, Prediction
