@@ -98,8 +98,8 @@ class Report:
         return bool(rows) and all(row.l2.average == 0 and row.collision.average == 0 for row in rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain numbers, strings, lists and dicts for json.dump; unknown values are None."""
-        content = {
+        """Returns plain numbers, strings, sequences and dicts; unknown values are NaN or None."""
+        return {
             "samples": self.samples,
             "scenes": self.scenes,
             "subset": self.subset,
@@ -111,7 +111,6 @@ class Report:
             "rows": [asdict(row) for row in self.rows],
             "driving": [asdict(row) for row in self.driving],
         }
-        return _plain(content)
 
     def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Returns (title, header, rows) of every table."""
@@ -255,16 +254,6 @@ def _conventions(protocol: Protocol) -> dict[str, str]:
         "collision": protocol.collision.value,
         "road test": protocol.road or "-",
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    return value
 
 
 def _name(method: str, oracle: bool, self_test: bool) -> str:
