@@ -19,7 +19,6 @@ from ..data.dataset import COMMANDS
 from ..data.synthetic.dataset import SPLITS
 from ..eval.closed_loop.expert import Expert
 from ..eval.closed_loop.policies import ChainPolicy, expert_path
-from ..eval.closed_loop.road_map import WorldMap
 from ..eval.closed_loop.rollout import Episode, Rollout, drive
 from ..pipeline import SparseOccVLA
 from ..planning.ego_history import EgoHistory
@@ -46,9 +45,9 @@ class _Learner(ChainPolicy):
         super().__init__(model, "learner")
         self._share = expert_share
 
-    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
-        super().begin(simulator, world, expert)
-        self._expert, self._rng = expert, np.random.default_rng([simulator.scene.seed, 67])
+    def begin(self, simulator: Simulator, expert: Expert) -> None:
+        super().begin(simulator, expert)
+        self._rng = np.random.default_rng([simulator.scene.seed, 67])
         self._rng_of_variants = np.random.default_rng([simulator.scene.seed, 71])
         self._history, self.stood = EgoHistory(), 0.0
         self.rows: list[dict[str, np.ndarray]] = []

@@ -20,6 +20,7 @@ from ...data.bags.reader import BagReader
 from ...data.bags.writer import BagWriter, qos
 from ...pipeline import SparseOccVLA
 from ..metrics.driving import vehicle as driving
+from ..metrics.driving.tracker import global_poses
 from ..metrics.driving.vehicle import DT
 from ..report.tables import Block
 from .lanelets import read_lanelets
@@ -226,15 +227,9 @@ def _planned_by_stack(
             refused.append((frames.stamp, "the plan lies outside the recorded drive"))
         else:
             local = np.column_stack([plan.waypoints, plan.heading]).astype(np.float64)
-            plans.append(Planned(frames.stamp, np.array(WAYPOINT_TIMES), _placed(start, local)))
+            plans.append(Planned(frames.stamp, np.array(WAYPOINT_TIMES), global_poses(start, local)))
         on_progress(len(plans))
     return plans, refused
-
-
-def _placed(start: np.ndarray, local: np.ndarray) -> np.ndarray:
-    here = geometry.planar(*start)
-    points = local[:, :2] @ here[:2, :2].T + here[:2, 3]
-    return np.column_stack([points, local[:, 2] + start[2]])
 
 
 def _coasting(stamp: int, drive: Drive) -> Planned:
@@ -242,7 +237,7 @@ def _coasting(stamp: int, drive: Drive) -> Planned:
     start, times = drive.at(np.array([stamp]))[0], np.array(WAYPOINT_TIMES)
     speed = np.nan_to_num(drive.speed(stamp))
     local = np.column_stack([speed * times, np.zeros((len(times), 2))])
-    return Planned(stamp, times, _placed(start, local))
+    return Planned(stamp, times, global_poses(start, local))
 
 
 def table(report: BagReport) -> Block:

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from ...core.classes import FREE, MOVABLE, NUM_CLASSES
 from ...core.types import HORIZONS, EgoState, SceneQueries
 from ...core.voxels import OCC3D_GRID, SparseVoxels
-from ...eval.metrics.forecast import ForecastMeter, Protocol, copy_forward
+from ...eval.metrics.forecast import copy_forward
 from ...eval.metrics.moving_voxels import flow_of, judged, moving_numbers
-from ...eval.metrics.occupancy import OccupancyMeter
+from ...eval.metrics.occupancy import AbsentRule, OccupancyMeter
 from ...occupancy.config import OccupancyConfig
 from ...occupancy.postprocess import occupied_voxels
 from ...reasoning.config import ReasoningConfig
@@ -244,7 +244,8 @@ class ForecastStage(Stage[ForecastBatch]):
 
         With a voxel head, these grids contain movable classes only (the rest is static). Numbers `moving_` cover the
         columns under a moving box (eval.metrics.moving_voxels)."""
-        meters = {name: ForecastMeter(Protocol.SPARSEWORLD) for name in ("told", "copy")}
+        rule = AbsentRule.ZERO_IF_PREDICTED
+        meters = {name: [OccupancyMeter(rule) for _ in HORIZONS] for name in ("told", "copy")}
         moving = {name: [OccupancyMeter() for _ in HORIZONS] for name in meters}
         # Without continue_ground, which is a rule and not learnt.
         config = replace(self.reasoner.config, score_threshold=self.config.score_threshold, continue_ground=False)
@@ -265,18 +266,19 @@ class ForecastStage(Stage[ForecastBatch]):
                     grids["copy"] = copy_forward(now, np.eye(4), poses)
                     where = judged(sample.arrays["movers"], poses)
                     for name, pair in grids.items():
-                        meters[name].update(pair, truth)
-                        for h, meter in enumerate(moving[name]):
-                            meter.update(pair[h], truth[h], where[h])
-        results = {name: meter.result() for name, meter in meters.items()}
+                        for h, (whole, part) in enumerate(zip(meters[name], moving[name], strict=True)):
+                            whole.update(pair[h], truth[h])
+                            part.update(pair[h], truth[h], where[h])
         numbers = {}
         for name, prefix in (("told", ""), ("copy", "copy_")):
-            for horizon, scores in results[name].at.items():
-                numbers[f"{prefix}iou_{horizon:g}s"], numbers[f"{prefix}miou_{horizon:g}s"] = scores.iou, scores.miou
-            numbers[f"{prefix}iou"], numbers[f"{prefix}miou"] = results[name].iou, results[name].miou
+            scores = [meter.result() for meter in meters[name]]
+            for horizon, at in zip(HORIZONS, scores, strict=True):
+                numbers[f"{prefix}iou_{horizon:g}s"], numbers[f"{prefix}miou_{horizon:g}s"] = at.iou, at.miou
+            numbers[f"{prefix}iou"] = float(np.mean([s.iou for s in scores]))
+            numbers[f"{prefix}miou"] = float(np.mean([s.miou for s in scores]))
             for horizon, meter in zip(HORIZONS, moving[name], strict=True):
                 numbers[f"{prefix}moving_miou_{horizon:g}s"], _ = moving_numbers(meter.confusion)
-        gain = results["told"].iou - results["copy"].iou + results["told"].miou - results["copy"].miou
+        gain = numbers["iou"] - numbers["copy_iou"] + numbers["miou"] - numbers["copy_miou"]
         return Validation(gain, numbers)
 
     def export(self, path: Path) -> None:
