@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from ...camera_sync.profiles import Profile, profile
-from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.types import NANOSECONDS, WAYPOINT_TIMES, Command, CommandSource
 from ...core.vehicle import NUSCENES_CAR
