@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -192,7 +193,7 @@ def drive(
             )
         text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a), out) + section(rows, out)
         (out / "report.md").write_text(text, encoding="utf-8")
-        numbers = json.dumps([row.plain() for row in rows], indent=1, allow_nan=False) + "\n"
+        numbers = json.dumps([asdict(row) for row in rows], indent=1, allow_nan=False) + "\n"
         (out / "report.json").write_text(numbers, encoding="utf-8")
         head, lines = table(rows)
         shown = Table(*head)
@@ -265,7 +266,7 @@ def bag(
         folder.mkdir(parents=True, exist_ok=True)
         text = page(report, "./run " + shlex.join(a for a in sys.argv[1:] if a))
         (folder / "report.md").write_text(text, encoding="utf-8")
-        numbers: dict = {who: [row.plain() for row in rows] for who, rows in report.rows.items()}
+        numbers: dict = {who: [asdict(row) for row in rows] for who, rows in report.rows.items()}
         numbers["without a plan"] = {"moments": report.missing, "count 0": dict(report.failed)}
         (folder / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if report.plans:

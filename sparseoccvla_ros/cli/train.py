@@ -33,6 +33,7 @@ from .train_later import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from sparseoccvla_ros.data.augment import ImageAugmentation
     from sparseoccvla_ros.data.dataset import Augmentation, DrivingSamples
     from sparseoccvla_ros.data.nuscenes.dataset import NuscenesSamples
     from sparseoccvla_ros.data.synthetic.dataset import WorldSamples
@@ -226,6 +227,7 @@ def train(
 
             learned: DrivingSamples
             checked: DrivingSamples
+            augment: Augmentation | ImageAugmentation
             if dataroot is not None:
                 learned, checked, augment = _nuscenes(dataroot, index, validation, found)
             else:
@@ -269,7 +271,7 @@ def _world(split: str, count: int, preset: Preset, cached_only: bool = False) ->
 
 def _nuscenes(
     root: Path, index: Path | None, validation: int, preset: Preset
-) -> tuple[NuscenesSamples, NuscenesSamples, Augmentation]:
+) -> tuple[NuscenesSamples, NuscenesSamples, ImageAugmentation]:
     """Training samples with whole images, validation samples, and the augmentation that crops the former to size."""
     from sparseoccvla_ros.data.augment import ImageAugmentation
     from sparseoccvla_ros.data.nuscenes.dataset import NuscenesSamples, whole_images

@@ -112,9 +112,9 @@ def anchors(
     with one_line_errors():
         from sparseoccvla_ros.core.errors import InvalidInput
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS
-        from sparseoccvla_ros.data.synthetic.drives import prepare_drives
+        from sparseoccvla_ros.data.synthetic.drives import prepare_drives, trajectories
         from sparseoccvla_ros.runtime.presets import load_preset
-        from sparseoccvla_ros.train.anchors import describe, refit
+        from sparseoccvla_ros.train.anchors import describe, fit
 
         if data not in ("world", "bag"):
             raise InvalidInput("data", f"{data!r} has no drives to fit anchors to; want world or bag")
@@ -132,7 +132,7 @@ def anchors(
                 for drive in prepare_drives(SPLITS["train"][:seeds], workers=workers):
                     drives.append(drive)
                     shown.update(task, completed=len(drives))
-            fitted = refit(drives, found.planning)
+            fitted = fit(*trajectories(drives), found.planning)
         fitted.save(found.anchors)
         console.print(f"{found.anchors}\n{describe(fitted)}", soft_wrap=True)
 
@@ -292,6 +292,7 @@ def rollouts(
     with one_line_errors():
         import torch
 
+        from sparseoccvla_ros.data.shared_work import share
         from sparseoccvla_ros.eval.world.seeds import seed_range
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.train.features.rollouts import driven
@@ -302,7 +303,7 @@ def rollouts(
         families = list(FAMILIES) if scenario == "all" else [s for s in scenario.split(",") if s]
         made = Rollouts.of(load_preset(preset), seed_range(seeds), families, expert_share, out)
         console = Console(stderr=True)
-        for done, seed in enumerate(made.prepare(worker_count(workers)), 1):
+        for done, seed in enumerate(share(made, made.seeds, worker_count(workers)), 1):
             place = f"{done} of {len(made.seeds)}: {seed} {made.family(seed) or ''}"
             console.print(f"{place}: {driven(made.file(seed))}", highlight=False, soft_wrap=True)
 

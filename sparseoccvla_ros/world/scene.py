@@ -123,11 +123,8 @@ class Scene:
             raise InvalidInput("seconds", f"{seconds} is not within 1..{LONGEST:.0f}, then the built-up streets end")
         if maneuver not in (None, *MANEUVERS):
             raise InvalidInput("maneuver", f"{maneuver!r} is not one of {MANEUVERS}")
-        world = generator.generate(seed, maneuver, seconds)
-        plan, drive = world.plan, EgoMotion(world.ego, seconds)
-        return cls(
-            seed, plan.streets, world.standing, world.moving, drive, world.lights, plan.maneuver, world.crossings
-        )
+        plan, standing, moving, ego, lights, crossings = generator.generate(seed, maneuver, seconds)
+        return cls(seed, plan.streets, standing, moving, EgoMotion(ego, seconds), lights, plan.maneuver, crossings)
 
     def at(self, time: float) -> State:
         """Return the world at `time` s of the drive."""
