@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -86,11 +86,6 @@ def measure_delivery(profile: bool, seconds: float, rate: float = 12.0) -> dict[
             (sent[kind]["cpu"] + got[kind]["cpu"]) / sent[kind]["seconds"],
         )
     return out
-
-
-def as_numbers(delivery: Delivery) -> dict[str, float]:
-    """Returns the fields and the share as a dict for JSON."""
-    return {**asdict(delivery), "share": delivery.share}
 
 
 def _send(seconds: float, rate: float) -> dict[str, Any]:

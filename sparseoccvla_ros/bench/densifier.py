@@ -1,14 +1,12 @@
 """./run bench occupancy --against: two encoders alternately, and an OPUS-V2 densifier against dense convolutions.
 
-Times are CPU times of the process with one thread, which other work on the machine disturbs least.
+Times are the least CPU times of the process with one thread, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
-import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -23,22 +21,12 @@ from sparseoccvla_ros.core.voxels import OCC3D_GRID
 from sparseoccvla_ros.occupancy.densifier.network import Densifier
 from sparseoccvla_ros.runtime.factory import build_occupancy
 from sparseoccvla_ros.runtime.presets import load_preset
+from sparseoccvla_ros.runtime.warm_up import made_up_drive
 
-from .occupancy import frame_sets
+from .timing import cpu_times
 
 SPREADS_M = (0.15, 0.3, 0.6)
 """Standard deviations of a query's points in m; they determine the number of voxels."""
-
-
-def cpu_ms(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Returns the median CPU milliseconds per work, measured alternately; the first round is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            began = time.process_time()
-            work()
-            times[name].append(1e3 * (time.process_time() - began))
-    return {name: statistics.median(row[1:]) for name, row in times.items()}
 
 
 def bench_against(console: Console, name: str, other: str, rounds: int = 3) -> dict[str, Any]:
@@ -49,10 +37,10 @@ def bench_against(console: Console, name: str, other: str, rounds: int = 3) -> d
     works: dict[str, Callable[[], object]] = {}
     weights = {}
     for preset in memory:
-        encoder, frames = build_occupancy(load_preset(preset)), frame_sets(load_preset(preset))
+        encoder, frames = build_occupancy(load_preset(preset)), made_up_drive(load_preset(preset))
         works[preset] = lambda encoder=encoder, frames=frames: encoder.encode(next(frames))
         weights[preset] = sum(p.numel() * p.element_size() for p in encoder.parameters()) / 1e6
-    times = cpu_ms(works, rounds)
+    times = cpu_times(works, rounds)
     table = Table("preset", "encode", "weights", "peak of the process", title="Side by side, one CPU thread")
     for preset in memory:
         table.add_row(preset, f"{times[preset]:.0f} ms", f"{weights[preset]:.0f} MB", f"{memory[preset]:.0f} MB")
@@ -77,7 +65,7 @@ def _peak_mb(name: str) -> float:
 def _encode_once(name: str) -> float:
     torch.set_num_threads(1)
     preset = load_preset(name)
-    build_occupancy(preset).encode(next(frame_sets(preset)))
+    build_occupancy(preset).encode(next(made_up_drive(preset)))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
@@ -111,13 +99,13 @@ def bench_densifier(console: Console, name: str, rounds: int = 5) -> list[dict[s
     )  # fmt: skip
     rows = []
     volume = torch.zeros(1, config.densifier_dims, *OCC3D_GRID.shape)
-    dense_ms = cpu_ms({"dense": lambda: dense(volume)}, 2)["dense"]
+    dense_ms = cpu_times({"dense": lambda: dense(volume)}, 2)["dense"]
     for spread in SPREADS_M:
         points = spread_points(config.queries, config.points_per_layer[-1], spread)
         sites, _, pooled = densifier.pool(points, features)
         grown = sites.dilated()
         hidden = act(first(pooled, sites, grown))
-        times = cpu_ms(
+        times = cpu_times(
             {
                 "pool": lambda points=points: densifier.pool(points, features),
                 "first": lambda pooled=pooled, sites=sites, grown=grown: first(pooled, sites, grown),

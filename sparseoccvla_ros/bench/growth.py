@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from sparseoccvla_ros.core.types import CameraFrames
 from sparseoccvla_ros.data.processes import end_with_parent
 from sparseoccvla_ros.runtime.factory import build_occupancy, build_reasoning
 from sparseoccvla_ros.runtime.presets import Preset, load_preset
-from sparseoccvla_ros.runtime.warm_up import made_up_frames, made_up_queries
+from sparseoccvla_ros.runtime.warm_up import made_up_drive, made_up_queries
 
 from .timing import interleaved
 
@@ -146,14 +145,13 @@ def cost_of(preset_name: str, name: str, size: int, seconds: float, threads: int
 
 
 def endless(preset: Preset, cameras: int) -> Iterator[CameraFrames]:
-    """Yields frame sets of a drive again and again, each time as a new epoch, from `cameras` cameras."""
-    drive = made_up_frames(preset, 4 * preset.occupancy.frames)
-    pick = np.arange(cameras) % len(drive[0].names)
+    """Yields the frame sets of made_up_drive from `cameras` cameras."""
+    pick = np.arange(cameras) % len(CAMERAS)
     names = tuple(f"camera_{i}" for i in range(cameras))
-    for count, frames in enumerate(cycle(drive)):
+    for frames in made_up_drive(preset):
         yield replace(
-            frames, epoch=count // len(drive), names=names, stamps=frames.stamps[pick], valid=frames.valid[pick],
-            images=frames.images[pick], ego2img=frames.ego2img[pick],
+            frames, names=names, stamps=frames.stamps[pick], valid=frames.valid[pick], images=frames.images[pick],
+            ego2img=frames.ego2img[pick],
         )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from sparseoccvla_ros.reasoning.llm import dummy_llm
 from sparseoccvla_ros.ros.latest_worker import Worker
 from sparseoccvla_ros.runtime.factory import build_occupancy, build_planning, build_reasoning, pick_device
 from sparseoccvla_ros.runtime.presets import Preset, load_preset
-from sparseoccvla_ros.runtime.warm_up import made_up_frames
+from sparseoccvla_ros.runtime.warm_up import made_up_drive
 
 from .roofline import physical_floor
 
@@ -135,13 +135,11 @@ def run_pipeline(preset: Preset, device: str, seconds: float, rate: float) -> di
         planner.plan(queries, voxels, known, history, Command.STRAIGHT, CommandSource.DEFAULT)
         return queries
 
-    # Frame sets 0.4 s apart fill the memory; each repetition of the drive is a new epoch.
-    drive = made_up_frames(preset, 2 * preset.occupancy.frames)
-    endless = (replace(f, epoch=epoch) for epoch in itertools.count() for f in drive)
+    drive = made_up_drive(preset)  # frame sets 0.4 s apart fill the memory
     worker: Worker[SceneQueries] = Worker("reasoning", reason)
     answering = threading.Thread(target=answer, daemon=True)
     try:
-        for frames in itertools.islice(endless, preset.occupancy.frames + 1):
+        for frames in itertools.islice(drive, preset.occupancy.frames + 1):
             reason(step(frames))
         states.clear()
         prefills.clear()
@@ -149,7 +147,7 @@ def run_pipeline(preset: Preset, device: str, seconds: float, rate: float) -> di
         latencies = []
         began = time.monotonic()
         for arrived in _paced(rate, seconds):
-            step(next(endless))
+            step(next(drive))
             latencies.append(1e3 * (time.monotonic() - arrived))
         took = time.monotonic() - began
         count = len(states)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from sparseoccvla_ros.bench.dds_delivery import as_numbers, measure_delivery
+from sparseoccvla_ros.bench.dds_delivery import measure_delivery
 from sparseoccvla_ros.bench.message_cases import message_cases, voxel_publisher
 
 from .timing import interleaved
@@ -36,7 +37,7 @@ def _delivery(console: Console, seconds: float) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for title, profile in (("our profile", True), ("default", False)):
         for kind, found in measure_delivery(profile, seconds).items():
-            numbers[f"{kind}, {title}"] = as_numbers(found)
+            numbers[f"{kind}, {title}"] = {**asdict(found), "share": found.share}
             values = (found.latency_ms, found.latency_p95_ms, found.mb_per_s)
             row = (f"{found.share:.1%}", *(f"{v:.1f}" for v in values), f"{found.cores:.2f}")
             table.add_row(f"{kind}", title, *row)

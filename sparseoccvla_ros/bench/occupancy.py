@@ -18,19 +18,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from sparseoccvla_ros.core import geometry
-from sparseoccvla_ros.core.classes import CAMERAS
-from sparseoccvla_ros.core.types import CameraFrames, EgoState
+from sparseoccvla_ros.core.types import CameraFrames
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder, padded_size
 from sparseoccvla_ros.occupancy.sampling.point_sampling import pick_path
 from sparseoccvla_ros.occupancy.sampling.views import SceneViews
 from sparseoccvla_ros.runtime.factory import build_occupancy
 from sparseoccvla_ros.runtime.presets import Preset, load_preset
-from sparseoccvla_ros.world.render.camera_rig import load_rig
+from sparseoccvla_ros.runtime.warm_up import made_up_drive
 
 from .timing import Work, wall_times
-
-STEP_NS = 400_000_000
 
 
 def bench_occupancy(console: Console, preset: str, seconds: float = 3.0) -> dict[str, Any]:
@@ -43,25 +39,6 @@ def bench_occupancy(console: Console, preset: str, seconds: float = 3.0) -> dict
     if torch.cuda.is_available():
         numbers["cuda"] = _on_device(console, loaded, "cuda", torch.cuda.get_device_name(), seconds)
     return numbers
-
-
-def frame_sets(preset: Preset) -> Iterator[CameraFrames]:
-    """Yield endless frame sets of the n015 car driving straight at 5 m/s, 0.4 s apart; the images are noise."""
-    height, width = preset.image.height, preset.image.width
-    scale = width / 1600
-    matrices = []
-    for camera in load_rig("n015"):
-        intrinsics = camera.intrinsics.copy()
-        intrinsics[:2] *= scale
-        intrinsics[1, 2] -= 900 * scale - height
-        matrices.append(geometry.camera_matrix(intrinsics, geometry.inverse(camera.camera2ego)))
-    images = np.random.default_rng(0).integers(0, 255, (6, height, width, 3), dtype=np.uint8)
-    step = 0
-    while True:
-        step += 1
-        stamp = step * STEP_NS
-        ego = EgoState(geometry.planar(2.0 * step, 0, 0), np.array([5.0, 0, 0, 0, 0, 0]), "map")
-        yield CameraFrames(stamp, 0, CAMERAS, np.full(6, stamp), np.ones(6, bool), images, np.stack(matrices), ego)
 
 
 def take_path(encoder: OccupancyEncoder, path: str) -> None:
@@ -106,7 +83,7 @@ def stage_times(encoder: OccupancyEncoder, synchronise: Callable[[], None]) -> I
 
 def _on_device(console: Console, preset: Preset, device: str, title: str, seconds: float) -> dict[str, Any]:
     encoder = build_occupancy(preset, device)
-    frames = frame_sets(preset)
+    frames = made_up_drive(preset)
     cuda = device == "cuda"
     synchronise = torch.cuda.synchronize if cuda else (lambda: None)
     fast = pick_path("auto", torch.device(device))
@@ -206,7 +183,7 @@ def _precisions(
     for dtype in ("float32", "bfloat16"):
         torch.manual_seed(preset.seed)
         encoder = OccupancyEncoder(preset.occupancy.replace(backbone_dtype=dtype)).to(device)
-        frames = frame_sets(preset)
+        frames = made_up_drive(preset)
         works[dtype] = lambda encoder=encoder, frames=frames: encoder.encode(next(frames))
         if device == "cuda":
             works[f"{dtype}, backbone to decoder without copies to the host"] = step = _device_step(encoder, frames)

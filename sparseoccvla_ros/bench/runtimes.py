@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -55,12 +55,6 @@ def bench_runtimes(
     return numbers
 
 
-def endless(frames: list[CameraFrames]) -> Iterator[CameraFrames]:
-    """Yield the frame sets repeatedly, each round as a new epoch."""
-    for epoch in itertools.count():
-        yield from (replace(item, epoch=epoch) for item in frames)
-
-
 def _ready(preset: Preset, runtime: str, precision: str, bag: Path | None, threads: int) -> OccupancyEncoder | str:
     """Returns an encoder on this runtime, or why it is not available."""
     if runtime == "torch" and precision != "float32" and not torch.cpu._is_avx512_bf16_supported():
@@ -93,7 +87,7 @@ def _measure(
     pixels = torch.from_numpy(frames[-1].images)
     for title, encoder in encoders.items():
         scene = encoder.memory.views(padded_size(frames[-1].images.shape[1:3]))
-        sets = endless(frames)
+        sets = (replace(item, epoch=epoch) for epoch in itertools.count() for item in frames)  # endless
         whole[title] = lambda encoder=encoder, sets=sets: encoder.encode(next(sets))
         images[title] = lambda encoder=encoder: encoder.image_features(pixels)
         decoder[title] = lambda encoder=encoder, scene=scene: encoder.decode(scene)

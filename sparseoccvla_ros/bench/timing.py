@@ -35,3 +35,8 @@ def interleaved(
 def wall_times(works: dict[str, Work], seconds: float, synchronise: Callable[[], None]) -> dict[str, float]:
     """Returns the median wall times of `interleaved`, for works of seconds each: of three rounds at least."""
     return {name: wall for name, (wall, _) in interleaved(works, seconds, synchronise, rounds=3).items()}
+
+
+def cpu_times(works: dict[str, Work], rounds: int) -> dict[str, float]:
+    """Returns the least CPU times, not the medians, of `rounds` rounds of `interleaved`."""
+    return {name: cpu for name, (_, cpu) in interleaved(works, 0.0, rounds=rounds).items()}

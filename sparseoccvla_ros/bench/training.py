@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ..core.classes import LABEL
 from ..data.dataset import Augmentation, DrivingSamples
+from ..data.shared_work import share
 from ..data.synthetic.dataset import SPLITS, WorldSamples, world_settings
 from ..occupancy.encoder import OccupancyEncoder
 from ..occupancy.losses import LossWeights
@@ -43,7 +44,7 @@ def bench_training(console: Console, preset: str) -> dict[str, Any]:
     encoder = OccupancyEncoder(found.occupancy.replace(backbone_dtype=fast_precision("cpu")))
     kept = BackboneCache(encoder, settings, FROZEN)
     began = time.process_time()
-    for _ in kept.prepare(seeds):
+    for _ in share(kept, seeds):
         pass
     made = time.process_time() - began
     choices = OccupancyStageSettings(frozen=FROZEN, initial_points="random", depthwise=False)

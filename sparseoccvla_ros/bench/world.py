@@ -55,7 +55,7 @@ def _drives(console: Console, height: int, width: int) -> list[dict[str, float]]
         episode = Episode(seed, score_every=0, longest=DRIVE_SECONDS)
         simulator, follower, policy = episode.simulator, TrajectoryFollower(), ExpertPolicy()
         cameras = SimulatedCameras(simulator, height, width)
-        policy.begin(simulator, episode.world, episode.expert)
+        policy.begin(simulator, episode.expert)
         path: TimedPath | None = None
         mark = time.process_time()
 

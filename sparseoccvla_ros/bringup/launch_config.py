@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
@@ -50,42 +51,19 @@ class Argument:
 _BOOL = ("true", "false")
 
 NODES: tuple[NodeEntry, ...] = (
-    NodeEntry(
-        "camera_sync",
-        {n: n for n in ("preset", "profile", "calibration_file", "stale_after")},
-        True,
-    ),
-    NodeEntry(
-        "occupancy", {"preset": "preset", "device": "device", "runtime": "runtime", "stale_after": "stale_after"}
-    ),
-    NodeEntry("reasoning", {"preset": "preset", "device": "device", "stale_after": "stale_after"}),
-    NodeEntry(
-        "planning",
-        {"preset": "preset", "device": "device", "stale_after": "stale_after", "reasoning_wait": "reasoning_wait"},
-    ),
+    NodeEntry("camera_sync", {n: n for n in ("preset", "profile", "calibration_file", "stale_after")}, True),
+    NodeEntry("occupancy", {n: n for n in ("preset", "device", "runtime", "stale_after")}),
+    NodeEntry("reasoning", {n: n for n in ("preset", "device", "stale_after")}),
+    NodeEntry("planning", {n: n for n in ("preset", "device", "stale_after", "reasoning_wait")}),
 )
-BAG_PLAYER = NodeEntry(
-    "bag_player",
-    {"bag": "bag", "profile": "profile", "rate": "rate", "loop": "loop", "start_offset": "start_offset"},
-    True,
-)
+BAG_PLAYER = NodeEntry("bag_player", {n: n for n in ("bag", "profile", "rate", "loop", "start_offset")}, True)
 COMPOSED = NodeEntry(
     "composed",
-    {
-        "preset": "preset",
-        "profile": "profile",
-        "calibration_file": "calibration_file",
-        "device": "device",
-        "runtime": "runtime",
-        "stale_after": "stale_after",
-        "reasoning_wait": "reasoning_wait",
-    },
+    {n: n for n in ("preset", "profile", "calibration_file", "device", "runtime", "stale_after", "reasoning_wait")},
     True,
 )
 """The four stages in one process; parameters given on the command line reach the nodes that declare them."""
-VIEWER = NodeEntry(
-    "viewer", {"preset": "preset", "out": "out", "serve": "serve", "stale_after": "stale_after"}, when="view"
-)
+VIEWER = NodeEntry("viewer", {n: n for n in ("preset", "out", "serve", "stale_after")}, when="view")
 COCKPIT = NodeEntry(
     "cockpit",
     {"preset": "preset", "host": "cockpit_host", "port": "cockpit_port", "stale_after": "stale_after"},
@@ -215,22 +193,14 @@ def parameters_of(entry: NodeEntry, values: Mapping[str, str]) -> dict[str, str]
     return chosen
 
 
-@dataclass(frozen=True)
-class RvizSettings:
-    """Settings that start RViz with the clock and in the namespace of the nodes."""
-
-    namespace: str
-    use_sim_time: bool
-    remappings: list[tuple[str, str]]
-    """(topic in RViz's configuration, which uses the default namespace; topic in `namespace`)."""
-
-
-def rviz_settings(values: Mapping[str, str]) -> RvizSettings:
-    """Returns the RViz settings of resolved arguments. Raises InvalidInput("rviz") when rviz2 is not installed."""
+def rviz_settings(values: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the arguments of RViz's Node action: its clock, its namespace, and the topics in that namespace for those
+    of RViz's configuration, which uses the default one. Raises InvalidInput("rviz") when rviz2 is not installed."""
     try:
         get_package_prefix("rviz2")
     except PackageNotFoundError:
         raise InvalidInput("rviz", "rviz2 is not installed; without it use view:=true serve:=true") from None
     namespace = values["namespace"].rstrip("/")
     names = [(t.full_name, f"{namespace}/{t.name}") for t in TOPICS if not t.name.startswith("/")]
-    return RvizSettings(namespace, values["use_sim_time"] == "true", names)
+    clock = {"use_sim_time": values["use_sim_time"] == "true"}
+    return {"namespace": namespace, "parameters": [clock], "remappings": names}

@@ -72,13 +72,10 @@ def _end_of_source(event: object, context: LaunchContext) -> list[Shutdown] | No
 
 
 def _rviz(values: dict[str, str]) -> Node:
-    settings = launch_config.rviz_settings(values)
     return Node(
         package="rviz2",
         executable="rviz2",
-        namespace=settings.namespace,
         arguments=["-d", str(share("rviz", "sparseoccvla.rviz"))],
-        parameters=[{"use_sim_time": settings.use_sim_time}],
-        remappings=settings.remappings,
         output="screen",
+        **launch_config.rviz_settings(values),
     )

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from sparseoccvla_ros.bringup import launch_config
 from sparseoccvla_ros.bringup.run_on_bag import isolated_domain, wait_active
@@ -43,9 +42,7 @@ class LockstepStack:
     def __enter__(self) -> LockstepStack:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.supervisor is not None:
             self.supervisor.stop()
         if self.observer is not None:

@@ -30,13 +30,13 @@ def big_message_environment() -> dict[str, str]:
     return {name: os.environ.get(name, profile)}
 
 
-def ros_arguments(values: Mapping[str, str], parameters: Mapping[str, str], extra: Sequence[str] = ()) -> list[str]:
+def ros_arguments(values: Mapping[str, str], parameters: Mapping[str, str]) -> list[str]:
     """Returns the --ros-args of a node process."""
     out = ["--ros-args", "-r", f"__ns:={values['namespace']}", "--log-level", values["log_level"]]
     out += ["--params-file", values["params_file"] or str(share("config", "params.yaml"))]
     for name, value in parameters.items():
         out += ["-p", f"{name}:={_yaml_text(value)}"]
-    return [*out, *extra]
+    return out
 
 
 def _yaml_text(value: str) -> str:

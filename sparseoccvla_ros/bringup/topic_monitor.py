@@ -33,7 +33,6 @@ class Arrivals:
 
     at: dict[int, float] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
-    bytes: int = 0
 
 
 def has_poses(raw: bytes) -> bool:
@@ -70,10 +69,8 @@ class TopicMonitor:
         self.arrivals: dict[str, Arrivals] = {}
         self.messages: dict[str, list[tuple[int, float, bytes]]] = {name: [] for name in keep}
         self.states: dict[str, str] = {}
-        self.levels: dict[str, int] = {}
         self.details: dict[str, dict[str, str]] = {}
         self.tracked: dict[tuple[str, str], list[float]] = {pair: [] for pair in track}
-        self.history: list[tuple[float, str, str]] = []
         self.lock = threading.Lock()
         self._ended = threading.Event()
         for topic in topics:
@@ -151,7 +148,6 @@ class TopicMonitor:
             with self.lock:
                 arrivals.at.setdefault(stamp, now)
                 arrivals.order.append(stamp)
-                arrivals.bytes += len(raw)
                 if key in self.messages:
                     self.messages[key].append((stamp, now, bytes(raw)))
 
@@ -161,10 +157,7 @@ class TopicMonitor:
         for status in message.status:
             name = status.name.removesuffix(": state").rsplit("/", 1)[-1]
             with self.lock:
-                if self.states.get(name) != status.message:
-                    self.history.append((time.monotonic(), name, status.message))
                 self.states[name] = status.message
-                self.levels[name] = int.from_bytes(status.level, "little")
                 found = {v.key: v.value for v in status.values}
                 for (node, key), values in self.tracked.items():
                     if node == name and key in found and found[key] != self.details.get(name, {}).get(key):

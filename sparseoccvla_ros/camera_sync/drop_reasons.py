@@ -106,36 +106,22 @@ class SyncStatistics:
         """Return the median interval between a camera's recent stamps, ns; None before the second image."""
         return self._periods.get(camera)
 
-    def rate(self, camera: str) -> float:
-        """Return images per second from recent stamps; 0 before the second image."""
-        period = self.period(camera)
-        return 1e9 / period if period else 0.0
-
-    def spread_histogram(self) -> dict[float, int]:
-        """Return frame sets per spread bin, keyed by the bin's lower edge in ms."""
-        return {edge: int(n) for edge, n in zip(SPREAD_EDGES_MS, self._histogram, strict=True)}
-
-    def spread_p50(self) -> float:
-        """Return the median spread of recent sets in ms; 0 before the first."""
-        return float(np.median(self._spreads)) / 1e6 if self._spreads else 0.0
-
-    def spread_max(self) -> float:
-        """Return the largest spread of recent sets in ms; 0 before the first."""
-        return max(self._spreads) / 1e6 if self._spreads else 0.0
-
     def flat(self) -> dict[str, float | int | str]:
         """Return all statistics as one flat dictionary, for diagnostics."""
+        spreads = self._spreads or (0,)
         out: dict[str, float | int | str] = {
             "sets": self.sets,
             "incomplete_sets": self.incomplete_sets,
             "resets": self.resets,
             "missing": " ".join(self.missing),
-            "spread_p50_ms": round(self.spread_p50(), 3),
-            "spread_max_ms": round(self.spread_max(), 3),
+            "spread_p50_ms": round(float(np.median(spreads)) / 1e6, 3),
+            "spread_max_ms": round(max(spreads) / 1e6, 3),
         }
-        out.update({f"spread_from_{edge}_ms": n for edge, n in self.spread_histogram().items()})
+        bins = zip(SPREAD_EDGES_MS, self._histogram, strict=True)
+        out.update({f"spread_from_{edge}_ms": int(n) for edge, n in bins})
         for camera, stamp in self.last_stamp.items():
             out[f"{camera}.last_stamp_ns"] = stamp or 0
-            out[f"{camera}.rate_hz"] = round(self.rate(camera), 2)
+            period = self.period(camera)
+            out[f"{camera}.rate_hz"] = round(1e9 / period, 2) if period else 0.0
         out.update({f"dropped.{reason.value}": self.drops[reason] for reason in DropReason})
         return out

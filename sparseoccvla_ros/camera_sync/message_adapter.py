@@ -22,6 +22,13 @@ def stamp_ns(stamp: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
+def image_source(camera: CameraInput, message: Any) -> CompressedImage | RawImage:
+    """Returns the image of an Image or CompressedImage, by the camera's transport."""
+    if camera.transport == "compressed":
+        return CompressedImage(message.data, message.format)
+    return RawImage(message.data, message.height, message.width, message.step, message.encoding, message.is_bigendian)
+
+
 class MessageAdapter:
     """Feeds a CameraSync from sensor_msgs, nav_msgs and tf2_msgs messages.
 
@@ -50,13 +57,7 @@ class MessageAdapter:
 
         A stamp of 0, which some converters leave, is replaced by the time of receipt [ns].
         """
-        source: CompressedImage | RawImage
-        if camera.transport == "compressed":
-            source = CompressedImage(message.data, message.format)
-        else:
-            source = RawImage(
-                message.data, message.height, message.width, message.step, message.encoding, message.is_bigendian
-            )
+        source = image_source(camera, message)
         stamp = stamp_ns(message.header.stamp) or received_ns
         return sum(self._sync.add_image(name, stamp, source) for name in camera.names)
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .console import one_line_errors, progress
+from .console import one_line_errors, progress, wide_console
 
 if TYPE_CHECKING:
     from ..data.bags.reader import BagSummary
@@ -157,13 +156,7 @@ def _print_scenes(scenes: list[tuple[str, str, int, str]]) -> None:
     table = Table("scene", "version", "keyframes", "description")
     for version, name, keyframes, description in scenes:
         table.add_row(name, version, str(keyframes), Text(description))
-    _console().print(table)
-
-
-def _console() -> Console:
-    """Console on standard output; 200 columns in a pipe or file, so that tables are not squeezed into 80."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+    wide_console().print(table)
 
 
 def _print_summary(summary: BagSummary) -> None:
@@ -185,7 +178,7 @@ def _print_summary(summary: BagSummary) -> None:
             "yes" if row.topic.latched else "",
             Text(_grouped(row.frames)),
         )
-    _console().print(table)
+    wide_console().print(table)
     for name, problem in sorted(summary.left_out.items()):
         typer.echo(f"  left out {name}: {problem}", err=True)
     for note in summary.notes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +19,12 @@ Workers = Annotated[int, typer.Option(min=0, help="processes of one thread; 0: o
 def worker_count(workers: int) -> int:
     """Returns the number of processes that the option Workers asks for."""
     return workers or min(8, os.cpu_count() or 1)
+
+
+def wide_console(width: int = 200, **options: Any) -> Console:
+    """Returns rich's Console(**options); `width` columns in a pipe or file, so that tables are not squeezed into 80."""
+    console = Console(**options)
+    return console if console.is_terminal else Console(width=width, **options)
 
 
 @contextmanager

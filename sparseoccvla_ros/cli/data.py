@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sparseoccvla_ros.cli.console import one_line_errors, progress
+from sparseoccvla_ros.cli.console import one_line_errors, progress, wide_console
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.data.nuscenes.check import Check
@@ -143,8 +142,7 @@ def _counted(value: int | dict[str, int]) -> str:
 
 
 def _print_check(found: Check) -> None:
-    console = Console()
-    console = console if console.is_terminal else Console(width=200)
+    console = wide_console()
     splits = [s for s in ("train", "val", "test", "") if s in found.scenes]
     counts = (f"{s or 'no split'} {found.scenes[s]} scenes, {found.samples[s]} samples" for s in splits)
     console.print(Text(f"{found.root} {found.version}: {', '.join(counts)}"))

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sparseoccvla_ros.cli.console import Workers, one_line_errors, worker_count
+from sparseoccvla_ros.cli.console import Workers, one_line_errors, wide_console, worker_count
 
 if TYPE_CHECKING:
     from sparseoccvla_ros.eval.closed_loop.evaluation import DriveProgress
@@ -79,7 +80,7 @@ def world(
         wanted = EvalConfig(words, samples, csv=folder / "plans.csv" if "planning" in words else None)
         request = Request(preset, chosen, wanted, untrained)
         folder.mkdir(parents=True, exist_ok=True)
-        console = _console()
+        console = wide_console(stderr=True)
         with Bars(console) as bars:
             report = evaluate_world(request, bars.show)
         _leave(report, folder, json_file, console)
@@ -132,7 +133,7 @@ def nuscenes(
         request = Request(
             preset, dataroot, version, index, split, scenes, wanted, untrained, ray_origins, chosen
         )  # fmt: skip
-        console = _console(share[0] > 0)
+        console = wide_console(stderr=True, quiet=share[0] > 0)
         with Bars(console) as bars:
             report = evaluate_nuscenes(
                 request, bars.show, share, gather, lambda: folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +176,7 @@ def drive(
         film = partial(_film, out, bags)
         chosen = tuple(seed_range(seeds)) if seeds else tuple(SPLITS["test"][:20])
         families = tuple(FAMILIES) if scenario == "all" else _tasks(scenario)
-        console = _console()
+        console = wide_console(stderr=True)
 
         tell = partial(_tell, console)
         names, log = (*_tasks(policies), *groups_of(_tasks(vary))), DriveLog(out / "drives.jsonl")
@@ -192,7 +193,7 @@ def drive(
             )
         text = page(rows, "./run " + shlex.join(a for a in sys.argv[1:] if a), out) + section(rows, out)
         (out / "report.md").write_text(text, encoding="utf-8")
-        numbers = json.dumps([row.plain() for row in rows], indent=1, allow_nan=False) + "\n"
+        numbers = json.dumps([asdict(row) for row in rows], indent=1, allow_nan=False) + "\n"
         (out / "report.json").write_text(numbers, encoding="utf-8")
         head, lines = table(rows)
         shown = Table(*head)
@@ -258,14 +259,14 @@ def bag(
             recording, topic, preset, profile, calibration_file, seconds, boxes, untrained, map_file, map_origin,
             reference,
         )  # fmt: skip
-        console = _console()
+        console = wide_console(stderr=True)
         with console.status("planning") as status:
             report = evaluate_bag(request, lambda plans: status.update(f"{plans} plans"))
         folder = out or Path("out/eval") / recording.stem
         folder.mkdir(parents=True, exist_ok=True)
         text = page(report, "./run " + shlex.join(a for a in sys.argv[1:] if a))
         (folder / "report.md").write_text(text, encoding="utf-8")
-        numbers: dict = {who: [row.plain() for row in rows] for who, rows in report.rows.items()}
+        numbers: dict = {who: [asdict(row) for row in rows] for who, rows in report.rows.items()}
         numbers["without a plan"] = {"moments": report.missing, "count 0": dict(report.failed)}
         (folder / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if report.plans:
@@ -279,12 +280,6 @@ def bag(
         console.print(f"page, numbers and bag of scores: {folder}")
         if not report.plans:
             raise typer.Exit(1)
-
-
-def _console(quiet: bool = False) -> Console:
-    """Console on standard error; 200 columns in a pipe or file, so that tables are not squeezed into 80."""
-    console = Console(stderr=True, quiet=quiet)
-    return console if console.is_terminal else Console(stderr=True, quiet=quiet, width=200)
 
 
 def _tasks(text: str) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -16,14 +15,13 @@ from rich.table import Table
 
 from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.data.bags.offline_sync import bag_frames
-from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
 from sparseoccvla_ros.runtime.backends.base import CannotBuild
 from sparseoccvla_ros.runtime.backends.registry import backend
 from sparseoccvla_ros.runtime.export import Built, build
-from sparseoccvla_ros.runtime.onnx_graphs import Recording, record
-from sparseoccvla_ros.runtime.presets import Preset, load_preset
+from sparseoccvla_ros.runtime.onnx_graphs import record
+from sparseoccvla_ros.runtime.presets import load_preset
 
-from ..runtime.export_jobs import FRAMES, Job, build_encoder, occupancy_jobs
+from ..runtime.export_jobs import FRAMES, build_encoder, occupancy_jobs
 
 _CAPTION = "off: largest difference from torch in float32, as a share of the largest value"
 
@@ -39,7 +37,6 @@ def run_export(preset: str, runtime: str, out: Path | None, bag: Path | None, pr
         return 1
     built: list[Built] = []
     refused: list[tuple[str, str]] = []
-    failed = False
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -48,19 +45,20 @@ def run_export(preset: str, runtime: str, out: Path | None, bag: Path | None, pr
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("reading frames", total=None)
-        jobs = list(_jobs(loaded, runtime, bag or bundled_bag(), precision))
+        encoder = build_encoder(loaded, precision)
+        frames = list(islice(bag_frames(bag or bundled_bag(), loaded.image), FRAMES))
+        jobs = occupancy_jobs(encoder, loaded, runtime, record(encoder, frames))
         bar.update(task, total=len(jobs))
-        for number, job in enumerate(jobs):
+        for number, (graph, samples, kind) in enumerate(jobs):
 
             def told(text: str, share: float, number: int = number) -> None:
                 bar.update(task, description=text, completed=number + share)
 
             try:
                 threads = torch.get_num_threads()
-                built.append(build(loaded.name, job.graph, runtime, job.samples, job.precision, threads, told))
+                built.append(build(loaded.name, graph, runtime, samples, kind, threads, told))
             except CannotBuild as error:
-                refused.append((job.graph.name, str(error)))
-                failed |= job.needed
+                refused.append((graph.name, str(error)))
             bar.update(task, completed=number + 1)
         bar.update(task, description="done")
     console.print(_table(built, runtime, loaded.name))
@@ -72,21 +70,9 @@ def run_export(preset: str, runtime: str, out: Path | None, bag: Path | None, pr
     if out is not None and built:
         _copy(built, out)
         console.print(f"copied to {out}", highlight=False)
-    if not failed and not unproven:
+    if not refused and not unproven:
         console.print(f"The occupancy node takes them with the parameter runtime:={runtime}", highlight=False)
-    return 1 if failed else 0
-
-
-def recording(encoder: OccupancyEncoder, preset: Preset, bag: Path | None = None) -> Recording:
-    """Record real inputs of the graphs from a bag (the bundled one if not given)."""
-    frames = list(islice(bag_frames(bag or bundled_bag(), preset.image), FRAMES))
-    return record(encoder, frames)
-
-
-def _jobs(preset: Preset, runtime: str, bag: Path, precision: str) -> Iterator[Job]:
-    encoder = build_encoder(preset, precision)
-    seen = recording(encoder, preset, bag)
-    yield from occupancy_jobs(encoder, preset, runtime, seen)
+    return 1 if refused else 0
 
 
 def _table(built: list[Built], runtime: str, preset: str) -> Table:

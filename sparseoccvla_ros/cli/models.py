@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sparseoccvla_ros.cli.console import one_line_errors
+from sparseoccvla_ros.cli.console import one_line_errors, wide_console
 from sparseoccvla_ros.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -126,7 +124,7 @@ def show() -> None:
     with one_line_errors():
         from sparseoccvla_ros.runtime.presets import load_preset, preset_names
 
-        console = _console()
+        console = wide_console()
         table = Table("preset", "images", "frames", "stages", "weights", "needs", title="Presets")
         for name in preset_names():
             try:
@@ -161,6 +159,8 @@ def fetch(
 ) -> None:
     """Fetch public weights, or explain how to place them by hand if no hub is reachable. Prints the licence first."""
     with one_line_errors():
+        from sparseoccvla_ros.core.files import file_sha256
+
         model = next((m for m in PUBLIC if m.name == name), None)
         if model is None:
             raise InvalidInput("name", f"{name!r} is not one of {', '.join(m.name for m in PUBLIC)}")
@@ -178,7 +178,7 @@ def fetch(
             typer.echo(f"cannot fetch {model.repository} ({reason[:200]})", err=True)
             typer.echo(f"by hand: {model.by_hand.format(folder=target)}\nthen: {model.then.format(folder=target)}")
             raise typer.Exit(3) from error
-        digests = {p.relative_to(target).as_posix(): _sha256(p) for p in _files(target)}
+        digests = {p.relative_to(target).as_posix(): file_sha256(p) for p in _files(target)}
         old = known.get("sha256", {})
         changed = sorted(n for n in old.keys() & digests.keys() if old[n] != digests[n])
         if known.get("revision") == got and changed:
@@ -205,6 +205,7 @@ def convert(
 ) -> None:
     """Convert a public OPUS, OPUS-V2 or SparseWorld checkpoint to a preset with safetensors weights and a sha256."""
     with one_line_errors():
+        from sparseoccvla_ros.core.files import file_sha256
         from sparseoccvla_ros.runtime.presets import converted_folder
 
         use = str(out or preset)
@@ -214,7 +215,7 @@ def convert(
             typer.echo(f"other than {preset}: " + ", ".join(f"{k} {v}" for k, v in changes.items()))
         weights = out / "occupancy.safetensors"
         typer.echo(f"{weights}: {weights.stat().st_size / 1e6:.1f} MB; use --preset {use}, or add to a config.yaml:")
-        typer.echo(f"weights:\n  occupancy: {{file: {weights.name}, sha256: {_sha256(weights)}}}")
+        typer.echo(f"weights:\n  occupancy: {{file: {weights.name}, sha256: {file_sha256(weights)}}}")
 
 
 def convert_opus(file: Path, out: Path, preset: str) -> dict[str, Any]:
@@ -226,6 +227,7 @@ def convert_opus(file: Path, out: Path, preset: str) -> dict[str, Any]:
     """
     import yaml
 
+    from sparseoccvla_ros.core.files import file_sha256
     from sparseoccvla_ros.occupancy import checkpoints
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
     from sparseoccvla_ros.runtime.presets import converted_folder, load_preset
@@ -248,7 +250,7 @@ def convert_opus(file: Path, out: Path, preset: str) -> dict[str, Any]:
     content |= {
         "name": base.name if out == converted_folder(preset) else out.name,
         "occupancy": {**(content.get("occupancy") or {}), **plain},
-        "weights": {"occupancy": {"file": weights.name, "sha256": _sha256(weights)}},
+        "weights": {"occupancy": {"file": weights.name, "sha256": file_sha256(weights)}},
     }
     if base.anchors is not None:
         shutil.copy(base.anchors, out)
@@ -289,13 +291,3 @@ def _language_model(name: str) -> str:
         return "package installed" if smollm2.package_file() else "package missing"
     there = name in dummy_llm.NAMES or (model_folder(name) / "config.json").is_file()
     return "present" if there else f"missing, ./run models fetch {name}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=200)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from .console import one_line_errors
+from .console import one_line_errors, wide_console
 
 if TYPE_CHECKING:
     from ..camera_sync.rig.check import RigReport
@@ -73,8 +72,7 @@ def draft(
 def _print(report: RigReport, picture: Path) -> None:
     from ..view.rig_picture import blind_directions, coverage
 
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = wide_console(160)
     table = Table(title=f"{report.profile.name}: {len(report.cameras)} cameras")
     for head in ("camera", "images", "Hz", "stamps ms", "lens", "size", "lens deg", "used deg", "place m", "looks deg"):
         table.add_column(head)

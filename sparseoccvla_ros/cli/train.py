@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sparseoccvla_ros.cli.console import one_line_errors
 from sparseoccvla_ros.core.errors import InvalidInput
@@ -22,7 +21,9 @@ from .train_later import (
     ProfileOption,
     Reasoning_,
     anchors,
+    bar,
     cache,
+    follow,
     recipe,
     recordings,
     rollouts,
@@ -32,6 +33,7 @@ from .train_later import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from sparseoccvla_ros.data.augment import ImageAugmentation
     from sparseoccvla_ros.data.dataset import Augmentation, DrivingSamples
     from sparseoccvla_ros.data.nuscenes.dataset import NuscenesSamples
     from sparseoccvla_ros.data.synthetic.dataset import WorldSamples
@@ -77,11 +79,8 @@ def prepare(
         settings = world_settings(split, found.image.height, found.image.width, found.occupancy.frames)
         seeds = SPLITS[split][:scenes]
         console = Console(stderr=True)
-        with _bar(console) as bar:
-            task = bar.add_task(f"rendering {split}", total=len(seeds), note="")
-            for done, _ in enumerate(prepare_scenes(seeds, settings, workers), 1):
-                speed = bar.tasks[0].speed
-                bar.update(task, completed=done, note=f"{3600 * speed:.0f} scenes/h" if speed else "")
+        with bar(console) as shown:
+            follow(shown, f"rendering {split}", len(seeds), prepare_scenes(seeds, settings, workers))
         console.print(f"{len(seeds)} scenes lie in {settings.folder()}")
 
 
@@ -215,12 +214,12 @@ def train(
         trained = _occupancy_stage(found, kind, precision, choices, weights, init)
         console = Console(stderr=True)
         folder = out or Path("out/train/occupancy")
-        with _bar(console) as bar:
-            task = bar.add_task("training", total=1000, note="")
+        with bar(console) as shown:
+            task = shown.add_task("training", total=1000, note="")
 
             def show(report: Report) -> None:
                 note = f"step {report.step} loss {report.loss:.3f} {report.samples_per_second:.2f} samples/s"
-                bar.update(task, completed=round(1000 * report.share), note=f"{note} {report.eta / 60:.0f} min left")
+                shown.update(task, completed=round(1000 * report.share), note=f"{note} {report.eta / 60:.0f} min left")
                 if report.validation is not None:
                     numbers = report.validation.numbers
                     text = " ".join(f"{k} {numbers[k]:.3f}" for k in ("miou", "iou", "loss") if k in numbers)
@@ -228,6 +227,7 @@ def train(
 
             learned: DrivingSamples
             checked: DrivingSamples
+            augment: Augmentation | ImageAugmentation
             if dataroot is not None:
                 learned, checked, augment = _nuscenes(dataroot, index, validation, found)
             else:
@@ -271,7 +271,7 @@ def _world(split: str, count: int, preset: Preset, cached_only: bool = False) ->
 
 def _nuscenes(
     root: Path, index: Path | None, validation: int, preset: Preset
-) -> tuple[NuscenesSamples, NuscenesSamples, Augmentation]:
+) -> tuple[NuscenesSamples, NuscenesSamples, ImageAugmentation]:
     """Training samples with whole images, validation samples, and the augmentation that crops the former to size."""
     from sparseoccvla_ros.data.augment import ImageAugmentation
     from sparseoccvla_ros.data.nuscenes.dataset import NuscenesSamples, whole_images
@@ -286,10 +286,3 @@ def _nuscenes(
     whole = whole_images(preset.image, augment.largest)
     checked = NuscenesSamples(root, opened, "val", preset.image, frames, most=validation)
     return NuscenesSamples(root, opened, "train", whole, frames), checked, augment
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
-    )  # fmt: skip

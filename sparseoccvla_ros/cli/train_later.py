@@ -79,20 +79,20 @@ def cache(
             for name in ("validation", "train") if split == "both" else (split,):
                 place = later.feature_cache(network, weights, found, name)
                 seeds = later.rendered(place, name, scenes)
-                _follow(shown, f"encoding {name}", len(seeds), prepare_features(network, place, seeds))
+                follow(shown, f"encoding {name}", len(seeds), prepare_features(network, place, seeds))
                 if readings:
                     read = ReasoningFeatures(place, files)
-                    _follow(shown, f"reading {name}", len(seeds), (read.prepare(reasoner, seed) for seed in seeds))
+                    follow(shown, f"reading {name}", len(seeds), (read.prepare(reasoner, seed) for seed in seeds))
                 labels = FutureLabels(place.world, present=name == "train")
                 if futures:
-                    _follow(shown, f"futures of {name}", len(seeds), map(labels.prepare, seeds))
+                    follow(shown, f"futures of {name}", len(seeds), map(labels.prepare, seeds))
                 if questions:
                     asked = QuestionCache(place.world, question_rows(place.world, name))
-                    _follow(shown, f"questions of {name}", len(seeds), map(asked.prepare, seeds))
+                    follow(shown, f"questions of {name}", len(seeds), map(asked.prepare, seeds))
                 console.print(f"{name}: {len(seeds)} scenes lie in {place.folder()}")
 
 
-def _follow(shown: Progress, text: str, total: int, work: Iterable[Any]) -> None:
+def follow(shown: Progress, text: str, total: int, work: Iterable[Any]) -> None:
     """Iterate over the work, one item per scene, and show its rate and time left."""
     task = shown.add_task(text, total=total, note="")
     for done, _ in enumerate(work, 1):
@@ -112,9 +112,9 @@ def anchors(
     with one_line_errors():
         from sparseoccvla_ros.core.errors import InvalidInput
         from sparseoccvla_ros.data.synthetic.dataset import SPLITS
-        from sparseoccvla_ros.data.synthetic.drives import prepare_drives
+        from sparseoccvla_ros.data.synthetic.drives import prepare_drives, trajectories
         from sparseoccvla_ros.runtime.presets import load_preset
-        from sparseoccvla_ros.train.anchors import describe, refit
+        from sparseoccvla_ros.train.anchors import describe, fit
 
         if data not in ("world", "bag"):
             raise InvalidInput("data", f"{data!r} has no drives to fit anchors to; want world or bag")
@@ -132,7 +132,7 @@ def anchors(
                 for drive in prepare_drives(SPLITS["train"][:seeds], workers=workers):
                     drives.append(drive)
                     shown.update(task, completed=len(drives))
-            fitted = refit(drives, found.planning)
+            fitted = fit(*trajectories(drives), found.planning)
         fitted.save(found.anchors)
         console.print(f"{found.anchors}\n{describe(fitted)}", soft_wrap=True)
 
@@ -210,7 +210,7 @@ def run(
             sources = later.with_rollouts(sources, rollouts, part)
             with bar(Console(stderr=True)) as shown:
                 read = later.read_rollouts(sources, preset, reasoning, device)
-                _follow(shown, "reading roll-outs", len(later.rollouts_of(sources)), read)
+                follow(shown, "reading roll-outs", len(later.rollouts_of(sources)), read)
     trained, learned, checked = later.build(part, preset, reasoning, init, sources)
     console = Console(stderr=True)
     folder = out or Path("out/train") / trained.name
@@ -250,7 +250,7 @@ def _encoded(
             reasoner, files = later.frozen_reasoner(preset, reasoning, device)
             for split, source in sources.items():
                 readings = ReasoningFeatures(source.cache, files)
-                _follow(
+                follow(
                     shown, f"reading {split}", len(source.seeds),
                     (readings.prepare(reasoner, scene) for scene in source.seeds),
                 )  # fmt: skip
@@ -292,6 +292,7 @@ def rollouts(
     with one_line_errors():
         import torch
 
+        from sparseoccvla_ros.data.shared_work import share
         from sparseoccvla_ros.eval.world.seeds import seed_range
         from sparseoccvla_ros.runtime.presets import load_preset
         from sparseoccvla_ros.train.features.rollouts import driven
@@ -302,7 +303,7 @@ def rollouts(
         families = list(FAMILIES) if scenario == "all" else [s for s in scenario.split(",") if s]
         made = Rollouts.of(load_preset(preset), seed_range(seeds), families, expert_share, out)
         console = Console(stderr=True)
-        for done, seed in enumerate(made.prepare(worker_count(workers)), 1):
+        for done, seed in enumerate(share(made, made.seeds, worker_count(workers)), 1):
             place = f"{done} of {len(made.seeds)}: {seed} {made.family(seed) or ''}"
             console.print(f"{place}: {driven(made.file(seed))}", highlight=False, soft_wrap=True)
 

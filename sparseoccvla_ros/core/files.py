@@ -1,11 +1,14 @@
-"""Safe loading of untrusted files: bounded allocation, no unpickling, bounded expansion of YAML aliases."""
+"""Safe loading of untrusted files: bounded allocation, no unpickling, bounded YAML aliases; atomic writing."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,29 @@ MAX_NODES = 100_000
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Both build plain values only; libyaml's loader is ten times as fast and does not slow down on nested brackets."""
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that atomically replaces `path` when the block succeeds, and is removed otherwise.
+
+    Creates the folder if it is missing; the content is on disk before the file gets its name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as handle:
+            os.fsync(handle.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class BoundedFile(io.BufferedReader):

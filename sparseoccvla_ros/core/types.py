@@ -202,12 +202,21 @@ class Reasoning:
             raise InvalidInput("forecasts", f"want {len(HORIZONS)} horizons, got {len(self.forecasts)}")
 
 
+TURN_OFFSET = 2.0
+"""m of lateral offset after 3 s from which a trajectory counts as a turn, as in ST-P3 (Hu et al., ECCV 2022)."""
+
+
 class Command(StrEnum):
     """Navigation command: the next turn of the route."""
 
     LEFT = "left"
     STRAIGHT = "straight"
     RIGHT = "right"
+
+    @classmethod
+    def of_offset(cls, lateral: float) -> Command:
+        """Returns the turn of a path that ends `lateral` m to the left: TURN_OFFSET or more to a side."""
+        return cls.LEFT if lateral >= TURN_OFFSET else cls.RIGHT if lateral <= -TURN_OFFSET else cls.STRAIGHT
 
 
 class CommandSource(StrEnum):

@@ -105,20 +105,14 @@ class SparseVoxels:
         return self.grid.centre_of(self.indices)
 
 
-def voxelise(
-    points: np.ndarray,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    grid: VoxelGrid = OCC3D_GRID,
-    threshold: float = 0.0,
-) -> SparseVoxels:
+def voxelise(points: np.ndarray, labels: np.ndarray, scores: np.ndarray, grid: VoxelGrid = OCC3D_GRID) -> SparseVoxels:
     """Convert labelled points to occupied voxels.
 
     A voxel takes the class with the largest summed score (the lower label on a tie), and the mean of that class's
-    scores as its own; it is occupied when that mean reaches `threshold`. Points outside the grid or not finite are
-    dropped. Voxels are sorted by x, then y, then z index, independent of the order of the points.
+    scores as its own. Points outside the grid or not finite are dropped. Voxels are sorted by x, then y, then z index,
+    independent of the order of the points.
 
-    points: float [N, 3] m, base_link; labels: uint8 [N], 0..16; scores: float [N], 0..1; threshold: 0..1.
+    points: float [N, 3] m, base_link; labels: uint8 [N], 0..16; scores: float [N], 0..1.
     Raises InvalidInput for mismatched lengths, labels outside the occupied classes, or scores that are not finite.
     """
     points, labels, scores = np.asarray(points), np.asarray(labels), np.asarray(scores)
@@ -146,6 +140,5 @@ def voxelise(
     first_of_voxel = np.flatnonzero(np.r_[True, voxel[1:] != voxel[:-1]])
     # Sort by descending sum within each voxel, then by label: the first entry of each voxel wins.
     winner = np.lexsort((keys, -sums, voxel))[first_of_voxel]
-    winner = winner[means[winner] >= threshold]
     indices = np.stack(np.unravel_index(voxel[winner], grid.shape), axis=-1).astype(np.int16)
     return SparseVoxels(indices, (keys[winner] % NUM_CLASSES).astype(np.uint8), means[winner].astype(np.float32), grid)

@@ -13,34 +13,28 @@ import cv2
 import numpy as np
 
 from ..core.errors import InvalidInput
-from .dataset import COMMANDS, Augmentation, Sample, mirrored, without_history
+from .dataset import Sample, flipped
 
 SMALLEST, LARGEST = 0.38 / 0.44, 0.55 / 0.44
 """Relative to the test scale; the reference trains at 0.38 .. 0.55 of the native image and tests at 0.44."""
 
 
-@dataclass(frozen=True)
-class Crop:
-    """One draw. scale: relative to the test scale; across: 0..1, horizontal position of the crop; flip: left-right."""
-
-    scale: float = 1.0
-    across: float = 0.5
-    flip: bool = False
-
-
-def cropped(sample: Sample, height: int, width: int, draw: Crop) -> Sample:
+def cropped(
+    sample: Sample, height: int, width: int, scale: float = 1.0, across: float = 0.5, flip: bool = False
+) -> Sample:
     """Scale the images, crop them to the bottom `height` rows and `width` columns, and flip them; adjusts ego2img.
 
+    scale: relative to the test scale; across: 0..1, horizontal position of the crop; flip: left-right.
     sample.images hold whole native images, larger than the result (nuscenes.dataset.whole_images). Pixels outside the
     scaled image are black. `flip` changes only images and ego2img, not the scene (unlike dataset.mirrored). Raises
     InvalidInput("augment.scale") for a scale that is not above 0.
     """
-    if not draw.scale > 0:
-        raise InvalidInput("augment.scale", f"want a number above 0, got {draw.scale}")
+    if not scale > 0:
+        raise InvalidInput("augment.scale", f"want a number above 0, got {scale}")
     t, n, rows, columns, _ = sample.images.shape
-    scale = draw.scale * max(height / rows, width / columns)
+    scale *= max(height / rows, width / columns)
     size = max(1, round(rows * scale)), max(1, round(columns * scale))
-    top, left = size[0] - height, round(draw.across * max(0, size[1] - width))
+    top, left = size[0] - height, round(across * max(0, size[1] - width))
     out = np.zeros((t, n, height, width, 3), np.uint8)
     kept = min(height, size[0]), min(width, size[1] - left)
     for source, target in zip(
@@ -53,32 +47,12 @@ def cropped(sample: Sample, height: int, width: int, draw: Crop) -> Sample:
     ida = np.diag([sx, sy, 1.0, 1.0])
     # (0, 0) is the centre of the first pixel, hence the offsets of 0.5.
     ida[:2, 2] = 0.5 * sx - 0.5 - left, 0.5 * sy - 0.5 - top
-    if draw.flip:
+    if flip:
         out = np.ascontiguousarray(out[:, :, :, ::-1])
         turn = np.eye(4)
         turn[0, 0], turn[0, 2] = -1.0, width - 1.0
         ida = turn @ ida
     return replace(sample, images=out, ego2img=(ida @ sample.ego2img).astype(np.float32))
-
-
-def flipped(sample: Sample, x: bool, y: bool) -> Sample:
-    """Flip the scene along x (front-rear) and y (left-right) and leave the images unchanged.
-
-    Labels, twist and future are in the flipped base_link, which ego2img projects to the same pixels. Flipping x makes
-    the vehicle drive backwards; flipping y swaps the left and right commands.
-    """
-    sx, sy = (-1 if along else 1 for along in (x, y))
-    turn = np.diag([sx, sy, 1, 1]).astype(np.float32)
-    return replace(
-        sample,
-        ego2img=sample.ego2img @ turn,
-        semantics=sample.semantics[::sx, ::sy],
-        visible=sample.visible[::sx, ::sy],
-        # Angular velocity is an axial vector: a flip keeps the component along its axis and negates the other two.
-        twist=sample.twist * np.array([sx, sy, 1, sy, sx, sx * sy], np.float32),
-        command=len(COMMANDS) - 1 - sample.command if y else sample.command,
-        future=turn @ sample.future @ turn,
-    )
 
 
 def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -106,18 +80,15 @@ def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ImageAugmentation(Augmentation):
+class ImageAugmentation:
     """The reference's augmentation, for samples with whole native images.
 
     height, width: image size of the preset; smallest, largest: range of the scale, relative to the test scale; flip:
-    probability of flipping a sample's images. mirror and no_history: as in the base class (the reference uses
-    neither); photograph: probability of distorting an image. flip_scene: probability of flipping the scene but not
-    the images along x, and independently along y; OPUS-V2 uses 0.5.
+    probability of flipping a sample's images; photograph: probability of distorting an image. flip_scene: probability
+    of flipping the scene but not the images along x, and independently along y; OPUS-V2 uses 0.5.
     """
 
-    mirror: float = 0.0
     photograph: float = 1.0
-    no_history: float = 0.0
     height: int = 256
     width: int = 704
     smallest: float = SMALLEST
@@ -126,14 +97,10 @@ class ImageAugmentation(Augmentation):
     flip_scene: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        draws = rng.random(3)
-        if draws[0] < self.no_history:
-            sample = without_history(sample)
-        draw = Crop(rng.uniform(self.smallest, self.largest), rng.random(), draws[1] < self.flip)
-        sample = cropped(sample, self.height, self.width, draw)
+        draws = rng.random(3)  # three as in dataset.Augmentation, although one is used: it keeps the seeds' draws
+        scale, across = rng.uniform(self.smallest, self.largest), rng.random()
+        sample = cropped(sample, self.height, self.width, scale, across, draws[1] < self.flip)
         for image in sample.images.reshape(-1, self.height, self.width, 3):
             if rng.random() < self.photograph:
                 image[...] = distorted(image, rng)
-        if self.flip_scene:
-            sample = flipped(sample, *(rng.random(2) < self.flip_scene))
-        return mirrored(sample) if draws[2] < self.mirror else sample
+        return flipped(sample, *(rng.random(2) < self.flip_scene)) if self.flip_scene else sample

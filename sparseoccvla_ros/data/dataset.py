@@ -16,7 +16,6 @@ from ..core.types import Command
 
 FUTURE_SECONDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 COMMANDS = tuple(Command)
-_MIRROR = np.diag([1.0, -1.0, 1.0, 1.0]).astype(np.float32)
 _SWAPPED = [CAMERAS.index(c.replace("LEFT", "?").replace("RIGHT", "LEFT").replace("?", "RIGHT")) for c in CAMERAS]
 
 
@@ -61,21 +60,33 @@ class DrivingSamples(Protocol):
         ...
 
 
+def flipped(sample: Sample, x: bool, y: bool) -> Sample:
+    """Flip the scene along x (front-rear) and y (left-right) and leave the images unchanged.
+
+    Labels, twist and future are in the flipped base_link, which ego2img projects to the same pixels. Flipping x makes
+    the vehicle drive backwards; flipping y swaps the left and right commands.
+    """
+    sx, sy = (-1 if along else 1 for along in (x, y))
+    turn = np.diag([sx, sy, 1, 1]).astype(np.float32)
+    return replace(
+        sample,
+        ego2img=sample.ego2img @ turn,
+        semantics=sample.semantics[::sx, ::sy],
+        visible=sample.visible[::sx, ::sy],
+        # Angular velocity is an axial vector: a flip keeps the component along its axis and negates the other two.
+        twist=sample.twist * np.array([sx, sy, 1, sy, sx, sx * sy], np.float32),
+        command=len(COMMANDS) - 1 - sample.command if y else sample.command,
+        future=turn @ sample.future @ turn,
+    )
+
+
 def mirrored(sample: Sample) -> Sample:
     """The sample mirrored left to right: images, labels, motion and command."""
     width = sample.images.shape[3]
     flip = np.eye(4, dtype=np.float32)
     flip[0, 0], flip[0, 2] = -1.0, width - 1.0
-    return replace(
-        sample,
-        images=sample.images[:, _SWAPPED, :, ::-1],
-        ego2img=flip @ sample.ego2img[:, _SWAPPED] @ _MIRROR,
-        semantics=sample.semantics[:, ::-1],
-        visible=sample.visible[:, ::-1],
-        twist=sample.twist * np.array([1, -1, 1, -1, 1, -1], np.float32),
-        command=len(COMMANDS) - 1 - sample.command,
-        future=_MIRROR @ sample.future @ _MIRROR,
-    )
+    other = flipped(sample, x=False, y=True)
+    return replace(other, images=sample.images[:, _SWAPPED, :, ::-1], ego2img=flip @ other.ego2img[:, _SWAPPED])
 
 
 def without_history(sample: Sample) -> Sample:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def one_thread() -> None:
@@ -25,3 +30,18 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def in_processes(
+    workers: int, function: Callable[..., T], *columns: Iterable[Any], initializer: Callable[[], None] = end_with_parent
+) -> Iterator[T]:
+    """Call a function with the rows of `columns` in `workers` processes; yields its results in their order.
+
+    function: picklable, as its arguments; initializer: run once in each process. Closing the iterator early cancels the
+    rows that were not begun and waits for the others.
+    """
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=initializer)
+    try:
+        yield from pool.map(function, *columns)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -12,7 +12,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from sparseoccvla_ros.camera_sync.profiles import profile
 from sparseoccvla_ros.core.errors import InvalidInput, format_error
-from sparseoccvla_ros.data.bags.playback import Clock, Message, Playback
+from sparseoccvla_ros.data.bags.playback import Clock, Event, Playback
 from sparseoccvla_ros.data.bags.reader import BagReader
 from sparseoccvla_ros.ros.diagnostics import State
 from sparseoccvla_ros.ros.lifecycle_base import SourceNode, message_class
@@ -25,10 +25,8 @@ IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 class BagPlayerNode(SourceNode):
     """Publishes the raw messages of a bag at their record times."""
 
+    stage = "bag_player"
     waiting_for = "playback"
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__("bag_player", **kwargs)
 
     def setup(self) -> None:
         """Open the bag and create a publisher for every topic whose message type is installed."""
@@ -125,7 +123,7 @@ class BagPlayerNode(SourceNode):
             self.monitor.forced = State.OK
             self.finished.set()
 
-    def _publish(self, event: Clock | Message) -> None:
+    def _publish(self, event: Event) -> None:
         if isinstance(event, Clock):
             self._clock_output.publish(ClockMsg(clock=time_msg(event.stamp)))
             self.monitor.show(position=f"{(event.stamp - self._reader.start) / 1e9:.2f} s")

@@ -53,10 +53,8 @@ class CameraSyncNode(StageNode):
     While an encoder is running, a set is decoded only at its request: always the newest, and none that goes unused.
     """
 
+    stage = "camera_sync"
     waiting_for = "camera images"
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__("camera_sync", **kwargs)
 
     def setup(self) -> None:
         """Read profile and calibration, create the topics."""
@@ -101,9 +99,8 @@ class CameraSyncNode(StageNode):
 
     def teardown(self) -> None:
         """Stop the threads."""
-        worker = getattr(self, "_worker", None)
-        if worker is not None:
-            worker.stop()
+        if self._worker is not None:
+            self._worker.stop()
             self._sync.close()
             del self._worker, self._sync
 

@@ -25,13 +25,12 @@ from sparseoccvla_ros.ros import messages
 from sparseoccvla_ros.ros.adapters.scene_collector import STAMPED, Scene, SceneCollector
 from sparseoccvla_ros.ros.adapters.stack_control import StackControl
 from sparseoccvla_ros.ros.latest_worker import Worker
-from sparseoccvla_ros.ros.lifecycle_base import StageNode, message_class
+from sparseoccvla_ros.ros.lifecycle_base import StageNode
 from sparseoccvla_ros.ros.msg_utils import stamp_of
 from sparseoccvla_ros.ros.parameters import STAGES, TABLES
 from sparseoccvla_ros.ros.process import run
-from sparseoccvla_ros.ros.qos import PROFILES
 from sparseoccvla_ros.ros.throttle import Throttle
-from sparseoccvla_ros.ros.topics import ACTION, BY_NAME
+from sparseoccvla_ros.ros.topics import ACTION
 from sparseoccvla_ros.runtime.presets import load_preset
 from sparseoccvla_ros.view.cockpit_scene import scene_event
 from sparseoccvla_ros.view.cockpit_server import CockpitServer
@@ -54,11 +53,9 @@ LEVELS = ("ok", "warn", "error", "stale")
 class CockpitNode(StageNode):
     """Sends scenes as data to the page, which draws them, and forwards the page's requests to the stack."""
 
+    stage = "cockpit"
     waiting_for = "planning/plan from planning"
     niceness = 10
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__("cockpit", **kwargs)
 
     def setup(self) -> None:
         """Create subscriptions, the publishers of command and goal, and the web server."""
@@ -68,8 +65,8 @@ class CockpitNode(StageNode):
         self._states: dict[str, dict[str, Any]] = {}
         self._held = ""
         self._throttle = Throttle(lambda: self.values.rate)
-        self._command = self.output_to("planning/command")
-        self._goal = self.output_to("planning/goal")
+        self._command = self.publisher(String, "planning/command", "output")
+        self._goal = self.publisher(PoseStamped, "planning/goal", "output")
         self._asking = ActionClient(self, AskScene, ACTION)
         self._control = StackControl(self, SWITCHED)
         self._worker: Worker[int] = Worker("cockpit", lambda stamp: self.attempt(lambda: self._show(stamp)))
@@ -81,13 +78,6 @@ class CockpitNode(StageNode):
         self._server = CockpitServer(self, self.values.host, self.values.port)
         self.get_logger().info(f"open {self._server.url} in a browser")
 
-    def output_to(self, name: str) -> Any:
-        """Create a publisher to another node's input."""
-        topic = BY_NAME[name]
-        publisher = self.create_publisher(message_class(topic.type), name, PROFILES[topic.qos])
-        self._made_publishers.append(publisher)
-        return publisher
-
     def stopped(self) -> None:
         """Release the held command and drop the scene."""
         self._worker.discard()
@@ -96,10 +86,9 @@ class CockpitNode(StageNode):
 
     def teardown(self) -> None:
         """Close the web server."""
-        worker = getattr(self, "_worker", None)
-        if worker is None:
+        if self._worker is None:
             return
-        worker.stop()
+        self._worker.stop()
         self._server.close()
         self.destroy_timer(self._timer)
         self._asking.destroy()

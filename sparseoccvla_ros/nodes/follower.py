@@ -31,10 +31,8 @@ class FollowerNode(StageNode):
     A timer on the node's clock stops the vehicle when odometry is missing.
     """
 
+    stage = "follower"
     waiting_for = "planning/path from planning"
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__("follower", **kwargs)
 
     def setup(self) -> None:
         """Create the follower, its topics and its timer."""

@@ -35,10 +35,8 @@ REQUEST_AFTER = 0.7
 class OccupancyNode(StageNode):
     """Runs the occupancy encoder on the newest frame set and requests the next one from camera_sync."""
 
+    stage = "occupancy"
     waiting_for = "frames from camera_sync"
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__("occupancy", **kwargs)
 
     def setup(self) -> None:
         """Load the encoder and create the topics."""
@@ -58,7 +56,7 @@ class OccupancyNode(StageNode):
         self._costmap = self.output("occupancy/costmap")
         self._marker_throttle = Throttle(lambda: self.values.marker_rate)
         self._worker: Worker[Item] = Worker("occupancy", lambda item: self.attempt(lambda: self._encode(item)))
-        self.stage_input("frames", self._on_frames, messages.frames_from_msg)
+        self.stage_input("frames", self.hand_over, messages.frames_from_msg)
         self.monitor.show(weights="trained" if self._encoder.trained else "untrained", preset=self.values.preset)
         self.monitor.show(runtime=f"torch: {fallback}" if fallback else self.values.runtime)
         if fallback:
@@ -73,13 +71,9 @@ class OccupancyNode(StageNode):
 
     def teardown(self) -> None:
         """Stop the worker and free the model."""
-        worker = getattr(self, "_worker", None)
-        if worker is not None:
-            worker.stop()
+        if self._worker is not None:
+            self._worker.stop()
             del self._worker, self._encoder
-
-    def _on_frames(self, item: Item) -> None:
-        self.hand_over(self._worker, item)
 
     @contextlib.contextmanager
     def _requesting_next(self, stamp: int) -> Iterator[None]:

@@ -44,10 +44,8 @@ class PlanningNode(StageNode):
     the occupancy of a plan always belong to the same moment.
     """
 
+    stage = "planning"
     waiting_for = "occupancy/queries from occupancy"
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__("planning", **kwargs)
 
     def setup(self) -> None:
         """Load the planner and create the topics."""
@@ -85,7 +83,7 @@ class PlanningNode(StageNode):
         self._markers_pub = self.output("planning/markers")
         self._worker: Worker[Item] = Worker("planning", lambda item: self.attempt(lambda: self._work(item())))
         # inputs
-        self.stage_input("occupancy/queries", self._on_queries, messages.queries_from_msg)
+        self.stage_input("occupancy/queries", self.hand_over, messages.queries_from_msg)
         self.stage_input("reasoning/state", self._on_reasoning, messages.reasoning_from_msg)
         self.input("planning/command", self._on_command)
         self.input("planning/route", self._on_route)
@@ -100,9 +98,8 @@ class PlanningNode(StageNode):
 
     def teardown(self) -> None:
         """Stop the worker and free the model."""
-        worker = getattr(self, "_worker", None)
-        if worker is not None:
-            worker.stop()
+        if self._worker is not None:
+            self._worker.stop()
             del self._worker, self._planner
 
     def watch(self) -> None:
@@ -116,9 +113,6 @@ class PlanningNode(StageNode):
                 self._stop_followers(f"no path for {age:.1f} s, state {state.value}")
 
     # --- inputs
-
-    def _on_queries(self, item: Item) -> None:
-        self.hand_over(self._worker, item)
 
     def _on_reasoning(self, item: Item) -> None:
         reasoning: Reasoning = item()

@@ -33,11 +33,9 @@ from sparseoccvla_ros.runtime.warm_up import warm_up_reasoning
 class ReasoningNode(StageNode):
     """Runs one prefill per frame set; a separate thread answers questions."""
 
+    stage = "reasoning"
     waiting_for = "occupancy/queries from occupancy"
     niceness = 5
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__("reasoning", **kwargs)
 
     def setup(self) -> None:
         """Load the language model and create topics, action and threads."""
@@ -67,7 +65,7 @@ class ReasoningNode(StageNode):
         self._self_throttle = Throttle(lambda: 1 / self.values.question_period if self.values.question_period else 0.0)
         self._worker: Worker[Item] = Worker("reasoning", lambda item: self.attempt(lambda: self._work(item())))
         self._questions = Questions(self, self._reasoner, self._on_answer, self._in_context)
-        self.stage_input("occupancy/queries", self._on_queries, messages.queries_from_msg)
+        self.stage_input("occupancy/queries", self.hand_over, messages.queries_from_msg)
         self.stage_input("planning/plan", self._on_plan, messages.plan_from_msg)
         self.input("reasoning/question", self._on_question)
         self.monitor.show(weights="trained" if self._reasoner.trained else "untrained", preset=self.values.preset)
@@ -83,16 +81,12 @@ class ReasoningNode(StageNode):
 
     def teardown(self) -> None:
         """Stop the threads and free the model."""
-        worker = getattr(self, "_worker", None)
-        if worker is not None:
+        if self._worker is not None:
             self._questions.stop()
-            worker.stop()
+            self._worker.stop()
             del self._worker, self._questions, self._reasoner
 
     # --- inputs
-
-    def _on_queries(self, item: Item) -> None:
-        self.hand_over(self._worker, item)
 
     def _on_plan(self, item: Item) -> None:
         self._plan = item()

@@ -52,13 +52,13 @@ class SimulatorNode(SourceNode):
     sent (they are taken every half second), the path planned from them.
     """
 
+    stage = "simulator"
     waiting_for = "control/command from follower"
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__("simulator", **kwargs)
+        super().__init__(**kwargs)
         self.add_on_set_parameters_callback(_known_scenario)
-        self.record: DriveRecord | None = None
-        """Record of the last completed drive."""
+        self.record: DriveRecord | None = None  # of the last completed drive
         self._action: tuple[int, Action] | None = None
         self._plan: PathMsg | None = None
 

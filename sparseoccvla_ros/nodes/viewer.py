@@ -42,12 +42,10 @@ LABEL_REACH = 0.3
 class ViewerNode(StageNode):
     """Collects the messages of a stamp and draws them when its plan arrives; no other node waits for it."""
 
+    stage = "viewer"
     waiting_for = "planning/plan from planning"
     niceness = 10
     end_seconds = 9.0  # time to finish the files
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__("viewer", **kwargs)
 
     def setup(self) -> None:
         """Open the sinks and subscribe to every output."""
@@ -93,10 +91,9 @@ class ViewerNode(StageNode):
 
     def teardown(self) -> None:
         """Save the picture if `picture_at` was not reached, then close every sink."""
-        worker = getattr(self, "_worker", None)
-        if worker is None:
+        if self._worker is None:
             return
-        worker.stop()
+        self._worker.stop()
         if not self._picture_done and self._scene is not None:
             self.attempt(self._save_picture)
         if self._bag is not None:

@@ -208,19 +208,19 @@ class OccupancyEncoder(nn.Module):
 
     @torch.inference_mode()
     def classified_voxels(
-        self, scene: SceneViews, last: LayerOutput, batch_index: int = 0, dense: DensifiedVoxels | None = None
+        self, scene: SceneViews, last: LayerOutput, dense: DensifiedVoxels | None = None
     ) -> SparseVoxels | None:
-        """Returns the voxels of voxel head or densifier for one batch element, None for an encoder without either.
+        """Returns the first batch element's voxels of voxel head or densifier, None for an encoder without either.
 
         A voxel's score is the probability that it is occupied, or with a densifier the probability of its class.
         dense: the output of `densify` for `last`, if already computed.
         """
         if self.densifiers is not None:
             dense = dense or self.densify(last)
-            return dense.occupied(batch_index, self.config.score_threshold, self.grid)
+            return dense.occupied(0, self.config.score_threshold, self.grid)
         if self.voxel_head is None or self.decoder.proposals is None:
             return None
-        index, logits = self.voxel_head(scene, self.decoder.proposals, last, batch_index)  # [voxels], [voxels, 18]
+        index, logits = self.voxel_head(scene, self.decoder.proposals, last)  # [voxels], [voxels, 18]
         label = logits.argmax(1)
         occupied = (label != FREE).nonzero()[:, 0]
         index, ascending = index[occupied].sort()

@@ -129,11 +129,6 @@ class Neighbours:
         return torch.from_numpy(self._tree.query(query.double().numpy())[1])
 
 
-def nearest(query: Tensor, reference: Tensor) -> Tensor:
-    """Returns int64 [N], index of the point of `reference` [M, 3] nearest to each of `query` [N, 3]; see Neighbours."""
-    return Neighbours(reference)(query)
-
-
 def nearest_in_chunks(query: Tensor, reference: Tensor, elements: int = _CHUNK) -> Tensor:
     """Search by brute force, as Neighbours does on an accelerator: query [N, 3], reference [M, 3] to int64 [N].
 
@@ -235,7 +230,7 @@ class _Pairs:
     def match(cls, points: Tensor, target: OccupancyTargets) -> _Pairs:
         if not len(target):
             return cls(points, target, None, None)
-        return cls(points, target, nearest(target.centres, points), target.neighbours(points))
+        return cls(points, target, Neighbours(points)(target.centres), target.neighbours(points))
 
 
 def occupancy_loss(

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from ..core.types import STEP_SECONDS, STEPS
+from ..core.types import STEP_SECONDS, STEPS, TURN_OFFSET
 
 SUBSTEPS = 25
 """Integration steps per waypoint interval (20 ms)."""
@@ -19,8 +19,6 @@ CURVATURES = tuple(np.round(np.concatenate([[0.0], np.geomspace(0.002, 0.2, 12)]
 TOP_SPEED = 14.0
 MAX_LATERAL = 3.5
 """m/s^2, usual limit of lateral acceleration in urban driving."""
-TURN_OFFSET = 2.0
-"""m of lateral offset after 3 s from which a trajectory counts as a turn, as in ST-P3 (Hu et al., ECCV 2022)."""
 
 
 def drive(speed: np.ndarray, acceleration: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -79,18 +79,3 @@ class PlanReason(StrEnum):
     """It stood for five seconds: for eight metres only obstacles of 80 % count, and the network plans as if driving."""
     MODEL_NOT_FINITE = "model_not_finite"
     """The network returned a number that is not finite."""
-
-
-def rejected(reason: RejectReason) -> str:
-    """Returns the entry of `Plan.reasons` for one cause when every candidate failed."""
-    return f"rejected:{reason.value}"
-
-
-def skipped(reason: RejectReason) -> str:
-    """Returns the entry of `Plan.reasons` when a higher-ranked candidate was skipped for this cause."""
-    return f"skipped:{reason.value}"
-
-
-def missing_camera(name: str) -> str:
-    """Returns the entry of `Plan.reasons` for a camera without a usable image."""
-    return f"{PlanReason.MISSING_CAMERA.value}:{name}"

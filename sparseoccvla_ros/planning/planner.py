@@ -36,7 +36,7 @@ from .obstacles.grid import ObstacleMemory
 from .obstacles.motion import ObstacleTracker
 from .obstacles.stop_line import StopLine
 from .plan_memory import PlanMemory, PreviousPlan
-from .plan_reasons import PlanReason, missing_camera, rejected, skipped
+from .plan_reasons import PlanReason
 from .trajectory import Motion, braking, eased, motion_of
 from .trajectory_validator import CERTAIN_SCORE, RESUMED_ACCELERATION, RESUMED_SPEED, StuckDetector, slower_path
 
@@ -217,9 +217,9 @@ class Planner(nn.Module):
             notes: list[str] = [PlanReason.SLOWED]
         elif report.chosen >= 0:
             chosen, waypoints = report.chosen, candidates[report.chosen]
-            notes = [skipped(reason) for reason in report.passed_over]
+            notes = [f"skipped:{reason}" for reason in report.passed_over]
         else:
-            causes = [rejected(reason) for reason in report.passed_over] or [PlanReason.MODEL_NOT_FINITE]
+            causes = [f"rejected:{reason}" for reason in report.passed_over] or [PlanReason.MODEL_NOT_FINITE]
             return self._braking_or_empty_plan(request, [*causes, *reasons, *held], obstacles)
         # notes and a red light explain a plan without degrading it
         status = PlanStatus.DEGRADED if reasons else PlanStatus.OK
@@ -298,7 +298,7 @@ class Planner(nn.Module):
         return ObstacleMap(self.limits, voxels, forecasts, score, share, line), reasons
 
     def _input_reasons(self, queries: SceneQueries, source: CommandSource) -> list[str]:
-        reasons = [missing_camera(name) for name in queries.missing]
+        reasons = [f"{PlanReason.MISSING_CAMERA}:{name}" for name in queries.missing]
         if not (queries.trained and self.trained):
             reasons.append(PlanReason.UNTRAINED_WEIGHTS)
         if source is CommandSource.TIMEOUT:

@@ -10,12 +10,17 @@ import numpy as np
 from ..core.errors import InvalidInput
 from ..core.geometry import apply, inverse, points_along
 from ..core.types import WAYPOINT_TIMES, Command, CommandSource
-from .anchor_presets import TURN_OFFSET
 from .plan_reasons import PlanReason
 
 MAX_TEXT = 32
 """Maximum characters of a command text; a longer one is rejected without parsing."""
 MAX_ROUTE_POINTS = 100_000
+LOOKAHEAD = float(WAYPOINT_TIMES[-1])
+"""s of driving at the present speed at which the route's lateral offset is evaluated."""
+MIN_LOOKAHEAD = 10.0
+"""m, minimum lookahead distance."""
+MAX_OFFSET = 20.0
+"""m from the route beyond which it is ignored."""
 TURN_ANGLE = float(np.radians(35.0))
 """rad, change of the route's direction from which an instruction announces a turn instead of a bend."""
 INSTRUCTION_REACH = 100.0
@@ -51,26 +56,14 @@ class RouteCommand:
     """Selects the navigation command from the newest topic command and the route.
 
     A fresh topic command takes precedence over the route; the default is straight. timeout: s after which a topic
-    command is too old; lookahead: s of driving at the present speed at which the route's lateral offset is evaluated;
-    min_lookahead: m, minimum lookahead distance; max_offset: m from the route beyond which it is ignored; distances:
-    m along the route of the target points. The route is in the fixed frame, so it stays valid after a clock jump.
+    command is too old; distances: m along the route of the target points. The route is in the fixed frame, so it stays
+    valid after a clock jump.
     """
 
-    def __init__(
-        self,
-        timeout: float = 5.0,
-        lookahead: float = float(WAYPOINT_TIMES[-1]),
-        min_lookahead: float = 10.0,
-        max_offset: float = 20.0,
-        distances: Sequence[float] = (),
-    ) -> None:
-        for name, value in (("timeout", timeout), ("lookahead", lookahead), ("min_lookahead", min_lookahead)):
-            if not (np.isfinite(value) and value > 0):
-                raise InvalidInput(name, f"want a positive number of seconds or metres, got {value}")
+    def __init__(self, timeout: float = 5.0, distances: Sequence[float] = ()) -> None:
+        if not (np.isfinite(timeout) and timeout > 0):
+            raise InvalidInput("timeout", f"want a positive number of seconds, got {timeout}")
         self.timeout = timeout
-        self.lookahead = lookahead
-        self.min_lookahead = min_lookahead
-        self.max_offset = max_offset
         self.distances = tuple(distances)
         self._command: tuple[int, Command] | None = None
         self._route: np.ndarray | None = None
@@ -107,7 +100,7 @@ class RouteCommand:
 
     def instruction(self, pose: np.ndarray) -> str:
         """Returns `route_instruction` of the route, empty if missing or far. pose: float64 [4, 4] ego2fixed."""
-        return (route_instruction(self._route, pose, self.max_offset) or "") if self._route is not None else ""
+        return (route_instruction(self._route, pose) or "") if self._route is not None else ""
 
     def choose(self, stamp_ns: int, pose: np.ndarray, speed: float) -> CommandChoice:
         """Select the command at a stamp. pose: float64 [4, 4] ego2fixed at the stamp; speed: m/s."""
@@ -115,18 +108,16 @@ class RouteCommand:
         if fresh and self._command is not None:
             return CommandChoice(self._command[1], CommandSource.TOPIC)
         if self._route is not None:
-            from_route = route_command(
-                self._route, pose, max(self.min_lookahead, self.lookahead * abs(speed)), self.max_offset
-            )
+            from_route = route_command(self._route, pose, max(MIN_LOOKAHEAD, LOOKAHEAD * abs(speed)))
             if from_route is not None:
-                ahead = target_points(self._route, pose, self.distances, self.max_offset)
+                ahead = target_points(self._route, pose, self.distances)
                 return CommandChoice(from_route, CommandSource.ROUTE, target_points=ahead)
         if self._command is not None:
             return CommandChoice(Command.STRAIGHT, CommandSource.TIMEOUT, PlanReason.COMMAND_TIMEOUT)
         return CommandChoice(Command.STRAIGHT, CommandSource.DEFAULT)
 
 
-def route_command(route: np.ndarray, pose: np.ndarray, ahead: float, max_offset: float) -> Command | None:
+def route_command(route: np.ndarray, pose: np.ndarray, ahead: float, max_offset: float = MAX_OFFSET) -> Command | None:
     """Returns the command from the lateral offset of the route `ahead` metres on, None when far from the route.
 
     route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn is an offset of 2 m or more to
@@ -138,36 +129,31 @@ def route_command(route: np.ndarray, pose: np.ndarray, ahead: float, max_offset:
         return None
     local, travelled, at = found
     here, there = points_along(local, travelled, np.array([at, at + ahead]))
-    offset = there[1] - here[1]
-    if offset >= TURN_OFFSET:
-        return Command.LEFT
-    return Command.RIGHT if offset <= -TURN_OFFSET else Command.STRAIGHT
+    return Command.of_offset(there[1] - here[1])
 
 
-def target_points(
-    route: np.ndarray, pose: np.ndarray, distances: Sequence[float], max_offset: float = 20.0
-) -> np.ndarray | None:
+def target_points(route: np.ndarray, pose: np.ndarray, distances: Sequence[float]) -> np.ndarray | None:
     """Returns the points float32 [R, 2] m in base_link that lie `distances` (m) along the route from the vehicle.
 
     Target points are the usual input of closed-loop planners (Jaeger et al., ICCV 2023, arXiv 2306.07957): they show
     where the lane is that was left. route, pose: as for route_command. Behind its last point the route goes straight
     on. None without distances, and when far from the route.
     """
-    found = _along(route, pose, max_offset) if len(distances) else None
+    found = _along(route, pose) if len(distances) else None
     if found is None:
         return None
     local, travelled, at = found
     return points_along(local, travelled, at + np.asarray(distances, np.float64)).astype(np.float32)
 
 
-def route_instruction(route: np.ndarray, pose: np.ndarray, max_offset: float = 20.0) -> str | None:
+def route_instruction(route: np.ndarray, pose: np.ndarray) -> str | None:
     """Returns a navigation instruction: "turn left in 30 m", "turn right now", "arrive in 20 m", "go straight on".
 
     route: float64 [M, 2] m in the fixed frame; pose: float64 [4, 4] ego2fixed. A turn is a change of the route's
     direction by TURN_ANGLE within INSTRUCTION_REACH metres, relative to its direction at the vehicle; it begins where
     the change reaches 15 degrees. None when far from the route.
     """
-    found = _along(route, pose, max_offset)
+    found = _along(route, pose)
     if found is None:
         return None
     local, travelled, at = found
@@ -192,7 +178,9 @@ def _in(metres: float) -> str:
     return "now" if metres < 7.5 else f"in {5 * round(metres / 5)} m"
 
 
-def _along(route: np.ndarray, pose: np.ndarray, max_offset: float) -> tuple[np.ndarray, np.ndarray, float] | None:
+def _along(
+    route: np.ndarray, pose: np.ndarray, max_offset: float = MAX_OFFSET
+) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Returns the route in base_link [M, 2], its arc lengths [M] and the vehicle's arc length, None if far from it.
 
     Segments against the vehicle's heading are used only if no other is within max_offset, to match the right direction

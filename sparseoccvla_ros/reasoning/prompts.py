@@ -1,6 +1,6 @@
-"""Question templates for tests, and the text format of positions and trajectories.
+"""Question templates of the random model, and the text format of positions and trajectories.
 
-The templates of prompts.yaml only train the tokenizer of the random model (llm/dummy_llm.py) and serve tests. A preset
+The templates of prompts.yaml only train the tokenizer of the tests' random model (llm/dummy_llm.py). A preset
 does not use them: its prompts are system_prompt, scene_prompt and scoring_prompt of config.py, put into the language
 model's chat template by `LanguageModel.prompt_parts`; the questions it is trained on are in world/qa/questions.yaml.
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.resources import files
-from string import Formatter
 
 import numpy as np
 import yaml
@@ -36,21 +35,6 @@ def templates() -> dict[str, tuple[str, ...]]:
         if not texts or not all(isinstance(text, str) for text in texts):
             raise InvalidInput(f"prompts.families.{family}", "want a list of strings")
     return families
-
-
-def render(family: str, variant: int = 0, **fields: str) -> str:
-    """Returns a question of a family: template number `variant` modulo their count, filled with `fields`.
-
-    Raises InvalidInput for an unknown family, or fields that are missing or unknown to the template.
-    """
-    known = templates()
-    if family not in known:
-        raise InvalidInput("family", f"want one of {sorted(known)}, got {family!r}")
-    template = known[family][variant % len(known[family])]
-    wanted = {name for _, name, _, _ in Formatter().parse(template) if name}
-    if wanted != set(fields):
-        raise InvalidInput("fields", f"{family} {variant} wants {sorted(wanted)}, got {sorted(fields)}")
-    return template.format(**fields)
 
 
 def trajectory_text(waypoints: np.ndarray) -> str:

@@ -49,6 +49,8 @@ class StageNode(LifecycleNode):
     `watch` and `report`. `setup` runs in configure, so activate is immediate; cleanup frees everything again.
     """
 
+    stage: str
+    """Name of the node and of its table of parameters."""
     waiting_for = "input"
     niceness = 0
     """Niceness of the node's process (nice(2)): text and pictures yield to planning."""
@@ -57,9 +59,10 @@ class StageNode(LifecycleNode):
     end_seconds = 2.5
     """Seconds for closing the node, after which its process exits without waiting for running work."""
 
+    _worker: Worker[Any] | None = None  # made by `setup`, deleted by `teardown`
+
     def __init__(
         self,
-        name: str,
         *,
         context: Context | None = None,
         namespace: str = NAMESPACE,
@@ -68,9 +71,9 @@ class StageNode(LifecycleNode):
         **kwargs: Any,
     ) -> None:
         overrides = [Parameter(k, value=v) for k, v in (parameters or {}).items()]
-        super().__init__(name, context=context, namespace=namespace, parameter_overrides=overrides, **kwargs)
+        super().__init__(self.stage, context=context, namespace=namespace, parameter_overrides=overrides, **kwargs)
         self.configured = False
-        self.values = declare(self, TABLES[name], lambda: self.configured)
+        self.values = declare(self, TABLES[self.stage], lambda: self.configured)
         self.monitor = Monitor(self.get_fully_qualified_name())
         self.monitor.waiting_for = self.waiting_for
         self.monitor.forced = State.UNCONFIGURED
@@ -194,10 +197,11 @@ class StageNode(LifecycleNode):
 
         return guarded
 
-    def hand_over(self, worker: Worker[Any], message: Any) -> None:
+    def hand_over(self, message: Any) -> None:
         """Submit an input to the worker; an input still waiting is replaced and counted."""
+        assert self._worker is not None
         self.monitor.received()
-        if not worker.submit(message):
+        if not self._worker.submit(message):
             self.monitor.count("dropped_queue_overwrite")
 
     # --- outcome of work
@@ -356,8 +360,8 @@ class SourceNode(StageNode):
     once: the node's process ends with the work, or if it cannot be configured, so that a launch can end with it.
     """
 
-    def __init__(self, name: str, *, once: bool = False, **kwargs: Any) -> None:
-        super().__init__(name, **kwargs)
+    def __init__(self, *, once: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self._once = once
         self.finished = threading.Event()
         self._running = False

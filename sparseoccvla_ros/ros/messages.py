@@ -173,8 +173,9 @@ def queries_to_msg(queries: SceneQueries) -> own.SceneQueries:
         setattr(out, name, tensor_to_msg(getattr(queries, name)))
     if queries.voxels is not None:
         out.voxels = [voxels_to_msg(queries.voxels, queries.stamp)]
-    if queries.traffic_light is not None:
-        out.traffic_light = [traffic_light_to_msg(queries.traffic_light)]
+    if (light := queries.traffic_light) is not None:
+        found = own.TrafficLight(colour=light.colour, probability=light.probability, distance=light.distance)
+        out.traffic_light = [found]
     return out
 
 
@@ -187,20 +188,10 @@ def queries_from_msg(message: own.SceneQueries) -> SceneQueries:
         missing=tuple(message.missing),
         trained=message.trained,
         voxels=voxels_from_msg(message.voxels[0]) if message.voxels else None,
-        traffic_light=traffic_light_from_msg(message.traffic_light[0]) if message.traffic_light else None,
+        traffic_light=next((TrafficLight(m.colour, m.probability, m.distance) for m in message.traffic_light), None),
         trace=trace_from_msg(message.trace),
         **{name: tensor_from_msg(getattr(message, name), name) for name in _QUERY_ARRAYS},
     )
-
-
-def traffic_light_to_msg(light: TrafficLight) -> own.TrafficLight:
-    """TrafficLight message."""
-    return own.TrafficLight(colour=light.colour, probability=light.probability, distance=light.distance)
-
-
-def traffic_light_from_msg(message: own.TrafficLight) -> TrafficLight:
-    """TrafficLight dataclass."""
-    return TrafficLight(message.colour, message.probability, message.distance)
 
 
 def voxels_to_msg(voxels: SparseVoxels, stamp: int, frame: str = BASE_FRAME) -> own.SparseVoxels:

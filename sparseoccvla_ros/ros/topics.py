@@ -60,189 +60,80 @@ READERS = {
 }
 """Subscribing node of each input that comes from outside."""
 
-OUTPUTS: tuple[Topic, ...] = (
-    Topic(
-        "frames",
-        "sparseoccvla_msgs/msg/CameraFrames",
-        "camera_sync",
-        "newest",
-        "a synchronised set of all cameras, resized",
-    ),
-    Topic(
-        "camera_sync/mosaic",
-        "sensor_msgs/msg/Image",
-        "camera_sync",
-        "newest",
-        "the prepared images of a set in one image",
-    ),
-    Topic(
-        "occupancy/ready",
-        "std_msgs/msg/Header",
-        "occupancy",
-        "newest",
-        "stamp of the newest set; the next may be decoded",
-    ),
-    Topic("occupancy/queries", "sparseoccvla_msgs/msg/SceneQueries", "occupancy", "newest", "sparse occupancy queries"),
-    Topic(
-        "occupancy/points",
-        "sensor_msgs/msg/PointCloud2",
-        "occupancy",
-        "output",
-        "occupied voxels: x y z rgb label confidence",
-    ),
-    Topic(
-        "occupancy/markers",
-        "visualization_msgs/msg/MarkerArray",
-        "occupancy",
-        "output",
-        "occupied voxels as cubes, throttled",
-    ),
-    Topic("occupancy/legend", "visualization_msgs/msg/MarkerArray", "occupancy", "output", "class colours, throttled"),
-    Topic(
-        "occupancy/obstacles",
-        "sensor_msgs/msg/PointCloud2",
-        "occupancy",
-        "output",
-        "occupied voxels without the ground",
-    ),
-    Topic("occupancy/grid", "nav_msgs/msg/OccupancyGrid", "occupancy", "map", "0 drivable, 100 obstacle, -1 unknown"),
-    Topic(
-        "occupancy/costmap",
-        "nav_msgs/msg/OccupancyGrid",
-        "occupancy",
-        "map",
-        "cost by class, 0 road .. 100 obstacle: a mask for Nav2's filters",
-    ),
-    Topic(
-        "reasoning/state",
-        "sparseoccvla_msgs/msg/Reasoning",
-        "reasoning",
-        "newest",
-        "reasoning token, anchor scores, forecasts",
-    ),
-    Topic("reasoning/text", "std_msgs/msg/String", "reasoning", "output", "newest answer or description"),
-    Topic(
-        "reasoning/text_marker",
-        "visualization_msgs/msg/Marker",
-        "reasoning",
-        "output",
-        "newest answer as a marker for RViz",
-    ),
-    Topic(
-        "occupancy/forecast/points",
-        "sensor_msgs/msg/PointCloud2",
-        "reasoning",
-        "output",
-        "forecast voxels with their horizon",
-    ),
-    Topic(
-        "occupancy/forecast/markers",
-        "visualization_msgs/msg/MarkerArray",
-        "reasoning",
-        "output",
-        "forecast voxels at +1, +2, +3 s as cubes",
-    ),
-    Topic(
-        "occupancy/detections",
-        "vision_msgs/msg/Detection3DArray",
-        "reasoning",
-        "output",
-        "boxes around what can move; needs vision_msgs",
-    ),
-    Topic(
-        "occupancy/detections/markers",
-        "visualization_msgs/msg/MarkerArray",
-        "reasoning",
-        "output",
-        "boxes around what can move, with velocity from forecasts",
-    ),
-    Topic(
-        "planning/plan",
-        "sparseoccvla_msgs/msg/Plan",
-        "planning",
-        "output",
-        "the newest plan with candidates, status and reasons",
-    ),
-    Topic(
-        "planning/path",
-        "nav_msgs/msg/Path",
-        "planning",
-        "output",
-        "six poses with stamps in the future; empty means stop",
-    ),
-    Topic(
-        "planning/trajectory",
-        "trajectory_msgs/msg/MultiDOFJointTrajectory",
-        "planning",
-        "output",
-        "the path with speeds, accelerations and time from start",
-    ),
-    Topic(
-        "planning/autoware_trajectory",
-        "autoware_planning_msgs/msg/Trajectory",
-        "planning",
-        "output",
-        "for Autoware, in the fixed frame; needs its messages",
-    ),
-    Topic(
-        "planning/autoware_candidates",
-        "autoware_internal_planning_msgs/msg/CandidateTrajectories",
-        "planning",
-        "output",
-        "every candidate for Autoware's selectors, the chosen one first",
-    ),
-    Topic(
-        "planning/turn_indicators",
-        "autoware_vehicle_msgs/msg/TurnIndicatorsCommand",
-        "planning",
-        "output",
-        "for Autoware, by the command",
-    ),
-    Topic(
-        "planning/instruction",
-        "std_msgs/msg/String",
-        "planning",
-        "output",
-        "the next turn of the route: turn left in 30 m",
-    ),
-    Topic(
-        "planning/candidates",
-        "visualization_msgs/msg/MarkerArray",
-        "planning",
-        "output",
-        "all candidates, coloured by score",
-    ),
-    Topic(
-        "planning/markers",
-        "visualization_msgs/msg/MarkerArray",
-        "planning",
-        "output",
-        "the vehicle, with speed, command and state as text",
-    ),
-    Topic("control/cmd_vel", "geometry_msgs/msg/Twist", "follower", "output", "speed and turn rate along the path"),
-    Topic(
-        "control/command",
-        "ackermann_msgs/msg/AckermannDriveStamped",
-        "follower",
-        "output",
-        "speed, acceleration and steering, with the stamp of the odometry it answers",
-    ),
-    Topic("simulator/route", "nav_msgs/msg/Path", "simulator", "latched", "the route to be driven"),
-    Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every", "output", "state and reasons, 1 Hz"),
-    Topic("/clock", "rosgraph_msgs/msg/Clock", "bag_player", "output", "bag time; the simulator publishes its own"),
-)
 
-INPUTS: tuple[Topic, ...] = (
-    Topic("/tf", "tf2_msgs/msg/TFMessage", "user", "transforms", "ego pose"),
-    Topic("/tf_static", "tf2_msgs/msg/TFMessage", "user", "latched", "camera extrinsics"),
-    Topic("/odom", "nav_msgs/msg/Odometry", "user", "sensor", "ego pose and twist; the name comes from the profile"),
-    Topic("reasoning/question", "std_msgs/msg/String", "user", "output", "a question about the scene"),
-    Topic("planning/command", "std_msgs/msg/String", "user", "output", "left, straight or right"),
-    # Volatile, which connects to every reliable publisher: RViz's goal tool and `ros2 topic pub` offer no more.
-    Topic("planning/route", "nav_msgs/msg/Path", "user", "output", "a route to follow, in the fixed frame"),
-    Topic(
-        "planning/goal", "geometry_msgs/msg/PoseStamped", "user", "output", "a goal, from which commands are derived"
+def _of(node: str, *rows: tuple[str, str, str, str]) -> tuple[Topic, ...]:
+    """Returns the topics of a node from (name, package/Name, qos, what)."""
+    return tuple(Topic(name, kind.replace("/", "/msg/"), node, qos, what) for name, kind, qos, what in rows)
+
+
+_MARKERS = "visualization_msgs/MarkerArray"
+OUTPUTS: tuple[Topic, ...] = (
+    *_of(
+        "camera_sync",
+        ("frames", "sparseoccvla_msgs/CameraFrames", "newest", "a synchronised set of all cameras, resized"),
+        ("camera_sync/mosaic", "sensor_msgs/Image", "newest", "the prepared images of a set in one image"),
     ),
+    *_of(
+        "occupancy",
+        ("occupancy/ready", "std_msgs/Header", "newest", "stamp of the newest set; the next may be decoded"),
+        ("occupancy/queries", "sparseoccvla_msgs/SceneQueries", "newest", "sparse occupancy queries"),
+        ("occupancy/points", "sensor_msgs/PointCloud2", "output", "occupied voxels: x y z rgb label confidence"),
+        ("occupancy/markers", _MARKERS, "output", "occupied voxels as cubes, throttled"),
+        ("occupancy/legend", _MARKERS, "output", "class colours, throttled"),
+        ("occupancy/obstacles", "sensor_msgs/PointCloud2", "output", "occupied voxels without the ground"),
+        ("occupancy/grid", "nav_msgs/OccupancyGrid", "map", "0 drivable, 100 obstacle, -1 unknown"),
+        ("occupancy/costmap", "nav_msgs/OccupancyGrid", "map",
+         "cost by class, 0 road .. 100 obstacle: a mask for Nav2's filters"),
+    ),
+    *_of(
+        "reasoning",
+        ("reasoning/state", "sparseoccvla_msgs/Reasoning", "newest", "reasoning token, anchor scores, forecasts"),
+        ("reasoning/text", "std_msgs/String", "output", "newest answer or description"),
+        ("reasoning/text_marker", "visualization_msgs/Marker", "output", "newest answer as a marker for RViz"),
+        ("occupancy/forecast/points", "sensor_msgs/PointCloud2", "output", "forecast voxels with their horizon"),
+        ("occupancy/forecast/markers", _MARKERS, "output", "forecast voxels at +1, +2, +3 s as cubes"),
+        ("occupancy/detections", "vision_msgs/Detection3DArray", "output",
+         "boxes around what can move; needs vision_msgs"),
+        ("occupancy/detections/markers", _MARKERS, "output",
+         "boxes around what can move, with velocity from forecasts"),
+    ),
+    *_of(
+        "planning",
+        ("planning/plan", "sparseoccvla_msgs/Plan", "output", "the newest plan with candidates, status and reasons"),
+        ("planning/path", "nav_msgs/Path", "output", "six poses with stamps in the future; empty means stop"),
+        ("planning/trajectory", "trajectory_msgs/MultiDOFJointTrajectory", "output",
+         "the path with speeds, accelerations and time from start"),
+        ("planning/autoware_trajectory", "autoware_planning_msgs/Trajectory", "output",
+         "for Autoware, in the fixed frame; needs its messages"),
+        ("planning/autoware_candidates", "autoware_internal_planning_msgs/CandidateTrajectories", "output",
+         "every candidate for Autoware's selectors, the chosen one first"),
+        ("planning/turn_indicators", "autoware_vehicle_msgs/TurnIndicatorsCommand", "output",
+         "for Autoware, by the command"),
+        ("planning/instruction", "std_msgs/String", "output", "the next turn of the route: turn left in 30 m"),
+        ("planning/candidates", _MARKERS, "output", "all candidates, coloured by score"),
+        ("planning/markers", _MARKERS, "output", "the vehicle, with speed, command and state as text"),
+    ),
+    *_of(
+        "follower",
+        ("control/cmd_vel", "geometry_msgs/Twist", "output", "speed and turn rate along the path"),
+        ("control/command", "ackermann_msgs/AckermannDriveStamped", "output",
+         "speed, acceleration and steering, with the stamp of the odometry it answers"),
+    ),
+    *_of("simulator", ("simulator/route", "nav_msgs/Path", "latched", "the route to be driven")),
+    *_of("every", ("/diagnostics", "diagnostic_msgs/DiagnosticArray", "output", "state and reasons, 1 Hz")),
+    *_of("bag_player", ("/clock", "rosgraph_msgs/Clock", "output", "bag time; the simulator publishes its own")),
+)  # fmt: skip
+
+INPUTS = _of(
+    "user",
+    ("/tf", "tf2_msgs/TFMessage", "transforms", "ego pose"),
+    ("/tf_static", "tf2_msgs/TFMessage", "latched", "camera extrinsics"),
+    ("/odom", "nav_msgs/Odometry", "sensor", "ego pose and twist; the name comes from the profile"),
+    ("reasoning/question", "std_msgs/String", "output", "a question about the scene"),
+    ("planning/command", "std_msgs/String", "output", "left, straight or right"),
+    # Volatile, which connects to every reliable publisher: RViz's goal tool and `ros2 topic pub` offer no more.
+    ("planning/route", "nav_msgs/Path", "output", "a route to follow, in the fixed frame"),
+    ("planning/goal", "geometry_msgs/PoseStamped", "output", "a goal, from which commands are derived"),
 )
 
 TOPICS: tuple[Topic, ...] = OUTPUTS + INPUTS

@@ -14,18 +14,9 @@ from typing import Any
 
 import torch
 
+from ..core.files import written
 from .backends.base import TOLERANCE, Backend, CannotBuild, Engine, absent, difference
-from .backends.cache import (
-    Progress,
-    building,
-    engine_folder,
-    record_path,
-    short,
-    silent,
-    valid_record,
-    write_record,
-    written,
-)
+from .backends.cache import Progress, building, engine_folder, record_path, short, silent, valid_record, write_record
 from .backends.registry import backend
 from .onnx_graphs import Graph, Sample
 

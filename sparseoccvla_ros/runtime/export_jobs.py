@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
@@ -17,16 +15,6 @@ FRAMES = 8
 """Frame sets of the bag that are encoded to verify parity; the newest three of them are compared."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A graph to export with real inputs, the engine's precision, and whether the stack needs the engine."""
-
-    graph: Graph
-    samples: list[Sample]
-    precision: str = "float32"
-    needed: bool = False
-
-
 def build_encoder(preset: Preset, precision: str = "preset") -> OccupancyEncoder:
     """Build the preset's encoder on the CPU. precision: of the backbone; float32, bfloat16 or "preset" (its own)."""
     encoder = build_occupancy(preset)
@@ -38,12 +26,14 @@ def build_encoder(preset: Preset, precision: str = "preset") -> OccupancyEncoder
 def build_engines(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording) -> list[Built]:
     """Build or load the image and decoder engines of an encoder. Raises CannotBuild."""
     return [
-        build(preset.name, job.graph, runtime, job.samples, job.precision, torch.get_num_threads())
-        for job in occupancy_jobs(encoder, preset, runtime, seen)
+        build(preset.name, graph, runtime, samples, precision, torch.get_num_threads())
+        for graph, samples, precision in occupancy_jobs(encoder, preset, runtime, seen)
     ]
 
 
-def occupancy_jobs(encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording) -> list[Job]:
-    """Returns the jobs of image network and decoder; the occupancy node needs both."""
-    graphs, kinds = graphs_of(encoder, preset, runtime), precisions(encoder, runtime)
-    return [Job(graphs[0], seen.images, kinds[0], True), Job(graphs[1], seen.decoder, kinds[1], True)]
+def occupancy_jobs(
+    encoder: OccupancyEncoder, preset: Preset, runtime: str, seen: Recording
+) -> list[tuple[Graph, list[Sample], str]]:
+    """Returns graph, real inputs and the engine's precision of image network and decoder; the node needs both."""
+    samples = (seen.images, seen.decoder)
+    return list(zip(graphs_of(encoder, preset, runtime), samples, precisions(encoder, runtime), strict=True))

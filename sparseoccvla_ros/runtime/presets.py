@@ -7,14 +7,13 @@ never goes unnoticed.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sparseoccvla_ros.camera_sync.config import ImageConfig
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.core.files import read_yaml
+from sparseoccvla_ros.core.files import file_sha256, read_yaml
 from sparseoccvla_ros.core.paths import cache_folder, share
 from sparseoccvla_ros.occupancy.config import OccupancyConfig
 from sparseoccvla_ros.planning.config import PlanningConfig
@@ -179,8 +178,7 @@ def _weight_file(field: str, folder: Path, entry: dict[str, str]) -> Path:
         raise InvalidInput(field, f"{file.name} is not safetensors; nothing else is loaded")
     if not file.is_file():
         raise InvalidInput(field, f"{file} is missing")
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = file_sha256(file)
     if digest != entry.get("sha256"):
         raise InvalidInput(field, f"{file.name} has sha256 {digest}, the config says {entry.get('sha256')}")
     return file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -23,13 +25,16 @@ _EGO = EgoState(np.eye(4), np.zeros(6), "map")
 _TWIST = np.array([5.0, 0, 0, 0, 0, 0])
 
 
-def made_up_frames(preset: Preset, count: int) -> list[CameraFrames]:
-    """Returns `count` frame sets of noise from six cameras around a moving vehicle, 0.4 s and 2 m apart."""
+def made_up_drive(preset: Preset) -> Iterator[CameraFrames]:
+    """Yields endless frame sets of noise from six cameras around a moving vehicle, 0.4 s and 2 m apart."""
     first = _frames(preset)
-    return [
-        replace(first, stamp=first.stamp + i * _STEP, ego=EgoState(geometry.planar(2.0 * i, 0, 0), _TWIST, "map"))
-        for i in range(count)
-    ]
+    for i in itertools.count():
+        yield replace(first, stamp=first.stamp + i * _STEP, ego=EgoState(geometry.planar(2.0 * i, 0, 0), _TWIST, "map"))
+
+
+def made_up_frames(preset: Preset, count: int) -> list[CameraFrames]:
+    """Returns the first `count` frame sets of made_up_drive."""
+    return list(itertools.islice(made_up_drive(preset), count))
 
 
 def _frames(preset: Preset) -> CameraFrames:

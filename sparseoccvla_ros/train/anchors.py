@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 
 from ..core.errors import InvalidInput
-from ..data.synthetic.drives import Drive, trajectories
 from ..planning.anchors import COMMAND_ORDER, MODES, AnchorSet, fit_anchors
 from ..planning.config import PlanningConfig
 from ..planning.model.diffusion import DeltaNormaliser
-
-
-def refit(drives: Iterable[Drive], config: PlanningConfig, every: float = 0.5, seed: int = 0) -> AnchorSet:
-    """`fit` anchors to the ego trajectories of drives, sampled every `every` seconds."""
-    return fit(*trajectories(iter(drives), every), config, seed)
 
 
 def fit(paths: np.ndarray, commands: np.ndarray, config: PlanningConfig, seed: int = 0) -> AnchorSet:

@@ -276,16 +276,6 @@ def reasoner_of(preset: Preset, weights: Path | None, adapter: Sequence[Path] = 
     return reasoner, parts_of(weights)
 
 
-def planning_stage(preset: Preset, init: Path | None, uses_reasoning: bool) -> PlanningStage:
-    """Builds the planning stage of a preset, from its seed or exported weights. uses_reasoning: it is cached."""
-    preset.need("planning")
-    torch.manual_seed(preset.seed + 2)
-    planner = Planner(preset.planning, AnchorSet.load(preset.anchors))
-    if init is not None:
-        load_weights(planner, "planning", init)
-    return PlanningStage(planner, uses_reasoning=uses_reasoning)
-
-
 def reasoning_files(preset: Preset, weights: Path | None) -> list[Path]:
     """Returns the files of a trained reasoner, the adapter last: the given ones, else the preset's, possibly none."""
     if weights is None:
@@ -341,7 +331,13 @@ def build(
                 planning_extras.append(others)
             read = partial(_together, planning_extras) if planning_extras else None
             found[split] = source.samples(fields, source.planned, read)
-        return planning_stage(preset, init, has_language), found["train"], found["validation"]
+        preset.need("planning")
+        torch.manual_seed(preset.seed + 2)
+        planner = Planner(preset.planning, AnchorSet.load(preset.anchors))
+        if init is not None:
+            load_weights(planner, "planning", init)
+        stage = PlanningStage(planner, uses_reasoning=has_language)
+        return stage, found["train"], found["validation"]
     start = init or (files[0] if files else None)
     reasoner, done = reasoner_of(preset, start, files[1:] if start in files else adapter_beside(start))
     found = {}

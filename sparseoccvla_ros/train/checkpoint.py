@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..core.errors import InvalidInput
+from ..core.files import written
 from ..reasoning.llm.lora import adapter_parameters
 from ..reasoning.model.reasoner import Reasoner
 from .data_loader import SamplerState
@@ -53,14 +53,8 @@ def save(
         "progress": json.dumps(asdict(progress)),
         "settings": json.dumps(settings),
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written(path) as part:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, metadata)
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load(

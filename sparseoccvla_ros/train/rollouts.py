@@ -6,7 +6,7 @@ stack drives, and at every frame set the expert's plan from that state is record
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,9 @@ import numpy as np
 from ..core.errors import InvalidInput
 from ..core.types import SceneQueries
 from ..data.dataset import COMMANDS
-from ..data.shared_work import share
 from ..data.synthetic.dataset import SPLITS
 from ..eval.closed_loop.expert import Expert
 from ..eval.closed_loop.policies import ChainPolicy, expert_path
-from ..eval.closed_loop.road_map import WorldMap
 from ..eval.closed_loop.rollout import Episode, Rollout, drive
 from ..pipeline import SparseOccVLA
 from ..planning.ego_history import EgoHistory
@@ -47,9 +45,9 @@ class _Learner(ChainPolicy):
         super().__init__(model, "learner")
         self._share = expert_share
 
-    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
-        super().begin(simulator, world, expert)
-        self._expert, self._rng = expert, np.random.default_rng([simulator.scene.seed, 67])
+    def begin(self, simulator: Simulator, expert: Expert) -> None:
+        super().begin(simulator, expert)
+        self._rng = np.random.default_rng([simulator.scene.seed, 67])
         self._rng_of_variants = np.random.default_rng([simulator.scene.seed, 71])
         self._history, self.stood = EgoHistory(), 0.0
         self.rows: list[dict[str, np.ndarray]] = []
@@ -147,10 +145,6 @@ class Rollouts:
     def file(self, item: int) -> Path:
         """Returns the file of a seed's drive."""
         return self.folder / f"{item:08d}-{self.family(item) or 'own'}-{self.expert_share:g}.safetensors"
-
-    def prepare(self, workers: int = 1) -> Iterator[int]:
-        """Drive the seeds that have no file, in `workers` processes; yields each seed when its file is there."""
-        return share(self, self.seeds, workers)
 
     def make(self, item: int) -> None:
         """Drive a seed and write its file."""

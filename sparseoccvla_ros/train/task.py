@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from ..data.dataset import DrivingSamples, Sample
 
-B = TypeVar("B")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+B = TypeVar("B", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,25 @@ class Stage(nn.Module, ABC, Generic[B]):
     def collate(self, samples: Sequence[Sample]) -> B:
         """Build a batch on the CPU; runs in loader threads."""
 
-    @abstractmethod
     def move(self, batch: B, device: torch.device) -> B:
-        """Returns the batch on a device."""
+        """Returns the batch, a dataclass, with its tensors on a device; samples stay on the CPU."""
+        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        return replace(batch, **{k: v.to(device) for k, v in values.items() if hasattr(v, "to")})
 
     @abstractmethod
     def forward(self, batch: B) -> dict[str, Tensor]:
         """Returns the weighted loss terms; the loss is their sum."""
 
-    @abstractmethod
     def parameter_groups(self, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
-        """Returns optimizer groups of all trainable parameters.
+        """Returns optimizer groups of all trainable parameters: no weight decay for norms, biases and other vectors.
 
         learning_rate, backbone_lr_scale: as in TrainSettings.
         """
+        found = [p for p in self.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in found if p.ndim > 1], "lr": learning_rate},
+            {"params": [p for p in found if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
+        ]
 
     @abstractmethod
     def validate(self, batches: Sequence[B]) -> Validation:

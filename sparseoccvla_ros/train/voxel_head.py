@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from ..eval.metrics.occupancy import OccupancyMeter, OccupancyScores
 from ..occupancy.decoder import LayerOutput
 from ..occupancy.encoder import OccupancyEncoder, padded_size
 from ..occupancy.heads.voxel_head import Candidates, VoxelHead
+from ..occupancy.image_queries import ViewProposals
 from ..occupancy.sampling.views import SceneViews
 
 HIDDEN_WEIGHT = 0.2
@@ -42,6 +44,7 @@ GROUPS = {
 """Classes whose logits are shifted together in calibration, in this order."""
 IOU_WEIGHT = 0.4
 """Weight of IoU, beside mIoU, in calibration: mIoU alone makes walls a metre thick."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,26 +65,19 @@ class VoxelHeadSettings:
     class_power: float = 0.35
 
 
-@dataclass(frozen=True, eq=False)
-class _Kept:
-    """Candidate blocks of many samples: fields of Candidates [M, ...] in half precision, labels and weights [M, 8]."""
-
-    cells: Tensor
-    block: Tensor
-    decoder: Tensor
-    target: Tensor
-    weight: Tensor
-
-
-def scene_of(encoder: OccupancyEncoder, sample: Sample) -> tuple[SceneViews, LayerOutput]:
-    """Returns the decoder's input and its last layer's output for one sample."""
+@torch.inference_mode()
+def _applied(
+    encoder: OccupancyEncoder, sample: Sample, part: Callable[[SceneViews, ViewProposals, LayerOutput], T]
+) -> T:
+    """Returns the result of a part of the voxel head, or of all of it, for one sample."""
+    assert encoder.decoder.proposals is not None
     images = torch.from_numpy(sample.images)
     t, n, h, w, _ = images.shape
     levels = encoder.image_features(images.flatten(0, 1))
     usable = torch.ones((1, t, n), dtype=torch.bool)
     ego2img = torch.from_numpy(sample.ego2img.astype(np.float32))[None]
     scene = SceneViews.of_levels(levels, ego2img, usable, padded_size((h, w)))
-    return scene, encoder.decode(scene)[-1]
+    return part(scene, encoder.decoder.proposals, encoder.decode(scene)[-1])
 
 
 def fit_voxel_head(
@@ -119,12 +115,9 @@ def calibrate_voxel_head(
     """
     head = encoder.voxel_head
     assert head is not None
-    assert encoder.decoder.proposals is not None
     found: list[tuple[np.ndarray, Tensor, Sample]] = []
     for sample in data:
-        with torch.inference_mode():
-            scene, last = scene_of(encoder, sample)
-            index, logits = head(scene, encoder.decoder.proposals, last)
+        index, logits = _applied(encoder, sample, head)
         found.append((index.numpy(), logits.half(), sample))
 
     def scores(shift: Tensor) -> OccupancyScores:
@@ -167,7 +160,7 @@ def _fit_rank(
     rows, targets, weights = [], [], []
     for place in order:
         sample = data[int(place)]
-        blocks = _ranked(encoder, head, sample)
+        blocks = _applied(encoder, sample, head.ranked)
         visible, importance, hidden = _block_truth(head, sample)
         keep = torch.rand(len(visible), generator=generator) < 0.08
         keep |= (torch.rand(len(visible), generator=generator) < 0.5) & visible
@@ -189,36 +182,36 @@ def _fit_classes(
     encoder: OccupancyEncoder, head: VoxelHead, data: DrivingSamples, order: np.ndarray, settings: VoxelHeadSettings,
     generator: torch.Generator, report: Callable[[str], None],
 ) -> None:  # fmt: skip
-    kept = _extract(encoder, head, data, order, settings.blocks, generator)
-    counts = torch.bincount(kept.target.flatten().long(), kept.weight.flatten().float(), FREE + 1)
+    cells, block, label, target, weight = _extract(encoder, head, data, order, settings.blocks, generator)
+    counts = torch.bincount(target.flatten().long(), weight.flatten().float(), FREE + 1)
     share = (counts.sum() / counts.clamp(min=100)).pow(settings.class_power)
     class_weight = (share / share[FLAT[0]]).clamp(max=6.0)
-    report(f"classes: {kept.target.numel():,} voxels of {len(order)} samples")
+    report(f"classes: {target.numel():,} voxels of {len(order)} samples")
 
     def loss(at: Tensor) -> Tensor:
         empty = torch.empty(0)
-        found = Candidates(empty, kept.decoder[at].long(), kept.cells[at].float(), kept.block[at].float())
-        logits, target = head.classify(found).flatten(0, 1), kept.target[at].flatten().long()
-        each = F.cross_entropy(logits, target, class_weight, reduction="none")
-        weight = kept.weight[at].flatten().float()
-        return (each * weight).sum() / (weight * class_weight[target]).sum()
+        found = Candidates(empty, label[at].long(), cells[at].float(), block[at].float())
+        logits, truth = head.classify(found).flatten(0, 1), target[at].flatten().long()
+        each, factor = F.cross_entropy(logits, truth, class_weight, reduction="none"), weight[at].flatten().float()
+        return (each * factor).sum() / (factor * class_weight[truth]).sum()
 
     rank = set(head.rank.parameters())
     learned = [p for p in head.parameters() if p not in rank]
-    _descend(
-        learned, loss, len(kept.target), settings.batch_size, settings.steps, settings.learning_rate, generator, report
-    )
+    _descend(learned, loss, len(target), settings.batch_size, settings.steps, settings.learning_rate, generator, report)
 
 
 def _extract(
     encoder: OccupancyEncoder, head: VoxelHead, data: DrivingSamples, order: np.ndarray, blocks: int,
     generator: torch.Generator,
-) -> _Kept:  # fmt: skip
-    """Returns inputs and labels of `blocks` candidate blocks per sample: those with objects first, then random ones."""
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Returns inputs and labels of `blocks` candidate blocks per sample: those with objects first, then random ones.
+
+    Cells, block and label as in Candidates [M, ...], the first two in half precision; targets and weights [M, 8].
+    """
     parts: list[tuple[Tensor, ...]] = []
     for place in order:
         sample = data[int(place)]
-        found = _candidates(encoder, head, sample)
+        found = _applied(encoder, sample, head.candidates)
         target = torch.from_numpy(sample.semantics.flatten())[found.index]
         seen = torch.from_numpy(sample.visible.flatten())[found.index]
         thing = ((target < FLAT[0]) & seen).any(1)
@@ -228,21 +221,7 @@ def _extract(
             found.cells[keep].half(), found.block[keep].half(), found.label[keep].to(torch.uint8),
             target[keep].to(torch.uint8), weight[keep].half(),
         ))  # fmt: skip
-    return _Kept(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-@torch.inference_mode()
-def _candidates(encoder: OccupancyEncoder, head: VoxelHead, sample: Sample) -> Candidates:
-    scene, last = scene_of(encoder, sample)
-    assert encoder.decoder.proposals is not None
-    return head.candidates(scene, encoder.decoder.proposals, last)
-
-
-@torch.inference_mode()
-def _ranked(encoder: OccupancyEncoder, head: VoxelHead, sample: Sample) -> Tensor:
-    scene, last = scene_of(encoder, sample)
-    assert encoder.decoder.proposals is not None
-    return head.ranked(scene, encoder.decoder.proposals, last)
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def _block_truth(head: VoxelHead, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:

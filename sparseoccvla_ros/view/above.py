@@ -19,15 +19,15 @@ _SHIFT = 4
 _FLAT = np.isin(np.arange(NUM_CLASSES), FLAT)
 
 
-def metres_to_pixels(points: np.ndarray, size: int, reach: float = RANGE) -> np.ndarray:
+def metres_to_pixels(points: np.ndarray, size: int) -> np.ndarray:
     """Convert base_link [..., 2] m to float64 pixels [..., 2] (u right, v down) of a square image of `size` pixels."""
     points = np.asarray(points, np.float64)
-    scale = size / (2 * reach)
+    scale = size / (2 * RANGE)
     return np.stack([size / 2 - points[..., 1] * scale, size / 2 - points[..., 0] * scale], axis=-1) - 0.5
 
 
-def _fixed(points: np.ndarray, size: int, reach: float) -> np.ndarray:
-    pixels = np.clip(metres_to_pixels(points, size, reach), -20 * size, 20 * size)
+def _fixed(points: np.ndarray, size: int) -> np.ndarray:
+    pixels = np.clip(metres_to_pixels(points, size), -20 * size, 20 * size)
     return np.round(pixels * (1 << _SHIFT)).astype(np.int32)
 
 
@@ -51,10 +51,10 @@ def column_colours(voxels: SparseVoxels) -> np.ndarray:
     return (colours * share[..., None]).astype(np.uint8)
 
 
-def draw_columns(voxels: SparseVoxels, size: int, reach: float = RANGE) -> np.ndarray:
+def draw_columns(voxels: SparseVoxels, size: int) -> np.ndarray:
     """Render the columns as uint8 [size, size, 3]; each pixel takes the colour of the column it lies in."""
-    scale = 2 * reach / size
-    along = reach - (np.arange(size) + 0.5) * scale
+    scale = 2 * RANGE / size
+    along = RANGE - (np.arange(size) + 0.5) * scale
     grid = voxels.grid
     x = np.floor((along - grid.lower[0]) / grid.size).astype(np.int64)
     y = np.floor((along - grid.lower[1]) / grid.size).astype(np.int64)
@@ -64,50 +64,48 @@ def draw_columns(voxels: SparseVoxels, size: int, reach: float = RANGE) -> np.nd
     return image
 
 
-def draw_rings(image: np.ndarray, reach: float = RANGE, step: float = 10.0, labelled: bool = True) -> None:
-    """Draw range rings every `step` metres around the ego, a cross through it, and distance labels."""
+def draw_rings(image: np.ndarray, labelled: bool = True) -> None:
+    """Draw range rings every 10 m around the ego, a cross through it, and distance labels."""
     size = image.shape[0]
     over = image.copy()
-    centre = tuple(int(v) for v in _fixed(np.zeros(2), size, reach))
-    radii = np.arange(step, reach + 0.5, step)
+    centre = tuple(int(v) for v in _fixed(np.zeros(2), size))
+    radii = np.arange(10.0, RANGE + 0.5, 10.0)
     for radius in radii:
-        cv2.circle(over, centre, round(radius * size / (2 * reach) * 16), MUTED, 1, cv2.LINE_AA, _SHIFT)
-    for ends in (((-reach, 0), (reach, 0)), ((0, -reach), (0, reach))):
-        cv2.polylines(over, [_fixed(np.array(ends), size, reach)], False, LINE, 1, cv2.LINE_AA, _SHIFT)
+        cv2.circle(over, centre, round(radius * size / (2 * RANGE) * 16), MUTED, 1, cv2.LINE_AA, _SHIFT)
+    for ends in (((-RANGE, 0), (RANGE, 0)), ((0, -RANGE), (0, RANGE))):
+        cv2.polylines(over, [_fixed(np.array(ends), size)], False, LINE, 1, cv2.LINE_AA, _SHIFT)
     cv2.addWeighted(over, 0.6, image, 0.4, 0, dst=image)
     if labelled:
         for radius in radii:
             offset = radius * np.sqrt(0.5)
-            u, v = (int(c) for c in metres_to_pixels(np.array((-offset, -offset)), size, reach))
+            u, v = (int(c) for c in metres_to_pixels(np.array((-offset, -offset)), size))
             plated(image, f"{radius:.0f} m", (u, v))
 
 
-def draw_ego(image: np.ndarray, body: Vehicle = NUSCENES_CAR, reach: float = RANGE) -> None:
+def draw_ego(image: np.ndarray, body: Vehicle = NUSCENES_CAR) -> None:
     """Draw the vehicle's footprint with a windscreen near its front."""
     size = image.shape[0]
-    outline = _fixed(body.footprint(), size, reach)
+    outline = _fixed(body.footprint(), size)
     cv2.fillConvexPoly(image, outline, (244, 247, 250), cv2.LINE_AA, _SHIFT)
     cv2.polylines(image, [outline], True, (10, 12, 16), 1, cv2.LINE_AA, _SHIFT)
     x, half = body.front_m, body.width_m / 2
     glass = np.array([(x - 0.9, half - 0.2), (x - 1.7, half - 0.3), (x - 1.7, 0.3 - half), (x - 0.9, 0.2 - half)])
-    cv2.fillConvexPoly(image, _fixed(glass, size, reach), (60, 72, 88), cv2.LINE_AA, _SHIFT)
+    cv2.fillConvexPoly(image, _fixed(glass, size), (60, 72, 88), cv2.LINE_AA, _SHIFT)
 
 
-def draw_future_ego(image: np.ndarray, plan: Plan, seconds: float, body: Vehicle, reach: float = RANGE) -> None:
+def draw_future_ego(image: np.ndarray, plan: Plan, seconds: float, body: Vehicle) -> None:
     """Draw the vehicle's outline at its planned pose `seconds` ahead; forecasts stay in base_link at the stamp."""
     step = round(seconds / STEP_SECONDS) - 1
     if not 0 <= step < len(plan.waypoints):
         return
     cosine, sine = np.cos(plan.heading[step]), np.sin(plan.heading[step])
     corners = body.footprint() @ np.array([(cosine, sine), (-sine, cosine)]) + plan.waypoints[step]
-    outline = [_fixed(corners, image.shape[0], reach)]
+    outline = [_fixed(corners, image.shape[0])]
     cv2.polylines(image, outline, True, (8, 10, 14), 4, cv2.LINE_AA, _SHIFT)
     cv2.polylines(image, outline, True, (255, 255, 255), 2, cv2.LINE_AA, _SHIFT)
 
 
-def draw_plan(
-    image: np.ndarray, plan: Plan, body: Vehicle = NUSCENES_CAR, reach: float = RANGE, detail: bool = True
-) -> None:
+def draw_plan(image: np.ndarray, plan: Plan, body: Vehicle = NUSCENES_CAR, detail: bool = True) -> None:
     """Draw candidates thin and coloured by score, the best on top; the chosen path thick with a dot per waypoint.
 
     Without `detail` only the path is drawn: no candidates, no swept width, no dots.
@@ -116,23 +114,23 @@ def draw_plan(
     colours = score_colours(plan.scores)
     for index in np.argsort(plan.scores, kind="stable") if detail else ():
         if np.isfinite(plan.candidates[index]).all():
-            line = _fixed(np.concatenate([np.zeros((1, 2)), plan.candidates[index]]), size, reach)
+            line = _fixed(np.concatenate([np.zeros((1, 2)), plan.candidates[index]]), size)
             cv2.polylines(image, [line], False, colours[index], 2, cv2.LINE_AA, _SHIFT)
     line = centre_line(plan.waypoints)
     if not len(line):
         return
     colour = path_colour(plan)
-    pixels = [_fixed(line, size, reach)]
+    pixels = [_fixed(line, size)]
     thickness = 4 if detail else 2
     if detail:
         left, right = ribbon(plan.waypoints, body.width_m)
         over = image.copy()
         for quad in np.stack([left[:-1], left[1:], right[1:], right[:-1]], axis=1):
-            cv2.fillConvexPoly(over, _fixed(quad, size, reach), colour, cv2.LINE_8, _SHIFT)
+            cv2.fillConvexPoly(over, _fixed(quad, size), colour, cv2.LINE_8, _SHIFT)
         cv2.addWeighted(over, 0.4, image, 0.6, 0, dst=image)
     cv2.polylines(image, pixels, False, (8, 10, 14), thickness + 3, cv2.LINE_AA, _SHIFT)
     cv2.polylines(image, pixels, False, colour, thickness, cv2.LINE_AA, _SHIFT)
-    for point in _fixed(plan.waypoints, size, reach) if detail else ():
+    for point in _fixed(plan.waypoints, size) if detail else ():
         centre = (int(point[0]), int(point[1]))
         cv2.circle(
             image, centre, (thickness + 1) << (_SHIFT - 1), mix(colour, (255, 255, 255), 0.75), -1, cv2.LINE_AA, _SHIFT
@@ -165,7 +163,6 @@ def view_from_above(
     plan: Plan | None,
     size: int,
     body: Vehicle = NUSCENES_CAR,
-    reach: float = RANGE,
     ahead: float = 0.0,
 ) -> np.ndarray:
     """Render occupancy and plan from above as uint8 [size, size, 3] RGB.
@@ -175,14 +172,14 @@ def view_from_above(
     """
     if size < 16:
         raise InvalidInput("size", f"{size} pixels are too few")
-    image = draw_columns(voxels, size, reach) if len(voxels) else blank(size, size, SUNKEN)
+    image = draw_columns(voxels, size) if len(voxels) else blank(size, size, SUNKEN)
     detail = ahead == 0
-    draw_rings(image, reach, labelled=detail)
+    draw_rings(image, labelled=detail)
     if plan is not None:
-        draw_plan(image, plan, body, reach, detail)
-    draw_ego(image, body, reach)
+        draw_plan(image, plan, body, detail)
+    draw_ego(image, body)
     if plan is not None and ahead:
-        draw_future_ego(image, plan, ahead, body, reach)
+        draw_future_ego(image, plan, ahead, body)
     if detail:
         plated(image, "front", (size // 2, 14), 12, MUTED)
     if detail and plan is not None:

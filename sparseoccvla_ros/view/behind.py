@@ -39,32 +39,25 @@ _CORNERS = np.array(
 """Corners of a unit cube's six faces, in the order of _NORMALS."""
 
 
-@dataclass(frozen=True)
-class ChaseCamera:
-    """Virtual camera behind the vehicle: eye and target in base_link, m; horizontal field of view, degrees."""
-
-    eye: tuple[float, float, float] = (-13.5, 0.0, 10.0)
-    target: tuple[float, float, float] = (10.0, 0.0, 0.0)
-    view_angle: float = 68.0
-
-    def ego2img(self, width: int, height: int) -> np.ndarray:
-        """Return float64 [4, 4], base_link to pixels; above aspect ratio 1.55 the vertical view angle is kept."""
-        forward = np.subtract(self.target, self.eye)
-        norm = np.linalg.norm(forward)
-        right = np.cross(forward, (0, 0, 1))
-        if norm < 1e-6 or np.linalg.norm(right) < 1e-6:
-            raise InvalidInput("camera", "looks at itself or straight down")
-        forward, right = forward / norm, right / np.linalg.norm(right)
-        rotation = np.stack([right, np.cross(forward, right), forward])
-        focal = min(width, 1.55 * height) / 2 / np.tan(np.radians(self.view_angle) / 2)
-        intrinsics = np.array([(focal, 0, width / 2), (0, focal, height / 2), (0, 0, 1)])
-        out = np.eye(4)
-        out[:3, :3] = intrinsics @ rotation
-        out[:3, 3] = out[:3, :3] @ -np.array(self.eye)
-        return out
+EYE, TARGET = (-13.5, 0.0, 10.0), (10.0, 0.0, 0.0)
+"""Places of the camera behind the vehicle and of what it looks at: m in base_link, above the road."""
+VIEW_ANGLE = 68.0
+"""Horizontal field of view, degrees."""
 
 
-CHASE = ChaseCamera()
+def _ego2img(width: int, height: int, ground: float) -> np.ndarray:
+    """Return float64 [4, 4], base_link to pixels; above aspect ratio 1.55 the vertical view angle is kept."""
+    eye, target = (np.add(place, (0.0, 0.0, ground)) for place in (EYE, TARGET))
+    forward = target - eye
+    right = np.cross(forward, (0, 0, 1))
+    forward, right = forward / np.linalg.norm(forward), right / np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(forward, right), forward])
+    focal = min(width, 1.55 * height) / 2 / np.tan(np.radians(VIEW_ANGLE) / 2)
+    intrinsics = np.array([(focal, 0, width / 2), (0, focal, height / 2), (0, 0, 1)])
+    out = np.eye(4)
+    out[:3, :3] = intrinsics @ rotation
+    out[:3, 3] = out[:3, :3] @ -eye
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +230,6 @@ def view_from_behind(
     height: int,
     ground: float = 0.0,
     body: Vehicle = NUSCENES_CAR,
-    camera: ChaseCamera = CHASE,
 ) -> np.ndarray:
     """Render voxels, the path on the ground and the vehicle from behind as uint8 [height, width, 3] RGB.
 
@@ -246,10 +238,8 @@ def view_from_behind(
     """
     if min(width, height) < 16:
         raise InvalidInput("size", f"{width} x {height} pixels are too few")
-    (x, y, z), (tx, ty, tz) = camera.eye, camera.target
-    seen_from = ChaseCamera((x, y, z + ground), (tx, ty, tz + ground), camera.view_angle)
-    eye = np.array(seen_from.eye)
-    ego2img = seen_from.ego2img(width * OVERSAMPLE, height * OVERSAMPLE)
+    eye = np.add(EYE, (0.0, 0.0, ground))
+    ego2img = _ego2img(width * OVERSAMPLE, height * OVERSAMPLE, ground)
     image = _background(width * OVERSAMPLE, height * OVERSAMPLE, ego2img, ground)
     faces = _voxel_faces(voxels, eye)
     low = faces.flat

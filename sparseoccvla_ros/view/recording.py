@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -89,9 +89,7 @@ class SceneRecording:
 
     path: the .rrd file to write, or None. port: serves the viewer at http://<address>:<port> (see `url`), or None;
     data use port + 1. address: interface that serves the data, loopback by default. The viewer page comes from Rerun,
-    contains no data and is served on every interface. cameras: camera names of the layout until a frame set has
-    others. cubes: True logs occupancy as cubes, False as points, which are lighter for large presets. body: vehicle
-    drawn to scale.
+    contains no data and is served on every interface. body: vehicle drawn to scale.
     Both sinks get every message from the first one on. Use it as a context manager, or call close().
 
     Raises ImportError if rerun-sdk is missing, InvalidInput if no sink is given or a port is in use.
@@ -102,16 +100,13 @@ class SceneRecording:
         path: str | os.PathLike[str] | None = None,
         port: int | None = None,
         address: str = "127.0.0.1",
-        cameras: tuple[str, ...] = CAMERAS,
-        cubes: bool = True,
         body: Vehicle = NUSCENES_CAR,
-        application: str = "sparseoccvla",
     ) -> None:
         if path is None and port is None:
             raise InvalidInput("path", "neither a file nor a port to serve is given")
         self._rr = _rerun()
-        self._cubes, self._body = cubes, body
-        self._cameras = set(cameras)
+        self._body = body
+        self._cameras = set(CAMERAS)
         self._trail: deque[np.ndarray] = deque(maxlen=TRAIL)
         self._epoch: int | None = None
         self.path = None if path is None else Path(path)
@@ -129,16 +124,14 @@ class SceneRecording:
             sinks.append(self._rr.GrpcServerSink(address, port + 1, cors_allow_origin=[f"http://{host}:{port}"]))
             self._rr.serve_web_viewer(web_port=port, open_browser=False, connect_to=data)
             self.url = f"http://{host}:{port}/?url={data.replace('+', '%2B')}"
-        self._stream = self._rr.RecordingStream(application)
-        self._stream.set_sinks(*sinks, default_blueprint=self.blueprint(cameras))
+        self._stream = self._rr.RecordingStream("sparseoccvla")
+        self._stream.set_sinks(*sinks, default_blueprint=self.blueprint(CAMERAS))
         self._log_static()
 
     def __enter__(self) -> SceneRecording:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -299,24 +292,15 @@ class SceneRecording:
             self._stream.log(entity, rr.Clear(recursive=False))
             return
         half = voxels.grid.size / 2
-        if self._cubes:
-            sizes = np.full((len(voxels), 3), half * 0.96, np.float32)
-            shape = rr.Boxes3D(
-                centers=voxels.centres(),
-                half_sizes=sizes,
-                colors=SHOWN_PALETTE[voxels.labels].astype(np.uint8),
-                class_ids=voxels.labels,
-                fill_mode="solid",
-                show_labels=False,
-            )
-        else:
-            shape = rr.Points3D(
-                voxels.centres(),
-                radii=[half],
-                colors=SHOWN_PALETTE[voxels.labels].astype(np.uint8),
-                class_ids=voxels.labels,
-                show_labels=False,
-            )
+        sizes = np.full((len(voxels), 3), half * 0.96, np.float32)
+        shape = rr.Boxes3D(
+            centers=voxels.centres(),
+            half_sizes=sizes,
+            colors=SHOWN_PALETTE[voxels.labels].astype(np.uint8),
+            class_ids=voxels.labels,
+            fill_mode="solid",
+            show_labels=False,
+        )
         self._stream.log(entity, shape)
 
     def _log_plan(self, plan: Plan | None, height: float) -> None:

@@ -31,12 +31,18 @@ def _seen(cameras: tuple[CameraReport, ...], cells: int) -> np.ndarray:
     points = np.stack([*np.meshgrid(edge, edge, indexing="ij"), np.full((cells, cells), EYE_LEVEL)], -1)
     out = np.zeros((len(cameras), cells, cells), bool)
     for row, camera in zip(out, cameras, strict=True):
-        if camera.ego2img is not None and camera.preview is not None:
-            pixels, depth = geometry.project(camera.ego2img, points)
-            height, width = camera.preview.shape[:2]
-            with np.errstate(invalid="ignore"):
-                row[:] = (depth > 0.1) & (pixels >= -0.5).all(-1) & (pixels < (width - 0.5, height - 0.5)).all(-1)
+        row[:] = _covers(camera, points)
     return out
+
+
+def _covers(camera: CameraReport, points: np.ndarray) -> np.ndarray:
+    """Whether a camera covers each of points [..., 3] m in base_link, bool [...]; none before it is calibrated."""
+    if camera.ego2img is None or camera.preview is None:
+        return np.zeros(points.shape[:-1], bool)
+    pixels, depth = geometry.project(camera.ego2img, points)
+    height, width = camera.preview.shape[:2]
+    with np.errstate(invalid="ignore"):
+        return (depth > 0.1) & (pixels >= -0.5).all(-1) & (pixels < (width - 0.5, height - 0.5)).all(-1)
 
 
 def blind_directions(cameras: tuple[CameraReport, ...], distance: float = 15.0) -> list[tuple[int, int]]:
@@ -45,11 +51,7 @@ def blind_directions(cameras: tuple[CameraReport, ...], distance: float = 15.0) 
     points = np.stack([distance * np.cos(angles), distance * np.sin(angles), np.full(360, EYE_LEVEL)], -1)
     seen = np.zeros(360, bool)
     for camera in cameras:
-        if camera.ego2img is not None and camera.preview is not None:
-            pixels, depth = geometry.project(camera.ego2img, points)
-            height, width = camera.preview.shape[:2]
-            with np.errstate(invalid="ignore"):
-                seen |= (depth > 0.1) & (pixels >= -0.5).all(-1) & (pixels < (width - 0.5, height - 0.5)).all(-1)
+        seen |= _covers(camera, points)
     if seen.all():
         return []
     if not seen.any():

@@ -7,7 +7,6 @@ comfortably, on green or amber, and without contact.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,20 +34,13 @@ _GREEN_TIMES, _RED_TIMES = (12.0, 24.0), (14.0, 26.0)
 _CLEARING = 2.0
 
 
-@dataclass(frozen=True)
-class World:
-    """Generated content of a world, used by Scene.generate."""
+def generate(
+    seed: int, maneuver: str | None, seconds: float
+) -> tuple[Plan, list[Placed], list[Moving], Mover, Phases, tuple[Crossing, ...]]:
+    """Generate the world of a seed: its plan, what stands and what moves, the ego, the signals and the crossings.
 
-    plan: Plan
-    standing: list[Placed]
-    moving: list[Moving]
-    ego: Mover
-    lights: Phases
-    crossings: tuple[Crossing, ...] = ()
-
-
-def generate(seed: int, maneuver: str | None, seconds: float) -> World:
-    """Generate the world of a seed; drives of up to NOMINAL seconds are the same regardless of their length."""
+    Drives of up to NOMINAL seconds are the same regardless of their length.
+    """
     plan = draw(np.random.default_rng([seed, 29]), maneuver)
     standing = Layout(plan.streets, np.random.default_rng([seed, 31]), plan.furnishing).build()
     span = max(seconds, NOMINAL)
@@ -71,7 +63,7 @@ def generate(seed: int, maneuver: str | None, seconds: float) -> World:
         if _good(ego, lights) and all(id(m) in kept for m in held):
             break
     ego.held_by = tuple(c.mover for c in crowd.crossings)
-    return World(plan, standing, moving, ego, lights, crowd.crossings)
+    return plan, standing, moving, ego, lights, crowd.crossings
 
 
 def _good(ego: Mover, lights: Phases) -> bool:

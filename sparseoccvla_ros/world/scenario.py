@@ -8,7 +8,7 @@ Widths are those of real urban streets (lanes 3.0 to 3.6 m, parking 2.3 m, cycle
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -80,8 +80,8 @@ def draw(rng: np.random.Generator, maneuver: str | None) -> Plan:
     low = -reach[-1.0] if -1.0 in arms else main.half_width + 2.0
     high = reach[1.0] if 1.0 in arms else -main.half_width - 2.0
     streets = Streets(
-        main=_street(lines[0], main, (min(ends[0], -90.0), ends[1])),
-        cross=_street(lines[1], cross, (low, high)),
+        main=replace(main, pieces=tuple(lines[0]), built=(min(ends[0], -90.0), ends[1])),
+        cross=replace(cross, pieces=tuple(lines[1]), built=(low, high)),
         worn=float(rng.uniform(0.05, 0.6)),
         arms=arms,
         corner=float(rng.uniform(5.0, 8.0)),
@@ -98,20 +98,8 @@ def draw(rng: np.random.Generator, maneuver: str | None) -> Plan:
     return Plan(streets, furnishing, chosen, lane, start, desired, closed)
 
 
-@dataclass(frozen=True)
-class _Section:
-    """A cross-section: the fields of Street without its centreline."""
-
-    half_width: float
-    lanes: tuple[float, ...]
-    median: float
-    dashed: tuple[float, ...]
-    solid: tuple[float, ...]
-    parking: float
-    cycling: float
-
-
-def _section(rng: np.random.Generator, lanes: int, median: bool = True) -> _Section:
+def _section(rng: np.random.Generator, lanes: int, median: bool = True) -> Street:
+    """Draw a street's cross-section; it has no centreline yet."""
     island = float(rng.uniform(0.5, 1.6)) if median and rng.random() < (0.55 if lanes == 2 else 0.2) else 0.0
     width = float(rng.uniform(3.0, 3.5) if lanes == 2 else rng.uniform(3.15, 3.6))
     inner = island + 0.45 if island else 0.12
@@ -130,15 +118,8 @@ def _section(rng: np.random.Generator, lanes: int, median: bool = True) -> _Sect
     # Without a cycle lane, cyclists keep to the right of a two-lane road without parking; other roads have none.
     if not cycling and lanes == 2 and not parking:
         cycling = outer - 0.25
-    return _Section(edge + (0.0 if parking else float(rng.uniform(0.25, 0.6))), centres, island, dashed,
-                    tuple(solid), parking, cycling)  # fmt: skip
-
-
-def _street(pieces: list[Piece], section: _Section, built: tuple[float, float]) -> Street:
-    return Street(
-        tuple(pieces), section.half_width, section.lanes, section.median, section.dashed, section.solid,
-        section.parking, section.cycling, built,
-    )  # fmt: skip
+    half_width = edge + (0.0 if parking else float(rng.uniform(0.25, 0.6)))
+    return Street((), half_width, centres, island, dashed, tuple(solid), parking, cycling)
 
 
 def _bend(rng: np.random.Generator, straight: tuple[float, float], radius: tuple[float, float]) -> list:
@@ -166,12 +147,6 @@ def _lines(
         if _apart(one, two):
             return one, two
     one, two = _two_ways(straight, straight, 0.0), _two_ways(straight, straight, np.pi / 2)
-    return _lines_of_one_arm(one, two, main, arms)
-
-
-def _lines_of_one_arm(
-    one: list[Piece], two: list[Piece], main: float, arms: tuple[float, ...]
-) -> tuple[list[Piece], list[Piece]]:
     if len(arms) == 1:
         low, high = (-main, FAR_END) if arms[0] > 0 else (-FAR_END, main)
         two = chain([(high - low, 0.0)], 0.0, low, np.pi / 2, s0=low)
@@ -201,7 +176,7 @@ def _apart(one: list[Piece], two: list[Piece]) -> bool:
     return bool((distance >= np.minimum(0.7 * np.maximum(np.abs(s)[:, None], np.abs(t)), _APART)).all())
 
 
-def _site(rng: np.random.Generator, main: _Section, start: float) -> tuple[tuple[float, float] | None, int]:
+def _site(rng: np.random.Generator, main: Street, start: float) -> tuple[tuple[float, float] | None, int]:
     """Draw the construction site (Furnishing.site) and the direction whose outer lane it closes (Plan.closed)."""
     side, along = float(rng.choice([-1.0, 1.0])), float(rng.uniform(start + 25.0, start + 150.0))
     if rng.random() > 0.6 or not (main.parking or len(main.lanes) == 2):

@@ -25,7 +25,6 @@ from .shapes.objects import SIGNAL_LAMPS
 from .shapes.solids import Kind, Material, Part, Primitives, linear
 
 COMMAND_SECONDS = 3.0
-COMMAND_OFFSET = 2.0
 COMMAND_SPEED = 5.0
 LONGEST = 30.0
 """Longest drive in s; later the ego may leave the built-up part of the world."""
@@ -61,10 +60,7 @@ class EgoMotion:
         here = self.mover.path.at(s)
         there = self.mover.path.at(s + max(speed, COMMAND_SPEED) * COMMAND_SECONDS)
         dx, dy = there[:2] - here[:2]
-        offset = dy * np.cos(here[2]) - dx * np.sin(here[2])
-        if offset >= COMMAND_OFFSET:
-            return Command.LEFT
-        return Command.RIGHT if offset <= -COMMAND_OFFSET else Command.STRAIGHT
+        return Command.of_offset(dy * np.cos(here[2]) - dx * np.sin(here[2]))
 
 
 @dataclass(frozen=True)
@@ -127,11 +123,8 @@ class Scene:
             raise InvalidInput("seconds", f"{seconds} is not within 1..{LONGEST:.0f}, then the built-up streets end")
         if maneuver not in (None, *MANEUVERS):
             raise InvalidInput("maneuver", f"{maneuver!r} is not one of {MANEUVERS}")
-        world = generator.generate(seed, maneuver, seconds)
-        plan, drive = world.plan, EgoMotion(world.ego, seconds)
-        return cls(
-            seed, plan.streets, world.standing, world.moving, drive, world.lights, plan.maneuver, world.crossings
-        )
+        plan, standing, moving, ego, lights, crossings = generator.generate(seed, maneuver, seconds)
+        return cls(seed, plan.streets, standing, moving, EgoMotion(ego, seconds), lights, plan.maneuver, crossings)
 
     def at(self, time: float) -> State:
         """Return the world at `time` s of the drive."""

@@ -22,7 +22,7 @@ def cloud(seed: int, count: int, spread: float = 1.5):
     return points, rng.integers(0, NUM_CLASSES, count).astype(np.uint8), scores
 
 
-def by_hand(points, labels, scores, grid, threshold):
+def by_hand(points, labels, scores, grid):
     heap = defaultdict(lambda: defaultdict(list))
     index, inside = grid.index_of(points)
     for i in np.flatnonzero(inside):
@@ -30,18 +30,16 @@ def by_hand(points, labels, scores, grid, threshold):
     out = {}
     for voxel, classes in heap.items():
         label = min(classes, key=lambda c: (-sum(classes[c]), c))
-        mean = sum(classes[label]) / len(classes[label])
-        if mean >= threshold:
-            out[voxel] = (label, mean)
+        out[voxel] = (label, sum(classes[label]) / len(classes[label]))
     return out
 
 
 @settings(max_examples=60)
-@given(seed=st.integers(0, 10**6), count=st.integers(0, 300), threshold=st.sampled_from([0.0, 0.25, 0.5, 0.9]))
-def test_equals_plain_loop(seed, count, threshold):
+@given(seed=st.integers(0, 10**6), count=st.integers(0, 300))
+def test_equals_plain_loop(seed, count):
     points, labels, scores = cloud(seed, count)
-    want = by_hand(points, labels, scores, SMALL, threshold)
-    got = voxelise(points, labels, scores, SMALL, threshold)
+    want = by_hand(points, labels, scores, SMALL)
+    got = voxelise(points, labels, scores, SMALL)
     assert {tuple(int(v) for v in i): int(c) for i, c in zip(got.indices, got.labels, strict=True)} == {
         v: c for v, (c, _) in want.items()
     }
@@ -53,8 +51,8 @@ def test_equals_plain_loop(seed, count, threshold):
 def test_order_of_points_does_not_matter(seed):
     points, labels, scores = cloud(seed, 200)
     order = np.random.default_rng(seed).permutation(200)
-    a = voxelise(points, labels, scores, SMALL, 0.3)
-    b = voxelise(points[order], labels[order], scores[order], SMALL, 0.3)
+    a = voxelise(points, labels, scores, SMALL)
+    b = voxelise(points[order], labels[order], scores[order], SMALL)
     np.testing.assert_array_equal(a.indices, b.indices)
     np.testing.assert_array_equal(a.labels, b.labels)
     np.testing.assert_array_equal(a.scores, b.scores)

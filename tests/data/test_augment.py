@@ -15,8 +15,8 @@ from sparseoccvla_ros.camera_sync.images import ImagePreparer
 from sparseoccvla_ros.core import geometry
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
-from sparseoccvla_ros.data.augment import LARGEST, SMALLEST, Crop, ImageAugmentation, cropped, distorted, flipped
-from sparseoccvla_ros.data.dataset import Sample
+from sparseoccvla_ros.data.augment import LARGEST, SMALLEST, ImageAugmentation, cropped, distorted
+from sparseoccvla_ros.data.dataset import Sample, flipped
 from sparseoccvla_ros.data.nuscenes.dataset import whole_images
 
 HEIGHT, WIDTH = 128, 352
@@ -52,7 +52,7 @@ def test_whole_images_are_the_largest_scale_of_the_reference() -> None:
 def test_a_point_shows_the_same_colour_before_and_after(scale: float, across: float, flip: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     before = sample_of(smooth(rng, WHOLE.height, WHOLE.width)[None, None])
-    after = cropped(before, HEIGHT, WIDTH, Crop(scale, across, flip))
+    after = cropped(before, HEIGHT, WIDTH, scale, across, flip)
     assert after.images.shape == (1, 1, HEIGHT, WIDTH, 3)
     points = np.column_stack([rng.uniform(3, 30, 400), rng.uniform(-30, 30, 400), rng.uniform(-3, 3, 400)])
     old, _ = geometry.project(before.ego2img[0, 0].astype(np.float64), points)
@@ -76,7 +76,7 @@ def test_the_middle_of_the_range_is_the_test_time_image() -> None:
         preparer = ImagePreparer(config, 1)
         preparer.prepare(native, out)
         preparer.close()
-    after = cropped(sample_of(whole[None, None]), HEIGHT, WIDTH, Crop())
+    after = cropped(sample_of(whole[None, None]), HEIGHT, WIDTH)
     difference = np.abs(after.images[0, 0].astype(int) - plain)
     assert difference.mean() < 0.5  # resized twice instead of once
     assert difference.max() < 16
@@ -84,7 +84,7 @@ def test_the_middle_of_the_range_is_the_test_time_image() -> None:
 
 def test_small_pictures_leave_the_right_side_black() -> None:
     before = sample_of(np.full((1, 2, WHOLE.height, WHOLE.width, 3), 200, np.uint8))
-    after = cropped(before, HEIGHT, WIDTH, Crop(SMALLEST, 0.7))
+    after = cropped(before, HEIGHT, WIDTH, SMALLEST, 0.7)
     covered = round(WIDTH * SMALLEST)
     assert (after.images[..., : covered - 1, :] == 200).all()
     assert (after.images[..., covered + 1 :, :] == 0).all()
@@ -164,4 +164,4 @@ def test_photometric_distortion_keeps_to_its_bounds() -> None:
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_no_scale_is_refused(scale: float) -> None:
     with pytest.raises(InvalidInput, match="scale"):
-        cropped(sample_of(np.zeros((1, 1, 9, 16, 3), np.uint8)), 8, 8, Crop(scale))
+        cropped(sample_of(np.zeros((1, 1, 9, 16, 3), np.uint8)), 8, 8, scale)

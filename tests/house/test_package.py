@@ -185,10 +185,10 @@ def test_rviz_follows_time_and_namespace_and_is_refused_where_it_is_missing(tmp_
     (index / "rviz2").touch()
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     settings = launch_config.rviz_settings(values)
-    assert settings.use_sim_time
-    assert settings.namespace == "/veh1/front"
+    assert settings["parameters"] == [{"use_sim_time": True}]
+    assert settings["namespace"] == "/veh1/front"
     named = re.findall(r"Value: (/sparseoccvla/\S+)", (ROOT / "rviz" / "sparseoccvla.rviz").read_text())
-    moved = dict(settings.remappings)
+    moved = dict(settings["remappings"])
     for name in {n.removesuffix("_updates") for n in named}:
         assert moved[name] == name.replace("/sparseoccvla/", "/veh1/front/")
 

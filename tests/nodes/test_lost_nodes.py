@@ -87,7 +87,7 @@ def test_without_a_follower_the_vehicle_stops_and_goes_on_with_it(graph, until, 
 
     def on_image(message: CompressedImage) -> None:
         episode = one.simulator._episode
-        policy.begin(episode.simulator, episode.world, episode.expert)
+        policy.begin(episode.simulator, episode.expert)
         paths.publish(path(messages.nanoseconds(message.header.stamp), policy.waypoints()))
 
     graph.probe.create_subscription(CompressedImage, FRONT, on_image, 10)

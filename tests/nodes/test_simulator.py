@@ -69,7 +69,7 @@ class Stack:
             self._lost.add(stamp)
             return
         self.late = (self.simulator._stamp - messages.nanoseconds(message.header.stamp)) / 1e9
-        self._policy.begin(episode.simulator, episode.world, episode.expert)
+        self._policy.begin(episode.simulator, episode.expert)
         if self.plans:
             self.path.publish(path(messages.nanoseconds(message.header.stamp), self._policy.waypoints()))
 

@@ -19,7 +19,6 @@ from sparseoccvla_ros.occupancy.losses import (
     LossWeights,
     Neighbours,
     OccupancyTargets,
-    nearest,
     nearest_in_chunks,
     occupancy_loss,
 )
@@ -200,7 +199,7 @@ def test_tree_chunks_and_brute_force_agree(seed: int, queries: int, references: 
     )
     distances = (query.double()[:, None] - reference.double()).norm(dim=2)
     least = distances.min(1).values if queries else torch.zeros(0, dtype=torch.float64)
-    for found in (nearest(query, reference), nearest_in_chunks(query, reference, elements)):
+    for found in (Neighbours(reference)(query), nearest_in_chunks(query, reference, elements)):
         assert found.dtype == torch.int64
         torch.testing.assert_close(distances.gather(1, found[:, None])[:, 0], least, rtol=1e-6, atol=0)
 
@@ -209,7 +208,7 @@ def test_lattice_ties_find_a_nearest() -> None:
     """Centres on a lattice and queries on its corners tie eightfold; the distance is the same whichever wins."""
     reference = torch.from_numpy(OCC3D_GRID.centre_of(np.argwhere(np.ones((6, 6, 6), bool))))
     query = reference + 0.2
-    for found in (nearest(query, reference), nearest_in_chunks(query, reference)):
+    for found in (Neighbours(reference)(query), nearest_in_chunks(query, reference)):
         assert (reference[found] - query).abs().max().item() == pytest.approx(0.2, abs=1e-5)
 
 

@@ -41,7 +41,7 @@ def cells_saying(label: int, metres: float) -> ViewProposals:
 
 def views_saying(label: int, metres: float, **changes: list[bool]) -> CellViews:
     head = VoxelHead(OCC3D_GRID, 32)
-    return CellViews.of(scene(**changes), cells_saying(label, metres), head.smooth, 0)
+    return CellViews.of(scene(**changes), cells_saying(label, metres), head.smooth)
 
 
 def test_a_cell_is_read_where_its_ray_is_and_at_its_depth():
@@ -80,7 +80,7 @@ def test_loops_read_what_gathers_read():
     cells = ViewProposals(10, CHANNELS, OCC3D_GRID).eval()
     head = VoxelHead(OCC3D_GRID, 32)
     with torch.inference_mode():
-        views = CellViews.of(scene(usable=[True] * 5 + [False], frames=2), cells, head.smooth, 0)
+        views = CellViews.of(scene(usable=[True] * 5 + [False], frames=2), cells, head.smooth)
         points, offsets = head.centres[::7], head._offsets()
         for frame in range(2):
             camera = views.choose(frame, points)

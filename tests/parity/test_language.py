@@ -144,7 +144,7 @@ def test_result_files_as_hermes_prints_them(path):
         for i, turns in enumerate(recorded["files"])
         for k, turn in enumerate(turns[: max(0, len(turns) - 2)])
     ]
-    result = evaluate(documents, "hermes", "multi_turn")
+    result = evaluate(documents, "hermes")
     assert result.n == recorded["n_scored"]
     for name, key in (("ROUGE-L", "ROUGE_L"), ("CIDEr", "CIDEr"), ("METEOR-nltk", "METEOR")):
         if name in result.scores:

@@ -22,7 +22,7 @@ from sparseoccvla_ros.camera_sync.ego_motion import EgoMotion
 from sparseoccvla_ros.core.geometry import inverse, planar, transform
 from sparseoccvla_ros.core.tf_buffer import TransformBuffer
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES, Command
-from sparseoccvla_ros.data.bags.playback import Message, Playback
+from sparseoccvla_ros.data.bags.playback import Playback
 from sparseoccvla_ros.data.bags.reader import BagMessage, BagReader
 from sparseoccvla_ros.data.nuscenes.prepare import moments
 from sparseoccvla_ros.data.synthetic.drives import STEP, Drive, record
@@ -125,7 +125,7 @@ def from_bag(now: int, later: Later, opened: list[int]) -> np.ndarray:
         speed = 0.0
         pose = np.eye(4)
         for event in playback.due((now - begun) / S):
-            assert isinstance(event, Message)
+            assert isinstance(event, BagMessage)
             content = bag.decode(event.raw, event.type)
             if event.topic == COMMAND_TOPIC:
                 route.set_command(event.stamp, content.data)

@@ -1,4 +1,4 @@
-"""Questions in, text out, trajectories in text."""
+"""Questions in, text out."""
 
 import unicodedata
 
@@ -7,10 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.reasoning.prompts import (
-    render,
-    templates,
-)
 from sparseoccvla_ros.reasoning.serving.text_stream import TextStream, check_question, escape
 
 
@@ -71,21 +67,3 @@ def test_text_is_cut_at_its_limit(tiny_model):
         stream.push(i)
     assert stream.full
     assert stream.text == "Plan a saf"
-
-
-# --- templates and trajectories
-
-
-def test_every_template_renders():
-    for family, texts in templates().items():
-        for i, text in enumerate(texts):
-            names = [part.split("}")[0] for part in text.split("{")[1:]]
-            question = render(family, i, **{n: "x" for n in names})
-            assert "{" not in question
-            assert check_question(question)
-
-
-def test_render_refuses_unknown_families_and_fields():
-    for family, fields in (("poetry", {}), ("description", {"thing": "car"}), ("counterfactual", {})):
-        with pytest.raises(InvalidInput):
-            render(family, 0, **fields)

@@ -177,7 +177,7 @@ def test_reasons_are_named(case, monkeypatch, tmp_path: Path) -> None:
     reason = use_runtime(encoder, preset, "onnx")
     assert f"./run export --preset {preset.name} --runtime onnx" in reason
     assert "image_features" not in encoder.__dict__
-    monkeypatch.setattr("sparseoccvla_ros.runtime.backends.onnx.absent", lambda *names: f"{names[0]} is not installed")
+    monkeypatch.setattr("sparseoccvla_ros.runtime.backends.base.absent", lambda *names: f"{names[0]} is not installed")
     assert use_runtime(encoder, preset, "onnx") == "onnxruntime is not installed"
     assert len(encoder.encode(sets[0]).points) == preset.occupancy.queries
 

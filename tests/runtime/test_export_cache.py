@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from sparseoccvla_ros.core.files import written
 from sparseoccvla_ros.runtime import export
 from sparseoccvla_ros.runtime.backends.base import TOLERANCE, CannotBuild
-from sparseoccvla_ros.runtime.backends.cache import building, engine_folder, valid_record, write_record, written
+from sparseoccvla_ros.runtime.backends.cache import building, engine_folder, valid_record, write_record
 from sparseoccvla_ros.runtime.backends.registry import backend
 from sparseoccvla_ros.runtime.export import build, engine_path, find, write_onnx
 from sparseoccvla_ros.runtime.onnx_graphs import Graph, decoder_graph, image_graph

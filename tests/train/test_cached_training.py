@@ -11,6 +11,7 @@ import torch
 
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.data.dataset import mirrored
+from sparseoccvla_ros.data.shared_work import share
 from sparseoccvla_ros.data.synthetic.dataset import world_sample
 from sparseoccvla_ros.data.synthetic.scenes import WorldSettings, scene_file, write_scene
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
@@ -56,7 +57,7 @@ def _scenes(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def cache_of(encoder: OccupancyEncoder, variants: int) -> BackboneCache:
     cache = BackboneCache(encoder, SETTINGS, FROZEN, Variants(variants, photograph=0.5))
-    assert list(cache.prepare([0, 1])) == [0, 1]
+    assert list(share(cache, [0, 1])) == [0, 1]
     return cache
 
 

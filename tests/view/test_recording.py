@@ -115,7 +115,7 @@ def test_what_is_gone_is_cleared(tmp_path, make_frames, make_plan, voxels):
     """A second frame set without plan, forecasts and one camera must not keep the first one's on screen."""
     frames = make_frames()
     later = dataclasses.replace(make_frames(missing=("CAM_BACK",)), stamp=frames.stamp + 10**9, epoch=frames.epoch + 1)
-    with SceneRecording(tmp_path / "a.rrd", cubes=False) as log:
+    with SceneRecording(tmp_path / "a.rrd") as log:
         log.log_scene(frames, voxels, make_plan(), (voxels,) * 3)
         log.log_scene(later, SparseVoxels.empty(), None)
     chunks = chunks_of(tmp_path / "a.rrd")
@@ -123,7 +123,7 @@ def test_what_is_gone_is_cleared(tmp_path, make_frames, make_plan, voxels):
     for name in (*gone, "cameras/CAM_BACK/image"):
         cleared = [c for c in chunks[f"map/ego/{name}"] if any("Clear" in f for f in c.to_record_batch().schema.names)]
         assert later.stamp in stamps(cleared), name
-    assert len(column(chunks["map/ego/occupancy"], "Points3D:positions")[0]) == len(voxels)
+    assert len(column(chunks["map/ego/occupancy"], "Boxes3D:centers")[0]) == len(voxels)
 
 
 def free_ports() -> int:

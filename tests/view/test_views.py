@@ -170,11 +170,6 @@ def test_path_from_behind_runs_under_obstacles(voxels, make_plan):
     assert len(changed_pixels(image, plain)) > 1500
 
 
-def test_chase_camera_must_look_somewhere():
-    with pytest.raises(InvalidInput, match="camera"):
-        behind.ChaseCamera(eye=(0, 0, 5), target=(0, 0, 0)).ego2img(100, 100)
-
-
 def test_ground_height_follows_the_road(voxels, one_voxel):
     """Road voxels at z index 2 have their top at -1 + 3 * 0.4 = 0.2 m; without road it is 0."""
     assert ground_height(voxels) == pytest.approx(0.2, abs=1e-5)

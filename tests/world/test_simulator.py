@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.world.agents.traffic import Mover, Phases, overlap
+from sparseoccvla_ros.world.agents.traffic import Mover, Phases, overlap, rectangle
 from sparseoccvla_ros.world.roads.curves import Curve
 from sparseoccvla_ros.world.sim.simulator import Simulator
-from sparseoccvla_ros.world.sim.traffic import Traffic, body_of
+from sparseoccvla_ros.world.sim.traffic import Traffic
 from sparseoccvla_ros.world.sim.vehicle import BRAKE_LIMIT, STEER_LIMIT, Action, EgoVehicleState
 
 ALWAYS = Phases(((-60.0, 600.0),), ())
@@ -59,7 +59,7 @@ def test_cars_stop_behind_an_ego_that_stands_on_their_path(yaw):
     car, ego = mover(line(), 50.0, 10.0), mover(line(3.5), 50.0, 0.0)
     traffic = Traffic([car], [], [], ego, ALWAYS, 20, 140)
     standing = EgoVehicleState(60.0, 1.0, yaw, 0.0)
-    body = body_of(standing, 4.08, 1.73, 1.39)
+    body = rectangle(standing.pose, 4.08, 1.73, 1.39)
     for _ in range(115):
         traffic.step(standing, 100.0, body)
         assert not overlap(car.rectangle(0.1 * (traffic.k - 20)), body).any()
@@ -72,7 +72,7 @@ def test_cars_pass_an_ego_beside_their_path():
     traffic = Traffic([car], [], [], ego, ALWAYS, 20, 140)
     standing = EgoVehicleState(60.0, 3.5, 0.0, 0.0)
     for _ in range(115):
-        traffic.step(standing, 100.0, body_of(standing, 4.08, 1.73, 1.39))
+        traffic.step(standing, 100.0, rectangle(standing.pose, 4.08, 1.73, 1.39))
     assert car.travelled[traffic.k] > 145.0
 
 
@@ -97,7 +97,7 @@ def test_who_waits_for_a_standing_ego_steps_back(speed):
     person.speeds, person.forces = np.zeros(len(person.times)), np.zeros(len(person.times))
     traffic = Traffic([], [person], [], mover(line(), 20.0, 0.0), ALWAYS, 20, 140)
     ego = EgoVehicleState(18.6, 0.0, 0.0, speed)
-    body = body_of(ego, 4.08, 1.73, 1.39)
+    body = rectangle(ego.pose, 4.08, 1.73, 1.39)
     gaps = []
     for _ in range(100):
         traffic.step(ego, 70.0, body)

@@ -20,8 +20,7 @@ from ..calibration import EQUIDISTANT, CameraModel
 from ..config import ImageConfig
 from ..drop_reasons import DropReason
 from ..frame_assembler import CameraSync
-from ..images import CompressedImage, RawImage
-from ..message_adapter import MessageAdapter, stamp_ns
+from ..message_adapter import MessageAdapter, image_source, stamp_ns
 from ..profiles import CameraInput, Profile
 from .lens import field_of_view
 
@@ -270,15 +269,9 @@ class RigCheck:
         message = self._first.get(camera.name)
         if message is None:
             return
-        source: CompressedImage | RawImage
-        if camera.transport == "compressed":
-            source = CompressedImage(message.data, message.format)
-        else:
-            names = ("data", "height", "width", "step", "encoding", "is_bigendian")
-            source = RawImage(*(getattr(message, n) for n in names))
         out = np.zeros((self._image.height, self._image.width, 3), np.uint8)
         try:
-            ida = self._sync.preparer.prepare(source, out, model)
+            ida = self._sync.preparer.prepare(image_source(camera, message), out, model)
         except InvalidInput as error:
             report.problems.append(str(error).removeprefix(f"{report.name}: "))
             return

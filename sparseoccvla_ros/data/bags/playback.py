@@ -30,17 +30,7 @@ class Clock:
     stamp: int
 
 
-@dataclass(frozen=True, eq=False)
-class Message:
-    """A message to publish: raw is CDR with its 4-byte header, stamp its record time in ns."""
-
-    topic: str
-    type: str
-    raw: bytes
-    stamp: int
-
-
-Event = Clock | Message
+Event = Clock | BagMessage
 
 
 class Playback:
@@ -80,13 +70,15 @@ class Playback:
             raise InvalidInput("topics", f"the bag lacks {sorted(set(topics) - set(reader.topics))}")
         if topics is not None and not topics:
             raise InvalidInput("topics", "none is chosen")
+        if not 0.0 < rate <= RATE_LIMIT:
+            raise InvalidInput("rate", f"want more than 0 and at most {RATE_LIMIT:g}, got {rate}")
         self.reader = reader
         self.loop = loop
         self.passes = 0
         """Number of passes begun so far."""
         self.finished = False
         self.paused = False
-        self._rate = _checked_rate(rate)
+        self._rate = float(rate)
         self._topics = None if topics is None else tuple(topics)
         # Internal bag time is ns since the bag's start: a float64 of ns since the epoch only resolves 256 ns.
         self._zero = reader.start
@@ -109,12 +101,7 @@ class Playback:
         """Begin the first pass, or restart, at the caller's time `now`, in seconds."""
         self.paused = paused
         self._steps = 0
-        self._begin(self._first, now)
-
-    @property
-    def rate(self) -> float:
-        """Bag seconds per second of the caller's time."""
-        return self._rate
+        self._begin(now)
 
     def pause(self, now: float) -> None:
         """Stop bag time; nothing is due until resume() or step()."""
@@ -135,14 +122,6 @@ class Playback:
         if not self.paused:
             raise InvalidInput("step", "playback is not paused")
         self._steps += 1
-
-    def seek(self, offset: float, now: float) -> None:
-        """Jump to `offset` seconds into the bag, paused or not, and replay the latched messages recorded before it."""
-        target = round(offset * NANOSECONDS) if math.isfinite(offset) else -1
-        if not self._first <= target <= self._last:
-            low, high = self._first / NANOSECONDS, self._last / NANOSECONDS
-            raise InvalidInput("offset", f"{offset} s is outside the played part, {low:.3f} to {high:.3f} s")
-        self._begin(target, now)
 
     def position(self, now: float) -> int:
         """Bag time in ns at the caller's time `now`."""
@@ -174,7 +153,7 @@ class Playback:
                 yield self._clock(round(tick))
             elif message is not None and due_at <= limit:
                 self._ahead = next(self._source, None)
-                yield Message(message.topic, message.type, message.raw, message.stamp)
+                yield message
             elif message is None and limit >= self._last and not self._final_clock:
                 self._final_clock = True
                 if self._period and self._told != self._last:
@@ -183,7 +162,7 @@ class Playback:
                 self.finished = True
             elif message is None and self.loop and limit >= self._pass_end():
                 # The new pass begins where the old one ended on the caller's clock, so that loops do not drift.
-                self._begin(self._first, self._wall_time(self._pass_end()))
+                self._begin(self._wall_time(self._pass_end()))
             else:
                 return
 
@@ -202,25 +181,24 @@ class Playback:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _begin(self, position: int, now: float) -> None:
+    def _begin(self, now: float) -> None:
         self.finished = False
         self._final_clock = False
-        if position == self._first:
-            self.passes += 1
-        stamp = self._zero + position
-        before = self.reader.latched(stamp, self._topics) if position > 0 else []
+        self.passes += 1
+        stamp = self._zero + self._first
+        before = self.reader.latched(stamp, self._topics) if self._first > 0 else []
         stream = self.reader.messages(self._topics, start=stamp, stop=self._zero + self._last + 1)
         self._source = _chain(before, stamp, stream)
         self._ahead = next(self._source, None)
-        self._anchor = (now, float(position))
-        self._held = float(position)
-        self._tick = float(position) if self._period else math.inf
+        self._held = float(self._first)
+        self._anchor = (now, self._held)
+        self._tick = self._held if self._period else math.inf
 
     def _single(self) -> Iterator[Event]:
         message = self._ahead
         if message is None:
             if self.loop:
-                self._begin(self._first, self._anchor[0] if self._anchor else 0.0)
+                self._begin(self._anchor[0] if self._anchor else 0.0)
                 message = self._ahead
             if message is None:
                 self._held = float(self._last)
@@ -231,7 +209,7 @@ class Playback:
         if self._period:
             self._tick = self._held + self._tick_step()
             yield self._clock(message.stamp - self._zero)
-        yield Message(message.topic, message.type, message.raw, message.stamp)
+        yield message
 
     def _clock(self, bag_time: int) -> Clock:
         self._told = bag_time
@@ -266,9 +244,3 @@ def _chain(before: list[BagMessage], stamp: int, stream: Iterator[BagMessage]) -
     for message in before:
         yield BagMessage(message.topic, message.type, stamp, message.raw)
     yield from stream
-
-
-def _checked_rate(rate: float) -> float:
-    if not (math.isfinite(rate) and 0.0 < rate <= RATE_LIMIT):
-        raise InvalidInput("rate", f"want more than 0 and at most {RATE_LIMIT:g}, got {rate}")
-    return float(rate)

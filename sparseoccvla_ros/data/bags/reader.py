@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rosbags.interfaces import (
@@ -19,7 +18,6 @@ from rosbags.interfaces import (
     Qos,
     QosDurability,
     QosHistory,
-    QosReliability,
 )
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
@@ -52,7 +50,6 @@ class BagTopic:
     qos: tuple[Qos, ...]
     latched: bool
     depth: int
-    reliable: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +85,6 @@ class BagSummary:
     start: int
     duration: float
     message_count: int
-    ros_distro: str | None
     topics: tuple[TopicSummary, ...]
     left_out: dict[str, str]
     notes: tuple[str, ...]
@@ -135,9 +131,7 @@ class BagReader:
     def __enter__(self) -> BagReader:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -239,7 +233,6 @@ class BagReader:
             start=self.start,
             duration=self.duration,
             message_count=self.message_count,
-            ros_distro=self._reader.ros_distro,
             topics=tuple(rows),
             left_out=dict(self.left_out),
             notes=tuple(self.notes),
@@ -330,7 +323,6 @@ def _topic(path: Path, name: str, connections: list[Connection]) -> BagTopic:
         qos=tuple(profiles),
         latched=latched,
         depth=depth,
-        reliable=all(p.reliability != QosReliability.BEST_EFFORT for p in profiles),
     )
 
 

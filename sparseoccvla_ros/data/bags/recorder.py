@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import threading
 from pathlib import Path
-from types import TracebackType
 
 from ...core.errors import InvalidInput
 from .writer import LATCHED_QOS, SENSOR_QOS, TF_QOS, BagWriter, typestore
@@ -33,15 +32,8 @@ class BagRecorder:
     def __enter__(self) -> BagRecorder:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def closed(self) -> bool:
-        """True after close()."""
-        return self._writer is None
 
     def knows(self, msgtype: str) -> bool:
         """Whether messages of a type can be recorded; the bag stores its definition, which must be known."""
@@ -74,9 +66,8 @@ class BagRecorder:
             if writer is None:
                 return bool(self.counts)
             if self.counts:
-                writer.__exit__(None, None, None)
+                writer.__exit__(None)
                 return True
             # Nothing was recorded: discard the bag like an aborted one.
-            empty = InvalidInput("recorder", "nothing was recorded")
-            writer.__exit__(InvalidInput, empty, None)
+            writer.__exit__(InvalidInput)
             return False

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -85,8 +84,8 @@ class BagWriter:
     always MCAP with zstd-compressed chunks.
 
     Messages may be written in any order, as players sort by record time. Only /tf_static must come first, so that
-    players latch it before the messages that need it. `record_time` is the bag time in nanoseconds and defaults to the
-    stamp.
+    players latch it before the messages that need it. `record_time` is the bag time in nanoseconds; it is the
+    stamp unless given.
 
     Raises InvalidInput for an existing path without `force` (or with it, if the path is not a bag), a topic written
     with two types, static transforms after other messages, malformed arrays and a bag without messages.
@@ -115,9 +114,7 @@ class BagWriter:
         self._writer.open()
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         writer, workplace = self._open_writer(), self._workplace
         self._writer = self._workplace = None
         assert workplace is not None
@@ -211,7 +208,6 @@ class BagWriter:
         width: int,
         height: int,
         intrinsics: np.ndarray,
-        record_time: int | None = None,
     ) -> None:
         """Write the sensor_msgs/CameraInfo of a rectified camera: R = identity, P = [K 0], five distortion zeros.
 
@@ -237,17 +233,11 @@ class BagWriter:
             binning_y=0,
             roi=roi,
         )
-        self.write(topic, message, stamp_ns if record_time is None else record_time)
+        self.write(topic, message, stamp_ns)
 
     # -- motion --------------------------------------------------------------------------------------------------
 
-    def transforms(
-        self,
-        stamp_ns: int,
-        edges: Sequence[tuple[str, str, np.ndarray]],
-        static: bool = False,
-        record_time: int | None = None,
-    ) -> None:
+    def transforms(self, stamp_ns: int, edges: Sequence[tuple[str, str, np.ndarray]], static: bool = False) -> None:
         """Write a tf2_msgs/TFMessage on /tf, or on /tf_static (transient local) if `static`.
 
         edges: (parent frame, child frame, child2parent float64 [4, 4] in metres), all at the same stamp.
@@ -272,20 +262,11 @@ class BagWriter:
             ],
         )
         topic, profile = ("/tf_static", LATCHED_QOS) if static else ("/tf", TF_QOS)
-        self.write(topic, message, stamp_ns if record_time is None else record_time, profile)
+        self.write(topic, message, stamp_ns, profile)
 
-    def odometry(
-        self,
-        topic: str,
-        stamp_ns: int,
-        fixed_frame: str,
-        pose: np.ndarray,
-        twist: np.ndarray,
-        child_frame: str = "base_link",
-        record_time: int | None = None,
-    ) -> None:
-        """Write a nav_msgs/Odometry. pose: ego2fixed float64 [4, 4] m; twist: [6] vx vy vz (m/s) wx wy wz (rad/s) in
-        the child frame; covariances are zero (unknown)."""
+    def odometry(self, topic: str, stamp_ns: int, fixed_frame: str, pose: np.ndarray, twist: np.ndarray) -> None:
+        """Write a nav_msgs/Odometry of base_link. pose: ego2fixed float64 [4, 4] m; twist: [6] vx vy vz (m/s) wx wy wz
+        (rad/s) in base_link; covariances are zero (unknown)."""
         v = np.asarray(twist, np.float64)
         if v.shape != (6,) or not np.isfinite(v).all():
             raise InvalidInput("twist", f"want 6 finite numbers, got shape {v.shape}")
@@ -295,11 +276,26 @@ class BagWriter:
         message = self.construct(
             "nav_msgs/msg/Odometry",
             header=self.header(stamp_ns, fixed_frame),
-            child_frame_id=child_frame,
+            child_frame_id="base_link",
             pose=self.construct("geometry_msgs/msg/PoseWithCovariance", pose=self.pose(pose), covariance=np.zeros(36)),
             twist=self.construct("geometry_msgs/msg/TwistWithCovariance", twist=twist_message, covariance=np.zeros(36)),
         )
-        self.write(topic, message, stamp_ns if record_time is None else record_time)
+        self.write(topic, message, stamp_ns)
+
+    def trajectory(
+        self, topic: str, frame_id: str, stamp_ns: int, times: np.ndarray, poses: Sequence[np.ndarray] | np.ndarray
+    ) -> None:
+        """Write a nav_msgs/Path of poses x, y, yaw [N, 3] (m, rad) in a frame, at times [N] s after the stamp."""
+        stamped = [
+            self.construct(
+                "geometry_msgs/msg/PoseStamped",
+                header=self.header(stamp_ns + round(t * NANOSECONDS), frame_id),
+                pose=self.pose(geometry.planar(*pose)),
+            )
+            for t, pose in zip(times, poses, strict=True)
+        ]
+        header = self.header(stamp_ns, frame_id)
+        self.write(topic, self.construct("nav_msgs/msg/Path", header=header, poses=stamped), stamp_ns, qos())
 
     def pose(self, matrix: np.ndarray) -> Any:
         """geometry_msgs/Pose of a transform float64 [4, 4] in metres."""
@@ -319,14 +315,12 @@ class BagWriter:
 
     # -- everything else -----------------------------------------------------------------------------------------
 
-    def string(self, topic: str, stamp_ns: int, text: str, record_time: int | None = None) -> None:
+    def string(self, topic: str, stamp_ns: int, text: str) -> None:
         """Write a std_msgs/String; it has no header, so the stamp is only its record time."""
         message = self.construct("std_msgs/msg/String", data=text)
-        self.write(topic, message, stamp_ns if record_time is None else record_time, qos())
+        self.write(topic, message, stamp_ns, qos())
 
-    def point_cloud(
-        self, topic: str, stamp_ns: int, frame_id: str, points: np.ndarray, record_time: int | None = None
-    ) -> None:
+    def point_cloud(self, topic: str, stamp_ns: int, frame_id: str, points: np.ndarray) -> None:
         """Write a sensor_msgs/PointCloud2, unordered and dense.
 
         points: structured array [N] whose fields become the cloud's, e.g. dtype [("x", "f4"), ("y", "f4"), ...].
@@ -354,4 +348,4 @@ class BagWriter:
             data=np.ascontiguousarray(points).view(np.uint8).reshape(-1),
             is_dense=True,
         )
-        self.write(topic, message, stamp_ns if record_time is None else record_time)
+        self.write(topic, message, stamp_ns)

@@ -87,8 +87,7 @@ class NuscenesSamples:
     image: size of the images, prepared as in camera_sync, or `whole_images` for augment.ImageAugmentation; frames:
     frames per sample, the present one and the keyframes before it (0.5 s apart; at a scene's start the oldest is
     repeated); most: use at most this many samples, evenly spaced; labels: False without Occ3D labels, marks all voxels
-    unknown; complete: only samples followed by six more keyframes of their scene; oracle: the command is derived from
-    the true future instead of from records up to the sample's stamp.
+    unknown.
 
     A sample's future is the ego pose at the next six keyframes, which are 0.40 to 0.60 s apart, as in every published
     protocol; past a scene's end the last pose is repeated (see index.future_mask).
@@ -105,19 +104,16 @@ class NuscenesSamples:
         frames: int = 1,
         most: int | None = None,
         labels: bool = True,
-        complete: bool = False,
-        oracle: bool = False,
         threads: int | None = None,
     ) -> None:
         if frames < 1:
             raise InvalidInput("frames", f"want at least 1, got {frames}")
         rows = index.rows(split)
-        if complete:
-            rows = rows[index.future_mask[rows].all(1)]
         if most is not None and most < len(rows):
             rows = rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
         self.root, self.index, self.image, self.frames = root, index, image, frames
-        self._rows, self._commands = rows, index.oracle if oracle else index.command
+        self.rows = rows
+        """int64 [len]: the row of each sample in the index."""
         used = sorted({r for row in rows for r in index.history(int(row), frames)})
         missing = missing_files(root, (f.decode() for f in index.image[used].ravel()))
         if missing:
@@ -132,11 +128,11 @@ class NuscenesSamples:
         self._images = NuscenesImages(root, index, image, threads)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, number: int) -> Sample:
         """The sample at an index. Raises InvalidInput naming a damaged image or label file."""
-        index, row = self.index, int(self._rows[number])
+        index, row = self.index, int(self.rows[number])
         history = index.history(row, self.frames)
         seen = {r: k for k, r in enumerate(dict.fromkeys(history))}
         images, ego2img = self._images.look(list(seen), index.pose[row])
@@ -149,18 +145,13 @@ class NuscenesSamples:
             semantics=semantics,
             visible=visible,
             twist=index.twist[row].astype(np.float32),
-            command=int(self._commands[row]),
+            command=int(index.command[row]),
             future=index.future[row].astype(np.float32),
         )
 
-    @property
-    def rows(self) -> np.ndarray:
-        """int64 [len]: the row of each sample in the index."""
-        return self._rows
-
     def state(self) -> list[int]:
         """Digest of the index, hash of the selected rows, and number of samples."""
-        return [self.index.digest, int(np.bitwise_xor.reduce(self._rows * 2654435761 % 2**31)), len(self._rows)]
+        return [self.index.digest, int(np.bitwise_xor.reduce(self.rows * 2654435761 % 2**31)), len(self.rows)]
 
     def refresh(self, state: list[int] | None = None) -> None:
         """Does nothing, as samples are never added. Raises InvalidInput("data") if `state` is of other samples."""

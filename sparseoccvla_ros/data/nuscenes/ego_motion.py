@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.types import NANOSECONDS, Command
-from ...planning.route_command import RouteCommand, route_command
+from ...planning.route_command import LOOKAHEAD, MIN_LOOKAHEAD, route_command
 from .tables import MICROSECOND, rows, table_quaternion
 
 Odometry = list[tuple[int, np.ndarray, np.ndarray]]
@@ -37,7 +37,6 @@ TWIST_WINDOW = NANOSECONDS // 10
 """Window of pose differentiation, ns: 0.1 s, since neighbouring rows are milliseconds apart and amplify jitter."""
 TWIST_SPAN = (NANOSECONDS // 50, NANOSECONDS)
 """Shortest and longest time difference accepted for a speed, ns."""
-_ROUTE = RouteCommand()
 _ARC_STEPS = 24
 _SLOW = 0.5
 
@@ -109,14 +108,13 @@ def command_on_route(route: np.ndarray, pose: np.ndarray, speed: float) -> Comma
 
     Same rule and parameters as planning.route_command.RouteCommand, which runs in the vehicle.
     """
-    ahead = max(speed * _ROUTE.lookahead, _ROUTE.min_lookahead)
-    return route_command(route, pose, ahead, _ROUTE.max_offset)
+    return route_command(route, pose, max(speed * LOOKAHEAD, MIN_LOOKAHEAD))
 
 
 def command_of_motion(twist: np.ndarray) -> Command:
     """Same rule applied to the arc of the present twist float64 [6], for scenes without a route."""
     speed, rate = float(twist[0]), float(twist[5])
-    length = max(speed * _ROUTE.lookahead, _ROUTE.min_lookahead)
+    length = max(speed * LOOKAHEAD, MIN_LOOKAHEAD)
     curvature = rate / speed if speed > _SLOW else 0.0
     turned = curvature * length * np.linspace(0.0, 1.0, _ARC_STEPS + 1)
     step = length / _ARC_STEPS

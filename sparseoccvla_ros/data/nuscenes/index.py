@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from ...core import geometry
 from ...core.errors import InvalidInput
+from ...core.files import written
 from ...core.paths import cache_folder
 from ...core.types import STEPS
 from .tables import TABLES, versions
@@ -145,15 +145,9 @@ class NuscenesIndex:
 
     def save(self, path: Path) -> None:
         """Write the index atomically; equal indices give equal bytes."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
         content: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
-        try:
-            with part.open("wb") as stream:
-                np.savez_compressed(stream, format_version=np.int64(INDEX_VERSION), **content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with written(path) as part, part.open("wb") as stream:  # numpy would append .npz to a name
+            np.savez_compressed(stream, format_version=np.int64(INDEX_VERSION), **content)
 
     @classmethod
     def load(cls, path: Path) -> NuscenesIndex:

@@ -21,15 +21,9 @@ from typing import Any
 
 from ...core.errors import InvalidInput
 from ...world.qa.questions import FAMILIES, KINDS, Question, templates
-from ...world.qa.scene_relations import SceneView
 
 STORED = ("conv", "desc", "keywords", "vqa")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-def token_of(view: SceneView) -> str:
-    """Sample token of a view of the world, from its seed and time in ms."""
-    return f"world-{view.scene.seed:06d}-{round(view.time * 1000):06d}"
 
 
 def _path(root: Path, family: str, split: str, token: str) -> Path:

@@ -17,7 +17,6 @@ from ...core import geometry
 from ...core.classes import CAMERAS
 from ...core.errors import InvalidInput
 from ...core.types import STEPS, Command
-from ...planning.anchor_presets import TURN_OFFSET
 from ...planning.anchors import COMMAND_ORDER, AnchorSet, fit_anchors
 from ...planning.ego_history import MAX_AGE_NS, WINDOW_NS, EgoHistory
 from ..dataset import COMMANDS
@@ -69,10 +68,7 @@ def moments(stamps: list[tuple[int, np.ndarray]], odometry: Odometry, route: np.
 def oracle_command(future: np.ndarray, mask: np.ndarray) -> Command:
     """Command from the true future, as in public code bases: a turn if its last valid pose [6, 4, 4] is 2 m aside."""
     valid = np.flatnonzero(mask)
-    lateral = float(future[valid[-1], 1, 3]) if len(valid) else 0.0
-    if lateral >= TURN_OFFSET:
-        return Command.LEFT
-    return Command.RIGHT if lateral <= -TURN_OFFSET else Command.STRAIGHT
+    return Command.of_offset(float(future[valid[-1], 1, 3]) if len(valid) else 0.0)
 
 
 def prepare(root: Path, version: str, on_progress: Progress | None = None) -> NuscenesIndex:

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -96,24 +97,25 @@ def convert_scene(
         skipped["can_bus"] = f"{scene} has no can_bus/{scene}_pose.json; /odom is differentiated from the poses"
 
     # At equal stamps poses come first, so that a subscriber can transform the messages that follow.
-    events: list[tuple[int, int, Callable[[BagWriter], None]]] = []
+    events: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
     for stamp, pose in poses.items():
-        events.append((stamp, 0, _transform_event(stamp, pose)))
+        events.append((stamp, 0, BagWriter.transforms, (stamp, [("map", "base_link", pose)])))
     for stamp, pose, twist in odometry:
-        events.append((stamp, 1, _odometry_event(stamp, pose, twist)))
+        events.append((stamp, 1, BagWriter.odometry, ("/odom", stamp, "map", pose, twist)))
     for record in records:
-        write = _lidar_event if record.channel == LIDAR else _camera_event
-        events.append((record.stamp, 2, write(root, record)))
+        events.append((record.stamp, 2, _write_lidar if record.channel == LIDAR else _write_camera, (root, record)))
     for stamp, token in content.keyframes:
-        events.append((stamp, 3, _token_event(stamp, token)))
+        events.append((stamp, 3, BagWriter.string, ("/nuscenes/sample_token", stamp, token)))
     boxes = _boxes(root / content.version, content) if annotations else {}
     if annotations and not boxes:
         skipped[BOXES] = f"{content.version} has no annotations of {scene}"
-    events += [(stamp, 3, _boxes_event(stamp, boxes[token])) for stamp, token in content.keyframes if token in boxes]
+    for stamp, token in content.keyframes:
+        if token in boxes:
+            events.append((stamp, 3, write_cubes, (BOXES, stamp, "map", boxes[token], BOX_SECONDS)))
     file = map_file(root, content.location)
     if file.is_file():
         roads = Roads(file)
-        events += [(r.stamp, 3, _ground_event(r.stamp, roads, poses[r.stamp])) for r in _placed(records, poses)]
+        events += [(r.stamp, 3, _write_ground, (roads, r.stamp, poses[r.stamp])) for r in _placed(records, poses)]
     else:
         skipped[GROUND] = f"the map expansion is not there: {file}"
     events.sort(key=lambda e: e[:2])
@@ -124,8 +126,8 @@ def convert_scene(
         bag.transforms(start, [("base_link", channel, pose) for channel, pose in sorted(mounted.items())], static=True)
         about = {k: getattr(content, k) for k in ("name", "description", "location", "vehicle", "version")}
         bag.write("/nuscenes/scene", bag.construct("std_msgs/msg/String", data=json.dumps(about)), start, LATCHED_QOS)
-        for done, (_, _, write_event) in enumerate(events, 1):
-            write_event(bag)
+        for done, (_, _, write, arguments) in enumerate(events, 1):
+            write(bag, *arguments)
             if on_progress is not None:
                 on_progress(done, len(events))
     return Conversion(Path(out), dict(bag.counts), skipped)
@@ -156,52 +158,27 @@ def _placed(records: Iterable[SensorRecord], poses: dict[int, np.ndarray]) -> li
     return list(first.values())
 
 
-def _boxes_event(stamp: int, cubes: list[Cube]) -> Callable[[BagWriter], None]:
-    return lambda bag: write_cubes(bag, BOXES, stamp, "map", cubes, BOX_SECONDS)
+def _write_ground(bag: BagWriter, roads: Roads, stamp: int, pose: np.ndarray) -> None:
+    flat = geometry.planar(float(pose[0, 3]), float(pose[1, 3]), geometry.yaw_of(pose))
+    cells = np.where(roads.drivable(flat, GROUND_EXTENT), 0, 100).astype(np.int8)
+    corner = flat @ geometry.planar(-GROUND_EXTENT, -GROUND_EXTENT, 0.0)
+    write_occupancy_grid(bag, GROUND, stamp, "map", corner, 0.1, cells)
 
 
-def _ground_event(stamp: int, roads: Roads, pose: np.ndarray) -> Callable[[BagWriter], None]:
-    def write(bag: BagWriter) -> None:
-        flat = geometry.planar(float(pose[0, 3]), float(pose[1, 3]), geometry.yaw_of(pose))
-        cells = np.where(roads.drivable(flat, GROUND_EXTENT), 0, 100).astype(np.int8)
-        corner = flat @ geometry.planar(-GROUND_EXTENT, -GROUND_EXTENT, 0.0)
-        write_occupancy_grid(bag, GROUND, stamp, "map", corner, 0.1, cells)
-
-    return write
-
-
-def _transform_event(stamp: int, pose: np.ndarray) -> Callable[[BagWriter], None]:
-    return lambda bag: bag.transforms(stamp, [("map", "base_link", pose)])
+def _write_camera(bag: BagWriter, root: Path, record: SensorRecord) -> None:
+    intrinsics = record.calibration.intrinsics
+    assert intrinsics is not None
+    data = _read_jpeg(root / record.filename)
+    channel = record.channel
+    bag.camera_info(f"/{channel}/camera_info", record.stamp, channel, record.width, record.height, intrinsics)
+    bag.compressed_image(f"/{channel}/image_rect_compressed", record.stamp, channel, data)
 
 
-def _odometry_event(stamp: int, pose: np.ndarray, twist: np.ndarray) -> Callable[[BagWriter], None]:
-    return lambda bag: bag.odometry("/odom", stamp, "map", pose, twist)
-
-
-def _token_event(stamp: int, token: str) -> Callable[[BagWriter], None]:
-    return lambda bag: bag.string("/nuscenes/sample_token", stamp, token)
-
-
-def _camera_event(root: Path, record: SensorRecord) -> Callable[[BagWriter], None]:
-    def write(bag: BagWriter) -> None:
-        intrinsics = record.calibration.intrinsics
-        assert intrinsics is not None
-        data = _read_jpeg(root / record.filename)
-        channel = record.channel
-        bag.camera_info(f"/{channel}/camera_info", record.stamp, channel, record.width, record.height, intrinsics)
-        bag.compressed_image(f"/{channel}/image_rect_compressed", record.stamp, channel, data)
-
-    return write
-
-
-def _lidar_event(root: Path, record: SensorRecord) -> Callable[[BagWriter], None]:
-    def write(bag: BagWriter) -> None:
-        data = (root / record.filename).read_bytes()
-        if not data or len(data) % LIDAR_POINT.itemsize:
-            raise InvalidInput("sample_data", f"{record.filename} is cut off: {len(data)} bytes are no whole points")
-        bag.point_cloud(f"/{record.channel}", record.stamp, record.channel, np.frombuffer(data, LIDAR_POINT))
-
-    return write
+def _write_lidar(bag: BagWriter, root: Path, record: SensorRecord) -> None:
+    data = (root / record.filename).read_bytes()
+    if not data or len(data) % LIDAR_POINT.itemsize:
+        raise InvalidInput("sample_data", f"{record.filename} is cut off: {len(data)} bytes are no whole points")
+    bag.point_cloud(f"/{record.channel}", record.stamp, record.channel, np.frombuffer(data, LIDAR_POINT))
 
 
 def _read_jpeg(path: Path) -> bytes:

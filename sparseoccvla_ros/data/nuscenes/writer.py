@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from ...core import geometry
-from ...core.classes import FREE, LABEL
+from ...core.classes import CLASSES, FREE
 from ...core.errors import InvalidInput
 from ...core.voxels import OCC3D_GRID
 from ...world.labels.annotations import Boxes, boxes
@@ -248,7 +248,7 @@ class _SceneWriter:
                 "size": [width, length, height],
                 "num_lidar_pts": int(inside.all(1).sum()),
                 "num_radar_pts": 0,
-                "category": CATEGORIES[_class(int(found.label[k]))],
+                "category": CATEGORIES[CLASSES[int(found.label[k])]],
             }
             self._seen.setdefault(instance, []).append(row)
 
@@ -319,10 +319,6 @@ def _link(rows: list[dict[str, Any]], ends: bool = True) -> None:
 def _pose_row(pose: np.ndarray) -> dict[str, list[float]]:
     x, y, z, w = geometry.quaternion(pose).tolist()
     return {"translation": pose[:3, 3].tolist(), "rotation": [w, x, y, z]}
-
-
-def _class(label: int) -> str:
-    return next(name for name, number in LABEL.items() if number == label)
 
 
 def _json(path: Path, content: Any) -> None:

@@ -6,27 +6,24 @@ seeds than rendered scenes. Inputs of inference at a given time use only records
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ...core import geometry
 from ...core.errors import InvalidInput
+from ...core.files import written
 from ...core.paths import cache_folder
 from ...core.types import NANOSECONDS
 from ...planning.ego_history import EgoHistory
 from ...world.agents.actors import LEAD_SECONDS
 from ...world.scene import Scene
 from ..dataset import COMMANDS, FUTURE_SECONDS
-from ..processes import end_with_parent
+from ..processes import in_processes, one_thread
 from .scenes import WORLD_VERSION
 
 STEP = 0.05
@@ -116,13 +113,8 @@ def load_drive(seed: int, seconds: float = 20.0, scene: Scene | None = None) -> 
         except (SafetensorError, OSError, TypeError):
             path.unlink(missing_ok=True)
     drive = record(scene or Scene.generate(seed, seconds))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written(path) as part:
         save_file({n: getattr(drive, n) for n in ("time", "pose", "motion", "command", "route")}, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return drive
 
 
@@ -132,19 +124,10 @@ def prepare_drives(seeds: Sequence[int], seconds: float = 20.0, workers: int = 1
     if workers == 1 or not missing:
         yield from (load_drive(s, seconds) for s in seeds)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
-    try:
-        yield from pool.map(_prepare, seeds, [seconds] * len(seeds))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_processes(workers, load_drive, seeds, [seconds] * len(seeds), initializer=one_thread)
 
 
-def _prepare(seed: int, seconds: float) -> Drive:
-    torch.set_num_threads(1)
-    return load_drive(seed, seconds)
-
-
-def trajectories(drives: Iterator[Drive], every: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+def trajectories(drives: Iterable[Drive], every: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """Waypoints float32 [N, 6, 2] m and commands int64 [N] of drives, sampled every `every` seconds."""
     paths, commands = [], []
     for drive in drives:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import InvalidInput
+from ...core.files import written
 from ...core.paths import cache_folder
 from ...world.qa.questions import questions
 from ...world.qa.scene_relations import SceneView
@@ -69,10 +69,8 @@ class QuestionCache:
             [asdict(QaPair(q.question, q.answer, q.kind)) for q in questions(SceneView(scene, float(time), rig))]
             for time in times
         ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(json.dumps(sets, ensure_ascii=False), encoding="utf-8")
-        part.replace(path)
+        with written(path) as part:
+            part.write_text(json.dumps(sets, ensure_ascii=False), encoding="utf-8")
 
     def read(self, seed: int) -> dict[str, np.ndarray] | None:
         """Returns {"questions": object array [rows], each a list of QaPair}, or None if the seed is not cached."""

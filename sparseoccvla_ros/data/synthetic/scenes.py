@@ -9,11 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from ...camera_sync.config import ImageConfig
 from ...core import geometry
 from ...core.classes import CAMERAS
 from ...core.errors import InvalidInput
+from ...core.files import written
 from ...core.paths import cache_folder
 from ...core.types import NANOSECONDS
 from ...core.voxels import OCC3D_GRID
@@ -36,7 +34,7 @@ from ...world.render.camera_rig import JITTER, SWEEP, Camera, load_rig, random_r
 from ...world.render.renderer import Renderer
 from ...world.scene import Scene
 from ..dataset import COMMANDS, FUTURE_SECONDS
-from ..processes import end_with_parent
+from ..processes import in_processes
 
 log = logging.getLogger(__name__)
 
@@ -277,18 +275,13 @@ def cached_seeds(settings: WorldSettings) -> list[int]:
 
 def write_scene(scene: WorldScene, path: Path) -> None:
     """Write a scene's file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {n: getattr(scene, n) for n in ("usable", "ego2img", "pose", "twist", "time", "future", "command")}
     for name in _BLOCKS:
         blocks = getattr(scene, name)
         arrays[name] = np.frombuffer(b"".join(blocks), np.uint8)
         arrays[f"{name}_ends"] = np.cumsum([len(b) for b in blocks], dtype=np.int64)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written(path) as part:
         save_file(arrays, part, {"seed": str(scene.seed), "settings": json.dumps(asdict(scene.settings))})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_scene(path: Path, settings: WorldSettings) -> WorldScene:
@@ -322,11 +315,7 @@ def prepare_scenes(seeds: Sequence[int], settings: WorldSettings, workers: int =
         return
     if workers < 1:
         raise InvalidInput("workers", f"{workers} processes cannot render")
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
-    try:
-        yield from pool.map(_prepare, missing, [settings] * len(missing))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_processes(workers, _prepare, missing, [settings] * len(missing))
 
 
 def _prepare(seed: int, settings: WorldSettings) -> int:

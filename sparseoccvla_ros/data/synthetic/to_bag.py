@@ -5,9 +5,7 @@ Topic names are those of the default input profile `nuscenes`.
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -24,7 +22,7 @@ from ...world.render.camera_rig import JITTER, SWEEP, Camera, load_rig
 from ...world.render.renderer import Renderer
 from ...world.scene import Scene
 from ..bags.writer import BagWriter
-from ..processes import end_with_parent
+from ..processes import in_processes
 from .drives import FIXED_FRAME, START
 
 EGO_FRAME = "base_link"
@@ -63,53 +61,37 @@ def schedule(rig: tuple[Camera, ...], seconds: float, rate: float, seed: int, pa
     return sorted(views, key=lambda v: v.stamp)
 
 
-@dataclass(frozen=True)
-class _Job:
-    seed: int
-    seconds: float
-    rig: str
-    height: int
-    width: int
-    samples: int
-    jpeg_quality: int
-    views: tuple[View, ...]
-
-
 @lru_cache(maxsize=1)
 def _renderer(seed: int, seconds: float) -> Renderer:
     return Renderer(Scene.generate(seed, seconds))
 
 
-def _photograph(job: _Job) -> list[bytes]:
-    """JPEG files of a job's views; runs in a worker, which reuses its renderer between jobs."""
-    renderer = _renderer(job.seed, job.seconds)
-    cameras = {c.name: c for c in load_rig(job.rig)}
+def _photograph(
+    seed: int, seconds: float, rig: str, height: int, width: int, samples: int, jpeg_quality: int, views: Sequence[View]
+) -> list[bytes]:
+    """JPEG files of views; runs in a worker, which reuses its renderer between calls."""
+    renderer = _renderer(seed, seconds)
+    cameras = {c.name: c for c in load_rig(rig)}
     out = []
-    for view in job.views:
+    for view in views:
         camera = cameras[view.camera]
         camera2map = renderer.scene.ego.at(view.time)[0] @ camera.camera2ego
-        k = camera.scaled(job.height, job.width)
-        picture = renderer.render(k, camera2map, job.height, job.width, view.time, job.samples)
-        options = [cv2.IMWRITE_JPEG_QUALITY, job.jpeg_quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+        k = camera.scaled(height, width)
+        picture = renderer.render(k, camera2map, height, width, view.time, samples)
+        options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
         done, data = cv2.imencode(".jpg", picture.rgb[..., ::-1], options)
         if not done:
-            raise InvalidInput("image", f"{job.height} x {job.width} cannot be written as JPEG")
+            raise InvalidInput("image", f"{height} x {width} cannot be written as JPEG")
         out.append(data.tobytes())
     return out
 
 
-def _photographs(jobs: list[_Job], workers: int) -> Generator[bytes, None, None]:
-    if workers == 1:
-        for job in jobs:
-            yield from _photograph(job)
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
-    try:
-        for result in pool.map(_photograph, jobs):
-            yield from result
-    finally:
-        # Also reached when the consumer stops early: pending jobs are cancelled.
-        pool.shutdown(wait=True, cancel_futures=True)
+def _photographs(
+    photograph: Callable[[Sequence[View]], list[bytes]], chunks: list[list[View]], workers: int
+) -> Generator[bytes, None, None]:
+    results = map(photograph, chunks) if workers == 1 else in_processes(workers, photograph, chunks)
+    for result in results:
+        yield from result
 
 
 def make_world_bag(
@@ -149,19 +131,18 @@ def make_world_bag(
         scene = Scene.generate(seed, pace * seconds)
         views = schedule(cameras, seconds, rate, seed, pace)
         chunk = 2 * len(cameras)
-        jobs = [
-            _Job(seed, pace * seconds, rig, height, width, samples, jpeg_quality, tuple(views[i : i + chunk]))
-            for i in range(0, len(views), chunk)
-        ]
+        chunks = [views[i : i + chunk] for i in range(0, len(views), chunk)]
+        photograph = partial(_photograph, seed, pace * seconds, rig, height, width, samples, jpeg_quality)
         intrinsics = {c.name: c.scaled(height, width) for c in cameras}
         mounts = [(EGO_FRAME, c.name, c.camera2ego) for c in cameras]
-        with closing(_photographs(jobs, workers)) as files:
+        with closing(_photographs(photograph, chunks, workers)) as files:
             # The second number orders events with equal stamps: motion first, then command, images and occupancy.
             events: list[tuple[int, int, Callable[[], None]]] = []
             for stamp in _ticks(-TF_MARGIN, seconds + TF_MARGIN, TF_RATE):
                 events.append((stamp, 0, partial(_write_motion, bag, scene, stamp, pace)))
             for stamp in _ticks(0.0, seconds, COMMAND_RATE):
-                events.append((stamp, 1, partial(_write_command, bag, scene, stamp, pace)))
+                command = scene.ego.command(pace * _seconds(stamp)).value
+                events.append((stamp, 1, partial(bag.string, COMMAND_TOPIC, stamp, command)))
             for view in views:
                 events.append((view.stamp, 2, partial(_write_view, bag, view, files, intrinsics, height, width)))
             for view in _keyframes(views, seconds, pace):
@@ -183,10 +164,6 @@ def _ticks(start: float, end: float, rate: float) -> list[int]:
 
 def _seconds(stamp: int) -> float:
     return (stamp - START) / NANOSECONDS
-
-
-def _write_command(bag: BagWriter, scene: Scene, stamp: int, pace: float) -> None:
-    bag.string(COMMAND_TOPIC, stamp, scene.ego.command(pace * _seconds(stamp)).value)
 
 
 def _write_motion(bag: BagWriter, scene: Scene, stamp: int, pace: float) -> None:

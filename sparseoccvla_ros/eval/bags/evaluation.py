@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from ...camera_sync.profiles import Profile, profile
-from ...core import geometry
 from ...core.errors import InvalidInput
 from ...core.types import NANOSECONDS, WAYPOINT_TIMES, Command, CommandSource
 from ...core.vehicle import NUSCENES_CAR
@@ -20,6 +19,7 @@ from ...data.bags.reader import BagReader
 from ...data.bags.writer import BagWriter, qos
 from ...pipeline import SparseOccVLA
 from ..metrics.driving import vehicle as driving
+from ..metrics.driving.tracker import global_poses
 from ..metrics.driving.vehicle import DT
 from ..report.tables import Block
 from .lanelets import read_lanelets
@@ -226,15 +226,9 @@ def _planned_by_stack(
             refused.append((frames.stamp, "the plan lies outside the recorded drive"))
         else:
             local = np.column_stack([plan.waypoints, plan.heading]).astype(np.float64)
-            plans.append(Planned(frames.stamp, np.array(WAYPOINT_TIMES), _placed(start, local)))
+            plans.append(Planned(frames.stamp, np.array(WAYPOINT_TIMES), global_poses(start, local)))
         on_progress(len(plans))
     return plans, refused
-
-
-def _placed(start: np.ndarray, local: np.ndarray) -> np.ndarray:
-    here = geometry.planar(*start)
-    points = local[:, :2] @ here[:2, :2].T + here[:2, 3]
-    return np.column_stack([points, local[:, 2] + start[2]])
 
 
 def _coasting(stamp: int, drive: Drive) -> Planned:
@@ -242,7 +236,7 @@ def _coasting(stamp: int, drive: Drive) -> Planned:
     start, times = drive.at(np.array([stamp]))[0], np.array(WAYPOINT_TIMES)
     speed = np.nan_to_num(drive.speed(stamp))
     local = np.column_stack([speed * times, np.zeros((len(times), 2))])
-    return Planned(stamp, times, _placed(start, local))
+    return Planned(stamp, times, global_poses(start, local))
 
 
 def table(report: BagReport) -> Block:
@@ -311,18 +305,5 @@ def write_result_bag(report: BagReport, path: Path) -> None:
                     bag.write(f"/evaluation/{name}", message, plan.stamp, qos())
             times = np.asarray(WAYPOINT_TIMES)
             driven = report.drive.at(plan.stamp + np.round(times * NANOSECONDS).astype(np.int64))
-            _write_path(bag, "/evaluation/plan", report.drive.frame, plan.stamp, plan.times, plan.poses)
-            _write_path(bag, "/evaluation/driven", report.drive.frame, plan.stamp, times, driven)
-
-
-def _write_path(
-    bag: BagWriter, topic: str, frame: str, stamp: int, times: np.ndarray, poses: Sequence[np.ndarray] | np.ndarray
-) -> None:
-    stamped = [
-        bag.construct(
-            "geometry_msgs/msg/PoseStamped",
-            header=bag.header(stamp + round(t * NANOSECONDS), frame), pose=bag.pose(geometry.planar(*pose)),
-        )
-        for t, pose in zip(times, poses, strict=True)
-    ]  # fmt: skip
-    bag.write(topic, bag.construct("nav_msgs/msg/Path", header=bag.header(stamp, frame), poses=stamped), stamp, qos())
+            bag.trajectory("/evaluation/plan", report.drive.frame, plan.stamp, plan.times, plan.poses)
+            bag.trajectory("/evaluation/driven", report.drive.frame, plan.stamp, times, driven)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ...camera_sync.profiles import profile as camera_profile
 from ...core.errors import InvalidInput
-from ...core.types import CameraFrames, Command, CommandSource
+from ...core.types import NANOSECONDS, CameraFrames, Command, CommandSource
 from ...data.bags.drive import read_clock, read_commands
 from ...data.bags.offline_sync import bag_frames
 from ...data.bags.reader import BagReader
@@ -29,7 +29,6 @@ SIZE = 900
 LOWER = 2 * 300
 EVERY = 0.4
 """Minimum time between two frames, s."""
-NANOSECONDS = 1_000_000_000
 
 
 def save_film(

@@ -15,6 +15,7 @@ from ...core.errors import InvalidInput
 from ...core.types import NANOSECONDS
 from ...data.bags.drive import Drive, decoded
 from ...data.bags.reader import BagReader
+from ..metrics.driving.tracker import global_poses
 
 PATH = "nav_msgs/msg/Path"
 MULTI_DOF = "trajectory_msgs/msg/MultiDOFJointTrajectory"
@@ -157,7 +158,7 @@ def _plan(message: Any, kind: str, drive: Drive) -> Planned:
         start = drive.at(np.array([stamp]))[0]
         if not np.isfinite(start).all():
             raise InvalidInput("plan", "lies outside the recorded drive")
-        places = _moved(start, places)
+        places = global_poses(start, places)
     elif frame != drive.frame:
         raise InvalidInput("plan", f"is in frame {frame!r}, neither {drive.base} nor {drive.frame}")
     return Planned(stamp, at, places)
@@ -179,13 +180,6 @@ def times_by_speed(places: np.ndarray, speeds: np.ndarray, here: np.ndarray) -> 
     seconds = length / np.maximum(0.5 * (speeds[1:] + speeds[:-1]), 0.05)
     times = np.append(0.0, np.cumsum(seconds))
     return (times - times[nearest] - share[nearest] * seconds[nearest]).tolist()
-
-
-def _moved(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
-    """Transforms poses [K, 3] relative to `start` [3] to the frame in which `start` is given."""
-    c, s = np.cos(start[2]), np.sin(start[2])
-    x, y, yaw = poses.T
-    return np.stack([start[0] + c * x - s * y, start[1] + s * x + c * y, start[2] + yaw], -1)
 
 
 def _planar(position: Any, orientation: Any) -> tuple[float, float, float]:
@@ -227,7 +221,7 @@ def read_tracks(reader: BagReader, topic: str, drive: Drive) -> tuple[list[Track
             stamp = stamp_ns(marker.header.stamp) or told_at
             pose = np.array([_planar(marker.pose.position, marker.pose.orientation)])
             if marker.header.frame_id.lstrip("/") == drive.base:
-                pose = _moved(drive.at(np.array([stamp]))[0], pose)
+                pose = global_poses(drive.at(np.array([stamp]))[0], pose)
             elif marker.header.frame_id.lstrip("/") != drive.frame:
                 raise InvalidInput("boxes", f"{topic} is in frame {marker.header.frame_id!r}, not in {drive.frame}")
             if np.isfinite(pose).all():

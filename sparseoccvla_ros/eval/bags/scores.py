@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ...core import geometry
 from ...core.types import NANOSECONDS, WAYPOINT_TIMES
 from ...core.vehicle import Vehicle
 from ...data.bags.drive import Drive
@@ -61,10 +60,6 @@ class PlanScores:
     epdms: float | None = None
     epdms_filtered: float | None = None
 
-    def plain(self) -> dict:
-        """Returns a dict for a JSON file."""
-        return asdict(self)
-
 
 OUT_OF_ONE = ("comfortable", "no_collision", "ttc", "pdms", "epdms", "epdms_filtered")
 """Scores in which a moment without a plan counts 0."""
@@ -83,7 +78,7 @@ def score_plan(plan: Planned, drive: Drive, tracks: Sequence[Track], body: Vehic
     if not_recorded(plan.stamp, drive):
         return None
     gaps = np.hypot(*(planned - driven)[:, :2].T)
-    own = _in_frame(start, planned)
+    own = tracker.relative_poses(start, planned)[:, :2]
     speed = drive.speed(plan.stamp)
     felt = comfort(own, speed if np.isfinite(speed) else None)
     largest = {name: float(getattr(felt, name)) for name in LIMITS}
@@ -107,12 +102,6 @@ def score_plan(plan: Planned, drive: Drive, tracks: Sequence[Track], body: Vehic
 def not_recorded(stamp: int, drive: Drive, seconds: float = SECONDS) -> str:
     """Returns why the drive is unknown in the seconds after a stamp, or "" if it is known."""
     return drive.broken(stamp, stamp + round(seconds * NANOSECONDS), LONGEST_GAP)
-
-
-def _in_frame(start: np.ndarray, poses: np.ndarray) -> np.ndarray:
-    """Returns the positions [K, 2] of poses in the frame of a pose [3]."""
-    back = geometry.inverse(geometry.planar(*start))
-    return poses[:, :2] @ back[:2, :2].T + back[:2, 3]
 
 
 def _safety(

@@ -14,7 +14,7 @@ from ...core.errors import InvalidInput
 from ...core.types import NANOSECONDS
 from ...data.bags.drive import Drive, decoded
 from ...data.bags.reader import BagReader
-from ..metrics.driving.traffic_scene import ObjectKind, Objects, RedLights, RoadMap, Surface, TrafficScene
+from ..metrics.driving.traffic_scene import Objects, RedLights, RoadMap, Surface, TrafficScene, kind_of_label
 from ..metrics.driving.vehicle import DT, Vehicle
 from .recording import ACCELERATION, AREAS, MARKERS, PATH, RED_LIGHTS, ROUTE, Track
 
@@ -27,21 +27,6 @@ _ACCELERATION_TOPICS = (ACCELERATION, "/localization/acceleration")
 _LINE_STRIP, _ADD = 4, 0
 _STEERS_FROM = 0.1
 """Speed (m/s) above which the front wheel angle is computed from yaw rate and speed."""
-_WORDS = {
-    ObjectKind.PEDESTRIAN: ("pedestrian", "person", "human", "walker"),
-    ObjectKind.BICYCLE: ("bicycle", "cyclist"),
-    ObjectKind.TRAFFIC_CONE: ("cone",),
-    ObjectKind.BARRIER: ("barrier",),
-    ObjectKind.CONSTRUCTION_SIGN: ("sign",),
-    ObjectKind.VEHICLE: ("vehicle", "car", "truck", "bus", "trailer", "motorcycle", "van", "construction"),
-}
-"""Words by kind, in order of precedence: "vehicle.bicycle" is a bicycle."""
-
-
-def kind_of_label(label: str) -> ObjectKind:
-    """Returns the metrics' object kind for a label of any data set."""
-    known = label.lower()
-    return next((kind for kind, words in _WORDS.items() if any(w in known for w in words)), ObjectKind.GENERIC)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from ...core.errors import InvalidInput
@@ -39,7 +39,7 @@ class DriveLog:
         self._keep(name, version, scores, seconds)
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            line = {"name": name, "version": version, "wall_seconds": round(seconds, 2), "scores": scores.plain()}
+            line = {"name": name, "version": version, "wall_seconds": round(seconds, 2), "scores": asdict(scores)}
             with self._file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line, allow_nan=False) + "\n")
 

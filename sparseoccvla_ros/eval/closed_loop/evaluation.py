@@ -198,10 +198,15 @@ class _Drives:
             began = time.perf_counter()
             if recorded is None:
                 recorded = drive(ExpertPolicy(), self.seed, self.scenario)
-            if name == "expert":
-                scores = _scored(recorded, recorded, on_drive)
-            else:
-                scores = _attempt(title, driver, self.seed, self.scenario, recorded, on_drive)
+            try:
+                rollout = recorded if name == "expert" else driver(self.seed, self.scenario)
+                scores = score(rollout, recorded)
+                on_drive(scores, rollout)
+            except (InvalidInput, FloatingPointError, IndexError, ValueError) as error:
+                if name == "expert":
+                    raise
+                logger.warning("%s on seed %d: %s", title, self.seed, error)
+                scores = failed(title, self.seed, self.scenario, str(error))
             yield name, scores, time.perf_counter() - began
 
 
@@ -233,27 +238,6 @@ def _driven(
 
 def _run(drives: _Drives, on_drive: OnDrive) -> list[tuple[str, DriveScores, float]]:
     return list(drives.run({}, on_drive))
-
-
-def _scored(rollout: Rollout, recorded: Rollout, on_drive: OnDrive) -> DriveScores:
-    scores = score(rollout, recorded)
-    on_drive(scores, rollout)
-    return scores
-
-
-def _attempt(
-    policy: str,
-    driver: Driver,
-    seed: int,
-    scenario: str | None,
-    recorded: Rollout,
-    on_drive: OnDrive,
-) -> DriveScores:
-    try:
-        return _scored(driver(seed, scenario), recorded, on_drive)
-    except (InvalidInput, FloatingPointError, IndexError, ValueError) as error:
-        logger.warning("%s on seed %d: %s", policy, seed, error)
-        return failed(policy, seed, scenario, str(error))
 
 
 def means(rows: Sequence[DriveScores]) -> dict[str, Estimate]:

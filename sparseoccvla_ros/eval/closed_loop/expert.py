@@ -109,13 +109,12 @@ class _Way:
 @dataclass(frozen=True)
 class _Corridor:
     """Occupation of a _Way over time: near, far [N, T] arc lengths (m) that an object covers (NaN while off the way),
-    pace [N, T] m/s along it, along bool [N, T] whether it moves along the way, soft [N]: pedestrians and cyclists."""
+    pace [N, T] m/s along it, along bool [N, T] whether it moves along the way."""
 
     near: np.ndarray
     far: np.ndarray
     pace: np.ndarray
     along: np.ndarray
-    soft: np.ndarray
 
     @classmethod
     def of(cls, way: _Way, kinds: np.ndarray, plans: np.ndarray) -> _Corridor:
@@ -140,7 +139,7 @@ class _Corridor:
         with_it = np.cos(turn) > 0.6
         with_it &= kinds[:, None] != ObjectKind.PEDESTRIAN
         near = np.where(on, middle - reach, np.nan)
-        return cls(near, np.where(on, middle + reach, np.nan), pace, with_it, soft)
+        return cls(near, np.where(on, middle + reach, np.nan), pace, with_it)
 
 
 class Expert:
@@ -177,7 +176,7 @@ class Expert:
     def plan(self) -> np.ndarray:
         """Plans the next 4 s: poses [41, 3] in the map every 0.1 s, starting at the ego's pose."""
         simulator = self._simulator
-        kinds, plans, _ = expect(simulator, _LOOK)
+        kinds, plans = expect(simulator, _LOOK)
         scene = self.scene(kinds, plans[:, :51])
         rows: list[tuple[SubScores, np.ndarray]] = []
         clear: list[bool] = []

@@ -8,20 +8,10 @@ import numpy as np
 
 from ...world.agents.traffic import GREEN, STEP, rectangle
 from ...world.sim.simulator import Actor, Simulator
-from ..metrics.driving.traffic_scene import ObjectKind, Objects
+from ..metrics.driving.traffic_scene import Objects, kind_of_label
 
 REACH = 75.0
 """Radius around the ego within which objects are considered, m."""
-_KINDS = {"pedestrian": ObjectKind.PEDESTRIAN, "cyclist": ObjectKind.BICYCLE, "bicycle": ObjectKind.BICYCLE,
-          "traffic_cone": ObjectKind.TRAFFIC_CONE, "barrier": ObjectKind.BARRIER}  # fmt: skip
-_VEHICLES = ("car", "truck", "bus", "trailer", "motorcycle", "construction_vehicle")
-
-
-def kind_of(name: str) -> ObjectKind:
-    """Returns the metrics' object kind of a world shape."""
-    if name in _VEHICLES:
-        return ObjectKind.VEHICLE
-    return _KINDS.get(name, ObjectKind.GENERIC)
 
 
 @dataclass(frozen=True)
@@ -38,7 +28,7 @@ class StaticObjects:
         for placed in simulator.scene.standing:
             name = placed.shape.name
             if name not in ("building", "bush", "tree"):
-                kinds.append(int(kind_of(name)))
+                kinds.append(int(kind_of_label(name)))
                 plans.append(placed.rectangle)
         return cls(np.array(kinds, np.int64), np.reshape(plans, (-1, 5)))
 
@@ -73,11 +63,10 @@ def expected_travel(simulator: Simulator, actor: Actor, times: np.ndarray) -> np
     return ahead
 
 
-def expect(simulator: Simulator, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predicts the actors near the ego: (kind [N], footprints [N, T, 5] every STEP from now, current speeds [N])."""
+def expect(simulator: Simulator, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+    """Predicts the actors near the ego: (kind [N], footprints [N, T, 5] every STEP from now)."""
     times = STEP * np.arange(round(seconds / STEP) + 1)
-    kinds, plans, speeds = [], [], []
-    k = simulator.traffic.k
+    kinds, plans = [], []
     now = simulator.rectangles()
     x, y = simulator.state.x, simulator.state.y
     for actor in simulator.actors:
@@ -85,12 +74,11 @@ def expect(simulator: Simulator, seconds: float) -> tuple[np.ndarray, np.ndarray
             continue
         mover = actor.moving.mover
         poses = mover.path.at(expected_travel(simulator, actor, times))
-        kinds.append(int(kind_of(actor.kind)))
+        kinds.append(int(kind_of_label(actor.kind)))
         plans.append(rectangle(poses, mover.length, mover.width, mover.centre))
-        speeds.append(float(mover.speeds[k - 1 if actor.kind == "pedestrian" else k]))
     if not kinds:
-        return np.zeros(0, np.int64), np.zeros((0, len(times), 5)), np.zeros(0)
-    return np.array(kinds, np.int64), np.stack(plans), np.array(speeds)
+        return np.zeros(0, np.int64), np.zeros((0, len(times), 5))
+    return np.array(kinds, np.int64), np.stack(plans)
 
 
 def objects_of(kinds: np.ndarray, plans: np.ndarray, standing: StaticObjects) -> Objects:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from ...camera_sync.config import ImageConfig
 from ...core import geometry
-from ...core.types import WAYPOINT_TIMES, CameraFrames, EgoState, Plan
+from ...core.types import NANOSECONDS, WAYPOINT_TIMES, CameraFrames, EgoState, Plan
 from ...data.synthetic.drives import FIXED_FRAME, START, load_drive
 from ...pipeline import SparseOccVLA, StepResult
 from ...planning.ego_history import WINDOW_NS, EgoHistory
@@ -20,23 +20,20 @@ from ...world.sim.simulator import Simulator
 from ..tasks.ego_mlp import EgoMlp
 from .cameras import SimulatedCameras
 from .expert import Expert
-from .road_map import WorldMap
-
-_NANOSECONDS = 1_000_000_000
 
 
-class Policy(Protocol):
+class Policy(ABC):
     """Plans for one simulator after another."""
 
     name: str
 
-    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
+    def begin(self, simulator: Simulator, expert: Expert) -> None:
         """Starts a new drive and discards all state of the previous one."""
-        ...
+        self._simulator, self._expert = simulator, expert
 
+    @abstractmethod
     def plan(self) -> TimedPath | None:
         """Returns the path in the map from now on, or None without a plan."""
-        ...
 
 
 def expert_path(simulator: Simulator, poses: np.ndarray) -> TimedPath:
@@ -44,25 +41,19 @@ def expert_path(simulator: Simulator, poses: np.ndarray) -> TimedPath:
     return TimedPath(simulator.time, STEP * np.arange(len(poses)), poses[:, :2])
 
 
-class ExpertPolicy:
+class ExpertPolicy(Policy):
     """The privileged planner: the upper bound."""
 
     name = "expert"
-
-    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
-        self._simulator, self._expert = simulator, expert
 
     def plan(self) -> TimedPath | None:
         return expert_path(self._simulator, self._expert.plan())
 
 
-class ConstantVelocity:
+class ConstantVelocity(Policy):
     """Drives straight on at the current speed."""
 
     name = "constant velocity"
-
-    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
-        self._simulator = simulator
 
     def plan(self) -> TimedPath | None:
         state = self._simulator.state
@@ -70,13 +61,10 @@ class ConstantVelocity:
         return TimedPath.of_waypoints(self._simulator.time, state.pose, WAYPOINT_TIMES, ahead)
 
 
-class BlindLaneKeeping:
+class BlindLaneKeeping(Policy):
     """Follows the route at a comfortable speed, ignoring other actors and signals."""
 
     name = "blind lane keeping"
-
-    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
-        self._simulator, self._expert = simulator, expert
 
     def plan(self) -> TimedPath | None:
         return expert_path(self._simulator, self._expert.blind())
@@ -84,9 +72,9 @@ class BlindLaneKeeping:
 
 def history_of(simulator: Simulator) -> tuple[EgoHistory, int]:
     """Returns the planner's ego history at 10 Hz up to now, and the current stamp (ns)."""
-    stamp = START + round(simulator.time * _NANOSECONDS)
+    stamp = START + round(simulator.time * NANOSECONDS)
     history = EgoHistory()
-    step = round(STEP * _NANOSECONDS)
+    step = round(STEP * NANOSECONDS)
     for age in range(WINDOW_NS // step, -1, -1):
         time = simulator.time - age * STEP
         if time >= -1.9:
@@ -94,7 +82,7 @@ def history_of(simulator: Simulator) -> tuple[EgoHistory, int]:
     return history, stamp
 
 
-class EgoOnly:
+class EgoOnly(Policy):
     """MLP whose only input is the ego's motion, fitted to recorded drives of training seeds."""
 
     name = "ego-only MLP"
@@ -110,16 +98,13 @@ class EgoOnly:
         wanted = np.array(truth, np.float64)
         self._network.fit(np.stack(features), wanted, np.ones(wanted.shape[:2], bool))
 
-    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
-        self._simulator = simulator
-
     def plan(self) -> TimedPath | None:
         history, stamp = history_of(self._simulator)
         waypoints = self._network.predict(history.features(stamp)[None])[0]
         return TimedPath.of_waypoints(self._simulator.time, self._simulator.state.pose, WAYPOINT_TIMES, waypoints)
 
 
-class ChainPolicy:
+class ChainPolicy(Policy):
     """The chain: six rendered cameras and the route through occupancy, reasoning and planning, as in the ROS nodes.
 
     Args:
@@ -132,8 +117,8 @@ class ChainPolicy:
         self._image: ImageConfig = model.preset.image
         self._epoch = 0
 
-    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
-        self._simulator = simulator
+    def begin(self, simulator: Simulator, expert: Expert) -> None:
+        super().begin(simulator, expert)
         self._epoch += 1
         self._model.reset()  # policies may share a model, but count epochs separately
         self._cameras = SimulatedCameras(simulator, self._image.height, self._image.width)
@@ -148,7 +133,7 @@ class ChainPolicy:
             geometry.camera_matrix(k, geometry.inverse(c.camera2ego))
             for c, k in zip(cameras.rig, cameras.intrinsics, strict=True)
         ]
-        stamp = START + round(simulator.time * _NANOSECONDS)
+        stamp = START + round(simulator.time * NANOSECONDS)
         count = len(cameras.rig)
         return CameraFrames(
             stamp=stamp,

@@ -77,8 +77,8 @@ def connectors(streets: Streets) -> list[np.ndarray]:
     return out
 
 
-def lanes(streets: Streets) -> list[tuple[np.ndarray, Street, float, float]]:
-    """Returns (polygon, street, direction 1 or -1 along it, side of the junction 1 or -1) of every driving lane."""
+def lanes(streets: Streets) -> list[tuple[np.ndarray, Street, float]]:
+    """Returns (polygon, street, direction 1 or -1 along it) of every driving lane."""
     out = []
     for street, other in ((streets.main, streets.cross), (streets.cross, streets.main)):
         gap, half = other.half_width + STOP_LINE[0], 0.5 * lane_width(street)
@@ -91,7 +91,7 @@ def lanes(streets: Streets) -> list[tuple[np.ndarray, Street, float, float]]:
                     middle = -way * lane
                     # One polygon per lane: a box in two chunks of one lane would count as being in multiple lanes.
                     for polygon in _street_strip(street, low, high, middle - half, middle + half, 2 * _REACH):
-                        out.append((polygon, street, way, side))
+                        out.append((polygon, street, way))
     return out
 
 
@@ -149,13 +149,12 @@ class WorldMap:
         connector = route_connector(streets, route)
         surfaces: list[tuple[Surface, np.ndarray, bool]] = []
         driven = route.at(np.arange(begin - 10.0, end + 40.0, 2.0))
-        for polygon, street, way, _ in lanes(streets):
+        for polygon, street, way in lanes(streets):
             surfaces.append((Surface.LANE, polygon, self._on_route(polygon, street, way, driven)))
         straight = connector is not None and abs(np.sin(route.at(end)[2] - route.at(begin)[2])) < 0.5
         reds = []
         for polygon in connectors(streets):
-            along = abs(polygon[0] - polygon[len(polygon) // 2 - 1])
-            same = straight and self._with_route(polygon, route, along)
+            same = straight and self._with_route(polygon, route)
             surfaces.append((Surface.LANE_CONNECTOR, polygon, same))
             if same:
                 reds.append(polygon)
@@ -176,12 +175,11 @@ class WorldMap:
         s, _ = street.at(float(middle[count // 2, 0]), float(middle[count // 2, 1]))
         heading = float(street.pose(s)[2]) + (np.pi if way < 0 else 0.0)
         gap = np.hypot(*(driven[:, None, :2] - middle).transpose(2, 0, 1))
-        row, column = np.unravel_index(gap.argmin(), gap.shape)
-        del column
+        row, _ = np.unravel_index(gap.argmin(), gap.shape)
         return bool(gap.min() < 4.5 and np.cos(driven[row, 2] - heading) > 0.7)
 
     @staticmethod
-    def _with_route(polygon: np.ndarray, route: Curve, along: np.ndarray) -> bool:
+    def _with_route(polygon: np.ndarray, route: Curve) -> bool:
         """Whether a straight connector is near a straight route and has its direction."""
         count = len(polygon) // 2
         middle = 0.5 * (polygon[count // 2] + polygon[-1 - count // 2])

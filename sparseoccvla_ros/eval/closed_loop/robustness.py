@@ -22,7 +22,6 @@ from ..report.plots import Bar, draw
 from ..report.tables import markdown_table
 from .expert import Expert
 from .policies import ChainPolicy
-from .road_map import WorldMap
 from .scores import DriveScores
 
 TURN_PER_METRE = np.radians(5.0)
@@ -104,8 +103,8 @@ class DisturbedChain(ChainPolicy):
         super().__init__(model, name)
         self._disturbance = disturbance
 
-    def begin(self, simulator: Simulator, world: WorldMap, expert: Expert) -> None:
-        super().begin(simulator, world, expert)
+    def begin(self, simulator: Simulator, expert: Expert) -> None:
+        super().begin(simulator, expert)
         self._rng = np.random.default_rng([simulator.scene.seed, 53])
         self._late = LateReasoning(self._disturbance.late_sets)
 

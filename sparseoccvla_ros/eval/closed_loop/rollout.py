@@ -13,9 +13,9 @@ from ...world.agents.traffic import RED, STEP, overlap
 from ...world.sim.simulator import LONGEST, Simulator
 from ...world.sim.vehicle import Action
 from ..metrics.driving.bench2drive import CollisionCounter, End, Infraction, RedLightCounter, RouteMonitor
-from ..metrics.driving.traffic_scene import ObjectKind
+from ..metrics.driving.traffic_scene import ObjectKind, kind_of_label
 from .expert import ZOE, Expert, state_vector
-from .forecast import StaticObjects, kind_of
+from .forecast import StaticObjects
 from .policies import Policy
 from .road_map import WorldMap, lane_width
 
@@ -108,7 +108,7 @@ class _Referee:
         hit += [(len(rectangles) + int(i), "standing") for i in still]
         for actor, name in hit:
             if self.collisions.counts(int(actor), time, body[:2], state.speed):
-                kind = kind_of(name)
+                kind = kind_of_label(name)
                 if name == "standing":
                     kind = ObjectKind(int(self.standing.kind[actor - len(rectangles)]))
                 found.append(
@@ -126,7 +126,7 @@ class _Referee:
 class Episode:
     """A drive that its caller steps: the simulated world and a recorder of states, plans and infractions.
 
-    Attributes: simulator, world, expert, rollout; end (why it ended, None while it is running).
+    Attributes: simulator, expert, rollout; end (why it ended, None while it is running).
 
     Args:
         seed: Seed of the world.
@@ -143,14 +143,14 @@ class Episode:
         self, seed: int, scenario: str | None = None, policy: str = "", score_every: int = 10, longest: float = LONGEST
     ) -> None:
         self.simulator = simulator = Simulator(seed, scenario, longest)
-        self.world = WorldMap(simulator.scene.streets, simulator.route, simulator.begin, simulator.end)
-        self.expert, standing = Expert(simulator, self.world), StaticObjects.of(simulator)
-        self._referee = _Referee(simulator, self.world, standing)
+        world = WorldMap(simulator.scene.streets, simulator.route, simulator.begin, simulator.end)
+        self.expert, standing = Expert(simulator, world), StaticObjects.of(simulator)
+        self._referee = _Referee(simulator, world, standing)
         self._score_every = score_every
         self.end: End | None = None
         self.rollout = Rollout(
-            policy, seed, simulator.scene.maneuver, simulator, self.world, standing,
-            np.array([int(kind_of(a.kind)) for a in simulator.actors], np.int64),
+            policy, seed, simulator.scene.maneuver, simulator, world, standing,
+            np.array([int(kind_of_label(a.kind)) for a in simulator.actors], np.int64),
         )  # fmt: skip
         self._states: list[np.ndarray] = []
         self._actors: list[np.ndarray] = []
@@ -215,7 +215,7 @@ def drive(
     """
     episode = Episode(seed, scenario, policy.name, score_every, longest)
     simulator, follower = episode.simulator, TrajectoryFollower()
-    policy.begin(simulator, episode.world, episode.expert)
+    policy.begin(simulator, episode.expert)
     path: TimedPath | None = None
     coming: deque[tuple[float, TimedPath]] = deque()
     while episode.observe() is None:

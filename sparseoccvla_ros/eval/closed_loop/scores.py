@@ -7,7 +7,7 @@ expert's drive of the same seed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,10 +49,6 @@ class DriveScores:
     alpasim: float | None
     cls: float | None
     missing_plans: int
-
-    def plain(self) -> dict:
-        """Returns a dict for a JSON file."""
-        return asdict(self)
 
 
 def outside_share(rollout: Rollout) -> float:
@@ -143,20 +139,13 @@ def hd_score(rollout: Rollout, recorded: Rollout) -> float:
     for plan in rollout.planned:
         # Placed at the pose after the step, as in the public code; the box is centred on the vehicle's centre.
         after = rollout.states[min(plan.step + 3, len(rollout.states) - 1), :3]
-        moved = tracker.global_poses(after, _relative(plan.state[:3], plan.poses[:31:5]))
+        moved = tracker.global_poses(after, tracker.relative_poses(plan.state[:3], plan.poses[:31:5]))
         moved = np.concatenate([ZOE.centres(moved), moved[:, 2:]], -1)
         rows = np.minimum(plan.step + 3 + 5 * np.arange(len(moved)), len(rollout.actors) - 1)
         cars = [corners(rollout.actors[r][vehicles]) for r in rows]
         frames.append(hugsim.rate_plan(moved, cars, hugsim.Surroundings(background, _road_points(rollout, moved))))
     cameras = recorded.states[::5, :2]
     return hugsim.hd_score(hugsim.route_completion(rollout.states[:, :2], cameras), frames)
-
-
-def _relative(origin: np.ndarray, poses: np.ndarray) -> np.ndarray:
-    """Transforms poses [N, 3] to the frame of a pose [3]."""
-    dx, dy = (poses[:, :2] - origin[:2]).T
-    c, s = np.cos(origin[2]), np.sin(origin[2])
-    return np.stack([c * dx + s * dy, c * dy - s * dx, poses[:, 2] - origin[2]], -1)
 
 
 def _filled(rectangles: np.ndarray, step: float = 0.1) -> np.ndarray:

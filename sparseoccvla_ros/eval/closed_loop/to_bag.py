@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,15 +104,6 @@ def _write_motion(bag: BagWriter, stamp: int, pose: np.ndarray, twist: np.ndarra
     bag.write(ACCELERATION, message, stamp, qos())
 
 
-def _write_path(bag: BagWriter, topic: str, stamp: int, poses: Sequence[np.ndarray] | np.ndarray) -> None:
+def _write_path(bag: BagWriter, topic: str, stamp: int, poses: np.ndarray) -> None:
     """Writes poses [N, 3], one every STEP, as a Path."""
-    stamped = [
-        bag.construct(
-            "geometry_msgs/msg/PoseStamped", pose=bag.pose(geometry.planar(*pose)),
-            header=bag.header(stamp + round(STEP * k * NANOSECONDS), FIXED_FRAME),
-        )
-        for k, pose in enumerate(poses)
-    ]  # fmt: skip
-    bag.write(
-        topic, bag.construct("nav_msgs/msg/Path", header=bag.header(stamp, FIXED_FRAME), poses=stamped), stamp, qos()
-    )
+    bag.trajectory(topic, FIXED_FRAME, stamp, STEP * np.arange(len(poses)), poses)

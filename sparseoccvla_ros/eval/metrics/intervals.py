@@ -1,7 +1,6 @@
-"""Bootstrap over scenes for statistics that are not means, such as the IoU of counts summed over scenes.
+"""Bootstrap over scenes: of means, and of other statistics, such as the IoU of counts summed over scenes.
 
-Draws are those of eval.report.planning_tables.scene_interval, identical for all rows of the same scenes, so that
-differences of two rows are paired.
+Draws are identical for all rows of the same scenes, so that differences of two rows are paired.
 """
 
 from __future__ import annotations
@@ -12,8 +11,11 @@ from math import isfinite
 
 import numpy as np
 
-from ..report.planning_tables import LEVEL, RESAMPLES, SEED
+from ...core.errors import InvalidInput
 
+RESAMPLES = 1000
+LEVEL = 0.95
+SEED = 0
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Maps summed counts to the reported numbers, float64 [K]."""
 
@@ -31,6 +33,37 @@ class Estimate:
             return "-"
         span = f" [{scale * self.interval[0]:.2f}, {scale * self.interval[1]:.2f}]" if self.interval else ""
         return f"{scale * self.value:.2f}{span}"
+
+
+def scene_interval(values: np.ndarray, scenes: Sequence[str] | Sequence[int]) -> tuple[float, float] | None:
+    """Returns the percentile bootstrap interval of the mean of values [S], ignoring NaN; None below two scenes.
+
+    Resamples whole scenes because samples of one drive are correlated. Deterministic.
+    """
+    if len(values) != len(scenes):
+        raise InvalidInput("scenes", f"want {len(values)}, one per value, got {len(scenes)}")
+    known = ~np.isnan(values)
+    _, scene = np.unique(np.asarray(scenes)[known], return_inverse=True)
+    count = int(scene.max()) + 1 if len(scene) else 0
+    if count < 2:
+        return None
+    sums, sizes = np.bincount(scene, values[known]), np.bincount(scene)
+    drawn = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    means = (drawn @ sums) / (drawn @ sizes)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def over_scenes(values: np.ndarray, scenes: Sequence[str] | Sequence[int]) -> Estimate:
+    """Estimates the mean of values [S], ignoring NaN; NaN if none is known."""
+    if np.isnan(values).all():
+        return Estimate(float("nan"))
+    return Estimate(float(np.nanmean(values)), scene_interval(values, scenes))
+
+
+def mean_of(values: Sequence[float], scale: float = 1.0) -> Estimate:
+    """Estimates `scale` times the mean of one value per drive or scene, ignoring NaN; NaN if empty."""
+    return over_scenes(scale * np.array(values, np.float64), range(len(values)))
 
 
 def resampled(counts: np.ndarray, statistic: Statistic) -> np.ndarray:
@@ -55,18 +88,6 @@ def estimates(values: np.ndarray, draws: np.ndarray) -> list[Estimate]:
         low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         out.append(Estimate(float(value), (float(low), float(high))))
     return out
-
-
-def mean_of(values: Sequence[float], scale: float = 1.0) -> Estimate:
-    """Estimates `scale` times the mean of one value per drive or scene; NaN if empty."""
-    if not len(values):
-        return Estimate(float("nan"))
-    counts = np.array([(float(value), 1.0) for value in values])
-
-    def mean(sums: np.ndarray) -> np.ndarray:
-        return scale * sums[:1] / max(float(sums[1]), 1.0)
-
-    return estimates(mean(counts.sum(0)), resampled(counts, mean))[0]
 
 
 def compared(

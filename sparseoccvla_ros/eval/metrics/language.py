@@ -25,10 +25,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...core.errors import InvalidInput
-from .meteor import INSTALL, Unavailable, meteor_java, meteor_nltk, nltk_tokens, ptb_tokens
+from .meteor import Unavailable, meteor_java, meteor_nltk, nltk_tokens, optional, ptb_tokens
 
 TOKENISATIONS = ("hermes", "ptb")
-SELECTIONS = ("single_turn", "multi_turn", "given")
 BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 CIDER_NOTE = "CIDEr depends on the evaluated set: comparable only with results on the same {n} documents"
 
@@ -61,7 +60,6 @@ class LanguageResult:
     """Scores by metric name; absent: metric name to reason; ids: the order of per_document."""
 
     tokenisation: str
-    selection: str
     ids: tuple[str, ...]
     missing: int
     empty: int
@@ -74,18 +72,16 @@ class LanguageResult:
         return len(self.ids)
 
 
-def evaluate(documents: Sequence[Document], tokenisation: str = "hermes", selection: str = "given") -> LanguageResult:
+def evaluate(documents: Sequence[Document], tokenisation: str = "hermes") -> LanguageResult:
     """Computes all metrics of a recipe; those that cannot run (no Java, WordNet or package) are listed in `absent`.
 
     An empty or missing answer counts as a document and scores 0. Deterministic; downloads nothing.
 
-    Raises InvalidInput("tokenisation" or "selection") for an unknown name, InvalidInput("documents") for an empty set,
+    Raises InvalidInput("tokenisation") for an unknown name, InvalidInput("documents") for an empty set,
     a repeated id, and a document with no reference or an empty one.
     """
     if tokenisation not in TOKENISATIONS:
         raise InvalidInput("tokenisation", f"want one of {TOKENISATIONS}, got {tokenisation!r}")
-    if selection not in SELECTIONS:
-        raise InvalidInput("selection", f"want one of {SELECTIONS}, got {selection!r}")
     if not documents:
         raise InvalidInput("documents", "is empty")
     ids = tuple(d.id for d in documents)
@@ -107,7 +103,6 @@ def evaluate(documents: Sequence[Document], tokenisation: str = "hermes", select
             scores[name] = Score(value, each, scene_interval(each, scenes))
     return LanguageResult(
         tokenisation,
-        selection,
         ids,
         missing=sum(d.hypothesis is None for d in documents),
         empty=sum(d.hypothesis is not None and not d.hypothesis.strip() for d in documents),
@@ -169,16 +164,11 @@ def _scores(
 
 def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
     """Computes BLEU-1..4, ROUGE-L and CIDEr of space-separated texts. Raises Unavailable without pycocoevalcap."""
-    try:
-        from pycocoevalcap.bleu.bleu import Bleu
-        from pycocoevalcap.cider.cider import Cider
-        from pycocoevalcap.rouge.rouge import Rouge
-    except ImportError as error:
-        raise Unavailable(f"pycocoevalcap is {INSTALL}") from error
+    bleu, rouge, cider = (optional(f"pycocoevalcap.{name}.{name}") for name in ("bleu", "rouge", "cider"))
     truth = {i: list(refs) for i, refs in enumerate(references)}
     said = {i: [text] for i, text in enumerate(hypotheses)}
     with contextlib.redirect_stdout(io.StringIO()):
-        results = dict(zip(BLEU, zip(*Bleu(4).compute_score(truth, said, verbose=0), strict=True), strict=True))
-        results["ROUGE-L"] = Rouge().compute_score(truth, said)
-        results["CIDEr"] = Cider().compute_score(truth, said)
+        results = dict(zip(BLEU, zip(*bleu.Bleu(4).compute_score(truth, said, verbose=0), strict=True), strict=True))
+        results["ROUGE-L"] = rouge.Rouge().compute_score(truth, said)
+        results["CIDEr"] = cider.Cider().compute_score(truth, said)
     return {name: Score(float(value), np.asarray(each, np.float64)) for name, (value, each) in results.items()}

@@ -27,8 +27,10 @@ import subprocess
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,14 @@ class Unavailable(RuntimeError):
     """A metric cannot be computed on this machine; the text says why."""
 
 
+def optional(module: str) -> Any:
+    """Imports a module of requirements/eval.txt. Raises Unavailable where it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise Unavailable(f"{module.split('.')[0]} is {INSTALL}") from error
+
+
 def one_line(text: str) -> str:
     """Removes line breaks and lone surrogates from a text, because both Java programs read UTF-8 line by line."""
     return " ".join(text.splitlines()).encode("utf-8", "replace").decode("utf-8")
@@ -47,33 +57,18 @@ def one_line(text: str) -> str:
 
 def nltk_tokens(text: str) -> list[str]:
     """Splits like nltk's word_tokenize, with an untrained Punkt sentence splitter. Raises Unavailable without nltk."""
-    try:
-        from nltk.tokenize import NLTKWordTokenizer
-        from nltk.tokenize.punkt import PunktSentenceTokenizer
-    except ImportError as error:
-        raise Unavailable(f"nltk is {INSTALL}") from error
-    words = NLTKWordTokenizer()
-    return [word for sentence in PunktSentenceTokenizer().tokenize(text) for word in words.tokenize(sentence)]
-
-
-class _NoSynonyms:
-    """Replaces WordNet where it is not used."""
-
-    def synsets(self, word: str) -> list[Any]:
-        return []
+    words = optional("nltk.tokenize").NLTKWordTokenizer()
+    sentences = optional("nltk.tokenize.punkt").PunktSentenceTokenizer().tokenize(text)
+    return [word for sentence in sentences for word in words.tokenize(sentence)]
 
 
 @lru_cache(maxsize=1)
 def wordnet() -> Any:
     """Returns nltk's reader for the WordNet found, or None if not found. Raises Unavailable without nltk."""
-    try:
-        import nltk
-        from nltk.corpus import wordnet as own
-        from nltk.corpus.reader.wordnet import WordNetCorpusReader
-    except ImportError as error:
-        raise Unavailable(f"nltk is {INSTALL}") from error
+    own = optional("nltk.corpus").wordnet
+    base: Any = optional("nltk.corpus.reader.wordnet").WordNetCorpusReader
 
-    class Reader(WordNetCorpusReader):
+    class Reader(base):
         """Skips what METEOR does not need: lexicographer file names, which Debian omits, and the map to other
         languages, which needs a second WordNet."""
 
@@ -88,7 +83,7 @@ def wordnet() -> Any:
     shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
     for folder in [os.environ.get("WNSEARCHDIR", ""), *(f"{share}/wordnet" for share in shared.split(":"))]:
         if folder and Path(folder, "data.noun").is_file():
-            nltk.data.path.append(folder)  # nltk opens only files below its registered folders
+            optional("nltk.data").path.append(folder)  # nltk opens only files below its registered folders
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about missing other languages
                 return Reader(folder, None)
@@ -106,13 +101,10 @@ def meteor_nltk(
 
     synonyms=False skips the WordNet stage. Raises Unavailable without nltk, and with synonyms=True without WordNet.
     """
-    reader = wordnet() if synonyms else _NoSynonyms()
+    reader = wordnet() if synonyms else SimpleNamespace(synsets=lambda word: [])
     if reader is None:
         raise Unavailable("WordNet was not found: sudo apt install wordnet-base, or set WNSEARCHDIR to its folder")
-    try:
-        from nltk.translate.meteor_score import meteor_score
-    except ImportError as error:
-        raise Unavailable(f"nltk is {INSTALL}") from error
+    meteor_score = optional("nltk.translate.meteor_score").meteor_score
     pairs = zip(references, hypotheses, strict=True)
     return np.array([meteor_score(refs, hypothesis, wordnet=reader) for refs, hypothesis in pairs], np.float64)
 
@@ -132,10 +124,7 @@ def ptb_tokens(texts: Sequence[str]) -> list[str]:
     pass all references in one call and all answers in another. Raises Unavailable without Java.
     """
     java = _java()
-    try:
-        from pycocoevalcap.tokenizer import ptbtokenizer as recipe
-    except ImportError as error:
-        raise Unavailable(f"pycocoevalcap is {INSTALL}") from error
+    recipe = optional("pycocoevalcap.tokenizer.ptbtokenizer")
     jar = files("pycocoevalcap") / "tokenizer" / recipe.STANFORD_CORENLP_3_4_1_JAR
     program = "edu.stanford.nlp.process.PTBTokenizer"
     done = subprocess.run(
@@ -159,16 +148,13 @@ def meteor_java(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
     Loads its paraphrase table first: about ten seconds and up to 2 GB. Raises Unavailable without Java.
     """
     _java()
-    try:
-        from pycocoevalcap.meteor.meteor import Meteor
-    except ImportError as error:
-        raise Unavailable(f"pycocoevalcap is {INSTALL}") from error
+    meteor = optional("pycocoevalcap.meteor.meteor").Meteor
 
     def clean(text: str) -> str:
         return one_line(text).replace("|||", "")  # its field separator
 
     try:
-        total, each = Meteor().compute_score(
+        total, each = meteor().compute_score(
             {i: [clean(text) for text in refs] for i, refs in enumerate(references)},
             {i: [clean(text)] for i, text in enumerate(hypotheses)},
         )

@@ -50,17 +50,9 @@ class OccupancyScores:
     miou: float
     iou: float
 
-    @property
-    def binary(self) -> np.ndarray:
-        """int64 [2, 2] confusion of (occupied, free), row = truth."""
-        return binary_confusion(self.confusion)
-
 
 class OccupancyMeter:
-    """Accumulates grids into one confusion matrix.
-
-    Picklable: distributed processes can gather and `merge` their meters, with the same result as a single pass.
-    """
+    """Accumulates grids into one confusion matrix; those of parts add up to the same as a single pass. Picklable."""
 
     def __init__(self, rule: AbsentRule = AbsentRule.LEFT_OUT) -> None:
         self.rule = AbsentRule(rule)
@@ -85,13 +77,6 @@ class OccupancyMeter:
         counts = torch.bincount(pairs.masked_fill_(~counted, cells).flatten(), minlength=cells + 1)[:cells]
         self.confusion += counts.view(self.confusion.shape).cpu().numpy()
         self.frames += prod(pred.shape[:-3])
-
-    def merge(self, other: OccupancyMeter) -> None:
-        """Adds the counts of another meter. Raises InvalidInput if its rule differs."""
-        if other.rule != self.rule:
-            raise InvalidInput("rule", f"{other.rule} cannot be merged into {self.rule}")
-        self.confusion += other.confusion
-        self.frames += other.frames
 
     def result(self) -> OccupancyScores:
         """Returns the scores of everything counted so far."""

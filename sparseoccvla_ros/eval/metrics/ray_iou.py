@@ -23,7 +23,7 @@ from ...core.classes import FREE, NUM_CLASSES
 from ...core.errors import InvalidInput
 from ...core.types import check_array
 from ...core.voxels import OCC3D_GRID, VoxelGrid
-from .occupancy import IGNORE, Labels, checked_labels, mean_of_known
+from .occupancy import IGNORE, Labels, checked_labels
 
 THRESHOLDS: tuple[float, ...] = (1.0, 2.0, 4.0)
 """Tolerances of the predicted distance, m."""
@@ -232,24 +232,11 @@ def _enter(
     return ((cell >= 0) & (cell < shape)).all(0)
 
 
-@dataclass(frozen=True, eq=False)
-class RayScores:
-    """Scores as fractions (0..1).
-
-    rays: number of rays with a true hit; per_class: float64 [thresholds, 17], NaN for a class neither true nor
-    predicted; at: RayIoU per threshold (m); ray_iou: mean over the whole table, ignoring NaN.
-    """
-
-    rays: int
-    per_class: np.ndarray
-    at: dict[float, float]
-    ray_iou: float
-
-
 class RayMeter:
-    """Accumulates RayIoU counts over frames. Picklable; `merge` adds the counts of other processes.
+    """Accumulates RayIoU counts over frames. Picklable; counts of parts add up.
 
-    truth, predicted: int64 [18], rays by true and predicted label; right: int64 [thresholds, 18].
+    counts: int64 [2 + thresholds, 18], rays with a true hit by true label, by predicted label, and right at each
+    threshold.
     """
 
     def __init__(
@@ -262,9 +249,7 @@ class RayMeter:
         self.directions = ray_directions() if directions is None else directions
         self.grid = grid
         self.thresholds = tuple(thresholds)
-        self.truth = np.zeros(NUM_CLASSES + 1, np.int64)
-        self.predicted = np.zeros(NUM_CLASSES + 1, np.int64)
-        self.right = np.zeros((len(self.thresholds), NUM_CLASSES + 1), np.int64)
+        self.counts = np.zeros((2 + len(self.thresholds), NUM_CLASSES + 1), np.int64)
 
     def update(self, pred: Labels, semantics: Labels, origins: np.ndarray) -> None:
         """Counts one frame.
@@ -279,28 +264,18 @@ class RayMeter:
         kept = true.labels != FREE
         labels, distances = true.labels[kept].long(), true.distances[kept]
         guess = cast(pred, rays.only(kept), self.grid)
-        self.truth += _histogram(labels)
-        self.predicted += _histogram(guess.labels.long())
+        self.counts[0] += _histogram(labels)
+        self.counts[1] += _histogram(guess.labels.long())
         same, error = guess.labels == labels, (guess.distances - distances).abs()
-        for row, threshold in enumerate(self.thresholds):
-            self.right[row] += _histogram(labels[same & (error < threshold)])
+        for row, threshold in enumerate(self.thresholds, 2):
+            self.counts[row] += _histogram(labels[same & (error < threshold)])
 
-    def merge(self, other: RayMeter) -> None:
-        """Adds the counts of another meter. Raises InvalidInput if its grid, rays or thresholds differ."""
-        if (other.grid, other.thresholds) != (self.grid, self.thresholds):
-            raise InvalidInput("other", "has another grid or other thresholds")
-        if not np.array_equal(other.directions, self.directions):
-            raise InvalidInput("other", "has other ray directions")
-        self.truth += other.truth
-        self.predicted += other.predicted
-        self.right += other.right
 
-    def result(self) -> RayScores:
-        """Returns the scores of everything counted so far."""
-        union = (self.truth + self.predicted - self.right)[:, :NUM_CLASSES]
-        per_class = np.divide(self.right[:, :NUM_CLASSES], union, out=np.full(union.shape, nan), where=union > 0)
-        at = {t: mean_of_known(row) for t, row in zip(self.thresholds, per_class, strict=True)}
-        return RayScores(int(self.truth.sum()), per_class, at, mean_of_known(per_class))
+def ray_iou_per_class(counts: np.ndarray) -> np.ndarray:
+    """Returns float64 [thresholds, 17] from RayMeter.counts; NaN for a class neither true nor predicted."""
+    truth, predicted, right = counts[0, :NUM_CLASSES], counts[1, :NUM_CLASSES], counts[2:, :NUM_CLASSES]
+    union = truth + predicted - right
+    return np.divide(right, union, out=np.full(right.shape, nan), where=union > 0)
 
 
 def _histogram(labels: torch.Tensor) -> np.ndarray:

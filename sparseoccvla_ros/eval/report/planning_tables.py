@@ -10,35 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import InvalidInput
+from ..metrics.intervals import LEVEL, RESAMPLES, SEED, scene_interval
 from ..protocols.planning import HORIZON_STEPS, Protocol
 from ..tasks.planning_loop import Evaluation
 from ..tasks.planning_samples import GROUND_TRUTH, Method
 from .tables import markdown_table
-
-RESAMPLES = 1000
-LEVEL = 0.95
-SEED = 0
-
-
-def scene_interval(
-    values: np.ndarray, scenes: list[str], resamples: int = RESAMPLES, level: float = LEVEL, seed: int = SEED
-) -> tuple[float, float] | None:
-    """Returns the percentile bootstrap interval of the mean of values [S], ignoring NaN; None below two scenes.
-
-    Resamples whole scenes because samples of one drive are correlated. Deterministic.
-    """
-    if len(values) != len(scenes):
-        raise InvalidInput("scenes", f"want {len(values)}, one per value, got {len(scenes)}")
-    known = ~np.isnan(values)
-    _, scene = np.unique(np.asarray(scenes)[known], return_inverse=True)
-    count = int(scene.max()) + 1 if len(scene) else 0
-    if count < 2:
-        return None
-    sums, sizes = np.bincount(scene, values[known]), np.bincount(scene)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    means = (drawn @ sums) / (drawn @ sizes)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -122,8 +98,8 @@ class Report:
         return bool(rows) and all(row.l2.average == 0 and row.collision.average == 0 for row in rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain numbers, strings, lists and dicts for json.dump; unknown values are None."""
-        content = {
+        """Returns plain numbers, strings, sequences and dicts; unknown values are NaN or None."""
+        return {
             "samples": self.samples,
             "scenes": self.scenes,
             "subset": self.subset,
@@ -135,7 +111,6 @@ class Report:
             "rows": [asdict(row) for row in self.rows],
             "driving": [asdict(row) for row in self.driving],
         }
-        return _plain(content)
 
     def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Returns (title, header, rows) of every table."""
@@ -279,16 +254,6 @@ def _conventions(protocol: Protocol) -> dict[str, str]:
         "collision": protocol.collision.value,
         "road test": protocol.road or "-",
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    return value
 
 
 def _name(method: str, oracle: bool, self_test: bool) -> str:

@@ -37,7 +37,7 @@ def scored_captions(
     for tokenisation in TOKENISATIONS:
         for row, said in given.items():
             documents = [Document(i, said[i], (q.answer,), scenes[i]) for i, q in texts.items()]
-            found = evaluate(documents, tokenisation, "single_turn")
+            found = evaluate(documents, tokenisation)
             numbers["rows"][f"{row}, {tokenisation}"] = {
                 "n": found.n, "missing": found.missing, "empty": found.empty,
                 "scores": {name: Estimate(score.value, score.interval) for name, score in found.scores.items()},

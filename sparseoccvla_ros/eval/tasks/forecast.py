@@ -1,7 +1,9 @@
 """Occupancy forecasts at +1, +2, +3 s, compared with copies of the present.
 
 Every grid is in base_link of its own time, is counted whole (visible or not), and is placed by the true future motion,
-for copy-forward and the network alike. The rows differ in the motion given to the forecaster.
+for copy-forward and the network alike. The rows differ in the motion given to the forecaster. Scores are those of
+SparseWorld (4D occupancy, also PreWorld) and of OccWorld (Zheng et al., ECCV 2024), which differ for a class absent
+from the truth, so their numbers are not comparable.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from ...core.voxels import SparseVoxels
 from ...reasoning.model.ego_motion import constant_velocity
 from ...reasoning.model.forecaster import forecast_voxels
 from ...reasoning.model.reasoner import Reasoner
-from ..metrics.forecast import Protocol, copy_forward, copy_unmoved
+from ..metrics.forecast import copy_forward, copy_unmoved
 from ..metrics.intervals import compared, estimates, resampled
 from ..metrics.moving_voxels import at_constant_velocity, at_horizons, judged, moved, moving_numbers
-from ..metrics.occupancy import OccupancyMeter
+from ..metrics.occupancy import AbsentRule, OccupancyMeter
 from ..report.tables import Block
 from .occupancy import voxel_numbers
 
@@ -33,7 +35,7 @@ TRUE_FLOW = "true motion of the prediction (oracle)"
 TRUE_UNMOVED, TRUE_FORWARD = "copy of the true present (oracle)", "copy-forward of the true present (oracle)"
 AGAINST = ((PLANNED, FORWARD), (CONSTANT, FORWARD), (NOT_CONTINUED, FORWARD), (PLANNED, CONSTANT))
 MOVING_AGAINST = ((PLANNED, FORWARD), (TRUE, FORWARD), (STEADY_FLOW, FORWARD), (TRUE_FLOW, FORWARD))
-RULE = Protocol.SPARSEWORLD.rule
+RULE = AbsentRule.ZERO_IF_PREDICTED
 SPARSEWORLD_PAST, SPARSEWORLD_MARGIN = 5, 8
 """SparseWorld scores keyframes with 5 before them and 8, themselves included, to the end of the scene."""
 
@@ -67,7 +69,7 @@ def forecasts(
 def numbers_of(confusions: np.ndarray) -> np.ndarray:
     """Returns (mIoU at 1, 2, 3 s, mean, IoU at 1, 2, 3 s, mean, mean mIoU by OccWorld's rule) of counts [3, 18, 18]."""
     both = np.stack([voxel_numbers(c, RULE) for c in confusions], 1)
-    other = np.mean([voxel_numbers(c, Protocol.OCCWORLD.rule)[0] for c in confusions])
+    other = np.mean([voxel_numbers(c, AbsentRule.ONE)[0] for c in confusions])
     return np.append(np.concatenate([both, both.mean(1, keepdims=True)], 1), other)
 
 

@@ -15,9 +15,8 @@ import numpy as np
 from ...core.types import SceneQueries
 from ...reasoning.model.reasoner import Reasoner
 from ...world.qa.questions import Question
-from ..metrics.intervals import Estimate
+from ..metrics.intervals import Estimate, over_scenes
 from ..metrics.qa_accuracy import KINDS, answer_accuracy
-from ..report.planning_tables import scene_interval
 from ..report.tables import Block
 from . import plan_agreement
 from .captions import scored_captions
@@ -183,8 +182,7 @@ def _scored(
     groups = _groups(list(questions.values()))
 
     def estimate(values: np.ndarray, keep: np.ndarray) -> Estimate:
-        where = [place for place, kept in zip(places, keep, strict=True) if kept]
-        return Estimate(float(values[keep].mean()), scene_interval(values[keep], where))
+        return over_scenes(values[keep], [place for place, kept in zip(places, keep, strict=True) if kept])
 
     for row, values in right.items():
         numbers["rows"][row]["accuracy"] = {name: estimate(values, keep) for name, keep in groups.items()}

@@ -9,7 +9,7 @@ import numpy as np
 from ...core.classes import CLASSES, NUM_CLASSES
 from ..metrics.intervals import compared
 from ..metrics.occupancy import AbsentRule, OccupancyMeter, binary_confusion, iou_per_class, mean_of_known
-from ..metrics.ray_iou import THRESHOLDS, RayMeter
+from ..metrics.ray_iou import THRESHOLDS, RayMeter, ray_iou_per_class
 from ..report.tables import Block
 
 MODEL, BLIND, PRIOR = "network", "network, blind", "class prior"
@@ -29,9 +29,7 @@ def all_voxel_numbers(confusion: np.ndarray) -> np.ndarray:
 
 def ray_numbers(counts: np.ndarray) -> np.ndarray:
     """Returns (RayIoU, RayIoU at each threshold) of counts [2 + thresholds, 18]: true, predicted, right rays."""
-    right = counts[2:, :NUM_CLASSES]
-    union = counts[0, :NUM_CLASSES] + counts[1, :NUM_CLASSES] - right
-    iou = np.divide(right, union, out=np.full(right.shape, np.nan), where=union > 0)
+    iou = ray_iou_per_class(counts)
     return np.array([mean_of_known(iou), *(mean_of_known(row) for row in iou)])
 
 
@@ -64,10 +62,7 @@ class OccupancyTask:
     def result(self, rays_from: str) -> tuple[dict[str, Any], list[Block]]:
         """Returns plain numbers and tables; rays_from: description of the ray origins."""
         counts = {r: np.stack([m.confusion for m in s.values()]) for r, s in self._voxels.items()}
-        rays = {
-            r: np.stack([np.concatenate([m.truth[None], m.predicted[None], m.right]) for m in s.values()])
-            for r, s in self._rays.items()
-        }
+        rays = {r: np.stack([m.counts for m in s.values()]) for r, s in self._rays.items()}
         voxel, voxel_gain = compared(counts, all_voxel_numbers, AGAINST)
         ray, ray_gain = compared(rays, ray_numbers, AGAINST)
         per_class = {r: iou_per_class(c.sum(0), AbsentRule.LEFT_OUT)[:NUM_CLASSES] for r, c in counts.items()}

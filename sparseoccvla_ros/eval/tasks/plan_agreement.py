@@ -7,7 +7,7 @@ second measures the language model alone. Reasons in the answers are checked aga
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,7 @@ import numpy as np
 from ...planning.plan_words import ACTION_QUESTION, agrees, with_action
 from ...reasoning.model.reasoner import Reasoner
 from ...world.qa.reasons import Surroundings, absent
-from ..metrics.intervals import Estimate
-from ..report.planning_tables import scene_interval
+from ..metrics.intervals import over_scenes
 from ..report.tables import Block
 
 TOLD, UNTOLD = "told the plan, as on line", "not told the plan"
@@ -54,11 +53,13 @@ def result(
     rows = []
     for row in (r for r in ROWS if r in answers):
         said = {i: answers[row].get(i) or "" for i in driven}
-        agreed = _share({i: float(agrees(said[i], d.action) is True) for i, d in driven.items()}, scenes)
+        agreed = over_scenes(
+            np.array([float(agrees(said[i], d.action) is True) for i, d in driven.items()]), [scenes[i] for i in driven]
+        )
         reasons = {i: absent(said[i], d.there) for i, d in driven.items() if d.there is not None}
         named = {i: float(bool(found)) for i, found in reasons.items() if found is not None}
         missing = Counter(name for found in reasons.values() for name in found or ())
-        wrong = _share(named, scenes)
+        wrong = over_scenes(np.array([*named.values()]), [scenes[i] for i in named])
         numbers[row] = {
             "n": len(driven), "agrees": agreed, "reasons": len(named), "reasons_absent": wrong, "absent": dict(missing),
         }  # fmt: skip
@@ -71,11 +72,3 @@ def result(
     ]
     head = ["", "n", "agrees with the plan", "reasons", "name something absent", "which"]
     return numbers, Block("Words and path", head, rows, notes)
-
-
-def _share(values: Mapping[str, float], scenes: Mapping[str, str]) -> Estimate:
-    known: Sequence[float] = list(values.values())
-    if not known:
-        return Estimate(float("nan"))
-    where = [scenes[i] for i in values]
-    return Estimate(float(np.mean(known)), scene_interval(np.array(known, np.float64), where))

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ...core.types import Command, CommandSource, PlanStatus
+from ...core.types import TURN_OFFSET, Command, CommandSource, PlanStatus
 from ...pipeline import StepResult
-from ...planning.anchor_presets import TURN_OFFSET
 from ...planning.ego_history import EgoHistory
 from ...planning.planner import Planner
-from ..metrics.intervals import Estimate
+from ..metrics.intervals import Estimate, over_scenes
 from ..protocols.planning import OMNIDRIVE
-from ..report.planning_tables import Report, report, scene_interval
+from ..report.planning_tables import Report, report
 from ..report.tables import Block
 from .ablations import (
     ABLATIONS,
@@ -45,10 +44,7 @@ _ABOUT = {
 
 def turned(waypoints: np.ndarray) -> Command:
     """Classifies a trajectory [6, 2] m: a lateral offset of TURN_OFFSET or more after 3 s is a turn."""
-    lateral = float(waypoints[-1, 1])
-    if lateral >= TURN_OFFSET:
-        return Command.LEFT
-    return Command.RIGHT if lateral <= -TURN_OFFSET else Command.STRAIGHT
+    return Command.of_offset(float(waypoints[-1, 1]))
 
 
 def planner_inputs(
@@ -224,9 +220,7 @@ class PlanningTask:
                     # A missing plan counts as disobedience.
                     obeys.append(float(usable and turned(answer.waypoints) is samples[k].command))
                     scenes.append(samples[k].scene)
-                values = np.array(obeys, np.float64)
-                value = float(values.mean()) if len(values) else float("nan")
-                row[name] = {"n": len(values), "share": Estimate(value, scene_interval(values, scenes))}
+                row[name] = {"n": len(obeys), "share": over_scenes(np.array(obeys, np.float64), scenes)}
             out[method.name] = row
             rows.append([method.name, *(f"{c['share'].text()} (n {c['n']})" for c in row.values())])
         numbers["obedience"] = out
@@ -270,9 +264,7 @@ def _worth(evaluation: Evaluation, numbers: dict[str, Any]) -> Block:
             continue
         found = {}
         for what, without, given in zip(("l2_m", "collision"), errors(name), own, strict=True):
-            more = without - given
-            value = float(np.nanmean(more)) if np.isfinite(more).any() else float("nan")
-            found[what] = Estimate(value, scene_interval(more, evaluation.scenes))
+            found[what] = over_scenes(without - given, evaluation.scenes)
         out[name] = {"n": int(np.isfinite(errors(name)[0] - own[0]).sum()), **found}
         rows.append([name, str(out[name]["n"]), found["l2_m"].text(1), found["collision"].text()])
     numbers["worth_of_language"] = out

@@ -14,7 +14,6 @@ import numpy as np
 from ...core.errors import InvalidInput
 from ...core.types import STEPS, Command, CommandSource, Plan, check_array
 from ...core.vehicle import NUSCENES_CAR, Vehicle
-from ...planning.anchor_presets import TURN_OFFSET
 from ...planning.ego_history import FEATURE_NAMES
 
 PEOPLE: tuple[str, ...] = tuple(
@@ -144,10 +143,7 @@ class Sample:
     def future_command(self) -> Command:
         """Command derived from the truth: a turn if 2 m or more to a side at its last valid step. Oracle only."""
         valid = np.flatnonzero(self.mask)
-        lateral = self.truth[valid[-1], 1] if len(valid) else 0.0
-        if lateral >= TURN_OFFSET:
-            return Command.LEFT
-        return Command.RIGHT if lateral <= -TURN_OFFSET else Command.STRAIGHT
+        return Command.of_offset(self.truth[valid[-1], 1] if len(valid) else 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 import zlib
 from collections import Counter
@@ -20,6 +19,7 @@ import numpy as np
 
 from ...core.classes import FREE
 from ...core.errors import InvalidInput
+from ...core.files import written
 from ...core.geometry import inverse
 from ...core.paths import cache_folder
 from ...core.types import NANOSECONDS, WAYPOINT_TIMES
@@ -110,17 +110,11 @@ def _source(seeds: tuple[int, ...]) -> str:
 
 def _write(seeds: tuple[int, ...], found: TrainingPriors, path: Path) -> None:
     """Writes the cache file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(
-                file, seeds=np.array(seeds), prior=found.prior, features=found.features, truth=found.truth,
-                answers=np.array(json.dumps(found.answers, sort_keys=True)),
-            )  # fmt: skip
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written(path) as part, part.open("wb") as file:  # numpy would append .npz to a name
+        np.savez_compressed(
+            file, seeds=np.array(seeds), prior=found.prior, features=found.features, truth=found.truth,
+            answers=np.array(json.dumps(found.answers, sort_keys=True)),
+        )  # fmt: skip
 
 
 def _read(path: Path) -> TrainingPriors:

@@ -100,17 +100,15 @@ class VoxelHead(nn.Module):
         nn.init.normal_(self.from_label.weight, std=0.1)
         nn.init.zeros_(self.from_corner)
 
-    def forward(
-        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, batch_index: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Classify voxels of one batch element: flat x-major index int64 [V], logits float32 [V, 18], 17 = free.
+    def forward(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput) -> tuple[Tensor, Tensor]:
+        """Classify voxels of the first batch element: flat x-major index int64 [V], logits float32 [V, 18], 17 = free.
 
         Args:
             scene: the decoder's input.
             cells: the head that predicts class and depth of image cells.
             last: output of the decoder's last layer.
         """
-        opened, read = self._open(scene, cells, last, batch_index)
+        opened, read = self._open(scene, cells, last)
         # In chunks that fit in the CPU cache: three times as fast as all at once.
         parts = [read(chunk) for chunk in opened.split(CHUNK)]
         return torch.cat([p.index for p in parts]).flatten(), torch.cat([self.classify(p) for p in parts]).flatten(0, 1)
@@ -125,20 +123,18 @@ class VoxelHead(nn.Module):
         return self.out(F.relu_(self.hidden(hidden)))
 
     @torch.no_grad()
-    def candidates(
-        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, batch_index: int = 0
-    ) -> Candidates:
+    def candidates(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput) -> Candidates:
         """Returns the voxels of the highest-ranked blocks with the inputs of both MLPs."""
-        opened, read = self._open(scene, cells, last, batch_index)
+        opened, read = self._open(scene, cells, last)
         return read(opened)
 
     @torch.no_grad()
     def _open(
-        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, batch_index: int
+        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput
     ) -> tuple[Tensor, Callable[[Tensor], Candidates]]:
         """Returns the blocks to open, int64 [K], and a function that reads the Candidates of some of them."""
-        views = CellViews.of(scene, cells, self.smooth, batch_index)
-        label, nearby = self._points(last.points[batch_index].float(), last.logits[batch_index].float())
+        views = CellViews.of(scene, cells, self.smooth)
+        label, nearby = self._points(last.points[0].float(), last.logits[0].float())
         (_, y, z), (_, by, bz) = self.grid.shape, self.blocks
         corner = (self.corner[:, 0] * y + self.corner[:, 1]) * z + self.corner[:, 2]
 
@@ -163,10 +159,10 @@ class VoxelHead(nn.Module):
         return score.topk(min(BLOCKS, len(score)), sorted=False).indices, read
 
     @torch.no_grad()
-    def ranked(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, batch_index: int = 0) -> Tensor:
+    def ranked(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput) -> Tensor:
         """Returns the ranking MLP's input for every block of the grid: float32 [blocks, inputs]."""
-        views = CellViews.of(scene, cells, self.smooth, batch_index)
-        _, nearby = self._points(last.points[batch_index].float(), last.logits[batch_index].float())
+        views = CellViews.of(scene, cells, self.smooth)
+        _, nearby = self._points(last.points[0].float(), last.logits[0].float())
         return torch.cat([views.nearest(0, self.centres, views.choose(0, self.centres)), nearby, self.place], 1)
 
     def _offsets(self) -> Tensor:

@@ -53,18 +53,18 @@ class CellViews:
     bins: int
 
     @classmethod
-    def of(cls, scene: SceneViews, cells: ViewProposals, smooth: Tensor, batch_index: int) -> CellViews:
-        """Build from the features of one batch element; smooth: float32 [bins, bins * 5], see depth_windows. A single
-        frame is also used as the previous one."""
+    def of(cls, scene: SceneViews, cells: ViewProposals, smooth: Tensor) -> CellViews:
+        """Build from the features of the first batch element; smooth: float32 [bins, bins * 5], see depth_windows. A
+        single frame is also used as the previous one."""
         (h, w), (frames, n) = scene.sizes[0], scene.ego2img.shape[1:3]
         ages = [min(f, frames - 1) for f in range(FRAMES)]
         classes, depths = [], []
         for age in ages:
             slot = age if scene.slots is None else scene.slots[age]
-            logits = cells.cells(scene.table[batch_index, slot, : n * h * w])
+            logits = cells.cells(scene.table[0, slot, : n * h * w])
             classes.append(logits[:, : FREE + 1].softmax(-1))
             depths.append((logits[:, FREE + 1 :].softmax(-1) @ smooth).view(-1, len(WINDOWS) + 2))
-        matrix, usable = scene.ego2img[batch_index, ages], scene.usable[batch_index, ages]
+        matrix, usable = scene.ego2img[0, ages], scene.usable[0, ages]
         return cls(classes, depths, matrix, usable, (h, w), scene.image_size, len(smooth))
 
     def choose(self, frame: int, points: Tensor) -> Tensor:

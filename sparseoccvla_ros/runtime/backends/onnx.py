@@ -8,23 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .base import CannotBuild, absent
-from .cache import Progress
+from .base import Backend, CannotBuild
 
 
-class OnnxBackend:
+class OnnxBackend(Backend):
     """ONNX Runtime in float32: its CPU kernels do not support bfloat16."""
 
     name = "onnx"
-    suffix = ""
-
-    def missing(self) -> str:
-        """Why it cannot be used here, "" if it can."""
-        return absent("onnxruntime")
-
-    def cannot_run(self, device: torch.device) -> str:
-        """Why it cannot run beside a model on `device`, "" if it can: on the CPU only."""
-        return self.missing() or ("" if device.type == "cpu" else f"ONNX Runtime runs on the CPU here, not {device}")
+    label = "ONNX Runtime"
+    package = "onnxruntime"
 
     def binding(self) -> str:
         """Runtime version; an ONNX file is not bound to hardware."""
@@ -35,13 +27,6 @@ class OnnxBackend:
     def precision(self, wanted: str) -> str:
         """Always float32."""
         return "float32"
-
-    def graph_precision(self, wanted: str) -> str:
-        """Always float32."""
-        return "float32"
-
-    def build(self, onnx: Path, target: Path, precision: str, progress: Progress) -> None:
-        """Does nothing: the ONNX file itself is loaded."""
 
     def load(self, path: Path, precision: str, threads: int) -> OnnxEngine:
         """Create a session on the CPU. Raises CannotBuild."""

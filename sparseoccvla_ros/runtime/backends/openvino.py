@@ -9,40 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import CannotBuild, absent, cpu_name
+from .base import Backend, CannotBuild, cpu_name
 from .cache import Progress
 
 _HINT = {"float32": "f32", "bfloat16": "bf16"}
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Backend):
     """OpenVINO on the CPU. Its precision is a compile-time hint that must always be given: on a CPU with bfloat16 units
     the default is bfloat16, which moves projected points by pixels."""
 
     name = "openvino"
+    label = "OpenVINO"
+    package = "openvino"
     suffix = ".blob"
-
-    def missing(self) -> str:
-        """Why it cannot be used here, "" if it can."""
-        return absent("openvino")
-
-    def cannot_run(self, device: torch.device) -> str:
-        """Why it cannot run beside a model on `device`, "" if it can: on the CPU only."""
-        return self.missing() or ("" if device.type == "cpu" else f"OpenVINO runs on the CPU here, not {device}")
 
     def binding(self) -> str:
         """Runtime version and processor."""
         import openvino
 
         return f"openvino {openvino.__version__} on {cpu_name()}"
-
-    def precision(self, wanted: str) -> str:
-        """Always `wanted`."""
-        return wanted
-
-    def graph_precision(self, wanted: str) -> str:
-        """Always float32; the hint sets the engine's precision."""
-        return "float32"
 
     def build(self, onnx: Path, target: Path, precision: str, progress: Progress) -> None:
         """Compile and write the compiled model. Raises CannotBuild."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import CannotBuild
+from .base import Backend, CannotBuild
 from .cache import Progress
 
 BINDINGS = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -54,7 +54,7 @@ def _logger(trt: Any) -> Any:
     return _loggers.setdefault(trt.__name__, trt.Logger(trt.Logger.Severity.INTERNAL_ERROR))
 
 
-class TensorRtBackend:
+class TensorRtBackend(Backend):
     """Builds engines for the GPU of this machine or, without a GPU, ahead of time (RTX only)."""
 
     name = "tensorrt"
@@ -85,10 +85,6 @@ class TensorRtBackend:
             major, minor = torch.cuda.get_device_capability()
             gpu = f"{torch.cuda.get_device_name()} ({major}.{minor})"
         return f"{trt.__name__.removesuffix('_bindings')} {trt.__version__} on {gpu}"
-
-    def precision(self, wanted: str) -> str:
-        """Always `wanted`."""
-        return wanted
 
     def graph_precision(self, wanted: str) -> str:
         """Always `wanted`: strongly typed networks take their precision from the graph."""

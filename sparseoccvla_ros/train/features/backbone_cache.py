@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,6 @@ from ...core.classes import FREE
 from ...core.paths import cache_folder
 from ...core.voxels import OCC3D_GRID
 from ...data.dataset import Sample, mirrored, photometric_distortion
-from ...data.shared_work import share
 from ...data.synthetic.dataset import world_sample
 from ...data.synthetic.scenes import WorldScene, WorldSettings, load_scene
 from ...occupancy.encoder import OccupancyEncoder, padded_size
@@ -92,10 +91,6 @@ class BackboneCache:
     def make(self, seed: int) -> None:
         """Write the features of a scene; renders it if it is not cached."""
         write_arrays(self.file(seed), self.arrays(load_scene(seed, self.world)), {"seed": str(seed)})
-
-    def prepare(self, seeds: Sequence[int], workers: int = 1) -> Iterator[int]:
-        """Compute missing features of the seeds; yields each seed when its features are cached."""
-        return share(self, seeds, workers)
 
     def arrays(self, scene: WorldScene) -> dict[str, np.ndarray]:
         """Computes the arrays of a scene: V variants, S frame sets (clip by clip, oldest first), N cameras.

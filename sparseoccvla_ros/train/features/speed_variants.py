@@ -8,7 +8,6 @@ speed only: the images would show another place, but not another speed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import numpy as np
 from ...core import geometry
 from ...core.paths import cache_folder
 from ...core.types import WAYPOINT_TIMES
-from ...data.shared_work import share
 from ...data.synthetic.scenes import WORLD_VERSION, WorldSettings, load_scene
 from ...eval.closed_loop.expert import Expert
 from ...eval.closed_loop.road_map import WorldMap
@@ -92,10 +90,6 @@ class SpeedVariants:
         """Returns the file of a seed."""
         name = f"{FORMAT_VERSION}-{WORLD_VERSION}-{self.world.key}"
         return cache_folder() / "speed_variants" / name / f"{item:08d}.safetensors"
-
-    def prepare(self, seeds: Sequence[int], workers: int = 1) -> Iterator[int]:
-        """Makes what is missing in `workers` processes; yields each seed when it is there."""
-        return share(self, seeds, workers)
 
     def read(self, seed: int) -> dict[str, np.ndarray]:
         """Reads FIELDS with the scene's frame sets as first axis; {} if they are not cached."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.numpy import save_file
 from ...core import geometry
 from ...core.classes import CAMERAS, MOVABLE
 from ...core.errors import InvalidInput
+from ...core.files import file_sha256, written
 from ...core.paths import cache_folder
 from ...core.types import LIGHT_COLOURS, CameraFrames, EgoState, SceneQueries, TrafficLight
 from ...data.shared_work import share
@@ -72,8 +72,7 @@ class FeatureCache:
 def file_digest(path: Path) -> str:
     """Returns the sha256 of a file, hex. Raises InvalidInput("weights") if it cannot be read."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise InvalidInput("weights", f"{path} cannot be read: {error}") from None
 
@@ -200,10 +199,5 @@ def read_arrays(path: Path, fields: Iterable[str] | None = None) -> dict[str, np
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write arrays to a safetensors file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written(path) as part:
         save_file({n: np.ascontiguousarray(v) for n, v in arrays.items()}, part, metadata)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

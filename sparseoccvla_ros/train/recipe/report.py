@@ -79,7 +79,8 @@ def write_report(recipe: Recipe, out: Path, folder: Path) -> Path:
         rows.append(f"<tr><td>{step.name}<td>{hours}<td>{step.hours:g}<td>{html.escape(said)}</tr>")
     if panels:
         cv2.imwrite(str(folder / "curves.png"), np.concatenate(panels, 0))
-    numbers = _json(recipe.folder(out, "validation") / "numbers.json") if _has(recipe, "validation") else {}
+    names = [step.name for step in recipe.steps]
+    numbers = _json(recipe.folder(out, "validation") / "numbers.json") if "validation" in names else {}
     page = folder / "report.html"
     page.write_text(
         f"<!doctype html><meta charset=utf-8><title>{recipe.preset.name}</title>"
@@ -96,10 +97,6 @@ def _smooth(lines: dict[int, dict[str, Any]], most: int = 400) -> list[tuple[flo
     """Returns means of the loss over at most `most` equal segments."""
     found = np.array([(s, v["loss"]) for s, v in sorted(lines.items()) if v.get("loss") is not None], float)
     return [tuple(part.mean(0)) for part in np.array_split(found, min(most, len(found))) if len(part)]
-
-
-def _has(recipe: Recipe, name: str) -> bool:
-    return any(step.name == name for step in recipe.steps)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -7,10 +7,8 @@ checkpoint, everything else is redone. All random numbers come from fixed seeds.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,10 @@ import torch
 from ...core.classes import LABEL
 from ...core.errors import InvalidInput
 from ...data.dataset import DrivingSamples
-from ...data.processes import end_with_parent
+from ...data.processes import in_processes
 from ...data.shared_work import share
 from ...data.synthetic.dataset import SPLITS, WorldSamples, world_settings
-from ...data.synthetic.drives import prepare_drives
+from ...data.synthetic.drives import prepare_drives, trajectories
 from ...data.synthetic.qa_cache import QuestionCache, question_rows
 from ...data.synthetic.scenes import WorldSettings, prepare_scenes
 from ...eval.tasks.evaluator import EvalConfig
@@ -36,7 +34,7 @@ from ...runtime.presets import ADAPTER, Preset
 from ...world.scene import Scene
 from ...world.sim.scenarios import FAMILIES
 from .. import build
-from ..anchors import refit
+from ..anchors import fit
 from ..checkpoint import init_from
 from ..features.backbone_cache import BackboneCache, Variants
 from ..features.cached_frames import CachedFrames
@@ -82,7 +80,7 @@ def cache(context: Context) -> dict[str, Any]:
     done = {}
     for split in ("validation", "train"):
         seeds = _seeds(context, split)
-        work = _backbone_cache(context, split).prepare(seeds, context.workers)
+        work = share(_backbone_cache(context, split), seeds, context.workers)
         done[split] = _consume(context, f"features of {split}", work, len(seeds))
     return {"scenes": done}
 
@@ -158,7 +156,7 @@ def anchors(context: Context) -> dict[str, Any]:
     drives: list[Any] = []
     prepared = prepare_drives(seeds, workers=context.workers)
     _consume(context, "drives", (drives.append(drive) for drive in prepared), len(seeds))
-    fitted = refit(drives, planning)
+    fitted = fit(*trajectories(drives), planning)
     fitted.save(context.folder / ANCHORS)
     return {"sha256": AnchorSet.load(context.folder / ANCHORS).sha256}
 
@@ -176,7 +174,7 @@ def features(context: Context) -> dict[str, Any]:
         _consume(context, f"features of {split}", prepare_features(encoder, feature_cache, seeds, workers), len(seeds))
         _consume(context, f"labels of {split}", _label_scenes(futures, questions, seeds, context.workers), len(seeds))
         if split == "train" and context.recipe.preset.planning is not None:
-            variants = SpeedVariants(feature_cache.world).prepare(seeds, context.workers)
+            variants = share(SpeedVariants(feature_cache.world), seeds, context.workers)
             _consume(context, "plans at other speeds", variants, len(seeds))
     return {}
 
@@ -205,7 +203,7 @@ def rollouts(context: Context) -> dict[str, Any]:
     seeds = SPLITS["train"][first : first + int(options["drives"])]
     preset = _driving_preset(context)
     made = Rollouts.of(preset, seeds, tuple(FAMILIES), float(options["expert_share"]), folder)
-    return {"drives": _consume(context, "drives", made.prepare(context.workers), len(seeds))}
+    return {"drives": _consume(context, "drives", share(made, seeds, context.workers), len(seeds))}
 
 
 def _driving_preset(context: Context) -> Preset:
@@ -354,11 +352,7 @@ def _label_scenes(futures: FutureLabels, questions: QuestionCache, seeds: list[i
     if workers < 2 or len(missing) < 2:
         yield from (_label_scene(s, futures, questions) for s in missing)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
-    try:
-        yield from pool.map(partial(_label_scene, futures=futures, questions=questions), missing)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_processes(workers, partial(_label_scene, futures=futures, questions=questions), missing)
 
 
 def _label_scene(seed: int, futures: FutureLabels, questions: QuestionCache) -> int:

@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +26,9 @@ from torch.nn import functional as F
 from ...core.classes import FREE, MOVABLE, NUM_CLASSES
 from ...core.types import HORIZONS, EgoState, SceneQueries
 from ...core.voxels import OCC3D_GRID, SparseVoxels
-from ...eval.metrics.forecast import ForecastMeter, Protocol, copy_forward
+from ...eval.metrics.forecast import copy_forward
 from ...eval.metrics.moving_voxels import flow_of, judged, moving_numbers
-from ...eval.metrics.occupancy import OccupancyMeter
+from ...eval.metrics.occupancy import AbsentRule, OccupancyMeter
 from ...occupancy.config import OccupancyConfig
 from ...occupancy.postprocess import occupied_voxels
 from ...reasoning.config import ReasoningConfig
@@ -166,13 +165,6 @@ class ForecastStage(Stage[ForecastBatch]):
             samples=tuple(samples),
         )  # fmt: skip
 
-    def move(self, batch: ForecastBatch, device: torch.device) -> ForecastBatch:
-        """Move the tensors; samples stay on the CPU."""
-        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        return ForecastBatch(
-            **{k: v.to(device) if isinstance(v, Tensor | MovableVoxels) else v for k, v in values.items()}
-        )
-
     def forecast(self, batch: ForecastBatch, motion: Tensor) -> Forecast:
         """Returns the forecast conditioned on the ego motion [B, 6, 2] m."""
         fused = batch.features
@@ -246,21 +238,14 @@ class ForecastStage(Stage[ForecastBatch]):
         loss = F.binary_cross_entropy_with_logits(logit, (truth == label).to(logit.dtype), reduction="none")
         return ((loss + self.settings.small * change.square()) * weight).sum() / weight.sum().clamp(min=1)
 
-    def parameter_groups(self, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
-        """No weight decay for norms, biases and gates."""
-        found = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in found if p.ndim > 1], "lr": learning_rate},
-            {"params": [p for p in found if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
-        ]
-
     def validate(self, batches: Iterable[ForecastBatch]) -> Validation:
         """IoU and mIoU at 1, 2, 3 s by SparseWorld's protocol, conditioned on constant velocity, and of copy-forward of
         the present voxels; both at the encoder's threshold. score: gain in mean IoU plus gain in mean mIoU.
 
         With a voxel head, these grids contain movable classes only (the rest is static). Numbers `moving_` cover the
         columns under a moving box (eval.metrics.moving_voxels)."""
-        meters = {name: ForecastMeter(Protocol.SPARSEWORLD) for name in ("told", "copy")}
+        rule = AbsentRule.ZERO_IF_PREDICTED
+        meters = {name: [OccupancyMeter(rule) for _ in HORIZONS] for name in ("told", "copy")}
         moving = {name: [OccupancyMeter() for _ in HORIZONS] for name in meters}
         # Without continue_ground, which is a rule and not learnt.
         config = replace(self.reasoner.config, score_threshold=self.config.score_threshold, continue_ground=False)
@@ -281,18 +266,19 @@ class ForecastStage(Stage[ForecastBatch]):
                     grids["copy"] = copy_forward(now, np.eye(4), poses)
                     where = judged(sample.arrays["movers"], poses)
                     for name, pair in grids.items():
-                        meters[name].update(pair, truth)
-                        for h, meter in enumerate(moving[name]):
-                            meter.update(pair[h], truth[h], where[h])
-        results = {name: meter.result() for name, meter in meters.items()}
+                        for h, (whole, part) in enumerate(zip(meters[name], moving[name], strict=True)):
+                            whole.update(pair[h], truth[h])
+                            part.update(pair[h], truth[h], where[h])
         numbers = {}
         for name, prefix in (("told", ""), ("copy", "copy_")):
-            for horizon, scores in results[name].at.items():
-                numbers[f"{prefix}iou_{horizon:g}s"], numbers[f"{prefix}miou_{horizon:g}s"] = scores.iou, scores.miou
-            numbers[f"{prefix}iou"], numbers[f"{prefix}miou"] = results[name].iou, results[name].miou
+            scores = [meter.result() for meter in meters[name]]
+            for horizon, at in zip(HORIZONS, scores, strict=True):
+                numbers[f"{prefix}iou_{horizon:g}s"], numbers[f"{prefix}miou_{horizon:g}s"] = at.iou, at.miou
+            numbers[f"{prefix}iou"] = float(np.mean([s.iou for s in scores]))
+            numbers[f"{prefix}miou"] = float(np.mean([s.miou for s in scores]))
             for horizon, meter in zip(HORIZONS, moving[name], strict=True):
                 numbers[f"{prefix}moving_miou_{horizon:g}s"], _ = moving_numbers(meter.confusion)
-        gain = results["told"].iou - results["copy"].iou + results["told"].miou - results["copy"].miou
+        gain = numbers["iou"] - numbers["copy_iou"] + numbers["miou"] - numbers["copy_miou"]
         return Validation(gain, numbers)
 
     def export(self, path: Path) -> None:

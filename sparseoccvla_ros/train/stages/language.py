@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +156,6 @@ class LanguageStage(Stage[LanguageBatch]):
         done = motion_of(sample.waypoints, speed)
         turns = COMMANDS[sample.command] is not Command.STRAIGHT
         return with_action(question, driving_action(speed, done.speed, float(done.heading[-1]), turns))
-
-    def move(self, batch: LanguageBatch, device: torch.device) -> LanguageBatch:
-        """Move the tensors; samples stay on the CPU."""
-        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        return LanguageBatch(**{k: v.to(device) if isinstance(v, Tensor | TextBatch) else v for k, v in values.items()})
 
     def forward(self, batch: LanguageBatch) -> dict[str, Tensor]:
         """Returns the loss terms."""

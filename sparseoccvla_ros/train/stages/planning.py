@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -159,11 +158,6 @@ class PlanningStage(Stage[PlanningBatch]):
             stack("target_points"), stack("obstacles"), tuple(samples),
         )  # fmt: skip
 
-    def move(self, batch: PlanningBatch, device: torch.device) -> PlanningBatch:
-        """Move the tensors; samples stay on the CPU."""
-        tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        return PlanningBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in tensors.items()})
-
     def forward(self, batch: PlanningBatch) -> dict[str, Tensor]:
         """Returns the loss terms; noise is drawn from torch's global generator."""
         planner, chosen = self.planner, self.settings
@@ -201,14 +195,6 @@ class PlanningStage(Stage[PlanningBatch]):
         for name in ("ax", "ay", "has_acceleration"):
             drop[:, FEATURE_NAMES.index(name)] = gone[:, 0]
         return torch.where(drop, torch.zeros_like(ego), ego)
-
-    def parameter_groups(self, learning_rate: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
-        """No weight decay for norms, biases and other vectors."""
-        found = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in found if p.ndim > 1], "lr": learning_rate},
-            {"params": [p for p in found if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
-        ]
 
     def _told_otherwise(self, batch: PlanningBatch) -> dict[str, np.ndarray]:
         """Returns chosen paths [B, 6, 2] m without and with another sample's reasoning, if any is cached, and without

@@ -41,12 +41,6 @@ class Crossing:
     wish: float
     windows: tuple[tuple[float, float], ...] | None = None
 
-    def may_start(self, time: float) -> bool:
-        """Return whether `wish` and the signal allow stepping onto the road at `time`."""
-        if time < self.wish:
-            return False
-        return self.windows is None or any(start <= time < end for start, end in self.windows)
-
     @property
     def ends(self) -> np.ndarray:
         """Both ends of the crossing, float64 [2, 2] m."""
@@ -74,15 +68,18 @@ def crossing(
 
 
 class People:
-    """All crossing pedestrians, for traffic.simulate; afterwards each mover holds its motion."""
+    """All crossing pedestrians, for traffic.simulate; afterwards each mover holds its motion.
+
+    positions: arc length [P] m of each pedestrian on its own path.
+    """
 
     def __init__(self, crossings: Sequence[Crossing]) -> None:
         self.crossings = tuple(crossings)
 
     def prepare(self, movers: list[Mover], times: np.ndarray) -> None:
-        """Compute per vehicle and pedestrian the arc lengths at which each is in the other's path."""
+        """Compute per vehicle and pedestrian the arc lengths at which each is in the other's path; before any step."""
         self._times = times
-        self._position = np.array([c.mover.start for c in self.crossings])
+        self.positions = np.array([c.mover.start for c in self.crossings])
         self._speed = np.array([c.mover.desired for c in self.crossings])
         self._kerb = np.array([c.kerb for c in self.crossings])
         self._log = np.zeros((len(times), len(self.crossings)))
@@ -109,53 +106,48 @@ class People:
                 met = one.kerb + along[hits] * length
                 self._enter[i, p], self._leave[i, p] = met.min() - beside, met.max() + beside
 
-    @property
-    def positions(self) -> np.ndarray:
-        """Arc length [P] m of each pedestrian on its own path."""
-        return self._position
-
-    def step_back(self, metres: np.ndarray) -> None:
-        """Move pedestrians back on their paths; metres: [P]."""
-        self._position = np.maximum(self._position - metres, 0.0)
-
     def step(
         self, k: int, s: np.ndarray, v: np.ndarray, held: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Implement traffic.Crowd.step. held: bool [P], pedestrians who stand still in this step."""
+        """Move the pedestrians at times[k], given arc lengths and speeds [N] of the vehicles.
+
+        Returns the distance [N] m from each bumper to where it has to wait (inf: no need) and the pedestrian's index
+        int [N] (-1: none). held: bool [P], pedestrians who stand still in this step.
+        """
         if not self.crossings:
             return np.full(len(s), np.inf), np.full(len(s), -1)
         room = self._first - (s + self._front)[:, None]
         left = (s + self._rear)[:, None] > self._last
         time = float(self._times[k])
-        at_kerb = self._position >= self._kerb - 1e-6
-        crossing = at_kerb & (self._position > self._kerb + 1e-6)
+        at_kerb = self.positions >= self._kerb - 1e-6
+        crossing = at_kerb & (self.positions > self._kerb + 1e-6)
         speed = np.broadcast_to(v[:, None], room.shape)
         stops = room > speed**2 / (2 * _EXPECTED) + _REACTION * speed + 1.5
         stands = (speed < 0.3) & (room > 0.4)
-        until = (self._enter - self._position) / self._speed
+        until = (self._enter - self.positions) / self._speed
         passing = (self._last + 0.5 - (s + self._rear)[:, None]) / np.maximum(speed, 2.0)
         # A fast enough vehicle has passed before the pedestrian gets that far.
         passes = (passing + 2.5 < until) & (speed > 4.0)
         clear = (left | stops | stands | passes | ~np.isfinite(self._first)).all(0)
-        moved = self._position + self._speed * STEP
+        moved = self.positions + self._speed * STEP
         for p, one in enumerate(self.crossings):
             if crossing[p]:
                 continue
             if not at_kerb[p]:
                 # Walk to the kerb to arrive there at `wish`, and no further.
-                starts = one.wish - (self._kerb[p] - self._position[p]) / self._speed[p] <= time
-                moved[p] = min(moved[p], self._kerb[p]) if starts else self._position[p]
-            elif clear[p] and one.may_start(time):
+                starts = one.wish - (self._kerb[p] - self.positions[p]) / self._speed[p] <= time
+                moved[p] = min(moved[p], self._kerb[p]) if starts else self.positions[p]
+            elif clear[p] and time >= one.wish and (one.windows is None or any(a <= time < b for a, b in one.windows)):
                 crossing[p] = True
             else:
-                moved[p] = self._position[p]
-        over = self._position > self._leave
+                moved[p] = self.positions[p]
+        over = self.positions > self._leave
         waits = crossing & ~over & (room > -0.3) & (passing + 1.5 > until)
         gap = np.where(waits, room - 0.5, np.inf)
-        self._log[k] = self._position
+        self._log[k] = self.positions
         ends = np.array([c.mover.path.length for c in self.crossings])
         moved = np.minimum(moved, ends)
-        self._position = moved if held is None else np.where(held, self._position, moved)
+        self.positions = moved if held is None else np.where(held, self.positions, moved)
         if k == len(self._times) - 1:
             self._finish()
         return gap.min(1), np.where(waits.any(1), gap.argmin(1), -1)

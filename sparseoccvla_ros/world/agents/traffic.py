@@ -8,12 +8,16 @@ their jerk.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..roads.curves import Curve
+
+if TYPE_CHECKING:
+    from .pedestrians import People
 
 STEP = 0.1
 """Simulation step in seconds."""
@@ -136,28 +140,30 @@ def _overlap(a: np.ndarray, b: np.ndarray, margin: float) -> np.ndarray:
     return ~apart
 
 
-def _comfortable(mover: Mover) -> np.ndarray:
-    """Return the highest speed [N] m/s per path sample that keeps bends and the braking before them comfortable."""
+def _comfortable(mover: Mover, s: np.ndarray) -> np.ndarray:
+    """Return the highest speed [N] m/s at arc lengths that keeps bends and the braking before them comfortable."""
     path = mover.path
     limit = np.minimum(mover.desired, np.sqrt(_LATERAL / np.maximum(np.abs(path.curvature), 1e-4)))
     # A plain list: element access of an array is ten times slower.
     speeds, gaps = limit.tolist(), np.diff(path.s).tolist()
     for i in range(len(speeds) - 2, -1, -1):
         speeds[i] = min(speeds[i], math.sqrt(speeds[i + 1] ** 2 + 2 * 1.3 * gaps[i]))
-    return np.array(speeds)
+    return np.interp(s, path.s, np.array(speeds))
 
 
-class _Tracks:
-    """Paths of all movers as one table sampled every 0.5 m, for one vectorised lookup."""
+class Paths:
+    """Paths of movers as one table sampled every 0.5 m, for one vectorised lookup.
+
+    comfortable: function of a mover and arc lengths [N] that returns the highest comfortable speeds [N] m/s there.
+    """
 
     CELL = 0.5
 
-    def __init__(self, movers: list[Mover]) -> None:
-        longest = max(m.path.length for m in movers) + 2 * _SCAN
+    def __init__(self, movers: Sequence[Mover], comfortable: Callable[[Mover, np.ndarray], np.ndarray]) -> None:
+        longest = max((m.path.length for m in movers), default=0.0) + 2 * _SCAN
         s = np.arange(0.0, longest, self.CELL)
-        self._table = np.stack(
-            [np.concatenate([m.path.at(s), np.interp(s, m.path.s, _comfortable(m))[:, None]], -1) for m in movers]
-        )
+        rows = [np.concatenate([m.path.at(s), comfortable(m, s)[:, None]], -1) for m in movers]
+        self._table = np.stack(rows) if rows else np.zeros((0, len(s), 4))
 
     def at(self, s: np.ndarray) -> np.ndarray:
         """Return x, y, yaw, comfortable speed [N, ..., 4] at arc lengths [N, ...]."""
@@ -178,21 +184,8 @@ def walk(path: Curve, speed: float, start_time: float, start: float, end_time: f
     return mover
 
 
-class Crowd(Protocol):
-    """Pedestrians who cross the road; see pedestrians.People."""
-
-    def prepare(self, movers: list[Mover], times: np.ndarray) -> None:
-        """Called once before the first step."""
-        ...
-
-    def step(self, k: int, s: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Move the pedestrians at times[k], given arc lengths and speeds [N] of the vehicles. Returns the distance [N]
-        m from each bumper to where it has to wait (inf: no need) and the pedestrian's index int [N] (-1: none)."""
-        ...
-
-
 def simulate(
-    movers: list[Mover], signals: Phases, end_time: float, start_time: float = -2.0, people: Crowd | None = None
+    movers: list[Mover], signals: Phases, end_time: float, start_time: float = -2.0, people: People | None = None
 ) -> None:
     """Simulate all vehicles from start_time to end_time (s) and store the motion in each mover.
 
@@ -207,7 +200,7 @@ def simulate(
     centre = np.array([m.centre for m in movers])
     half = 0.5 * np.array([m.length for m in movers])
     rate = np.array([m.acceleration for m in movers])
-    tracks = _Tracks(movers)
+    tracks = Paths(movers, _comfortable)
     reach = np.arange(2.0, _SCAN, _SCAN_STEP)
     everyone = np.arange(count)
     log = np.zeros((3, len(times), count))

@@ -29,8 +29,6 @@ UNKNOWN = 255
 """Label of a resampled voxel that lies outside the source grid."""
 MOVING_SPEED = 0.2
 """m/s above which an object counts as moving (OmniDrive, Wang et al., CVPR 2025, prints velocities above this)."""
-COMFORT = {"accelerate": 2.40, "brake": 4.05, "lateral": 4.89}
-"""Highest comfortable accelerations in m/s^2 (nuPlan's comfort metric, Caesar et al. 2021)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,20 +178,14 @@ def in_frame(frame2map: np.ndarray, poses2map: Sequence[np.ndarray]) -> np.ndarr
 class Expert:
     """The ego's driven trajectory over the next six half-seconds, in base_link at the given time.
 
-    waypoints float32 [6, 2] m, heading float32 [6] rad, speed float32 [6] m/s, acceleration float32 [6] m/s^2 along
-    the path; poses float64 [6, 4, 4], future base_link to present base_link; sweep float64 [30, 3]: x, y, yaw at
-    planning.trajectory.SWEEP_TIMES; comfortable: within COMFORT throughout; contact: the first contact of the sweep,
-    None without collision.
+    waypoints float32 [6, 2] m, heading float32 [6] rad, speed float32 [6] m/s; sweep float64 [30, 3]: x, y, yaw at
+    planning.trajectory.SWEEP_TIMES.
     """
 
     waypoints: np.ndarray
     heading: np.ndarray
     speed: np.ndarray
-    acceleration: np.ndarray
-    poses: np.ndarray
     sweep: np.ndarray
-    comfortable: bool
-    contact: Contact | None
 
 
 @dataclass(frozen=True)
@@ -204,10 +196,10 @@ class Contact:
     instance: int
 
 
-def first_contact(scene: Scene, time: float, sweep: np.ndarray, margin: float = 0.0) -> Contact | None:
+def first_contact(scene: Scene, time: float, sweep: np.ndarray) -> Contact | None:
     """Return the ego's first contact on poses x, y, yaw [30, 3] in base_link at SWEEP_TIMES after `time`, else None.
 
-    All others move as in the scene, without reaction to the ego. margin: distance that counts as contact, m.
+    All others move as in the scene, without reaction to the ego.
     """
     if sweep.shape != (len(SWEEP_TIMES), 3):
         raise InvalidInput("sweep", f"want [{len(SWEEP_TIMES)}, 3], got {list(sweep.shape)}")
@@ -218,12 +210,12 @@ def first_contact(scene: Scene, time: float, sweep: np.ndarray, margin: float = 
     body = ego_plan(poses)
     times = time + SWEEP_TIMES
     still = np.stack([p.rectangle for p in scene.standing]) if scene.standing else np.zeros((0, 5))
-    touched = [overlap(body[:, None], still[None], margin)]
+    touched = [overlap(body[:, None], still[None])]
     if scene.moving:
         tracks = np.stack([
             rectangle(m.mover.pose(times), m.shape.length, m.shape.width, m.shape.centre) for m in scene.moving
         ])  # fmt: skip
-        touched.append(overlap(body[:, None], tracks.swapaxes(0, 1), margin))
+        touched.append(overlap(body[:, None], tracks.swapaxes(0, 1)))
     hits = np.concatenate(touched, 1)
     if not hits.any():
         return None
@@ -234,35 +226,13 @@ def first_contact(scene: Scene, time: float, sweep: np.ndarray, margin: float = 
 def expert(scene: Scene, time: float) -> Expert:
     """Return the ego's trajectory in the scene. Raises InvalidInput("time") if its motion does not cover the 3 s."""
     frame = scene.ego.at(time)[0]
-    futures = [scene.ego.at(time + dt)[0] for dt in WAYPOINT_TIMES]
-    local = in_frame(frame, futures)
-    mover = scene.ego.mover
-    dense = time + SWEEP_TIMES
-    sweep = in_frame(frame, [scene.ego.at(t)[0] for t in dense])
-    s, speed = mover.motion(dense)
-    force = _force(scene, dense)
-    lateral = speed**2 * np.abs([float(mover.path.curvature_at(v)) for v in s])
-    comfortable = bool(
-        (force <= COMFORT["accelerate"]).all()
-        and (-force <= COMFORT["brake"]).all()
-        and (lateral <= COMFORT["lateral"]).all()
-    )
+    local = in_frame(frame, [scene.ego.at(time + dt)[0] for dt in WAYPOINT_TIMES])
     return Expert(
         waypoints=local[:, :2].astype(np.float32),
         heading=local[:, 2].astype(np.float32),
-        speed=mover.motion(time + WAYPOINT_TIMES)[1].astype(np.float32),
-        acceleration=_force(scene, time + WAYPOINT_TIMES).astype(np.float32),
-        poses=np.stack([geometry.inverse(frame) @ p for p in futures]),
-        sweep=sweep,
-        comfortable=comfortable,
-        contact=first_contact(scene, time, sweep),
+        speed=scene.ego.mover.motion(time + WAYPOINT_TIMES)[1].astype(np.float32),
+        sweep=in_frame(frame, [scene.ego.at(t)[0] for t in time + SWEEP_TIMES]),
     )
-
-
-def _force(scene: Scene, times: np.ndarray) -> np.ndarray:
-    mover = scene.ego.mover
-    step = np.clip(np.searchsorted(mover.times, times, side="right") - 1, 0, len(mover.times) - 2)
-    return mover.forces[step]
 
 
 def future_occupancy(

@@ -15,9 +15,9 @@ import numpy as np
 from ...core import geometry
 from ...core.types import HORIZONS, WAYPOINT_TIMES
 from ..agents.actors import EGO
-from ..agents.traffic import STEP
+from ..agents.traffic import STEP, rectangle
 from ..scene import Scene
-from ..sim.traffic import Traffic, body_of
+from ..sim.traffic import Traffic
 from ..sim.vehicle import EgoVehicleState
 from .annotations import boxes
 
@@ -59,7 +59,7 @@ def reactions(scene: Scene, time: float, acceleration: float | None) -> tuple[np
             force = min(force, max(ego.desired - speed, 0.0) / STEP)
         x, y, yaw = (float(v) for v in ego.path.at(along))
         state = EgoVehicleState(x, y, yaw, speed, force)
-        traffic.step(state, along, body_of(state, EGO.length_m, EGO.width_m, EGO.centre_m))
+        traffic.step(state, along, rectangle(state.pose, EGO.length_m, EGO.width_m, EGO.centre_m))
         later = max(speed + force * STEP, 0.0)
         along, speed = along + 0.5 * (speed + later) * STEP, later
         driven.append(along)

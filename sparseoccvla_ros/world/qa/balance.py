@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from ..scene import Scene
-from .questions import Fact, balance, balanced, facts, templates
+from .questions import Fact, balance, facts, templates
 from .scene_relations import SceneView
 
 PATH = Path(__file__).with_name("balance.yaml")
@@ -71,20 +71,11 @@ def _cap(counts: list[int]) -> int:
     return counts[1]
 
 
-def measure(seeds: Iterable[int] = range(SEEDS), times: int = TIMES) -> dict[str, dict[str, float]]:
-    """The table for the given seeds."""
-    return shares(tally(f for view in views(seeds, times) for f in facts(view)))
-
-
-def kept(seeds: Iterable[int], times: int = TIMES) -> dict[str, Counter[str]]:
-    """What remains of the seeds' facts with the shipped table."""
-    return tally(f for view in views(seeds, times) for f in balanced(view))
-
-
 def main() -> None:
     """Measure and write the table; the argument: number of seeds."""
     count = next((int(a) for a in sys.argv[1:] if a.isdecimal()), SEEDS)
-    text = yaml.safe_dump(measure(range(count)), sort_keys=True, default_flow_style=None, width=120)
+    table = shares(tally(f for view in views(range(count)) for f in facts(view)))
+    text = yaml.safe_dump(table, sort_keys=True, default_flow_style=None, width=120)
     said = " ".join(["python -m sparseoccvla_ros.world.qa.balance", *sys.argv[1:]])
     head = f"# Made by `{said}`: share of facts to keep by key, answer.\n"
     PATH.write_text(head + text, encoding="utf-8")

@@ -78,8 +78,9 @@ class Renderer:
         depth, row = cast(table, rays, _floor(rays))
         rgb, label = np.empty((len(row), 3), np.float32), np.empty(len(row), np.uint8)
         pixel = np.float32(1.0 / (rays.intrinsics[0, 0] * samples))
+        position = tuple(np.float32(v) for v in rays.position)
         shade(
-            _triple(rays.position), rays.directions, pixel, depth, row, _surfaces(table), self._streets,
+            position, rays.directions, pixel, depth, row, _surfaces(table), self._streets,
             self._air, self._shadows.sun, self._shadows.shade, self._lamps(time), tables(), rgb, label,
         )  # fmt: skip
         grid, middle = (height, samples, width, samples), samples // 2
@@ -132,10 +133,6 @@ def _street_light(scene: Scene, lower: np.ndarray, upper: np.ndarray) -> np.ndar
         if u0 < u1 and v0 < v1:
             out[v0:v1, u0:u1] += pool[v0 - v + reach : v1 - v + reach, u0 - u + reach : u1 - u + reach]
     return out
-
-
-def _triple(values: np.ndarray) -> tuple[np.float32, ...]:
-    return tuple(np.float32(v) for v in values)
 
 
 def _floor(rays: PinholeRays) -> np.ndarray:

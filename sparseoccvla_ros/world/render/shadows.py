@@ -43,7 +43,7 @@ class _Map:
 
     @property
     def table(self) -> HeightMap:
-        """The map for kernels."""
+        """The map for kernels, which follows every update."""
         rays = self.rays
         lower = np.array(rays.lower, np.float32)
         return HeightMap(self._now, rays.axes, lower, np.float32(rays.resolution), np.float32(rays.height_above))
@@ -67,19 +67,13 @@ class Shadows:
         down = np.diag(np.array([1.0, 1.0, -1.0], np.float32))
         solid = fixed[fixed.material != int(Material.FOLIAGE)]
         self._below = _Map(_grid(down, ground, SHADE_CELL, 0.05), solid)
+        self.sun = self._sun.table
+        """Depth map along the sun's rays."""
+        self.shade = self._below.table
+        """Height of the first object above the ground."""
 
     def update(self, moving: Primitives, centre: np.ndarray) -> None:
         """Update the maps for moving objects (and the ego's body); centre [3]: camera position."""
         near = moving[np.abs(moving.centre - centre)[:, :2].max(1) < _REACH]
         self._sun.update(near)
         self._below.update(near)
-
-    @property
-    def sun(self) -> HeightMap:
-        """Depth map along the sun's rays."""
-        return self._sun.table
-
-    @property
-    def shade(self) -> HeightMap:
-        """Height of the first object above the ground."""
-        return self._below.table

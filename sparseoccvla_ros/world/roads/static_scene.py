@@ -58,16 +58,12 @@ class Layout:
         self.placed: list[Placed] = []
         self._taken = np.zeros((0, 5))
 
-    def edge(self, points: np.ndarray) -> np.ndarray:
-        """Return signed metres [N] from the road's edge to points [N, 2], negative on the road."""
-        return self.streets.edge(points)
-
     def put(self, shape: Shape, pose: np.ndarray, margin: float = 0.2, clear: float | None = None) -> bool:
         """Place a shape unless it touches another or is within `clear` metres of the road's edge; True if placed."""
         plan = rectangle(pose, shape.length, shape.width, shape.centre)
         if len(self._taken) and overlap(self._taken, plan, margin).any():
             return False
-        if clear is not None and self.edge(_outline(plan)).min() < clear:
+        if clear is not None and self.streets.edge(_outline(plan)).min() < clear:
             return False
         self.placed.append(Placed(shape, (float(pose[0]), float(pose[1]), float(pose[2]))))
         self._taken = np.concatenate([self._taken, plan[None]])

@@ -118,16 +118,6 @@ class Primitives:
         centre = np.stack([x, y, self.centre[:, 2]], -1).astype(np.float32)
         return replace(self, centre=centre, yaw=(self.yaw + poses[:, 2]).astype(np.float32))
 
-    def corners(self) -> np.ndarray:
-        """Return float32 [P, 8, 3], corners of each primitive's oriented bounding box in the map frame."""
-        signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
-        local = self.half[:, None] * signs
-        c, s = np.cos(self.yaw)[:, None], np.sin(self.yaw)[:, None]
-        turned = np.stack(
-            [c * local[..., 0] - s * local[..., 1], s * local[..., 0] + c * local[..., 1], local[..., 2]], -1
-        )
-        return turned + self.centre[:, None]
-
 
 def linear(colour: np.ndarray) -> np.ndarray:
     """Convert sRGB 0..1 to linear light (power-law approximation, inverse of the renderer's encoding)."""

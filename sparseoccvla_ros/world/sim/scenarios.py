@@ -81,11 +81,6 @@ class Stage:
     clears: bool = True
 
     @property
-    def desired(self) -> float:
-        """The ego's free-road speed, m/s."""
-        return self.plan.desired
-
-    @property
     def right(self) -> float:
         """Offset from the ego's lane to vehicles parked on the right (negative), m."""
         main = self.plan.streets.main
@@ -131,20 +126,20 @@ class Stage:
 def _lead_brakes(stage: Stage) -> None:
     path = stage.path(np.array([0.0, 380.0]), np.zeros(2))
     gap = float(stage.rng.uniform(13.0, 18.0))
-    car = stage.add(vehicles.car(stage.rng), path, gap, stage.speed, stage.desired)
+    car = stage.add(vehicles.car(stage.rng), path, gap, stage.speed, stage.plan.desired)
     stage.scripts.append(Script(car, stage.begin + float(stage.rng.uniform(18, 30)), 0.0, False, -6.0, 2.6))
 
 
 def _cut_in(stage: Stage) -> None:
     at = float(stage.rng.uniform(24.0, 30.0))
     path = stage.path(np.array([0.0, at, at + 16.0, 380.0]), np.array([stage.beside, stage.beside, 0.0, 0.0]))
-    stage.add(vehicles.car(stage.rng), path, 13.0, 0.85 * stage.speed, 0.75 * stage.desired)
+    stage.add(vehicles.car(stage.rng), path, 13.0, 0.85 * stage.speed, 0.75 * stage.plan.desired)
 
 
 def _pull_out(stage: Stage) -> None:
     at = float(stage.rng.uniform(38.0, 48.0))
     path = stage.path(np.array([at - 5.0, at + 3.0, at + 15.0, 380.0]), np.array([stage.right, stage.right, 0.0, 0.0]))
-    car = stage.add(vehicles.car(stage.rng), path, 3.0, 0.0, 0.8 * stage.desired)
+    car = stage.add(vehicles.car(stage.rng), path, 3.0, 0.0, 0.8 * stage.plan.desired)
     stage.scripts.append(Script(car, stage.begin + at, float(stage.rng.uniform(24.0, 30.0)), holds=True))
 
 
@@ -162,7 +157,7 @@ def _jaywalker(stage: Stage) -> None:
 def _arrival(stage: Stage) -> float:
     """Estimate the time in s at which the undisturbed ego reaches its stop line."""
     line = stage.scene.ego.mover.stops[0][0] - stage.scene.ego.mover.front
-    return (line - stage.begin) / (0.92 * stage.desired)
+    return (line - stage.begin) / (0.92 * stage.plan.desired)
 
 
 def _red_light(stage: Stage) -> None:

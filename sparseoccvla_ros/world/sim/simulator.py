@@ -9,12 +9,12 @@ import numpy as np
 from ...core import geometry
 from ...core.types import Command
 from ..agents.actors import EGO, LEAD_SECONDS, Moving
-from ..agents.traffic import STEP, Mover
+from ..agents.traffic import STEP, Mover, rectangle
 from ..roads.curves import Curve
 from ..scenario import NOMINAL
-from ..scene import COMMAND_OFFSET, COMMAND_SECONDS, COMMAND_SPEED, EgoMotion, Scene
+from ..scene import COMMAND_SECONDS, COMMAND_SPEED, EgoMotion, Scene
 from .scenarios import staged
-from .traffic import Traffic, body_of
+from .traffic import Traffic
 from .vehicle import WHEELBASE, Action, EgoVehicleState
 
 LONGEST = 60.0
@@ -99,7 +99,8 @@ class Simulator:
         self.desired = recorded.mover.desired
         self.ego.states.append(self.recorded_state(0.0))
         self.scene.ego = self.ego  # type: ignore[assignment]
-        self._along = self.begin
+        self.along = self.begin
+        """Arc length of the route point nearest to the ego, m; changes by -2 to 6 m per step."""
 
     @property
     def state(self) -> EgoVehicleState:
@@ -112,11 +113,6 @@ class Simulator:
         return STEP * (len(self.ego.states) - 1)
 
     @property
-    def along(self) -> float:
-        """Arc length of the route point nearest to the ego, m; changes by -2 to 6 m per step."""
-        return self._along
-
-    @property
     def mover(self) -> Mover:
         """The recorded ego's mover: path, size, stop lines and free-road speed."""
         return self.ego.recorded.mover
@@ -124,7 +120,7 @@ class Simulator:
     @property
     def body(self) -> np.ndarray:
         """Footprint [5] of the ego now."""
-        return body_of(self.state, EGO.length_m, EGO.width_m, EGO.centre_m)
+        return rectangle(self.state.pose, EGO.length_m, EGO.width_m, EGO.centre_m)
 
     def step(self, action: Action) -> None:
         """Advance all actors by STEP seconds, the ego by `action`."""
@@ -132,11 +128,11 @@ class Simulator:
 
     def follow(self, state: EgoVehicleState) -> None:
         """Advance all actors by STEP seconds, with the ego in a given state after them."""
-        self.traffic.step(self.state, self._along, self.body)
+        self.traffic.step(self.state, self.along, self.body)
         self.ego.states.append(state)
-        near = np.arange(self._along - 2.0, self._along + 6.0, 0.1)
+        near = np.arange(self.along - 2.0, self.along + 6.0, 0.1)
         points = self.route.at(near)[:, :2]
-        self._along = float(near[np.hypot(*(points - self.state.pose[:2]).T).argmin()])
+        self.along = float(near[np.hypot(*(points - self.state.pose[:2]).T).argmin()])
 
     @property
     def way(self) -> np.ndarray:
@@ -153,13 +149,10 @@ class Simulator:
 
     def command(self) -> Command:
         """Return the next command of the route, as EgoMotion.command does."""
-        here = self.route.at(self._along)
-        there = self.route.at(self._along + max(self.state.speed, COMMAND_SPEED) * COMMAND_SECONDS)
+        here = self.route.at(self.along)
+        there = self.route.at(self.along + max(self.state.speed, COMMAND_SPEED) * COMMAND_SECONDS)
         dx, dy = there[:2] - here[:2]
-        offset = dy * np.cos(here[2]) - dx * np.sin(here[2])
-        if offset >= COMMAND_OFFSET:
-            return Command.LEFT
-        return Command.RIGHT if offset <= -COMMAND_OFFSET else Command.STRAIGHT
+        return Command.of_offset(dy * np.cos(here[2]) - dx * np.sin(here[2]))
 
     def rectangles(self, time: float | None = None) -> np.ndarray:
         """Return footprints [N, 5] of all actors now or at an earlier time."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..agents.pedestrians import Crossing, People
-from ..agents.traffic import AMBER, GREEN, STEP, Mover, Phases, rectangle
+from ..agents.traffic import AMBER, GREEN, STEP, Mover, Paths, Phases
 from .vehicle import EgoVehicleState
 
 if TYPE_CHECKING:
     from .scenarios import Script
 
 _HEADWAY, _GAP, _BRAKE, _HARD_BRAKE, _GENTLE, _LATERAL = 1.3, 2.2, 1.8, 5.0, 2.6, 2.0
-_SCAN, _SCAN_STEP, _CELL = 45.0, 1.0, 0.5
+_SCAN, _SCAN_STEP = 45.0, 1.0
 _BESIDE = 1.7
 """Distance in m between a path and a vehicle's centre line below which the vehicle blocks the path."""
 _JERK_UP, _JERK_DOWN, _JERK_ALARM = 6.0, 7.0, 20.0
@@ -31,31 +31,13 @@ _PATIENCE, _RETREAT, _BACK = 20, 1.6, 0.5
 would wait for the other for ever."""
 
 
-class Paths:
-    """Paths of movers as one table sampled every 0.5 m, for one vectorised lookup."""
-
-    def __init__(self, movers: Sequence[Mover]) -> None:
-        longest = max((m.path.length for m in movers), default=0.0) + 2 * _SCAN
-        s = np.arange(0.0, longest, _CELL)
-        rows = [np.concatenate([m.path.at(s), self._comfortable(m, s)[:, None]], -1) for m in movers]
-        self._table = np.stack(rows) if rows else np.zeros((0, len(s), 4))
-
-    @staticmethod
-    def _comfortable(mover: Mover, s: np.ndarray) -> np.ndarray:
-        """Return the highest speed m/s at arc lengths that keeps bends and the braking before them comfortable."""
-        bend = np.maximum(np.abs(mover.path.curvature_at(s)), 1e-4)
-        limit = np.minimum(mover.desired, np.sqrt(_LATERAL / bend))
-        for i in range(len(limit) - 2, -1, -1):
-            limit[i] = min(limit[i], np.sqrt(limit[i + 1] ** 2 + 2 * 1.3 * _CELL))
-        return limit
-
-    def at(self, s: np.ndarray) -> np.ndarray:
-        """Return x, y, yaw, comfortable speed [N, ..., 4] at arc lengths [N, ...]."""
-        cell = np.clip(s / _CELL, 0, self._table.shape[1] - 1.001)
-        low = cell.astype(np.int64)
-        share = (cell - low)[..., None]
-        mover = np.arange(len(s)).reshape(-1, *[1] * (s.ndim - 1))
-        return self._table[mover, low] * (1 - share) + self._table[mover, low + 1] * share
+def _comfortable(mover: Mover, s: np.ndarray) -> np.ndarray:
+    """Return the highest speed m/s at arc lengths that keeps bends and the braking before them comfortable."""
+    bend = np.maximum(np.abs(mover.path.curvature_at(s)), 1e-4)
+    limit = np.minimum(mover.desired, np.sqrt(_LATERAL / bend))
+    for i in range(len(limit) - 2, -1, -1):
+        limit[i] = min(limit[i], np.sqrt(limit[i + 1] ** 2 + 2 * 1.3 * Paths.CELL))
+    return limit
 
 
 class Traffic:
@@ -96,7 +78,7 @@ class Traffic:
         self._centre = np.array([m.centre for m in self.driven])
         self._half = 0.5 * np.array([m.length for m in self.driven])
         self._rate = np.array([m.acceleration for m in self.driven])
-        self._paths = Paths(self.driven)
+        self._paths = Paths(self.driven, _comfortable)
         for mover in (*self.driven, *self.walkers, *(c.mover for c in self.crossings)):
             for name in ("travelled", "speeds", "forces"):
                 kept = getattr(mover, name)[: first + 1]
@@ -119,7 +101,7 @@ class Traffic:
         blocked |= self._back
         s, v = np.concatenate([[along], self._s]), np.concatenate([[ego.speed], self._v])
         room, _ = self.people.step(self.k, s, v, blocked[:count])
-        self.people.step_back(back[:count])
+        self.people.positions = np.maximum(self.people.positions - back[:count], 0.0)
         force = self._forces(ego, body, room[1:])
         time = -2.0 + STEP * self.k
         for i, mover in enumerate(self.driven):
@@ -214,7 +196,6 @@ class Traffic:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return gaps and closing speeds with stop lines and pedestrians included, and which gaps are to those."""
         time = -2.0 + STEP * self.k
-        fixed = np.zeros(len(gap), bool)
         for i, mover in enumerate(self.driven):
             for line, approach in mover.stops:
                 left = line - self._s[i] - self._front[i]
@@ -223,10 +204,4 @@ class Traffic:
                 if colour != GREEN and left > 0 and self._v[i] ** 2 < 2 * limit * left:
                     room[i] = min(room[i], left)
         waits = room + _GAP - 0.7 < gap
-        fixed |= waits
-        return np.where(waits, room + _GAP - 0.7, gap), np.where(waits, self._v, closing), fixed
-
-
-def body_of(state: EgoVehicleState, length: float, width: float, centre: float) -> np.ndarray:
-    """Return the ego's footprint [5], as traffic.rectangle does."""
-    return rectangle(state.pose, length, width, centre)
+        return np.where(waits, room + _GAP - 0.7, gap), np.where(waits, self._v, closing), waits

@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparseoccvla_ros.core.errors import InvalidInput
-from sparseoccvla_ros.data.bags.playback import Clock, Message, Playback
-from sparseoccvla_ros.data.bags.reader import BagReader
+from sparseoccvla_ros.data.bags.playback import Clock, Playback
+from sparseoccvla_ros.data.bags.reader import BagMessage, BagReader
 from sparseoccvla_ros.data.bags.writer import BagWriter
 
 START = 1_700_000_000_000_000_123
@@ -36,7 +36,7 @@ def run(playback: Playback, now: float = 50.0, limit: float = 1e9):
 
 
 def messages(seen, topic=None):
-    return [(t, e) for t, e in seen if isinstance(e, Message) and (topic is None or e.topic == topic)]
+    return [(t, e) for t, e in seen if isinstance(e, BagMessage) and (topic is None or e.topic == topic)]
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, 3.0])
@@ -71,14 +71,14 @@ def test_clock_ticks_at_the_callers_rate_and_never_lies(reader, rate):
 def test_no_clock_when_not_wanted(reader):
     seen = run(Playback(reader, clock_hz=0.0))
     assert len(seen) == reader.message_count
-    assert all(isinstance(e, Message) for _, e in seen)
+    assert all(isinstance(e, BagMessage) for _, e in seen)
 
 
 def test_late_caller_gets_everything_in_order_but_one_tick_between_messages(reader):
     playback = Playback(reader, clock_hz=100.0)
     playback.start(0.0)
     events = list(playback.due(10.0))
-    assert len([e for e in events if isinstance(e, Message)]) == reader.message_count
+    assert len([e for e in events if isinstance(e, BagMessage)]) == reader.message_count
     assert not any(isinstance(a, Clock) and isinstance(b, Clock) for a, b in itertools.pairwise(events))
     assert playback.finished
     assert playback.next_time() is None
@@ -157,7 +157,7 @@ def test_pause_stops_time_and_resume_goes_on_where_it_stood(reader):
     playback.resume(100.0)
     assert playback.position(100.04) == pytest.approx(START + 290_000_000, abs=300)
     assert list(playback.due(100.04)), "ticks go on"
-    late = [e for e in playback.due(100.06) if isinstance(e, Message)]
+    late = [e for e in playback.due(100.06) if isinstance(e, BagMessage)]
     assert {e.stamp for e in late} == {START + 300_000_000}
 
 
@@ -183,10 +183,10 @@ def test_step_wraps_around_in_a_loop_and_resume_follows_it(reader):
     playback.start(0.0, paused=True)
     for _ in range(12):
         playback.step()
-    stamps = [e.stamp - START for e in playback.due(0.0) if isinstance(e, Message)]
+    stamps = [e.stamp - START for e in playback.due(0.0) if isinstance(e, BagMessage)]
     assert stamps == [k * 100_000_000 for k in range(11)] + [0]
     playback.resume(5.0)
-    assert [e.stamp - START for e in playback.due(5.1001) if isinstance(e, Message)] == [100_000_000]
+    assert [e.stamp - START for e in playback.due(5.1001) if isinstance(e, BagMessage)] == [100_000_000]
 
 
 def test_step_while_playing_is_refused(reader):
@@ -194,19 +194,6 @@ def test_step_while_playing_is_refused(reader):
     playback.start(0.0)
     with pytest.raises(InvalidInput, match="not paused"):
         playback.step()
-
-
-@pytest.mark.parametrize("offset", [0.0, 0.15, 1.0])
-def test_seek_moves_there_also_after_the_end(reader, offset):
-    playback = Playback(reader)
-    run(playback)
-    assert playback.finished
-    playback.seek(offset, 500.0)
-    assert not playback.finished
-    events = list(playback.due(600.0))
-    stamps = [e.stamp for e in events if isinstance(e, Message) and e.topic == "/count"]
-    assert stamps == [START + k * 100_000_000 for k in range(11) if k / 10 >= offset]
-    assert [e.topic for e in events if isinstance(e, Message)].count("/tf_static") == 1
 
 
 @pytest.mark.parametrize(
@@ -228,16 +215,6 @@ def test_wrong_arguments_name_themselves(reader, wrong):
     with pytest.raises(InvalidInput) as caught:
         Playback(reader, **wrong)
     assert caught.value.field == next(iter(wrong))
-
-
-def test_seek_outside_is_refused_and_changes_nothing(reader):
-    playback = Playback(reader)
-    playback.start(0.0)
-    list(playback.due(0.3))
-    for offset in (-0.1, 1.5, float("nan")):
-        with pytest.raises(InvalidInput, match="outside"):
-            playback.seek(offset, 0.3)
-    assert playback.position(0.3) == START + 300_000_000
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ SEED, FAMILY, SECONDS = 30_002, "lead_brakes", 5.5
 def recorded(tmp_path_factory):
     episode = Episode(SEED, FAMILY, "constant velocity", longest=SECONDS)
     policy, follower, record, path = ConstantVelocity(), TrajectoryFollower(), DriveRecord(episode), None
-    policy.begin(episode.simulator, episode.world, episode.expert)
+    policy.begin(episode.simulator, episode.expert)
     while episode.observe() is None:
         simulator = episode.simulator
         if episode.plan_due:

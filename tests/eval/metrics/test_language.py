@@ -129,7 +129,6 @@ def test_odd_texts_get_finite_scores(pairs):
         ([Document("a", "x", ())], {}, "documents"),
         ([Document("a", "x", ("x", " "))], {}, "documents"),
         ([Document("a", "x", ("x",))], {"tokenisation": "moses"}, "tokenisation"),
-        ([Document("a", "x", ("x",))], {"selection": "some"}, "selection"),
     ],
 )
 def test_refused(docs, options, field):

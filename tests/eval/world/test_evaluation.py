@@ -22,8 +22,7 @@ from sparseoccvla_ros.core.types import WAYPOINT_TIMES, CommandSource
 from sparseoccvla_ros.data.synthetic.dataset import SPLITS
 from sparseoccvla_ros.data.synthetic.scenes import WorldSettings, load_scene
 from sparseoccvla_ros.eval.metrics import ray_iou
-from sparseoccvla_ros.eval.metrics.intervals import compared
-from sparseoccvla_ros.eval.report.planning_tables import scene_interval
+from sparseoccvla_ros.eval.metrics.intervals import compared, scene_interval
 from sparseoccvla_ros.eval.tasks import forecast, language, occupancy, planning
 from sparseoccvla_ros.eval.tasks.evaluator import BLACK, EvalConfig, EvaluationReport, blinded
 from sparseoccvla_ros.eval.tasks.priors import TrainingPriors

@@ -24,7 +24,7 @@ from sparseoccvla_ros.planning.anchors import STANDSTILL
 from sparseoccvla_ros.planning.config import PlanningConfig
 from sparseoccvla_ros.planning.model.diffusion import DeltaNormaliser
 from sparseoccvla_ros.train import build
-from sparseoccvla_ros.train.anchors import describe, refit
+from sparseoccvla_ros.train.anchors import describe, fit
 from sparseoccvla_ros.train.features.dataset import FeatureSamples
 from sparseoccvla_ros.train.features.future_labels import FutureLabels, unpack
 from sparseoccvla_ros.train.features.synthetic import (
@@ -224,13 +224,13 @@ def test_anchors_follow_the_drives_and_every_command_can_stand(place: Path) -> N
         for d in drives
     ]
     config = PlanningConfig()
-    anchors = refit(drives, config, every=0.25)
+    paths, commands = trajectories(drives, 0.25)
+    anchors = fit(paths, commands, config)
     assert (np.abs(anchors.array[:, 0, -1, 0]) < STANDSTILL).all()
-    paths, commands = trajectories(iter(drives), 0.25)
     error = np.linalg.norm(paths[:, None] - anchors.array[commands], axis=-1).mean(-1).min(1)
     assert error.mean() < 2.0
     normaliser = DeltaNormaliser(config.forward_range, config.lateral_range)
     assert not normaliser.clipped(torch.from_numpy(anchors.deltas)).any()
     assert anchors.sha256 in describe(anchors)
-    assert refit(drives, config, every=0.25).sha256 == anchors.sha256
+    assert fit(paths, commands, config).sha256 == anchors.sha256
     assert paths.shape[1] == len(WAYPOINT_TIMES)

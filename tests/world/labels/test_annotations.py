@@ -10,14 +10,18 @@ from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import apply, inverse, planar, yaw_of
 from sparseoccvla_ros.core.types import WAYPOINT_TIMES
 from sparseoccvla_ros.core.voxels import OCC3D_GRID
+from sparseoccvla_ros.planning.trajectory import SWEEP_TIMES
 from sparseoccvla_ros.world.agents.actors import Moving
 from sparseoccvla_ros.world.agents.traffic import overlap, walk
 from sparseoccvla_ros.world.labels import annotations
 from sparseoccvla_ros.world.labels.occupancy import dense_labels
 from sparseoccvla_ros.world.roads.curves import Curve
 from sparseoccvla_ros.world.scene import Scene
+from sparseoccvla_ros.world.shapes.solids import Primitives
 
 TIME = 4.0
+ACCELERATE, BRAKE, LATERAL = 2.40, 4.05, 4.89
+"""Highest comfortable accelerations in m/s^2 (nuPlan's comfort metric, Caesar et al. 2021)."""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +31,15 @@ def static(scene):
     person = next(m for m in scene.moving if m.shape.name == "pedestrian")
     stands = Moving(person.shape, walk(far, 0.0, 0.0, 0.0, scene.duration + 8))
     return Scene(scene.seed, scene.streets, scene.standing, [stands], scene.ego, scene.signals, scene.maneuver)
+
+
+def corners_of(parts: Primitives) -> np.ndarray:
+    """Corners float32 [P, 8, 3] of each primitive's oriented bounding box in the map frame."""
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
+    local = parts.half[:, None] * signs
+    c, s = np.cos(parts.yaw)[:, None], np.sin(parts.yaw)[:, None]
+    turned = np.stack([c * local[..., 0] - s * local[..., 1], s * local[..., 0] + c * local[..., 1], local[..., 2]], -1)
+    return turned + parts.centre[:, None]
 
 
 def test_boxes_hold_their_primitives_and_voxels(scene):
@@ -41,7 +54,7 @@ def test_boxes_hold_their_primitives_and_voxels(scene):
             if not len(parts):
                 continue
             assert (parts.label == int(boxes.label[row])).all()
-            corners = apply(inverse(frame), parts.corners().reshape(-1, 3).astype(np.float64))
+            corners = apply(inverse(frame), corners_of(parts).reshape(-1, 3).astype(np.float64))
             local = apply(inverse(planar(*boxes.centre[row, :2], boxes.yaw[row])), corners)
             local[:, 2] -= boxes.centre[row, 2]
             # Mirrors and bumpers may stick out of the footprint by a hand's width.
@@ -109,16 +122,20 @@ def test_drivable_area_is_the_road_of_the_labels(scene):
 
 
 def test_expert_drives_without_collision_and_in_comfort(scene):
+    mover = scene.ego.mover
     for time in np.arange(0.0, scene.duration, 1.5):
         drive = annotations.expert(scene, float(time))
-        assert drive.contact is None
-        assert drive.comfortable
+        assert annotations.first_contact(scene, float(time), drive.sweep) is None
+        along, speed = mover.motion(time + SWEEP_TIMES)
+        forces = np.gradient(speed, SWEEP_TIMES)
+        assert forces.min() >= -BRAKE
+        assert forces.max() <= ACCELERATE
+        assert (speed**2 * np.abs([float(mover.path.curvature_at(s)) for s in along])).max() <= LATERAL
         # The waypoints are the poses of the drive itself, by another way round.
         for k, dt in enumerate(WAYPOINT_TIMES):
-            there = scene.ego.at(time)[0] @ drive.poses[k]
-            np.testing.assert_allclose(there, scene.ego.at(time + dt)[0], atol=1e-9)
-            np.testing.assert_allclose(drive.poses[k][:2, 3], drive.waypoints[k], atol=1e-4)
-            assert yaw_of(drive.poses[k]) == pytest.approx(drive.heading[k], abs=1e-5)
+            pose = inverse(scene.ego.at(time)[0]) @ scene.ego.at(time + dt)[0]
+            np.testing.assert_allclose(pose[:2, 3], drive.waypoints[k], atol=1e-4)
+            assert yaw_of(pose) == pytest.approx(drive.heading[k], abs=1e-5)
         travelled = np.linalg.norm(np.diff(drive.sweep[:, :2], axis=0, prepend=np.zeros((1, 2))), axis=1).sum()
         speeds = np.concatenate([[scene.ego.at(time)[1][0]], drive.speed])
         assert travelled == pytest.approx(0.5 * (0.5 * (speeds[1:] + speeds[:-1])).sum(), abs=0.1)

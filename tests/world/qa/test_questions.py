@@ -10,11 +10,12 @@ import pytest
 from sparseoccvla_ros.core.classes import LABEL
 from sparseoccvla_ros.core.errors import InvalidInput
 from sparseoccvla_ros.core.geometry import inverse, yaw_of
-from sparseoccvla_ros.data.nuscenes.omnidrive import read_questions, token_of, write_questions
+from sparseoccvla_ros.data.nuscenes.omnidrive import read_questions, write_questions
 from sparseoccvla_ros.eval.metrics.qa_accuracy import KINDS as SCORED
 from sparseoccvla_ros.eval.metrics.qa_accuracy import read_answer
 from sparseoccvla_ros.world.agents.actors import Moving
 from sparseoccvla_ros.world.agents.traffic import walk
+from sparseoccvla_ros.world.labels.annotations import first_contact
 from sparseoccvla_ros.world.qa import counterfactuals
 from sparseoccvla_ros.world.qa.balance import shares
 from sparseoccvla_ros.world.qa.questions import FAMILIES, KINDS, balanced, draw, facts, questions, templates
@@ -148,7 +149,7 @@ def test_light_is_the_one_that_the_ego_obeys(views):
 def test_what_if_ends_where_the_sweep_touches(views):
     """Safe sweeps touch no seen thing, and the driven one is never called a crash."""
     for view in views:
-        assert view.expert.contact is None
+        assert first_contact(view.scene, view.time, view.expert.sweep) is None
         for manoeuvre in counterfactuals.MANOEUVRES:
             sweep = counterfactuals.sweep_of(manoeuvre, view.speed)
             result = counterfactuals.outcome(view, manoeuvre)
@@ -217,7 +218,7 @@ def test_balance_leaves_nothing_to_the_blind(views):
 
 def test_files_follow_omnidrive(views, tmp_path):
     view = views[1]
-    asked, token = questions(view), token_of(view)
+    asked, token = questions(view), "world-000034-004000"
     write_questions(tmp_path, "train", token, asked)
     assert read_questions(tmp_path, "train", token) == asked
     conv = json.loads((tmp_path / "conv" / "train" / f"{token}.json").read_text())

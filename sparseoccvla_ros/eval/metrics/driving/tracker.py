@@ -26,6 +26,13 @@ def global_poses(initial: np.ndarray, relative: np.ndarray) -> np.ndarray:
     return np.stack([x, y, initial[2] + relative[:, 2]], -1)
 
 
+def relative_poses(origin: np.ndarray, poses: np.ndarray) -> np.ndarray:
+    """Transforms poses [N, 3] to the frame of a pose [3]; the heading is not wrapped."""
+    dx, dy = (poses[:, :2] - origin[:2]).T
+    c, s = np.cos(origin[2]), np.sin(origin[2])
+    return np.stack([c * dx + s * dy, c * dy - s * dx, poses[:, 2] - origin[2]], -1)
+
+
 def plan_to_10hz(
     initial: np.ndarray, plan: np.ndarray, interval: float = 0.5, start_us: int = 0, horizon: float = 4.0
 ) -> np.ndarray:

@@ -25,6 +25,21 @@ class ObjectKind(IntEnum):
 
 
 LAST_ROAD_USER = ObjectKind.BICYCLE
+_WORDS = {
+    ObjectKind.PEDESTRIAN: ("pedestrian", "person", "human", "walker"),
+    ObjectKind.BICYCLE: ("bicycle", "cyclist"),
+    ObjectKind.TRAFFIC_CONE: ("cone",),
+    ObjectKind.BARRIER: ("barrier",),
+    ObjectKind.CONSTRUCTION_SIGN: ("sign",),
+    ObjectKind.VEHICLE: ("vehicle", "car", "truck", "bus", "trailer", "motorcycle", "van", "construction"),
+}
+"""Words by kind, in order of precedence: "vehicle.bicycle" is a bicycle."""
+
+
+def kind_of_label(label: str) -> ObjectKind:
+    """Returns the metrics' object kind for a label of any data set, or a shape of the world."""
+    known = label.lower()
+    return next((kind for kind, words in _WORDS.items() if any(w in known for w in words)), ObjectKind.GENERIC)
 
 
 @dataclass(frozen=True)
