@@ -114,9 +114,13 @@ def whole(context: Context) -> dict[str, Any]:
 
 def voxel_head(context: Context) -> dict[str, Any]:
     """Fit the voxel head to the frozen encoder, on other scenes than its own. Options: scenes, VoxelHeadSettings."""
-    recipe, options = context.recipe, dict(context.step.options)
+    recipe, step, options = context.recipe, context.step, dict(context.step.options)
     count, frames = int(options.pop("scenes")), recipe.preset.occupancy.frames
     settings = VoxelHeadSettings(**options)
+    if step.minutes:
+        part = min(1.0, step.minutes / (60.0 * step.hours))
+        settings = dataclasses.replace(settings, steps=max(1, int(part * settings.steps)))
+        count = max(1, int(part * count))
     seeds = _split(context, "train")[recipe.scenes : recipe.scenes + count]
     world = _world(context, "train")
     _consume(context, "scenes", prepare_scenes(seeds, world, workers=context.workers), len(seeds))
@@ -163,7 +167,8 @@ def anchors(context: Context) -> dict[str, Any]:
 
 def features(context: Context) -> dict[str, Any]:
     """Cache the frozen encoder's features, labels of forecasts, questions and answers, and the expert's plans
-    at other speeds. Options: scenes, the number of the encoder's training scenes used after it, all if absent."""
+    at other speeds. Options: scenes and head_scenes, how many training scenes of the encoder and of the voxel head are
+    used after them, all if absent."""
     encoder, weights = _frozen_encoder(context)
     for split in ("validation", "train"):
         seeds = _feature_seeds(context, split)
@@ -363,11 +368,14 @@ def _label_scene(seed: int, futures: FutureLabels, questions: QuestionCache) -> 
 
 
 def _feature_seeds(context: Context, split: str) -> list[int]:
-    """Returns the seeds for the stages after the encoder: the encoder's own and those of the voxel head."""
+    """Returns the seeds for the stages after the encoder: of the encoder's own and of those of the voxel head."""
     if split != "train":
         return _seeds(context, split)
-    head = int(_options(context, "voxel_head").get("scenes", 0))
-    others = _split(context, split)[context.recipe.scenes :][:head]
+    most = int(_options(context, "voxel_head").get("scenes", 0))
+    wanted = int(_options(context, "features").get("head_scenes", most))
+    if not 0 <= wanted <= most:
+        raise InvalidInput("steps.features.head_scenes", f"want 0 to the voxel head's {most}, got {wanted}")
+    others = _split(context, split)[context.recipe.scenes :][:wanted]
     return _seeds(context, split)[: _encoder_scenes(context)] + others
 
 
