@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..core.errors import InvalidInput
+from ..core.files import file_sha256, written
 from ..eval.world.seeds import seed_range
 from ..runtime.presets import ADAPTER, STAGES, load_preset
 
@@ -48,17 +47,15 @@ def ship(source: Path, folder: Path, stage: str, train_seeds: str | None = None)
     config = folder / "config.yaml"
     text = config.read_text(encoding="utf-8")
     target = folder / f"{stage}.safetensors"
-    part = folder / f".{target.name}.{os.getpid()}.safetensors"
-    save_file(tensors, part, metadata)
-    part.chmod(0o644)
-    digest = hashlib.sha256(part.read_bytes()).hexdigest()
-    entries = yaml.safe_load(text).get("weights") or {}
-    entries[stage] = {"file": target.name, "sha256": digest}
-    section = yaml.safe_dump({"weights": {s: entries[s] for s in _WEIGHTS if s in entries}}, sort_keys=False)
-    changed, count = _SECTION.subn(lambda _: section, text, count=1)
-    if not count:
-        changed = text.rstrip("\n") + "\n" + section
-    part.replace(target)
+    with written(target) as part:
+        save_file(tensors, part, metadata)
+        part.chmod(0o644)
+        entries = yaml.safe_load(text).get("weights") or {}
+        entries[stage] = {"file": target.name, "sha256": file_sha256(part)}
+        section = yaml.safe_dump({"weights": {s: entries[s] for s in _WEIGHTS if s in entries}}, sort_keys=False)
+        changed, count = _SECTION.subn(lambda _: section, text, count=1)
+        if not count:
+            changed = text.rstrip("\n") + "\n" + section
     config.write_text(changed, encoding="utf-8")
     load_preset(str(folder))
     return target

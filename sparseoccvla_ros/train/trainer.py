@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from ..core.errors import InvalidInput
+from ..core.files import written
 from ..data.dataset import DrivingSamples
 from . import checkpoint
 from .checkpoint import Progress
@@ -190,9 +191,8 @@ class Trainer:
                 log.picture(stage.name, step, result.picture)
             if result.score > self.progress.best:
                 self.progress.best = result.score
-                partial_file = self.out / ".best.part.safetensors"
-                stage.export(partial_file)
-                partial_file.replace(self.out / BEST)
+                with written(self.out / BEST) as part:
+                    stage.export(part)
         return result
 
     def _validation_batches(self, stage: Stage[Any]) -> Iterator[Any]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from ...core.files import file_sha256
 from ...runtime.presets import Preset
 from ..tasks.evaluator import EvaluationReport, Evaluator
 
 
 def weight_files(preset: Preset) -> dict[str, dict[str, str]]:
     """Returns file name and sha256 of the weights, by stage."""
-    return {
-        stage: {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        for stage, path in preset.weights.items()
-    }
+    return {stage: {"file": path.name, "sha256": file_sha256(path)} for stage, path in preset.weights.items()}
 
 
 def head_of(run: Evaluator) -> dict[str, Any]:

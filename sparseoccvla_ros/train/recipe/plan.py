@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import InvalidInput
-from ...core.files import read_yaml
+from ...core.files import file_sha256, read_yaml
 from ...data.synthetic.dataset import SPLITS
 from ...runtime.presets import ADAPTER, Preset, load_preset
 
@@ -149,7 +149,7 @@ def load_recipe(name: str) -> Recipe:
     return Recipe(
         dataclasses.replace(preset, weights={}), changes, int(content.get("seed", 1)),
         count, int(data["validation"]), _steps(content.get("steps") or {}), first, init,
-        {stage: hashlib.sha256(file.read_bytes()).hexdigest() for stage, file in init.items()},
+        {stage: file_sha256(file) for stage, file in init.items()},
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import torch
 
 from ...core.classes import LABEL
 from ...core.errors import InvalidInput
+from ...core.files import written
 from ...data.dataset import DrivingSamples
 from ...data.processes import in_processes
 from ...data.shared_work import share
@@ -301,9 +302,8 @@ _SPLITS = ("train", "validation")
 
 
 def _save(context: Context, encoder: OccupancyEncoder) -> None:
-    part = context.folder / f".part.{BEST}"
-    checkpoints.save(encoder, part)
-    part.replace(context.folder / BEST)
+    with written(context.folder / BEST) as part:
+        checkpoints.save(encoder, part)
 
 
 def _train(context: Context, stage: Stage[Any], train: DrivingSamples, validation: DrivingSamples) -> dict[str, Any]:
