@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ..core.classes import LABEL
+from ..core.onednn import fast_precision
 from ..data.dataset import Augmentation, DrivingSamples
 from ..data.shared_work import share
 from ..data.synthetic.dataset import SPLITS, WorldSamples, world_settings
 from ..occupancy.encoder import OccupancyEncoder
 from ..occupancy.losses import LossWeights
 from ..runtime.presets import load_preset
-from ..train.build import fast_precision
 from ..train.features.backbone_cache import BackboneCache
 from ..train.features.cached_frames import CachedFrames
 from ..train.recipe.plan import load_recipe

@@ -246,9 +246,9 @@ def _occupancy_stage(
     weights: LossWeights,
     init: Path | None,
 ) -> OccupancyStage:
+    from sparseoccvla_ros.core.onednn import fast_precision
     from sparseoccvla_ros.occupancy import checkpoints
     from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
-    from sparseoccvla_ros.train.build import fast_precision
     from sparseoccvla_ros.train.stages.occupancy import OccupancyStage
 
     chosen = fast_precision(device) if precision == "auto" else precision

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..core.onednn import Linear
+
 
 class DistanceAttention(nn.Module):
     """Multi-head self-attention whose logits are lowered by tau(query) times the distance of the centres in metres.
@@ -15,9 +17,9 @@ class DistanceAttention(nn.Module):
     def __init__(self, embed_dims: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj = nn.Linear(embed_dims, 3 * embed_dims)
-        self.out_proj = nn.Linear(embed_dims, embed_dims)
-        self.gen_tau = nn.Linear(embed_dims, heads)
+        self.in_proj = Linear(embed_dims, 3 * embed_dims)
+        self.out_proj = Linear(embed_dims, embed_dims)
+        self.gen_tau = Linear(embed_dims, heads)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.in_proj.weight)
         nn.init.zeros_(self.in_proj.bias)

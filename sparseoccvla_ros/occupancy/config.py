@@ -46,7 +46,8 @@ class OccupancyConfig:
     pretrained: bool = True
     """Initialise the backbone with the ImageNet weights of its Python package, if installed."""
     backbone_dtype: str = "float32"
-    """float32, or bfloat16 (autocast) for backbone and neck; later stages always use float32."""
+    """Of backbone and neck; later stages always use float32. float32; bfloat16 (autocast); or auto, with which
+    `build_occupancy` chooses bfloat16 where the processor is made for it, and float32 elsewhere."""
     image_mean: tuple[float, ...] = (127.0, 127.0, 127.0)
     """Subtracted from RGB 0..255."""
     image_std: tuple[float, ...] = (128.0, 128.0, 128.0)
@@ -134,7 +135,7 @@ class OccupancyConfig:
         for name in ("image_mean", "image_std", "strides", "points_per_layer", "initial_height"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _choice("backbone", self.backbone, BACKBONES)
-        _choice("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
+        _choice("backbone_dtype", self.backbone_dtype, ("auto", "float32", "bfloat16"))
         _choice("neck", self.neck, ("fpn", "depthwise_fpn"))
         _choice("decoder", self.decoder, ("opus", "opus_v2"))
         _choice("scale_weight_order", self.scale_weight_order, ("compatible", "clean"))

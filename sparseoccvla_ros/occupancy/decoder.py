@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.classes import NUM_CLASSES
+from ..core.onednn import Linear
 from ..core.voxels import VoxelGrid
 from .attention import DistanceAttention
 from .config import OccupancyConfig
@@ -46,10 +47,10 @@ class DecoderLayer(nn.Module):
         self.offset_scale = config.offset_scale
         self.densified = config.decoder == "opus_v2"
         self.position_encoder = nn.Sequential(
-            nn.Linear(3 * input_points, c),
+            Linear(3 * input_points, c),
             nn.LayerNorm(c),
             nn.ReLU(inplace=True),
-            nn.Linear(c, c),
+            Linear(c, c),
             nn.LayerNorm(c),
             nn.ReLU(inplace=True),
         )
@@ -65,28 +66,28 @@ class DecoderLayer(nn.Module):
         self.mixing = AdaptiveMixing(c, config.groups, config.mixing_inputs, config.mixing_points)
         self.self_attn = DistanceAttention(c, config.heads, config.dropout)
         self.ffn = nn.Sequential(
-            nn.Linear(c, config.ffn_dims),
+            Linear(c, config.ffn_dims),
             nn.ReLU(inplace=True),
             nn.Dropout(config.dropout),
-            nn.Linear(config.ffn_dims, c),
+            Linear(config.ffn_dims, c),
             nn.Dropout(config.dropout),
         )
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(c), nn.LayerNorm(c), nn.LayerNorm(c)
         self.point_channels = config.point_features if self.densified else NUM_CLASSES
-        class_head, point_head = nn.Linear(c, self.point_channels * output_points), nn.Linear(c, 3 * output_points)
+        class_head, point_head = Linear(c, self.point_channels * output_points), Linear(c, 3 * output_points)
         self.cls_branch = nn.Sequential(
-            nn.Linear(c, c),
+            Linear(c, c),
             nn.LayerNorm(c),
             nn.ReLU(inplace=True),
-            nn.Linear(c, c),
+            Linear(c, c),
             nn.LayerNorm(c),
             nn.ReLU(inplace=True),
             class_head,
         )
         self.reg_branch = nn.Sequential(
-            nn.Linear(c, c),
+            Linear(c, c),
             nn.ReLU(inplace=True),
-            nn.Linear(c, c),
+            Linear(c, c),
             nn.ReLU(inplace=True),
             point_head,
         )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..core.classes import FLAT, FREE, LABEL, NUM_CLASSES
 from ..core.errors import InvalidInput
+from ..core.onednn import Linear
 from ..core.voxels import VoxelGrid
 from .config import CANDIDATE_CELLS
 from .sampling.views import SceneViews
@@ -56,9 +57,9 @@ class ViewProposals(nn.Module):
     def __init__(self, count: int, channels: int, grid: VoxelGrid, bins: int = 32, confident: bool = False) -> None:
         super().__init__()
         self.count, self.confident = count, confident
-        self.hidden = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, FREE + 1 + bins)
-        self.start = nn.Linear(channels, channels)
+        self.hidden = Linear(channels, channels)
+        self.out = Linear(channels, FREE + 1 + bins)
+        self.start = Linear(channels, channels)
         worth = torch.ones(FREE + 1)
         worth[list(_SCENERY)] = 0.3
         worth[list(FLAT)] = 0.02
@@ -85,6 +86,8 @@ class ViewProposals(nn.Module):
             if self.confident:
                 worth = worth * (depth.softmax(-1) * depth.log_softmax(-1)).sum(-1).exp()
             chosen, points = self._choose(worth, self._lift(depth, scene), scene)
+        if scene.derived is not None:
+            scene.derived[0]["cells"] = cells[0]
         kept = hidden.gather(1, chosen[..., None].expand(-1, -1, hidden.shape[-1]))
         return Proposals(points[:, :, None], self.start(kept), cells)
 

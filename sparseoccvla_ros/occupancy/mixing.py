@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.onednn import Linear
+
 
 class AdaptiveMixing(nn.Module):
     """Mixes each query's samples over channels and over points with matrices generated from the query.
@@ -20,8 +22,8 @@ class AdaptiveMixing(nn.Module):
         self.input_points = input_points
         self.output_points = output_points
         size = self.channels**2 + output_points * input_points
-        self.parameter_generator = nn.Linear(embed_dims, groups * size)
-        self.out_proj = nn.Linear(groups * output_points * self.channels, embed_dims)
+        self.parameter_generator = Linear(embed_dims, groups * size)
+        self.out_proj = Linear(groups * output_points * self.channels, embed_dims)
         nn.init.zeros_(self.parameter_generator.weight)
 
     def forward(self, samples: Tensor, query: Tensor) -> Tensor:

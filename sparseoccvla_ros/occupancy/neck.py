@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.onednn import Conv2d
+
 
 class FeaturePyramid(nn.Module):
     """Feature pyramid network (Lin et al. 2017) as built by mmdet for OPUS: no norm, no activation.
@@ -16,18 +18,18 @@ class FeaturePyramid(nn.Module):
 
     def __init__(self, inputs: tuple[int, ...], channels: int, depthwise: bool = False) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(i, channels, 1) for i in inputs)
+        self.lateral = nn.ModuleList(Conv2d(i, channels, 1) for i in inputs)
         self.output: nn.ModuleList
         if depthwise:
             self.output = nn.ModuleList(
                 nn.Sequential(
-                    nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
-                    nn.Conv2d(channels, channels, 1),
+                    Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+                    Conv2d(channels, channels, 1),
                 )
                 for _ in inputs
             )
         else:
-            self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in inputs)
+            self.output = nn.ModuleList(Conv2d(channels, channels, 3, padding=1) for _ in inputs)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)

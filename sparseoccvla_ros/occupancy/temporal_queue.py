@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from .sampling.views import SceneViews, level_starts
 
 @dataclass(eq=False)
 class _Remembered:
-    """Geometry of one frame; usable: bool [N], cameras that may be sampled."""
+    """Geometry of one frame; usable: bool [N], cameras that may be sampled; derived: see SceneViews."""
 
     stamp: int
     ego2img: np.ndarray
     pose: np.ndarray
     usable: np.ndarray
+    derived: dict[str, Any] = field(default_factory=dict)
 
 
 class FrameMemory:
@@ -97,6 +99,7 @@ class FrameMemory:
             usable=torch.from_numpy(np.stack([e.usable for e in by_age])[None]).to(device),
             image_size=image_size,
             slots=None if in_order else torch.tensor(self._slots, device=device),
+            derived=tuple(e.derived for e in by_age),
         )
 
     def _room_for(self, features: list[Tensor]) -> Tensor:

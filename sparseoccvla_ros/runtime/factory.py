@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sparseoccvla_ros.core.errors import InvalidInput
+from sparseoccvla_ros.core.onednn import fast_precision
 from sparseoccvla_ros.core.paths import cache_folder
 from sparseoccvla_ros.occupancy import checkpoints
 from sparseoccvla_ros.occupancy.encoder import OccupancyEncoder
@@ -20,7 +21,9 @@ from sparseoccvla_ros.planning.planner import Planner
 from sparseoccvla_ros.reasoning.llm.language_model import load_language_model
 from sparseoccvla_ros.reasoning.model.reasoner import Reasoner
 
+from .backends.base import TOLERANCE, difference
 from .presets import ADAPTER, Preset
+from .warm_up import made_up_frames
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +85,27 @@ def _finish(stage: nn.Module, name: str, preset: Preset, device: torch.device) -
 
 
 def build_occupancy(preset: Preset, device: str = "cpu") -> OccupancyEncoder:
-    """Build the occupancy encoder of a preset."""
+    """Build the occupancy encoder of a preset; with `backbone_dtype: auto`, in the precision for this processor."""
     torch.manual_seed(preset.seed)
-    return _finish(OccupancyEncoder(preset.occupancy), "occupancy", preset, pick_device(device))
+    encoder = _finish(OccupancyEncoder(preset.occupancy), "occupancy", preset, pick_device(device))
+    if preset.occupancy.backbone_dtype == "auto":
+        chosen = fast_precision(encoder.pixel_mean.device.type)
+        encoder.config = encoder.config.replace(backbone_dtype="float32")
+        if chosen != "float32":
+            _use_precision(encoder, preset, chosen)
+    return encoder
+
+
+@torch.inference_mode()
+def _use_precision(encoder: OccupancyEncoder, preset: Preset, precision: str) -> None:
+    """Switch a float32 encoder to a precision whose image features agree; else leave it and warn."""
+    images = torch.from_numpy(made_up_frames(preset, 1)[0].images).to(encoder.pixel_mean.device)
+    truth = encoder.image_features(images)
+    exact, encoder.config = encoder.config, encoder.config.replace(backbone_dtype=precision)
+    worst = max(difference(a, b) for a, b in zip(encoder.image_features(images), truth, strict=True))
+    if not worst <= TOLERANCE[precision]:
+        encoder.config = exact
+        encoder.warnings += (f"image features in {precision} differ by {worst:.2g}: float32 is used",)
 
 
 def build_reasoning(

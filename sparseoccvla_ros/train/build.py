@@ -61,17 +61,6 @@ MOST_LATE = 1.0
 """s; maximum time between two frame sets for the first one's reasoning to be used at the second."""
 
 
-def fast_precision(device: str) -> str:
-    """Returns the dtype of backbone and neck: bfloat16 if it is faster than float32 on the machine, else float32."""
-    if device == "cuda":
-        return "bfloat16"
-    try:
-        known = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        known = False
-    return "bfloat16" if known and torch.backends.mkldnn.is_available() else "float32"
-
-
 def frozen_encoder(preset: Preset, weights: Path | None, device: torch.device | str) -> tuple[OccupancyEncoder, Path]:
     """Returns (encoder, its weights file): the given one, else the preset's; raises InvalidInput("encoder") if none."""
     file = weights or preset.weights.get("occupancy")

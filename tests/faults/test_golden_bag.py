@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sparseoccvla_ros.core.paths import bundled_bag
 from sparseoccvla_ros.core.types import CameraFrames
 from sparseoccvla_ros.data.bags.offline_sync import bag_frames
 from sparseoccvla_ros.pipeline import SparseOccVLA, StepResult
+from sparseoccvla_ros.runtime.presets import load_preset
 
 GOLDEN = Path(__file__).parent / "golden_plans.npz"
 """waypoints [20, 6, 2] m and voxel counts [20]; new weights change them: run this file as a program to write it."""
@@ -24,8 +26,10 @@ def drive(model: SparseOccVLA, frames: list[CameraFrames]) -> list[StepResult]:
 
 
 def loaded() -> tuple[SparseOccVLA, list[CameraFrames]]:
-    """Without the language model, whose quantised products are rounded differently by each processor."""
-    model = SparseOccVLA.from_preset("tiny", stages=("occupancy", "planning"))
+    """In float32, and without the language model, whose quantised products each processor rounds differently."""
+    preset = load_preset("tiny")
+    preset = replace(preset, occupancy=preset.occupancy.replace(backbone_dtype="float32"))
+    model = SparseOccVLA.from_preset(preset, stages=("occupancy", "planning"))
     return model, list(itertools.islice(bag_frames(bundled_bag(), model.preset.image), SETS))
 
 

@@ -14,7 +14,6 @@ from lifecycle_msgs.srv import GetState
 from nav_msgs.msg import Path as PathMsg
 from rcl_interfaces.srv import ListParameters
 from rclpy._rclpy_pybind11 import InvalidHandle
-from rclpy.executors import SingleThreadedExecutor
 
 from sparseoccvla_ros.nodes.follower import FollowerNode
 from sparseoccvla_ros.nodes.occupancy import OccupancyNode
@@ -101,7 +100,7 @@ def test_ctrl_c_during_imports_is_silent(start, until):
 
 def test_a_topic_that_goes_while_the_executor_waits_ends_no_node(graph, until, monkeypatch):
     """Seen once in fifty rounds of configure and cleanup from another thread; here it is raised."""
-    raised, healthy = [], SingleThreadedExecutor.spin_once
+    raised, healthy = [], process.Executor.spin_once
 
     def spin_once(self, timeout_sec=None):
         if len(raised) < 3:
@@ -109,7 +108,7 @@ def test_a_topic_that_goes_while_the_executor_waits_ends_no_node(graph, until, m
             raise InvalidHandle("cannot use Destroyable because destruction was requested")
         return healthy(self, timeout_sec)
 
-    monkeypatch.setattr(SingleThreadedExecutor, "spin_once", spin_once)
+    monkeypatch.setattr(process.Executor, "spin_once", spin_once)
     graph.add(FollowerNode)
     assert until(lambda: len(raised) == 3)
     states = graph.probe.listen("/diagnostics")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,33 @@ def test_points_name_their_voxel_by_the_surest(make_encoder, small):
     block = np.ravel_multi_index(tuple(index // 2), head.blocks)
     np.testing.assert_allclose(nearby[block, :17].sum(), 1.0, atol=1e-5)
     assert nearby[block, LABEL["truck"]] > nearby[block, CAR] > 0
+
+
+def test_the_compiled_loop_rasterises_points_as_tensors_do(make_encoder, small):
+    head = make_encoder(small.replace(voxel_head=True)).voxel_head
+    torch.manual_seed(0)
+    points, logits = torch.rand(40, 50, 3) * 0.4 - 0.1, torch.randn(40, 50, 17)
+    scores, classes = (t.flatten() for t in logits.max(-1))
+    for found, wanted in zip(
+        head._points(points, logits), head._rasterised(points, scores.sigmoid(), classes), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_kept_with_a_frame_in_memory_is_what_its_features_give(make_encoder, make_frames, small):
+    encoder = make_encoder(small.replace(voxel_head=True, frames=3))
+    for index in range(5):
+        encoder.encode(make_frames(index))
+        views = encoder.memory.views((64, 96))
+        assert all("cell_views" in known for known in views.derived[:2])
+        with torch.inference_mode():
+            last, proposals = encoder.decode(views)[-1], encoder.decoder.proposals
+            for found, wanted in zip(
+                encoder.voxel_head(views, proposals, last),
+                encoder.voxel_head(replace(views, derived=None), proposals, last),
+                strict=True,
+            ):
+                torch.testing.assert_close(found, wanted)
 
 
 def test_the_encoder_hands_out_what_the_head_says(make_encoder, make_frames, small):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.classes import NUM_CLASSES
+from ...core.onednn import Linear
 from ...core.voxels import SparseVoxels, VoxelGrid
 from .sparse_conv import SparseConv3d, SparseSites
 
@@ -48,7 +49,7 @@ class PointLayer(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels_in, channels_out, bias=False)
+        self.linear = Linear(channels_in, channels_out, bias=False)
         self.norm = nn.BatchNorm1d(channels_out, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor, row: Tensor, voxels: int) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.errors import InvalidInput
+from ...core.onednn import Conv2d
 from ...core.types import LIGHT_COLOURS, TrafficLight
 
 STRIDE = 4
@@ -35,10 +36,10 @@ class TrafficLightHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.pixels = nn.Sequential(
-            nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(True), nn.Conv2d(16, WIDTH - 2, 3, 2, 1), nn.ReLU(True)
+            Conv2d(3, 16, 3, 2, 1), nn.ReLU(True), Conv2d(16, WIDTH - 2, 3, 2, 1), nn.ReLU(True)
         )
-        self.context = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, 1, d, d) for d in DILATIONS)
-        self.out = nn.Conv2d(WIDTH, len(LIGHT_COLOURS) + 2, 1)
+        self.context = nn.ModuleList(Conv2d(WIDTH, WIDTH, 3, 1, d, d) for d in DILATIONS)
+        self.out = Conv2d(WIDTH, len(LIGHT_COLOURS) + 2, 1)
         with torch.no_grad():
             # Hardly any cell holds a lamp.
             cast("Tensor", self.out.bias)[0] = 5.0

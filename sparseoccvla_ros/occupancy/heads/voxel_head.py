@@ -13,17 +13,21 @@ All shapes are static.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.classes import FREE, NUM_CLASSES
+from ...core.onednn import Linear
 from ...core.voxels import VoxelGrid
 from ..decoder import LayerOutput
 from ..image_queries import ViewProposals
+from ..sampling.cell_kernels import rasterise
 from ..sampling.cell_views import FRAMES, WINDOWS, CellViews, depth_windows
 from ..sampling.views import SceneViews
 
@@ -31,8 +35,8 @@ BLOCKS = 8_192
 """Blocks of eight voxels that are opened (classified), of 80,000; a scene's visible voxels occupy about 4,700."""
 UNDER = 7.0
 """Radius [m] around the vehicle in which ground blocks are always opened, because no camera sees them."""
-CHUNK = 1_024
-"""Blocks that are read and classified at once."""
+CHUNK = 512
+"""Blocks that are read and classified at once: what fits in the CPU cache."""
 WIDTHS = (160, 64)
 _CELL = NUM_CLASSES + 1 + len(WINDOWS) + 2 + 1
 
@@ -83,13 +87,13 @@ class VoxelHead(nn.Module):
         self.register_buffer("corner", torch.cartesian_prod(*[torch.arange(2)] * 3), persistent=False)
 
         block = _CELL + NUM_CLASSES + 1 + place.shape[1]
-        self.rank = nn.Sequential(nn.Linear(block, 24), nn.ReLU(), nn.Linear(24, 1))
-        self.from_cells = nn.Linear(FRAMES * _CELL, WIDTHS[0])
-        self.from_block = nn.Linear(block, WIDTHS[0])
+        self.rank = nn.Sequential(Linear(block, 24), nn.ReLU(), Linear(24, 1))
+        self.from_cells = Linear(FRAMES * _CELL, WIDTHS[0])
+        self.from_block = Linear(block, WIDTHS[0])
         self.from_corner = nn.Parameter(torch.zeros(8, WIDTHS[0]))
         self.from_label = nn.Embedding(FREE + 1, WIDTHS[0])
-        self.hidden = nn.Linear(*WIDTHS)
-        self.out = nn.Linear(WIDTHS[1], FREE + 1)
+        self.hidden = Linear(*WIDTHS)
+        self.out = Linear(WIDTHS[1], FREE + 1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -109,18 +113,17 @@ class VoxelHead(nn.Module):
             last: output of the decoder's last layer.
         """
         opened, read = self._open(scene, cells, last)
-        # In chunks that fit in the CPU cache: three times as fast as all at once.
         parts = [read(chunk) for chunk in opened.split(CHUNK)]
         return torch.cat([p.index for p in parts]).flatten(), torch.cat([self.classify(p) for p in parts]).flatten(0, 1)
 
     def classify(self, found: Candidates) -> Tensor:
         """Returns logits float32 [K, 8, 18]."""
-        # One table for label and corner, and addmm instead of a product and a sum: fewer passes over memory.
+        # One table for label and corner: fewer passes over memory.
         table = (self.from_label.weight[:, None] + self.from_corner + self.from_cells.bias).flatten(0, 1)
         hidden = F.embedding(found.label * 8 + torch.arange(8, device=table.device), table)
         hidden = hidden.add_(self.from_block(found.block)[:, None]).flatten(0, 1)
-        hidden = F.relu_(hidden.addmm_(found.cells.flatten(0, 1), self.from_cells.weight.T)).unflatten(0, (-1, 8))
-        return self.out(F.relu_(self.hidden(hidden)))
+        hidden = F.relu_(self.from_cells.added_to(hidden, found.cells.flatten(0, 1)))
+        return self.out(F.relu_(self.hidden(hidden))).unflatten(0, (-1, 8))
 
     @torch.no_grad()
     def candidates(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput) -> Candidates:
@@ -175,6 +178,15 @@ class VoxelHead(nn.Module):
         an eighth of their summed score, at most 1."""
         scores, classes = (t.flatten() for t in logits.max(-1))
         scores = scores.sigmoid()
+        if not points.is_cpu:
+            return self._rasterised(points, scores, classes)
+        label = torch.empty(math.prod(self.grid.shape), dtype=torch.uint8)
+        around = torch.empty(len(self.centres), NUM_CLASSES + 1)
+        rows = np.ascontiguousarray(points.reshape(-1, 3).numpy())
+        rasterise(rows, scores.numpy(), classes.numpy(), self.grid.shape, label.numpy(), around.numpy())
+        return label, around
+
+    def _rasterised(self, points: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         shape = torch.tensor(self.grid.shape, device=points.device)
         scaled = points.reshape(-1, 3) * shape
         inside = ((scaled >= 0) & (scaled < shape)).all(-1)

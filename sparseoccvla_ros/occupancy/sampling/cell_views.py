@@ -60,10 +60,15 @@ class CellViews:
         ages = [min(f, frames - 1) for f in range(FRAMES)]
         classes, depths = [], []
         for age in ages:
-            slot = age if scene.slots is None else scene.slots[age]
-            logits = cells.cells(scene.table[0, slot, : n * h * w])
-            classes.append(logits[:, : FREE + 1].softmax(-1))
-            depths.append((logits[:, FREE + 1 :].softmax(-1) @ smooth).view(-1, len(WINDOWS) + 2))
+            known = {} if scene.derived is None else scene.derived[age]
+            if "cell_views" not in known:
+                slot = age if scene.slots is None else scene.slots[age]
+                # The present frame's cells were classified to propose queries.
+                logits = known.pop("cells") if "cells" in known else cells.cells(scene.table[0, slot, : n * h * w])
+                depth = (logits[:, FREE + 1 :].softmax(-1) @ smooth).view(-1, len(WINDOWS) + 2)
+                known["cell_views"] = logits[:, : FREE + 1].softmax(-1), depth
+            classes.append(known["cell_views"][0])
+            depths.append(known["cell_views"][1])
         matrix, usable = scene.ego2img[0, ages], scene.usable[0, ages]
         return cls(classes, depths, matrix, usable, (h, w), scene.image_size, len(smooth))
 

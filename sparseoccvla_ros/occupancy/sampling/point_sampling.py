@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from ...core.onednn import Linear
 from .views import SamplingRules, SceneViews, sample_plain
 
 PATHS = ("auto", "plain", "bag", "triton")
@@ -38,8 +39,8 @@ class PointSampling(nn.Module):
         self.rules, self.compatible = rules, compatible
         self.path = "auto"
         self.sampling_prototype = nn.Embedding(groups * points, 3) if prototypes else None
-        self.sampling_offset = nn.Linear(embed_dims, groups * points * 3)
-        self.scale_weights = nn.Linear(embed_dims, groups * points * levels)
+        self.sampling_offset = Linear(embed_dims, groups * points * 3)
+        self.scale_weights = Linear(embed_dims, groups * points * levels)
         nn.init.zeros_(self.sampling_offset.weight)
         nn.init.uniform_(self.sampling_offset.bias, -0.5, 0.5)
 

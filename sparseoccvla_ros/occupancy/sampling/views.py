@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,8 @@ class SceneViews:
     over (camera, y, x). sizes: (H_l, W_l) per level. ego2img: float32 [B, T, N, 4, 4], present base_link to pixels of
     the (padded) image, in order of age, the present frame first; usable: bool [B, T, N], False for cameras that must
     not be sampled. image_size: (H, W) of the padded image in pixels. slots: int64 [T], index in `table` of the frame
-    of each age (FrameMemory is a ring buffer); None if in order.
+    of each age (FrameMemory is a ring buffer); None if in order. derived: per frame in order of age, what heads compute
+    from its features alone and need again while it is in memory; None without a memory.
     """
 
     table: Tensor
@@ -55,6 +57,7 @@ class SceneViews:
     usable: Tensor
     image_size: tuple[int, int]
     slots: Tensor | None = None
+    derived: tuple[dict[str, Any], ...] | None = None
 
     @cached_property
     def starts(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...core.onednn import Linear
 from ...core.types import STEPS
 from ..config import PlanningConfig
 from .diffusion import DeltaNormaliser
@@ -19,10 +20,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.among = Attention(width, heads)
         self.scene = Attention(width, heads)
-        self.ffn = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-        self.film = nn.Linear(width, 2 * width)
+        self.ffn = nn.Sequential(nn.LayerNorm(width), Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
+        self.film = Linear(width, 2 * width)
         residual = mlp(width, width, 2 * STEPS)
         self.head = nn.Sequential(nn.LayerNorm(width), residual)
         nn.init.zeros_(self.film.weight)
@@ -55,7 +54,7 @@ class TrajectoryDecoder(nn.Module):
         self.condition = SceneCondition(config)
         self.points = mlp(STEPS * 2 * 2 * FREQUENCIES, width, width)
         self.anchor = mlp(2 * STEPS, width, width)
-        self.score = nn.Linear(1, width)
+        self.score = Linear(1, width)
         self.time = mlp(width, width, width)
         self.layers = nn.ModuleList(DecoderLayer(width, config.heads) for _ in range(config.layers))
 

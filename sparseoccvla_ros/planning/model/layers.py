@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.onednn import Linear
 from ..config import PlanningConfig
 from ..ego_history import FEATURE_NAMES, PAPER_DIMS
 from ..obstacles.grid import CELL, CHANNELS, LOWER, SHAPE
@@ -38,7 +39,7 @@ def time_embedding(time: Tensor, width: int) -> Tensor:
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Build Linear, LayerNorm, GELU, Linear."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
+    return nn.Sequential(Linear(inputs, hidden), nn.LayerNorm(hidden), nn.GELU(), Linear(hidden, outputs))
 
 
 class Attention(nn.Module):
@@ -48,9 +49,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.out = Linear(width, width)
 
     def forward(self, tokens: Tensor, memory: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
         """memory: None for self-attention; offset: [B, N, W], added before the query projection."""
@@ -96,7 +97,7 @@ class SceneCondition(nn.Module):
         super().__init__()
         width = config.hidden
         ego_dims = {"none": 0, "causal": len(FEATURE_NAMES), "paper": PAPER_DIMS}[config.ego]
-        self.features = nn.Sequential(nn.LayerNorm(config.query_dims), nn.Linear(config.query_dims, width))
+        self.features = nn.Sequential(nn.LayerNorm(config.query_dims), Linear(config.query_dims, width))
         self.position = mlp(3 * 2 * FREQUENCIES, width, width)
         self.reasoning = nn.Sequential(nn.LayerNorm(config.reasoning_dims), mlp(config.reasoning_dims, width, width))
         self.no_reasoning = nn.Parameter(torch.randn(width) * 0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ...core.onednn import Linear
 from ..config import ReasoningConfig
 
 METRES = 10.0
@@ -17,9 +18,9 @@ class AnchorHead(nn.Module):
     def __init__(self, config: ReasoningConfig, dims: int) -> None:
         super().__init__()
         width = config.anchor_dims
-        self.token = nn.Sequential(nn.LayerNorm(dims), nn.Linear(dims, 2 * width))
-        self.anchor = nn.Sequential(nn.Linear(12, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
-        self.score = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.token = nn.Sequential(nn.LayerNorm(dims), Linear(dims, 2 * width))
+        self.anchor = nn.Sequential(Linear(12, width), nn.GELU(), Linear(width, width), nn.LayerNorm(width))
+        self.score = nn.Sequential(Linear(width, width), nn.GELU(), Linear(width, 1))
 
     def forward(self, token: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
         """Returns logits float32 [B, A] of anchors [A, 6, 2] m for reasoning tokens [B, D]."""

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ...core.classes import FLAT
+from ...core.onednn import Linear
 from ..config import ReasoningConfig
 from .positional_encoding import encode_positions
 
@@ -51,8 +52,8 @@ class Connector(nn.Module):
     def __init__(self, config: ReasoningConfig, dims: int, scale: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.query_dims)
-        self.position = nn.Linear(config.query_dims, config.query_dims)
-        self.mlp = nn.Sequential(nn.Linear(config.query_dims, dims), nn.GELU(), nn.Linear(dims, dims))
+        self.position = Linear(config.query_dims, config.query_dims)
+        self.mlp = nn.Sequential(Linear(config.query_dims, dims), nn.GELU(), Linear(dims, dims))
         self.out_norm = nn.RMSNorm(dims, eps=1e-6)
         nn.init.constant_(self.out_norm.weight, scale)
 

@@ -17,6 +17,7 @@ from torch import nn
 from ...core import geometry
 from ...core.classes import FLAT, MOVABLE, NUM_CLASSES
 from ...core.morphology import closed
+from ...core.onednn import Linear
 from ...core.types import HORIZONS, WAYPOINT_TIMES, SceneQueries
 from ...core.voxels import OCC3D_GRID, SparseVoxels, VoxelGrid, voxelise
 from ..config import ReasoningConfig
@@ -49,7 +50,7 @@ class _Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(Linear(width, 2 * width), nn.GELU(), Linear(2 * width, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm1(x)
@@ -69,13 +70,13 @@ class Forecaster(nn.Module):
         super().__init__()
         width = config.forecaster_dims
         self.max_speed = config.max_object_speed
-        self.query = nn.Sequential(nn.LayerNorm(config.query_dims), nn.Linear(config.query_dims, width))
-        self.position = nn.Linear(config.query_dims, width)
+        self.query = nn.Sequential(nn.LayerNorm(config.query_dims), Linear(config.query_dims, width))
+        self.position = Linear(config.query_dims, width)
         self.horizon = nn.Embedding(len(HORIZONS), width)
-        self.ego = nn.Sequential(nn.Linear(14, width), nn.GELU(), nn.Linear(width, width))
+        self.ego = nn.Sequential(Linear(14, width), nn.GELU(), Linear(width, width))
         self.blocks = nn.ModuleList(_Block(width, config.forecaster_heads) for _ in range(config.forecaster_layers))
         self.out_norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, 4 + NUM_CLASSES)
+        self.out = Linear(width, 4 + NUM_CLASSES)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.register_buffer("seconds", torch.tensor(HORIZONS), persistent=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ...core.onednn import Linear
+
 
 class ResidualFusion(nn.Module):
     """F = Q + tanh(gate) * MLP(LayerNorm(T_o')), with a zero-initialised gate per channel.
@@ -15,7 +17,7 @@ class ResidualFusion(nn.Module):
     def __init__(self, query_dims: int, dims: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.LayerNorm(dims), nn.Linear(dims, query_dims), nn.GELU(), nn.Linear(query_dims, query_dims)
+            nn.LayerNorm(dims), Linear(dims, query_dims), nn.GELU(), Linear(query_dims, query_dims)
         )
         self.gate = nn.Parameter(torch.zeros(query_dims))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ...core.onednn import Linear
 from ..config import ReasoningConfig
 from .positional_encoding import encode_places, encode_positions
 
@@ -20,10 +21,10 @@ class GlobalTokens(nn.Module):
         self.nothing = nn.Parameter(torch.randn(1, width) * 0.02)
         self.view_norm = nn.LayerNorm(width)
         self.query_norm = nn.LayerNorm(width)
-        self.place = nn.Linear(width, width)
-        self.position = nn.Linear(width, width)
+        self.place = Linear(width, width)
+        self.position = Linear(width, width)
         self.attention = nn.MultiheadAttention(width, config.global_heads, batch_first=True)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dims), nn.GELU(), nn.Linear(dims, dims))
+        self.mlp = nn.Sequential(nn.LayerNorm(width), Linear(width, dims), nn.GELU(), Linear(dims, dims))
         self.out_norm = nn.RMSNorm(dims, eps=1e-6)
         nn.init.constant_(self.out_norm.weight, scale)
 

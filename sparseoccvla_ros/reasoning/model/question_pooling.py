@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...core.onednn import Linear
+
 HEADS, HEAD_DIMS = 4, 64
 HINT, HINT_END = " Hint:", "."
 """Text before and after the reading token."""
@@ -31,19 +33,19 @@ class QuestionPooling(nn.Module):
     def __init__(self, dims: int, width: int, tokens: int, scale: float, counts: int = 0) -> None:
         super().__init__()
         self.scale, self.code, self.counts = scale, 2 * width + counts, counts
-        self.word = nn.Linear(dims, width)
+        self.word = Linear(dims, width)
         self.order = nn.GRU(width, width, batch_first=True, bidirectional=True)
-        self.query = nn.Linear(2 * width, HEADS * HEAD_DIMS)
-        self.norm, self.key = nn.LayerNorm(dims), nn.Linear(dims, HEADS * HEAD_DIMS)
+        self.query = Linear(2 * width, HEADS * HEAD_DIMS)
+        self.norm, self.key = nn.LayerNorm(dims), Linear(dims, HEADS * HEAD_DIMS)
         self.place = nn.Parameter(torch.randn(tokens, HEADS * HEAD_DIMS) * 0.02)
-        self.gain = nn.Linear(2 * width, dims)
+        self.gain = Linear(2 * width, dims)
         nn.init.zeros_(self.gain.weight)
         nn.init.ones_(self.gain.bias)
         if counts:
-            self.sought, self.found = nn.Linear(2 * width, counts * HEAD_DIMS), nn.Linear(dims, HEAD_DIMS)
+            self.sought, self.found = Linear(2 * width, counts * HEAD_DIMS), Linear(dims, HEAD_DIMS)
             # Each token initially counts about 1/20: the sum over hundreds of tokens stays small.
             self.rarity = nn.Parameter(torch.full((counts,), -3.0))
-        self.out = nn.Sequential(nn.Linear(dims + self.code, dims), nn.GELU(), nn.Linear(dims, dims))
+        self.out = nn.Sequential(Linear(dims + self.code, dims), nn.GELU(), Linear(dims, dims))
         self.out_norm = nn.RMSNorm(dims, eps=1e-6)
         nn.init.constant_(self.out_norm.weight, scale)
 

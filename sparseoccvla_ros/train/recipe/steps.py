@@ -18,6 +18,7 @@ import torch
 from ...core.classes import LABEL
 from ...core.errors import InvalidInput
 from ...core.files import written
+from ...core.onednn import fast_precision
 from ...data.dataset import DrivingSamples
 from ...data.processes import in_processes
 from ...data.shared_work import share
@@ -416,7 +417,7 @@ def _backbone_cache(context: Context, split: str) -> BackboneCache:
 def _encoder(context: Context) -> OccupancyEncoder:
     """Returns the encoder as it is before training, from the recipe's seed and its `init`."""
     torch.manual_seed(context.recipe.seed)
-    precision = build.fast_precision(context.device)
+    precision = fast_precision(context.device)
     encoder = OccupancyEncoder(context.recipe.preset.occupancy.replace(backbone_dtype=precision))
     if "occupancy" in context.recipe.init:
         init_from(encoder, context.recipe.init["occupancy"])
