@@ -100,15 +100,22 @@ def test_ctrl_c_during_imports_is_silent(start, until):
 
 def test_a_topic_that_goes_while_the_executor_waits_ends_no_node(graph, until, monkeypatch):
     """Seen once in fifty rounds of configure and cleanup from another thread; here it is raised."""
-    raised, healthy = [], process.Executor.spin_once
+    raised, healthy = [], process.Executor
 
-    def spin_once(self, timeout_sec=None):
-        if len(raised) < 3:
-            raised.append(self)
-            raise InvalidHandle("cannot use Destroyable because destruction was requested")
-        return healthy(self, timeout_sec)
+    class Failing:
+        def __init__(self, context):
+            self._executor = healthy(context=context)
 
-    monkeypatch.setattr(process.Executor, "spin_once", spin_once)
+        def __getattr__(self, name):
+            return getattr(self._executor, name)
+
+        def spin_once(self, timeout_sec=None):
+            if len(raised) < 3:
+                raised.append(self)
+                raise InvalidHandle("cannot use Destroyable because destruction was requested")
+            return self._executor.spin_once(timeout_sec)
+
+    monkeypatch.setattr(process, "Executor", Failing)
     graph.add(FollowerNode)
     assert until(lambda: len(raised) == 3)
     states = graph.probe.listen("/diagnostics")
