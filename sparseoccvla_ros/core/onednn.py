@@ -30,7 +30,7 @@ def usable(x: Tensor) -> bool:
     outside export and compilation."""
     if torch.is_grad_enabled() or not x.is_cpu or not torch.backends.mkldnn.is_available():
         return False
-    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     dtype = _dtype(x)
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

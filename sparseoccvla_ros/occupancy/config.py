@@ -100,8 +100,6 @@ class OccupancyConfig:
     feature_alignment: str = "clean"
     """clean: pixels map to the feature cells that cover them. compatible: image coordinates 0..W map to feature columns
     0..W_l - 1, as public OPUS weights expect, with an error of up to half a feature pixel at the borders."""
-    confident_queries: bool = False
-    """Whether image queries prefer cells with a narrow depth distribution (image_queries.py)."""
     voxel_head: bool = False
     """Classify voxels from image cells and points (heads/voxel_head.py) instead of voxelising the points; requires
     image_queries, whose head classifies the cells."""

@@ -142,7 +142,7 @@ class OccupancyDecoder(nn.Module):
         counts = (1, *config.points_per_layer)
         self.layers = nn.ModuleList(DecoderLayer(config, grid, counts[i], counts[i + 1]) for i in range(config.layers))
         self.proposals = (
-            ViewProposals(config.image_queries, config.embed_dims, grid, config.depth_bins, config.confident_queries)
+            ViewProposals(config.image_queries, config.embed_dims, grid, config.depth_bins)
             if config.image_queries
             else None
         )

@@ -140,12 +140,12 @@ def _load(encoder: OccupancyEncoder, preset: Preset, runtime: str, threads: int)
             )
         engines.append(engine_of.load(path, precision, threads))
     # Engines were verified where they were built; verify them again where they run.
-    seen = record(encoder, made_up_frames(preset, 2), keep=1)
-    for graph, engine, sample, precision in zip(
-        graphs, engines, (seen.images[0], seen.decoder[0]), precisions(encoder, runtime), strict=True
+    seen = record(encoder, made_up_frames(preset, 4))
+    for graph, engine, samples, precision in zip(
+        graphs, engines, (seen.images, seen.decoder), precisions(encoder, runtime), strict=True
     ):
         try:
-            compare(engine, graph, [sample], [graph.run(sample)], precision)
+            compare(engine, graph, samples, [graph.run(sample) for sample in samples], precision)
         except CannotBuild:
             forget(preset.name, graph, engine_of, precision)
             raise

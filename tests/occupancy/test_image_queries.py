@@ -82,12 +82,11 @@ def test_queries_start_on_the_ray_of_their_cell_at_its_depth() -> None:
     cell = 2 * 96 + 5 * 12 + 7  # third camera, row 5, column 7
     classes[cell] = LABEL["car"]
     found = telling(classes, 12.5)(views)
-    start = found.points[0, 0, 0] * torch.tensor(OCC3D_GRID.upper).sub(torch.tensor(OCC3D_GRID.lower)) + torch.tensor(
-        OCC3D_GRID.lower
-    )
-    image = views.ego2img[0, 0, 2, :3] @ torch.cat([start, torch.ones(1)])
-    assert float(image[2]) == pytest.approx(12.5, rel=1e-3)
-    torch.testing.assert_close(image[:2] / image[2], torch.tensor([7.5 * 8 - 0.5, 5.5 * 8 - 0.5]), atol=0.05, rtol=0)
+    lower, upper = torch.tensor(OCC3D_GRID.lower), torch.tensor(OCC3D_GRID.upper)
+    starts = found.points[0, :, 0] * (upper - lower) + lower
+    image = torch.cat([starts, torch.ones(len(starts), 1)], 1) @ views.ego2img[0, 0, 2, :3].T
+    there = (image[:, :2] / image[:, 2:] - torch.tensor([7.5 * 8 - 0.5, 5.5 * 8 - 0.5])).abs().amax(1) < 0.05
+    assert image[there, 2].tolist() == pytest.approx([12.5], rel=1e-3)
 
 
 def test_things_come_first_and_one_square_of_ground_gets_one() -> None:
@@ -131,23 +130,18 @@ def test_more_queries_than_cells_are_refused() -> None:
         OccupancyConfig(queries=2000, image_queries=1025)
 
 
-def test_confident_queries_start_on_cells_that_are_sure_of_their_depth() -> None:
-    classes = torch.full((6 * CELLS[0] * CELLS[1],), LABEL["car"])
-    proposals = telling(classes, 12.5)
-    logits = proposals.out(torch.empty(0))
-    sure = torch.arange(0, len(classes), 7)
-    vague = torch.ones(len(classes), dtype=torch.bool)
-    vague[sure] = False
-    bins = torch.arange(32.0)
-    logits[0, vague, FREE + 1 :] = -0.05 * (bins - depth_step(torch.tensor(25.0))) ** 2  # the class is as certain
-    for confident in (False, True):
-        proposals.confident = confident
-        chosen = proposals(scene()).points
-        metres = chosen[0, :, 0] * proposals.extent + proposals.lower
-        views = scene()
-        image = (
-            torch.einsum("nij,pj->npi", views.ego2img[0, 0, :, :3, :3], metres) + views.ego2img[0, 0, :, None, :3, 3]
-        )
-        # The sure cells lie 12.5 m along an optical axis; the others at about 25 m.
-        at_depth = ((image[..., 2] - 12.5).abs() < 0.2).any(0)
-        assert bool(at_depth.all()) == confident
+def test_cells_that_are_all_sure_are_ranked_by_how_sure() -> None:
+    """Their probabilities differ from 1 by less than float32 can tell."""
+    proposals = ViewProposals(4, 8, OCC3D_GRID).eval()
+    logits = torch.full((6, FREE + 1), -10.0)
+    margin = torch.tensor([19.0, 18.5, 25.0, 18.0, 21.0, 20.0])
+    logits[torch.arange(6), LABEL["car"]] = margin - 10
+    odds = proposals._odds(logits)
+    assert odds.argsort(descending=True).tolist() == margin.argsort(descending=True).tolist()
+    torch.testing.assert_close(odds, margin.exp() / FREE, rtol=1e-4, atol=0)
+    # Objects come before scenery, scenery before ground, and nothing is last.
+    few = torch.zeros(4, FREE + 1)
+    for row, label in enumerate(("car", "vegetation", "driveable_surface", None)):
+        few[row, FREE if label is None else LABEL[label]] = 30.0
+    assert proposals._odds(few).argsort(descending=True).tolist() == [0, 1, 2, 3]
+    assert proposals._odds(few)[3] < 1e-9

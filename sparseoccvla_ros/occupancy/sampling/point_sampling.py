@@ -86,7 +86,7 @@ def pick_path(path: str, device: torch.device) -> str:
     """Resolve one of PATHS to plain, bag or triton."""
     if path != "auto":
         return path
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+    if torch.compiler.is_exporting():
         return "plain"
     if device.type == "cuda" and _has_triton():
         return "triton"
