@@ -58,6 +58,9 @@ def stage_times(encoder: OccupancyEncoder, synchronise: Callable[[], None]) -> I
     }  # fmt: skip
     if encoder.densifiers is not None:
         parts["densifier"] = list(encoder.densifiers)
+    for title, head in (("voxel head", encoder.voxel_head), ("traffic lights", encoder.traffic_light_head)):
+        if head is not None:
+            parts[title] = [head]
     for title, attributes in names.items():
         parts[title] = [getattr(layer, name) for layer in encoder.decoder.layers for name in attributes]
     began: dict[int, float] = {}

@@ -27,7 +27,8 @@ def physical_floor(preset: Preset, bag: Path, device: str = "cpu") -> dict[str, 
     """
     frames = next(islice(bag_frames(bag, preset.image), 1))
     encoder, reasoner = build_occupancy(preset, device), build_reasoning(preset, device)
-    with FlopCounterMode(display=False) as encode:
+    # The counter does not know oneDNN's packed operators.
+    with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as encode:
         queries = encoder.encode(frames)
     model = reasoner.language_model
     weights = _layer_weights(model)

@@ -28,7 +28,8 @@ _packed: WeakKeyDictionary[nn.Module, tuple[Any, Tensor, Tensor]] = WeakKeyDicti
 def usable(x: Tensor) -> bool:
     """Returns whether these operators can compute with an input here and now: on a CPU with oneDNN, without gradients,
     outside export and compilation."""
-    if torch.is_grad_enabled() or not x.is_cpu or not torch.backends.mkldnn.is_available():
+    onednn = torch.backends.mkldnn
+    if torch.is_grad_enabled() or not x.is_cpu or not onednn.is_available() or not onednn.enabled:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False

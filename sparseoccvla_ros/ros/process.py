@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -114,7 +115,7 @@ def _autostart(nodes: Sequence[StageNode], ended: threading.Event) -> None:
                 node.get_logger().error(f"autostart: {error}")
 
 
-def _end(nodes: Sequence[StageNode], spinning: Sequence[threading.Thread]) -> None:
+def _end(nodes: list[StageNode], spinning: list[threading.Thread]) -> None:
     """Close the nodes and end the process, without waiting for threads that still run a model by then.
 
     A normal exit of the interpreter would wait for them, and unloading torch alone takes seconds on a busy machine.
@@ -129,12 +130,18 @@ def _end(nodes: Sequence[StageNode], spinning: Sequence[threading.Thread]) -> No
         thread.start()
     for thread in closers:
         thread.join(max(0.0, until - time.monotonic()))
+    code, context = max(node.exit_code for node in nodes), nodes[0].context
     for node in nodes:
         _close(node.destroy_node)  # else others would list it until its lease expires, 20 s later
     _close(rclpy.try_shutdown)
+    del node, thread, closers
+    nodes.clear()
+    spinning.clear()
+    gc.collect()
+    _close(context.destroy)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(max(node.exit_code for node in nodes))
+    os._exit(code)
 
 
 def _close(close: Callable[[], object]) -> None:

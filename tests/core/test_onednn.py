@@ -81,3 +81,10 @@ def test_precision_follows_the_instruction_set_that_onednn_may_use(monkeypatch: 
     assert fast_precision("cuda") == "bfloat16"
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert fast_precision("cpu") == "float32"
+
+
+def test_a_switch_of_torch_turns_it_off() -> None:
+    with torch.no_grad():
+        assert usable(torch.zeros(2, 2))
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert not usable(torch.zeros(2, 2))

@@ -247,7 +247,7 @@ ROWS = (
     _row(r"\./run bench runtimes", runs="bench runtimes --preset {preset}", slow=True),
     _row(r"\./run bench training", runs="bench training", slow=True),
     _row(r"\./run bench growth", test="end_to_end/test_bench.py::test_growth_of_queries_is_measured_and_drawn"),
-    _row(r"\./run bench soak --minutes \d+", test="end_to_end/test_bench.py::test_soak_of_twenty_seconds"),
+    _row(r"\./run bench soak --minutes \d+", test="end_to_end/test_bench.py::test_soak_of_half_a_minute"),
     _row(
         r"\./run bench hardware --reduced",
         test="end_to_end/test_hardware_bench.py::test_the_reduced_pipeline_plans_reasons_and_answers_at_once",

@@ -57,6 +57,7 @@ def test_the_floor_knows_the_packed_language_model():
     floor = physical_floor(load_preset("tiny"), bundled_bag())
     assert floor["token_mb"] == pytest.approx(269, rel=0.01)  # 134.5 M weights of two bytes
     assert 5 < floor["prefill_gflop"] < 50
+    assert 5 < floor["encode_gflop"] < 20
     assert all(value > 0 for value in floor.values())
 
 
@@ -95,8 +96,9 @@ def test_a_budget_adds_up_to_the_latency():
 @pytest.mark.ros
 @pytest.mark.slow
 @pytest.mark.usefixtures("domain")
-def test_soak_of_twenty_seconds(preset):
-    numbers = soak(preset, minutes=1 / 3, hz=4.0)
+def test_soak_of_half_a_minute(preset):
+    # The first seconds fill buffers: camera_sync grows by 10 MB.
+    numbers = soak(preset, minutes=1 / 2, hz=4.0, settle=15.0)
     assert numbers["segments_left"] == []
     assert numbers["plans_per_s"] > 0.2, "plans keep coming, however busy the machine"
     assert set(numbers["nodes"]) == {"camera_sync", "occupancy", "reasoning", "planning", "bag_player"}

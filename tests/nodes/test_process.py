@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.srv import GetState
@@ -15,6 +16,7 @@ from nav_msgs.msg import Path as PathMsg
 from rcl_interfaces.srv import ListParameters
 from rclpy._rclpy_pybind11 import InvalidHandle
 
+from sparseoccvla_ros.bench.soak import mapped, segments
 from sparseoccvla_ros.nodes.follower import FollowerNode
 from sparseoccvla_ros.nodes.occupancy import OccupancyNode
 from sparseoccvla_ros.nodes.planning import PlanningNode
@@ -88,6 +90,17 @@ def test_ctrl_c_stops_the_follower_before_the_process_ends(graph, preset, frames
     assert ended_in_time(one, log) < 5
     assert until(lambda: not paths[-1].poses, 5), "a follower would drive on"
     assert until(lambda: graph.probe.count_publishers("planning/path") == 0, 5), "others still believe in the node"
+
+
+def test_an_ended_process_leaves_no_shared_memory(start, until):
+    go, log = start
+    before = segments()
+    one = go()
+    assert until(lambda: "configured" in log.read_text(), 120)
+    made = (segments() - before) & mapped([psutil.Process(one.pid)])
+    assert made
+    ended_in_time(one, log)
+    assert not made & segments()
 
 
 def test_ctrl_c_during_imports_is_silent(start, until):

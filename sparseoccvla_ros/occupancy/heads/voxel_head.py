@@ -27,7 +27,6 @@ from ...core.onednn import Linear
 from ...core.voxels import VoxelGrid
 from ..decoder import LayerOutput
 from ..image_queries import ViewProposals
-from ..sampling.cell_kernels import rasterise
 from ..sampling.cell_views import FRAMES, WINDOWS, CellViews, depth_windows
 from ..sampling.views import SceneViews
 
@@ -180,6 +179,8 @@ class VoxelHead(nn.Module):
         scores = scores.sigmoid()
         if not points.is_cpu:
             return self._rasterised(points, scores, classes)
+        from ..sampling.cell_kernels import rasterise  # not before it is needed: see cell_views.py
+
         label = torch.empty(math.prod(self.grid.shape), dtype=torch.uint8)
         around = torch.empty(len(self.centres), NUM_CLASSES + 1)
         rows = np.ascontiguousarray(points.reshape(-1, 3).numpy())
