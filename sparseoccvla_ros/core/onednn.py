@@ -9,6 +9,7 @@ cannot compute (`usable`), the usual operators do.
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,20 @@ from torch import Tensor, nn
 _ACTIVATIONS: dict[str, tuple[str, list[float]]] = {
     "none": ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0]),
 }  # fmt: skip
+_KNOWN = (
+    platform.machine() == "x86_64"
+    and torch.backends.mkldnn.is_available()
+    # Private operators of torch: another version may lack them.
+    and all(hasattr(torch.ops.mkldnn, f"_{n}_pointwise") for n in ("convolution", "linear"))
+)
 _packed: WeakKeyDictionary[nn.Module, tuple[Any, Tensor, Tensor]] = WeakKeyDictionary()
 """Per layer: what its packed weight was made of, the packed weight, the bias."""
 
 
 def usable(x: Tensor) -> bool:
-    """Returns whether these operators can compute with an input here and now: on a CPU with oneDNN, without gradients,
-    outside export and compilation."""
-    onednn = torch.backends.mkldnn
-    if torch.is_grad_enabled() or not x.is_cpu or not onednn.is_available() or not onednn.enabled:
+    """Returns whether these operators can compute with an input here and now: on an x86 CPU, without gradients, outside
+    export and compilation."""
+    if not _KNOWN or torch.is_grad_enabled() or not x.is_cpu or not torch.backends.mkldnn.enabled:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
