@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -27,9 +28,11 @@ def physical_floor(preset: Preset, bag: Path, device: str = "cpu") -> dict[str, 
     """
     frames = next(islice(bag_frames(bag, preset.image), 1))
     encoder, reasoner = build_occupancy(preset, device), build_reasoning(preset, device)
-    # The counter does not know oneDNN's packed operators.
-    with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as encode:
-        queries = encoder.encode(frames)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the switch warns of Intel GPUs
+        # The counter does not know oneDNN's packed operators.
+        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as encode:
+            queries = encoder.encode(frames)
     model = reasoner.language_model
     weights = _layer_weights(model)
     size = model.embedding_weight.element_size()

@@ -1,7 +1,5 @@
 """The harness for the paper presets, at reduced size on the CPU."""
 
-import pytest
-
 from sparseoccvla_ros.bench.hardware import run_pipeline, with_random_language
 from sparseoccvla_ros.reasoning.llm import dummy_llm
 from sparseoccvla_ros.runtime.presets import load_preset
@@ -18,7 +16,6 @@ def test_paper_presets_take_one_token_per_query():
         assert with_random_language(preset, reduced=False).reasoning.language_model == dummy_llm.LARGE
 
 
-@pytest.mark.slow
 def test_the_reduced_pipeline_plans_reasons_and_answers_at_once():
     preset = with_random_language(load_preset("r50_600q"), reduced=True)
     numbers = run_pipeline(preset, "cpu", seconds=3.0, rate=10.0)
