@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,12 +32,17 @@ _packed: WeakKeyDictionary[nn.Module, tuple[Any, Tensor, Tensor]] = WeakKeyDicti
 """Per layer: what its packed weight was made of, the packed weight, the bias."""
 
 
-def usable(x: Tensor) -> bool:
+def usable(x: Tensor, sources: Iterable[Tensor | None] = ()) -> bool:
     """Returns whether these operators can compute with an input here and now: on an x86 CPU, without gradients, outside
-    export and compilation."""
+    export and compilation.
+
+    sources: what packed weights are made of; none may be trainable, because a fused optimiser changes them unnoticed.
+    """
     if not _KNOWN or torch.is_grad_enabled() or not x.is_cpu or not torch.backends.mkldnn.enabled:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if any(t is not None and t.requires_grad for t in sources):
         return False
     dtype = _dtype(x)
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -101,7 +106,7 @@ class Conv2d(nn.Conv2d):
     """Convolution that uses oneDNN's packed weights where it can."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not usable(x):
+        if not usable(x, (self.weight, self.bias)):
             return super().forward(x)
         sources = (self.weight,) if self.bias is None else (self.weight, self.bias)
         return convolve(x, self, sources, lambda: (self.weight, self.bias), "none", None)
@@ -111,7 +116,7 @@ class Linear(nn.Linear):
     """Linear layer that uses oneDNN's packed product where it can."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not usable(x):
+        if not usable(x, (self.weight, self.bias)):
             return super().forward(x)
         dtype = _dtype(x)
         weight, bias = self._packed(dtype, x.numel() // x.shape[-1])
@@ -119,7 +124,7 @@ class Linear(nn.Linear):
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Returns residual + the layer's output without bias; both [M, C], may overwrite the residual."""
-        if not usable(x):
+        if not usable(x, (self.weight,)):
             return residual + x @ self.weight.T
         dtype = _dtype(x)
         weight, _ = self._packed(dtype, len(x))

@@ -42,8 +42,8 @@ def conv_norm(
             weight = F.pad(weight, (1, 0, 1, 0))
         return weight, norm.bias - mean * scale
 
-    if onednn.usable(x):
-        sources = conv.weight, norm.weight, norm.bias, mean, variance
+    sources = conv.weight, norm.weight, norm.bias, mean, variance
+    if onednn.usable(x, sources):
         return onednn.convolve(x, conv, sources, folded, activation, residual)
     weight, bias = folded()
     if conv.groups > 1 and x.requires_grad and not weight.requires_grad and x.device.type == "cpu":

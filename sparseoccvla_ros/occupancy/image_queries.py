@@ -91,7 +91,7 @@ class ViewProposals(nn.Module):
         """Returns y / (1 - y) of the highest weighted class probability y, [...], of logits [..., 18].
 
         Of a street's 4,000 cells hundreds are sure to 1e-6 of their class. Probabilities of them differ by rounding,
-        which would decide which cells become queries; odds do not.
+        which would decide which cells become queries; odds of objects (weight 1) do not.
         """
         label = (logits.softmax(-1) * self.worth).argmax(-1, keepdim=True)
         against = (logits - logits.gather(-1, label)).exp().scatter(-1, label, 0.0).sum(-1)  # (1 - p) / p

@@ -17,6 +17,7 @@ from rclpy.context import Context
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from .lifecycle_base import StageNode
 
@@ -68,19 +69,21 @@ def run(*makes: Callable[[], StageNode], args: Sequence[str] | None = None) -> i
 
 def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: threading.Event | None = None) -> None:
     """Spin nodes in this thread until shutdown or `ended`; a refused lifecycle transition is only logged."""
-    executor = Executor(context=context)
-    for node in nodes:
-        executor.add_node(node)
+    executor, broken = _executor(nodes, context), []
     try:
         while rclpy.ok(context=context) and not (ended is not None and ended.is_set()):
             try:
-                executor.spin_once(timeout_sec=0.5 if ended is None else 0.1)
+                # Not spin_once: it returns at once while an action's callback waits for a future.
+                executor.spin_until_future_complete(Future(), 0.5 if ended is None else 0.1)
             except (KeyboardInterrupt, ExternalShutdownException):
                 return
             except Exception as error:
-                # A topic was destroyed while the executor waited for it: autostart runs in parallel, and a failed
-                # configure destroys its topics again. The next wait no longer includes it.
+                # A topic was destroyed while the executor took it up: autostart runs in parallel, and a failed
+                # configure destroys its topics again. EventsExecutor is then left half changed (and must not be
+                # deleted); a new one begins with the topics of now.
                 if type(error).__name__ == "InvalidHandle":
+                    broken.append(executor)
+                    executor = _executor(nodes, context)
                     continue
                 # In Jazzy's rclpy, a transition that is not allowed raises RCLError from the executor.
                 if type(error).__name__ != "RCLError":
@@ -90,6 +93,13 @@ def spin(nodes: Sequence[StageNode], context: Context | None = None, ended: thre
         for node in nodes:
             executor.remove_node(node)
         executor.shutdown(timeout_sec=2.0)
+
+
+def _executor(nodes: Sequence[StageNode], context: Context | None) -> Executor:
+    executor = Executor(context=context)
+    for node in nodes:
+        executor.add_node(node)
+    return executor
 
 
 def _spin(node: StageNode, ended: threading.Event) -> None:
@@ -137,11 +147,18 @@ def _end(nodes: list[StageNode], spinning: list[threading.Thread]) -> None:
     del node, thread, closers
     nodes.clear()
     spinning.clear()
-    gc.collect()
-    _close(context.destroy)
+    ending = threading.Thread(target=_drop, args=(context,), daemon=True)
+    ending.start()
+    ending.join(1.0)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _drop(context: Context) -> None:
+    """End the DDS participant, which the collected nodes kept; else its shared memory would stay in /dev/shm."""
+    gc.collect()
+    _close(context.destroy)
 
 
 def _close(close: Callable[[], object]) -> None:

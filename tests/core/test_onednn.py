@@ -20,7 +20,7 @@ pytestmark = pytest.mark.numeric
 @pytest.mark.parametrize("adds", [False, True])
 def test_convolution_with_activation_and_residual(activation: str, groups: int, adds: bool) -> None:
     torch.manual_seed(0)
-    conv = nn.Conv2d(6, 12, 3, 2, 1, groups=groups)
+    conv = nn.Conv2d(6, 12, 3, 2, 1, groups=groups).requires_grad_(False)
     x, residual = 8 * torch.randn(2, 6, 10, 14), 8 * torch.randn(2, 12, 5, 7) if adds else None
     with torch.no_grad():
         wanted = conv(x) + (0 if residual is None else residual)
@@ -37,11 +37,13 @@ def test_layers_follow_their_weights(layer: nn.Module) -> None:
     x = torch.randn(3, 24, 9, 9) if isinstance(layer, nn.Conv2d) else torch.randn(2, 5, 24)
 
     def agrees(one: nn.Module, inputs: torch.Tensor) -> None:
-        with torch.enable_grad():
-            wanted = one(inputs)
-            assert wanted.requires_grad  # the usual operator
         with torch.no_grad():
-            torch.testing.assert_close(one(inputs), wanted.detach(), atol=1e-4, rtol=1e-4)
+            assert not usable(inputs, one.requires_grad_(True).parameters())
+        wanted = one(inputs).detach()
+        one.requires_grad_(False)
+        with torch.no_grad():
+            assert usable(inputs, one.parameters())
+            torch.testing.assert_close(one(inputs), wanted, atol=1e-4, rtol=1e-4)
 
     agrees(layer, x)
     with torch.no_grad():
@@ -56,6 +58,7 @@ def test_layers_follow_their_weights(layer: nn.Module) -> None:
 def test_sum_with_a_residual() -> None:
     torch.manual_seed(0)
     layer, x, residual = Linear(24, 40), torch.randn(50, 24), torch.randn(50, 40)
+    layer.requires_grad_(False)
     wanted = residual + x @ layer.weight.T
     with torch.no_grad():
         torch.testing.assert_close(layer.added_to(residual.clone(), x), wanted.detach(), atol=1e-5, rtol=1e-5)
@@ -63,7 +66,7 @@ def test_sum_with_a_residual() -> None:
 
 
 def test_autocast_decides_the_dtype() -> None:
-    layer, x = Linear(24, 40), torch.randn(7, 24)
+    layer, x = Linear(24, 40).requires_grad_(False), torch.randn(7, 24)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = layer(x)
     assert found.dtype == torch.bfloat16

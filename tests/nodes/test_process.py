@@ -122,11 +122,11 @@ def test_a_topic_that_goes_while_the_executor_waits_ends_no_node(graph, until, m
         def __getattr__(self, name):
             return getattr(self._executor, name)
 
-        def spin_once(self, timeout_sec=None):
+        def spin_until_future_complete(self, future, timeout_sec=None):
             if len(raised) < 3:
                 raised.append(self)
                 raise InvalidHandle("cannot use Destroyable because destruction was requested")
-            return self._executor.spin_once(timeout_sec)
+            return self._executor.spin_until_future_complete(future, timeout_sec)
 
     monkeypatch.setattr(process, "Executor", Failing)
     graph.add(FollowerNode)
