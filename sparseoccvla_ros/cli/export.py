@@ -23,7 +23,7 @@ from sparseoccvla_ros.runtime.presets import load_preset
 
 from ..runtime.export_jobs import FRAMES, build_encoder, occupancy_jobs
 
-_CAPTION = "off: largest difference from torch in float32, as a share of the largest value"
+_CAPTION = "off: difference from torch in float32, as a share of the largest value; of the decoder the median set"
 
 
 def run_export(preset: str, runtime: str, out: Path | None, bag: Path | None, precision: str) -> int:

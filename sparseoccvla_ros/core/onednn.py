@@ -66,7 +66,7 @@ def fast_precision(device: str) -> str:
 def convolve(
     x: Tensor,
     conv: nn.Conv2d,
-    sources: tuple[Tensor, ...],
+    sources: tuple[Tensor | None, ...],
     folded: Callable[[], tuple[Tensor, Tensor | None]],
     activation: str,
     residual: Tensor | None,
@@ -106,10 +106,10 @@ class Conv2d(nn.Conv2d):
     """Convolution that uses oneDNN's packed weights where it can."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not usable(x, (self.weight, self.bias)):
+        own = self.weight, self.bias
+        if not usable(x, own):
             return super().forward(x)
-        sources = (self.weight,) if self.bias is None else (self.weight, self.bias)
-        return convolve(x, self, sources, lambda: (self.weight, self.bias), "none", None)
+        return convolve(x, self, own, lambda: own, "none", None)
 
 
 class Linear(nn.Linear):
@@ -135,14 +135,13 @@ class Linear(nn.Linear):
             packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.to(dtype), rows)
             return packed, None if self.bias is None else self.bias.to(dtype)
 
-        sources = (self.weight,) if self.bias is None else (self.weight, self.bias)
-        return _weights(self, dtype, sources, pack)
+        return _weights(self, dtype, (self.weight, self.bias), pack)
 
 
 def _weights(
-    layer: nn.Module, dtype: torch.dtype, sources: tuple[Tensor, ...], pack: Callable[[], tuple[Tensor, Any]]
+    layer: nn.Module, dtype: torch.dtype, sources: tuple[Tensor | None, ...], pack: Callable[[], tuple[Tensor, Any]]
 ) -> tuple[Tensor, Any]:
-    made_of = dtype, *((t.data_ptr(), -1 if t.is_inference() else t._version) for t in sources)
+    made_of = dtype, *((t.data_ptr(), -1 if t.is_inference() else t._version) for t in sources if t is not None)
     known = _packed.get(layer)
     if known is None or known[0] != made_of:
         known = _packed[layer] = made_of, *pack()

@@ -4,7 +4,7 @@ A head on the finest feature level predicts class and depth of every cell; the h
 square, are lifted to 3-D and become the decoder's starting points. The decoder then only has to find an object's
 extent, not its position in 80 x 80 m: the learned points of OPUS (Wang et al., NeurIPS 2024) have to move there, which
 takes a hundred epochs of training. Far3D (Jiang et al., AAAI 2024) initialises detection queries in the same way. Only
-comparisons, gathers and top-k are used, so everything exports to ONNX.
+comparisons, gathers, sorting and top-k are used, so everything exports to ONNX.
 """
 
 from __future__ import annotations
