@@ -46,8 +46,9 @@ class OccupancyConfig:
     pretrained: bool = True
     """Initialise the backbone with the ImageNet weights of its Python package, if installed."""
     backbone_dtype: str = "float32"
-    """Of backbone and neck; later stages always use float32. float32; bfloat16 (autocast); or auto, with which
-    `build_occupancy` chooses bfloat16 where the processor is made for it, and float32 elsewhere."""
+    """Of backbone, neck and the layers of the voxel head; the decoder always uses float32. float32; bfloat16
+    (autocast); or auto, with which `build_occupancy` chooses bfloat16 where the processor is made for it, and float32
+    elsewhere."""
     image_mean: tuple[float, ...] = (127.0, 127.0, 127.0)
     """Subtracted from RGB 0..255."""
     image_std: tuple[float, ...] = (128.0, 128.0, 128.0)

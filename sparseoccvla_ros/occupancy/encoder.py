@@ -220,7 +220,8 @@ class OccupancyEncoder(nn.Module):
             return dense.occupied(0, self.config.score_threshold, self.grid)
         if self.voxel_head is None or self.decoder.proposals is None:
             return None
-        index, logits = self.voxel_head(scene, self.decoder.proposals, last)  # [voxels], [voxels, 18]
+        dtype = torch.bfloat16 if self.config.backbone_dtype == "bfloat16" else torch.float32
+        index, logits = self.voxel_head(scene, self.decoder.proposals, last, dtype)  # [voxels], [voxels, 18]
         label = logits.argmax(1)
         occupied = (label != FREE).nonzero()[:, 0]
         index, ascending = index[occupied].sort()

@@ -1,6 +1,7 @@
-"""Fitting the voxel head to a frozen encoder: first the ranking of blocks, then the classes of their voxels.
+"""Fitting the voxel head to a frozen encoder: the ranking of blocks, the classes of their voxels, their context.
 
-The head's inputs are computed by the encoder and kept in memory (about 1 MB per sample); both fits then take minutes.
+For the first two, the head's inputs are computed by the encoder and kept in memory (about 1 MB per sample). The context
+network sees whole scenes, every sample once.
 Use scenes that the encoder was not trained on: on its training scenes the image cells are more confident than on new
 ones.
 """
@@ -8,7 +9,7 @@ ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import numpy as np
@@ -38,6 +39,7 @@ GROUPS = {
     "things": tuple(range(FLAT[0])),
     "cars": (LABEL["car"],),
     "people": (LABEL["pedestrian"],),
+    "cones": (LABEL["traffic_cone"],),
     "walls": (LABEL["manmade"],),
     "plants": (LABEL["vegetation"],),
 }
@@ -53,7 +55,7 @@ class VoxelHeadSettings:
 
     rank_samples: samples for the ranking; rank_steps, steps: optimiser steps for the ranking and for the classes;
     blocks: candidate blocks kept per sample; batch_size: blocks per step; learning_rate: its peak; class_power: voxels
-    of a class are weighted by (share of the class) ** -class_power.
+    of a class are weighted by (share of the class) ** -class_power; context_rate: peak learning rate of the context.
     """
 
     rank_samples: int = 120
@@ -63,6 +65,7 @@ class VoxelHeadSettings:
     batch_size: int = 1_024
     learning_rate: float = 3e-3
     class_power: float = 0.35
+    context_rate: float = 1e-3
 
 
 @torch.inference_mode()
@@ -102,7 +105,8 @@ def fit_voxel_head(
         torch.manual_seed(seed)
         head.reset_parameters()
     _fit_rank(encoder, head, data, order[: settings.rank_samples], settings, generator, report)
-    _fit_classes(encoder, head, data, order, settings, generator, report)
+    class_weight = _fit_classes(encoder, head, data, order, settings, generator, report)
+    fit_context(encoder, data, order, class_weight, settings.context_rate, report)
 
 
 def calibrate_voxel_head(
@@ -181,7 +185,8 @@ def _fit_rank(
 def _fit_classes(
     encoder: OccupancyEncoder, head: VoxelHead, data: DrivingSamples, order: np.ndarray, settings: VoxelHeadSettings,
     generator: torch.Generator, report: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> Tensor:  # fmt: skip
+    """Fit the classes of voxels by themselves; returns the classes' weights in the loss, float32 [18]."""
     cells, block, label, target, weight = _extract(encoder, head, data, order, settings.blocks, generator)
     counts = torch.bincount(target.flatten().long(), weight.flatten().float(), FREE + 1)
     share = (counts.sum() / counts.clamp(min=100)).pow(settings.class_power)
@@ -190,14 +195,62 @@ def _fit_classes(
 
     def loss(at: Tensor) -> Tensor:
         empty = torch.empty(0)
-        found = Candidates(empty, label[at].long(), cells[at].float(), block[at].float())
-        logits, truth = head.classify(found).flatten(0, 1), target[at].flatten().long()
-        each, factor = F.cross_entropy(logits, truth, class_weight, reduction="none"), weight[at].flatten().float()
-        return (each * factor).sum() / (factor * class_weight[truth]).sum()
+        found = Candidates(empty, empty, label[at].long(), cells[at].float(), block[at].float())
+        return _class_loss(head.out(head.hidden_units(found)), target[at], weight[at].float(), class_weight)
 
-    rank = set(head.rank.parameters())
-    learned = [p for p in head.parameters() if p not in rank]
+    apart = {*head.rank.parameters(), *head.context.parameters()}
+    learned = [p for p in head.parameters() if p not in apart]
     _descend(learned, loss, len(target), settings.batch_size, settings.steps, settings.learning_rate, generator, report)
+    return class_weight
+
+
+def fit_context(
+    encoder: OccupancyEncoder, data: DrivingSamples, order: np.ndarray, class_weight: Tensor, learning_rate: float,
+    report: Callable[[str], None] = print,
+) -> None:  # fmt: skip
+    """Fit the context of a fitted voxel head, on one sample per step.
+
+    order: int64 [steps], the samples; class_weight: float32 [18], of the classes in the loss.
+    """
+    head = encoder.voxel_head
+    assert head is not None
+    optimizer = torch.optim.AdamW(head.context.parameters(), learning_rate, weight_decay=0.02, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=len(order), pct_start=0.05)
+    total, every = 0.0, max(1, len(order) // 8)
+    report(f"context: {len(order)} samples")
+    for step, place in enumerate(order, 1):
+        sample = data[int(place)]
+        read = _applied(encoder, sample, head.candidates)
+        # Cloned, because tensors of inference mode take no part in training.
+        found = Candidates(*(getattr(read, field.name).clone() for field in fields(Candidates)))
+        with torch.no_grad():
+            hidden = head.hidden_units(found)
+            alone = head.out(hidden)
+        target, weight = _truth(sample, found)
+        logits = alone + head.context(head.context.embedded(hidden), found.number)
+        loss = _class_loss(logits, target, weight, class_weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total += float(loss.detach())
+        if step % every == 0:
+            report(f"  step {step}: loss {total / every:.4f}")
+            total = 0.0
+
+
+def _class_loss(logits: Tensor, target: Tensor, weight: Tensor, class_weight: Tensor) -> Tensor:
+    """Returns the weighted cross-entropy of logits [K, 8, 18] with uint8 targets and weights [K, 8]."""
+    truth, factor = target.flatten().long(), weight.flatten()
+    each = F.cross_entropy(logits.flatten(0, 1), truth, class_weight, reduction="none")
+    return (each * factor).sum() / (factor * class_weight[truth]).sum()
+
+
+def _truth(sample: Sample, found: Candidates) -> tuple[Tensor, Tensor]:
+    """Returns classes uint8 [K, 8] and weights float32 [K, 8] of candidate voxels."""
+    target = torch.from_numpy(sample.semantics.flatten())[found.index]
+    seen = torch.from_numpy(sample.visible.flatten())[found.index]
+    return target, torch.where(seen, 1.0, HIDDEN_WEIGHT)
 
 
 def _extract(
@@ -212,11 +265,9 @@ def _extract(
     for place in order:
         sample = data[int(place)]
         found = _applied(encoder, sample, head.candidates)
-        target = torch.from_numpy(sample.semantics.flatten())[found.index]
-        seen = torch.from_numpy(sample.visible.flatten())[found.index]
-        thing = ((target < FLAT[0]) & seen).any(1)
+        target, weight = _truth(sample, found)
+        thing = ((target < FLAT[0]) & (weight == 1.0)).any(1)
         keep = (torch.rand(len(target), generator=generator) + thing.float()).topk(blocks).indices
-        weight = torch.where(seen, 1.0, HIDDEN_WEIGHT)
         parts.append((
             found.cells[keep].half(), found.block[keep].half(), found.label[keep].to(torch.uint8),
             target[keep].to(torch.uint8), weight[keep].half(),

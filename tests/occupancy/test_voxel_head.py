@@ -169,6 +169,21 @@ def test_the_encoder_hands_out_what_the_head_says(make_encoder, make_frames, sma
     np.testing.assert_array_equal(again.labels, voxels.labels)
 
 
+@pytest.mark.numeric
+def test_half_precision_says_nearly_the_same(make_encoder, make_frames, small):
+    encoder = make_encoder(small.replace(voxel_head=True))
+    encoder.encode(make_frames(0))
+    views = encoder.memory.views((64, 96))
+    torch.nn.init.normal_(encoder.voxel_head.context.out.weight, std=0.05)
+    with torch.inference_mode():
+        last, proposals = encoder.decode(views)[-1], encoder.decoder.proposals
+        index, exact = encoder.voxel_head(views, proposals, last)
+        same, half = encoder.voxel_head(views, proposals, last, torch.bfloat16)
+    assert torch.equal(index, same)  # blocks are ranked in float32
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, exact, atol=0.05 * exact.abs().max().item(), rtol=0.0)
+
+
 def test_streaming_equals_batch(make_encoder, make_frames, small):
     encoder = make_encoder(small.replace(voxel_head=True))
     frames = [make_frames(step) for step in range(2)]

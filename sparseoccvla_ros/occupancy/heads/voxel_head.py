@@ -7,8 +7,8 @@ before, at and behind the voxel), and the decoder's points around it. A small ML
 one of 17 classes. The head replaces OPUS-V2's densifier (jbwang1997/OPUS, 2026) and uses the depth distributions of
 cells (as in Lift, Splat, Shoot, Philion and Fidler, ECCV 2020) instead of sparse convolutions.
 
-Coarse to fine: a first MLP ranks blocks of 2 x 2 x 2 voxels, and only the voxels of the best `BLOCKS` are classified.
-All shapes are static.
+Coarse to fine: a first MLP ranks blocks of 2 x 2 x 2 voxels, and only the voxels of the best `BLOCKS` are classified,
+each by itself; then block_context.py corrects them by their surroundings. All shapes are static.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ..decoder import LayerOutput
 from ..image_queries import ViewProposals
 from ..sampling.cell_views import FRAMES, WINDOWS, CellViews, depth_windows
 from ..sampling.views import SceneViews
+from .block_context import BlockContext
 
 BLOCKS = 8_192
 """Blocks of eight voxels that are opened (classified), of 80,000; a scene's visible voxels occupy about 4,700."""
@@ -44,11 +45,12 @@ _CELL = NUM_CLASSES + 1 + len(WINDOWS) + 2 + 1
 class Candidates:
     """Candidate voxels and their input features, K blocks of eight voxels.
 
-    index int64 [K, 8]: flat x-major voxel indices; label int64 [K, 8]: class of the decoder's points in the voxel, 17
-    if it has none; cells float32 [K, 8, FRAMES * 24]: features of image cells; block float32 [K, inputs]: features
-    shared by the voxels of a block.
+    number int64 [K]: flat x-major block indices; index int64 [K, 8]: flat x-major voxel indices; label int64 [K, 8]:
+    class of the decoder's points in the voxel, 17 if it has none; cells float32 [K, 8, FRAMES * 24]: features of image
+    cells; block float32 [K, inputs]: features shared by the voxels of a block.
     """
 
+    number: Tensor
     index: Tensor
     label: Tensor
     cells: Tensor
@@ -93,6 +95,7 @@ class VoxelHead(nn.Module):
         self.from_label = nn.Embedding(FREE + 1, WIDTHS[0])
         self.hidden = Linear(*WIDTHS)
         self.out = Linear(WIDTHS[1], FREE + 1)
+        self.context = BlockContext(self.blocks, WIDTHS[1])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -102,27 +105,41 @@ class VoxelHead(nn.Module):
                 module.reset_parameters()
         nn.init.normal_(self.from_label.weight, std=0.1)
         nn.init.zeros_(self.from_corner)
+        self.context.reset_parameters()
 
-    def forward(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, scene: SceneViews, cells: ViewProposals, last: LayerOutput, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
         """Classify voxels of the first batch element: flat x-major index int64 [V], logits float32 [V, 18], 17 = free.
 
         Args:
             scene: the decoder's input.
             cells: the head that predicts class and depth of image cells.
             last: output of the decoder's last layer.
+            dtype: precision of the classifying layers; blocks are ranked in float32.
         """
         opened, read = self._open(scene, cells, last)
-        parts = [read(chunk) for chunk in opened.split(CHUNK)]
-        return torch.cat([p.index for p in parts]).flatten(), torch.cat([self.classify(p) for p in parts]).flatten(0, 1)
+        precision = torch.autocast(opened.device.type, dtype, enabled=dtype != torch.float32)
+        index, embedded, logits = [], [], []
+        for chunk in opened.split(CHUNK):
+            found = read(chunk)
+            index.append(found.index)
+            with precision:
+                hidden = self.hidden_units(found)
+                embedded.append(self.context.embedded(hidden))
+                logits.append(self.out(hidden).float())
+        with precision:
+            around = self.context(torch.cat(embedded), opened)
+        return torch.cat(index).flatten(), torch.cat(logits).add_(around).flatten(0, 1)
 
-    def classify(self, found: Candidates) -> Tensor:
-        """Returns logits float32 [K, 8, 18]."""
+    def hidden_units(self, found: Candidates) -> Tensor:
+        """Returns the last hidden layer of every voxel by itself, float32 [K, 8, WIDTHS[1]]; `out` classifies it."""
         # One table for label and corner: fewer passes over memory.
         table = (self.from_label.weight[:, None] + self.from_corner + self.from_cells.bias).flatten(0, 1)
         hidden = F.embedding(found.label * 8 + torch.arange(8, device=table.device), table)
         hidden = hidden.add_(self.from_block(found.block)[:, None]).flatten(0, 1)
         hidden = F.relu_(self.from_cells.added_to(hidden, found.cells.flatten(0, 1)))
-        return self.out(F.relu_(self.hidden(hidden))).unflatten(0, (-1, 8))
+        return F.relu_(self.hidden(hidden)).unflatten(0, (-1, 8))
 
     @torch.no_grad()
     def candidates(self, scene: SceneViews, cells: ViewProposals, last: LayerOutput) -> Candidates:
@@ -153,7 +170,7 @@ class VoxelHead(nn.Module):
                 seen.append(views.read(frame, centres, self._offsets(), views.choose(frame, centres)))
             first = (2 * (blocks // (by * bz)) * y + 2 * (blocks // bz % by)) * z + 2 * (blocks % bz)
             index = first[:, None] + corner
-            return Candidates(index, label[index].long(), torch.cat(seen, -1), inputs)
+            return Candidates(blocks, index, label[index].long(), torch.cat(seen, -1), inputs)
 
         chunks = (slice(first, first + 8 * CHUNK) for first in range(0, len(self.centres), 8 * CHUNK))
         score = torch.cat([self.rank(about(chunk)[0])[:, 0] for chunk in chunks])

@@ -35,7 +35,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "report": ("cells", "whole", "language", "planning", "dagger", "forecast", "export", "validation"),
 }
 """All steps a recipe can have, in execution order, with the steps whose results each uses."""
-_VERSIONS = {"cells": 2, "whole": 2, "voxel_head": 2, "features": 4, "reasoning_features": 2, "planning": 4}
+_VERSIONS = {"cells": 2, "whole": 2, "voxel_head": 3, "features": 4, "reasoning_features": 2, "planning": 4}
 """Version of steps whose output for the same options has changed; results of older versions are not reused."""
 _LATER = ("language", "reasoning_features", "planning", "rollouts", "dagger", "forecast", "export")
 """Steps whose result also depends on the configuration of reasoning and planning."""
