@@ -152,7 +152,7 @@ def test_what_is_done_stays_and_what_depends_on_a_change_is_redone(toy: Path, tm
 
 LATER: dict[str, Any] = {
     "features": {},
-    "language": {"scenes": 1, "steps": 2, "batch_size": 2, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
+    "language": {"steps": 2, "batch_size": 2, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
     "reasoning_features": {},
     "planning": {"steps": 2, "batch_size": 4, "warmup_steps": 1, "validate_every": 9, "save_every": 1},
     "rollouts": {"drives": 1, "first_seed": 1006, "expert_share": 0.9},

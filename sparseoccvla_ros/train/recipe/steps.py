@@ -169,8 +169,7 @@ def anchors(context: Context) -> dict[str, Any]:
 
 def features(context: Context) -> dict[str, Any]:
     """Cache the frozen encoder's features, labels of forecasts, questions and answers, and the expert's plans
-    at other speeds. Options: scenes and head_scenes, how many training scenes of the encoder and of the voxel head are
-    used after them, all if absent."""
+    at other speeds."""
     encoder, weights = _frozen_encoder(context)
     for split in ("validation", "train"):
         seeds = _feature_seeds(context, split)
@@ -190,7 +189,7 @@ def reasoning_features(context: Context) -> dict[str, Any]:
     """Cache the trained reasoner's output on the features, as input of planner and forecaster."""
     encoder, weights = _frozen_encoder(context)
     reasoner, files = build.frozen_reasoner(trained_preset(context), context.result("language", BEST), context.device)
-    language_seeds = _seeds(context, "train")[: _language_scenes(context)]
+    language_seeds = _language_seeds(context)
     for split in ("validation", "train"):
         seeds = _feature_seeds(context, split)
         feature_cache = build.feature_cache(encoder, weights, context.recipe.preset, split)
@@ -227,16 +226,16 @@ def _driving_preset(context: Context) -> Preset:
 
 
 def train_part(context: Context, part: str) -> dict[str, Any]:
-    """Train language, planning or forecast on the features. Options: those of TrainSettings; for language also scenes
-    and pretraining (LanguageStageSettings.question_steps).
+    """Train language, planning or forecast on the features. Options: those of TrainSettings; for language also
+    pretraining (LanguageStageSettings.question_steps).
 
     The planner is trained on the scenes of the voxel head too, and gets reasoning only on scenes that language was not
     trained on. Step `dagger` goes on with the planner, with the roll-outs as further scenes.
     """
     recipe, preset = context.recipe, trained_preset(context)
     encoder, weights = _frozen_encoder(context)
-    seeds, language_seeds = _feature_seeds(context, "train"), _seeds(context, "train")[: _language_scenes(context)]
-    trained_on = {"language": language_seeds, "planning": seeds, "forecast": seeds[: _encoder_scenes(context)]}
+    seeds, language_seeds = _feature_seeds(context, "train"), _language_seeds(context)
+    trained_on = {"language": language_seeds, "planning": seeds, "forecast": _seeds(context, "train")}
     sources = build.world_sources(encoder, weights, preset, trained_on[part], _seeds(context, "validation"))
     reasoning = context.result("language", BEST) if part != "language" else None
     init = None
@@ -311,8 +310,7 @@ def _train(context: Context, stage: Stage[Any], train: DrivingSamples, validatio
     """Train or resume a stage in the step's folder; returns best score, steps and number of training samples."""
     options, folder = dict(context.step.options), context.folder
     if context.step.name == "language":
-        for name in ("scenes", "pretraining"):
-            options.pop(name, None)
+        options.pop("pretraining", None)
     unknown = sorted(set(options) - _SETTINGS)
     if unknown:
         raise InvalidInput(f"steps.{context.step.name}.{unknown[0]}", f"is not one of {', '.join(sorted(_SETTINGS))}")
@@ -372,26 +370,13 @@ def _feature_seeds(context: Context, split: str) -> list[int]:
     """Returns the seeds for the stages after the encoder: of the encoder's own and of those of the voxel head."""
     if split != "train":
         return _seeds(context, split)
-    most = int(_options(context, "voxel_head").get("scenes", 0))
-    wanted = int(_options(context, "features").get("head_scenes", most))
-    if not 0 <= wanted <= most:
-        raise InvalidInput("steps.features.head_scenes", f"want 0 to the voxel head's {most}, got {wanted}")
-    others = _split(context, split)[context.recipe.scenes :][:wanted]
-    return _seeds(context, split)[: _encoder_scenes(context)] + others
+    others = int(_options(context, "voxel_head").get("scenes", 0))
+    return _split(context, split)[: context.recipe.scenes + others]
 
 
-def _encoder_scenes(context: Context) -> int:
-    """Returns the number of the encoder's training scenes that are used after it."""
-    wanted = int(_options(context, "features").get("scenes", context.recipe.scenes))
-    if not 1 <= wanted <= context.recipe.scenes:
-        raise InvalidInput("steps.features.scenes", f"want 1 to the recipe's {context.recipe.scenes}, got {wanted}")
-    return wanted
-
-
-def _language_scenes(context: Context) -> int:
-    """Returns the number of scenes that the language part is trained on."""
-    there, most = any(step.name == "language" for step in context.recipe.steps), _encoder_scenes(context)
-    return min(most, int(_options(context, "language").get("scenes", most))) if there else 0
+def _language_seeds(context: Context) -> list[int]:
+    """Returns the seeds that the language part is trained on: those of the encoder."""
+    return _seeds(context, "train") if any(step.name == "language" for step in context.recipe.steps) else []
 
 
 def _options(context: Context, name: str) -> dict[str, Any]:
