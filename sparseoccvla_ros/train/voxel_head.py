@@ -46,6 +46,8 @@ GROUPS = {
 """Classes whose logits are shifted together in calibration, in this order."""
 IOU_WEIGHT = 0.4
 """Weight of IoU, beside mIoU, in calibration: mIoU alone makes walls a metre thick."""
+_CONTEXT_RATE = 1e-3
+"""Peak learning rate of the context."""
 T = TypeVar("T")
 
 
@@ -55,7 +57,7 @@ class VoxelHeadSettings:
 
     rank_samples: samples for the ranking; rank_steps, steps: optimiser steps for the ranking and for the classes;
     blocks: candidate blocks kept per sample; batch_size: blocks per step; learning_rate: its peak; class_power: voxels
-    of a class are weighted by (share of the class) ** -class_power; context_rate: peak learning rate of the context.
+    of a class are weighted by (share of the class) ** -class_power.
     """
 
     rank_samples: int = 120
@@ -65,7 +67,6 @@ class VoxelHeadSettings:
     batch_size: int = 1_024
     learning_rate: float = 3e-3
     class_power: float = 0.35
-    context_rate: float = 1e-3
 
 
 @torch.inference_mode()
@@ -106,7 +107,7 @@ def fit_voxel_head(
         head.reset_parameters()
     _fit_rank(encoder, head, data, order[: settings.rank_samples], settings, generator, report)
     class_weight = _fit_classes(encoder, head, data, order, settings, generator, report)
-    fit_context(encoder, data, order, class_weight, settings.context_rate, report)
+    _fit_context(encoder, head, data, order, class_weight, report)
 
 
 def calibrate_voxel_head(
@@ -204,18 +205,13 @@ def _fit_classes(
     return class_weight
 
 
-def fit_context(
-    encoder: OccupancyEncoder, data: DrivingSamples, order: np.ndarray, class_weight: Tensor, learning_rate: float,
-    report: Callable[[str], None] = print,
+def _fit_context(
+    encoder: OccupancyEncoder, head: VoxelHead, data: DrivingSamples, order: np.ndarray, class_weight: Tensor,
+    report: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Fit the context of a fitted voxel head, on one sample per step.
-
-    order: int64 [steps], the samples; class_weight: float32 [18], of the classes in the loss.
-    """
-    head = encoder.voxel_head
-    assert head is not None
-    optimizer = torch.optim.AdamW(head.context.parameters(), learning_rate, weight_decay=0.02, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=len(order), pct_start=0.05)
+    """Fit the context, on one sample per step; class_weight: float32 [18], of the classes in the loss."""
+    optimizer = torch.optim.AdamW(head.context.parameters(), _CONTEXT_RATE, weight_decay=0.02, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _CONTEXT_RATE, total_steps=len(order), pct_start=0.05)
     total, every = 0.0, max(1, len(order) // 8)
     report(f"context: {len(order)} samples")
     for step, place in enumerate(order, 1):
