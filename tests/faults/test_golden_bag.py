@@ -44,7 +44,8 @@ def test_24_the_bundled_bag_is_planned_as_recorded_and_always_alike() -> None:
     distance = np.linalg.norm(found - plans, axis=-1).max(1)
     # Sums of some thousand products in another order: 1e-6 of 20 m, and room for the twelve layers behind each other.
     assert distance.max() < 1e-3, distance
-    np.testing.assert_allclose([len(one.voxels) for one in first], counts, rtol=1e-3)
+    # Rounding turns single voxels; the voxel head's context may spread that to some around: 0.4 % of one set under SSE.
+    np.testing.assert_allclose([len(one.voxels) for one in first], counts, rtol=1e-2)
     for _ in range(2):
         for one, again in zip(first, drive(model, frames[:5]), strict=False):
             np.testing.assert_array_equal(one.plan.waypoints, again.plan.waypoints)
